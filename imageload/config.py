@@ -1,0 +1,234 @@
+"""Every limit and switch of the service: its default, its unit, and the reason for it.
+
+A `Config` is a frozen value, made once by `parse`: a flag beats the environment, which beats the
+default. `--max-bytes` is `IMAGELOAD_MAX_BYTES` in the environment; the Imgur options go by the
+names they have elsewhere, such as `IMGUR_CLIENT_ID`. It never reads a file and never does I/O.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+VERSION = "0.1.0"
+SANDBOX_CLIENT_ID = "sandbox"
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _switch(text: str) -> bool:
+    return {"true": True, "1": True, "false": False, "0": False}[text.strip().lower()]
+
+
+def _seconds(text: str) -> float:
+    return _within(float(text), 0.001, math.inf)
+
+
+def _count(text: str) -> int:
+    return int(_within(int(text), 1, math.inf))
+
+
+def _port(text: str) -> int:
+    return int(_within(int(text), 0, 65535))
+
+
+def _within(value: float, least: float, below: float) -> float:
+    if not least <= value <= below or value == math.inf:
+        raise ValueError(value)
+    return value
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "port": _port,
+    "seconds": _seconds,
+    "bytes": _count,
+    "bytes/s": _count,
+    "count": _count,
+    "true or false": _switch,
+    "names": _names,
+    "status": int,
+}
+
+
+def _reader(unit: str) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            return _READERS.get(unit, str)(text)
+        except (ValueError, KeyError):
+            raise argparse.ArgumentTypeError(f"{text!r} is not what it takes: {unit}") from None
+
+    return read
+
+
+def _option(default: object, unit: str, reason: str, *, secret: bool = False) -> Any:
+    return field(default=default, repr=not secret, metadata={"unit": unit, "reason": reason})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Every option, with its default. The unit and the reason of each are in its metadata."""
+
+    port: int = _option(8888, "port", "where the service listens; 0 takes any free port")
+    address: str = _option(
+        "127.0.0.1", "address", "only this machine by default: whoever can post can make us fetch"
+    )
+    max_urls: int = _option(
+        100_000, "count", "URLs in one job; a status of 100,000 is some 10 MB of JSON"
+    )
+    max_lists: int = _option(1_000, "count", "lists, so jobs, in one request")
+    max_body_bytes: int = _option(32 * 2**20, "bytes", "a request's body; read into memory whole")
+    max_active_jobs: int = _option(
+        64, "count", "jobs at work at once, each with a thread; the rest wait in their order"
+    )
+    max_waiting_jobs: int = _option(
+        10_000, "count", "jobs waiting for a thread; past it a POST is answered 429"
+    )
+    job_window: int = _option(
+        64, "count", "images of one job under way at once, so its temp files too"
+    )
+    downloads: int = _option(
+        32, "count", "download threads; n busy jobs get an n+1th each, so one share is always free"
+    )
+    uploads: int = _option(32, "count", "upload threads, shared in the same way")
+    temp_dir: str = _option(
+        "", "path", "where the temp files go, in a folder of our own; empty: the system's"
+    )
+    download_seconds: float = _option(
+        60.0, "seconds", "one download from the first DNS packet to the last byte, redirects too"
+    )
+    connect_seconds: float = _option(5.0, "seconds", "one connect, name lookup and TLS included")
+    low_speed_bytes: int = _option(
+        1_000, "bytes/s", "an origin slower than this over --low-speed-seconds is given up"
+    )
+    low_speed_seconds: float = _option(15.0, "seconds", "how long an origin may be too slow")
+    max_bytes: int = _option(
+        20 * 2**20, "bytes", "one image; Imgur takes stills up to 20 MB, by API often only 10 MB"
+    )
+    max_header_bytes: int = _option(64 * 2**10, "bytes", "an answer's whole head")
+    max_redirects: int = _option(5, "count", "redirects followed for one URL")
+    allow_origin: tuple[str, ...] = _option(
+        (), "names", "addresses, networks or host names exempt from the guard; comma between them"
+    )
+    ca_file: str = _option(
+        "", "path", "a bundle of certificates to trust; empty: certifi's, which comes along"
+    )
+    user_agent: str = _option(
+        f"imageload/{VERSION} (+https://pypi.org/project/imageload/)",
+        "text",
+        "who we say we are to origins and Imgur; put where to complain",
+    )
+    max_tries: int = _option(4, "count", "tries of one download or one upload, the first included")
+    retry_seconds: float = _option(
+        0.5, "seconds", "the wait before the second try; it doubles, with jitter"
+    )
+    retry_cap_seconds: float = _option(20.0, "seconds", "the longest wait between two tries")
+    upload_seconds: float = _option(120.0, "seconds", "one upload to Imgur, answer included")
+    imgur_client_id: str = _option(
+        "", "text", "the id Imgur knows you by; empty: the sandbox stands in for Imgur", secret=True
+    )
+    imgur_client_secret: str = _option("", "text", "needed only with a refresh token", secret=True)
+    imgur_refresh_token: str = _option(
+        "", "text", "an account's token, from Imgur's OAuth page", secret=True
+    )
+    imgur_anonymous: bool = _option(
+        True, "true or false", "false puts the uploads into the refresh token's account"
+    )
+    imgur_base_url: str = _option(
+        "", "URL", "a gateway in place of https://api.imgur.com/, RapidAPI's for example"
+    )
+    imgur_rapidapi_key: str = _option(
+        "", "text", "the key that RapidAPI's gateway asks for", secret=True
+    )
+    imgur_link_base: str = _option(
+        "https://i.imgur.com/", "URL", "what an image's link must begin with to be believed"
+    )
+    sandbox_port: int = _option(
+        8889, "port", "where the sandbox listens when there is no client id; 0: any free port"
+    )
+    sandbox_dir: str = _option(".sandbox", "path", "where the sandbox keeps its images")
+    sandbox_limits: bool = _option(
+        False, "true or false", "true: the sandbox has Imgur's real budgets (50 uploads an hour)"
+    )
+    unknown_job_status: int = _option(
+        505, "status", "the answer to an unknown jobId; 404 for those who prefer it"
+    )
+    log_level: str = _option("INFO", "level", "DEBUG, INFO, WARNING or ERROR")
+
+    def __post_init__(self) -> None:
+        if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+            raise ValueError("--log-level is DEBUG, INFO, WARNING or ERROR")
+        if self.unknown_job_status not in (404, 505):
+            raise ValueError("--unknown-job-status is 505 or 404")
+        if not self.imgur_anonymous and not self.imgur_refresh_token:
+            raise ValueError("--imgur-anonymous=false needs IMGUR_REFRESH_TOKEN")
+        if self.imgur_refresh_token and not self.imgur_client_secret:
+            raise ValueError("IMGUR_REFRESH_TOKEN needs IMGUR_CLIENT_SECRET beside it")
+        if self.imgur_base_url and not self.imgur_base_url.startswith(("http://", "https://")):
+            raise ValueError("--imgur-base-url is an http or https URL")
+
+
+def flag(name: str) -> str:
+    """The command-line flag of the option `name`."""
+    return "--" + name.replace("_", "-")
+
+
+def environment_name(name: str) -> str:
+    """The environment variable of the option `name`."""
+    return name.upper() if name.startswith("imgur_") else f"IMAGELOAD_{name.upper()}"
+
+
+def options() -> tuple[dataclasses.Field[Any], ...]:
+    """Every option in its order; `metadata` has its `unit` and its `reason`."""
+    return dataclasses.fields(Config)
+
+
+def _show(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(value) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value) or "none"
+
+
+def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="main.py",
+        usage="python3 main.py [--option=value ...]",
+        description="Put lists of image URLs on Imgur: POST /v1/images/upload.",
+        epilog="A flag beats the environment variable, which beats the default.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=VERSION)
+    for option in options():
+        unit, variable = option.metadata["unit"], environment_name(option.name)
+        default = environ.get(variable, option.default)
+        text = f"{option.metadata['reason']}. Unit: {unit}; default: {_show(option.default)}"
+        parser.add_argument(
+            flag(option.name),
+            dest=option.name,
+            type=_reader(unit),
+            default=default,
+            metavar=unit.replace(" ", "-").upper(),
+            help=f"{text}; environment: {variable}".replace("%", "%%"),
+        )
+    return parser
+
+
+def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Config:
+    """The Config that flags and environment ask for.
+
+    Misuse (an unknown flag, a value that cannot be read, options that contradict each other) ends
+    the process with status 2 and a sentence on stderr; `--help` and `--version` end it with 0.
+    """
+    parser = _parser(environ)
+    values = vars(parser.parse_args(arguments))
+    try:
+        return Config(**values)
+    except ValueError as error:
+        parser.error(str(error))

@@ -1,0 +1,38 @@
+"""Which failures are tried again, how often and when: the one rule for both sides.
+
+| what failed                                             | tries in all       |
+| ------------------------------------------------------- | ------------------ |
+| an error that is not `transient`                        | 1                  |
+| a `transient` one                                       | `max_tries`        |
+| one whose class has a `max_tries` of its own, when less | that               |
+
+The wait before try n+1 is drawn from the upper half of `seconds` x 2^(n-1), at most
+`cap_seconds` ("equal jitter": spread out, and never at once). A side that names a wait of its own
+(Retry-After) gets it, within the same cap.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from imageload.errors import ImageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryRule:
+    """The rule with its numbers: tries in all, first wait and longest wait in seconds."""
+
+    max_tries: int
+    seconds: float
+    cap_seconds: float
+
+    def wait(self, error: ImageError, tries: int) -> float | None:
+        """Seconds to wait after `error` ended the try number `tries`; None: that was the last."""
+        limit = min(self.max_tries, error.max_tries or self.max_tries)
+        if not error.transient or tries >= limit:
+            return None
+        if error.retry_after is not None and error.retry_after > 0:
+            return min(self.cap_seconds, error.retry_after)
+        step: float = min(self.cap_seconds, self.seconds * 2 ** (tries - 1))
+        return random.uniform(step / 2, step)

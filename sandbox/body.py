@@ -1,0 +1,151 @@
+"""From a request body to named fields and image bytes: every form real clients send.
+
+    multipart file part `image` (or `video`)          curl, ShareX, PyImgur, npm imgur
+    multipart text, base64                            PicGo 3.1.0
+    urlencoded base64                                 imgurpython 1.1.7
+    JSON {"image": "<base64>"}                        npm imgur-uploader 4.2.1
+    the bare bytes, names in the query                flameshot, kusumakarb
+    an http URL in place of the bytes                 tremby/imgur.sh
+
+Nothing here knows whether the bytes are an image; sandbox/picture.py does.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+from dataclasses import dataclass, field
+from urllib.parse import unquote_to_bytes
+
+from tornado.httputil import HTTPInputError, parse_multipart_form_data
+
+IMAGE_FIELDS = ("image", "video")  # `video` is ShareX's name for the same thing
+_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_ \t\r\n"
+_TO_STANDARD = bytes.maketrans(b" -_", b"++/")
+
+
+@dataclass(frozen=True)
+class Form:
+    """The fields of one request; each may repeat, as in ids[]=a&ids[]=b."""
+
+    values: dict[str, list[bytes]] = field(default_factory=dict)
+    filename: str = ""
+
+    def text(self, name: str, default: str | None = None) -> str | None:
+        """The first value of a field as text; the default when the field was not sent."""
+        found = self.values.get(name)
+        return found[0].decode("utf-8", "replace") if found else default
+
+    def texts(self, *names: str) -> list[str] | None:
+        """All values of a list field, however spelled (ids[]=a, ids=a,b); None when not sent."""
+        found = [value for name in names for value in self.values.get(name, [])]
+        if not found and not any(name in self.values for name in names):
+            return None
+        joined = b",".join(found).decode("utf-8", "replace")
+        return [item.strip() for item in joined.split(",") if item.strip()]
+
+    def image(self) -> tuple[bytes, str]:
+        """The image's bytes and "", or nothing and the URL it is to be fetched from."""
+        value = next((self.values[name][0] for name in IMAGE_FIELDS if self.values.get(name)), b"")
+        kind = (self.text("type") or "").lower()
+        if kind == "url" or (
+            kind == "" and value[:8].lower().startswith((b"http://", b"https://"))
+        ):
+            return b"", value.decode("utf-8", "replace").strip()
+        if kind in ("file", "raw"):
+            return value, ""
+        if kind == "base64" or not value[:64].translate(None, _BASE64):
+            return _unbase64(value), ""
+        return value, ""
+
+
+def read_form(content_type: str, body: bytes, query: str) -> Form:
+    """The fields of a request, from its body and its query; the body wins.
+
+    A body that is none of the known forms is taken to be the image itself, as flameshot sends it
+    (Content-Type application/application/x-www-form-urlencoded). A body that is broken in its
+    own form has no fields.
+    """
+    values = _urlencoded(query.encode("latin-1", "replace"))
+    filename = ""
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type == "multipart/form-data":
+        sent, filename = _multipart(content_type, body)
+    elif media_type in ("application/json", "text/json"):
+        sent = _json(body)
+    elif media_type == "application/x-www-form-urlencoded" and _is_text(body):
+        sent = _urlencoded(body)
+    else:
+        sent = {"image": [body]} if body else {}
+        if body and "type" not in values:
+            sent["type"] = [b"raw"]
+    return Form({**values, **sent}, filename)
+
+
+def _multipart(content_type: str, body: bytes) -> tuple[dict[str, list[bytes]], str]:
+    boundary = ""
+    for parameter in content_type.split(";")[1:]:
+        name, _, value = parameter.strip().partition("=")
+        if name.lower() == "boundary":
+            boundary = value
+    values: dict[str, list[bytes]] = {}
+    files: dict[str, list[object]] = {}
+    try:
+        parse_multipart_form_data(boundary.encode(), body, values, files)  # type: ignore[arg-type]
+    except (HTTPInputError, ValueError):
+        return {}, ""
+    filename = ""
+    for name, parts in files.items():
+        for part in parts:
+            values.setdefault(name, []).append(part["body"])  # type: ignore[index]
+            filename = filename or str(part["filename"])  # type: ignore[index]
+            if name in IMAGE_FIELDS:
+                # A file part is the file, unless its sender says that it is base64.
+                values.setdefault("type", [b"file"])
+    return values, filename
+
+
+def _json(body: bytes) -> dict[str, list[bytes]]:
+    try:
+        told = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(told, dict):
+        return {}
+    return {
+        name: [_encoded(item) for item in (value if isinstance(value, list) else [value])]
+        for name, value in told.items()
+        if value is not None
+    }
+
+
+def _encoded(value: object) -> bytes:
+    return str(value).encode("utf-8", "replace")
+
+
+def _urlencoded(body: bytes) -> dict[str, list[bytes]]:
+    values: dict[str, list[bytes]] = {}
+    for pair in body.split(b"&"):
+        if pair:
+            name, _, value = pair.replace(b"+", b" ").partition(b"=")
+            key = unquote_to_bytes(name).decode("utf-8", "replace")
+            values.setdefault(key, []).append(unquote_to_bytes(value))
+    return values
+
+
+def _is_text(body: bytes) -> bool:
+    """False for raw image bytes that call themselves a form, as `curl --data-binary` does."""
+    return all(32 <= byte < 127 for byte in body[:16])
+
+
+def _unbase64(value: bytes) -> bytes:
+    """The decoded bytes; empty when nothing can be made of them.
+
+    A space stands for the "+" that a sloppy client did not percent-escape. Line breaks and
+    missing padding are forgiven, as PHP's base64_decode forgives them.
+    """
+    packed = value.strip().translate(_TO_STANDARD, b"\t\r\n").rstrip(b"=")
+    try:
+        return binascii.a2b_base64(packed + b"=" * (-len(packed) % 4))
+    except binascii.Error:
+        return b""

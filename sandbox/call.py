@@ -1,0 +1,148 @@
+"""What every API call has in common: who asks, what it costs, the envelope of the answer.
+
+Not seen anywhere, so our own choice: "Unauthorized" for what belongs to somebody else (Imgur says
+it on its authorise page), and the words of a 404 for an endpoint that does not exist.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sandbox import envelope
+from sandbox.body import Form, read_form
+from sandbox.envelope import Answer, ApiError, Asked
+from sandbox.handler import Handler
+from sandbox.limits import Caller
+from sandbox.options import listed
+from sandbox.store import Album, StoredImage
+from sandbox.tokens import ACCOUNT_ID
+
+LOOP_BYTES = 256 * 1024  # a body so small is parsed on the loop: under a millisecond
+
+
+class Api(Handler):
+    """A call of /3/…: authorised, charged, answered in an envelope.
+
+    A subclass's on_get, on_post, … return the envelope's `data` or raise ApiError.
+    """
+
+    cost = 1
+    new_order = False
+    caller: Caller
+
+    async def answer(self) -> Answer:
+        """The envelope, with the rate headers of whoever asked."""
+        asked = self._asked()
+        headers: dict[str, str] = {}
+        try:
+            if self.fault is not None and self.fault.edge:
+                return self.fault.answer(asked)
+            self.caller = self._authorised()
+            headers = self._charged()
+            if self.fault is not None and self.fault.status:
+                told = self.fault.answer(asked)
+            else:
+                payload: object = await self.work()
+                told = envelope.success(self._with_fault(payload), asked)
+        except ApiError as error:
+            told = envelope.failure(error, asked)
+            if isinstance(error, _OverLimit):
+                headers = error.headers
+        if self.get_query_argument("_fake_status", "") == "200":
+            told = replace(told, status=200)
+        return replace(told, headers=headers)
+
+    def _asked(self) -> Asked:
+        new_order = self.new_order and not self.old_shape
+        return Asked(
+            self.request.method or "",
+            self.request.path,
+            new_order=new_order,
+            xml=self.request.path.endswith(".xml"),
+            edge=self.fault is not None and self.fault.edge,
+        )
+
+    @property
+    def old_shape(self) -> bool:
+        """Answer uploads as until 2023?"""
+        return self.state.options.old_shape or bool(self.fault and self.fault.old_shape)
+
+    def _authorised(self) -> Caller:
+        sent = self.request.headers.get("Authorization")
+        if not sent:
+            raise ApiError(401, "Authentication required")
+        scheme, _, credential = sent.partition(" ")
+        ip, credential = self.request.remote_ip or "", credential.strip()
+        if scheme.lower() == "client-id" and credential:
+            exist = listed(self.state.options.client_ids)
+            if exist and credential not in exist:
+                raise ApiError(403, "Invalid client_id")
+            return Caller(ip, credential)
+        if scheme.lower() == "bearer" and credential:
+            client_id = self.state.tokens.client_of(credential)
+            if client_id is None:
+                raise ApiError(403, "The access token provided is invalid.")
+            return Caller(ip, client_id, ACCOUNT_ID)
+        raise ApiError(403, "Malformed auth header")
+
+    def _charged(self) -> dict[str, str]:
+        """The rate headers after this call; ApiError 429 when there is too little left for it."""
+        options, post = self.state.options, self.request.method == "POST"
+        standing = self.state.limits.charge(self.caller, options, cost=self.cost, post=post)
+        told: dict[str, str] = {}
+        if self.fault is None or self.fault.rate_headers:
+            told = self.state.limits.headers(standing, options.reset, post=post)
+        if standing.refused:
+            raise _OverLimit(
+                told, daily=standing.client.remaining < self.cost, shape=options.limit_shape
+            )
+        return told
+
+    def _with_fault(self, payload: object) -> object:
+        """The payload with the link that a fault wants in it."""
+        if self.fault is None or self.fault.link is None or not isinstance(payload, dict):
+            return payload
+        if self.fault.link == "":
+            return {name: value for name, value in payload.items() if name != "link"}
+        return {**payload, "link": self.fault.link.replace("{id}", str(payload.get("id")))}
+
+    async def form(self) -> Form:
+        """The fields of the request; ApiError 413 when its body was over the cap."""
+        if self.oversize:
+            raise ApiError(413, "file is over the size limit")
+        sent = (self.request.headers.get("Content-Type", ""), self.body, self.request.query)
+        self.body = b""
+        if len(sent[1]) <= LOOP_BYTES:
+            return read_form(*sent)
+        return await self.state.in_pool(read_form, *sent)
+
+    def owned_image(self, hash_or_id: str) -> StoredImage:
+        """The image of a deletehash, or of an id the caller's account owns; ApiError otherwise."""
+        found = self.state.store.image_of_hash(hash_or_id)
+        if found is not None:
+            return found
+        found = self.state.store.image(hash_or_id)
+        if found is None:
+            raise ApiError(404, f"Unable to find an image with the id, {hash_or_id}")
+        if self.caller.account is None or found.account != self.caller.account:
+            raise ApiError(403, "Unauthorized")
+        return found
+
+    def owned_album(self, hash_or_id: str) -> Album | None:
+        """The album of a deletehash, or of an id the caller's account owns."""
+        album = self.state.store.album_of_hash(hash_or_id)
+        if album is None and self.caller.account is not None:
+            album = self.state.store.album(hash_or_id)
+            if album is not None and album.account != self.caller.account:
+                return None
+        return album
+
+
+class _OverLimit(ApiError):
+    """429; its headers show what is left."""
+
+    def __init__(self, headers: dict[str, str], *, daily: bool, shape: int) -> None:
+        told = daily and shape in (1, 2)  # jomo/imgur-screenshot#94
+        message = "Daily client requests exceeded" if told else "Too Many Requests"
+        super().__init__(429, message, shape=shape)
+        self.headers = headers

@@ -1,0 +1,153 @@
+"""/sandbox/…: what a test asks of the sandbox behind Imgur's face. For loopback peers only.
+
+A page in somebody's browser is a loopback peer too, so a request that carries an Origin header, or
+a Host that is not this machine, is refused as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import asdict
+from ipaddress import ip_address
+from typing import Any
+
+from tornado.web import HTTPError, RequestHandler
+
+from sandbox.faults import read_fault
+from sandbox.state import State
+
+LONGEST_WAIT = 60.0
+
+
+class Control(RequestHandler):
+    """What the control handlers share: who may ask, JSON in, JSON out."""
+
+    def initialize(self, state: State) -> None:
+        self.state = state
+
+    def prepare(self) -> None:
+        here = self.request.host_name in ("localhost", self.state.options.address)
+        if not _loopback(self.request.remote_ip or ""):
+            raise HTTPError(403)
+        if "Origin" in self.request.headers or not (here or _loopback(self.request.host_name)):
+            raise HTTPError(403)
+
+    def told(self) -> Any:
+        """The request's JSON; ValueError when it is none."""
+        try:
+            return json.loads(self.request.body)
+        except RecursionError as error:
+            raise ValueError("the body is nested too deep") from error
+
+    def told_object(self) -> dict[str, Any]:
+        """The request's JSON object; ValueError when it is none."""
+        told = self.told() if self.request.body else {}
+        if not isinstance(told, dict):
+            raise ValueError("the body is not a JSON object")
+        return told
+
+    def refuse(self, error: ValueError) -> None:
+        """400, with the error's sentence."""
+        self.set_status(400)
+        self.finish({"error": str(error)})
+
+    def write_error(self, status_code: int, **_: Any) -> None:
+        self.finish({"error": self._reason, "status": status_code})
+
+
+class FaultControl(Control):
+    """POST /sandbox/faults: queue a fault, or a list of them. DELETE: forget all."""
+
+    def post(self) -> None:
+        try:
+            told = self.told()
+            queued = [read_fault(item) for item in (told if isinstance(told, list) else [told])]
+        except ValueError as error:
+            self.refuse(error)
+            return
+        for fault in queued:
+            self.state.faults.add(fault)
+        self.finish({"queued": self.state.faults.queued()})
+
+    def delete(self) -> None:
+        self.state.faults.clear()
+        self.finish({"queued": []})
+
+
+class SettingControl(Control):
+    """POST /sandbox/settings: change some of the options while the sandbox runs."""
+
+    def post(self) -> None:
+        try:
+            told = self.told_object()
+            self.state.options = self.state.options.changed(told)
+        except ValueError as error:
+            self.refuse(error)
+            return
+        self.finish({name: getattr(self.state.options, name) for name in told})
+
+
+class TokenControl(Control):
+    """POST /sandbox/tokens: an access token and a refresh token, as /oauth2/token gives them."""
+
+    def post(self) -> None:
+        try:
+            told = self.told_object()
+            seconds = float(str(told.get("seconds", self.state.options.token_seconds)))
+        except ValueError as error:
+            self.refuse(error)
+            return
+        self.finish(self.state.tokens.issue(str(told.get("client_id", "sandbox")), seconds))
+
+
+class StatControl(Control):
+    """GET /sandbox/stats: the counts. ?wait=upload:3&seconds=10 first waits for 3 uploads asked."""
+
+    async def get(self) -> None:
+        route, _, count = self.get_query_argument("wait", "").partition(":")
+        try:
+            least = int(count or 1)
+            seconds = min(float(self.get_query_argument("seconds", "10")), LONGEST_WAIT)
+        except ValueError as error:
+            self.refuse(error)
+            return
+        if route:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self.state.stats.reach(route, least)
+            except TimeoutError:
+                self.set_status(408)
+        self.finish(counts(self.state))
+
+
+class ImageControl(Control):
+    """GET /sandbox/images: every stored image, oldest first, deletehashes and all."""
+
+    def get(self) -> None:
+        self.finish({"images": [asdict(image) for image in self.state.store.images()]})
+
+
+def counts(state: State) -> dict[str, object]:
+    stats = state.stats
+    return {
+        "requests": dict(stats.requests),
+        "answers": {str(status): count for status, count in stats.answers.items()},
+        "uploads": stats.uploads,
+        "uploads_now": stats.uploads_now,
+        "uploads_at_most": stats.uploads_at_most,
+        "refused_429": stats.answers[429],
+        "connections": stats.connections,
+        "oauth_refreshes": stats.refreshes,
+        "images": len(state.store.images()),
+        "stored": dict(state.store.stored),
+        "faults_met": dict(state.faults.met),
+        "faults_queued": state.faults.queued(),
+    }
+
+
+def _loopback(name: str) -> bool:
+    try:
+        return ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False

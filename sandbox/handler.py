@@ -1,0 +1,192 @@
+"""How any request is met: its body read under a cap, its fault, its answer.
+
+Every handler takes its body as a stream (tornado.web.stream_request_body), for two reasons: an
+oversize body must end in a 413 that the client can read, where Tornado by itself answers 400
+without a word; and some faults strike while the body is still coming.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from tornado.http1connection import HTTP1Connection
+from tornado.web import RequestHandler, stream_request_body
+
+from sandbox import faults
+from sandbox.envelope import HTML, Answer, Asked, nginx_page, phrase
+from sandbox.faults import Fault
+from sandbox.state import State
+
+# A body over its cap is read and dropped up to this many times the cap, so that the client, busy
+# sending, gets to read the 413 instead of a reset.
+DRAINED_CAPS = 8
+
+_PREFLIGHT = Answer(
+    200,
+    b"",
+    headers={
+        "Access-Control-Allow-Methods": "GET, PUT, POST, PATCH, DELETE, OPTIONS",
+        "Access-Control-Allow-Headers": "Authorization, Content-Type, Accept, X-Mashape-Key",
+    },
+)
+
+
+@stream_request_body
+class Handler(RequestHandler):
+    """One request. A subclass answers in on_get, on_post, …, each returning an Answer."""
+
+    route = "other"
+
+    def initialize(self, state: State) -> None:
+        self.state = state
+        self.fault: Fault | None = None
+        self.body = b""
+        self._chunks: list[bytes] = []
+        self._received = 0
+        self._gone = asyncio.Event()
+
+    @property
+    def body_cap(self) -> int:
+        """Most bytes of a body: base64 is 4/3 of the image, percent-escaped 1.42 (measured)."""
+        return self.state.options.max_image_bytes * 3 // 2 + 65536
+
+    @property
+    def oversize(self) -> bool:
+        """Did the body go over its cap? Then `body` is empty."""
+        return self._received > self.body_cap
+
+    async def prepare(self) -> None:
+        self.state.stats.request(self.route, self.request.server_connection)
+        request_line = f"{self.request.method} {self.request.path}"
+        self.fault = self.state.faults.take(self.route, request_line)
+        declared = self.request.headers.get("Content-Length", "0")
+        size = int(declared) if declared.isdigit() else 0
+        patient = self.request.headers.get("Expect", "").lower() == "100-continue"
+        if size > self.body_cap * (1 if patient else DRAINED_CAPS):
+            # The client waits to be asked for its body, or has too much of it to be heard out.
+            self._received = size
+            await self._answer()
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        self._received += len(chunk)
+        if not self.oversize:
+            self._chunks.append(chunk)
+        else:
+            self._chunks.clear()
+            if self._received > self.body_cap * DRAINED_CAPS:
+                return self._answer()
+        if self.fault is not None:
+            if self.fault.fault == faults.RESET_MID_BODY and self._received >= self.fault.bytes:
+                self._reset()
+            elif self.fault.fault == faults.SLOW_READ:
+                return self._pause(len(chunk) / self.fault.bytes_per_second)
+        return None
+
+    async def respond(self, *_: str | None) -> None:
+        """Answer a whole request, or do to it what its fault wants."""
+        if self._connection.stream.closed():
+            return
+        self.body = b"".join(self._chunks)
+        self._chunks.clear()
+        name = self.fault.fault if self.fault else ""
+        if name == faults.HANG:
+            await self._pause(None)
+            self._reset()
+        elif name in (faults.RESET_BEFORE_STORE, faults.RESET_MID_BODY):
+            self._reset()
+        else:
+            await self._answer()
+
+    get = head = post = put = delete = patch = options = respond
+
+    async def answer(self) -> Answer:
+        """The answer to this request. Never raises for what a client did wrong."""
+        if self.fault is not None and self.fault.status:
+            return self.fault.answer(Asked(self.request.method or "", self.request.path, edge=True))
+        answer: Answer = await self.work()
+        return answer
+
+    @property
+    def work(self) -> Callable[[], Awaitable[Any]]:
+        """This handler's own on_get, on_post, …, with the path's parts given to it."""
+        method = getattr(self, f"on_{(self.request.method or '').lower()}")
+        return partial(method, *self.path_args)
+
+    def _takes_method(self) -> bool:
+        return hasattr(self, f"on_{(self.request.method or '').lower()}")
+
+    async def _answer(self) -> None:
+        if self.request.method == "OPTIONS":
+            answer = _PREFLIGHT
+        elif not self._takes_method():
+            # nginx stands before the API and answers with its own page (ShareX#893).
+            answer = Answer(405, nginx_page(405, "Not Allowed"), HTML)
+        else:
+            answer = await self.answer()
+        if self.fault is not None:
+            if self.fault.fault == faults.RESET_AFTER_BODY:
+                self._reset()
+                return
+            await self._pause(self.fault.seconds)
+        if not self._connection.stream.closed() and not self._finished:
+            self._send(answer)
+
+    def _send(self, answer: Answer) -> None:
+        self.state.stats.answers[answer.status] += 1
+        self.set_status(answer.status, phrase(answer.status))
+        self.set_header("Content-Type", answer.content_type)
+        wanted = self.fault.headers if self.fault else {}
+        for name, value in (answer.headers | wanted).items():
+            self.set_header(name, value)
+        if self.request.method == "HEAD":
+            self.set_header("Content-Length", str(len(answer.body)))
+            self.finish()
+        elif answer.status in (204, 304):
+            self.finish()
+        else:
+            self.finish(answer.body)
+
+    def set_default_headers(self) -> None:
+        self.set_header("Server", "cat factory 1.0")
+        self.set_header("Access-Control-Allow-Origin", "*")
+        self.set_header("X-Content-Type-Options", "nosniff")
+
+    def write_error(self, status_code: int, **_: Any) -> None:
+        """What a bug of ours looks like: Imgur's own 500 with a string for data."""
+        body = b'{"data":"An error occurred","success":false,"status":%d}' % status_code
+        self._send(Answer(status_code, body))
+
+    def on_connection_close(self) -> None:
+        self._gone.set()
+        super().on_connection_close()
+
+    @property
+    def _connection(self) -> HTTP1Connection:
+        connection = self.request.connection
+        assert isinstance(connection, HTTP1Connection)
+        return connection
+
+    async def _pause(self, seconds: float | None) -> None:
+        """Wait so long, or for ever; at most until the client or the sandbox goes away."""
+        if seconds is not None and seconds <= 0:
+            return
+        ends = [asyncio.create_task(e.wait()) for e in (self._gone, self.state.closing)]
+        try:
+            await asyncio.wait(ends, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in ends:
+                task.cancel()
+
+    def _reset(self) -> None:
+        """Close so that the client sees ECONNRESET: SO_LINGER with 0 seconds sends RST."""
+        self._auto_finish = False
+        stream = self._connection.stream
+        if not stream.closed():
+            linger = struct.pack("ii", 1, 0)
+            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            stream.close()

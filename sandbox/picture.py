@@ -1,0 +1,107 @@
+"""Is this an image Imgur would take, and its thumbnails. Pillow's work: never on the event loop."""
+
+from __future__ import annotations
+
+import io
+import struct
+from dataclasses import dataclass
+
+from PIL import GifImagePlugin, Image, ImageOps, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+
+# Naming the plugins registers them, so that no request pays for Pillow's search of all of them.
+_PLUGINS = (GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin)
+
+# What Pillow calls it → (MIME type, extension of the link). MPO is a JPEG with more behind it.
+FORMATS = {
+    "JPEG": ("image/jpeg", "jpg"),
+    "MPO": ("image/jpeg", "jpg"),
+    "PNG": ("image/png", "png"),
+    "GIF": ("image/gif", "gif"),
+    "TIFF": ("image/tiff", "tiff"),
+}
+EXTENSIONS = dict(FORMATS.values())
+
+MAX_PIXELS = 89_478_485  # where Pillow begins to warn of a bomb: 256 MiB of RGB
+
+# Suffix → (pixels, whether cropped to a square); always JPEG (letters: ShareX Imgur.cs).
+THUMBNAILS = {
+    "s": (90, True),
+    "b": (160, True),
+    "t": (160, False),
+    "m": (320, False),
+    "l": (640, False),
+    "h": (1024, False),
+}
+
+# Everything Pillow is known to raise on bytes made up by somebody else.
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    EOFError,
+    MemoryError,
+    struct.error,
+    Image.DecompressionBombError,
+    Warning,
+)
+
+
+class NotAnImage(Exception):
+    """The bytes are no JPEG, PNG, GIF or TIFF, or are cut short, or are a bomb."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What the bytes turned out to be."""
+
+    type: str
+    width: int
+    height: int
+    animated: bool
+
+
+def look(content: bytes) -> Picture:
+    """What image this is; NotAnImage when Imgur would refuse it.
+
+    The first frame is decoded in full, so that a truncated file is found out. A JPEG is decoded
+    at an eighth of its size, which reads every coefficient for a third of the time. More than
+    MAX_PIXELS are not decoded at all.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "GIF", "TIFF")) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise NotAnImage("too many pixels")
+            kind = FORMATS[image.format or ""][0]
+            animated = kind in ("image/gif", "image/png") and getattr(image, "is_animated", False)
+            if kind == "image/jpeg":
+                image.draft("L", (1, 1))
+            image.load()
+    except _BROKEN as error:
+        raise NotAnImage(str(error)) from error
+    return Picture(kind, width, height, bool(animated))
+
+
+def thumbnail(content: bytes, suffix: str) -> bytes:
+    """The JPEG thumbnail that the suffix names, of bytes that `look` has accepted."""
+    pixels, square = THUMBNAILS[suffix]
+    with Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "GIF", "TIFF")) as opened:
+        opened.draft("RGB", (pixels, pixels))
+        image: Image.Image = opened.convert("RGB")
+        if square:
+            image = ImageOps.fit(image, (pixels, pixels))
+        else:
+            image.thumbnail((pixels, pixels))
+        out = io.BytesIO()
+        image.save(out, "JPEG", quality=80)
+    return out.getvalue()
+
+
+def removed_png() -> bytes:
+    """A 161x81 PNG, the size of what i.imgur.com shows for a missing image (JDim#1433)."""
+    out = io.BytesIO()
+    Image.new("L", (161, 81), 0x22).save(out, "PNG")
+    return out.getvalue()

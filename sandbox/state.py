@@ -1,0 +1,81 @@
+"""What the requests of one sandbox share: options, store, budgets, faults, tokens, counts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
+from weakref import WeakSet
+
+from sandbox.faults import Faults
+from sandbox.limits import Limits
+from sandbox.options import Options
+from sandbox.store import Store
+from sandbox.tokens import Tokens
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Stats:
+    """Counts since the start. Used from the event loop only."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[str] = Counter()
+        self.answers: Counter[int] = Counter()
+        self.uploads = 0
+        self.connections = 0
+        self.refreshes = 0
+        self.uploads_now = 0
+        self.uploads_at_most = 0
+        self._connections: WeakSet[Any] = WeakSet()
+        self._moved: list[asyncio.Future[None]] = []
+
+    def request(self, route: str, connection: object) -> None:
+        """Count a request, and its connection when it is the first on it."""
+        self.requests[route] += 1
+        if connection not in self._connections:
+            self._connections.add(connection)
+            self.connections += 1
+        self.move()
+
+    def move(self) -> None:
+        """Wake whoever waits for a count."""
+        waiting, self._moved = self._moved, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def reach(self, route: str, count: int) -> None:
+        """Return once so many requests of the route have arrived."""
+        while self.requests[route] < count:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._moved.append(future)
+            await future
+
+
+class State:
+    """One sandbox's parts. Made before its event loop runs, closed after."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.link_base = options.link_base.rstrip("/")
+        self.store = Store(options.dir)
+        self.limits = Limits()
+        self.faults = Faults()
+        self.tokens = Tokens()
+        self.stats = Stats()
+        self.closing = asyncio.Event()
+        self._pool = ThreadPoolExecutor(max(2, os.cpu_count() or 1), thread_name_prefix="sandbox")
+
+    async def in_pool(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The result of blocking work (Pillow, the disk), done in one of a few threads."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, lambda: work(*args, **kwargs))
+
+    def close(self) -> None:
+        """Let the threads go; work not yet begun is dropped."""
+        self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,178 @@
+"""The service for one test, in two forms: in this process, and as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from imageload.config import Config
+from main import Service
+
+ROOT = Path(__file__).parent.parent
+
+
+class Client:
+    """What a user does over HTTP. `url` is the service's."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.session = requests.Session()
+
+    def get(self, path: str, **keywords: Any) -> requests.Response:
+        """GET `path`."""
+        return self.session.get(self.url + path, timeout=30, **keywords)
+
+    def post(self, **keywords: Any) -> requests.Response:
+        """POST to /v1/images/upload."""
+        return self.session.post(f"{self.url}/v1/images/upload", timeout=30, **keywords)
+
+    def submit(self, urls: list[str]) -> str:
+        """The jobId of a new job for `urls`."""
+        answer = self.post(json={"urls": urls})
+        assert answer.status_code == 202, answer.text
+        (job_id,) = answer.json()["jobId"]
+        return str(job_id)
+
+    def status(self, job_id: str) -> dict[str, Any]:
+        """The job's status."""
+        answer = self.get(f"/v1/images/upload/{job_id}")
+        assert answer.status_code == 200, answer.text
+        status: dict[str, Any] = answer.json()
+        return status
+
+    def records(self, job_id: str) -> dict[str, dict[str, Any]]:
+        """The record of every image of the job, by URL."""
+        images = self.get(f"/v1/images/upload/{job_id}/images?limit=10000").json()["images"]
+        return {image["url"]: image for image in images}
+
+    def finish(self, job_id: str, seconds: float = 30) -> dict[str, Any]:
+        """The job's status once it is finished; polls, as a user does."""
+        deadline = time.monotonic() + seconds
+        while not (status := self.status(job_id))["finished"]:
+            assert time.monotonic() < deadline, f"not finished: {status}"
+            time.sleep(0.02)  # a poll's pace, not a guess
+        return status
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.session.close()
+
+
+class RunningService(Client):
+    """The service on an event loop in a thread of this process."""
+
+    def __init__(self, config: Config, temp_dir: Path) -> None:
+        self.temp_dir = temp_dir
+        self._loop: asyncio.AbstractEventLoop
+        self._stop: asyncio.Event
+        self.service: Service
+        ready: queue.SimpleQueue[str | BaseException] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, args=(config, ready), daemon=True)
+        self._thread.start()
+        url = ready.get(timeout=10)
+        if isinstance(url, BaseException):
+            raise url
+        super().__init__(url)
+
+    def _run(self, config: Config, ready: queue.SimpleQueue[str | BaseException]) -> None:
+        async def serve() -> None:
+            self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+            self.service = Service(config, self.temp_dir)
+            server, url = self.service.listen()
+            ready.put(url)
+            await self._stop.wait()
+            server.stop()
+            await server.close_all_connections()
+
+        try:
+            asyncio.run(serve())
+        except BaseException as error:
+            ready.put(error)
+
+    @property
+    def temp_files(self) -> list[str]:
+        """What lies in the temp directory."""
+        return sorted(path.name for path in self.temp_dir.iterdir())
+
+    def stop(self) -> None:
+        """End it: no thread is left behind."""
+        self.close()
+        assert self.service.close(10), "threads outlive the service"
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+
+@contextlib.contextmanager
+def running_service(temp_dir: Path, **options: Any) -> Iterator[RunningService]:
+    """The service in this process, with options that do not make a test wait."""
+    values: dict[str, Any] = {
+        "port": 0,
+        "allow_origin": ("127.0.0.1",),
+        "retry_seconds": 0.01,
+        "retry_cap_seconds": 0.05,
+        "imgur_client_id": "test",
+        **options,
+    }
+    temp_dir.mkdir(exist_ok=True)
+    service = RunningService(Config(**values), temp_dir)
+    try:
+        yield service
+    finally:
+        service.stop()
+
+
+class ServiceProcess(Client):
+    """`python main.py` with `arguments`; `log` has what it wrote so far."""
+
+    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+        self.log: list[str] = []
+        self._listening: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        plain = {k: v for k, v in os.environ.items() if not k.startswith(("IMGUR_", "IMAGELOAD_"))}
+        self.process = subprocess.Popen(
+            [sys.executable, "main.py", *arguments],
+            cwd=ROOT,
+            env={**plain, **(environment or {})},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        url = self._listening.get(timeout=30)
+        assert url is not None, "".join(self.log)
+        super().__init__(url)
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log.append(line)
+            if " listening on http" in line:
+                self._listening.put(line.split()[-1])
+        self._listening.put(None)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send the signal; the exit status."""
+        self.close()
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            status = self.process.wait(20)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            self._reader.join(5)
+            assert self.process.stderr is not None
+            self.process.stderr.close()
+        return status

@@ -1,0 +1,410 @@
+"""One URL to one temp file, against a real origin on the wire, good and bad."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import socket
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+
+from imageload import errors
+from imageload.download import Bounds as DownloadBounds
+from imageload.download import Downloader, retry_after
+from imageload.guard import Guard
+from imageload.transfer import Bounds, Transfer
+from tests.origin import IMAGES, Origin, answer, raw, redirect, reset
+
+PNG = (IMAGES / "png-rgb.png").read_bytes()
+
+
+class Download:
+    """A Downloader with small bounds, its temp directory, and the transfer under it."""
+
+    def __init__(self, temp_dir: Path, allow: tuple[str, ...] = ("127.0.0.1",)) -> None:
+        self.temp_dir = temp_dir
+        bounds = Bounds(
+            connect_seconds=2, low_speed_bytes=1, low_speed_seconds=10, max_header_bytes=8_192
+        )
+        self.transfer = Transfer(bounds, user_agent="tests", refusal=Guard(allow).refusal)
+        self.call = Downloader(
+            self.transfer,
+            DownloadBounds(seconds=1.5, max_bytes=100_000, max_redirects=5),
+            temp_dir,
+        )
+
+    def arrives(self, url: str) -> bytes:
+        """What `url` brings; its file is gone again."""
+        path = Path(self.call(url).temp_fn)
+        content = path.read_bytes()
+        path.unlink()
+        return content
+
+    def fails_with(self, url: str, error: type[errors.ImageError]) -> errors.ImageError:
+        """The error that `url` ends in, and proof that it left no file."""
+        with pytest.raises(error) as caught:
+            self.call(url)
+        assert type(caught.value) is error
+        assert caught.value.message.endswith(".")
+        assert not list(self.temp_dir.iterdir())
+        return caught.value
+
+
+@pytest.fixture
+def download(tmp_path: Path) -> Download:
+    folder = tmp_path / "temp"
+    folder.mkdir()
+    return Download(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("jpeg-baseline.jpg", "image/jpeg"),
+        ("png-rgb.png", "image/png"),
+        ("apng-animated.png", "image/apng"),
+        ("gif-animated.gif", "image/gif"),
+        ("webp-animated.webp", "image/webp"),
+        ("bmp-v5.bmp", "image/bmp"),
+        ("tiff-big-endian.tif", "image/tiff"),
+        ("avif-still.avif", "image/avif"),
+        ("heic-still.heic", "image/heic"),
+    ],
+)
+def test_an_image_arrives_byte_for_byte_with_its_report(
+    download: Download, origin: Origin, name: str, kind: str
+) -> None:
+    report = download.call(origin.image(name))
+    content = (IMAGES / name).read_bytes()
+    assert Path(report.temp_fn).read_bytes() == content
+    assert Path(report.temp_fn).parent == download.temp_dir
+    assert (report.status_code, report.type, report.bytes) == (200, kind, len(content))
+    assert report.sha256 == hashlib.sha256(content).hexdigest()
+    assert report.width
+    assert report.height
+
+
+def test_the_first_bytes_decide_not_the_name_or_the_content_type(
+    download: Download, origin: Origin
+) -> None:
+    url = origin.page("/a.txt", answer(PNG, Content_Type="text/html"))
+    assert download.arrives(url) == PNG
+    page = b"<!DOCTYPE html><title>Not found</title>"
+    dressed = origin.page("/b.jpg", answer(page, Content_Type="image/jpeg"))
+    error = download.fails_with(dressed, errors.NotAnImage)
+    assert "HTML" in error.message
+
+
+def test_a_drawing_is_named_as_a_type_that_imgur_does_not_take(
+    download: Download, origin: Origin
+) -> None:
+    download.fails_with(origin.image("not-images/drawing.svg"), errors.UnsupportedType)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(p.name for p in (IMAGES / "not-images").iterdir() if "drawing" not in p.name)
+)
+def test_what_is_no_image_is_refused(download: Download, origin: Origin, name: str) -> None:
+    kind = errors.EmptyBody if name == "empty" else errors.NotAnImage
+    download.fails_with(origin.image(f"not-images/{name}"), kind)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 304, 300, 305, 201, 206, 416])
+def test_a_status_other_than_200_fails_with_that_status(
+    download: Download, origin: Origin, status: int
+) -> None:
+    url = origin.page("/a.png", answer(b"" if status == 304 else PNG, f"{status} Whatever"))
+    error = download.fails_with(url, errors.HttpStatus)
+    assert error.status_code == status
+    assert str(status) in error.message
+    assert not error.transient
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+def test_a_status_that_passes_may_be_tried_again(
+    download: Download, origin: Origin, status: int
+) -> None:
+    url = origin.page("/a.png", answer(b"busy", f"{status} Busy", Retry_After="7"))
+    error = download.fails_with(url, errors.OriginBusy)
+    assert (error.code, error.status_code, error.transient) == ("http_status", status, True)
+    assert error.retry_after == 7
+
+
+def test_a_204_is_an_empty_body(download: Download, origin: Origin) -> None:
+    page = raw(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+    download.fails_with(origin.page("/a", page), errors.EmptyBody)
+
+
+def test_redirects_are_followed_relative_and_absolute(download: Download, origin: Origin) -> None:
+    origin.page("/5/x", redirect(origin.image("png-rgb.png"), "308 Permanent Redirect"))
+    origin.page("/4", redirect("5/x#fragment", "307 Temporary Redirect"))
+    origin.page("/3", redirect("?q=1", "303 See Other"))
+    origin.page("/2", redirect(f"//{origin.url.removeprefix('http://')}/4", "302 Found"))
+    url = origin.page("/1", redirect("/2", "301 Moved Permanently"))
+    assert download.call(url).bytes == len(PNG)
+
+
+def test_the_sixth_redirect_is_one_too_many(download: Download, origin: Origin) -> None:
+    url = origin.page("/loop", redirect("/loop"))
+    download.fails_with(url, errors.TooManyRedirects)
+    assert origin.requests["/loop"] == 6
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "file:///etc/passwd",
+        "ftp://127.0.0.1/x",
+        "gopher://x/",
+        "data:image/png,x",
+        "http://[::1/",
+        "http://127.0.0.1:99999/",
+        "http://u:p@127.0.0.1/",
+    ],
+)
+def test_a_redirect_to_what_is_not_fetched_is_refused(
+    download: Download, origin: Origin, location: str
+) -> None:
+    download.fails_with(origin.page("/r", redirect(location)), errors.BadRedirect)
+
+
+def test_a_redirect_without_a_place_is_a_bad_response(download: Download, origin: Origin) -> None:
+    download.fails_with(origin.page("/r", answer(status="302 Found")), errors.BadResponse)
+    download.fails_with(origin.page("/e", redirect("")), errors.BadResponse)
+
+
+@pytest.mark.parametrize(
+    "target", ["http://127.0.0.2:{port}/", "http://169.254.169.254/", "http://[::1]:{port}/"]
+)
+def test_a_redirect_into_the_house_makes_no_connection(
+    download: Download, origin: Origin, target: str
+) -> None:
+    listening = socket.create_server(("127.0.0.2", 0))
+    with listening:
+        listening.setblocking(False)
+        location = target.format(port=listening.getsockname()[1])
+        download.fails_with(origin.page("/r", redirect(location)), errors.BlockedAddress)
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+
+
+def test_a_redirects_body_is_not_read(download: Download, origin: Origin) -> None:
+    sent = 0
+
+    def page(connection: socket.socket) -> None:
+        nonlocal sent
+        connection.sendall(b"HTTP/1.1 302 Found\r\nLocation: /images/png-rgb.png\r\n")
+        connection.sendall(b"Transfer-Encoding: chunked\r\n\r\n")
+        while True:
+            connection.sendall(b"10000\r\n" + bytes(65_536) + b"\r\n")
+            sent += 65_536
+
+    assert download.call(origin.page("/r", page)).bytes == len(PNG)
+    assert sent < 50_000_000
+
+
+def test_a_declared_size_past_the_cap_is_refused_before_the_body(
+    download: Download, origin: Origin
+) -> None:
+    def page(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n")
+        origin.hang(connection)
+
+    download.fails_with(origin.page("/big", page), errors.TooLarge)
+
+
+def test_the_cap_counts_what_arrives(download: Download, origin: Origin) -> None:
+    exact = PNG + bytes(100_000 - len(PNG))
+    assert download.arrives(origin.page("/exact", answer(exact))) == exact
+    download.fails_with(origin.page("/more", answer(exact + b"x")), errors.TooLarge)
+
+    def endless(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            connection.sendall(bytes(65_536))
+
+    download.fails_with(origin.page("/endless", endless), errors.TooLarge)
+
+
+def test_compression_nobody_asked_for_is_undone_under_the_cap(
+    download: Download, origin: Origin
+) -> None:
+    packed = gzip.compress(PNG)
+    assert download.arrives(origin.page("/a", answer(packed, Content_Encoding="gzip"))) == PNG
+    bomb = gzip.compress(bytes(30_000_000))
+    download.fails_with(origin.page("/b", answer(bomb, Content_Encoding="gzip")), errors.TooLarge)
+    junk = origin.page("/c", answer(b"junk", Content_Encoding="gzip"))
+    download.fails_with(junk, errors.BadResponse)
+    assert all("Accept-Encoding: identity" in head for head in origin.heads)
+
+
+def test_a_body_that_ends_early_is_truncated(download: Download, origin: Origin) -> None:
+    page = answer(PNG[:1000], length=len(PNG))
+    assert download.fails_with(origin.page("/a", page), errors.Truncated).transient
+
+    def broken(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 50000\r\n\r\n" + PNG[:500])
+        reset(connection)
+
+    download.fails_with(origin.page("/b", broken), errors.Truncated)
+
+
+def test_an_origin_that_hangs_up_or_is_not_there_is_a_connect_error(
+    download: Download, origin: Origin
+) -> None:
+    assert download.fails_with(origin.page("/a", reset), errors.ConnectError).transient
+    download.fails_with(origin.page("/b", raw(b"")), errors.ConnectError)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    download.fails_with(f"http://127.0.0.1:{port}/", errors.ConnectError)
+
+
+def test_a_name_that_does_not_resolve_is_a_dns_error(download: Download) -> None:
+    download.fails_with("http://no-such-host.invalid/a.png", errors.DnsError)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x89PNG\r\n\x1a\n" + bytes(100),
+        b"HTTP/1.1 abc OK\r\n\r\n",
+        b"HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1" * 200_000,
+    ],
+)
+def test_what_is_not_http_is_a_bad_response(
+    download: Download, origin: Origin, sent: bytes
+) -> None:
+    download.fails_with(origin.page("/a", raw(sent)), errors.BadResponse)
+
+
+def test_a_head_that_never_ends_is_cut(download: Download, origin: Origin) -> None:
+    def fields(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\n")
+        while True:
+            connection.sendall(b"X-More: of the same\r\n" * 100)
+
+    def promises(connection: socket.socket) -> None:
+        while True:
+            connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)
+
+    download.fails_with(origin.page("/a", fields), errors.TooLarge)
+    download.fails_with(origin.page("/b", promises), errors.TooLarge)
+
+
+def test_a_hanging_origin_ends_at_the_deadline(download: Download, origin: Origin) -> None:
+    begun = time.monotonic()
+    error = download.fails_with(origin.page("/a", origin.hang), errors.TimedOut)
+    assert error.transient
+    assert 1.4 < time.monotonic() - begun < 5
+
+
+def test_a_dripping_origin_ends_at_the_same_deadline(download: Download, origin: Origin) -> None:
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n")
+        while not origin.released.wait(0.1):
+            connection.sendall(b"x")
+
+    begun = time.monotonic()
+    download.fails_with(origin.page("/a", drip), errors.TimedOut)
+    assert time.monotonic() - begun < 5
+
+
+def test_redirects_share_one_deadline(download: Download, origin: Origin) -> None:
+    def slow(connection: socket.socket) -> None:
+        origin.released.wait(0.6)
+        redirect("/slow")(connection)
+
+    begun = time.monotonic()
+    download.fails_with(origin.page("/slow", slow), errors.TimedOut)
+    assert time.monotonic() - begun < 5
+
+
+def test_an_abort_ends_a_download_within_a_second_or_so(download: Download, origin: Origin) -> None:
+    url = origin.page("/a", origin.hang)
+    ended: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            download.call(url)
+        except errors.ImageError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert origin.hanging.acquire(timeout=5)
+    download.transfer.abort()
+    thread.join(3)
+    assert isinstance(ended[0], errors.Shutdown)
+
+
+def test_connections_are_kept_between_images(download: Download, origin: Origin) -> None:
+    for _ in range(5):
+        download.arrives(origin.image("png-rgb.png"))
+    assert origin.connections == 1
+
+
+def test_nothing_of_us_is_told_to_an_origin(download: Download, origin: Origin) -> None:
+    url = origin.page("/c", answer(PNG, Set_Cookie="a=b"))
+    for _ in range(2):
+        assert download.arrives(url) == PNG
+    names = {line.partition(":")[0] for head in origin.heads for line in head.splitlines()[1:]}
+    assert names == {"Host", "User-Agent", "Accept", "Accept-Encoding"}
+
+
+def test_a_proxy_in_the_environment_is_not_asked(
+    download: Download, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert download.call(origin.image("png-rgb.png")).bytes == len(PNG)
+
+
+def test_private_addresses_are_blocked_unless_they_are_allowed(
+    tmp_path: Path, origin: Origin
+) -> None:
+    strict = Download(tmp_path, allow=())
+    for url in (
+        origin.image("png-rgb.png"),
+        "http://[::1]:80/",
+        "http://0x7f.1/",
+        "http://10.0.0.1/",
+    ):
+        strict.fails_with(url, errors.BlockedAddress)
+    strict.fails_with("http://localhost/", errors.BlockedAddress)
+    assert origin.connections == 0
+
+
+def test_a_full_disk_and_a_lost_directory_have_their_own_codes(
+    download: Download, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    download.temp_dir.rmdir()
+    with pytest.raises(errors.DiskError):
+        download.call(origin.image("png-rgb.png"))
+    download.temp_dir.mkdir()
+    full = Path("/dev/full")
+    if full.exists():
+        descriptor = full.open("wb", buffering=0)
+        with descriptor:
+            made = download.temp_dir / "made"
+            made.touch()
+            monkeypatch.setattr(
+                "tempfile.mkstemp",
+                lambda **_: (__import__("os").dup(descriptor.fileno()), str(made)),
+            )
+            download.fails_with(origin.image("png-rgb.png"), errors.DiskFull)
+
+
+def test_retry_after_is_read_in_seconds_and_as_a_date() -> None:
+    assert retry_after("120") == 120
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
+    assert retry_after(soon) == pytest.approx(60, abs=3)
+    past = format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True)
+    assert retry_after(past) == 0
+    for junk in (None, "", "soon", "-5", "1.5", "²", "9" * 400, "Mon, 99 Foo"):
+        assert retry_after(junk) is None or junk == "9" * 400

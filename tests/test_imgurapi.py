@@ -1,0 +1,359 @@
+"""ImgurAPI on the wire: against the sandbox, and against sockets that note what comes in."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imageload import errors
+from imageload.transfer import Bounds, Transfer
+from imgurapi import ImgurAPI
+from sandbox.testing import RunningSandbox, running_sandbox
+from tests.origin import IMAGES, Origin, answer
+
+PNG = IMAGES / "png-rgb.png"
+
+
+def api(url: str, **options: Any) -> ImgurAPI:
+    """An ImgurAPI with a small deadline, for the server at `url`."""
+    bounds = Bounds(
+        connect_seconds=2, low_speed_bytes=1, low_speed_seconds=10, max_header_bytes=65_536
+    )
+    values = {"link_base": url, "seconds": 2.0, **options}
+    transfer = Transfer(bounds, user_agent="tests")
+    client_id = values.pop("client_id", "test")
+    return ImgurAPI(client_id, transfer=transfer, base_url=url, **values)
+
+
+@pytest.fixture
+def imgur(sandbox: RunningSandbox) -> ImgurAPI:
+    return api(sandbox.url)
+
+
+def test_making_one_sends_nothing(sandbox: RunningSandbox) -> None:
+    api(sandbox.url, client_secret="s", refresh_token="r")
+    assert sandbox.stats()["connections"] == 0
+
+
+def test_a_file_arrives_byte_for_byte(imgur: ImgurAPI, sandbox: RunningSandbox) -> None:
+    image = imgur.upload_from_path(str(PNG))
+    assert image["type"] == "image/png"
+    assert image["link"].startswith(sandbox.url)
+    assert sandbox.content(image["id"]) == PNG.read_bytes()
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 70_000, 131_071, 131_072, 131_073, 3_000_000])
+def test_a_body_of_any_size_has_the_length_it_declares(tmp_path: Path, size: int) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(range(256)) * (size // 256) + b"x" * (size % 256))
+    server = _BodyServer()
+    try:
+        api(server.url).upload_from_path(str(file))
+    finally:
+        server.close()
+    assert file.read_bytes() in server.body
+    assert server.body.endswith(b"--\r\n")
+
+
+def test_titles_go_along_and_other_keys_do_not(imgur: ImgurAPI) -> None:
+    config = {"title": "Ein Titel: ü", "description": "d", "nonsense": "n"}
+    image = imgur.upload_from_path(str(PNG), config)
+    assert (image["title"], image["description"]) == ("Ein Titel: ü", "d")
+
+
+def test_the_other_methods_of_imgurpython_work_on_the_same_road(
+    imgur: ImgurAPI, sandbox: RunningSandbox
+) -> None:
+    credits_before = imgur.get_credits()
+    assert credits_before["UserLimit"] == 500
+    image = imgur.upload_from_path(str(PNG))
+    found = imgur.get_image(image["id"])
+    assert found.link == image["link"]
+    assert imgur.delete_image(image["deletehash"]) is True
+    assert sandbox.images() == []
+    with pytest.raises(errors.Rejected) as caught:
+        imgur.get_image(image["id"])
+    assert caught.value.status_code == 404
+
+
+def test_connections_are_kept(imgur: ImgurAPI, sandbox: RunningSandbox) -> None:
+    for _ in range(5):
+        imgur.upload_from_path(str(PNG))
+    assert sandbox.stats()["connections"] == 1
+
+
+def test_the_budgets_of_each_answer_are_kept(imgur: ImgurAPI, sandbox: RunningSandbox) -> None:
+    imgur.upload_from_path(str(PNG))
+    assert imgur.credits["UserLimit"] == 500
+    assert imgur.credits["UserRemaining"] == 490
+    assert imgur.credits["ClientLimit"] == 12_500
+    assert imgur.credits["PostLimit"] == 1_250
+    reset = imgur.credits["UserReset"]
+    assert reset is not None
+    assert 0 < reset <= 3_600
+    sandbox.fault("no_rate_headers")
+    imgur.upload_from_path(str(PNG))
+    assert imgur.credits["UserRemaining"] == 490, "an answer without budgets says nothing"
+
+
+def test_a_reset_may_be_an_epoch(tmp_path: Path) -> None:
+    with running_sandbox(tmp_path / "s", reset="epoch") as sandbox:
+        imgur = api(sandbox.url)
+        imgur.upload_from_path(str(PNG))
+        reset = imgur.credits["UserReset"]
+        assert reset is not None
+        assert 0 < reset <= 3_601
+
+
+def test_an_empty_budget_is_a_quota_error_with_the_time_to_wait(tmp_path: Path) -> None:
+    with running_sandbox(tmp_path / "s", user_credits=10) as sandbox:
+        imgur = api(sandbox.url)
+        imgur.upload_from_path(str(PNG))
+        with pytest.raises(errors.QuotaExceeded) as caught:
+            imgur.upload_from_path(str(PNG))
+        assert caught.value.code == "rate_limited"
+        assert caught.value.retry_after is not None
+        assert 0 < caught.value.retry_after <= 3_600
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("429", errors.QuotaExceeded),
+        ("too_fast", errors.QuotaExceeded),
+        ("client_daily", errors.QuotaExceeded),
+        ("forbidden", errors.UploadBlocked),
+        ("over_capacity", errors.UploadBlocked),
+        ("invalid_client", errors.CredentialsRefused),
+        ("invalid_token", errors.CredentialsRefused),
+        ("file_type", errors.Rejected),
+        ("over_size", errors.Rejected),
+        ("expectation", errors.Rejected),
+        ("data_false", errors.Rejected),
+        ("gateway", errors.Rejected),
+        ("not_uploaded", errors.Unavailable),
+        ("internal", errors.Unavailable),
+        ("varnish", errors.Unavailable),
+        ("bad_gateway", errors.Unavailable),
+        ("kittens", errors.Unavailable),
+        ("captive", errors.Unavailable),
+        ("captive_redirect", errors.Unavailable),
+        ("empty", errors.Unavailable),
+        ("500", errors.Unavailable),
+        ("504", errors.Unavailable),
+        ("success_false", errors.BadAnswer),
+        ("data_null", errors.BadAnswer),
+        ("no_data", errors.BadAnswer),
+        ("body_null", errors.Unavailable),
+        ("number", errors.BadAnswer),
+        ("string", errors.BadAnswer),
+        ("list", errors.BadAnswer),
+        ("errors_array", errors.BadAnswer),
+        ("no_link", errors.BadAnswer),
+        ("foreign_link", errors.BadAnswer),
+        ("http_link", errors.BadAnswer),
+    ],
+)
+def test_every_trouble_of_imgurs_is_an_error_of_ours(
+    imgur: ImgurAPI, sandbox: RunningSandbox, fault: str, error: type[errors.UploadError]
+) -> None:
+    sandbox.fault(fault)
+    with pytest.raises(error) as caught:
+        imgur.land(str(PNG))
+    assert type(caught.value) is error
+    assert "<" not in caught.value.message
+    assert sandbox.stats()["requests"]["upload"] == 1, "no second request"
+    assert imgur.land(str(PNG)).link.startswith(sandbox.url), "and the next one is fine"
+
+
+@pytest.mark.parametrize("shape", [1, 2, 3, 4])
+@pytest.mark.parametrize("status", [400, 429, 500])
+def test_all_four_error_shapes_mean_the_same(
+    imgur: ImgurAPI, sandbox: RunningSandbox, shape: int, status: int
+) -> None:
+    kinds = {400: errors.Rejected, 429: errors.QuotaExceeded, 500: errors.Unavailable}
+    sandbox.fault(str(status), shape=shape, message="words of Imgur")
+    with pytest.raises(kinds[status]):
+        imgur.land(str(PNG))
+
+
+def test_a_hanging_imgur_ends_at_the_deadline(imgur: ImgurAPI, sandbox: RunningSandbox) -> None:
+    sandbox.fault("hang")
+    with pytest.raises(errors.UploadTimedOut):
+        imgur.land(str(PNG))
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_lost_answer_is_not_sent_again_in_secret(
+    imgur: ImgurAPI, sandbox: RunningSandbox, kept: bool
+) -> None:
+    """libcurl would, on a kept connection: the image would be on Imgur twice."""
+    if kept:
+        imgur.land(str(PNG))
+    sandbox.fault("reset_after_body")
+    with pytest.raises(errors.AnswerLost):
+        imgur.land(str(PNG))
+    assert sandbox.stats()["requests"]["upload"] == 1 + kept
+    assert len(sandbox.images()) == 1 + kept
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_connection_broken_in_mid_body_is_no_lost_answer(
+    imgur: ImgurAPI, sandbox: RunningSandbox, tmp_path: Path, kept: bool
+) -> None:
+    large = tmp_path / "large"
+    large.write_bytes(PNG.read_bytes() + bytes(8_000_000))
+    if kept:
+        imgur.land(str(PNG))
+    sandbox.fault("reset_mid_body", bytes=100_000)
+    with pytest.raises(errors.UploadConnectError):
+        imgur.land(str(large))
+    assert sandbox.stats()["requests"]["upload"] == 1 + kept
+
+
+def test_an_imgur_that_is_not_there_is_a_connect_error() -> None:
+    with pytest.raises(errors.UploadConnectError) as caught:
+        api("http://127.0.0.1:1").land(str(PNG))
+    assert caught.value.transient
+
+
+def test_a_missing_file_is_a_disk_error(imgur: ImgurAPI, tmp_path: Path) -> None:
+    with pytest.raises(errors.DiskError):
+        imgur.land(str(tmp_path / "gone"))
+
+
+@pytest.fixture
+def account(tmp_path: Path) -> Iterator[RunningSandbox]:
+    """A sandbox that knows the refresh token "good"."""
+    with running_sandbox(tmp_path / "account", unlimited=True, refresh_tokens="good") as running:
+        yield running
+
+
+def test_what_is_asked_anonymously_stays_anonymous(account: RunningSandbox) -> None:
+    """imgurpython sends a refused anonymous upload again as the account."""
+    imgur = api(account.url, client_secret="s", refresh_token="good")
+    account.fault("invalid_client")
+    with pytest.raises(errors.CredentialsRefused):
+        imgur.upload_from_path(str(PNG), anon=True)
+    assert account.stats()["requests"]["upload"] == 1
+
+
+def test_an_account_upload_gets_a_token_first_and_renews_it_once(
+    account: RunningSandbox,
+) -> None:
+    imgur = api(account.url, client_secret="s", refresh_token="good")
+    image = imgur.upload_from_path(str(PNG), anon=False)
+    assert image["account_id"]
+    imgur.auth.current_access_token = "run out"
+    assert imgur.upload_from_path(str(PNG), anon=False)["account_id"]
+    assert account.stats()["oauth_refreshes"] == 2
+
+
+def test_ten_threads_renew_one_token_once(account: RunningSandbox) -> None:
+    imgur = api(account.url, client_secret="s", refresh_token="good")
+    imgur.auth.current_access_token = "run out"
+    start = threading.Barrier(10)
+    landed: list[str] = []
+
+    def upload() -> None:
+        start.wait(5)
+        landed.append(imgur.land(str(PNG), anonymous=False).link)
+
+    threads = [threading.Thread(target=upload) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(landed) == 10
+    assert account.stats()["oauth_refreshes"] == 1
+
+
+def test_a_bad_refresh_token_is_a_credentials_error(account: RunningSandbox) -> None:
+    imgur = api(account.url, client_secret="s", refresh_token="bad")
+    with pytest.raises(errors.CredentialsRefused):
+        imgur.upload_from_path(str(PNG), anon=False)
+
+
+def test_a_gateway_gets_its_key(origin: Origin) -> None:
+    body = b'{"data":{"UserLimit":500},"success":true,"status":200}'
+    origin.page("/3/credits", answer(body))
+    assert api(origin.url, rapidapi_key="k").get_credits() == {"UserLimit": 500}
+    (head,) = origin.heads
+    for field in ("X-Mashape-Key: k", "X-RapidAPI-Key: k", "X-RapidAPI-Host: 127.0.0.1"):
+        assert f"\r\n{field}\r\n" in head
+    assert "Authorization: Client-ID test" in head
+
+
+def test_the_environment_leads_nowhere(
+    imgur: ImgurAPI, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login a password b")
+    assert imgur.upload_from_path(str(PNG))["id"]
+
+
+def test_an_answer_that_never_ends_is_cut(origin: Origin) -> None:
+    def endless(connection: Any) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            connection.sendall(b" " * 65_536)
+
+    origin.page("/3/credits", endless)
+    with pytest.raises(errors.BadAnswer):
+        api(origin.url).get_credits()
+
+
+def test_a_large_file_is_streamed(tmp_path: Path) -> None:
+    server = _BodyServer(keep=0)
+    large = tmp_path / "large"
+    large.write_bytes(bytes(20_000_000))
+    try:
+        tracemalloc.start()
+        api(server.url, seconds=20.0).upload_from_path(str(large))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        server.close()
+    assert server.received > 20_000_000
+    assert peak < 3_000_000
+
+
+class _BodyServer:
+    """Takes one POST, keeps the first `keep` bytes of its body, and answers as Imgur does."""
+
+    def __init__(self, keep: int = 4_000_000) -> None:
+        self.body = b""
+        self._keep = keep
+        self.received = 0
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        connection, _ = self._listening.accept()
+        with connection, connection.makefile("rb") as file:
+            length = 0
+            for line in iter(file.readline, b"\r\n"):
+                if line.lower().startswith(b"content-length:"):
+                    length = int(line.split(b":")[1])
+            while self.received < length:
+                piece = file.read1(min(65_536, length - self.received))
+                if not piece:
+                    return
+                self.received += len(piece)
+                if len(self.body) < self._keep:
+                    self.body += piece
+            body = b'{"data":{"id":"x"},"success":true,"status":200}'
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+    def close(self) -> None:
+        self._thread.join(5)
+        self._listening.close()

@@ -1,0 +1,303 @@
+"""The whole, with everything real: nginx as origin, the sandbox as Imgur, the process itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from sandbox.testing import RunningSandbox
+from tests.conftest import real_component
+from tests.origin import IMAGES, Origin, answer, raw, redirect, reset
+from tests.service import ROOT, RunningService, ServiceProcess, running_service
+
+GOOD = sorted(
+    path.name
+    for pattern in ("png-*.png", "jpeg-*.jpg", "gif-*.gif", "tiff-*.tif", "apng-*.png")
+    for path in IMAGES.glob(pattern)
+    if path.name not in ("jpeg-progressive-cut-short.jpg", "jpeg-ultrahdr-gain-map.jpg")
+)
+
+
+@contextlib.contextmanager
+def running_nginx(folder: Path, root: Path) -> Iterator[str]:
+    """A real nginx that serves `root`; its URL."""
+    nginx = real_component("nginx")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    temp = "".join(
+        f"{kind}_temp_path {folder}/{kind};"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    config = folder / "nginx.conf"
+    config.write_text(
+        f"daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;"
+        f"events {{}} http {{ access_log off; {temp}"
+        f"server {{ listen 127.0.0.1:{port}; root {root}; }} }}"
+    )
+    process = subprocess.Popen([nginx, "-c", str(config), "-e", f"{folder}/error.log"])
+    try:
+        _wait_for_port(port, process)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.02)  # a poll's pace: nginx says nothing when it listens
+    pytest.fail("nginx did not start")
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[ServiceProcess]:
+    """`python main.py` with its own sandbox, as `make run` starts it."""
+    running = ServiceProcess(
+        "--port=0",
+        "--sandbox-port=0",
+        f"--sandbox-dir={tmp_path / 'sandbox'}",
+        f"--temp-dir={tmp_path}",
+        "--allow-origin=127.0.0.1",
+    )
+    yield running
+    running.stop()
+
+
+def test_real_images_from_a_real_nginx_land_byte_for_byte(
+    process: ServiceProcess, tmp_path: Path
+) -> None:
+    names = [n for n in GOOD if n.partition("-")[0] in ("png", "jpeg", "gif", "tiff", "apng")]
+    with running_nginx(tmp_path, IMAGES) as origin:
+        job_id = process.submit([f"{origin}/{name}" for name in names])
+        status = process.finish(job_id)
+        records = process.records(job_id)
+    assert status["uploaded"]["failed"] == []
+    assert len({record["type"] for record in records.values()}) == 5
+    for name, link in zip(names, status["uploaded"]["completed"], strict=True):
+        assert requests.get(link, timeout=10).content == (IMAGES / name).read_bytes()
+    assert list(tmp_path.glob("imageload-*/*")) == []
+
+
+TEN_WAYS: dict[str, tuple[str, Callable[[Origin], str]]] = {
+    "missing": ("http_status", lambda o: o.image("missing-{n}.png")),
+    "error": ("http_status", lambda o: o.page("/e", answer(b"x", "500 Oops")) + "?{n}"),
+    "html": ("not_image", lambda o: o.image("not-images/page.html") + "?{n}"),
+    "empty": ("empty_body", lambda o: o.image("not-images/empty") + "?{n}"),
+    "cut": ("truncated", lambda o: o.page("/cut", answer(b"\x89PNG", length=99)) + "?{n}"),
+    "loop": ("too_many_redirects", lambda o: o.page("/l", redirect("/l?{n}")) + "?{n}"),
+    "reset": ("connect_error", lambda o: o.page("/reset", reset) + "?{n}"),
+    "odd": ("bad_response", lambda o: o.page("/odd", raw(b"what?\r\n\r\n")) + "?{n}"),
+    "scheme": ("invalid_url", lambda _: "ftp://127.0.0.1/{n}.png"),
+    "private": ("blocked_address", lambda _: "http://10.0.0.1/{n}.png"),
+}
+
+
+def test_500_urls_a_tenth_of_them_bad_in_ten_ways(
+    service: RunningService, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    urls = [f"{origin.image(GOOD[n % len(GOOD)])}?{n}" for n in range(450)]
+    expected = {}
+    for number, (code, make) in enumerate(TEN_WAYS.values()):
+        for again in range(5):
+            url = make(origin).replace("{n}", str(again))
+            urls.insert(number * 40 + again * 7, url)
+            expected[url] = code
+    assert len(urls) == 500
+    job_id = service.submit(urls)
+    polls = 0
+    while True:
+        status = service.status(job_id)
+        lists = status["uploaded"]
+        assert sum(len(entries) for entries in lists.values()) == 500
+        polls += 1
+        if status["finished"]:
+            break
+    assert polls > 3
+    assert lists["failed"] == [url for url in urls if url in expected]
+    records = service.records(job_id)
+    assert {url: records[url]["error"]["code"] for url in expected} == expected
+    assert all(records[url]["error"]["message"].endswith(".") for url in expected)
+    assert len(lists["completed"]) == 450
+    assert len(set(lists["completed"])) == 450
+    assert service.temp_files == []
+    assert len(sandbox.images()) == 450
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "tries"),
+    [
+        ("429", "rate_limited", 4),
+        ("reset_after_body", "upload_error", 2),
+        ("no_link", "upload_error", 1),
+    ],
+)
+def test_what_hangs_a_naive_uploader_ends_as_a_failure(
+    service: RunningService,
+    origin: Origin,
+    sandbox: RunningSandbox,
+    fault: str,
+    code: str,
+    tries: int,
+) -> None:
+    sandbox.fault(fault, count=0)
+    urls = [f"{origin.image('png-rgb.png')}?{n}" for n in range(20)]
+    job_id = service.submit(urls)
+    status = service.finish(job_id)
+    assert status["uploaded"] == {"pending": [], "completed": [], "failed": urls}
+    for record in service.records(job_id).values():
+        assert record["error"]["code"] == code
+        assert record["attempts"] == tries
+    assert sandbox.stats()["requests"]["upload"] == 20 * tries
+    assert service.temp_files == []
+    sandbox.clear_faults()
+    again = service.finish(service.submit(urls))
+    assert len(again["uploaded"]["completed"]) == 20, "no thread died of it"
+
+
+def test_a_trouble_that_passes_is_got_over(
+    service: RunningService, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    sandbox.fault("503", count=2)
+    busy = iter([answer(b"", "503 Busy"), reset])
+    page = answer((IMAGES / "png-rgb.png").read_bytes())
+    url = origin.page("/a", lambda connection: next(busy, page)(connection))
+    job_id = service.submit([url])
+    assert len(service.finish(job_id)["uploaded"]["completed"]) == 1
+    assert service.records(job_id)[url]["attempts"] == 3
+
+
+def test_hanging_origins_hold_up_nobody_else(
+    origin: Origin, sandbox: RunningSandbox, tmp_path: Path
+) -> None:
+    with running_service(
+        tmp_path / "t",
+        imgur_base_url=sandbox.url,
+        imgur_link_base=sandbox.url,
+        downloads=8,
+        uploads=8,
+    ) as service:
+        hanging = origin.page("/hang", origin.hang)
+        for job in range(2):
+            service.submit([f"{hanging}?{job}-{n}" for n in range(1_000)])
+        for _ in range(6):  # of 8 threads the first job gets 4, the second 2
+            assert origin.hanging.acquire(timeout=10)
+        for name in ("png-rgb.png", "gif-89a.gif"):
+            status = service.finish(service.submit([origin.image(name)]), seconds=10)
+            assert len(status["uploaded"]["completed"]) == 1
+        origin.released.set()
+
+
+def test_a_small_job_overtakes_a_large_one(
+    service: RunningService, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    large = service.submit([f"{origin.image('png-rgb.png')}?{n}" for n in range(3_000)])
+    small = service.submit([origin.image("gif-89a.gif")])
+    service.finish(small)
+    assert not service.status(large)["finished"]
+    del sandbox
+
+
+def test_the_first_log_line_says_that_the_sandbox_answers(process: ServiceProcess) -> None:
+    assert "the sandbox stands in for Imgur" in process.log[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_cleanly_in_mid_job(
+    process: ServiceProcess, origin: Origin, tmp_path: Path, number: int
+) -> None:
+    process.submit([f"{origin.page('/hang', origin.hang)}?{n}" for n in range(50)])
+    assert origin.hanging.acquire(timeout=10)
+    begun = time.monotonic()
+    assert process.stop(number) == 0
+    assert time.monotonic() - begun < 8
+    log = "".join(process.log)
+    assert "Traceback" not in log
+    assert "code=shutdown" in log
+    assert list(tmp_path.glob("imageload-*")) == []
+    with pytest.raises(requests.ConnectionError):
+        requests.get(_sandbox_url(process), timeout=5)
+
+
+def test_the_sandbox_does_not_outlive_a_killed_service(process: ServiceProcess) -> None:
+    url = _sandbox_url(process)
+    assert requests.get(url, timeout=5).status_code == 200
+    process.stop(signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    with contextlib.suppress(requests.ConnectionError):
+        while time.monotonic() < deadline:
+            requests.get(url, timeout=5)
+            time.sleep(0.05)  # a poll's pace: nobody tells when an orphan is gone
+        pytest.fail("the sandbox is still there")
+
+
+def _sandbox_url(process: ServiceProcess) -> str:
+    return process.log[0].partition(" at ")[2].partition(",")[0]
+
+
+def _main(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "main.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_a_port_that_is_taken_ends_the_start_with_a_sentence(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = _main(f"--port={port}", "--imgur-client-id=x", f"--temp-dir={tmp_path}")
+        assert result.returncode == 1
+        assert "cannot start" in result.stderr
+        assert "Traceback" not in result.stderr
+        result = _main("--port=0", f"--sandbox-port={port}", f"--temp-dir={tmp_path}")
+        assert result.returncode == 1
+        assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bad_exemption_or_temp_directory_ends_the_start_with_a_sentence(tmp_path: Path) -> None:
+    result = _main("--imgur-client-id=x", "--allow-origin=not/a/host", f"--temp-dir={tmp_path}")
+    assert result.returncode == 2
+    assert "not/a/host" in result.stderr
+    result = _main("--imgur-client-id=x", f"--temp-dir={tmp_path}/missing")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+
+
+def test_the_client_id_is_in_no_log_line(origin: Origin, tmp_path: Path) -> None:
+    secret = "5ecre7c1ient1d"
+    origin.page("/3/upload", answer(b'{"data":{"error":"Invalid client_id"}}', "403 Forbidden"))
+    process = ServiceProcess(
+        "--port=0",
+        "--log-level=DEBUG",
+        "--allow-origin=127.0.0.1",
+        f"--imgur-base-url={origin.url}",
+        f"--temp-dir={tmp_path}",
+        environment={"IMGUR_CLIENT_ID": secret},
+    )
+    try:
+        url = origin.image("png-rgb.png") + "?token=abc"
+        job_id = process.submit([url])
+        assert process.finish(job_id)["uploaded"]["failed"] == [url]
+        assert process.records(job_id)[url]["error"]["code"] == "bad_credentials"
+    finally:
+        process.stop()
+    assert secret not in "".join(process.log)
+    assert "token=abc" not in "".join(process.log)

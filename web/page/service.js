@@ -1,0 +1,80 @@
+// What the page asks of the service: jobs, their images, an upload. Knows nothing of the document.
+
+const ANSWER_MS = 30_000;
+const UPLOAD_MS = 120_000;
+const IMAGES_A_PAGE = 500;
+const MOST_JOBS_A_PAGE = 1_000;
+
+/** Why there is no answer to work with: a title and a detail, both for people. */
+export class Problem extends Error {
+  constructor(title, detail) {
+    super(detail);
+    this.title = title;
+  }
+}
+
+/** Post `text`, URLs with newlines or commas between them; the jobIds, or a Problem. */
+export async function upload(text) {
+  const { body } = await ask("/v1/images/upload", UPLOAD_MS, {
+    method: "POST",
+    headers: { "Content-Type": "text/plain; charset=utf-8" },
+    body: text,
+  });
+  return body.jobId;
+}
+
+/** The newest `count` jobs, newest first, and whether there are `older` ones. */
+export async function newestJobs(count) {
+  const jobs = [];
+  let next = `/v1/images/upload?limit=${Math.min(count, MOST_JOBS_A_PAGE)}`;
+  while (next && jobs.length < count) {
+    const page = await ask(next, ANSWER_MS);
+    jobs.push(...page.body.jobs);
+    next = page.next;
+  }
+  return { jobs: jobs.slice(0, count), older: Boolean(next) || jobs.length > count };
+}
+
+/** The records behind the first `after` images of a job, as the pages that they come in. */
+export async function* imagePages(jobId, after) {
+  const start = after ? `&after=${after}` : "";
+  const path = `/v1/images/upload/${encodeURIComponent(jobId)}/images`;
+  let next = `${path}?limit=${IMAGES_A_PAGE}${start}`;
+  while (next) {
+    const page = await ask(next, ANSWER_MS);
+    yield page.body.images;
+    next = page.next;
+  }
+}
+
+async function ask(path, milliseconds, request = {}) {
+  let answer, body;
+  try {
+    const signal = AbortSignal.timeout(milliseconds);
+    answer = await fetch(path, { cache: "no-store", ...request, signal });
+    body = isJson(answer) ? await answer.json() : null;
+  } catch {
+    throw new Problem(
+      "The service cannot be reached",
+      `Nothing came back from ${location.origin}. Is the service still running?`,
+    );
+  }
+  if (!answer.ok || body === null) throw problemOf(answer, body);
+  return { body, next: nextPage(answer) };
+}
+
+function isJson(answer) {
+  return /^application\/([a-z.]+\+)?json\b/.test(answer.headers.get("Content-Type") ?? "");
+}
+
+function problemOf(answer, body) {
+  return new Problem(
+    body?.title ?? `Answer ${answer.status}`,
+    body?.detail ?? "That is no answer of this service: is something else in front of it?",
+  );
+}
+
+// RFC 8288, as far as the service writes it.
+function nextPage(answer) {
+  return answer.headers.get("Link")?.match(/<([^>]*)>\s*;\s*rel="?next"?/)?.[1] ?? null;
+}
