@@ -165,7 +165,8 @@ class Service:
         )
         agent = config.user_agent
         origins = Transfer(bounds, user_agent=agent, refusal=guard.refusal)
-        imgur = Transfer(bounds, user_agent=agent)
+        # Imgur may think about a large image for a while: only the deadline ends an upload.
+        imgur = Transfer(replace(bounds, low_speed_bytes=0), user_agent=agent)
         self._transfers = (origins, imgur)
         self.imgur = ImgurAPI(
             config.imgur_client_id,

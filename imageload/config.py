@@ -119,7 +119,7 @@ class Config:
         "", "path", "a bundle of certificates to trust; empty: certifi's, which comes along"
     )
     user_agent: str = _option(
-        f"imageload/{VERSION} (+https://pypi.org/project/imageload/)",
+        f"imageload/{VERSION} (fetches images for its users)",
         "text",
         "who we say we are to origins and Imgur; put where to complain",
     )
@@ -188,7 +188,8 @@ def options() -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(Config)
 
 
-def _show(value: object) -> str:
+def show(value: object) -> str:
+    """How help and documents write an option's value."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
@@ -208,7 +209,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     for option in options():
         unit, variable = option.metadata["unit"], environment_name(option.name)
         default = environ.get(variable, option.default)
-        text = f"{option.metadata['reason']}. Unit: {unit}; default: {_show(option.default)}"
+        text = f"{option.metadata['reason']}. Unit: {unit}; default: {show(option.default)}"
         parser.add_argument(
             flag(option.name),
             dest=option.name,

@@ -1,0 +1,86 @@
+"""The house: imports point down its floors, never up, and every module has a floor."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+FLOORS = {
+    "imageload.config": 0,
+    "imageload.errors": 0,
+    "imageload.answers": 1,
+    "imageload.guard": 1,
+    "imageload.image": 1,
+    "imageload.job": 1,
+    "imageload.pool": 1,
+    "imageload.retry": 1,
+    "imageload.transfer": 1,
+    "imageload.download": 2,
+    "imgurapi": 2,
+    "imageload.run": 3,
+    "imageload.loader": 4,
+    "imageload": 4,
+    "web.lists": 5,
+    "web.base": 5,
+    "web": 5,
+    "web.jobs": 6,
+    "web.operations": 6,
+    "web.page_handler": 6,
+    "main": 7,
+}
+OURS = ("imageload", "imgurapi", "web", "main", "sandbox")
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the service, by its dotted name."""
+    paths = [ROOT / "main.py", ROOT / "imgurapi.py"]
+    paths += [*(ROOT / "imageload").rglob("*.py"), *(ROOT / "web").rglob("*.py")]
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in paths
+    }
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of this project that the file imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found = inner & set(modules())
+            names |= found or {node.module}
+    return {name for name in names if name.split(".")[0] in OURS}
+
+
+def test_every_module_has_a_floor() -> None:
+    assert set(modules()) == set(FLOORS)
+
+
+@pytest.mark.parametrize("name", sorted(FLOORS))
+def test_imports_point_down(name: str) -> None:
+    for other in imported(modules()[name]) - {"sandbox.child"}:
+        if name == "imageload":
+            assert FLOORS[other] <= 4
+        else:
+            assert FLOORS[other] < FLOORS[name], f"{name} imports {other}"
+
+
+def test_only_the_start_knows_the_sandbox() -> None:
+    importers = {name for name, path in modules().items() if "sandbox.child" in imported(path)}
+    assert importers == {"main"}
+
+
+def test_the_sandbox_imports_nothing_of_the_service() -> None:
+    for path in (ROOT / "sandbox").rglob("*.py"):
+        assert {name.split(".")[0] for name in imported(path)} <= {"sandbox"}, path
+
+
+def test_the_work_itself_knows_no_http_server() -> None:
+    for path in (ROOT / "imageload").rglob("*.py"):
+        assert "tornado" not in path.read_text(encoding="utf-8"), path
