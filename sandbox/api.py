@@ -41,7 +41,7 @@ class Upload(Api):
     async def _upload(self) -> dict[str, object]:
         form = await self.form()
         album = self._album(form)
-        content, url = form.image()
+        content, url = await self.state.off_loop(form.size, form.image)
         if url:
             content = await self._fetched(url)
         if not content:

@@ -31,6 +31,11 @@ class Form:
     values: dict[str, list[bytes]] = field(default_factory=dict)
     filename: str = ""
 
+    @property
+    def size(self) -> int:
+        """The bytes of all values."""
+        return sum(len(value) for values in self.values.values() for value in values)
+
     def text(self, name: str, default: str | None = None) -> str | None:
         """The first value of a field as text; the default when the field was not sent."""
         found = self.values.get(name)
@@ -129,8 +134,19 @@ def _urlencoded(body: bytes) -> dict[str, list[bytes]]:
         if pair:
             name, _, value = pair.replace(b"+", b" ").partition(b"=")
             key = unquote_to_bytes(name).decode("utf-8", "replace")
-            values.setdefault(key, []).append(unquote_to_bytes(value))
+            values.setdefault(key, []).append(_unquoted(value))
     return values
+
+
+def _unquoted(value: bytes) -> bytes:
+    """The value without its percent-escapes.
+
+    The escapes that base64 needs go by bytes.replace: the library's loop takes 400 ms for 9 MB.
+    """
+    if len(value) > 4096:
+        for escape, byte in ((b"%2B", b"+"), (b"%2F", b"/"), (b"%3D", b"="), (b"%0A", b"\n")):
+            value = value.replace(escape, byte).replace(escape.lower(), byte)
+    return unquote_to_bytes(value)
 
 
 def _is_text(body: bytes) -> bool:

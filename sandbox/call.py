@@ -7,6 +7,7 @@ it on its authorise page), and the words of a 404 for an endpoint that does not 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from sandbox import envelope
 from sandbox.body import Form, read_form
@@ -16,8 +17,6 @@ from sandbox.limits import Caller
 from sandbox.options import listed
 from sandbox.store import Album, StoredImage
 from sandbox.tokens import ACCOUNT_ID
-
-LOOP_BYTES = 256 * 1024  # a body so small is parsed on the loop: under a millisecond
 
 
 class Api(Handler):
@@ -112,9 +111,7 @@ class Api(Handler):
             raise ApiError(413, "file is over the size limit")
         sent = (self.request.headers.get("Content-Type", ""), self.body, self.request.query)
         self.body = b""
-        if len(sent[1]) <= LOOP_BYTES:
-            return read_form(*sent)
-        return await self.state.in_pool(read_form, *sent)
+        return await self.state.off_loop(len(sent[1]), partial(read_form, *sent))
 
     def owned_image(self, hash_or_id: str) -> StoredImage:
         """The image of a deletehash, or of an id the caller's account owns; ApiError otherwise."""

@@ -16,6 +16,8 @@ from sandbox.options import Options
 from sandbox.store import Store
 from sandbox.tokens import Tokens
 
+LOOP_BYTES = 256 * 1024  # a body so small is parsed on the loop, in under a millisecond
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -75,6 +77,10 @@ class State:
         """The result of blocking work (Pillow, the disk), done in one of a few threads."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, lambda: work(*args, **kwargs))
+
+    async def off_loop(self, size: int, work: Callable[[], T]) -> T:
+        """The result of work whose cost goes by a size: small work is done here and now."""
+        return work() if size <= LOOP_BYTES else await self.in_pool(work)
 
     def close(self) -> None:
         """Let the threads go; work not yet begun is dropped."""

@@ -17,7 +17,7 @@ from sandbox.options import Options
 
 T = TypeVar("T")
 
-START_SECONDS = 10.0
+START_SECONDS = 30.0
 
 
 class RunningSandbox:
