@@ -12,9 +12,9 @@
         ├── InternalError, Shutdown, DiskFull, DiskError, ResourceError
         ├── DownloadError
         │   ├── InvalidURL, BlockedAddress, DnsError, ConnectError, TlsError, TimedOut
-        │   ├── TooLarge, TooManyRedirects, BadRedirect, HttpStatus (OriginBusy)
+        │   ├── TooLarge, TooManyPixels, TooManyRedirects, BadRedirect, HttpStatus (OriginBusy)
         │   ├── BadResponse, Truncated
-        │   └── EmptyBody, NotAnImage, UnsupportedType
+        │   └── EmptyBody, NotAnImage, ConversionFailed, UnsupportedType
         └── UploadError
             ├── QuotaExceeded, Unavailable, UploadTimedOut, UploadConnectError
             ├── AnswerLost, BadAnswer
@@ -205,6 +205,12 @@ class TooLarge(DownloadError):
     code = "too_large"
 
 
+class TooManyPixels(DownloadError):
+    """More pixels than an image may have."""
+
+    code = "too_many_pixels"
+
+
 class TooManyRedirects(DownloadError):
     """A chain of redirects past the limit."""
 
@@ -252,6 +258,12 @@ class NotAnImage(DownloadError):
     """The first bytes are those of something else."""
 
     code = "not_image"
+
+
+class ConversionFailed(DownloadError):
+    """A picture that cannot be made into one that Imgur takes."""
+
+    code = "conversion_failed"
 
 
 class UnsupportedType(DownloadError):

@@ -35,7 +35,7 @@ def read_url_lists(
         raise TooMany(f"One request may have {max_lists:,} lists; this one has {len(lists):,}.")
     several = len(lists) > 1
     return [
-        _cleaned(urls, f"list {number}: " if several else "", max_urls)
+        _cleaned(urls, f"List {number}: " if several else "", max_urls)
         for number, urls in enumerate(lists)
     ]
 
@@ -79,14 +79,13 @@ def _cleaned(entries: Iterable[Any], where: str, max_urls: int) -> list[str]:
         if entry is None:
             continue
         if not isinstance(entry, str):
-            raise BadRequest(f"{where}entry {index} is no text. {_FORMS}".capitalize())
+            raise BadRequest(f"{where}Entry {index} is no text. {_FORMS}")
         if url := entry.strip():
             urls[url] = None
     if not urls:
-        raise BadRequest(f"{where}there is no URL in it. {_FORMS}".capitalize())
+        raise BadRequest(f"{where}There is no URL in it. {_FORMS}")
     if len(urls) > max_urls:
         raise TooMany(
-            f"{where}a job may have {max_urls:,} URLs; this has {len(urls):,}. "
-            "Send several lists.".capitalize()
+            f"{where}A job may have {max_urls:,} URLs; this has {len(urls):,}. Send several lists."
         )
     return list(urls)

@@ -1,5 +1,5 @@
-// A job and its images as elements, changed in place. Everything a stranger wrote (a URL, a message,
-// a link) becomes text, or an href after `webURL` has looked at it; nothing is read as markup.
+// A job and its images as elements, changed in place. What strangers wrote (a URL, a message, a
+// link) becomes text, or an href after `webURL` has looked at it; nothing is read as markup.
 
 import { imagePages } from "./service.js";
 
@@ -146,12 +146,10 @@ export function anchor(jobId) {
   return `job-${jobId}`;
 }
 
-/** "3 completed, 1 failed, 2 pending", of a record of the list of jobs; 0s but the first left out. */
+/** "3 completed, 1 failed, 2 pending", of a record of the list of jobs; what is 0 is left out. */
 export function countsOf({ counts: { completed, failed, pending } }) {
-  const words = [`${number(completed)} completed`];
-  if (failed) words.push(`${number(failed)} failed`);
-  if (pending) words.push(`${number(pending)} pending`);
-  return words.join(", ");
+  const words = Object.entries({ completed, failed, pending }).filter(([, count]) => count);
+  return words.map(([word, count]) => `${number(count)} ${word}`).join(", ");
 }
 
 /** `text` as a URL where it is one of the web, else null: the only way to an href or src. */
@@ -169,8 +167,8 @@ function thumbnailOf(url) {
 function sizeOf({ type, width, height, bytes }) {
   const words = [];
   if (type) words.push(type);
-  if (width && height) words.push(`${width} × ${height}`);
-  if (bytes) words.push(bytes < 1_000 ? `${bytes} B` : `${number(Math.round(bytes / 1_000))} kB`);
+  if (width && height) words.push(`${width}\u00a0×\u00a0${height}`);
+  if (bytes) words.push(`${number(Math.ceil(bytes / 1_000))}\u00a0kB`);
   return words.join(" · ");
 }
 

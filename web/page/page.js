@@ -61,7 +61,8 @@ async function post() {
     if (!(problem instanceof Problem)) throw problem;
     const title = document.createElement("strong");
     title.textContent = problem.title;
-    refused.append(title, paragraph(problem.message), paragraph("Your list is still in the box."));
+    refused.append(title, paragraph(problem.message));
+    if (urls.value.trim()) refused.append(paragraph("Your list is still in the box."));
   } finally {
     urls.readOnly = false;
     send.textContent = "Upload";

@@ -2,7 +2,7 @@
 
 const ANSWER_MS = 30_000;
 const UPLOAD_MS = 120_000;
-const IMAGES_A_PAGE = 500;
+const IMAGES_A_PAGE = 250;
 const MOST_JOBS_A_PAGE = 1_000;
 
 /** Why there is no answer to work with: a title and a detail, both for people. */

@@ -1,0 +1,1 @@
+"""The service measured end to end beside curl and its own first version: `python -m bench`."""

@@ -1,0 +1,145 @@
+"""Child processes: started with a clean environment, measured from /proc, always ended.
+
+Each gets a session of its own, so that Ctrl-C reaches only the benchmark, which then ends them
+in order, and so that whatever they started ends with them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+_STOP_SECONDS = 15.0
+_TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
+# Proxies and options of whoever runs this would change what is measured.
+_FOREIGN = ("IMGUR_", "IMAGELOAD_", "CURL_")
+
+
+class BenchError(Exception):
+    """Why there is no result: one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What some images took: wall seconds, CPU seconds (user and system), peak memory in bytes."""
+
+    images: int
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+
+    def after(self, first: Usage) -> Usage:
+        """The same images in two passes, `first` and this one; the peak is the larger one."""
+        return Usage(
+            self.images,
+            first.seconds + self.seconds,
+            first.cpu_seconds + self.cpu_seconds,
+            max(first.peak_bytes, self.peak_bytes),
+        )
+
+
+class Child:
+    """A child process for a `with` block, ended at its end; what it prints goes to `log`."""
+
+    def __init__(self, command: Sequence[object], log: Path, cwd: Path) -> None:
+        self._log = log
+        self._command = [str(word) for word in command]
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(_FOREIGN) and not name.lower().endswith("_proxy")
+        }
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=cwd,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._process.returncode is not None:
+            return
+        # Not by Popen.terminate: it reaps a process that has ended, whose group is then lost.
+        os.kill(self._process.pid, signal.SIGTERM)
+        deadline = time.monotonic() + _STOP_SECONDS
+        while not self._has_ended() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _has_ended(self) -> bool:
+        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self._process.pid, options) is not None
+
+    @property
+    def output(self) -> str:
+        """What it has printed."""
+        return self._log.read_text(errors="replace")
+
+    def status(self) -> int | None:
+        """Its exit status; None while it runs."""
+        return self._process.poll()
+
+    def cpu_seconds(self) -> float:
+        """User and system time of all its threads so far, in steps of the clock tick (10 ms)."""
+        # proc(5): the name in parentheses may hold blanks; utime and stime are fields 14 and 15.
+        text = Path(f"/proc/{self._process.pid}/stat").read_text()
+        fields = text.rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) * _TICK_SECONDS
+
+    def peak_bytes(self) -> int:
+        """Its largest resident set so far (VmHWM); 0 once it has ended."""
+        return peak_bytes(self._process.pid)
+
+    def finish(self, images: int, seconds: float) -> Usage:
+        """Wait for the end of a process that has just been started; what `images` took.
+
+        Raises BenchError where it fails, or takes more than `seconds`. The peak is read from
+        /proc while it runs: the one in its rusage has our own size as a floor (a fork's copy).
+        """
+        begun, peak = time.monotonic(), 0
+        while True:
+            peak = max(peak, self.peak_bytes())
+            pid, status, usage = os.wait4(self._process.pid, os.WNOHANG)
+            now = time.monotonic()
+            if pid:
+                break
+            if now - begun > seconds:
+                raise BenchError(f"{self._name} did not end within {seconds:g} s.")
+            time.sleep(0.005)
+        self._process.returncode = os.waitstatus_to_exitcode(status)
+        if self._process.returncode:
+            raise BenchError(f"{self._name} failed: {self.output[-500:].strip()}")
+        return Usage(images, now - begun, usage.ru_utime + usage.ru_stime, peak)
+
+    @property
+    def _name(self) -> str:
+        return self._command[0]
+
+
+def peak_bytes(process: int | str) -> int:
+    """The largest resident set (VmHWM) of a process id, or of "self"; 0 once it has ended."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{process}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0

@@ -1,0 +1,207 @@
+"""nginx on 127.0.0.1, twice: the origin of the images, and an Imgur that always says yes.
+
+Each way of loading images has an Imgur of its own, with a port and a log of its own, so that
+what it uploaded is seen on the wire and not believed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.process import BenchError, Child
+
+AUTHORIZATION = "Client-ID bench"
+_START_SECONDS = 10.0
+_LOG_SECONDS = 5.0
+
+# An upload's answer as Imgur gives it since 2021.
+_ANSWER = {
+    "status": 200,
+    "success": True,
+    "data": {
+        "id": "abc1234",
+        "deletehash": "abcdefghijklmno",
+        "account_id": None,
+        "account_url": None,
+        "ad_type": None,
+        "ad_url": None,
+        "title": None,
+        "description": None,
+        "name": "",
+        "type": "image/jpeg",
+        "width": 256,
+        "height": 256,
+        "size": 50000,
+        "views": 0,
+        "section": None,
+        "vote": None,
+        "bandwidth": 0,
+        "animated": False,
+        "favorite": False,
+        "in_gallery": False,
+        "in_most_viral": False,
+        "has_sound": False,
+        "is_ad": False,
+        "nsfw": None,
+        "link": "https://i.imgur.com/abc1234.jpg",
+        "tags": [],
+        "datetime": 1700000000,
+        "mp4": "",
+        "hls": "",
+    },
+}
+# What imgurpython's constructor asks for.
+_CREDITS = {
+    "data": {
+        "UserLimit": 500,
+        "UserRemaining": 500,
+        "UserReset": 1700003600,
+        "ClientLimit": 12500,
+        "ClientRemaining": 12500,
+    },
+    "success": True,
+    "status": 200,
+}
+
+_CONF = """
+daemon off; pid {folder}/nginx.pid; user {user}; worker_processes {workers}; error_log stderr;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off; sendfile on; tcp_nopush on; default_type application/octet-stream;
+    types {{ image/jpeg jpg; }}
+    keepalive_requests 1000000; keepalive_timeout 300;
+    client_max_body_size 0; client_body_buffer_size {body_bytes};
+    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    log_format uploads '$request_method $status $request_length $connection $http_authorization';
+    server {{
+        listen 127.0.0.1:{origin_port} backlog=1024;
+        root {images}; open_file_cache max=10000;
+    }}
+    {imgurs}
+}}
+"""
+# `return` alone answers before it has read a body. `mirror` reads it whole, into memory; then a
+# static file refuses the POST, and the refusal is made the answer.
+_IMGUR_CONF = """
+    server {{
+        listen 127.0.0.1:{port} backlog=1024;
+        access_log {log} uploads; default_type application/json;
+        location = /3/upload {{ root {folder}; mirror /nothing; error_page 405 =200 @answer; }}
+        location = /nothing {{ internal; return 204; }}
+        location @answer {{ return 200 '{answer}'; }}
+        location = /3/credits {{ access_log off; return 200 '{credits}'; }}
+    }}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Uploads:
+    """What an Imgur has seen: good POSTs with our Authorization, their bytes, connections."""
+
+    count: int
+    bytes: int
+    connections: int
+
+
+class Servers:
+    """A running nginx: `origin` is the images' URL; one Imgur for each of `ways`."""
+
+    def __init__(self, folder: Path, ways: Sequence[str]) -> None:
+        ports = _free_ports(1 + len(ways))
+        self.ports = ports
+        self.origin = f"http://127.0.0.1:{ports[0]}/"
+        self._imgur_ports = dict(zip(ways, ports[1:], strict=True))
+        self._logs = {way: folder / f"imgur-{number}.log" for number, way in enumerate(ways)}
+
+    def imgur(self, way: str) -> str:
+        """The URL of the Imgur of `way`, in the place of https://api.imgur.com/."""
+        return f"http://127.0.0.1:{self._imgur_ports[way]}/"
+
+    def log(self, way: str) -> Path:
+        """Where the Imgur of `way` writes a line for each request."""
+        return self._logs[way]
+
+    def uploads(self, way: str, expected: int) -> Uploads:
+        """What the Imgur of `way` has seen, once that is `expected` uploads or it takes too long.
+
+        nginx logs a request a moment after its answer.
+        """
+        deadline = time.monotonic() + _LOG_SECONDS
+        while True:
+            lines = [line.split(" ", 4) for line in self.log(way).read_text().splitlines()]
+            good = [line for line in lines if line[:2] == ["POST", "200"]]
+            good = [line for line in good if line[4] == AUTHORIZATION]
+            if len(good) >= expected or time.monotonic() > deadline:
+                total = sum(int(line[2]) for line in good)
+                return Uploads(len(good), total, len({line[3] for line in good}))
+            time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def running_servers(
+    nginx: str, folder: Path, images: Path, ways: Sequence[str], image_bytes: int
+) -> Iterator[Servers]:
+    """nginx at work until the end of the block; raises BenchError where it does not start."""
+    servers = Servers(folder, ways)
+    (folder / "3").mkdir()
+    (folder / "3" / "upload").touch()
+    imgurs = "".join(
+        _IMGUR_CONF.format(
+            port=port,
+            log=servers.log(way),
+            folder=folder,
+            answer=json.dumps(_ANSWER, separators=(",", ":")),
+            credits=json.dumps(_CREDITS),
+        )
+        for way, port in zip(ways, servers.ports[1:], strict=True)
+    )
+    conf = _CONF.format(
+        folder=folder,
+        images=images,
+        user=pwd.getpwuid(os.geteuid()).pw_name,
+        workers=min(2, os.cpu_count() or 1),
+        # imgurpython's body is 1.42 times the file: base64, percent-encoded.
+        body_bytes=2 * image_bytes + 64 * 2**10,
+        origin_port=servers.ports[0],
+        imgurs=imgurs,
+    )
+    (folder / "nginx.conf").write_text(conf)
+    command = [nginx, "-e", "stderr", "-p", folder, "-c", folder / "nginx.conf"]
+    with Child(command, folder / "nginx.log", folder) as child:
+        for port in servers.ports:
+            _wait_for(port, child)
+        yield servers
+
+
+def find_nginx() -> str | None:
+    """The path of nginx, which Debian puts where only root looks; None where there is none."""
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", "/sbin"])
+    return shutil.which("nginx", path=path)
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+
+
+def _wait_for(port: int, child: Child) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while child.status() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.02)
+    raise BenchError(f"nginx does not start: {child.output[-500:].strip()}")

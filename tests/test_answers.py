@@ -1,0 +1,383 @@
+"""What imageload.answers promises: budgets from either family of fields, and one UploadError for
+each thing that Imgur means, in whichever of its four shapes it says it.
+
+The error texts are Imgur's own, as they stand in public captures and issue threads.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imageload import errors
+from imageload.answers import Answer, budgets, checked, read_json
+
+FAST = "You are uploading too fast. Please wait 12 more minutes."
+CAPACITY = "Imgur is temporarily over capacity. Please try again later."
+FORBIDDEN = "These actions are forbidden."
+COUNTRY = "We're really sorry, but anonymous uploading in your country has been disabled."
+
+SUCCESS = {"status": 200, "success": True, "data": {"link": "https://i.imgur.com/a.png"}}
+
+
+def text(error: str, status: int, body_status: int | None = None) -> tuple[int, Any]:
+    """Shape 1: an error text."""
+    complaint = {"error": error, "request": "/3/upload", "method": "POST"}
+    return status, {"data": complaint, "success": False, "status": body_status or status}
+
+
+def edge(error: str, status: int) -> tuple[int, Any]:
+    """Shape 1 as the edge makes it, without `request` and `method`."""
+    return status, {"data": {"error": error}, "success": False, "status": status}
+
+
+def thing(code: int, message: str, status: int, kind: str = "ImgurException") -> tuple[int, Any]:
+    """Shape 2: an error object."""
+    error = {"code": code, "message": message, "type": kind, "exception": []}
+    return text(error, status)  # type: ignore[arg-type]
+
+
+def listed(code: str, detail: str, status: int) -> tuple[int, Any]:
+    """Shape 3: a list of errors."""
+    entry = {"id": "legacy-api-5c/x1-2", "code": code, "status": detail, "detail": detail}
+    return status, {"errors": [entry]}
+
+
+def page(words: str, status: int) -> tuple[int, Any]:
+    """Shape 4: no JSON at all."""
+    body = f"<!DOCTYPE html><html><body><h1>{words}</h1></body></html>".encode()
+    return status, read_json(body)
+
+
+CATALOGUE: list[tuple[tuple[int, Any], type[errors.UploadError]]] = [
+    # What Imgur does not want.
+    (text("No image data was sent to the upload api", 400), errors.Rejected),
+    (thing(1003, "File type invalid (1)", 400), errors.Rejected),
+    (thing(1003, "File type invalid (1)", 415, "Exception_UploadError"), errors.Rejected),
+    (text("Invalid URL (http://a.example/)", 400), errors.Rejected),
+    (text("File is over the size limit", 400), errors.Rejected),
+    (text("file is over the size limit", 413), errors.Rejected),
+    (listed("413", "Request Entity Too Large", 413), errors.Rejected),
+    (page("413 Request Entity Too Large", 413), errors.Rejected),
+    (page("405 Not Allowed", 405), errors.Rejected),
+    (text("Internal expectation failed", 417), errors.Rejected),
+    (text("Unable to find an image with the id, abc", 404), errors.Rejected),
+    (text("You are not the owner of album 'X', which means you can't add", 400), errors.Rejected),
+    ((400, {"data": False, "success": False, "status": 400}), errors.Rejected),
+    ((400, {"data": None, "success": False, "status": 400}), errors.Rejected),
+    ((400, {"errors": []}), errors.Rejected),
+    ((400, None), errors.Rejected),
+    # Its rate limit.
+    (thing(429, FAST, 400), errors.QuotaExceeded),
+    (thing(429, FAST, 429), errors.QuotaExceeded),
+    (thing(429, FAST, 200), errors.QuotaExceeded),
+    (text("Uploading file too fast!", 400), errors.QuotaExceeded),
+    (text("Daily client requests exceeded", 429), errors.QuotaExceeded),
+    (text("Something", 429, body_status=400), errors.QuotaExceeded),
+    (text("Something", 429, body_status=500), errors.QuotaExceeded),
+    (text("Something", 400, body_status=429), errors.QuotaExceeded),
+    (listed("429", "Too Many Requests", 429), errors.QuotaExceeded),
+    (listed("429", "Too Many Requests", 200), errors.QuotaExceeded),
+    (edge(CAPACITY, 429), errors.QuotaExceeded),
+    (page("429 Too Many Requests", 429), errors.QuotaExceeded),
+    ((429, {"message": "You have exceeded the MONTHLY quota"}), errors.QuotaExceeded),
+    ((429, None), errors.QuotaExceeded),
+    # Whom it refuses whatever is sent.
+    (edge(FORBIDDEN, 400), errors.UploadBlocked),
+    (edge(FORBIDDEN, 403), errors.UploadBlocked),
+    (edge(COUNTRY, 400), errors.UploadBlocked),
+    (thing(403, "Forbidden", 400), errors.UploadBlocked),
+    (thing(403, "Forbidden", 200), errors.UploadBlocked),
+    (edge(CAPACITY, 403), errors.UploadBlocked),
+    # Whom it does not know.
+    (text("Authentication required", 401), errors.CredentialsRefused),
+    (text("Invalid client_id", 403), errors.CredentialsRefused),
+    (text("Malformed auth header", 403), errors.CredentialsRefused),
+    (text("The access token provided is invalid.", 403), errors.CredentialsRefused),
+    (text("The access token provided is invalid.", 401), errors.CredentialsRefused),
+    ((401, None), errors.CredentialsRefused),
+    # What passes.
+    (thing(1001, "File was not uploaded correctly", 500, "Exception_Logged"), errors.Unavailable),
+    (thing(1001, "[id]: Failed stripping metadata", 500), errors.Unavailable),
+    (text("Could not process upload!", 500), errors.Unavailable),
+    (edge(CAPACITY, 500), errors.Unavailable),
+    ((500, {"data": "An error occurred", "success": False, "status": 500}), errors.Unavailable),
+    ((500, {"data": None, "success": True, "status": 200}), errors.Unavailable),
+    (text("Something", 500, body_status=1203), errors.Unavailable),
+    ((500, None), errors.Unavailable),
+    (page("503 client read error: Error 54113", 503), errors.Unavailable),
+    (page("Imgur overloaded. Hang in there with kittens", 503), errors.Unavailable),
+    (page("502", 502), errors.Unavailable),
+    ((504, {"message": "The upstream server is timing out"}), errors.Unavailable),
+    ((502, {"message": "Bad gateway"}), errors.Unavailable),
+    ((408, None), errors.Unavailable),
+    # Somebody else's answers: captive portals and the like.
+    (page("Welcome to our Wi-Fi. Log in here.", 200), errors.Unavailable),
+    (page("302 Found", 302), errors.Unavailable),
+    ((301, None), errors.Unavailable),
+    ((204, None), errors.Unavailable),
+    ((200, read_json(b"null")), errors.Unavailable),
+    ((200, read_json(b"")), errors.Unavailable),
+    # JSON with status 200 that is no success.
+    ((200, 5), errors.BadAnswer),
+    ((200, "yes"), errors.BadAnswer),
+    ((200, []), errors.BadAnswer),
+    ((200, [SUCCESS]), errors.BadAnswer),
+    ((200, False), errors.BadAnswer),
+    ((200, {"success": False}), errors.BadAnswer),
+    ((200, {"data": {"id": "abc"}, "success": False, "status": 200}), errors.BadAnswer),
+    ((200, {"data": "An error occurred", "success": False, "status": 500}), errors.BadAnswer),
+    ((200, {"errors": [{"code": "500", "detail": "Internal"}]}), errors.BadAnswer),
+    ((200, {"errors": "all of them"}), errors.BadAnswer),
+    (text("Unable to find an image with the id, abc", 200), errors.BadAnswer),
+]
+
+
+def meaning(status: int, body: object, fields: dict[str, str] | None = None) -> errors.UploadError:
+    """The error that an answer means; it is raised."""
+    with pytest.raises(errors.UploadError) as caught:
+        checked(Answer(status, fields or {}, body))
+    return caught.value
+
+
+@pytest.mark.parametrize(("answer", "expected"), CATALOGUE)
+def test_every_answer_of_the_catalogue_has_its_error(
+    answer: tuple[int, Any], expected: type[errors.UploadError]
+) -> None:
+    error = meaning(*answer)
+    assert type(error) is expected
+    assert error.status_code == (429 if expected is errors.QuotaExceeded else answer[0])
+    assert error.retry_after is None or expected is errors.QuotaExceeded
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        SUCCESS,
+        {"data": True, "success": True, "status": 200},
+        {"data": {"id": "abc", "deletehash": "def"}, "success": True, "status": 200},
+        {"access_token": "a", "refresh_token": "b", "expires_in": 3600},
+        {"data": [], "success": True, "status": 200},
+    ],
+)
+def test_a_success_is_handed_on_as_it_is(body: object) -> None:
+    answer = Answer(200, {"etag": "x"}, body)
+    assert checked(answer) is answer
+
+
+def test_what_imgur_says_is_in_the_message() -> None:
+    for (status, body), words in (
+        (text("File is over the size limit", 400), "File is over the size limit"),
+        (thing(1003, "File type invalid (1)", 400), "File type invalid (1)"),
+        (listed("429", "Too Many Requests", 429), "Too Many Requests"),
+        ((502, {"message": "Bad gateway"}), "Bad gateway"),
+        ((500, {"data": "An error occurred", "success": False}), "An error occurred"),
+    ):
+        assert f'Imgur says: "{words}"' in meaning(status, body).message
+
+
+@pytest.mark.parametrize("status", [200, 301, 302, 400, 403, 404, 413, 429, 500, 502, 503])
+def test_a_page_is_never_quoted(status: int) -> None:
+    message = meaning(*page("Log in <a href='http://evil.example'>here</a>", status)).message
+    assert "<" not in message
+    assert "Imgur says" not in message
+    assert message.endswith(".")
+
+
+def test_a_message_of_any_length_is_cut() -> None:
+    assert len(meaning(*text("x" * 100_000, 400)).message) < 500
+
+
+# How long to wait
+
+
+@pytest.mark.parametrize(
+    ("words", "seconds"),
+    [
+        ("Please wait 12 more minutes.", 720),
+        ("Please wait 1 more minute.", 60),
+        ("please WAIT 60 More Minutes", 3_600),
+    ],
+)
+@pytest.mark.parametrize("status", [400, 429])
+def test_the_minutes_that_imgur_names_are_the_wait(words: str, seconds: float, status: int) -> None:
+    error = meaning(*thing(429, f"You are uploading too fast. {words}", status))
+    assert error.retry_after == seconds
+
+
+@pytest.mark.parametrize(
+    ("fields", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "0"}, None),
+        ({"x-ratelimit-userremaining": "0", "x-ratelimit-userreset": "3600"}, 3_600),
+        ({"x-ratelimit-clientremaining": "0", "x-ratelimit-clientreset": "86400"}, 86_400),
+        ({"x-post-rate-limit-remaining": "0", "x-post-rate-limit-reset": "1200"}, 1_200),
+        # Of several budgets the one that ran out counts.
+        (
+            {
+                "x-ratelimit-userremaining": "499",
+                "x-ratelimit-userreset": "3600",
+                "x-ratelimit-clientremaining": "0",
+                "x-ratelimit-clientreset": "86400",
+                "x-post-rate-limit-remaining": "1206",
+                "x-post-rate-limit-reset": "1200",
+            },
+            86_400,
+        ),
+        ({"x-ratelimit-userremaining": "1", "x-ratelimit-userreset": "3600"}, None),
+        ({"x-ratelimit-userremaining": "0"}, None),
+        ({"x-ratelimit-userremaining": "0", "x-ratelimit-userreset": "soon"}, None),
+    ],
+)
+def test_the_reset_of_the_budget_that_ran_out_is_the_wait(
+    fields: dict[str, str], seconds: float | None
+) -> None:
+    assert meaning(*listed("429", "Too Many Requests", 429), fields).retry_after == seconds
+
+
+def test_a_reset_that_is_an_epoch_becomes_the_seconds_until_then() -> None:
+    fields = {
+        "x-ratelimit-userremaining": "0",
+        "x-ratelimit-userreset": str(int(time.time()) + 1_800),
+    }
+    wait = meaning(*listed("429", "Too Many Requests", 429), fields).retry_after
+    assert wait is not None
+    assert 1_700 < wait <= 1_800
+
+
+# Budgets
+
+
+def test_budgets_are_read_from_both_families() -> None:
+    assert budgets(
+        {
+            "x-ratelimit-userlimit": "500",
+            "x-ratelimit-userremaining": "490",
+            "x-ratelimit-userreset": "3600",
+            "x-ratelimit-clientlimit": "12500",
+            "x-ratelimit-clientremaining": "12490",
+            "x-ratelimit-clientreset": "86400",
+            "x-post-rate-limit-limit": "1250",
+            "x-post-rate-limit-remaining": "1249",
+            "x-post-rate-limit-reset": "3599",
+            "content-type": "application/json",
+        }
+    ) == {
+        "UserLimit": 500,
+        "UserRemaining": 490,
+        "UserReset": 3_600,
+        "ClientLimit": 12_500,
+        "ClientRemaining": 12_490,
+        "ClientReset": 86_400,
+        "PostLimit": 1_250,
+        "PostRemaining": 1_249,
+        "PostReset": 3_599,
+    }
+
+
+def test_budgets_that_are_not_named_are_none() -> None:
+    found = budgets({"x-ratelimit-userremaining": "7"})
+    assert found.pop("UserRemaining") == 7
+    assert {*found.values()} == {None}
+    assert {*budgets({}).values()} == {None}
+
+
+@pytest.mark.parametrize(
+    "name", ["x-ratelimit-userreset", "x-ratelimit-clientreset", "x-post-rate-limit-reset"]
+)
+def test_a_reset_is_in_seconds_from_now_whether_it_came_as_seconds_or_as_an_epoch(
+    name: str,
+) -> None:
+    def reset(value: int) -> int:
+        (found,) = [each for each in budgets({name: str(value)}).values() if each is not None]
+        return found
+
+    assert reset(3_600) == 3_600
+    assert reset(0) == 0
+    assert 3_500 < reset(int(time.time()) + 3_600) <= 3_600
+    assert reset(1_496_449_847) == 0  # an epoch long past
+
+
+@pytest.mark.parametrize("junk", ["", " ", "soon", "1.5", "0x10", "1e3", "1,000", "9" * 5_000])
+def test_junk_is_no_budget(junk: str) -> None:
+    assert {*budgets({"x-ratelimit-userremaining": junk}).values()} == {None}
+
+
+# Hostile bodies
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html></html>",
+        b"{",
+        b'{"data": \xff}',
+        b'"\xff\xfe"',
+        b"\x00\x00\x00",
+        b"[" * 100_000,
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"data":' * 100_000 + b"1" + b"}" * 100_000,
+        b"9" * 100_000,
+        b'{"status": ' + b"9" * 5_000 + b"}",
+    ],
+    ids=lambda body: repr(body[:12]),
+)
+def test_what_is_no_json_reads_as_none(body: bytes) -> None:
+    assert read_json(body) is None
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"a": [1, "\\u00e9"]}', b" null ", '"é"'.encode(), b"1e999", b'"\\ud800"']
+)
+def test_json_is_read(body: bytes) -> None:
+    assert read_json(body) == json.loads(body)
+
+
+@pytest.mark.parametrize("depth", [10, 900])
+@pytest.mark.parametrize("status", [200, 400])
+def test_errors_of_any_depth_or_size_are_still_errors(depth: int, status: int) -> None:
+    deep: Any = []
+    for _ in range(depth):
+        deep = [deep]
+    values: list[Any] = [deep, 10**4_000, -1, 1e999, "9" * 10_000, "\ud800", {}, None, True]
+    for value in values:
+        for body in (
+            {"data": value, "success": False},
+            {"data": {"error": value}},
+            {"data": {"error": {"code": value, "message": value}}},
+            {"errors": [{"code": value, "status": value, "detail": value}]},
+            {"errors": value},
+            {"message": value, "status": value, "success": False},
+        ):
+            assert meaning(status, body).message
+
+
+@given(
+    st.integers(100, 599),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["data", "error", "errors", "code", "status", "message", "detail"]),
+                inner,
+                max_size=4,
+            )
+        ),
+    ),
+)
+def test_any_answer_is_a_success_or_an_upload_error(status: int, body: object) -> None:
+    answer = Answer(status, {}, body)
+    try:
+        taken = checked(answer)
+    except errors.UploadError:
+        return
+    assert taken is answer
+    assert status == 200

@@ -1,0 +1,266 @@
+"""What imageload.config promises: a flag beats the environment, which beats the default; misuse
+ends with status 2 and a sentence; secrets stay secret; and --help has all of it.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imageload.config import VERSION, Config, environment_name, flag, options, parse
+
+ROOT = Path(__file__).parent.parent
+
+NAMES = [option.name for option in options()]
+SECRETS = (
+    "imgur_client_id",
+    "imgur_client_secret",
+    "imgur_refresh_token",
+    "imgur_rapidapi_key",
+)
+
+# By unit: a text and the value it means, for the environment and then for the flag.
+SAMPLES: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
+    "port": (("9001", 9001), ("0", 0)),
+    "address": (("0.0.0.0", "0.0.0.0"), ("::1", "::1")),
+    "count": (("7", 7), ("1", 1)),
+    "bytes": (("4096", 4096), ("1", 1)),
+    "bytes/s": (("100", 100), ("1", 1)),
+    "seconds": (("1.5", 1.5), ("3", 3.0)),
+    "path": (("/one", "/one"), ("two", "two")),
+    "text": (("one", "one"), ("two words", "two words")),
+    "names": (
+        ("10.0.0.0/8, a.example", ("10.0.0.0/8", "a.example")),
+        ("b.example,,", ("b.example",)),
+    ),
+    "URL": (("http://one.example/", "http://one.example/"), ("https://two/", "https://two/")),
+    "true or false": (("false", False), ("TRUE", True)),
+    "status": (("404", 404), ("505", 505)),
+    "level": (("DEBUG", "DEBUG"), ("ERROR", "ERROR")),
+}
+
+# What some options need beside them.
+BESIDE = {"IMGUR_CLIENT_SECRET": "beside", "IMGUR_REFRESH_TOKEN": "beside"}
+
+
+def help_text(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, environ: dict[str, str]
+) -> str:
+    """What --help prints, each option on one line."""
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit) as caught:
+        parse(["--help"], environ)
+    assert caught.value.code == 0
+    return capsys.readouterr().out
+
+
+def complaint(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], environ: dict[str, str]
+) -> str:
+    """The last line on stderr of a start that is refused."""
+    with pytest.raises(SystemExit) as caught:
+        parse(arguments, environ)
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
+    return err.splitlines()[-1]
+
+
+def test_without_flags_and_environment_every_option_has_its_default() -> None:
+    assert parse([], {}) == Config()
+    assert parse([], {"HOME": "/home/somebody", "PORT": "1"}) == Config()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_flag_beats_the_environment_which_beats_the_default(name: str) -> None:
+    (option,) = [option for option in options() if option.name == name]
+    environment, given = SAMPLES[option.metadata["unit"]]
+    environ = {**BESIDE, environment_name(name): environment[0]}
+    from_environment = getattr(parse([], environ), name)
+    assert from_environment == environment[1]
+    assert type(from_environment) is type(option.default)
+    arguments = [f"{flag(name)}={given[0]}"]
+    assert getattr(parse(arguments, environ), name) == given[1]
+    assert getattr(parse(arguments, BESIDE), name) == given[1]
+
+
+def test_a_flag_may_stand_apart_from_its_value() -> None:
+    assert parse(["--port", "9000"], {}).port == 9000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_follow_from_the_option(name: str) -> None:
+    assert flag(name) == "--" + name.replace("_", "-")
+    prefix = "" if name.startswith("imgur_") else "IMAGELOAD_"
+    assert environment_name(name) == prefix + name.upper()
+
+
+def test_the_imgur_options_go_by_the_names_they_have_elsewhere() -> None:
+    assert environment_name("imgur_client_id") == "IMGUR_CLIENT_ID"
+    assert environment_name("max_bytes") == "IMAGELOAD_MAX_BYTES"
+    assert parse([], {"IMGUR_CLIENT_ID": "abc"}).imgur_client_id == "abc"
+    assert parse([], {"IMAGELOAD_IMGUR_CLIENT_ID": "abc"}).imgur_client_id == ""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_has_every_option_with_its_reason_unit_default_and_environment_name(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (option,) = [option for option in options() if option.name == name]
+    lines = help_text(capsys, monkeypatch, {}).splitlines()
+    at = next(i for i, line in enumerate(lines) if line.split()[:1] == [flag(name)])
+    entry = " ".join(lines[at : at + 2])  # a long flag has its text on the next line
+    assert option.metadata["reason"] in entry
+    assert f"Unit: {option.metadata['unit']}; default: " in entry
+    assert re.search(rf"environment: {environment_name(name)}\b", entry)
+
+
+def test_help_shows_the_defaults_as_they_would_be_typed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = help_text(capsys, monkeypatch, {})
+    for expected in (
+        "Unit: port; default: 8888;",
+        "Unit: true or false; default: true;",
+        "Unit: seconds; default: 0.5;",
+        "Unit: names; default: none;",
+        "Unit: bytes; default: 20971520;",
+    ):
+        assert expected in text
+
+
+def test_help_prints_nothing_that_is_in_the_environment(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environ = {environment_name(name): f"s3cret-{name}" for name in NAMES}
+    assert "s3cret" not in help_text(capsys, monkeypatch, environ)
+
+
+def test_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(["--version"], {})
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"{VERSION}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--port=many"], "argument --port: 'many' is not what it takes: port"),
+        (["--port=65536"], "argument --port: '65536' is not what it takes: port"),
+        (["--port=-1"], "argument --port: '-1' is not what it takes: port"),
+        (["--max-urls=0"], "argument --max-urls: '0' is not what it takes: count"),
+        (["--max-urls=1.5"], "argument --max-urls: '1.5' is not what it takes: count"),
+        (["--max-bytes=20MB"], "argument --max-bytes: '20MB' is not what it takes: bytes"),
+        (["--upload-seconds=0"], "argument --upload-seconds: '0' is not what it takes: seconds"),
+        (["--upload-seconds=-1"], "argument --upload-seconds: '-1' is not what it takes: seconds"),
+        (["--upload-seconds=inf"], "--upload-seconds: 'inf' is not what it takes: seconds"),
+        (["--upload-seconds=nan"], "--upload-seconds: 'nan' is not what it takes: seconds"),
+        (["--sandbox-limits=maybe"], "'maybe' is not what it takes: true or false"),
+        (["--unknown-job-status=200"], "--unknown-job-status is 505 or 404"),
+        (["--unknown-job-status=x"], "'x' is not what it takes: status"),
+        (["--log-level=LOUD"], "--log-level is DEBUG, INFO, WARNING or ERROR"),
+        (["--imgur-base-url=ftp://a/"], "--imgur-base-url is an http or https URL"),
+        (["--imgur-anonymous=false"], "--imgur-anonymous=false needs IMGUR_REFRESH_TOKEN"),
+        (
+            ["--imgur-refresh-token=s3cret"],
+            "IMGUR_REFRESH_TOKEN needs IMGUR_CLIENT_SECRET beside it",
+        ),
+        (["--colour=blue"], "unrecognized arguments: --colour=blue"),
+        (["--por=8888"], "unrecognized arguments: --por=8888"),
+        (["8888"], "unrecognized arguments: 8888"),
+        (["--port"], "argument --port: expected one argument"),
+    ],
+)
+def test_misuse_of_a_flag_ends_with_status_2_and_a_sentence(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = complaint(capsys, arguments, {})
+    assert line.startswith("main.py: error: ")
+    assert line.endswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("IMAGELOAD_PORT", "many"),
+        ("IMAGELOAD_MAX_TRIES", "0"),
+        ("IMAGELOAD_LOG_LEVEL", "LOUD"),
+        ("IMGUR_ANONYMOUS", "maybe"),
+    ],
+)
+def test_misuse_of_the_environment_ends_as_that_of_a_flag(
+    variable: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (name,) = [name for name in NAMES if environment_name(name) == variable]
+    assert flag(name) in complaint(capsys, [], {variable: text})
+
+
+def test_a_flag_heals_what_is_wrong_in_the_environment() -> None:
+    assert parse(["--port=9000"], {"IMAGELOAD_PORT": "many"}).port == 9000
+
+
+def test_the_process_refuses_misuse_with_a_sentence_and_no_traceback() -> None:
+    run = subprocess.run(
+        [sys.executable, ROOT / "main.py", "--max-urls=none"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert "main.py: error: argument --max-urls: 'none' is not what it takes" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_secrets_are_in_no_repr() -> None:
+    environ = {environment_name(name): f"s3cret-{name}" for name in SECRETS}
+    config = parse([], environ)
+    for name in SECRETS:
+        assert getattr(config, name) == f"s3cret-{name}"
+    assert "s3cret" not in repr(config)
+    assert "s3cret" not in str(config)
+    assert "port=8888" in repr(config)
+
+
+def test_secrets_are_in_no_complaint(capsys: pytest.CaptureFixture[str]) -> None:
+    environ = {environment_name(name): f"s3cret-{name}" for name in SECRETS}
+    with pytest.raises(SystemExit):
+        parse(["--log-level=LOUD"], environ)
+    assert "s3cret" not in capsys.readouterr().err
+
+
+def test_a_config_is_frozen() -> None:
+    with pytest.raises(FrozenInstanceError):
+        setattr(Config(), NAMES[0], 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"log_level": "LOUD"}, "--log-level"),
+        ({"unknown_job_status": 200}, "--unknown-job-status"),
+        ({"imgur_anonymous": False}, "--imgur-anonymous"),
+        ({"imgur_refresh_token": "t"}, "IMGUR_CLIENT_SECRET"),
+        ({"imgur_base_url": "api.imgur.com"}, "--imgur-base-url"),
+    ],
+)
+def test_a_config_that_contradicts_itself_cannot_be_made(
+    values: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        Config(**values)
+
+
+def test_nothing_is_allowed_past_the_guard_and_only_this_machine_is_answered_by_default() -> None:
+    assert Config().allow_origin == ()
+    assert Config().address == "127.0.0.1"
+    assert Config().imgur_anonymous

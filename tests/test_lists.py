@@ -1,0 +1,360 @@
+"""What web.lists promises: every form of the contract is read, and whatever else is sent is
+refused with word of where it is wrong.
+
+`corpora/json_test_suite` is Nicolas Seriot's JSONTestSuite: n_ files are no JSON, y_ files are,
+and i_ files may be either.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imageload.errors import BadRequest, Refused, TooMany
+from web.lists import read_url_lists
+
+SUITE = sorted((Path(__file__).parent / "corpora/json_test_suite/test_parsing").glob("*.json"))
+
+A, B, C = "https://a.example/1.png", "https://b.example/2.png", "http://c.example/3.png"
+
+
+def read(body: bytes | str, content_type: str = "application/json") -> list[list[str]]:
+    """The lists in `body`, under limits of 5 URLs and 3 lists."""
+    encoded = body.encode() if isinstance(body, str) else body
+    return read_url_lists(encoded, content_type, max_urls=5, max_lists=3)
+
+
+def read_text(body: bytes | str) -> list[str]:
+    """The one list in a text/plain body."""
+    (urls,) = read(body, "text/plain")
+    return urls
+
+
+def refusal(body: bytes | str, content_type: str = "application/json") -> str:
+    """What is wrong with `body`, which is a BadRequest, in lower case."""
+    with pytest.raises(BadRequest) as caught:
+        read(body, content_type)
+    assert type(caught.value) is BadRequest
+    assert caught.value.status == 400
+    return str(caught.value).lower()
+
+
+# JSON
+
+
+@pytest.mark.parametrize(
+    ("value", "lists"),
+    [
+        ({"urls": [A]}, [[A]]),
+        ({"urls": [A, B, C]}, [[A, B, C]]),
+        ([A, B], [[A, B]]),
+        ({"urls": [[A], [B, C]]}, [[A], [B, C]]),
+        ([[A], [B, C]], [[A], [B, C]]),
+        ([[A]], [[A]]),
+        ({"urls": [[A], None, [B]]}, [[A], [B]]),
+        ({"urls": [A], "album": "Birds", "limit": 3}, [[A]]),
+        ([A, A, B, A], [[A, B]]),
+        ([C, A, C, B], [[C, A, B]]),
+        ([[A, B], [A]], [[A, B], [A]]),
+        (["", A, "  ", None, "\t\r\n"], [[A]]),
+        ([f"  {A}\n", f"\u00a0{A} ", A], [[A]]),
+        ([[None, A], ["", B]], [[A], [B]]),
+        (["foo", "ftp://a.example/", "/etc/passwd"], [["foo", "ftp://a.example/", "/etc/passwd"]]),
+        ([f"{A}?x=1,2#three four"], [[f"{A}?x=1,2#three four"]]),
+        (["https://例え.example/é.png"], [["https://例え.example/é.png"]]),
+    ],
+)
+def test_every_json_form_gives_its_lists_clean_and_in_order(
+    value: object, lists: list[list[str]]
+) -> None:
+    assert read(json.dumps(value)) == lists
+    assert read(json.dumps(value, ensure_ascii=False)) == lists
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/json",
+        "application/json; charset=utf-8",
+        "application/x-www-form-urlencoded",
+        "text/html",
+        "text/plainer",
+        "application/octet-stream",
+        "",
+        "junk",
+    ],
+)
+def test_json_is_taken_with_any_content_type_but_text_plain(content_type: str) -> None:
+    assert read(json.dumps([A]), content_type) == [[A]]
+
+
+def test_json_may_begin_with_a_byte_order_mark() -> None:
+    assert read(b"\xef\xbb\xbf" + json.dumps([A]).encode()) == [[A]]
+
+
+def test_json_may_stand_in_white_space() -> None:
+    assert read(f" \r\n\t{json.dumps([A], indent=4)}\n") == [[A]]
+
+
+def test_of_a_key_given_twice_the_last_counts() -> None:
+    assert read(f'{{"urls": ["{A}"], "urls": ["{B}"]}}') == [[B]]
+
+
+@pytest.mark.parametrize(
+    ("body", "where"),
+    [
+        ("", "the body is empty"),
+        (" \r\n\t", "the body is empty"),
+        ("\ufeff", "the body is no json"),
+        ("null", "no list of urls"),
+        ("true", "no list of urls"),
+        ("5", "no list of urls"),
+        (f'"{A}"', "no list of urls"),
+        ("{}", "no list of urls"),
+        (f'{{"url": ["{A}"]}}', "no list of urls"),
+        (f'{{"URLS": ["{A}"]}}', "no list of urls"),
+        (f'{{"urls": "{A}"}}', "no list of urls"),
+        ('{"urls": null}', "no list of urls"),
+        (f'{{"urls": {{"0": "{A}"}}}}', "no list of urls"),
+        ("[]", "there is no url"),
+        ('{"urls": []}', "there is no url"),
+        ('["", null, "  "]', "there is no url"),
+        ("[[]]", "there is no url"),
+        (f'[["{A}"], []]', "list 1: there is no url"),
+        (f'[[""], ["{A}"]]', "list 0: there is no url"),
+        ("[1]", "entry 0 is no text"),
+        (f'["{A}", "{B}", false]', "entry 2 is no text"),
+        (f'["{A}", {{"url": "{B}"}}]', "entry 1 is no text"),
+        (f'[["{A}", 5]]', "entry 1 is no text"),
+        (f'[["{A}"], ["{B}", "{C}", {{}}]]', "list 1: entry 2 is no text"),
+        (f'[[["{A}"]]]', "entry 0 is no text"),
+        (f'[["{A}"], "{B}"]', "entry 1 is no list"),
+        (f'["{B}", ["{A}"]]', "entry 0 is no list"),
+        (f'[["{A}"], {{}}]', "entry 1 is no list"),
+        (f'["{A}"', "no json"),
+        (f'["{A}",]', "byte 27"),
+        (f'["{A}"] x', "trailing characters"),
+        (f"['{A}']", "byte 1"),
+        (f"[{A}]", "byte 1"),
+        (f"urls={A}", "byte 0"),
+        ("[NaN]", "byte 1"),
+        ("[Infinity]", "byte 1"),
+        ("[-Infinity]", "no json"),
+        (r'["\ud800"]', "no json"),
+        (r'["\udc00\ud800"]', "no json"),
+        (r'["\x41"]', "no json"),
+    ],
+)
+def test_json_that_is_no_lists_of_urls_is_refused_with_where_it_is_wrong(
+    body: str, where: str
+) -> None:
+    detail = refusal(body)
+    assert where in detail
+    assert '{"urls": ["https://...", ...]}' in detail  # and with what to send
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'["\xff"]',
+        b'["\xed\xa0\x80"]',
+        b'["\xc0\xaf"]',
+        b'\xff\xfe["a"]',
+        json.dumps([A]).encode("utf-16"),
+        json.dumps([A]).encode("utf-32"),
+        b'["a"]\x00',
+        b'["a\x00b"]',
+        b"\x00",
+        bytes(range(256)),
+    ],
+)
+def test_bytes_that_are_no_utf_8_json_are_refused(body: bytes) -> None:
+    assert "no json" in refusal(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"urls":' * 100_000,
+        b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b',"urls":["a"]}',
+    ],
+    ids=["open", "closed", "objects", "beside"],
+)
+def test_json_as_deep_as_a_well_is_refused(body: bytes) -> None:
+    assert "no json that can be read" in refusal(body)
+
+
+@pytest.mark.parametrize("number", ["9" * 100_000, "1e999999"])
+def test_a_number_beyond_all_range_is_refused(number: str) -> None:
+    assert "no json" in refusal(f'{{"limit": {number}, "urls": ["{A}"]}}')
+
+
+@pytest.mark.parametrize("kind", ["n", "y", "i"])
+def test_no_file_of_the_json_test_suite_gets_past_us(kind: str) -> None:
+    files = [path for path in SUITE if path.name.startswith(f"{kind}_")]
+    assert len(files) > 30
+    for path in files:
+        body = path.read_bytes()
+        if kind == "n":
+            with pytest.raises(BadRequest):
+                read(body)
+            continue
+        try:
+            lists = read(body)
+        except Refused:
+            continue
+        assert_clean(lists)
+
+
+# Plain text
+
+
+@pytest.mark.parametrize(
+    ("body", "urls"),
+    [
+        (A, [A]),
+        (f"{A}\n{B}\n", [A, B]),
+        (f"{A}\r\n{B}\r\n", [A, B]),
+        (f"{A}\r{B}", [A, B]),
+        (f"\n\n{A}\n \n\n{B}\n\n", [A, B]),
+        (f"\ufeff{A}\n{B}", [A, B]),
+        (f"  {A}\t\n\t{B}  ", [A, B]),
+        (f"{A},{B}", [A, B]),
+        (f"{A}, {B} ,{C}", [A, B, C]),
+        (f"{A},{B},", [A, B]),
+        (f"{A},,{B},\n,{C}", [A, B, C]),
+        (f"{A},\r\n{B}", [A, B]),
+        (f"{A}\n{B}\n{A}", [A, B]),
+        (f"{A},HTTPS://D.EXAMPLE/4.PNG", [A, "HTTPS://D.EXAMPLE/4.PNG"]),
+        (f"{A},ftp://d.example/", [A, "ftp://d.example/"]),
+        # Commas inside of URLs.
+        (f"{A}?size=10,20", [f"{A}?size=10,20"]),
+        (f"https://a.example/w_300,h_200/x.png,{B}", ["https://a.example/w_300,h_200/x.png", B]),
+        (f"https://a.example/a,b,c.png\n{B}", ["https://a.example/a,b,c.png", B]),
+        (f"{A}?next=%2C,x://y", [f"{A}?next=%2C", "x://y"]),
+        (f"{A},foo,{B}", [f"{A},foo", B]),
+        (f"{A} {B}", [f"{A} {B}"]),  # white space alone does not separate
+        ("foo", ["foo"]),
+        ('["not json"]', ['["not json"]']),
+        ("https://例え.example/é.png", ["https://例え.example/é.png"]),
+    ],
+)
+def test_plain_text_is_one_list_parted_by_newlines_and_by_commas_before_urls(
+    body: str, urls: list[str]
+) -> None:
+    assert read_text(body) == urls
+
+
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "Text/Plain", "text/plain; charset=utf-8", " text/plain ;x"]
+)
+def test_text_plain_is_known_in_any_dress(content_type: str) -> None:
+    assert read(f"{A}\n{B}", content_type) == [[A, B]]
+
+
+@pytest.mark.parametrize("body", ["", "\n", " , ,,\r\n", "\ufeff"])
+def test_plain_text_without_a_url_is_refused(body: str) -> None:
+    assert "there is no url" in refusal(body, "text/plain")
+
+
+def test_plain_text_that_is_no_utf_8_is_refused_with_the_byte() -> None:
+    assert "byte 2" in refusal(b"ab\xff", "text/plain")
+    assert "byte 0" in refusal(A.encode("utf-16"), "text/plain")
+
+
+@given(st.lists(st.from_regex(r"https?://[ab]{1,2}/([a=?]|,b){0,3}", fullmatch=True)))
+def test_urls_joined_by_commas_or_newlines_come_back(urls: list[str]) -> None:
+    for separator in (",", ", ", "\n", "\r\n"):
+        body = separator.join(urls).encode()
+        if urls:
+            assert read_url_lists(body, "text/plain", max_urls=99, max_lists=1) == [
+                list(dict.fromkeys(urls))
+            ]
+
+
+# Limits
+
+
+def many(count: int) -> list[str]:
+    return [f"https://a.example/{number}" for number in range(count)]
+
+
+def test_a_list_may_be_as_long_as_the_limit_and_a_request_have_as_many_lists() -> None:
+    assert read(json.dumps(many(5))) == [many(5)]
+    assert read("\n".join(many(5)), "text/plain") == [many(5)]
+    assert len(read(json.dumps([many(5)] * 3))) == 3
+
+
+def test_what_is_dropped_does_not_count() -> None:
+    assert read(json.dumps([*many(5), *many(5), "", None, " "])) == [many(5)]
+    assert len(read(json.dumps([[A], None, [B], None, [C]]))) == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "where"),
+    [
+        (json.dumps(many(6)), "application/json", "5 urls; this has 6"),
+        ("\n".join(many(6)), "text/plain", "5 urls; this has 6"),
+        (json.dumps([[A], many(6)]), "application/json", "list 1: a job may have 5 urls"),
+        (json.dumps([[A]] * 4), "application/json", "3 lists; this one has 4"),
+        (json.dumps([[]] * 4), "application/json", "3 lists; this one has 4"),
+    ],
+)
+def test_more_than_the_limit_is_too_many_and_the_detail_says_of_what(
+    body: str, content_type: str, where: str
+) -> None:
+    with pytest.raises(TooMany) as caught:
+        read(body, content_type)
+    assert caught.value.status == 413
+    assert where in str(caught.value).lower()
+
+
+# Anything at all
+
+
+def assert_clean(lists: list[list[str]]) -> None:
+    """Lists of URLs as a Job takes them."""
+    assert lists
+    for urls in lists:
+        assert urls
+        assert len({*urls}) == len(urls)
+        assert all(isinstance(url, str) and url == url.strip() and url for url in urls)
+
+
+@given(st.binary() | st.text().map(str.encode), st.sampled_from(["text/plain", ""]))
+def test_any_bytes_give_clean_lists_or_are_refused(body: bytes, content_type: str) -> None:
+    try:
+        assert_clean(read(body, content_type))
+    except Refused:
+        return
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["urls", "x"]), inner),
+    )
+)
+def test_any_json_gives_clean_lists_or_is_refused(value: object) -> None:
+    try:
+        assert_clean(read(json.dumps(value)))
+    except Refused:
+        return
+
+
+@given(st.lists(st.none() | st.text()))
+def test_a_list_of_any_texts_is_taken_as_it_is_but_for_blanks_and_repeats(
+    entries: list[str | None],
+) -> None:
+    expected = list(dict.fromkeys(entry.strip() for entry in entries if entry and entry.strip()))
+    body = json.dumps(entries).encode()
+    if expected:
+        assert read_url_lists(body, "", max_urls=999, max_lists=1) == [expected]
+    else:
+        assert "there is no url" in refusal(body)

@@ -1,0 +1,821 @@
+"""What imageload.loader and imageload.run promise, with downloads and uploads that are handed in:
+images overlap, jobs share, every image comes to an end, and no temp file outlives it.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from imageload import errors
+from imageload.job import (
+    Change,
+    Downloaded,
+    Failed,
+    Image,
+    Job,
+    Landed,
+    Report,
+    Started,
+    Uploaded,
+)
+from imageload.loader import ImageLoad
+from imageload.pool import Pool
+from imageload.retry import RetryRule
+from imageload.run import Reader, Road, loggable
+
+# Only ever waited out where something is broken.
+PATIENCE = 20.0
+
+DownloadCall = Callable[[str], Report]
+UploadCall = Callable[[str], Landed]
+
+
+def urls(count: int, job: str = "job") -> list[str]:
+    return [f"https://{job}.example/{number}" for number in range(count)]
+
+
+def link_of(url: str) -> str:
+    return url.replace("https://", "https://i.imgur.com/")
+
+
+def report_of(path: Path) -> Report:
+    return Report(str(path), 200, 1, "image/png", 1, 1, "0" * 64)
+
+
+class Folder:
+    """Where temp files go: real ones, whose content is the URL they came from."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.most = 0
+        self._lock = threading.Lock()
+        self._made = 0
+        path.mkdir()
+
+    def download(self, url: str) -> Report:
+        """A temp file for `url`."""
+        with self._lock:
+            self._made += 1
+            path = self.path / f"tmp{self._made}"
+            path.write_text(url)
+            self.most = max(self.most, len(self.files()))
+        return report_of(path)
+
+    def upload(self, temp_fn: str) -> Landed:
+        """A link from which the URL can be told."""
+        return Landed(link_of(Path(temp_fn).read_text()), "d3l3t3h4sh")
+
+    def files(self) -> list[str]:
+        """The temp files that are there now."""
+        return [path.name for path in self.path.iterdir()]
+
+
+def nowhere(_: str) -> Report:
+    """A download without a file, for jobs in which files do not matter."""
+    return report_of(Path("/nonexistent/file"))
+
+
+class Wired:
+    """An ImageLoad on small pools, and word of when a job is through."""
+
+    def __init__(
+        self,
+        download: DownloadCall,
+        upload: UploadCall,
+        *,
+        threads: int = 8,
+        window: int = 8,
+        retry: RetryRule | None = None,
+        max_active_jobs: int = 8,
+        max_waiting_jobs: int = 100,
+        readers: tuple[Reader, ...] = (),
+    ) -> None:
+        self._finished: defaultdict[str, threading.Event] = defaultdict(threading.Event)
+        self.changes: defaultdict[str, list[Change]] = defaultdict(list)
+        road = Road(
+            download=download,
+            upload=upload,
+            downloads=Pool("download", threads),
+            uploads=Pool("upload", threads),
+            retry=retry or RetryRule(max_tries=3, seconds=0.002, cap_seconds=0.002),
+            window=window,
+            readers=(*readers, self._read),
+        )
+        self.load = ImageLoad(
+            road, max_active_jobs=max_active_jobs, max_waiting_jobs=max_waiting_jobs
+        )
+
+    def _read(self, job: Job, change: Change) -> None:
+        self.changes[job.job_id].append(change)
+        if job.summary().finished:
+            self._finished[job.job_id].set()
+
+    def start(self, url_list: list[str]) -> Job:
+        """A job for `url_list`, on its way."""
+        (job,) = self.load.upload([url_list])
+        return job
+
+    def wait(self, job: Job) -> dict[str, Image]:
+        """The images of `job` by URL, once it is finished."""
+        assert self._finished[job.job_id].wait(PATIENCE), job.snapshot()
+        return {image.url: image for image in job.snapshot().images}
+
+    def run(self, url_list: list[str]) -> dict[str, Image]:
+        """The images of a job for `url_list`, once it is finished."""
+        return self.wait(self.start(url_list))
+
+    def attempts(self, job: Job, kind: type[Downloaded | Uploaded | Failed]) -> dict[str, int]:
+        """How many tries each image's Change of `kind` says it took."""
+        return {
+            job.image(change.index).url: change.attempts
+            for change in self.changes[job.job_id]
+            if isinstance(change, kind)
+        }
+
+
+Wire = Callable[..., Wired]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path / "temp")
+
+
+@pytest.fixture
+def wire(folder: Folder) -> Iterator[Wire]:
+    """Wires up an ImageLoad; its end leaves no thread and no temp file, in every test."""
+    before = set(threading.enumerate())
+    made: list[Wired] = []
+
+    def wire_up(
+        download: DownloadCall = folder.download,
+        upload: UploadCall = folder.upload,
+        **options: Any,
+    ) -> Wired:
+        made.append(Wired(download, upload, **options))
+        return made[-1]
+
+    yield wire_up
+    for wired in made:
+        assert wired.load.close(PATIENCE)
+        for job in wired.load.jobs():
+            assert job.summary().finished
+    assert set(threading.enumerate()) == before
+    assert folder.files() == []
+
+
+class Tap:
+    """Calls that say which URL they are at and then wait to be let on."""
+
+    def __init__(self, inner: DownloadCall) -> None:
+        self.at: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._inner = inner
+        self._let_on = threading.Semaphore(0)
+
+    def __call__(self, url: str) -> Report:
+        self.at.put(url)
+        assert self._let_on.acquire(timeout=PATIENCE)
+        return self._inner(url)
+
+    def let_on(self, count: int = 1) -> None:
+        """Let `count` calls on."""
+        self._let_on.release(count)
+
+    def next(self, count: int) -> list[str]:
+        """The URLs of the next `count` calls."""
+        return [self.at.get(timeout=PATIENCE) for _ in range(count)]
+
+
+# One job
+
+
+def test_every_image_lands_under_its_own_link_in_the_order_of_the_input(wire: Wire) -> None:
+    images = wire().run(urls(100))
+    assert list(images) == urls(100)
+    for url, image in images.items():
+        assert (image.state, image.link) == ("completed", link_of(url))
+        assert image.deletehash == "d3l3t3h4sh"
+        assert image.report is not None
+        assert not Path(image.report.temp_fn).exists()
+
+
+def test_downloads_of_a_job_overlap(wire: Wire, folder: Folder) -> None:
+    meet = threading.Barrier(4)
+
+    def download(url: str) -> Report:
+        meet.wait(PATIENCE)  # breaks unless four are here at once
+        return folder.download(url)
+
+    images = wire(download, threads=8).run(urls(16))
+    assert {image.state for image in images.values()} == {"completed"}
+
+
+def test_uploads_of_a_job_overlap(wire: Wire, folder: Folder) -> None:
+    meet = threading.Barrier(4)
+
+    def upload(temp_fn: str) -> Landed:
+        meet.wait(PATIENCE)
+        return folder.upload(temp_fn)
+
+    images = wire(upload=upload, threads=8).run(urls(16))
+    assert {image.state for image in images.values()} == {"completed"}
+
+
+def test_an_image_uploads_while_another_still_downloads(wire: Wire, folder: Folder) -> None:
+    uploaded = threading.Event()
+
+    def download(url: str) -> Report:
+        if url.endswith("/1"):
+            assert uploaded.wait(PATIENCE)
+        return folder.download(url)
+
+    def upload(temp_fn: str) -> Landed:
+        uploaded.set()
+        return folder.upload(temp_fn)
+
+    images = wire(download, upload).run(urls(2))
+    assert {image.state for image in images.values()} == {"completed"}
+
+
+def test_no_more_images_than_the_window_are_under_way(wire: Wire, folder: Folder) -> None:
+    """Counted in temp files, while every third upload has to be tried again."""
+    meet, lock, seen = threading.Barrier(5), threading.Lock(), Counter[str]()
+
+    def download(url: str) -> Report:
+        report = folder.download(url)
+        if int(url.rpartition("/")[2]) < 5:
+            meet.wait(PATIENCE)  # the window is used in full
+        return report
+
+    def upload(temp_fn: str) -> Landed:
+        with lock:
+            seen[temp_fn] += 1
+        if seen[temp_fn] == 1 and len(seen) % 3 == 0:
+            raise errors.Unavailable("Later.")
+        return folder.upload(temp_fn)
+
+    images = wire(download, upload, threads=32, window=5).run(urls(200))
+    assert {image.state for image in images.values()} == {"completed"}
+    assert max(seen.values()) == 2
+    assert folder.most == 5
+
+
+def test_a_url_that_waits_for_its_next_try_lets_others_by(wire: Wire, folder: Folder) -> None:
+    landed = threading.Event()
+
+    def download(url: str) -> Report:
+        if url.endswith("/0"):
+            raise errors.OriginBusy("Come back in an hour.", retry_after=3_600)
+        return folder.download(url)
+
+    def reader(job: Job, _: Change) -> None:
+        if job.summary().counts["completed"] == 9:
+            landed.set()
+
+    retry = RetryRule(max_tries=3, seconds=1, cap_seconds=3_600)
+    wired = wire(download, window=1, retry=retry, readers=(reader,))
+    job = wired.start(urls(10))
+    assert landed.wait(PATIENCE)
+    assert job.image(0).state == "queued"
+    assert not job.summary().finished
+
+
+def test_a_temp_file_is_there_for_every_try_of_its_upload(wire: Wire, folder: Folder) -> None:
+    def upload(temp_fn: str) -> Landed:
+        assert Path(temp_fn).exists()
+        raise errors.Unavailable("Out of order.")
+
+    images = wire(upload=upload).run(urls(5))
+    assert {image.failure and image.failure.code for image in images.values()} == {"upload_error"}
+    assert folder.files() == []
+
+
+# Failures
+
+
+def test_a_passing_download_error_is_tried_again_and_the_attempts_are_counted(
+    wire: Wire, folder: Folder
+) -> None:
+    tries = Counter[str]()
+
+    def download(url: str) -> Report:
+        tries[url] += 1
+        if tries[url] <= int(url.rpartition("/")[2]):
+            raise errors.ConnectError("No connection.")
+        return folder.download(url)
+
+    wired = wire(download)
+    job = wired.start(urls(5))
+    images = wired.wait(job)
+    states = [image.state for image in images.values()]
+    assert states == ["completed", "completed", "completed", "failed", "failed"]
+    assert [*tries.values()] == [1, 2, 3, 3, 3]
+    a, b, c, d, e = images
+    assert wired.attempts(job, Downloaded) == {a: 1, b: 2, c: 3}
+    assert wired.attempts(job, Failed) == {d: 3, e: 3}
+    assert images[d].attempts == 3
+    assert images[d].failure == errors.ConnectError("No connection.").failure()
+
+
+def test_a_passing_upload_error_is_tried_again_without_another_download(
+    wire: Wire, folder: Folder
+) -> None:
+    downloads, uploads = Counter[str](), Counter[str]()
+
+    def download(url: str) -> Report:
+        downloads[url] += 1
+        return folder.download(url)
+
+    def upload(temp_fn: str) -> Landed:
+        url = Path(temp_fn).read_text()
+        uploads[url] += 1
+        if uploads[url] <= int(url.rpartition("/")[2]):
+            raise errors.Unavailable("Out of order.")
+        return folder.upload(temp_fn)
+
+    wired = wire(download, upload)
+    job = wired.start(urls(4))
+    images = wired.wait(job)
+    a, b, c, d = images
+    assert downloads == {a: 1, b: 1, c: 1, d: 1}
+    assert uploads == {a: 1, b: 2, c: 3, d: 3}
+    assert wired.attempts(job, Uploaded) == {a: 1, b: 2, c: 3}
+    assert wired.attempts(job, Failed) == {d: 3}
+    assert images[d].failure == errors.Unavailable("Out of order.").failure()
+
+
+def test_the_tries_of_an_upload_are_counted_from_one_whatever_the_download_took(
+    wire: Wire, folder: Folder
+) -> None:
+    failed: set[str] = set()
+
+    def once(name: str, error: errors.ImageError) -> None:
+        if name not in failed:
+            failed.add(name)
+            raise error
+
+    def download(url: str) -> Report:
+        once("download", errors.Truncated("Cut off."))
+        return folder.download(url)
+
+    def upload(temp_fn: str) -> Landed:
+        once("upload", errors.AnswerLost("No answer."))
+        return folder.upload(temp_fn)
+
+    wired = wire(download, upload)
+    job = wired.start(urls(1))
+    wired.wait(job)
+    assert [*wired.attempts(job, Downloaded).values()] == [2]
+    assert [*wired.attempts(job, Uploaded).values()] == [2]
+
+
+@pytest.mark.parametrize(
+    "error", [errors.NotAnImage("Text."), errors.BlockedAddress("No."), errors.HttpStatus("404.")]
+)
+def test_an_error_that_no_retry_cures_ends_the_image_at_once(
+    wire: Wire, error: errors.ImageError
+) -> None:
+    calls: list[str] = []
+
+    def download(url: str) -> Report:
+        calls.append(url)
+        raise error
+
+    (image,) = wire(download).run(urls(1)).values()
+    assert calls == urls(1)
+    assert (image.failure, image.attempts) == (error.failure(), 1)
+
+
+@pytest.mark.parametrize("phase", ["download", "upload"])
+@pytest.mark.parametrize("bug", [KeyError("s3cret"), OSError(28, "s3cret"), RecursionError()])
+def test_a_bug_ends_one_image_and_the_job_goes_on(
+    wire: Wire, folder: Folder, phase: str, bug: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = urls(20)[7]
+
+    def download(url: str) -> Report:
+        if phase == "download" and url == bad:
+            raise bug
+        return folder.download(url)
+
+    def upload(temp_fn: str) -> Landed:
+        if phase == "upload" and Path(temp_fn).read_text() == bad:
+            raise bug
+        return folder.upload(temp_fn)
+
+    images = wire(download, upload).run(urls(20))
+    failure = images.pop(bad).failure
+    assert failure is not None
+    assert failure.code == "internal_error"
+    assert type(bug).__name__ in failure.message
+    assert "s3cret" not in failure.message
+    assert {image.state for image in images.values()} == {"completed"}
+    assert [record.exc_info and record.exc_info[1] for record in caplog.records if record.exc_info]
+
+
+def test_a_bug_of_the_jobs_own_thread_leaves_no_image_open(
+    wire: Wire, folder: Folder, caplog: pytest.LogCaptureFixture
+) -> None:
+    def download(url: str) -> Report:
+        if url.endswith("/9"):
+            return cast(Report, None)
+        return folder.download(url)
+
+    images = wire(download, window=3).run(urls(50))
+    assert {image.state for image in images.values()} <= {"completed", "failed"}
+    codes = {image.failure.code for image in images.values() if image.failure}
+    assert codes == {"internal_error"}
+    assert images[urls(50)[49]].state == "failed"
+    assert "the thread of a job broke" in caplog.text
+
+
+def test_temp_files_are_deleted_whatever_the_end(wire: Wire, folder: Folder) -> None:
+    ends: list[Exception | None] = [
+        None,
+        errors.Rejected("No."),
+        errors.Unavailable("Later."),
+        errors.BadAnswer("No link."),
+        ValueError("a bug"),
+    ]
+
+    def upload(temp_fn: str) -> Landed:
+        number = int(Path(temp_fn).read_text().rpartition("/")[2])
+        end = ends[number % len(ends)]
+        if end is not None:
+            raise end
+        return folder.upload(temp_fn)
+
+    images = wire(upload=upload).run(urls(50))
+    states = Counter(image.state for image in images.values())
+    assert states == {"completed": 10, "failed": 40}
+    assert folder.files() == []
+
+
+def test_a_temp_file_that_somebody_else_took_away_is_no_trouble(wire: Wire, folder: Folder) -> None:
+    def upload(temp_fn: str) -> Landed:
+        landed = folder.upload(temp_fn)
+        Path(temp_fn).unlink()
+        return landed
+
+    images = wire(upload=upload).run(urls(3))
+    assert {image.state for image in images.values()} == {"completed"}
+
+
+def test_without_threads_for_its_pools_a_job_fails_with_resource_error(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def start_unless_pooled(thread: threading.Thread) -> None:
+        if thread.name.startswith(("download", "upload")):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_unless_pooled)
+    images = wire().run(urls(3))
+    for image in images.values():
+        assert image.failure is not None
+        assert (image.failure.code, image.attempts) == ("resource_error", 3)
+
+
+# Readers
+
+
+def test_readers_hear_of_every_change_in_order_when_it_is_true(wire: Wire) -> None:
+    heard: list[tuple[int, Change]] = []
+
+    def reader(job: Job, change: Change) -> None:
+        heard.append((job.version, change))
+        if isinstance(change, Downloaded):
+            assert job.image(change.index).report == change.report
+
+    wired = wire(readers=(reader,))
+    job = wired.start(urls(20))
+    wired.wait(job)
+    assert [version for version, _ in heard] == list(range(1, job.version + 1))
+    kinds = Counter(type(change) for _, change in heard)
+    assert kinds == {Started: 1, Downloaded: 20, Uploaded: 20}
+    assert isinstance(heard[0][1], Started)
+    assert [change for _, change in heard] == wired.changes[job.job_id]
+
+
+def test_a_reader_that_raises_is_logged_and_hurts_nobody(
+    wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
+    def reader(_: Job, change: Change) -> None:
+        raise ValueError(f"I cannot stand {type(change).__name__}")
+
+    images = wire(readers=(reader,)).run(urls(10))
+    assert {image.state for image in images.values()} == {"completed"}
+    logged = [record for record in caplog.records if "a reader of changes" in record.message]
+    assert len(logged) == 21
+
+
+# Several jobs
+
+
+def test_upload_gives_one_job_for_each_list_in_order_oldest_first(wire: Wire) -> None:
+    wired = wire()
+    lists = [urls(3, f"job{number}") for number in range(5)]
+    jobs = wired.load.upload(lists)
+    late = wired.start(urls(1, "late"))
+    assert [[image.url for image in job.snapshot().images] for job in jobs] == lists
+    assert wired.load.jobs() == [*jobs, late]
+    assert list(wired.load.job_list_s.items()) == [(job.job_id, job) for job in (*jobs, late)]
+    for job in (*jobs, late):
+        wired.wait(job)
+
+
+def test_a_job_of_one_url_passes_one_of_ten_thousand(wire: Wire) -> None:
+    begun, passed = threading.Semaphore(0), threading.Event()
+
+    def download(url: str) -> Report:
+        if "large" in url:
+            begun.release()
+            assert passed.wait(PATIENCE)  # as if every origin of the large job hung
+        return nowhere(url)
+
+    wired = wire(download, lambda _: Landed("https://i.imgur.com/x.png"), threads=4, window=64)
+    large = wired.start(urls(10_000, "large"))
+    for _ in range(2):
+        assert begun.acquire(timeout=PATIENCE)
+    small = wired.start(urls(1, "small"))
+    wired.wait(small)
+    assert large.summary().status == "in-progress"
+    assert large.summary().counts["completed"] == 0
+    passed.set()
+    wired.wait(large)
+    assert large.summary().counts["completed"] == 10_000
+
+
+def test_max_active_jobs_bounds_the_threads_and_the_rest_wait_pending_in_their_order(
+    wire: Wire, folder: Folder
+) -> None:
+    tap = Tap(folder.download)
+    wired = wire(tap, max_active_jobs=2)
+    jobs = wired.load.upload([urls(1, f"job{number}") for number in range(6)])
+    began = tap.next(2)
+    for turn in range(2, 6):
+        assert {*began} == {job.image(0).url for job in jobs[:turn]}
+        assert tap.at.empty()
+        statuses = ["complete"] * (turn - 2) + ["in-progress"] * 2 + ["pending"] * (6 - turn)
+        assert sorted(job.summary().status for job in jobs) == sorted(statuses)
+        assert [job.summary().status for job in jobs[turn:]] == ["pending"] * (6 - turn)
+        tap.let_on()
+        began += tap.next(1)
+    assert began[2:] == [job.image(0).url for job in jobs[2:]]
+    tap.let_on(2)
+    for job in jobs:
+        wired.wait(job)
+
+
+def test_many_jobs_at_once_all_end(wire: Wire) -> None:
+    wired = wire(max_active_jobs=4, threads=4)
+    jobs = wired.load.upload([urls(5, f"job{number}") for number in range(60)])
+    for job in jobs:
+        wired.wait(job)
+        assert job.summary().counts["completed"] == 5
+
+
+# What is not taken
+
+
+def test_past_max_waiting_jobs_a_request_is_refused_whole(wire: Wire, folder: Folder) -> None:
+    tap = Tap(folder.download)
+    wired = wire(tap, max_active_jobs=1, max_waiting_jobs=2)
+    running = wired.start(urls(1, "running"))
+    tap.next(1)
+    waiting = wired.start(urls(1, "waiting"))
+    with pytest.raises(errors.BacklogFull, match="1 jobs wait already"):
+        wired.load.upload([urls(1, "one"), urls(1, "two")])
+    assert wired.load.jobs() == [running, waiting]
+    last = wired.start(urls(1, "last"))
+    with pytest.raises(errors.BacklogFull):
+        wired.start(urls(1, "one more"))
+    tap.let_on(3)
+    for job in (running, waiting, last):
+        wired.wait(job)
+    assert sorted(tap.next(2)) == sorted([waiting.image(0).url, last.image(0).url])
+    assert tap.at.empty()
+
+
+def no_thread(_: threading.Thread) -> None:
+    """What Thread.start does where the system is out of threads."""
+    raise RuntimeError("can't start new thread")
+
+
+def test_without_a_thread_a_request_is_refused_and_nothing_registered(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wired = wire()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(errors.OutOfThreads):
+            wired.load.upload([urls(1), urls(2)])
+    assert wired.load.jobs() == []
+    assert wired.load.job_list_s == {}
+    job = wired.start(urls(1))
+    wired.wait(job)
+    assert wired.load.close(PATIENCE)
+    assert wired.load.jobs() == [job]
+    assert [*wired.changes] == [job.job_id]
+
+
+def test_where_one_job_runs_others_wait_for_a_thread_and_get_it_when_there_is_one(
+    wire: Wire, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tap = Tap(folder.download)
+    wired = wire(tap)
+    first = wired.start(urls(1, "first"))
+    tap.next(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        second = wired.start(urls(1, "second"))
+    assert second.summary().status == "pending"
+    tap.let_on(2)
+    wired.wait(first)
+    wired.wait(second)
+
+
+# The end
+
+
+def test_close_ends_running_and_waiting_jobs_with_the_code_shutdown(
+    wire: Wire, folder: Folder
+) -> None:
+    """As main.py does it: the transfers under way are aborted first."""
+    begun, aborted = threading.Semaphore(0), threading.Event()
+
+    def download(url: str) -> Report:
+        if url.endswith("/0"):
+            return folder.download(url)
+        begun.release()
+        assert aborted.wait(PATIENCE)
+        raise errors.Shutdown("The service stopped.")
+
+    def upload(_: str) -> Landed:
+        begun.release()
+        assert aborted.wait(PATIENCE)
+        raise errors.Shutdown("The service stopped.")
+
+    wired = wire(download, upload, max_active_jobs=2, window=3)
+    jobs = wired.load.upload([urls(20, f"job{number}") for number in range(5)])
+    for _ in range(4):
+        assert begun.acquire(timeout=PATIENCE)
+    aborted.set()
+    assert wired.load.close(PATIENCE)
+    for job in jobs:
+        assert (job.summary().status, job.summary().finished) == ("complete", True)
+        for image in job.snapshot().images:
+            assert image.failure is not None
+            assert image.failure.code == "shutdown"
+    assert folder.files() == []
+    assert not [t for t in threading.enumerate() if t.name.startswith(("job-", "down", "up"))]
+
+
+def test_a_download_that_ends_after_close_leaves_no_file(wire: Wire, folder: Folder) -> None:
+    tap = Tap(folder.download)
+    wired = wire(tap)
+    job = wired.start(urls(3))
+    tap.next(3)
+    closed: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    closing = threading.Thread(target=lambda: closed.put(wired.load.close(PATIENCE)))
+    closing.start()
+    tap.let_on(3)
+    assert closed.get(timeout=PATIENCE)
+    closing.join()
+    assert job.summary().finished
+    assert folder.files() == []
+
+
+def test_close_keeps_what_has_landed(wire: Wire, folder: Folder) -> None:
+    landed = threading.Event()
+
+    def download(url: str) -> Report:
+        if url.endswith("/0"):
+            return folder.download(url)
+        raise errors.OriginBusy("Come back in an hour.", retry_after=3_600)
+
+    def reader(job: Job, _: Change) -> None:
+        if job.summary().counts["completed"]:
+            landed.set()
+
+    retry = RetryRule(max_tries=3, seconds=1, cap_seconds=3_600)
+    wired = wire(download, retry=retry, readers=(reader,))
+    job = wired.start(urls(3))
+    assert landed.wait(PATIENCE)
+    assert wired.load.close(PATIENCE)
+    states = [image.state for image in job.snapshot().images]
+    assert states == ["completed", "failed", "failed"]
+
+
+def test_close_ends_a_waiting_job_without_starting_it_and_readers_hear_of_it(
+    wire: Wire, folder: Folder
+) -> None:
+    tap = Tap(folder.download)
+
+    def reader(job: Job, _: Change) -> None:
+        if job.summary().counts["failed"] == 4:
+            tap.let_on()  # the running job holds its place until the waiting one has ended
+
+    wired = wire(tap, max_active_jobs=1, readers=(reader,))
+    running, waiting = wired.load.upload([urls(1, "running"), urls(4, "waiting")])
+    assert tap.next(1) == urls(1, "running")
+    assert wired.load.close(PATIENCE)
+    assert tap.at.empty()
+    for image in wired.wait(waiting).values():
+        assert image.failure is not None
+        assert (image.failure.code, image.attempts) == ("shutdown", 0)
+    assert [type(change) for change in wired.changes[waiting.job_id]] == [Failed] * 4
+    assert wired.wait(running)
+
+
+def test_after_close_nothing_is_taken(wire: Wire) -> None:
+    wired = wire()
+    done = wired.start(urls(1))
+    wired.wait(done)
+    assert wired.load.close(PATIENCE)
+    with pytest.raises(errors.ShuttingDown):
+        wired.start(urls(1))
+    assert wired.load.jobs() == [done]
+
+
+def test_close_may_be_called_twice_and_with_nothing_to_end(wire: Wire) -> None:
+    wired = wire()
+    assert wired.load.close(PATIENCE)
+    assert wired.load.close(PATIENCE)
+
+
+# The log
+
+
+def test_the_log_has_job_and_url_and_no_secrets(
+    wire: Wire, folder: Folder, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    def download(url: str) -> Report:
+        if "lost" in url:
+            raise errors.ConnectError("No connection.")
+        return folder.download(url)
+
+    wired = wire(download)
+    job = wired.start(["https://a.example/found", "https://me:s3cret@a.example/lost?key=s3cret#x"])
+    wired.wait(job)
+    assert wired.load.close(PATIENCE)
+    assert "s3cret" not in caplog.text
+    assert "d3l3t3h4sh" not in caplog.text
+    messages = [record.getMessage() for record in caplog.records]
+    assert f"accepted job={job.job_id} urls=2" in messages
+    assert f"complete job={job.job_id} completed=1 failed=1" in messages
+    failed = f"failed job={job.job_id} code=connect_error url=https://a.example/lost "
+    assert [message for message in messages if message.startswith(failed)]
+    tries = [message for message in messages if message.startswith("try ")]
+    assert len(tries) == 2
+    assert all(f"job={job.job_id}" in message for message in tries)
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("https://a.example/x.png", "https://a.example/x.png"),
+        ("https://a.example:8443/x/", "https://a.example:8443/x/"),
+        ("https://a.example/x?token=s3cret", "https://a.example/x"),
+        ("https://a.example?token=s3cret", "https://a.example"),
+        ("https://a.example/x#s3cret", "https://a.example/x"),
+        ("https://me:s3cret@a.example/x", "https://a.example/x"),
+        ("https://s3cret@a.example/x", "https://a.example/x"),
+        ("https://s3@cr:e@t@a.example/x", "https://a.example/x"),
+        ("https://a.example/@me", "https://a.example/@me"),
+        ("//me:s3cret@a.example/x", "/x"),
+        ("foo", "foo"),
+        ("", ""),
+        ("https://[::1/", "(unreadable)"),
+        ("https://a.example/é", r"https://a.example/\xe9"),
+        ("https://a.example/\x00\x1b[31m\x7f", r"https://a.example/\x00\x1b[31m\x7f"),
+        ("https://a.example/x y\u2028z", r"https://a.example/x y\u2028z"),
+        ("https://a.example/\ud800", r"https://a.example/\ud800"),
+        (f"https://a.example/{'x' * 500}", f"https://a.example/{'x' * 182}"),
+    ],
+)
+def test_loggable_leaves_out_what_may_be_a_secret_and_what_a_log_cannot_bear(
+    url: str, text: str
+) -> None:
+    assert loggable(url) == text
+    assert loggable(url).isascii()
+    assert len(loggable(url)) <= 200
+
+
+def test_no_url_breaks_a_line_of_the_log() -> None:
+    for control in map(chr, [*range(32), *range(127, 160), 0x2028, 0x2029]):
+        text = loggable(f"https://a.example/{control}failed job=forged")
+        assert text.isprintable()
+        assert len(text.splitlines()) == 1
