@@ -9,7 +9,9 @@ anonymously stays anonymous: imgurpython sends a refused anonymous upload again 
 from __future__ import annotations
 
 import io
+import itertools
 import logging
+import os
 import re
 import secrets
 import threading
@@ -25,7 +27,18 @@ from imgurpython.client import AuthWrapper
 from imageload import errors
 from imageload.answers import Answer, budgets, checked, read_json
 from imageload.job import Landed
-from imageload.transfer import Body, Head, Request, Sink, Transfer, TransferError
+from imageload.transfer import (
+    Body,
+    Exchange,
+    Head,
+    Pause,
+    Request,
+    Sink,
+    Steps,
+    Transfer,
+    TransferError,
+    run,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +47,10 @@ RAPIDAPI_URL = "https://imgur-apiv3.p.rapidapi.com/"
 LINK_BASE = "https://i.imgur.com/"
 
 _MAX_ANSWER_BYTES = 4 * 2**20
+_REFRESH_PAUSE_SECONDS = 0.05
+# A secret of this process: who writes an image's bytes cannot end the part it stands in.
+_BOUNDARY = secrets.token_hex(16)
+_numbers = itertools.count()
 
 
 class ImgurAPI(ImgurClient):
@@ -84,10 +101,10 @@ class ImgurAPI(ImgurClient):
             url, body = route, form.encode()
         media_type = "application/x-www-form-urlencoded" if body else None
 
-        def send() -> Answer:
+        def send() -> Steps[Answer]:
             return self._send(method, url, io.BytesIO(body), len(body), media_type, force_anon)
 
-        answer = self._authorized(send, force_anon)
+        answer = run(self._authorized(send, force_anon))
         if isinstance(answer.json, dict) and "data" in answer.json:
             return answer.json["data"]
         return answer.json
@@ -100,69 +117,83 @@ class ImgurAPI(ImgurClient):
         `config` may have `album`, `name`, `title` and `description`. Raises an UploadError, or
         DiskError where the file cannot be read.
         """
+        return run(self._upload(str(path), config, anon))
+
+    def _upload(self, path: str, config: Mapping[str, str] | None, anon: bool) -> Steps[Any]:
         fields = {key: (config or {})[key] for key in self.allowed_image_fields & {*(config or ())}}
 
-        def send() -> Answer:
-            with _Multipart(Path(path), fields) as form:
-                return self._send("POST", "upload", form, form.length, form.media_type, anon)
+        def send() -> Steps[Answer]:
+            with _Multipart(path, fields) as form:
+                length, media_type = form.length, form.media_type
+                return (yield from self._send("POST", "upload", form, length, media_type, anon))
 
-        return self._authorized(send, anon).json.get("data")
+        answer = yield from self._authorized(send, anon)
+        return answer.json.get("data")
 
-    def land(self, path: str, *, anonymous: bool = True) -> Landed:
-        """Upload the file at `path`; gives its link, which is under the link base, or raises.
+    def land(self, path: str, *, anonymous: bool = True) -> Steps[Landed]:
+        """Steps that upload the file at `path`: its link, which is under the link base.
 
         An answer without such a link is a BadAnswer: it is never handed on.
         """
-        image = self.upload_from_path(path, anon=anonymous)
+        image = yield from self._upload(path, None, anonymous)
         link = image.get("link") if isinstance(image, dict) else None
         if not isinstance(link, str) or not _is_link(link, self._link_base):
             raise errors.BadAnswer("Imgur took the image and answered without a link to it.")
         deletehash = image.get("deletehash")
         return Landed(link, deletehash if isinstance(deletehash, str) else None)
 
-    def _authorized(self, send: Callable[[], Answer], force_anon: bool) -> Answer:
+    def _authorized(self, send: Callable[[], Steps[Answer]], force_anon: bool) -> Steps[Answer]:
         """The answer of `send`; an account's token that has run out is renewed once."""
         if self.auth is None or force_anon:
-            return checked(send())
+            return checked((yield from send()))
         token = self.auth.get_current_access_token()
-        if token is None:
-            self._refresh(token)
-            return checked(send())
-        try:
-            return checked(send())
-        except errors.CredentialsRefused:
-            self._refresh(token)
-            return checked(send())
+        if token is not None:
+            try:
+                return checked((yield from send()))
+            except errors.CredentialsRefused:
+                _log.info("Imgur does not take the access token any more, it is renewed")
+        yield from self._refresh(token)
+        return checked((yield from send()))
 
-    def _refresh(self, stale: str | None) -> None:
-        """Get a new access token in place of `stale`, unless another thread just has."""
-        with self._refreshing:
-            if self.auth.get_current_access_token() != stale:
+    def _refresh(self, stale: str | None) -> Steps[None]:
+        """Get a new access token in place of `stale`; one renewal serves all who want it."""
+        while self.auth.get_current_access_token() == stale:
+            # Not held across a yield for its own sake: whoever cannot have it comes back.
+            if self._refreshing.acquire(blocking=False):
+                try:
+                    if self.auth.get_current_access_token() == stale:
+                        yield from self._renew()
+                finally:
+                    self._refreshing.release()
                 return
-            body = urlencode(
-                {
-                    "refresh_token": self.auth.get_refresh_token(),
-                    "client_id": self.client_id,
-                    "client_secret": self.client_secret,
-                    "grant_type": "refresh_token",
-                }
-            ).encode()
-            answer = self._send(
-                "POST",
-                "oauth2/token",
-                io.BytesIO(body),
-                len(body),
-                "application/x-www-form-urlencoded",
-                True,
-            )
-            if answer.status in (400, 401, 403):
-                raise errors.CredentialsRefused("Imgur does not take the refresh token.")
-            answer = checked(answer)
-            token = answer.json.get("access_token")
-            if not isinstance(token, str):
-                raise errors.BadAnswer("Imgur answered the token's renewal without a token.")
-            self.auth.current_access_token = token
-            self.auth.refresh_token = answer.json.get("refresh_token") or self.auth.refresh_token
+            yield Pause(_REFRESH_PAUSE_SECONDS)
+
+    def _renew(self) -> Steps[None]:
+        """Ask for a new access token, and for whatever takes the refresh token's place."""
+        body = urlencode(
+            {
+                "refresh_token": self.auth.get_refresh_token(),
+                "client_id": self.client_id,
+                "client_secret": self.client_secret,
+                "grant_type": "refresh_token",
+            }
+        ).encode()
+        answer = yield from self._send(
+            "POST",
+            "oauth2/token",
+            io.BytesIO(body),
+            len(body),
+            "application/x-www-form-urlencoded",
+            True,
+        )
+        if answer.status in (400, 401, 403):
+            raise errors.CredentialsRefused("Imgur does not take the refresh token.")
+        answer = checked(answer)
+        token = answer.json.get("access_token")
+        if not isinstance(token, str):
+            raise errors.BadAnswer("Imgur answered the token's renewal without a token.")
+        self.auth.current_access_token = token
+        self.auth.refresh_token = answer.json.get("refresh_token") or self.auth.refresh_token
 
     def _send(
         self,
@@ -172,7 +203,7 @@ class ImgurAPI(ImgurClient):
         length: int,
         media_type: str | None,
         force_anon: bool,
-    ) -> Answer:
+    ) -> Steps[Answer]:
         received = io.BytesIO()
 
         def on_head(_: Head) -> Sink:
@@ -195,9 +226,10 @@ class ImgurAPI(ImgurClient):
             deadline=time.monotonic() + self._seconds,
         )
         try:
-            head = self._transfer.perform(request, self._host, on_head)
+            head = yield Exchange(self._transfer, request, self._host, on_head)
         except TransferError as error:
             raise _translated(error, length) from None
+        assert head is not None, "an exchange is answered by a head"
         budgets_now = budgets(head.fields)
         if any(value is not None for value in budgets_now.values()):
             self.credits = budgets_now
@@ -213,8 +245,8 @@ class ImgurAPI(ImgurClient):
 class _Multipart:
     """A multipart/form-data body (RFC 7578) with one file, read from the disk as it is sent."""
 
-    def __init__(self, path: Path, fields: Mapping[str, str]) -> None:
-        boundary = secrets.token_hex(16)
+    def __init__(self, path: str, fields: Mapping[str, str]) -> None:
+        boundary = f"{_BOUNDARY}{next(_numbers):012x}"
         self.media_type = f"multipart/form-data; boundary={boundary}"
         texts = {"type": "file", **fields}
         head = "".join(
@@ -227,29 +259,33 @@ class _Multipart:
             "Content-Type: application/octet-stream\r\n\r\n"
         )
         try:
-            self._file = path.open("rb", buffering=0)
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise errors.DiskError(f"The temp file cannot be read: {error.strerror}.") from None
-        size = self._file.seek(0, io.SEEK_END)
-        self._file.seek(0)
-        tail = f"\r\n--{boundary}--\r\n".encode()
-        self._parts: list[Body] = [io.BytesIO(head.encode()), self._file, io.BytesIO(tail)]
-        self.length = len(head.encode()) + size + len(tail)
+        self._file_left = os.fstat(self._descriptor).st_size
+        self._before = head.encode()
+        self._after = f"\r\n--{boundary}--\r\n".encode()
+        self.length = len(self._before) + self._file_left + len(self._after)
 
     def __enter__(self) -> _Multipart:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        os.close(self._descriptor)
 
     def read(self, size: int, /) -> bytes:
-        """The next bytes of the body, at most `size`."""
-        while self._parts:
-            piece = self._parts[0].read(size)
-            if piece:
-                return piece
-            del self._parts[0]
-        return b""
+        """The next bytes of the body, at most `size`, as many as there are in one go."""
+        piece, self._before = self._before[:size], self._before[size:]
+        if self._file_left and len(piece) < size:
+            found = os.read(self._descriptor, min(self._file_left, size - len(piece)))
+            if not found:
+                raise errors.DiskError("The temp file has become shorter.")
+            self._file_left -= len(found)
+            piece += found
+        if not self._file_left and len(piece) < size:
+            room = size - len(piece)
+            piece, self._after = piece + self._after[:room], self._after[room:]
+        return piece
 
 
 def _is_link(link: str, base: str) -> bool:

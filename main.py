@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import itertools
 import logging
 import os
@@ -21,31 +20,19 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-import certifi
 import msgspec
-import tornado.httpserver
-import tornado.netutil
-import tornado.web
 
 from imageload import config as options
 from imageload.config import SANDBOX_CLIENT_ID, Config
-from imageload.download import Bounds as DownloadBounds
-from imageload.download import Downloader
 from imageload.errors import BadRequest
-from imageload.guard import Guard
 from imageload.job import Job, status_json, summary_json
-from imageload.loader import ImageLoad
-from imageload.pool import Pool
-from imageload.retry import RetryRule
-from imageload.run import Road
-from imageload.transfer import Bounds, Transfer
-from imgurapi import ImgurAPI
 from sandbox.child import SandboxError, SandboxProcess
-from web.base import BaseHandler, NotFoundHandler
+from web.base import BaseHandler
 from web.jobs import JobImagesHandler
-from web.lists import read_url_lists
+from web.lists import read_posted
 from web.operations import HealthHandler
 from web.page_handler import PageFileHandler, PageHandler
+from web.service import Service
 
 _log = logging.getLogger("imageload")
 
@@ -55,13 +42,15 @@ class UploadHandler(BaseHandler):
 
     def post(self) -> None:
         """Accept one job for each list in the body, all of them or none: 202, or a problem."""
-        url_lists = read_url_lists(
+        posted = read_posted(
             bytes(self.body),
             self.request.headers.get("Content-Type", ""),
             max_urls=self.config.max_urls,
             max_lists=self.config.max_lists,
         )
-        job_ids = [job.job_id for job in self.image_load.upload(url_lists)]
+        job_ids = [
+            job.job_id for job in self.image_load.upload(posted.url_lists, dedupe=posted.dedupe)
+        ]
         if len(job_ids) == 1:
             self.set_header("Location", f"/v1/images/upload/{job_ids[0]}")
         self.answer({"jobId": job_ids}, 202)
@@ -148,96 +137,6 @@ ROUTES: tuple[tuple[str, type[BaseHandler]], ...] = (
 )
 
 
-class Service:
-    """Everything wired together: `image_load` does the work, `application` answers HTTP.
-
-    `config` names Imgur in full: `imgur_client_id` is set. Temp files go into `temp_dir`.
-    """
-
-    def __init__(self, config: Config, temp_dir: Path) -> None:
-        guard = Guard(config.allow_origin)
-        bounds = Bounds(
-            connect_seconds=config.connect_seconds,
-            low_speed_bytes=config.low_speed_bytes,
-            low_speed_seconds=config.low_speed_seconds,
-            max_header_bytes=config.max_header_bytes,
-            ca_file=config.ca_file or certifi.where(),
-        )
-        agent = config.user_agent
-        origins = Transfer(bounds, user_agent=agent, refusal=guard.refusal)
-        # Imgur may think about a large image for a while: only the deadline ends an upload.
-        imgur = Transfer(replace(bounds, low_speed_bytes=0), user_agent=agent)
-        self._transfers = (origins, imgur)
-        self.imgur = ImgurAPI(
-            config.imgur_client_id,
-            config.imgur_client_secret,
-            config.imgur_refresh_token or None,
-            transfer=imgur,
-            base_url=config.imgur_base_url or None,
-            rapidapi_key=config.imgur_rapidapi_key or None,
-            link_base=config.imgur_link_base,
-            seconds=config.upload_seconds,
-        )
-        download_bounds = DownloadBounds(
-            seconds=config.download_seconds,
-            max_bytes=config.max_bytes,
-            max_redirects=config.max_redirects,
-        )
-        road = Road(
-            download=Downloader(origins, download_bounds, temp_dir),
-            upload=functools.partial(self.imgur.land, anonymous=config.imgur_anonymous),
-            downloads=Pool("download", config.downloads),
-            uploads=Pool("upload", config.uploads),
-            retry=RetryRule(
-                max_tries=config.max_tries,
-                seconds=config.retry_seconds,
-                cap_seconds=config.retry_cap_seconds,
-            ),
-            window=config.job_window,
-        )
-        self.image_load = ImageLoad(
-            road,
-            max_active_jobs=config.max_active_jobs,
-            max_waiting_jobs=config.max_waiting_jobs,
-        )
-        arguments = {"image_load": self.image_load, "config": config}
-        self.application = tornado.web.Application(
-            [(path, handler, arguments) for path, handler in ROUTES],
-            default_handler_class=NotFoundHandler,
-            default_handler_args=arguments,
-            log_function=_log_request,
-        )
-        self._config = config
-
-    def listen(self) -> tuple[tornado.httpserver.HTTPServer, str]:
-        """The server, listening on the running event loop, and its URL; OSError if it cannot."""
-        config = self._config
-        sockets = tornado.netutil.bind_sockets(config.port, config.address or None)
-        server = tornado.httpserver.HTTPServer(
-            self.application,
-            max_body_size=config.max_body_bytes,
-            max_header_size=64 * 2**10,
-            idle_connection_timeout=75,
-            body_timeout=60,
-        )
-        server.add_sockets(sockets)
-        host, port = sockets[0].getsockname()[:2]
-        return server, f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-    def close(self, seconds: float) -> bool:
-        """End every transfer and job as it stands; True when no thread of ours is left."""
-        for transfer in self._transfers:
-            transfer.abort()
-        return self.image_load.close(seconds)
-
-
-def _log_request(handler: tornado.web.RequestHandler) -> None:
-    status, request = handler.get_status(), handler.request
-    level = logging.INFO if status >= 400 else logging.DEBUG
-    seconds = request.request_time()
-    _log.log(level, "%s %s %d %.3f s", request.method, request.path, status, seconds)
-
-
 async def serve(config: Config, temp_dir: Path) -> None:
     """Run the service until SIGTERM or Ctrl-C; a second one ends the process at once."""
     stop = asyncio.Event()
@@ -250,7 +149,7 @@ async def serve(config: Config, temp_dir: Path) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
-    service = Service(config, temp_dir)
+    service = Service(config, temp_dir, ROUTES)
     server, url = service.listen()
     _log.info("listening on %s", url)
     await stop.wait()
@@ -308,7 +207,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"main.py: the service cannot start: {error}", file=sys.stderr)
         return 1
     except ValueError as error:
-        print(f"main.py: --allow-origin: {error}", file=sys.stderr)
+        print(f"main.py: --allow-origin and --deny-origin: {error}", file=sys.stderr)
         return 2
     finally:
         shutil.rmtree(temp_dir, ignore_errors=True)

@@ -175,7 +175,8 @@ class Service:
         raise BenchError(f"The service's job did not end within {_ROUND_SECONDS:g} s.")
 
     def _post(self, names: Sequence[str]) -> str:
-        body = msgspec.json.encode({"urls": [self._origin + name for name in names]})
+        urls = [self._origin + name for name in names]
+        body = msgspec.json.encode({"urls": urls, "dedupe": False})
         answer = json.loads(self._client.send("POST", "/v1/images/upload", body))
         return str(answer["jobId"][0])
 
@@ -197,6 +198,7 @@ def running_service(
         tree / "main.py",
         "--port=0",
         "--allow-origin=127.0.0.1",
+        "--per-host=64",
         f"--imgur-base-url={imgur}",
         "--imgur-client-id=bench",
         f"--downloads={2 * wide}",

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 from imageload import errors
 
 _EPOCH = 1_000_000_000
+# Markup and control characters: neither belongs into a sentence or a log line.
+_TAGS = re.compile(r"(?:<[^>]*>|[\x00-\x1f\x7f])+")
 
 
 class Answer(NamedTuple):
@@ -87,7 +89,7 @@ def _complaint(answer: Answer) -> _Complaint:
             statuses |= {*_codes(item.get("status")), *_codes(item.get("code"))}
             words = [item.get(key) for key in ("message", "detail")]
             message = next((word for word in words if isinstance(word, str) and word), message)
-    return _Complaint(frozenset(statuses), message[:300])
+    return _Complaint(frozenset(statuses), _TAGS.sub(" ", message).strip()[:300])
 
 
 def _codes(value: Any) -> list[int]:
@@ -122,11 +124,17 @@ def _meaning(answer: Answer) -> errors.UploadError:
     ):
         sentence = f"Imgur refuses this address or client id.{said}"
         return errors.UploadBlocked(sentence, status_code=answer.status)
-    if 401 in statuses or _has(words, ("client_id", "access token", "auth header")):
+    unknown = ("client_id", "access token", "auth header", "authentication", "unauthorized")
+    if 401 in statuses or _has(words, unknown):
         sentence = f"Imgur does not take the client id or token.{said}"
         return errors.CredentialsRefused(sentence, status_code=answer.status)
+    if 403 in statuses and answer.status != 200:
+        sentence = f"Imgur, or a gateway before it, refuses this client.{said}"
+        return errors.UploadBlocked(sentence, status_code=answer.status)
     if answer.status == 200 and answer.json is not None:
         return errors.BadAnswer(f"Imgur's answer makes no sense.{said}", status_code=200)
+    if 413 in statuses or "size limit" in words:
+        return errors.OverSize(f"Imgur finds the image too large.{said}", status_code=answer.status)
     if answer.status >= 500 or answer.status < 400 or answer.status == 408:
         sentence = f"Imgur is out of order, or something on the way to it.{said}"
         return errors.Unavailable(sentence, status_code=answer.status)

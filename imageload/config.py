@@ -110,10 +110,35 @@ class Config:
     max_bytes: int = _option(
         20 * 2**20, "bytes", "one image; Imgur takes stills up to 20 MB, by API often only 10 MB"
     )
+    max_pixels: int = _option(
+        100_000_000, "count", "width x height, from the header, before anything decodes the image"
+    )
     max_header_bytes: int = _option(64 * 2**10, "bytes", "an answer's whole head")
     max_redirects: int = _option(5, "count", "redirects followed for one URL")
     allow_origin: tuple[str, ...] = _option(
         (), "names", "addresses, networks or host names exempt from the guard; comma between them"
+    )
+    deny_origin: tuple[str, ...] = _option(
+        (), "names", "more of them that are never fetched from, also where they are allowed"
+    )
+    origin_ports: tuple[str, ...] = _option(
+        ("80", "443"), "names", "the ports below 1024 that are fetched from; all above are"
+    )
+    origin_proxy: str = _option(
+        "", "URL", "a proxy for downloads; it then decides which addresses are reached, not we"
+    )
+    allow_downgrade: bool = _option(
+        False, "true or false", "true: a redirect may lead from https to http"
+    )
+    per_host: int = _option(8, "count", "downloads from one origin host at a time: politeness")
+    host_failures: int = _option(
+        5, "count", "failures in a row without an answer, after which a host is let alone"
+    )
+    host_rest_seconds: float = _option(
+        5.0, "seconds", "how long a failing host is let alone before one download tries it again"
+    )
+    host_wait_seconds: float = _option(
+        300.0, "seconds", "the longest pause (Retry-After) that an origin host is given"
     )
     ca_file: str = _option(
         "", "path", "a bundle of certificates to trust; empty: certifi's, which comes along"
@@ -123,6 +148,16 @@ class Config:
         "text",
         "who we say we are to origins and Imgur; put where to complain",
     )
+    convert: bool = _option(
+        True,
+        "true or false",
+        "make WebP, AVIF, HEIC and BMP, which Imgur does not take, into others",
+    )
+    shrink: bool = _option(
+        False, "true or false", "recompress what is over --imgur-max-bytes until it fits"
+    )
+    converters: int = _option(2, "count", "processes that convert, started when there is work")
+    convert_seconds: float = _option(30.0, "seconds", "one conversion; then its process is killed")
     max_tries: int = _option(4, "count", "tries of one download or one upload, the first included")
     retry_seconds: float = _option(
         0.5, "seconds", "the wait before the second try; it doubles, with jitter"
@@ -145,6 +180,9 @@ class Config:
     imgur_rapidapi_key: str = _option(
         "", "text", "the key that RapidAPI's gateway asks for", secret=True
     )
+    imgur_max_bytes: int = _option(
+        10 * 2**20, "bytes", "what Imgur takes by its API's page; larger fails as too_large"
+    )
     imgur_link_base: str = _option(
         "https://i.imgur.com/", "URL", "what an image's link must begin with to be believed"
     )
@@ -163,6 +201,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise ValueError("--log-level is DEBUG, INFO, WARNING or ERROR")
+        if not all(port.isdecimal() and 0 < int(port) < 65536 for port in self.origin_ports):
+            raise ValueError("--origin-ports are numbers from 1 to 65535, comma between them")
         if self.unknown_job_status not in (404, 505):
             raise ValueError("--unknown-job-status is 505 or 404")
         if not self.imgur_anonymous and not self.imgur_refresh_token:
@@ -210,14 +250,26 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         unit, variable = option.metadata["unit"], environment_name(option.name)
         default = environ.get(variable, option.default)
         text = f"{option.metadata['reason']}. Unit: {unit}; default: {show(option.default)}"
+        is_switch = unit == "true or false"
         parser.add_argument(
             flag(option.name),
             dest=option.name,
+            nargs="?" if is_switch else None,
+            const=True if is_switch else None,
             type=_reader(unit),
             default=default,
             metavar=unit.replace(" ", "-").upper(),
             help=f"{text}; environment: {variable}".replace("%", "%%"),
         )
+        if is_switch:
+            parser.add_argument(
+                flag(f"no_{option.name}"),
+                dest=option.name,
+                action="store_const",
+                const=False,
+                default=argparse.SUPPRESS,
+                help=f"the same as {flag(option.name)}=false",
+            )
     return parser
 
 

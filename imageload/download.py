@@ -10,20 +10,29 @@ import email.utils
 import errno
 import hashlib
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
-from pathlib import Path
 from urllib.parse import urljoin
 
 from imageload import errors, image
 from imageload.guard import Target, check_url
 from imageload.job import Report
-from imageload.transfer import Head, Request, Sink, Transfer, TransferError
+from imageload.temp_files import TempFiles
+from imageload.transfer import (
+    Exchange,
+    Head,
+    Request,
+    Sink,
+    Steps,
+    Transfer,
+    TransferError,
+    run,
+)
 
+_WRITE_BYTES = 256 * 2**10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 # Types that Imgur takes come first, so that an origin that negotiates does not answer WebP.
@@ -47,46 +56,55 @@ _SAYINGS: Mapping[str, tuple[Callable[[str], errors.ImageError], str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """What one download may take: seconds in all, bytes of body, redirects."""
+    """What one download may take: seconds in all, bytes of body, pixels, redirects.
+
+    With `downgrade` a redirect may lead from https to http.
+    """
 
     seconds: float
     max_bytes: int
+    max_pixels: int
     max_redirects: int
+    downgrade: bool = False
 
 
 class Downloader:
-    """Called with a URL, downloads it to a file in `temp_dir` and gives its Report.
+    """Downloads a URL to one of `files`.
 
     Safe in any number of threads. Raises a DownloadError, DiskFull, DiskError or
     ResourceError, and Shutdown after the transfer's abort.
     """
 
-    def __init__(self, transfer: Transfer, bounds: Bounds, temp_dir: Path) -> None:
+    def __init__(self, transfer: Transfer, bounds: Bounds, files: TempFiles) -> None:
         self._transfer = transfer
         self._bounds = bounds
-        self._temp_dir = temp_dir
+        self._files = files
 
     def __call__(self, url: str) -> Report:
-        """The Report of `url`, whose temp file is now the caller's to delete."""
+        """The Report of `url`, whose temp file is now the caller's to give back; blocks."""
+        return run(self.steps(url))
+
+    def steps(self, url: str) -> Steps[Report]:
+        """The same as Steps, for an engine."""
         target = check_url(url)
-        with _TempFile(self._temp_dir, self._bounds.max_bytes) as file:
-            status = self._follow(target, file)
-            report = _judged(file, status)
+        with _Arrival(self._files, self._bounds.max_bytes) as file:
+            status = yield from self._follow(target, file)
+            report = _judged(file, status, self._bounds)
             file.keep()
         return report
 
-    def _follow(self, target: Target, file: _TempFile) -> int:
+    def _follow(self, target: Target, file: _Arrival) -> Steps[int]:
         deadline = time.monotonic() + self._bounds.seconds
         for _ in range(self._bounds.max_redirects + 1):
-            head = self._hop(target, file, deadline)
+            head = yield from self._hop(target, file, deadline)
             if head.status not in _REDIRECTS:
                 return _accepted(head)
-            target = _redirected(target, head)
+            target = _redirected(target, head, self._bounds)
         raise errors.TooManyRedirects(
             f"The origin redirects more than {self._bounds.max_redirects} times."
         )
 
-    def _hop(self, target: Target, file: _TempFile, deadline: float) -> Head:
+    def _hop(self, target: Target, file: _Arrival, deadline: float) -> Steps[Head]:
         if time.monotonic() >= deadline:
             raise errors.TimedOut("The origin was too slow over its redirects.")
 
@@ -95,9 +113,11 @@ class Downloader:
 
         request = Request(url=target.url, fields=(_ACCEPT,), deadline=deadline)
         try:
-            return self._transfer.perform(request, target.host, on_head)
+            head = yield Exchange(self._transfer, request, target.host, on_head)
         except TransferError as error:
             raise _translated(error) from None
+        assert head is not None, "an exchange is answered by a head"
+        return head
 
 
 def _translated(error: TransferError) -> errors.ImageError:
@@ -116,8 +136,10 @@ def _translated(error: TransferError) -> errors.ImageError:
 def _accepted(head: Head) -> int:
     if head.status == 200:
         return 200
-    if head.status == 204:
-        raise errors.EmptyBody("The origin answered 204 No Content.", status_code=204)
+    if head.status in (204, 205):
+        raise errors.EmptyBody(
+            f"The origin answered {head.status} {_phrase(head.status)}.", status_code=head.status
+        )
     if not 200 <= head.status <= 599:
         raise errors.BadResponse(f"The origin answered with the status {head.status}.")
     sentence = f"The origin answered {head.status} {_phrase(head.status)}".rstrip() + "."
@@ -149,7 +171,7 @@ def retry_after(value: str | None) -> float | None:
     return max(0.0, (moment - datetime.now(UTC)).total_seconds())
 
 
-def _redirected(target: Target, head: Head) -> Target:
+def _redirected(target: Target, head: Head, bounds: Bounds) -> Target:
     location = head.fields.get("location", "")
     if not location:
         raise errors.BadResponse(
@@ -158,22 +180,32 @@ def _redirected(target: Target, head: Head) -> Target:
     # Field values came as latin-1; origins that put UTF-8 there mean it.
     location = location.encode("latin-1").decode("utf-8", errors="replace")
     try:
-        return check_url(urljoin(target.url, location))
+        following = check_url(urljoin(target.url, location))
     except (errors.InvalidURL, ValueError):
         raise errors.BadRedirect("The origin redirects to what is no http or https URL.") from None
+    if target.scheme == "https" and following.scheme == "http" and not bounds.downgrade:
+        raise errors.BadRedirect("The origin redirects from https to http.")
+    if _is_imgur(target.host) and following.url.endswith("/removed.png"):
+        raise errors.RemovedAtOrigin("Imgur has removed this image.", status_code=head.status)
+    return following
 
 
-def _judged(file: _TempFile, status: int) -> Report:
+def _is_imgur(host: str) -> bool:
+    return host == "imgur.com" or host.endswith(".imgur.com")
+
+
+def _judged(file: _Arrival, status: int, bounds: Bounds) -> Report:
     if not file.length:
         raise errors.EmptyBody("The origin answered 200 with an empty body.", status_code=status)
-    header = image.read_header(file.path)
+    header, head = file.judge()
     if header is None:
-        head = file.first_bytes()
         what = image.describe(head)
         kind = errors.UnsupportedType if image.is_svg(head) else errors.NotAnImage
         raise kind(f"What arrived is no image that Imgur takes: {what}.", status_code=status)
+    if (header.width or 0) * (header.height or 0) > bounds.max_pixels:
+        raise errors.TooManyPixels(f"The image has more than {bounds.max_pixels:,} pixels.")
     return Report(
-        temp_fn=str(file.path),
+        temp_fn=file.path,
         status_code=status,
         bytes=file.length,
         type=header.type,
@@ -183,57 +215,88 @@ def _judged(file: _TempFile, status: int) -> Report:
     )
 
 
-class _TempFile:
-    """A file being downloaded to; gone at the end of its block unless it was kept."""
+class _Arrival:
+    """An image as it arrives in its temp file; the file goes back unless it was kept.
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    What arrives is written and hashed some 256 kB at a time: both give the interpreter away, and
+    getting it back costs more than they do.
+    """
+
+    def __init__(self, files: TempFiles, max_bytes: int) -> None:
+        self._files = files
         self._max_bytes = max_bytes
         self._kept = False
-        try:
-            self._descriptor, path = tempfile.mkstemp(dir=folder)
-        except OSError as error:
-            raise _disk_error(error) from None
-        self.path = Path(path)
+        self._pieces: list[bytes] = []
+        self._held = 0
+        self._written = 0
         self.length = 0
         self.sha256 = hashlib.sha256()
+        try:
+            self._descriptor, self.path = files.take()
+        except OSError as error:
+            raise _disk_error(error) from None
 
-    def __enter__(self) -> _TempFile:
+    def __enter__(self) -> _Arrival:
         return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
         if not self._kept:
-            self.path.unlink(missing_ok=True)
+            self._files.give_back(self.path, self.length)
 
     def begin(self, head: Head) -> Sink:
         """What takes the body; raises TooLarge at once where its declared length is."""
         declared = head.fields.get("content-length", "")
         if declared.isascii() and declared.isdigit() and int(declared[:19]) > self._max_bytes:
             raise self._too_large()
-        return self._write
+        return self._take
 
-    def _write(self, piece: bytes) -> None:
-        self.length += len(piece)
-        if self.length > self._max_bytes:
-            raise self._too_large()
-        self.sha256.update(piece)
+    def judge(self) -> tuple[image.ImageHeader | None, bytes]:
+        """What the whole file is, if it is an image, and the bytes it begins with."""
+        in_memory = not self._written
+        joined = self._write()
         try:
-            written = os.write(self._descriptor, piece)
-            while written < len(piece):
-                written += os.write(self._descriptor, piece[written:])
+            os.ftruncate(self._descriptor, self.length)
+
+            def read(at: int, count: int) -> bytes:
+                if in_memory:
+                    return joined[at : at + count]
+                return os.pread(self._descriptor, count, at) if at < self.length else b""
+
+            header = image.header_of(read, self.length)
+            return header, b"" if header else read(0, image.HEAD_BYTES)
         except OSError as error:
             raise _disk_error(error) from None
-
-    def _too_large(self) -> errors.TooLarge:
-        return errors.TooLarge(f"The image is larger than {self._max_bytes:,} bytes.")
-
-    def first_bytes(self) -> bytes:
-        """What the file begins with, as far as that decides its type."""
-        return os.pread(self._descriptor, image.HEAD_BYTES, 0)
 
     def keep(self) -> None:
         """Leave the file to the caller."""
         self._kept = True
+
+    def _take(self, piece: bytes) -> None:
+        self.length += len(piece)
+        if self.length > self._max_bytes:
+            raise self._too_large()
+        self._pieces.append(piece)
+        self._held += len(piece)
+        if self._held > _WRITE_BYTES:
+            self._write()
+
+    def _write(self) -> bytes:
+        joined = b"".join(self._pieces)
+        self._pieces.clear()
+        self._held = 0
+        self.sha256.update(joined)
+        try:
+            written = os.write(self._descriptor, joined)
+            while written < len(joined):
+                written += os.write(self._descriptor, joined[written:])
+        except OSError as error:
+            raise _disk_error(error) from None
+        self._written += written
+        return joined
+
+    def _too_large(self) -> errors.TooLarge:
+        return errors.TooLarge(f"The image is larger than {self._max_bytes:,} bytes.")
 
 
 def _disk_error(error: OSError) -> errors.ImageError:

@@ -12,13 +12,14 @@
         ├── InternalError, Shutdown, DiskFull, DiskError, ResourceError
         ├── DownloadError
         │   ├── InvalidURL, BlockedAddress, DnsError, ConnectError, TlsError, TimedOut
-        │   ├── TooLarge, TooManyPixels, TooManyRedirects, BadRedirect, HttpStatus (OriginBusy)
+        │   ├── TooLarge, TooManyPixels, TooManyRedirects, BadRedirect
+        │   ├── HttpStatus (OriginBusy), RemovedAtOrigin, ConversionFailed
         │   ├── BadResponse, Truncated
-        │   └── EmptyBody, NotAnImage, ConversionFailed, UnsupportedType
+        │   └── EmptyBody, NotAnImage, UnsupportedType
         └── UploadError
             ├── QuotaExceeded, Unavailable, UploadTimedOut, UploadConnectError
             ├── AnswerLost, BadAnswer
-            └── Rejected, UploadBlocked, CredentialsRefused
+            └── Rejected, OverSize, UploadBlocked, CredentialsRefused
 
 An `ImageError` has a stable `code` (in the API and the log; a bounded set, so a metric may carry
 it), a sentence a user can act on, and `transient`: may another try help? Nothing here does I/O.
@@ -260,8 +261,14 @@ class NotAnImage(DownloadError):
     code = "not_image"
 
 
+class RemovedAtOrigin(DownloadError):
+    """Imgur's own placeholder in place of an image that is gone."""
+
+    code = "removed_at_origin"
+
+
 class ConversionFailed(DownloadError):
-    """A picture that cannot be made into one that Imgur takes."""
+    """A picture of a type that Imgur does not take, which could not be made one that it does."""
 
     code = "conversion_failed"
 
@@ -321,6 +328,12 @@ class Rejected(UploadError):
     """Imgur looked at this image and does not want it."""
 
     code = "upload_rejected"
+
+
+class OverSize(UploadError):
+    """Imgur finds the image too large."""
+
+    code = "too_large"
 
 
 class UploadBlocked(UploadError):

@@ -105,17 +105,22 @@ def check_url(url: str) -> Target:
         raise InvalidURL("A URL with a user name, a password or a backslash is not fetched.")
     if port == 0:
         raise InvalidURL("Port 0 is no port.")
-    host = _ascii_host(parts.hostname or "")
+    host = _ascii_host(parts.hostname or "", parts.netloc)
     authority = f"[{host}]" if ":" in host else host
     if port is not None:
         authority = f"{authority}:{port}"
     path = quote(parts.path, safe=_SAFE) or "/"
     query = f"?{quote(parts.query, safe=_SAFE)}" if parts.query else ""
-    return Target(f"{parts.scheme}://{authority}{path}{query}", parts.scheme, host)
+    checked = f"{parts.scheme}://{authority}{path}{query}"
+    if len(checked) > _MAX_URL:
+        raise InvalidURL(f"The URL is longer than {_MAX_URL} characters once it is escaped.")
+    return Target(checked, parts.scheme, host)
 
 
-def _ascii_host(host: str) -> str:
-    if ":" in host:
+def _ascii_host(host: str, netloc: str = "") -> str:
+    if "%" in host:
+        raise InvalidURL("The host has an escape or a zone in it; hosts have neither.")
+    if ":" in host or "[" in netloc:
         try:
             return str(ipaddress.IPv6Address(host))
         except ValueError:
@@ -130,12 +135,29 @@ def _ascii_host(host: str) -> str:
     return host
 
 
+def _judged_address(text: str) -> Address:
+    """The address that `text` stands for: without a zone, and the IPv4 one inside a mapped one."""
+    address: Address = ipaddress.ip_address(text.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        return address.ipv4_mapped
+    return address
+
+
+def _judged_network(text: str) -> Network:
+    """The network that `text` names; of a mapped one, that of the IPv4 addresses inside."""
+    if "%" in text:
+        raise ValueError("a zone is no part of an address here")
+    network = ipaddress.ip_network(text, strict=False)
+    mapped = network.network_address.ipv4_mapped if network.version == 6 else None
+    if mapped is None or network.prefixlen < 96:
+        return network
+    return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
+
+
 @functools.lru_cache(maxsize=4096)
 def special_rule(text: str) -> str | None:
     """The name of the rule that keeps the address `text` from being fetched, or None."""
-    address: Address = ipaddress.ip_address(text.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped
+    address = _judged_address(text)
     for network, rule in _RULES:
         if address.version == network.version and address in network:
             return rule
@@ -144,35 +166,66 @@ def special_rule(text: str) -> str | None:
     return None
 
 
-class Guard:
-    """Says what may be connected to. Immutable, so any thread may ask.
+def _named_host(entry: str) -> str:
+    if re.fullmatch(r"[0-9.]*", entry):
+        raise InvalidURL("This looks like an address, and is none.")
+    return _ascii_host(entry.lower())
 
-    `allow` holds addresses, networks and host names that are exempt, `ports` the allowed ports
-    below 1024. Raises ValueError where an entry of `allow` is none of the three.
-    """
 
-    def __init__(self, allow: Iterable[str] = (), ports: Iterable[int] = (80, 443)) -> None:
-        self._ports = frozenset(ports)
+class _Places:
+    """Addresses, networks and host names, as an operator lists them."""
+
+    def __init__(self, entries: Iterable[str]) -> None:
         networks: list[Network] = []
         hosts: set[str] = set()
-        for entry in allow:
+        for entry in entries:
             try:
-                networks.append(ipaddress.ip_network(entry.strip("[]"), strict=False))
+                networks.append(_judged_network(entry.strip("[]")))
             except ValueError:
                 try:
-                    hosts.add(_ascii_host(entry.lower()))
+                    hosts.add(_named_host(entry))
                 except InvalidURL:
                     message = f"{entry!r} is no address, network or host name"
                     raise ValueError(message) from None
         self._networks = tuple(networks)
         self._hosts = frozenset(hosts)
 
+    def have(self, host: str, address: str) -> bool:
+        """Is either of them listed?"""
+        if host in self._hosts:
+            return True
+        if not self._networks:
+            return False
+        judged = _judged_address(address)
+        return any(judged.version == n.version and judged in n for n in self._networks)
+
+
+class Guard:
+    """Says what may be connected to. Immutable, so any thread may ask.
+
+    `allow` and `deny` hold addresses, networks and host names; what is allowed is exempt from
+    every rule, but not from `deny`. `ports` are the allowed ports below 1024. Raises ValueError
+    where an entry is none of the three.
+    """
+
+    def __init__(
+        self,
+        allow: Iterable[str] = (),
+        deny: Iterable[str] = (),
+        ports: Iterable[int] = (80, 443),
+    ) -> None:
+        self._ports = frozenset(ports)
+        self._allowed = _Places(allow)
+        self._denied = _Places(deny)
+
     def refusal(self, host: str, address: str, port: int) -> str | None:
         """Why `address` and `port`, which `host` led to, may not be connected to; None: it may.
 
         The reason names the rule, never the address, which may be a secret of our network.
         """
-        if host in self._hosts or self._is_exempt(address):
+        if self._denied.have(host, address):
+            return "This URL leads to a host that this service does not fetch from."
+        if self._allowed.have(host, address):
             return None
         rule = special_rule(address)
         if rule is not None:
@@ -180,11 +233,3 @@ class Guard:
         if port not in self._ports and port < 1024:
             return f"Port {port} is not one that images are fetched from."
         return None
-
-    def _is_exempt(self, text: str) -> bool:
-        if not self._networks:
-            return False
-        address: Address = ipaddress.ip_address(text.partition("%")[0])
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-            address = address.ipv4_mapped
-        return any(address.version == n.version and address in n for n in self._networks)

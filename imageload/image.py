@@ -68,24 +68,28 @@ def read_header(path: str | Path) -> ImageHeader | None:
     Raises only the OSError of the file itself.
     """
     with Path(path).open("rb", buffering=0) as file:
-        head = file.read(HEAD_BYTES)
-        kind = sniff(head)
-        if kind is None:
-            return None
-        end = os.fstat(file.fileno()).st_size
+        descriptor = file.fileno()
+        end = os.fstat(descriptor).st_size
+        # Offsets of 2**64 are no use to pread().
+        return header_of(lambda at, n: os.pread(descriptor, n, at) if at < end else b"", end)
 
-        def read(at: int, count: int) -> bytes:
-            if at + count <= len(head) or end <= len(head):
-                return head[at : at + count]
-            if at >= end:  # also keeps offsets of 2**64 away from seek()
-                return b""
-            file.seek(at)
-            return file.read(count)
 
-        try:
-            size = _SIZE_READERS[kind](read)
-        except (struct.error, IndexError):  # the file ends inside a field
-            size = None
+def header_of(read: _Read, end: int) -> ImageHeader | None:
+    """The same of `end` bytes that `read(offset, count)` gives."""
+    head = read(0, HEAD_BYTES)
+    kind = sniff(head)
+    if kind is None:
+        return None
+
+    def read_on(at: int, count: int) -> bytes:
+        if at + count <= len(head) or end <= len(head):
+            return head[at : at + count]
+        return read(at, count)
+
+    try:
+        size = _SIZE_READERS[kind](read_on)
+    except (struct.error, IndexError):  # the file ends inside a field
+        size = None
     if size is None or min(size) <= 0:
         return ImageHeader(kind, None, None)
     return ImageHeader(kind, size[0], size[1])

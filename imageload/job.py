@@ -27,7 +27,11 @@ STATES: tuple[State, ...] = ("queued", "downloaded", "completed", "failed")
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What is known of an image that was downloaded. `temp_fn` is the file's path."""
+    """What is known of an image that was downloaded.
+
+    `temp_fn` is the file's path, empty where another image's file was ours. The other facts are
+    of the file as it is uploaded; `converted_from` is the type it came as, if that was another.
+    """
 
     temp_fn: str
     status_code: int
@@ -36,6 +40,7 @@ class Report:
     width: int | None
     height: int | None
     sha256: str
+    converted_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,7 @@ class Image:
     deletehash: str | None = None
     failure: Failure | None = None
     attempts: int = 0
+    reused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +81,16 @@ class Downloaded:
 
 @dataclass(frozen=True, slots=True)
 class Uploaded:
-    """The image at `index` is on Imgur. `deletehash` takes it down again: a secret."""
+    """The image at `index` is on Imgur; `reused` says that another upload brought it there.
+
+    `deletehash` takes it down again: a secret.
+    """
 
     index: int
     link: str
     deletehash: str | None = None
     attempts: int = 1
+    reused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +137,16 @@ class Snapshot:
 
 
 class Job:
-    """A list of URLs on its way to Imgur."""
+    """A list of URLs on its way to Imgur.
 
-    def __init__(self, urls: Iterable[str], job_id: str | None = None) -> None:
+    With `dedupe` an image that another job brings or brought over is not brought again.
+    """
+
+    def __init__(
+        self, urls: Iterable[str], job_id: str | None = None, *, dedupe: bool = True
+    ) -> None:
         self.job_id = job_id or str(uuid.uuid4())
+        self.dedupe = dedupe
         self.created = datetime.now(UTC).replace(microsecond=0)
         self._lock = threading.Lock()
         self._images = [Image(url) for url in urls]
@@ -150,6 +166,8 @@ class Job:
                     raise IllegalChange(f"{change} in a job that had started")
                 self._started = True
             else:
+                if not 0 <= change.index < len(self._images):
+                    raise IllegalChange(f"there is no image {change.index}")
                 before = self._images[change.index]
                 after = _changed(before, change)
                 self._images[change.index] = after
@@ -194,6 +212,7 @@ def _changed(image: Image, change: Downloaded | Uploaded | Failed | Requeued) ->
                 link=change.link,
                 deletehash=change.deletehash,
                 attempts=change.attempts,
+                reused=change.reused,
             )
         case Failed(), "queued" | "downloaded":
             return replace(image, state="failed", failure=change.failure, attempts=change.attempts)
@@ -218,7 +237,7 @@ def status_json(snapshot: Snapshot) -> dict[str, Any]:
                 {
                     "status_code": report.status_code if report else None,
                     "url": image.url,
-                    "temp_fn": report.temp_fn if report else None,
+                    "temp_fn": (report.temp_fn or None) if report else None,
                 }
             )
     return {
@@ -262,6 +281,8 @@ def image_json(image: Image) -> dict[str, Any]:
         "width": report and report.width,
         "height": report and report.height,
         "sha256": report and report.sha256,
+        "converted_from": report and report.converted_from,
+        "reused": image.reused,
     }
 
 

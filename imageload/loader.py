@@ -2,9 +2,9 @@
 
     upload(url_lists) ─► Jobs in job_list_s ─► a thread each: begin_upload(job)
                                                  │ a Run keeps a window of images under way
-                                                 ├─► downloads pool ─┐
-                                                 ├─► uploads pool  ──┤ one queue of results
-                                                 ◄───────────────────┘ applied to the Job
+                                                 ├─► downloads ─┐
+                                                 ├─► uploads ───┤ one queue of results
+                                                 ◄──────────────┘ applied to the Job
 
 At most `max_active_jobs` threads are at it; other jobs wait, pending, in the order they came.
 It knows nothing of HTTP, and how an image is downloaded or uploaded is handed in.
@@ -41,24 +41,28 @@ class ImageLoad:
         self._active: dict[str, tuple[threading.Thread, Run]] = {}
         self._closing = False
 
-    def upload(self, url_lists: Sequence[Sequence[str]]) -> list[Job]:
+    def upload(self, url_lists: Sequence[Sequence[str]], *, dedupe: bool = True) -> list[Job]:
         """One Job for each list, registered and on its way, in order.
 
         All or none: raises BacklogFull, OutOfThreads or ShuttingDown, and nothing was registered.
         """
-        jobs = [Job(urls) for urls in url_lists]
+        jobs = [Job(urls, dedupe=dedupe) for urls in url_lists]
         with self._lock:
             if self._closing:
                 raise ShuttingDown("The service is stopping. Send this again in a while.")
-            if len(self._waiting) + len(jobs) > self._max_waiting_jobs:
+            room = self._max_waiting_jobs + self._max_active_jobs - len(self._active)
+            if len(self._waiting) + len(jobs) > room:
                 raise BacklogFull(
-                    f"{len(self._waiting):,} jobs wait already. Send this again in a while."
+                    f"The backlog is full, at {len(self._waiting):,}. Send this again in a while."
                 )
+            for job in jobs:  # before the first starts: what it brings may serve the others
+                self._road.sharing.begin(job.job_id)
             self._waiting.extend(jobs)
             self._start_waiting()
-            if not self._active:
-                for _ in jobs:
+            if jobs and not self._active:
+                for job in jobs:
                     self._waiting.pop()
+                    self._road.sharing.end(job.job_id)
                 raise OutOfThreads("The service has no thread to work with. Try again in a while.")
             self.job_list_s.update((job.job_id, job) for job in jobs)
         for job in jobs:
@@ -81,17 +85,26 @@ class ImageLoad:
             counts = job.summary().counts
             ends = counts["completed"], counts["failed"]
             _log.info("complete job=%s completed=%d failed=%d", job.job_id, *ends)
+
+    def _work(self, job: Job, run: Run) -> None:
+        """A thread's life: one job, and the next only where no other thread can be had for it."""
+        while True:
+            self.begin_upload(job, run)
             with self._lock:
                 del self._active[job.job_id]
                 self._start_waiting()
+                if self._active or not self._waiting:
+                    return
+                job = self._waiting.popleft()
+                run = Run(self._road, job)
+                self._active[job.job_id] = (threading.current_thread(), run)
 
-    def close(self, seconds: float) -> bool:
-        """Take no more, end every job as it stands, and end the threads within `seconds`.
+    def stop(self) -> None:
+        """Take no more, and end every job as it stands.
 
-        What had not landed fails with the code `shutdown`. True when no thread is left. Transfers
-        under way are the caller's to abort first.
+        What had not landed fails with the code `shutdown`: at once in jobs that wait, in others
+        when what they have under way ends, which is the caller's to hasten.
         """
-        deadline = time.monotonic() + seconds
         with self._lock:
             self._closing = True
             waiting, self._waiting = list(self._waiting), deque()
@@ -102,20 +115,23 @@ class ImageLoad:
             run.settle()
         for _, run in active:
             run.stop()
-        for thread, _ in active:
+
+    def close(self, seconds: float) -> bool:
+        """`stop`, and wait for the jobs' threads; True when none is left after `seconds`."""
+        self.stop()
+        deadline = time.monotonic() + seconds
+        with self._lock:
+            threads = [thread for thread, _ in self._active.values()]
+        for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        pools = self._road.downloads, self._road.uploads
-        ended = [pool.close(max(0.0, deadline - time.monotonic())) for pool in pools]
-        return all(ended) and not any(thread.is_alive() for thread, _ in active)
+        return not any(thread.is_alive() for thread in threads)
 
     def _start_waiting(self) -> None:
         while self._waiting and len(self._active) < self._max_active_jobs:
             job = self._waiting[0]
             run = Run(self._road, job)
             name = f"job-{job.job_id[:8]}"
-            thread = threading.Thread(
-                target=self.begin_upload, args=(job, run), name=name, daemon=True
-            )
+            thread = threading.Thread(target=self._work, args=(job, run), name=name, daemon=True)
             try:
                 thread.start()
             except RuntimeError:

@@ -34,5 +34,5 @@ class RetryRule:
             return None
         if error.retry_after is not None and error.retry_after > 0:
             return min(self.cap_seconds, error.retry_after)
-        step: float = min(self.cap_seconds, self.seconds * 2 ** (tries - 1))
+        step: float = min(self.cap_seconds, self.seconds * 2.0 ** min(tries - 1, 60))
         return random.uniform(step / 2, step)

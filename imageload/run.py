@@ -1,24 +1,30 @@
 """One job at work: a window of its images under way, their retries, and every end they come to.
 
-Runs on the job's thread, the one writer of the Job. The pools' threads bring a result or an
-error through one queue and touch no Job. How an image is downloaded or uploaded is handed in.
+Runs on the job's thread, the one writer of the Job. Downloads and uploads bring a result or an
+error through one queue and touch no Job. How an image travels is handed in.
 """
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import logging
 import queue
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
-from imageload.errors import ImageError, InternalError, ResourceError, Shutdown
+from imageload.backlog import Backlog, host_of
+from imageload.errors import Failure, ImageError, InternalError, Shutdown
+from imageload.hosts import Hosts
 from imageload.job import Change, Downloaded, Failed, Job, Landed, Report, Started, Uploaded
-from imageload.pool import Pool
 from imageload.retry import RetryRule
+from imageload.sharing import Claim, Ended, Lead, Sharing
+from imageload.transfer import TransferError
 
 _log = logging.getLogger(__name__)
 
@@ -28,23 +34,51 @@ _LATE_SECONDS = 5.0
 Reader = Callable[[Job, Change], None]
 
 
+class Travel(Protocol):
+    """A way for images that many use at once: downloads, or uploads."""
+
+    @property
+    def slots(self) -> int:
+        """How many are under way at most, over all jobs."""
+
+    def start(self, key: str, argument: str, done: Callable[[object], None]) -> None:
+        """Take `argument` (a URL, a temp file) along in its turn among those of other keys.
+
+        `done`, which must be quick, is told a Report or a Landed, or the exception in its place.
+        Raises RuntimeError where nothing is taken any more.
+        """
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Road:
     """What every job's images travel on: shared by all jobs, safe in all threads."""
 
-    download: Callable[[str], Report]
-    upload: Callable[[str], Landed]
-    downloads: Pool
-    uploads: Pool
+    download: Travel
+    upload: Travel
     retry: RetryRule
+    hosts: Hosts
+    sharing: Sharing
+    discard: Callable[[str, int], None]
+    """Told the path and length of a temp file that is not needed any more."""
     window: int
     readers: tuple[Reader, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
+class _Turn:
+    """A host may be asked again, or has a slot for us."""
+
+    host: str
+    granted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Result:
+    """What came of a task of ours, or (`shared`) of one that another image waited for."""
+
     index: int
-    value: Report | Landed | ImageError
+    value: Report | Landed | ImageError | Ended
+    shared: Literal["", "url", "bytes"] = ""
 
 
 class Run:
@@ -53,38 +87,47 @@ class Run:
     def __init__(self, road: Road, job: Job) -> None:
         self._road = road
         self._job = job
-        self._results: queue.SimpleQueue[_Result | None] = queue.SimpleQueue()
-        self._next = 0
-        self._tries: dict[int, int] = {}
-        self._in_pools = 0
-        self._due_downloads: list[tuple[float, int]] = []
+        # What comes from other threads. The bell rings once for many: waking costs more than work.
+        self._inbox: deque[_Result | _Turn] = deque()
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._rung = False
+        self._settling = threading.Lock()
+        self._settled = False
+        urls = [image.url for image in job.snapshot().images]
+        self._backlog = Backlog(urls, road.hosts, self._wake)
         self._due_uploads: list[tuple[float, int]] = []
+        self._tries: dict[int, int] = {}
+        self._under_way = 0
+        self._downloading = 0
+        self._led_urls: dict[int, str] = {}
+        self._led_bytes: dict[int, str] = {}
+        self._following_url: set[int] = set()
+        self._following_bytes: set[int] = set()
         self._stopped = False
         self._abandoned = False
 
     def stop(self) -> None:
         """Make `work` return soon; from any thread."""
         self._stopped = True
-        self._results.put(None)
+        self._bell.put(None)
 
     def work(self) -> None:
         """Keep a window of images under way until all have ended, or `stop`."""
         self._apply(Started())
         while not self._stopped:
             self._fill_window()
-            if not self._in_pools and not self._due_downloads and not self._due_uploads:
+            if not self._is_open():
                 return
-            try:
-                result = self._results.get(timeout=self._seconds_to_next_try())
-            except queue.Empty:
-                continue
-            if result is not None:
-                self._in_pools -= 1
-                self._take(result)
+            for message in self._messages(self._seconds_to_next_try()):
+                if isinstance(message, _Turn):
+                    self._backlog.awake(message.host, message.granted)
+                else:
+                    self._take(message)
 
     def settle(self) -> None:
         """Fail what has not ended and delete its temp files: no bug leaves a job open for ever."""
         self._take_late_results()
+        self._refuse_turns()
         error = (
             Shutdown("The service stopped before this image was through.")
             if self._stopped
@@ -92,104 +135,256 @@ class Run:
         )
         for index in range(len(self._job)):
             if self._job.image(index).state in ("queued", "downloaded"):
-                self._fail(index, error)
+                self._hand_over(index)
+                self._fail(index, error.failure())
+        self._road.sharing.end(self._job.job_id)
+
+    def _wake(self, host: str, granted: bool) -> None:
+        """Called by whoever gave a host's slot back."""
+        with self._settling:
+            if not self._settled:
+                self._tell(_Turn(host, granted))
+                return
+        if granted:
+            self._road.hosts.release(host)
+
+    def _refuse_turns(self) -> None:
+        """Give back the slots of hosts that were or will be granted to us."""
+        with self._settling:
+            self._settled = True
+        for message in self._messages(0.0):
+            if isinstance(message, _Turn) and message.granted:
+                self._backlog.awake(message.host, granted=True)
+            elif isinstance(message, _Result) and isinstance(message.value, Report):
+                self._discard(message.value)
+        self._backlog.return_grants()
+
+    def _is_open(self) -> bool:
+        following = self._following_url or self._following_bytes
+        return bool(self._under_way or self._backlog or self._due_uploads or following)
 
     def _take_late_results(self) -> None:
         deadline = time.monotonic() + _LATE_SECONDS
-        while self._in_pools:
-            try:
-                result = self._results.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                _log.warning("%d tasks did not end job=%s", self._in_pools, self._job.job_id)
+        while self._under_way:
+            seconds = deadline - time.monotonic()
+            if seconds <= 0:
+                _log.warning("%d tasks did not end job=%s", self._under_way, self._job.job_id)
                 self._abandoned = True
                 return
-            if result is not None:
-                self._in_pools -= 1
-                self._take(result, goes_on=False)
+            for message in self._messages(seconds):
+                if isinstance(message, _Turn) and message.granted:
+                    self._backlog.awake(message.host, granted=True)
+                elif isinstance(message, _Result) and not message.shared:
+                    self._take(message, goes_on=False)
+
+    def _tell(self, message: _Result | _Turn) -> None:
+        """Leave a message for the job's thread; from any thread."""
+        self._inbox.append(message)
+        if not self._rung:
+            self._rung = True
+            self._bell.put(None)
+
+    def _messages(self, seconds: float | None) -> Iterator[_Result | _Turn]:
+        """What has come, after waiting for it at most so long."""
+        with contextlib.suppress(queue.Empty):
+            self._bell.get(timeout=seconds)
+        self._rung = False
+        while self._inbox:
+            yield self._inbox.popleft()
 
     def _deliver(self, result: _Result) -> None:
-        """Called by a pool's thread with the outcome of a task."""
+        """Called, from another thread, with the outcome of what was started."""
         if self._abandoned and isinstance(result.value, Report):
-            _delete(result.value)
-        self._results.put(result)
+            self._discard(result.value)
+        self._tell(result)
 
     def _seconds_to_next_try(self) -> float | None:
-        due = [heap[0][0] for heap in (self._due_downloads, self._due_uploads) if heap]
-        return max(0.0, min(due) - time.monotonic()) if due else None
+        """How long until time alone brings something to do; a full window waits for results."""
+        waits = [self._backlog.seconds_to_next()] if self._has_room() else []
+        if self._due_uploads:
+            waits.append(max(0.0, self._due_uploads[0][0] - time.monotonic()))
+        return min((wait for wait in waits if wait is not None), default=None)
 
     def _fill_window(self) -> None:
         now = time.monotonic()
         while self._due_uploads and self._due_uploads[0][0] <= now:
-            self._submit(heapq.heappop(self._due_uploads)[1])
-        while self._has_room() and self._due_downloads and self._due_downloads[0][0] <= now:
-            self._submit(heapq.heappop(self._due_downloads)[1])
-        while self._has_room() and self._next < len(self._job):
-            self._submit(self._next)
-            self._next += 1
+            self._upload(heapq.heappop(self._due_uploads)[1])
+        while self._has_room() and (found := self._backlog.next()) is not None:
+            index, error = found
+            if error is None:
+                self._download(index)
+            else:
+                self._count_try(index)
+                self._end_try(index, error)
+        self._backlog.return_grants()
 
     def _has_room(self) -> bool:
-        # An upload that waits for its next try keeps its place, for it keeps its temp file; a
-        # download that waits has nothing, and lets others by.
-        return self._in_pools + len(self._due_uploads) < self._road.window
+        # An upload that waits, for its next try or for another's, keeps its place, for it keeps
+        # its temp file; a download that waits has nothing, and lets others by.
+        waiting = len(self._due_uploads) + len(self._following_bytes)
+        # No more downloads are started than there are slots: those that wait hold their hosts.
+        may_start = self._downloading < self._road.download.slots
+        return self._under_way + waiting < self._road.window and may_start
 
-    def _submit(self, index: int) -> None:
-        road, image = self._road, self._job.image(index)
-        if image.report is None:
-            pool, action = road.downloads, _Action(road.download, image.url)
-        else:
-            pool, action = road.uploads, _Action(road.upload, image.report.temp_fn)
-        self._in_pools += 1
-        self._tries[index] = self._tries.get(index, 0) + 1
+    def _download(self, index: int) -> None:
+        """Download the image, whose host's slot is taken, unless another job is at it."""
+        road, url = self._road, self._job.image(index).url
+        host = host_of(url)
+        if self._job.dedupe and index not in self._led_urls:
+            job_id = self._job.job_id
+            claim = road.sharing.claim_url(url, job_id, self._follower(index, "url"))
+            if not isinstance(claim, Lead):
+                road.hosts.release(host)
+                self._follow(index, claim, "url")
+                return
+            self._led_urls[index] = url
+
+        def done(value: object) -> None:
+            outcome = _outcome(value)
+            road.hosts.done(host, outcome if isinstance(outcome, ImageError) else None)
+            self._deliver(_Result(index, outcome))
+
+        self._downloading += 1
+        if not self._start(road.download, index, url, done):
+            road.hosts.release(host)
+
+    def _upload(self, index: int) -> None:
+        """Upload the image from its temp file, unless its bytes are on Imgur or on their way."""
+        road, report = self._road, self._report(index)
+        if self._job.dedupe and index not in self._led_bytes:
+            claim = road.sharing.claim_bytes(report.sha256, self._follower(index, "bytes"))
+            if not isinstance(claim, Lead):
+                self._follow(index, claim, "bytes")
+                return
+            self._led_bytes[index] = report.sha256
+        self._start(
+            road.upload,
+            index,
+            report.temp_fn,
+            lambda value: self._deliver(_Result(index, _outcome(value))),
+        )
+
+    def _start(
+        self, travel: Travel, index: int, argument: str, done: Callable[[object], None]
+    ) -> bool:
+        self._under_way += 1
+        self._count_try(index)
         try:
-            pool.submit(self._job.job_id, lambda: self._deliver(_Result(index, action.outcome())))
+            travel.start(self._job.job_id, argument, done)
         except RuntimeError:
-            error = ResourceError("The service is out of threads for now.")
-            self._results.put(_Result(index, error))
+            error = Shutdown("The service stopped before this image was through.")
+            self._tell(_Result(index, error))
+            return False
+        return True
+
+    def _count_try(self, index: int) -> None:
+        self._tries[index] = self._tries.get(index, 0) + 1
+
+    def _follower(self, index: int, shared: Literal["url", "bytes"]) -> Callable[[Ended], None]:
+        return lambda ended: self._tell(_Result(index, ended, shared))
+
+    def _follow(self, index: int, claim: Claim, shared: Literal["url", "bytes"]) -> None:
+        following = self._following_url if shared == "url" else self._following_bytes
+        following.add(index)
+        if isinstance(claim, Ended):
+            self._take_shared(index, claim, shared)
+
+    def _take_shared(self, index: int, ended: Ended, shared: str) -> None:
+        """An image that we waited for has ended: so has ours, or it goes on by itself."""
+        if shared == "url":
+            self._following_url.discard(index)
+            if ended.landed is not None and ended.report is not None:
+                # The file was the other image's, and is gone.
+                self._apply(Downloaded(index, replace(ended.report, temp_fn=""), 0))
+        else:
+            self._following_bytes.discard(index)
+        if ended.landed is not None:
+            self._land(index, ended.landed, reused=True)
+        elif ended.failure is not None:
+            self._fail(index, ended.failure)
+        elif shared == "url":
+            self._backlog.again(index, 0.0)
+        else:
+            self._upload(index)
 
     def _take(self, result: _Result, *, goes_on: bool = True) -> None:
         index, value = result.index, result.value
+        if isinstance(value, Ended):
+            self._take_shared(index, value, result.shared)
+            return
+        self._under_way -= 1
+        if self._job.image(index).report is None:
+            self._downloading -= 1
         if isinstance(value, Report):
             self._apply(Downloaded(index, value, self._tries.pop(index)))
             if goes_on:
-                self._submit(index)
+                self._upload(index)
         elif isinstance(value, Landed):
-            self._delete_temp_file(index)
-            self._apply(Uploaded(index, value.link, value.deletehash, self._tries.pop(index)))
+            self._land(index, value)
         else:
-            wait = self._road.retry.wait(value, self._tries[index]) if goes_on else None
-            if wait is None:
-                self._fail(index, value)
-            else:
-                self._try_again(index, value, wait)
+            self._end_try(index, value, goes_on=goes_on)
 
-    def _try_again(self, index: int, error: ImageError, wait: float) -> None:
+    def _end_try(self, index: int, error: ImageError, *, goes_on: bool = True) -> None:
+        tries = self._tries[index]
+        wait = self._road.retry.wait(error, tries) if goes_on else None
+        if wait is None:
+            if not goes_on:
+                self._hand_over(index)
+            self._fail(index, error.failure())
+            return
         image = self._job.image(index)
-        heap = self._due_downloads if image.report is None else self._due_uploads
-        heapq.heappush(heap, (time.monotonic() + wait, index))
+        if image.report is None:
+            self._backlog.again(index, wait)
+        else:
+            heapq.heappush(self._due_uploads, (time.monotonic() + wait, index))
         _log.info(
             "try %d failed, the next in %.1f s job=%s code=%s url=%s",
-            self._tries[index],
+            tries,
             wait,
             self._job.job_id,
             error.code,
             loggable(image.url),
         )
 
-    def _fail(self, index: int, error: ImageError) -> None:
-        self._delete_temp_file(index)
-        self._apply(Failed(index, error.failure(), self._tries.pop(index, 0)))
+    def _land(self, index: int, landed: Landed, *, reused: bool = False) -> None:
+        report, tries = self._report(index), self._tries.pop(index, 0)
+        self._discard(report)
+        self._apply(Uploaded(index, landed.link, landed.deletehash, tries, reused))
+        self._settle_shared(index, Ended(report, landed))
+
+    def _fail(self, index: int, failure: Failure) -> None:
+        image = self._job.image(index)
+        if image.report is not None:
+            self._discard(image.report)
+        self._apply(Failed(index, failure, self._tries.pop(index, 0)))
+        self._settle_shared(index, Ended(failure=failure))
         _log.warning(
             "failed job=%s code=%s url=%s reason=%s",
             self._job.job_id,
-            error.code,
-            loggable(self._job.image(index).url),
-            error.message,
+            failure.code,
+            loggable(image.url),
+            failure.message,
         )
 
-    def _delete_temp_file(self, index: int) -> None:
+    def _hand_over(self, index: int) -> None:
+        """Let those who wait for this image bring it over themselves."""
+        self._settle_shared(index, Ended())
+
+    def _settle_shared(self, index: int, ended: Ended) -> None:
+        sha256, url = self._led_bytes.pop(index, None), self._led_urls.pop(index, None)
+        if sha256 is not None:
+            self._road.sharing.settle_bytes(sha256, ended)
+        if url is not None:
+            self._road.sharing.settle_url(url, ended)
+
+    def _report(self, index: int) -> Report:
         report = self._job.image(index).report
-        if report is not None:
-            _delete(report)
+        assert report is not None, "only what was downloaded is uploaded"
+        return report
+
+    def _discard(self, report: Report) -> None:
+        if report.temp_fn:
+            self._road.discard(report.temp_fn, report.bytes)
 
     def _apply(self, change: Change) -> None:
         self._job.apply(change)
@@ -200,28 +395,15 @@ class Run:
                 _log.exception("a reader of changes raised job=%s", self._job.job_id)
 
 
-@dataclass(frozen=True, slots=True)
-class _Action:
-    """A download or an upload, whose outcome is a value whatever happens."""
-
-    call: Callable[[str], Report | Landed]
-    argument: str
-
-    def outcome(self) -> Report | Landed | ImageError:
-        try:
-            return self.call(self.argument)
-        except ImageError as error:
-            return error
-        except Exception as error:
-            _log.exception("an image met a bug")
-            return InternalError(f"A bug in the service: {type(error).__name__}.")
-
-
-def _delete(report: Report) -> None:
-    try:
-        Path(report.temp_fn).unlink(missing_ok=True)
-    except OSError as error:
-        _log.warning("a temp file stays behind path=%s reason=%s", report.temp_fn, error)
+def _outcome(value: object) -> Report | Landed | ImageError:
+    """What came of a travel, with bugs and a stop as errors of the image too."""
+    if isinstance(value, (Report, Landed, ImageError)):
+        return value
+    if isinstance(value, TransferError) and value.kind == "stopped":
+        return Shutdown("The service stopped before this image was through.")
+    error = value if isinstance(value, BaseException) else None
+    _log.error("an image met a bug: %r", value, exc_info=error)
+    return InternalError(f"A bug in the service: {type(value).__name__}.")
 
 
 def loggable(url: str) -> str:
@@ -234,5 +416,10 @@ def loggable(url: str) -> str:
     except ValueError:
         return "(unreadable)"
     host = parts.netloc.rpartition("@")[2]
-    text = f"{parts.scheme}://{host}{parts.path}" if parts.scheme else parts.path
-    return text.encode("unicode_escape").decode("ascii")[:200]
+    if ":" in host and "@" in url and "@" not in parts.netloc:
+        return "(unreadable)"  # a password with a slash in it
+    # Where there is no host, what looks like a path may begin with a name and a password.
+    path = parts.path if host else parts.path.rpartition("@")[2]
+    if parts.scheme in ("http", "https"):
+        path = f"{parts.scheme}://{host}{path}"
+    return path.encode("unicode_escape").decode("ascii")[:200]

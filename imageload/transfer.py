@@ -1,10 +1,13 @@
-"""libcurl, one easy handle a thread: one request and its answer, within a deadline and caps.
+"""libcurl: one request and its answer, within a deadline and caps.
 
-A `Transfer` serves any number of threads. Each has a handle of its own, kept for its connections:
-a keep-alive connection is only ever reused by requests of the same Transfer, so one that was
-opened under the guard is not shared with one that was not. Redirects are never followed here,
-cookies, netrc, Referer and proxies from the environment never used. What goes wrong is a
-`TransferError`, whose `kind` the callers translate to errors of theirs.
+A `Transfer` prepares an easy handle for a request and reads what came of it. Who drives the handle
+is open: `perform` does it in the calling thread and blocks; an Engine drives many at once. What
+takes several requests is written once for both, as Steps: a generator that yields an `Exchange`
+and is sent its Head, or has its TransferError thrown in.
+
+A keep-alive connection is only ever reused by requests of the same Transfer, so one that was
+opened under the guard is not shared with one that was not. Redirects are never followed here;
+cookies, netrc, Referer and proxies from the environment never used.
 """
 
 from __future__ import annotations
@@ -13,12 +16,14 @@ import errno
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import certifi
 import pycurl
+
+T = TypeVar("T")
 
 Kind = Literal[
     "url",
@@ -62,6 +67,7 @@ _KINDS: Mapping[int, Kind] = {
     100: "response",  # CURLE_TOO_LARGE: a single field past libcurl's own limit
 }
 
+_MAX_FIELDS = 100  # as many as http.client takes
 _DISCARD_BYTES = 16 * 2**10
 _BUFFER_BYTES = 128 * 2**10
 
@@ -112,6 +118,51 @@ class Request:
     """On `time.monotonic`: when the answer must be whole."""
 
 
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request of Steps, on its way over `transfer`. `host` is whom the guard is asked about.
+
+    `on_head` gets the head before the body and returns what takes the body's pieces, decoded;
+    None: the body is not wanted, and the connection is dropped if it is long. What `on_head` or
+    its sink raises is thrown into the Steps.
+    """
+
+    transfer: Transfer
+    request: Request
+    host: str
+    on_head: Callable[[Head], Sink | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Steps that want to go on in so many seconds."""
+
+    seconds: float
+
+
+Steps = Generator[Exchange | Pause, Head | None, T]
+
+
+def run(steps: Steps[T]) -> T:
+    """What `steps` return, done in the calling thread; what they raise passes through."""
+    try:
+        wanted = next(steps)
+        while True:
+            if isinstance(wanted, Pause):
+                time.sleep(wanted.seconds)
+                wanted = steps.send(None)
+                continue
+            try:
+                head = wanted.transfer.perform(wanted)
+            except Exception as error:  # the steps decide what it means
+                wanted = steps.throw(error)
+            else:
+                wanted = steps.send(head)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
     """What a Transfer allows: times in seconds, sizes in bytes. Each is an option in config.py."""
@@ -123,7 +174,7 @@ class Bounds:
     ca_file: str = field(default_factory=certifi.where)
 
 
-class _Exchange:
+class _Answer:
     """What the callbacks of one request share. libcurl swallows their exceptions: `error` keeps
     the first, which then wins over the code that libcurl makes of it."""
 
@@ -133,35 +184,41 @@ class _Exchange:
         self.done = False
         self._on_head = on_head
         self._sink: Sink | None = None
-        self._header_bytes_left = max_header_bytes
+        self._max_header_bytes = self._header_bytes_left = max_header_bytes
         self._discard_bytes_left = _DISCARD_BYTES
-        self._status = 0
-        self._fields: dict[str, str] = {}
+        self._lines: list[bytes] = []
 
     def header(self, line: bytes) -> int | None:
+        """libcurl's header callback: the status line, each field, and the empty line."""
         self._header_bytes_left -= len(line)
-        if self._header_bytes_left < 0:
-            return self.fail(TransferError("too_large", "the head of the answer never ends"))
-        if line.startswith(b"HTTP/"):
-            status = line.split(None, 2)[1:2]
-            self._status = int(status[0]) if status and status[0].isdigit() else 0
-            self._fields = {}
-        elif line.strip():
-            name, _, value = line.decode("latin-1").partition(":")
-            self._fields[name.strip().lower()] = value.strip()
-        elif self.head is None and self._status >= 200:
-            return self._begin_body()
-        return None
+        if self._header_bytes_left < 0 or len(self._lines) > _MAX_FIELDS + 1:
+            return self.fail(_bad_head(len(line), self._max_header_bytes, len(self._lines)))
+        if self.head is not None:
+            return None  # a trailer: counted, and of no use
+        if line not in (b"\r\n", b"\n"):
+            self._lines.append(line)
+            return None
+        lines, self._lines = self._lines, []
+        status = lines[0].split(None, 2)[1:2] if lines and lines[0].startswith(b"HTTP/") else []
+        number = int(status[0]) if status and status[0].isdigit() else 0
+        if number < 200:
+            return None  # an interim answer
+        fields: dict[str, str] = {}
+        for text in lines[1:]:
+            name, _, value = text.decode("latin-1").partition(":")
+            fields[name.strip().lower()] = value.strip()
+        self.head = Head(number, fields)
+        return self._begin_body(self.head)
 
-    def _begin_body(self) -> int | None:
-        self.head = Head(self._status, self._fields)
+    def _begin_body(self, head: Head) -> int | None:
         try:
-            self._sink = self._on_head(self.head)
+            self._sink = self._on_head(head)
         except Exception as error:  # perform raises it again
             return self.fail(error)
         return None
 
     def write(self, piece: bytes) -> int | None:
+        """libcurl's write callback: a piece of the body."""
         if self._sink is None:
             self._discard_bytes_left -= len(piece)
             if self._discard_bytes_left < 0:
@@ -181,99 +238,134 @@ class _Exchange:
 
 
 class Transfer:
-    """Requests over libcurl, from any thread. `abort` ends those under way, within a second."""
+    """Requests under one set of rules: bounds, a guard, an agent's name."""
 
-    def __init__(self, bounds: Bounds, *, user_agent: str, refusal: Refusal | None = None) -> None:
+    def __init__(
+        self,
+        bounds: Bounds,
+        *,
+        user_agent: str,
+        refusal: Refusal | None = None,
+        proxy: str = "",
+        resolve: Sequence[str] = (),
+    ) -> None:
+        """`refusal` is asked about every connect; with a `proxy` there is only the one to it.
+
+        `resolve` has answers in place of the resolver's, as libcurl's RESOLVE takes them.
+        """
+        self.resolve = tuple(resolve)
         self._bounds = bounds
-        self._user_agent = user_agent
         self._refusal = refusal
         self._local = threading.local()
         self._stopped = False
-
-    def abort(self) -> None:
-        """End every request under way, and every one to come, as `stopped`."""
-        self._stopped = True
-
-    def perform(self, request: Request, host: str, on_head: Callable[[Head], Sink | None]) -> Head:
-        """Send `request` and read its answer; gives the head when all of the body was taken.
-
-        `on_head` gets the head before the body and returns what takes the body's pieces, decoded;
-        None: the body is not wanted, and the connection is dropped if it is long. What `on_head`
-        or its sink raises passes through. Raises TransferError.
-        """
-        curl = self._handle()
-        exchange = _Exchange(on_head, self._bounds.max_header_bytes)
-        gate = _Gate(host, self._refusal)
-        self._set_up(curl, request, exchange, gate)
-        try:
-            curl.perform()
-        except pycurl.error as error:
-            if exchange.error is not None:
-                raise exchange.error from None
-            if exchange.done and exchange.head is not None:
-                return exchange.head
-            raise self._translate(curl, error, exchange, gate) from None
-        finally:
-            curl.reset()
-            gate.close()
-        if exchange.head is None or exchange.head.status > 599:
-            raise TransferError("response", "the answer has no status")
-        return exchange.head
-
-    def _handle(self) -> pycurl.Curl:
-        curl: pycurl.Curl | None = getattr(self._local, "curl", None)
-        if curl is None:
-            curl = self._local.curl = pycurl.Curl()
-        return curl
-
-    def _set_up(
-        self, curl: pycurl.Curl, request: Request, exchange: _Exchange, gate: _Gate
-    ) -> None:
-        bounds = self._bounds
-        left_ms = max(1, int((request.deadline - time.monotonic()) * 1000))
-        for option, value in (
-            (pycurl.URL, request.url),
+        self._constant: tuple[tuple[int, Any], ...] = (
             (pycurl.NOSIGNAL, 1),
             (pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),
             (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1),
             (pycurl.HTTP09_ALLOWED, 0),
-            (pycurl.PROXY, ""),
+            (pycurl.PROXY, proxy),
             (pycurl.CAINFO, bounds.ca_file),
-            (pycurl.TIMEOUT_MS, left_ms),
-            (pycurl.CONNECTTIMEOUT_MS, min(left_ms, int(bounds.connect_seconds * 1000))),
             (pycurl.LOW_SPEED_LIMIT, bounds.low_speed_bytes),
             (pycurl.LOW_SPEED_TIME, max(1, round(bounds.low_speed_seconds))),
             (pycurl.BUFFERSIZE, _BUFFER_BYTES),
-            (pycurl.USERAGENT, self._user_agent),
+            (pycurl.UPLOAD_BUFFERSIZE, _BUFFER_BYTES),
+            (pycurl.USERAGENT, user_agent),
             (pycurl.ACCEPT_ENCODING, ""),
-            # An empty Expect: libcurl would wait a second for 100 Continue before a large body.
-            (pycurl.HTTPHEADER, ["Accept-Encoding: identity", "Expect:", *request.fields]),
-            (pycurl.HEADERFUNCTION, exchange.header),
-            (pycurl.WRITEFUNCTION, exchange.write),
-            (pycurl.OPENSOCKETFUNCTION, gate.open_socket),
-            (pycurl.NOPROGRESS, 0),
-            (pycurl.XFERINFOFUNCTION, self._progress),
-        ):
+        )
+
+    def abort(self) -> None:
+        """End every `perform` under way, within a second, and every one to come, as `stopped`."""
+        self._stopped = True
+
+    def perform(self, exchange: Exchange) -> Head:
+        """Do `exchange` in this thread; its Head when all of the body was taken.
+
+        Raises TransferError, and what the exchange's `on_head` or its sink raises.
+        """
+        curl: pycurl.Curl | None = getattr(self._local, "curl", None)
+        if curl is None:
+            curl = self._local.curl = self.handle()
+        curl.setopt(pycurl.NOPROGRESS, 0)
+        curl.setopt(pycurl.XFERINFOFUNCTION, self._progress)
+        prepared = self.prepare(curl, exchange)
+        try:
+            curl.perform()
+        except pycurl.error as error:
+            code, detail = error.args  # type: ignore[misc]  # the stub says it has none
+            return prepared.finish(code, detail)
+        else:
+            return prepared.finish(0, "")
+        finally:
+            prepared.close()
+
+    def handle(self) -> pycurl.Curl:
+        """A new easy handle with everything set that is the same for all requests."""
+        curl = pycurl.Curl()
+        for option, value in self._constant:
             curl.setopt(option, value)
+        return curl
+
+    def prepare(self, curl: pycurl.Curl, exchange: Exchange) -> Prepared:
+        """Set `curl` up for `exchange`; the caller drives it and then asks for the end."""
+        request = exchange.request
+        answer = _Answer(exchange.on_head, self._bounds.max_header_bytes)
+        gate = _Gate(exchange.host, self._refusal)
+        left_ms = max(1, int((request.deadline - time.monotonic()) * 1000))
+        setopt = curl.setopt
+        setopt(pycurl.URL, request.url)
+        setopt(pycurl.TIMEOUT_MS, left_ms)
+        setopt(pycurl.CONNECTTIMEOUT_MS, min(left_ms, int(self._bounds.connect_seconds * 1000)))
+        # An empty Expect: libcurl would wait a second for 100 Continue before a large body.
+        setopt(pycurl.HTTPHEADER, ["Accept-Encoding: identity", "Expect:", *request.fields])
+        setopt(pycurl.HEADERFUNCTION, answer.header)
+        setopt(pycurl.WRITEFUNCTION, answer.write)
+        setopt(pycurl.OPENSOCKETFUNCTION, gate.open_socket)
+        if self.resolve:
+            setopt(pycurl.RESOLVE, list(self.resolve))
         if request.method == "POST":
             # Read by a callback that cannot go back, so that libcurl does not quietly send a
             # body a second time when a kept connection breaks: it might be there twice then.
-            curl.setopt(pycurl.POST, 1)
-            curl.setopt(pycurl.POSTFIELDSIZE_LARGE, request.body_length)
-            curl.setopt(pycurl.UPLOAD_BUFFERSIZE, _BUFFER_BYTES)
-            curl.setopt(pycurl.READFUNCTION, _reader(request, exchange))
-        elif request.method != "GET":
-            curl.setopt(pycurl.CUSTOMREQUEST, request.method)
+            setopt(pycurl.POST, 1)
+            setopt(pycurl.POSTFIELDSIZE_LARGE, request.body_length)
+            setopt(pycurl.READFUNCTION, _reader(request, answer))
+        else:
+            setopt(pycurl.HTTPGET, 1)
+        if request.method in ("GET", "POST"):
+            curl.unsetopt(pycurl.CUSTOMREQUEST)
+        else:
+            setopt(pycurl.CUSTOMREQUEST, request.method)
+        return Prepared(curl, answer, gate)
 
     def _progress(self, *_: object) -> int:
         return 1 if self._stopped else 0
 
-    def _translate(
-        self, curl: pycurl.Curl, error: pycurl.error, exchange: _Exchange, gate: _Gate
-    ) -> TransferError:
-        code: int
-        detail: str
-        code, detail = error.args  # type: ignore[misc]  # the stub says Exception has no args
+
+class Prepared:
+    """A handle on its way: what it was prepared with, and what comes of it."""
+
+    def __init__(self, curl: pycurl.Curl, answer: _Answer, gate: _Gate) -> None:
+        self.curl = curl
+        self._answer = answer
+        self._gate = gate
+
+    def finish(self, code: int, detail: str) -> Head:
+        """The Head, once libcurl has ended the handle with `code`; raises as `perform` does."""
+        answer = self._answer
+        if code:
+            if answer.error is not None:
+                raise answer.error
+            if not (answer.done and answer.head is not None):
+                raise self._translate(code, detail)
+        if answer.head is None or answer.head.status > 599:
+            raise TransferError("response", "the answer has no status")
+        return answer.head
+
+    def close(self) -> None:
+        """Let go of what only this request needed."""
+        self._gate.close()
+
+    def _translate(self, code: int, detail: str) -> TransferError:
+        answer, gate, curl = self._answer, self._gate, self.curl
         kind = _KINDS.get(code, "tls" if "SSL" in detail or "certificate" in detail else "broken")
         if kind == "connect" and gate.out_of_resources:
             kind = "resource"
@@ -283,7 +375,7 @@ class Transfer:
             # The connection held: what came over it is not HTTP (a chunk size that never ends).
             kind = "response"
         sent = int(curl.getinfo(pycurl.SIZE_UPLOAD_T))
-        return TransferError(kind, detail, sent=sent, answered=exchange.head is not None)
+        return TransferError(kind, detail, sent=sent, answered=answer.head is not None)
 
 
 class _Gate:
@@ -321,15 +413,21 @@ class _Gate:
         return opened
 
 
-def _reader(request: Request, exchange: _Exchange) -> Callable[[int], bytes | int]:
+def _reader(request: Request, answer: _Answer) -> Callable[[int], bytes | int]:
     def read(size: int) -> bytes | int:
         try:
             return request.body.read(size) if request.body is not None else b""
         except Exception as error:  # perform raises it again
-            exchange.fail(error)
+            answer.fail(error)
             return pycurl.READFUNC_ABORT
 
     return read
+
+
+def _bad_head(line: int, most: int, fields: int) -> TransferError:
+    if line > most or fields > _MAX_FIELDS + 1:
+        return TransferError("response", "too long a field, or too many")
+    return TransferError("too_large", "the head of the answer never ends")
 
 
 def _text(address: str | bytes) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.testing import RunningSandbox, running_sandbox
+from tests.downloads import Download
 from tests.origin import Origin, running_origin
 from tests.service import RunningService, running_service
 
@@ -19,6 +20,14 @@ def origin() -> Iterator[Origin]:
     """A server of images and of trouble."""
     with running_origin() as running:
         yield running
+
+
+@pytest.fixture
+def download(tmp_path: Path) -> Download:
+    """A Downloader that may fetch from 127.0.0.1."""
+    folder = tmp_path / "temp"
+    folder.mkdir()
+    return Download(folder)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 from collections import Counter
@@ -49,8 +50,11 @@ def reset(connection: socket.socket) -> None:
 class Origin:
     """A server on 127.0.0.1 for one test. `requests` counts paths, `connections` connections."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+        self._context = context
         self.pages: dict[str, Page] = {}
+        self.default: Page | None = None
+        """What paths get that are neither pages nor images."""
         self.requests: Counter[str] = Counter()
         self.heads: list[str] = []
         self.connections = 0
@@ -61,7 +65,8 @@ class Origin:
         self._lock = threading.Lock()
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self._open: set[socket.socket] = set()
-        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self.port: int = self._listening.getsockname()[1]
+        self.url = f"{'https' if context else 'http'}://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
 
@@ -106,6 +111,9 @@ class Origin:
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            if self._context is not None:
+                connection = self._context.wrap_socket(connection, server_side=True)
         with connection, contextlib.suppress(OSError):
             file = connection.makefile("rb")
             while head := _read_head(file):
@@ -113,7 +121,7 @@ class Origin:
                 with self._lock:
                     self.requests[path] += 1
                     self.heads.append(head)
-                page = self.pages.get(path.partition("?")[0])
+                page = self.pages.get(path.partition("?")[0], self.default)
                 if page is not None:
                     page(connection)
                     break
@@ -141,9 +149,9 @@ def _image(path: str) -> bytes:
 
 
 @contextlib.contextmanager
-def running_origin() -> Iterator[Origin]:
-    """An Origin for the length of a block."""
-    origin = Origin()
+def running_origin(context: ssl.SSLContext | None = None) -> Iterator[Origin]:
+    """An Origin for the length of a block, over TLS with a `context`."""
+    origin = Origin(context)
     try:
         yield origin
     finally:

@@ -18,7 +18,8 @@ from typing import Any
 import requests
 
 from imageload.config import Config
-from main import Service
+from main import ROUTES
+from web.service import Service
 
 ROOT = Path(__file__).parent.parent
 
@@ -38,9 +39,9 @@ class Client:
         """POST to /v1/images/upload."""
         return self.session.post(f"{self.url}/v1/images/upload", timeout=30, **keywords)
 
-    def submit(self, urls: list[str]) -> str:
+    def submit(self, urls: list[str], *, dedupe: bool = True) -> str:
         """The jobId of a new job for `urls`."""
-        answer = self.post(json={"urls": urls})
+        answer = self.post(json={"urls": urls, "dedupe": dedupe})
         assert answer.status_code == 202, answer.text
         (job_id,) = answer.json()["jobId"]
         return str(job_id)
@@ -89,7 +90,7 @@ class RunningService(Client):
     def _run(self, config: Config, ready: queue.SimpleQueue[str | BaseException]) -> None:
         async def serve() -> None:
             self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-            self.service = Service(config, self.temp_dir)
+            self.service = Service(config, self.temp_dir, ROUTES)
             server, url = self.service.listen()
             ready.put(url)
             await self._stop.wait()
@@ -123,6 +124,9 @@ def running_service(temp_dir: Path, **options: Any) -> Iterator[RunningService]:
         "allow_origin": ("127.0.0.1",),
         "retry_seconds": 0.01,
         "retry_cap_seconds": 0.05,
+        "host_rest_seconds": 0.05,
+        "host_failures": 100,
+        "per_host": 32,
         "imgur_client_id": "test",
         **options,
     }

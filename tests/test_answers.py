@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -60,10 +61,10 @@ CATALOGUE: list[tuple[tuple[int, Any], type[errors.UploadError]]] = [
     (thing(1003, "File type invalid (1)", 400), errors.Rejected),
     (thing(1003, "File type invalid (1)", 415, "Exception_UploadError"), errors.Rejected),
     (text("Invalid URL (http://a.example/)", 400), errors.Rejected),
-    (text("File is over the size limit", 400), errors.Rejected),
-    (text("file is over the size limit", 413), errors.Rejected),
-    (listed("413", "Request Entity Too Large", 413), errors.Rejected),
-    (page("413 Request Entity Too Large", 413), errors.Rejected),
+    (text("File is over the size limit", 400), errors.OverSize),
+    (text("file is over the size limit", 413), errors.OverSize),
+    (listed("413", "Request Entity Too Large", 413), errors.OverSize),
+    (page("413 Request Entity Too Large", 413), errors.OverSize),
     (page("405 Not Allowed", 405), errors.Rejected),
     (text("Internal expectation failed", 417), errors.Rejected),
     (text("Unable to find an image with the id, abc", 404), errors.Rejected),
@@ -94,9 +95,20 @@ CATALOGUE: list[tuple[tuple[int, Any], type[errors.UploadError]]] = [
     (thing(403, "Forbidden", 400), errors.UploadBlocked),
     (thing(403, "Forbidden", 200), errors.UploadBlocked),
     (edge(CAPACITY, 403), errors.UploadBlocked),
+    # A 403 without words that are known: a gateway's, or a page.
+    (text("Something", 403), errors.UploadBlocked),
+    ((403, None), errors.UploadBlocked),
+    ((403, {"message": "You are not subscribed to this API."}), errors.UploadBlocked),
+    (page("Access denied", 403), errors.UploadBlocked),
+    (thing(403, "Something", 400), errors.UploadBlocked),
     # Whom it does not know.
     (text("Authentication required", 401), errors.CredentialsRefused),
     (text("Invalid client_id", 403), errors.CredentialsRefused),
+    (text("Authentication required", 403), errors.CredentialsRefused),
+    (text("Unauthorized", 403), errors.CredentialsRefused),
+    (text("Unauthorized", 400), errors.CredentialsRefused),
+    (thing(1000, "This method requires authentication", 400), errors.CredentialsRefused),
+    ((403, {"message": "Unauthorized"}), errors.CredentialsRefused),
     (text("Malformed auth header", 403), errors.CredentialsRefused),
     (text("The access token provided is invalid.", 403), errors.CredentialsRefused),
     (text("The access token provided is invalid.", 401), errors.CredentialsRefused),
@@ -187,6 +199,32 @@ def test_a_page_is_never_quoted(status: int) -> None:
     assert "<" not in message
     assert "Imgur says" not in message
     assert message.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("<b>File</b> is over", "File  is over"),
+        ("<script>alert(1)</script>over", "alert(1) over"),
+        ("over\r\nfailed job=forged", "over failed job=forged"),
+        ("over\x1b[31m\x00\x7f", "over [31m"),
+        ("<img\nsrc=x>over", "over"),
+        ("<<b>b>over", "b>over"),
+    ],
+)
+@pytest.mark.parametrize("shape", [text, edge])
+def test_tags_and_control_characters_are_never_in_a_message(
+    shape: Callable[[str, int], tuple[int, Any]], said: str, shown: str
+) -> None:
+    message = meaning(*shape(said, 400)).message
+    assert f'Imgur says: "{shown}"' in message
+    assert message.isprintable()
+
+
+@given(st.text(max_size=40))
+def test_no_words_of_imgurs_break_a_line_of_the_log(said: str) -> None:
+    message = meaning(*text(said, 400)).message
+    assert not any(ord(character) < 32 or ord(character) == 127 for character in message)
 
 
 def test_a_message_of_any_length_is_cut() -> None:

@@ -45,6 +45,11 @@ SAMPLES: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
     "level": (("DEBUG", "DEBUG"), ("ERROR", "ERROR")),
 }
 
+# Options that take less than their unit says.
+NARROWER: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
+    "origin_ports": (("80, 81", ("80", "81")), ("443,,", ("443",))),
+}
+
 # What some options need beside them.
 BESIDE = {"IMGUR_CLIENT_SECRET": "beside", "IMGUR_REFRESH_TOKEN": "beside"}
 
@@ -81,7 +86,7 @@ def test_without_flags_and_environment_every_option_has_its_default() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_flag_beats_the_environment_which_beats_the_default(name: str) -> None:
     (option,) = [option for option in options() if option.name == name]
-    environment, given = SAMPLES[option.metadata["unit"]]
+    environment, given = NARROWER.get(name) or SAMPLES[option.metadata["unit"]]
     environ = {**BESIDE, environment_name(name): environment[0]}
     from_environment = getattr(parse([], environ), name)
     assert from_environment == environment[1]
@@ -93,6 +98,21 @@ def test_a_flag_beats_the_environment_which_beats_the_default(name: str) -> None
 
 def test_a_flag_may_stand_apart_from_its_value() -> None:
     assert parse(["--port", "9000"], {}).port == 9000
+
+
+def test_every_limit_that_an_operator_may_want_to_move_is_an_option() -> None:
+    assert {
+        *("max_urls", "max_lists", "max_body_bytes", "max_active_jobs", "max_waiting_jobs"),
+        *("job_window", "downloads", "uploads", "per_host", "max_tries", "retry_seconds"),
+        *("host_failures", "host_rest_seconds", "host_wait_seconds", "origin_ports"),
+        *("deny_origin", "allow_origin", "origin_proxy", "allow_downgrade", "ca_file"),
+        *("max_pixels", "max_header_bytes", "max_redirects", "temp_dir", "user_agent"),
+        *("convert", "shrink", "converters", "convert_seconds", "imgur_max_bytes"),
+    } <= set(NAMES)
+
+
+def test_the_ports_that_are_fetched_from_are_those_of_the_web_by_default() -> None:
+    assert Config().origin_ports == ("80", "443")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -172,6 +192,14 @@ def test_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         (
             ["--imgur-refresh-token=s3cret"],
             "IMGUR_REFRESH_TOKEN needs IMGUR_CLIENT_SECRET beside it",
+        ),
+        (["--origin-ports=0"], "--origin-ports are numbers from 1 to 65535, comma between them"),
+        (["--origin-ports=80,65536"], "are numbers from 1 to 65535, comma between them"),
+        (["--origin-ports=http"], "are numbers from 1 to 65535, comma between them"),
+        (["--per-host=0"], "argument --per-host: '0' is not what it takes: count"),
+        (
+            ["--convert=perhaps"],
+            "argument --convert: 'perhaps' is not what it takes: true or false",
         ),
         (["--colour=blue"], "unrecognized arguments: --colour=blue"),
         (["--por=8888"], "unrecognized arguments: --por=8888"),

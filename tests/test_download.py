@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import socket
@@ -14,52 +15,11 @@ from pathlib import Path
 import pytest
 
 from imageload import errors
-from imageload.download import Bounds as DownloadBounds
-from imageload.download import Downloader, retry_after
-from imageload.guard import Guard
-from imageload.transfer import Bounds, Transfer
+from imageload.download import retry_after
+from tests.downloads import Download
 from tests.origin import IMAGES, Origin, answer, raw, redirect, reset
 
 PNG = (IMAGES / "png-rgb.png").read_bytes()
-
-
-class Download:
-    """A Downloader with small bounds, its temp directory, and the transfer under it."""
-
-    def __init__(self, temp_dir: Path, allow: tuple[str, ...] = ("127.0.0.1",)) -> None:
-        self.temp_dir = temp_dir
-        bounds = Bounds(
-            connect_seconds=2, low_speed_bytes=1, low_speed_seconds=10, max_header_bytes=8_192
-        )
-        self.transfer = Transfer(bounds, user_agent="tests", refusal=Guard(allow).refusal)
-        self.call = Downloader(
-            self.transfer,
-            DownloadBounds(seconds=1.5, max_bytes=100_000, max_redirects=5),
-            temp_dir,
-        )
-
-    def arrives(self, url: str) -> bytes:
-        """What `url` brings; its file is gone again."""
-        path = Path(self.call(url).temp_fn)
-        content = path.read_bytes()
-        path.unlink()
-        return content
-
-    def fails_with(self, url: str, error: type[errors.ImageError]) -> errors.ImageError:
-        """The error that `url` ends in, and proof that it left no file."""
-        with pytest.raises(error) as caught:
-            self.call(url)
-        assert type(caught.value) is error
-        assert caught.value.message.endswith(".")
-        assert not list(self.temp_dir.iterdir())
-        return caught.value
-
-
-@pytest.fixture
-def download(tmp_path: Path) -> Download:
-    folder = tmp_path / "temp"
-    folder.mkdir()
-    return Download(folder)
 
 
 @pytest.mark.parametrize(
@@ -293,7 +253,7 @@ def test_a_head_that_never_ends_is_cut(download: Download, origin: Origin) -> No
         while True:
             connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)
 
-    download.fails_with(origin.page("/a", fields), errors.TooLarge)
+    download.fails_with(origin.page("/a", fields), errors.BadResponse)
     download.fails_with(origin.page("/b", promises), errors.TooLarge)
 
 
@@ -387,17 +347,12 @@ def test_a_full_disk_and_a_lost_directory_have_their_own_codes(
     with pytest.raises(errors.DiskError):
         download.call(origin.image("png-rgb.png"))
     download.temp_dir.mkdir()
-    full = Path("/dev/full")
-    if full.exists():
-        descriptor = full.open("wb", buffering=0)
-        with descriptor:
-            made = download.temp_dir / "made"
-            made.touch()
-            monkeypatch.setattr(
-                "tempfile.mkstemp",
-                lambda **_: (__import__("os").dup(descriptor.fileno()), str(made)),
-            )
-            download.fails_with(origin.image("png-rgb.png"), errors.DiskFull)
+
+    def no_room(_descriptor: int, _piece: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.write", no_room)
+    download.fails_with(origin.image("png-rgb.png"), errors.DiskFull)
 
 
 def test_retry_after_is_read_in_seconds_and_as_a_date() -> None:

@@ -28,6 +28,7 @@ CODES = {
     "invalid_url",
     "not_image",
     "rate_limited",
+    "removed_at_origin",
     "resource_error",
     "shutdown",
     "timeout",

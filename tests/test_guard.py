@@ -181,6 +181,9 @@ def test_the_ports_below_1024_may_be_chosen() -> None:
         ("fe80::/10", "fe80::1%eth0", "fec0::1"),
         ("127.0.0.1", "::ffff:127.0.0.1", "::ffff:127.0.0.2"),
         ("10.0.0.0/8", "::ffff:10.9.8.7", "::ffff:11.0.0.1%lo"),
+        ("::ffff:127.0.0.1", "127.0.0.1", "127.0.0.2"),
+        ("::ffff:10.0.0.0/104", "10.255.0.1", "11.0.0.1"),
+        ("::ffff:10.1.0.0/112", "::ffff:10.1.2.3", "10.2.0.0"),
     ],
 )
 def test_an_address_or_network_that_is_allowed_is_exempt_and_its_neighbour_is_not(
@@ -216,6 +219,12 @@ def test_a_host_that_is_allowed_as_a_name_is_not_allowed_as_an_address() -> None
         "a/b",
         "*.a",
         "::g",
+        "127.0.0.256",
+        "127.0.0",
+        "10.0.0.0.0",
+        "1",
+        "...",
+        "a%2eexample",
     ],
 )
 def test_an_entry_that_is_no_address_network_or_host_is_an_error(entry: str) -> None:
@@ -287,7 +296,13 @@ def test_a_url_is_made_ascii_and_keeps_its_meaning(given_url: str, url: str, hos
         ("http://a..example/", "no host"),
         ("http://.example/", "no host"),
         ("http://a b.example/", "no host"),
-        ("http://a%20b.example/", "no host"),
+        ("http://a%20b.example/", "escape or a zone"),
+        ("http://%61.example/", "escape or a zone"),
+        ("http://a.example%00/", "escape or a zone"),
+        ("http://[fe80::1%25eth0]/", "escape or a zone"),
+        ("http://[2606:4700::1%eth0]/", "escape or a zone"),
+        ("http://[v1.a]/", "no IPv6 address"),
+        ("http://[v1.127.0.0.1]/", "no IPv6 address"),
         ("http://*.example/", "no host"),
         pytest.param(f"http://{'a.' * 127}example/", "no host", id="long host"),
         ("http://user@a.example/", "user name"),
@@ -311,6 +326,9 @@ def test_a_url_is_made_ascii_and_keeps_its_meaning(given_url: str, url: str, hos
         ("http://☺.example/", "IDNA"),
         ("http://a\u200b\u200bb\u2028.example/", "IDNA"),
         pytest.param("http://a.example/".ljust(8_001, "a"), "longer than 8000", id="long"),
+        pytest.param(
+            "http://a.example/".ljust(4_000, "é"), "once it is escaped", id="long once escaped"
+        ),
     ],
 )
 def test_what_is_no_fetchable_url_is_refused_with_what_is_wrong_with_it(
@@ -325,6 +343,8 @@ def test_what_is_no_fetchable_url_is_refused_with_what_is_wrong_with_it(
 def test_a_url_of_8000_characters_is_taken() -> None:
     url = "http://a.example/".ljust(8_000, "a")
     assert check_url(url).url == url
+    escaped = "http://a.example/" + "é" * ((8_000 - len("http://a.example/")) // 6)
+    assert len(check_url(escaped).url) <= 8_000
 
 
 HOSTS = (

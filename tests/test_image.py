@@ -382,11 +382,11 @@ def test_hostile_bytes_neither_raise_nor_take_long(name: str, tmp_path: Path) ->
     content = HOSTILE[name]()
     path = tmp_path / "hostile"
     path.write_bytes(content)
-    began = time.process_time()
+    began = time.thread_time()
     header = read_header(path)
     describe(content)
     is_svg(content)
-    assert time.process_time() - began < 0.1  # a tenth of that, here
+    assert time.thread_time() - began < 0.5  # some 0.01: what is not bounded takes minutes
     assert header is None or header.type == sniff(content)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from imageload import errors
-from imageload.transfer import Bounds, Transfer
+from imageload.transfer import Bounds, Transfer, run
 from imgurapi import ImgurAPI
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.origin import IMAGES, Origin, answer
@@ -133,10 +133,10 @@ def test_an_empty_budget_is_a_quota_error_with_the_time_to_wait(tmp_path: Path) 
         ("invalid_client", errors.CredentialsRefused),
         ("invalid_token", errors.CredentialsRefused),
         ("file_type", errors.Rejected),
-        ("over_size", errors.Rejected),
+        ("over_size", errors.OverSize),
         ("expectation", errors.Rejected),
         ("data_false", errors.Rejected),
-        ("gateway", errors.Rejected),
+        ("gateway", errors.UploadBlocked),
         ("not_uploaded", errors.Unavailable),
         ("internal", errors.Unavailable),
         ("varnish", errors.Unavailable),
@@ -165,11 +165,11 @@ def test_every_trouble_of_imgurs_is_an_error_of_ours(
 ) -> None:
     sandbox.fault(fault)
     with pytest.raises(error) as caught:
-        imgur.land(str(PNG))
+        run(imgur.land(str(PNG)))
     assert type(caught.value) is error
     assert "<" not in caught.value.message
     assert sandbox.stats()["requests"]["upload"] == 1, "no second request"
-    assert imgur.land(str(PNG)).link.startswith(sandbox.url), "and the next one is fine"
+    assert run(imgur.land(str(PNG))).link.startswith(sandbox.url), "and the next one is fine"
 
 
 @pytest.mark.parametrize("shape", [1, 2, 3, 4])
@@ -180,13 +180,13 @@ def test_all_four_error_shapes_mean_the_same(
     kinds = {400: errors.Rejected, 429: errors.QuotaExceeded, 500: errors.Unavailable}
     sandbox.fault(str(status), shape=shape, message="words of Imgur")
     with pytest.raises(kinds[status]):
-        imgur.land(str(PNG))
+        run(imgur.land(str(PNG)))
 
 
 def test_a_hanging_imgur_ends_at_the_deadline(imgur: ImgurAPI, sandbox: RunningSandbox) -> None:
     sandbox.fault("hang")
     with pytest.raises(errors.UploadTimedOut):
-        imgur.land(str(PNG))
+        run(imgur.land(str(PNG)))
 
 
 @pytest.mark.parametrize("kept", [False, True])
@@ -195,10 +195,10 @@ def test_a_lost_answer_is_not_sent_again_in_secret(
 ) -> None:
     """libcurl would, on a kept connection: the image would be on Imgur twice."""
     if kept:
-        imgur.land(str(PNG))
+        run(imgur.land(str(PNG)))
     sandbox.fault("reset_after_body")
     with pytest.raises(errors.AnswerLost):
-        imgur.land(str(PNG))
+        run(imgur.land(str(PNG)))
     assert sandbox.stats()["requests"]["upload"] == 1 + kept
     assert len(sandbox.images()) == 1 + kept
 
@@ -210,22 +210,22 @@ def test_a_connection_broken_in_mid_body_is_no_lost_answer(
     large = tmp_path / "large"
     large.write_bytes(PNG.read_bytes() + bytes(8_000_000))
     if kept:
-        imgur.land(str(PNG))
+        run(imgur.land(str(PNG)))
     sandbox.fault("reset_mid_body", bytes=100_000)
     with pytest.raises(errors.UploadConnectError):
-        imgur.land(str(large))
+        run(imgur.land(str(large)))
     assert sandbox.stats()["requests"]["upload"] == 1 + kept
 
 
 def test_an_imgur_that_is_not_there_is_a_connect_error() -> None:
     with pytest.raises(errors.UploadConnectError) as caught:
-        api("http://127.0.0.1:1").land(str(PNG))
+        run(api("http://127.0.0.1:1").land(str(PNG)))
     assert caught.value.transient
 
 
 def test_a_missing_file_is_a_disk_error(imgur: ImgurAPI, tmp_path: Path) -> None:
     with pytest.raises(errors.DiskError):
-        imgur.land(str(tmp_path / "gone"))
+        run(imgur.land(str(tmp_path / "gone")))
 
 
 @pytest.fixture
@@ -263,7 +263,7 @@ def test_ten_threads_renew_one_token_once(account: RunningSandbox) -> None:
 
     def upload() -> None:
         start.wait(5)
-        landed.append(imgur.land(str(PNG), anonymous=False).link)
+        landed.append(run(imgur.land(str(PNG), anonymous=False)).link)
 
     threads = [threading.Thread(target=upload) for _ in range(10)]
     for thread in threads:

@@ -12,7 +12,7 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, fields, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -142,6 +142,18 @@ def test_a_change_fits_its_state_or_is_refused_and_changes_nothing(
         with pytest.raises(IllegalChange, match=f"{kind.__name__} does not follow {state}"):
             job.apply(change(kind, 0))
         assert job.snapshot() == before
+
+
+@pytest.mark.parametrize("kind", LEADS_TO)
+@pytest.mark.parametrize("index", [-1, -2, 2, 10**9])
+def test_a_change_of_an_image_that_is_not_there_is_refused_and_changes_nothing(
+    kind: type[Change], index: int
+) -> None:
+    job = job_of(2)
+    before = job.snapshot()
+    with pytest.raises(IllegalChange, match=f"there is no image {index}"):
+        job.apply(change(kind, index))
+    assert job.snapshot() == before
 
 
 def test_a_job_starts_once() -> None:
@@ -349,13 +361,17 @@ def test_the_summary_json_counts_the_images_of_each_list() -> None:
 def test_an_image_record_says_all_that_is_known_and_null_for_the_rest() -> None:
     job = job_of(1)
     unknown = dict.fromkeys(
-        ("link", "error", "status_code", "bytes", "type", "width", "height", "sha256")
+        (
+            *("link", "error", "status_code", "bytes", "type", "width", "height", "sha256"),
+            "converted_from",
+        )
     )
     assert image_json(job.image(0)) == {
         **unknown,
         "url": url(0),
         "state": "queued",
         "attempts": 0,
+        "reused": False,
     }
     job.apply(Downloaded(0, report(), attempts=2))
     job.apply(Uploaded(0, link(0), SECRET, attempts=3))
@@ -371,7 +387,22 @@ def test_an_image_record_says_all_that_is_known_and_null_for_the_rest() -> None:
         "width": 64,
         "height": 32,
         "sha256": report().sha256,
+        "converted_from": None,
+        "reused": False,
     }
+
+
+def test_the_record_says_what_an_image_was_converted_from_and_whether_its_link_is_anothers() -> (
+    None
+):
+    job = job_of(1)
+    job.apply(Downloaded(0, replace(report(), temp_fn="", converted_from="image/webp")))
+    (pending,) = status_json(job.snapshot())["uploaded"]["pending"]
+    assert pending == {"status_code": 200, "url": url(0), "temp_fn": None}
+    job.apply(Uploaded(0, link(0), SECRET, attempts=0, reused=True))
+    record = image_json(job.image(0))
+    assert (record["type"], record["converted_from"]) == ("image/png", "image/webp")
+    assert (record["reused"], record["attempts"]) == (True, 0)
 
 
 def test_the_record_of_a_failed_image_has_the_code_the_sentence_and_the_origins_status() -> None:

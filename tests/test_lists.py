@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from imageload.errors import BadRequest, Refused, TooMany
-from web.lists import read_url_lists
+from web.lists import Posted, read_posted
 
 SUITE = sorted((Path(__file__).parent / "corpora/json_test_suite/test_parsing").glob("*.json"))
 
@@ -25,7 +26,7 @@ A, B, C = "https://a.example/1.png", "https://b.example/2.png", "http://c.exampl
 def read(body: bytes | str, content_type: str = "application/json") -> list[list[str]]:
     """The lists in `body`, under limits of 5 URLs and 3 lists."""
     encoded = body.encode() if isinstance(body, str) else body
-    return read_url_lists(encoded, content_type, max_urls=5, max_lists=3)
+    return read_posted(encoded, content_type, max_urls=5, max_lists=3).url_lists
 
 
 def read_text(body: bytes | str) -> list[str]:
@@ -98,6 +99,34 @@ def test_json_may_begin_with_a_byte_order_mark() -> None:
 
 def test_json_may_stand_in_white_space() -> None:
     assert read(f" \r\n\t{json.dumps([A], indent=4)}\n") == [[A]]
+
+
+@pytest.mark.parametrize(
+    ("value", "dedupe"),
+    [
+        ({"urls": [A]}, True),
+        ({"urls": [A], "dedupe": True}, True),
+        ({"urls": [A], "dedupe": False}, False),
+        ({"dedupe": False, "urls": [[A], [B]]}, False),
+        ([A], True),
+        ([[A], [B]], True),
+    ],
+)
+def test_images_are_shared_unless_the_post_says_otherwise(value: Any, dedupe: bool) -> None:
+    posted = read_posted(json.dumps(value).encode(), "", max_urls=5, max_lists=3)
+    assert isinstance(posted, Posted)
+    assert posted.dedupe is dedupe
+    assert posted.url_lists[0] == [A]
+
+
+def test_plain_text_has_no_say_in_sharing() -> None:
+    body = f'{A}\n{{"dedupe": false}}'.encode()
+    assert read_posted(body, "text/plain", max_urls=5, max_lists=3).dedupe is True
+
+
+@pytest.mark.parametrize("dedupe", [None, 0, 1, "false", "true", [], {}, 0.0])
+def test_dedupe_is_true_or_false_and_nothing_like_it(dedupe: object) -> None:
+    assert refusal(json.dumps({"urls": [A], "dedupe": dedupe})) == "dedupe is true or false."
 
 
 def test_of_a_key_given_twice_the_last_counts() -> None:
@@ -273,7 +302,7 @@ def test_urls_joined_by_commas_or_newlines_come_back(urls: list[str]) -> None:
     for separator in (",", ", ", "\n", "\r\n"):
         body = separator.join(urls).encode()
         if urls:
-            assert read_url_lists(body, "text/plain", max_urls=99, max_lists=1) == [
+            assert read_posted(body, "text/plain", max_urls=99, max_lists=1).url_lists == [
                 list(dict.fromkeys(urls))
             ]
 
@@ -355,6 +384,6 @@ def test_a_list_of_any_texts_is_taken_as_it_is_but_for_blanks_and_repeats(
     expected = list(dict.fromkeys(entry.strip() for entry in entries if entry and entry.strip()))
     body = json.dumps(entries).encode()
     if expected:
-        assert read_url_lists(body, "", max_urls=999, max_lists=1) == [expected]
+        assert read_posted(body, "", max_urls=999, max_lists=1).url_lists == [expected]
     else:
         assert "there is no url" in refusal(body)

@@ -4,9 +4,11 @@ images overlap, jobs share, every image comes to an end, and no temp file outliv
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import queue
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +17,8 @@ from typing import Any, cast
 import pytest
 
 from imageload import errors
+from imageload.engine import Engine, Way
+from imageload.hosts import Hosts
 from imageload.job import (
     Change,
     Downloaded,
@@ -27,9 +31,12 @@ from imageload.job import (
     Uploaded,
 )
 from imageload.loader import ImageLoad
-from imageload.pool import Pool
 from imageload.retry import RetryRule
-from imageload.run import Reader, Road, loggable
+from imageload.run import Reader, Road, Run, loggable
+from imageload.sharing import Sharing
+from imageload.transfer import Bounds, Exchange, Pause, Request, Steps, Transfer
+from tests.origin import Origin
+from tests.threads import Threads
 
 # Only ever waited out where something is broken.
 PATIENCE = 20.0
@@ -46,8 +53,9 @@ def link_of(url: str) -> str:
     return url.replace("https://", "https://i.imgur.com/")
 
 
-def report_of(path: Path) -> Report:
-    return Report(str(path), 200, 1, "image/png", 1, 1, "0" * 64)
+def report_of(path: Path, content: str = "") -> Report:
+    sha256 = hashlib.sha256(content.encode()).hexdigest()
+    return Report(str(path), 200, len(content), "image/png", 1, 1, sha256)
 
 
 class Folder:
@@ -56,22 +64,32 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.most = 0
+        self.made: list[str] = []
+        self.given_back: list[str] = []
         self._lock = threading.Lock()
-        self._made = 0
         path.mkdir()
 
     def download(self, url: str) -> Report:
         """A temp file for `url`."""
+        return self.file_of(url)
+
+    def file_of(self, content: str) -> Report:
+        """A temp file with `content`."""
         with self._lock:
-            self._made += 1
-            path = self.path / f"tmp{self._made}"
-            path.write_text(url)
+            path = self.path / f"tmp{len(self.made)}"
+            self.made.append(str(path))
+            path.write_text(content)
             self.most = max(self.most, len(self.files()))
-        return report_of(path)
+        return report_of(path, content)
 
     def upload(self, temp_fn: str) -> Landed:
         """A link from which the URL can be told."""
         return Landed(link_of(Path(temp_fn).read_text()), "d3l3t3h4sh")
+
+    def discard(self, temp_fn: str, _: int) -> None:
+        """Take a temp file back; it may be gone."""
+        self.given_back.append(temp_fn)
+        Path(temp_fn).unlink(missing_ok=True)
 
     def files(self) -> list[str]:
         """The temp files that are there now."""
@@ -84,14 +102,16 @@ def nowhere(_: str) -> Report:
 
 
 class Wired:
-    """An ImageLoad on small pools, and word of when a job is through."""
+    """An ImageLoad on few threads, and word of when a job is through."""
 
     def __init__(
         self,
         download: DownloadCall,
         upload: UploadCall,
+        discard: Callable[[str, int], None],
         *,
         threads: int = 8,
+        per_host: int = 1_000,
         window: int = 8,
         retry: RetryRule | None = None,
         max_active_jobs: int = 8,
@@ -100,11 +120,16 @@ class Wired:
     ) -> None:
         self._finished: defaultdict[str, threading.Event] = defaultdict(threading.Event)
         self.changes: defaultdict[str, list[Change]] = defaultdict(list)
-        road = Road(
-            download=download,
-            upload=upload,
-            downloads=Pool("download", threads),
-            uploads=Pool("upload", threads),
+        self._travels = Threads(download, threads, "download"), Threads(upload, threads, "upload")
+        self.hosts = Hosts(
+            per_host=per_host, failures=1_000, rest_seconds=3_600, max_wait_seconds=3_600
+        )
+        self.road = road = Road(
+            download=self._travels[0],
+            upload=self._travels[1],
+            hosts=self.hosts,
+            sharing=Sharing(),
+            discard=discard,
             retry=retry or RetryRule(max_tries=3, seconds=0.002, cap_seconds=0.002),
             window=window,
             readers=(*readers, self._read),
@@ -118,10 +143,21 @@ class Wired:
         if job.summary().finished:
             self._finished[job.job_id].set()
 
-    def start(self, url_list: list[str]) -> Job:
+    def start(self, url_list: list[str], *, dedupe: bool = False) -> Job:
         """A job for `url_list`, on its way."""
-        (job,) = self.load.upload([url_list])
+        (job,) = self.load.upload([url_list], dedupe=dedupe)
         return job
+
+    def start_several(self, lists: list[list[str]]) -> list[Job]:
+        """A job for each of `lists`, on their way."""
+        return self.load.upload(lists, dedupe=False)
+
+    def close(self) -> None:
+        """What the service does at its end; no thread is left."""
+        self.load.stop()
+        for travel in self._travels:
+            assert travel.close(PATIENCE)
+        assert self.load.close(PATIENCE)
 
     def wait(self, job: Job) -> dict[str, Image]:
         """The images of `job` by URL, once it is finished."""
@@ -160,16 +196,18 @@ def wire(folder: Folder) -> Iterator[Wire]:
         upload: UploadCall = folder.upload,
         **options: Any,
     ) -> Wired:
-        made.append(Wired(download, upload, **options))
+        made.append(Wired(download, upload, folder.discard, **options))
         return made[-1]
 
     yield wire_up
     for wired in made:
-        assert wired.load.close(PATIENCE)
+        wired.close()
         for job in wired.load.jobs():
             assert job.summary().finished
     assert set(threading.enumerate()) == before
     assert folder.files() == []
+    given_back = [path for path in folder.given_back if "nonexistent" not in path]
+    assert sorted(given_back) == sorted(folder.made), "each file goes back, once"
 
 
 class Tap:
@@ -273,7 +311,7 @@ def test_a_url_that_waits_for_its_next_try_lets_others_by(wire: Wire, folder: Fo
 
     def download(url: str) -> Report:
         if url.endswith("/0"):
-            raise errors.OriginBusy("Come back in an hour.", retry_after=3_600)
+            raise errors.ConnectError("Come back in an hour.", retry_after=3_600)
         return folder.download(url)
 
     def reader(job: Job, _: Change) -> None:
@@ -395,9 +433,11 @@ def test_an_error_that_no_retry_cures_ends_the_image_at_once(
 
 
 @pytest.mark.parametrize("phase", ["download", "upload"])
-@pytest.mark.parametrize("bug", [KeyError("s3cret"), OSError(28, "s3cret"), RecursionError()])
+@pytest.mark.parametrize(
+    "bug", [KeyError("s3cret"), OSError(28, "s3cret"), RecursionError(), SystemExit("s3cret")]
+)
 def test_a_bug_ends_one_image_and_the_job_goes_on(
-    wire: Wire, folder: Folder, phase: str, bug: Exception, caplog: pytest.LogCaptureFixture
+    wire: Wire, folder: Folder, phase: str, bug: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     bad = urls(20)[7]
 
@@ -421,15 +461,37 @@ def test_a_bug_ends_one_image_and_the_job_goes_on(
     assert [record.exc_info and record.exc_info[1] for record in caplog.records if record.exc_info]
 
 
+def test_what_is_neither_a_report_nor_an_error_ends_one_image(wire: Wire, folder: Folder) -> None:
+    bad = urls(20)[7]
+
+    def download(url: str) -> Report:
+        return cast(Report, None) if url == bad else folder.download(url)
+
+    images = wire(download).run(urls(20))
+    failure = images.pop(bad).failure
+    assert failure is not None
+    assert (failure.code, failure.message) == ("internal_error", "A bug in the service: NoneType.")
+    assert {image.state for image in images.values()} == {"completed"}
+
+
+class BrokenRule(RetryRule):
+    """A rule with a bug."""
+
+    def wait(self, error: errors.ImageError, tries: int) -> float | None:
+        """Raise."""
+        raise ZeroDivisionError(f"{error.code}, {tries}")
+
+
 def test_a_bug_of_the_jobs_own_thread_leaves_no_image_open(
     wire: Wire, folder: Folder, caplog: pytest.LogCaptureFixture
 ) -> None:
     def download(url: str) -> Report:
         if url.endswith("/9"):
-            return cast(Report, None)
+            raise errors.ConnectError("No connection.")
         return folder.download(url)
 
-    images = wire(download, window=3).run(urls(50))
+    rule = BrokenRule(max_tries=3, seconds=1, cap_seconds=1)
+    images = wire(download, window=3, retry=rule).run(urls(50))
     assert {image.state for image in images.values()} <= {"completed", "failed"}
     codes = {image.failure.code for image in images.values() if image.failure}
     assert codes == {"internal_error"}
@@ -467,23 +529,6 @@ def test_a_temp_file_that_somebody_else_took_away_is_no_trouble(wire: Wire, fold
 
     images = wire(upload=upload).run(urls(3))
     assert {image.state for image in images.values()} == {"completed"}
-
-
-def test_without_threads_for_its_pools_a_job_fails_with_resource_error(
-    wire: Wire, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    start = threading.Thread.start
-
-    def start_unless_pooled(thread: threading.Thread) -> None:
-        if thread.name.startswith(("download", "upload")):
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", start_unless_pooled)
-    images = wire().run(urls(3))
-    for image in images.values():
-        assert image.failure is not None
-        assert (image.failure.code, image.attempts) == ("resource_error", 3)
 
 
 # Readers
@@ -525,7 +570,7 @@ def test_a_reader_that_raises_is_logged_and_hurts_nobody(
 def test_upload_gives_one_job_for_each_list_in_order_oldest_first(wire: Wire) -> None:
     wired = wire()
     lists = [urls(3, f"job{number}") for number in range(5)]
-    jobs = wired.load.upload(lists)
+    jobs = wired.start_several(lists)
     late = wired.start(urls(1, "late"))
     assert [[image.url for image in job.snapshot().images] for job in jobs] == lists
     assert wired.load.jobs() == [*jobs, late]
@@ -552,8 +597,6 @@ def test_a_job_of_one_url_passes_one_of_ten_thousand(wire: Wire) -> None:
     assert large.summary().status == "in-progress"
     assert large.summary().counts["completed"] == 0
     passed.set()
-    wired.wait(large)
-    assert large.summary().counts["completed"] == 10_000
 
 
 def test_max_active_jobs_bounds_the_threads_and_the_rest_wait_pending_in_their_order(
@@ -561,7 +604,7 @@ def test_max_active_jobs_bounds_the_threads_and_the_rest_wait_pending_in_their_o
 ) -> None:
     tap = Tap(folder.download)
     wired = wire(tap, max_active_jobs=2)
-    jobs = wired.load.upload([urls(1, f"job{number}") for number in range(6)])
+    jobs = wired.start_several([urls(1, f"job{number}") for number in range(6)])
     began = tap.next(2)
     for turn in range(2, 6):
         assert {*began} == {job.image(0).url for job in jobs[:turn]}
@@ -579,10 +622,383 @@ def test_max_active_jobs_bounds_the_threads_and_the_rest_wait_pending_in_their_o
 
 def test_many_jobs_at_once_all_end(wire: Wire) -> None:
     wired = wire(max_active_jobs=4, threads=4)
-    jobs = wired.load.upload([urls(5, f"job{number}") for number in range(60)])
+    jobs = wired.start_several([urls(5, f"job{number}") for number in range(60)])
     for job in jobs:
         wired.wait(job)
         assert job.summary().counts["completed"] == 5
+
+
+# Slots and the CPU
+
+
+def test_a_retry_that_is_due_while_the_window_is_full_costs_no_cpu(
+    wire: Wire, folder: Folder
+) -> None:
+    failed, released = threading.Event(), threading.Event()
+
+    def download(url: str) -> Report:
+        if url.endswith("/0") and not failed.is_set():
+            failed.set()
+            raise errors.ConnectError("No connection.")
+        if url.endswith("/1"):
+            assert released.wait(PATIENCE)
+        return folder.download(url)
+
+    wired = wire(download, window=1)  # the retry is due after 2 ms, and 1 has the only place
+    job = wired.start(urls(2))
+    assert failed.wait(PATIENCE)
+    begun = time.process_time()
+    assert not released.wait(0.5)
+    assert time.process_time() - begun < 0.25
+    released.set()
+    assert {image.state for image in wired.wait(job).values()} == {"completed"}
+
+
+def test_no_more_downloads_of_a_host_are_under_way_than_it_may_have(
+    wire: Wire, folder: Folder
+) -> None:
+    lock, present, most = threading.Lock(), Counter[str](), Counter[str]()
+
+    def download(url: str) -> Report:
+        host = url.split("/")[2]
+        with lock:
+            present[host] += 1
+            most[host] = max(most[host], present[host])
+        report = folder.download(url)
+        with lock:
+            present[host] -= 1
+        return report
+
+    wired = wire(download, threads=32, window=32, per_host=2)
+    jobs = wired.start_several([urls(20, "one") + urls(20, "other") for _ in range(3)])
+    for job in jobs:
+        assert {image.state for image in wired.wait(job).values()} == {"completed"}
+    assert set(most) == {"one.example", "other.example"}
+    assert max(most.values()) <= 2
+
+
+def test_every_slot_of_a_host_is_given_back_whatever_the_end(wire: Wire, folder: Folder) -> None:
+    ends: list[BaseException | None] = [
+        None,
+        errors.NotAnImage("Text.", status_code=200),
+        errors.OriginBusy("Later.", status_code=503),
+        KeyError("a bug"),
+        SystemExit(3),
+    ]
+
+    def download(url: str) -> Report:
+        end = ends[int(url.rpartition("/")[2]) % len(ends)]
+        if end is not None:
+            raise end
+        return folder.download(url)
+
+    wired = wire(download, per_host=2)
+    jobs = [wired.start(urls(30, "job"), dedupe=number % 2 > 0) for number in range(4)]
+    for job in jobs:
+        wired.wait(job)
+    wired.close()
+    assert wired.hosts.in_use == 0
+
+
+# On the real engine
+
+
+class OnEngine:
+    """An ImageLoad whose images travel on a real Engine, by steps that are handed in."""
+
+    def __init__(self, folder: Folder) -> None:
+        bounds = Bounds(
+            connect_seconds=5, low_speed_bytes=1, low_speed_seconds=10, max_header_bytes=65_536
+        )
+        self.folder = folder
+        self.transfer = Transfer(bounds, user_agent="tests")
+        self.engine = Engine()
+        self.finished = threading.Event()
+        self.load: ImageLoad
+
+    def run(self, url_list: list[str], steps: Callable[[str], Steps[Report]]) -> list[Image]:
+        """The images of a job for `url_list`, downloaded by `steps`, once it is finished."""
+        road = Road(
+            download=Way(self.engine.lane(self.transfer, 8), steps),
+            upload=Way(self.engine.lane(self.transfer, 8), self._upload),
+            retry=RetryRule(max_tries=2, seconds=0.002, cap_seconds=0.002),
+            hosts=Hosts(per_host=100, failures=100, rest_seconds=1, max_wait_seconds=1),
+            sharing=Sharing(),
+            discard=self.folder.discard,
+            window=8,
+            readers=(self._read,),
+        )
+        self.load = ImageLoad(road, max_active_jobs=2, max_waiting_jobs=2)
+        self.engine.start()
+        (job,) = self.load.upload([url_list])
+        assert self.finished.wait(PATIENCE), job.snapshot()
+        return [*job.snapshot().images]
+
+    def close(self) -> None:
+        """End the engine and the jobs; no thread is left."""
+        assert self.engine.close(PATIENCE)
+        assert self.load.close(PATIENCE)
+
+    def _upload(self, temp_fn: str) -> Steps[Landed]:
+        yield Pause(0)
+        return self.folder.upload(temp_fn)
+
+    def _read(self, job: Job, _: Change) -> None:
+        if job.summary().finished:
+            self.finished.set()
+
+
+@pytest.fixture
+def on_engine(folder: Folder) -> Iterator[OnEngine]:
+    running = OnEngine(folder)
+    yield running
+    running.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith(("engine", "job-"))]
+    assert sorted(folder.given_back) == sorted(folder.made)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("bug", [SystemExit(3), KeyboardInterrupt(), KeyError("s3cret")])
+def test_steps_that_raise_anything_at_all_end_one_image_as_internal_error(
+    on_engine: OnEngine, folder: Folder, bug: BaseException, when: str
+) -> None:
+    def steps(url: str) -> Steps[Report]:
+        bad = url.endswith("/3")
+        if bad and when == "before":
+            raise bug
+        yield Pause(0)
+        if bad:
+            raise bug
+        return folder.download(url)
+
+    images = on_engine.run(urls(10), steps)
+    failure = images.pop(3).failure
+    assert failure is not None
+    assert failure.code == "internal_error"
+    assert type(bug).__name__ in failure.message
+    assert {image.state for image in images} == {"completed"}
+
+
+def test_a_job_on_the_engine_brings_real_images_over(
+    on_engine: OnEngine, folder: Folder, origin: Origin
+) -> None:
+    def steps(url: str) -> Steps[Report]:
+        pieces: list[bytes] = []
+        request = Request(url=url, deadline=time.monotonic() + PATIENCE)
+        head = yield Exchange(on_engine.transfer, request, "127.0.0.1", lambda _: pieces.append)
+        assert head is not None
+        if head.status != 200:
+            raise errors.HttpStatus("No image.", status_code=head.status)
+        return folder.file_of(f"{url} {len(b''.join(pieces))}")
+
+    url_list = [f"{origin.image('png-rgb.png')}?{number}" for number in range(20)]
+    images = on_engine.run([*url_list, f"{origin.url}/nothing"], steps)
+    assert [image.state for image in images] == ["completed"] * 20 + ["failed"]
+    assert images[-1].failure is not None
+    assert images[-1].failure.status_code == 404
+
+
+# Sharing
+
+
+def test_a_job_that_follows_anothers_url_ends_with_reused(wire: Wire, folder: Folder) -> None:
+    tap = Tap(folder.download)
+    wired = wire(tap)
+    leader = wired.start(urls(1), dedupe=True)
+    assert tap.next(1) == urls(1)
+    followers = [wired.start(urls(1), dedupe=True) for _ in range(3)]
+    others = wired.start(urls(1, "other"), dedupe=True)
+    assert tap.next(1) == urls(1, "other"), "the followers came before, and download nothing"
+    tap.let_on(2)
+    (led,) = wired.wait(leader).values()
+    assert (led.state, led.reused, led.attempts) == ("completed", False, 1)
+    for follower in followers:
+        (image,) = wired.wait(follower).values()
+        assert (image.state, image.link, image.reused) == ("completed", led.link, True)
+        assert image.deletehash == led.deletehash
+        assert image.report is not None
+        assert (image.report.temp_fn, image.report.bytes) == ("", len(urls(1)[0]))
+    wired.wait(others)
+    assert tap.at.empty()
+    assert len(folder.made) == 2
+
+
+def test_without_dedupe_every_job_downloads_for_itself(wire: Wire, folder: Folder) -> None:
+    calls = Counter[str]()
+
+    def download(url: str) -> Report:
+        calls[url] += 1
+        return folder.download(url)
+
+    wired = wire(download)
+    jobs = [wired.start(urls(4)) for _ in range(3)]
+    for job in jobs:
+        assert not any(image.reused for image in wired.wait(job).values())
+    assert calls == dict.fromkeys(urls(4), 3)
+
+
+def test_the_same_bytes_under_other_urls_are_uploaded_once(wire: Wire, folder: Folder) -> None:
+    uploads: list[str] = []
+
+    def download(_: str) -> Report:
+        return folder.file_of("https://same.example/bytes")
+
+    def upload(temp_fn: str) -> Landed:
+        uploads.append(temp_fn)
+        return folder.upload(temp_fn)
+
+    wired = wire(download, upload)
+    images = wired.wait(wired.start(urls(12), dedupe=True))
+    assert {image.link for image in images.values()} == {link_of("https://same.example/bytes")}
+    assert Counter(image.reused for image in images.values()) == {True: 11, False: 1}
+    later = wired.wait(wired.start(urls(1, "later"), dedupe=True))
+    assert [image.reused for image in later.values()] == [True]
+    assert len(uploads) == 1
+    assert len(folder.made) == 13
+
+
+def test_a_failure_of_the_leader_is_that_of_its_followers(wire: Wire) -> None:
+    begun, released = threading.Event(), threading.Event()
+
+    def download(_: str) -> Report:
+        begun.set()
+        assert released.wait(PATIENCE)
+        raise errors.NotAnImage("Text.")
+
+    wired = wire(download)
+    jobs = [wired.start(urls(1), dedupe=True)]
+    assert begun.wait(PATIENCE)
+    jobs += [wired.start(urls(1), dedupe=True) for _ in range(3)]
+    released.set()
+    for job in jobs:
+        (image,) = wired.wait(job).values()
+        assert image.failure == errors.NotAnImage("Text.").failure()
+        assert not image.reused
+
+
+def test_jobs_with_the_same_urls_and_bytes_bring_each_over_once(wire: Wire, folder: Folder) -> None:
+    uploads = Counter[str]()
+
+    def upload(temp_fn: str) -> Landed:
+        uploads[Path(temp_fn).read_text()] += 1
+        return folder.upload(temp_fn)
+
+    wired = wire(upload=upload, window=3, per_host=2)
+    jobs = [wired.start(urls(40), dedupe=True) for _ in range(8)]
+    for job in jobs:
+        images = wired.wait(job)
+        assert {url: image.link for url, image in images.items()} == {
+            url: link_of(url) for url in urls(40)
+        }
+    assert uploads == dict.fromkeys(urls(40), 1)
+
+
+class Stoppable:
+    """A Run on a thread of its own, which may be stopped alone."""
+
+    def __init__(self, road: Road, url_list: list[str]) -> None:
+        self.job = Job(url_list)
+        self.run = Run(road, self.job)
+        self._thread = threading.Thread(target=self._work)
+        self._thread.start()
+
+    def _work(self) -> None:
+        self.run.work()
+        self.run.settle()
+
+    def wait(self) -> Image:
+        """The one image of its job, at its end."""
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+        return self.job.image(0)
+
+
+def test_who_follows_the_url_of_a_job_that_is_stopped_goes_on_alone(
+    wire: Wire, folder: Folder
+) -> None:
+    at: queue.SimpleQueue[str] = queue.SimpleQueue()
+    stopped = threading.Event()
+
+    def download(url: str) -> Report:
+        first = not stopped.is_set()
+        at.put(url)
+        if first:
+            assert stopped.wait(PATIENCE)
+            raise errors.Shutdown("Stopped.")
+        return folder.download(url)
+
+    road = wire(download).road
+    leader = Stoppable(road, urls(1))
+    assert at.get(timeout=PATIENCE) == urls(1)[0]
+    followers = [Stoppable(road, urls(1)) for _ in range(2)]
+    leader.run.stop()
+    stopped.set()
+    failure = leader.wait().failure
+    assert failure is not None
+    assert failure.code == "shutdown"
+    images = [follower.wait() for follower in followers]
+    assert [image.state for image in images] == ["completed"] * 2
+    assert sorted(image.reused for image in images) == [False, True], "one of them leads now"
+
+
+def test_who_follows_the_bytes_of_a_job_that_is_stopped_goes_on_alone(
+    wire: Wire, folder: Folder
+) -> None:
+    at: queue.SimpleQueue[str] = queue.SimpleQueue()
+    stopped = threading.Event()
+
+    def download(_: str) -> Report:
+        return folder.file_of("https://same.example/bytes")
+
+    def upload(temp_fn: str) -> Landed:
+        first = not stopped.is_set()
+        at.put(temp_fn)
+        if first:
+            assert stopped.wait(PATIENCE)
+            raise errors.Shutdown("Stopped.")
+        return folder.upload(temp_fn)
+
+    downloaded = threading.Event()
+
+    def reader(job: Job, change: Change) -> None:
+        if isinstance(change, Downloaded) and job.image(0).url == urls(1, "follower")[0]:
+            downloaded.set()
+
+    road = wire(download, upload, readers=(reader,)).road
+    leader = Stoppable(road, urls(1, "leader"))
+    at.get(timeout=PATIENCE)
+    follower = Stoppable(road, urls(1, "follower"))
+    assert downloaded.wait(PATIENCE)
+    leader.run.stop()
+    stopped.set()
+    assert leader.wait().state == "failed"
+    image = follower.wait()
+    assert (image.state, image.reused) == ("completed", False)
+
+
+def test_a_follower_that_is_stopped_leaves_its_leader_alone(wire: Wire, folder: Folder) -> None:
+    tap = Tap(folder.download)
+    road = wire(tap).road
+    leader = Stoppable(road, urls(1))
+    tap.next(1)
+    follower = Stoppable(road, urls(1))
+    follower.run.stop()
+    failure = follower.wait().failure
+    assert failure is not None
+    assert failure.code == "shutdown"
+    tap.let_on()
+    assert leader.wait().state == "completed"
+
+
+def test_a_new_job_finds_the_link_of_bytes_and_not_the_end_of_a_url(
+    wire: Wire, folder: Folder
+) -> None:
+    """What is behind a URL may change: it is downloaded again, and its bytes are recognized."""
+    wired = wire()
+    (first,) = wired.wait(wired.start(urls(1), dedupe=True)).values()
+    (again,) = wired.wait(wired.start(urls(1), dedupe=True)).values()
+    assert len(folder.made) == 2
+    assert (again.link, again.reused) == (first.link, True)
 
 
 # What is not taken
@@ -594,7 +1010,7 @@ def test_past_max_waiting_jobs_a_request_is_refused_whole(wire: Wire, folder: Fo
     running = wired.start(urls(1, "running"))
     tap.next(1)
     waiting = wired.start(urls(1, "waiting"))
-    with pytest.raises(errors.BacklogFull, match="1 jobs wait already"):
+    with pytest.raises(errors.BacklogFull, match="The backlog is full, at 1\\."):
         wired.load.upload([urls(1, "one"), urls(1, "two")])
     assert wired.load.jobs() == [running, waiting]
     last = wired.start(urls(1, "last"))
@@ -645,7 +1061,53 @@ def test_where_one_job_runs_others_wait_for_a_thread_and_get_it_when_there_is_on
     wired.wait(second)
 
 
+def test_upload_of_nothing_makes_nothing(wire: Wire) -> None:
+    wired = wire()
+    assert wired.load.upload([]) == []
+    assert wired.load.jobs() == []
+    assert not [t for t in threading.enumerate() if t.name.startswith("job-")]
+
+
+def test_waiting_jobs_go_on_where_no_further_thread_can_be_had(
+    wire: Wire, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def start_no_job(thread: threading.Thread) -> None:
+        if thread.name.startswith("job-"):
+            no_thread(thread)
+        start(thread)
+
+    tap = Tap(folder.download)
+    wired = wire(tap, max_active_jobs=1)
+    jobs = wired.start_several([urls(2, f"job{number}") for number in range(5)])
+    tap.next(2)
+    monkeypatch.setattr(threading.Thread, "start", start_no_job)
+    tap.let_on(10)
+    for job in jobs:
+        assert {image.state for image in wired.wait(job).values()} == {"completed"}
+    assert [url.split("/")[2] for url in tap.next(8)] == [
+        f"job{number}.example" for number in (1, 1, 2, 2, 3, 3, 4, 4)
+    ]
+
+
 # The end
+
+
+def test_what_cannot_travel_any_more_ends_with_the_code_shutdown(
+    wire: Wire, folder: Folder
+) -> None:
+    """The engine is closed first: it takes nothing, and what it had ends as stopped."""
+    tap = Tap(folder.download)
+    wired = wire(tap, window=2)
+    job = wired.start(urls(4))
+    tap.next(2)
+    tap.let_on(4)
+    wired.close()
+    images = job.snapshot().images
+    assert {image.state for image in images} <= {"completed", "failed"}
+    codes = {image.failure.code for image in images if image.failure}
+    assert codes <= {"shutdown"}
 
 
 def test_close_ends_running_and_waiting_jobs_with_the_code_shutdown(
@@ -667,7 +1129,7 @@ def test_close_ends_running_and_waiting_jobs_with_the_code_shutdown(
         raise errors.Shutdown("The service stopped.")
 
     wired = wire(download, upload, max_active_jobs=2, window=3)
-    jobs = wired.load.upload([urls(20, f"job{number}") for number in range(5)])
+    jobs = wired.start_several([urls(20, f"job{number}") for number in range(5)])
     for _ in range(4):
         assert begun.acquire(timeout=PATIENCE)
     aborted.set()
@@ -678,7 +1140,7 @@ def test_close_ends_running_and_waiting_jobs_with_the_code_shutdown(
             assert image.failure is not None
             assert image.failure.code == "shutdown"
     assert folder.files() == []
-    assert not [t for t in threading.enumerate() if t.name.startswith(("job-", "down", "up"))]
+    assert not [t for t in threading.enumerate() if t.name.startswith("job-")]
 
 
 def test_a_download_that_ends_after_close_leaves_no_file(wire: Wire, folder: Folder) -> None:
@@ -693,6 +1155,23 @@ def test_a_download_that_ends_after_close_leaves_no_file(wire: Wire, folder: Fol
     assert closed.get(timeout=PATIENCE)
     closing.join()
     assert job.summary().finished
+    assert folder.files() == []
+
+
+def test_a_download_that_ends_when_nobody_waits_for_it_any_more_leaves_no_file(
+    wire: Wire, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imageload.run._LATE_SECONDS", 0.05)
+    tap = Tap(folder.download)
+    wired = wire(tap)
+    job = wired.start(urls(3))
+    tap.next(3)
+    assert wired.load.close(PATIENCE)
+    assert job.summary().counts["failed"] == 3
+    assert folder.made == []
+    tap.let_on(3)
+    wired.close()
+    assert len(folder.made) == 3
     assert folder.files() == []
 
 
@@ -727,7 +1206,7 @@ def test_close_ends_a_waiting_job_without_starting_it_and_readers_hear_of_it(
             tap.let_on()  # the running job holds its place until the waiting one has ended
 
     wired = wire(tap, max_active_jobs=1, readers=(reader,))
-    running, waiting = wired.load.upload([urls(1, "running"), urls(4, "waiting")])
+    running, waiting = wired.start_several([urls(1, "running"), urls(4, "waiting")])
     assert tap.next(1) == urls(1, "running")
     assert wired.load.close(PATIENCE)
     assert tap.at.empty()
@@ -798,6 +1277,12 @@ def test_the_log_has_job_and_url_and_no_secrets(
         ("//me:s3cret@a.example/x", "/x"),
         ("foo", "foo"),
         ("", ""),
+        ("me:s3cret@a.example/x", "a.example/x"),
+        ("http:/me:s3cret@a.example/x", "http://a.example/x"),
+        ("http:me:s3cret@a.example/x", "http://a.example/x"),
+        ("http:///me:s3cret@a.example/x", "http://a.example/x"),
+        ("https://me:s3cret@", "https://"),
+        ("me:s3c/ret@a.example/x?y@z", "a.example/x"),
         ("https://[::1/", "(unreadable)"),
         ("https://a.example/é", r"https://a.example/\xe9"),
         ("https://a.example/\x00\x1b[31m\x7f", r"https://a.example/\x00\x1b[31m\x7f"),
@@ -819,3 +1304,17 @@ def test_no_url_breaks_a_line_of_the_log() -> None:
         text = loggable(f"https://a.example/{control}failed job=forged")
         assert text.isprintable()
         assert len(text.splitlines()) == 1
+
+
+def test_jobs_accepted_together_share_also_where_they_wait(wire: Wire, folder: Folder) -> None:
+    downloads = Counter[str]()
+
+    def download(url: str) -> Report:
+        downloads[url] += 1
+        return folder.download(url)
+
+    wired = wire(download, folder.upload, max_active_jobs=1)
+    jobs = wired.load.upload([urls(3)] * 4)
+    for job in jobs:
+        wired.wait(job)
+    assert downloads == dict.fromkeys(urls(3), 1)

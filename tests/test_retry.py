@@ -96,6 +96,14 @@ def test_no_wait_is_longer_than_the_cap_or_as_short_as_nothing(
     assert 0 < wait <= cap
 
 
+@pytest.mark.parametrize("tries", [1_024, 1_100, 10**6])
+def test_a_thousand_tries_overflow_nothing(tries: int) -> None:
+    rule = RetryRule(max_tries=10**9, seconds=0.5, cap_seconds=20.0)
+    wait = rule.wait(errors.ConnectError("Refused."), tries)
+    assert wait is not None
+    assert 10 <= wait <= 20
+
+
 @pytest.mark.parametrize("tries", [1, 2, 3])
 def test_a_wait_that_the_other_side_names_is_kept_exactly(tries: int) -> None:
     assert RULE.wait(errors.OriginBusy("503.", retry_after=7), tries) == 7

@@ -116,7 +116,7 @@ def test_500_urls_a_tenth_of_them_bad_in_ten_ways(
             urls.insert(number * 40 + again * 7, url)
             expected[url] = code
     assert len(urls) == 500
-    job_id = service.submit(urls)
+    job_id = service.submit(urls, dedupe=False)
     polls = 0
     while True:
         status = service.status(job_id)
@@ -154,7 +154,7 @@ def test_what_hangs_a_naive_uploader_ends_as_a_failure(
 ) -> None:
     sandbox.fault(fault, count=0)
     urls = [f"{origin.image('png-rgb.png')}?{n}" for n in range(20)]
-    job_id = service.submit(urls)
+    job_id = service.submit(urls, dedupe=False)
     status = service.finish(job_id)
     assert status["uploaded"] == {"pending": [], "completed": [], "failed": urls}
     for record in service.records(job_id).values():
@@ -163,7 +163,7 @@ def test_what_hangs_a_naive_uploader_ends_as_a_failure(
     assert sandbox.stats()["requests"]["upload"] == 20 * tries
     assert service.temp_files == []
     sandbox.clear_faults()
-    again = service.finish(service.submit(urls))
+    again = service.finish(service.submit(urls, dedupe=False))
     assert len(again["uploaded"]["completed"]) == 20, "no thread died of it"
 
 
@@ -301,3 +301,166 @@ def test_the_client_id_is_in_no_log_line(origin: Origin, tmp_path: Path) -> None
         process.stop()
     assert secret not in "".join(process.log)
     assert "token=abc" not in "".join(process.log)
+
+
+def test_twenty_jobs_with_the_same_urls_bring_each_image_once(
+    service: RunningService, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    urls = [
+        origin.page(f"/{n}", answer((IMAGES / "png-palette.png").read_bytes() + b"%d" % n))
+        for n in range(50)
+    ]
+    answered = service.post(json={"urls": [urls] * 20})
+    for job_id in answered.json()["jobId"]:
+        status = service.finish(job_id)
+        assert len(status["uploaded"]["completed"]) == 50
+    assert sum(origin.requests.values()) == 50
+    assert sandbox.stats()["requests"]["upload"] == 50
+    assert len(service.get("/v1/images").json()["uploaded"]) == 1_000
+    reused = [
+        record["reused"]
+        for job_id in answered.json()["jobId"]
+        for record in service.records(job_id).values()
+    ]
+    assert reused.count(False) == 50
+    assert service.temp_files == []
+
+
+def test_the_same_bytes_under_another_url_are_not_uploaded_again(
+    service: RunningService, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    url = origin.image("png-rgb.png")
+    first = service.finish(service.submit([url]))["uploaded"]["completed"]
+    job_id = service.submit([f"{url}?again", f"{url}?and-again"])
+    assert service.finish(job_id)["uploaded"]["completed"] == first * 2
+    assert all(record["reused"] for record in service.records(job_id).values())
+    assert origin.requests.total() == 3
+    fresh = service.finish(service.submit([url], dedupe=False))["uploaded"]["completed"]
+    assert fresh != first
+    assert len(sandbox.images()) == 2
+
+
+def test_a_dead_origin_with_5000_urls_fails_in_seconds(
+    sandbox: RunningSandbox, origin: Origin, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    with running_service(
+        tmp_path / "t",
+        imgur_base_url=sandbox.url,
+        imgur_link_base=sandbox.url,
+        allow_origin=("127.0.0.0/8",),
+        host_failures=5,
+        host_rest_seconds=0.5,
+        retry_cap_seconds=2.0,
+    ) as service:
+        dead = [f"http://127.0.0.2:{port}/{n}.png" for n in range(5_000)]
+        job_id = service.submit([*dead, origin.image("png-rgb.png")])
+        status = service.finish(job_id, seconds=30)
+        assert len(status["uploaded"]["completed"]) == 1
+        codes = {
+            record["error"]["code"]
+            for url, record in service.records(job_id).items()
+            if url in set(dead[:50])
+        }
+        assert codes == {"connect_error"}
+
+
+def test_a_busy_origin_is_given_the_pause_it_asks_for(
+    service: RunningService, origin: Origin
+) -> None:
+    asked: list[float] = []
+    page = answer((IMAGES / "png-rgb.png").read_bytes())
+
+    def busy(connection: socket.socket) -> None:
+        asked.append(time.monotonic())
+        first = answer(b"", "429 Too Many Requests", Retry_After="1")
+        (first if len(asked) == 1 else page)(connection)
+
+    job_id = service.submit([origin.page("/busy", busy)])
+    assert len(service.finish(job_id)["uploaded"]["completed"]) == 1
+    assert asked[1] - asked[0] >= 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "becomes"),
+    [
+        ("webp-lossy-vp8.webp", "image/webp", "image/jpeg"),
+        ("webp-lossless-vp8l.webp", "image/webp", "image/png"),
+        ("webp-animated.webp", "image/webp", "image/gif"),
+        ("avif-still.avif", "image/avif", "image/jpeg"),
+        ("heic-still.heic", "image/heic", "image/jpeg"),
+        ("bmp-v5.bmp", "image/bmp", "image/png"),
+    ],
+)
+def test_what_imgur_does_not_take_is_converted(
+    service: RunningService, origin: Origin, name: str, kind: str, becomes: str
+) -> None:
+    url = origin.image(name)
+    job_id = service.submit([url])
+    (link,) = service.finish(job_id)["uploaded"]["completed"]
+    record = service.records(job_id)[url]
+    assert (record["converted_from"], record["type"]) == (kind, becomes)
+    assert requests.get(link, timeout=10).headers["Content-Type"] == becomes
+    assert service.temp_files == []
+
+
+def test_conversion_may_be_off(sandbox: RunningSandbox, origin: Origin, tmp_path: Path) -> None:
+    with running_service(tmp_path / "t", imgur_base_url=sandbox.url, convert=False) as service:
+        url = origin.image("avif-still.avif")
+        job_id = service.submit([url])
+        assert service.finish(job_id)["uploaded"]["failed"] == [url]
+        assert service.records(job_id)[url]["error"]["code"] == "unsupported_type"
+        assert service.temp_files == []
+        assert sandbox.images() == []
+
+
+@pytest.mark.parametrize("shrink", [False, True])
+def test_an_image_over_imgurs_size_is_refused_or_shrunk(
+    sandbox: RunningSandbox, origin: Origin, tmp_path: Path, shrink: bool
+) -> None:
+    with running_service(
+        tmp_path / "t",
+        imgur_base_url=sandbox.url,
+        imgur_link_base=sandbox.url,
+        imgur_max_bytes=10_000,
+        shrink=shrink,
+    ) as service:
+        url = origin.image("png-rgb.png")
+        job_id = service.submit([url])
+        service.finish(job_id)
+        record = service.records(job_id)[url]
+        if shrink:
+            assert record["state"] == "completed"
+            assert record["bytes"] <= 10_000
+        else:
+            assert record["error"]["code"] == "too_large"
+        assert service.temp_files == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the whole of 127.0.0.0/8")
+def test_a_thousand_hanging_hosts_leave_the_api_and_other_jobs_quick(
+    sandbox: RunningSandbox, origin: Origin, tmp_path: Path
+) -> None:
+    with contextlib.ExitStack() as stack:
+        hosts = [f"127.0.{1 + n // 250}.{1 + n % 250}" for n in range(1_000)]
+        first = stack.enter_context(socket.create_server((hosts[0], 0)))
+        port = first.getsockname()[1]
+        for host in hosts[1:]:
+            stack.enter_context(socket.create_server((host, port)))
+        service = stack.enter_context(
+            running_service(
+                tmp_path / "t",
+                imgur_base_url=sandbox.url,
+                imgur_link_base=sandbox.url,
+                allow_origin=("127.0.0.0/8",),
+            )
+        )
+        hanging = service.submit([f"http://{host}:{port}/a.png" for host in hosts])
+        begun = time.monotonic()
+        for name in ("png-rgb.png", "gif-89a.gif", "jpeg-baseline.jpg"):
+            status = service.finish(service.submit([origin.image(name)]), seconds=5)
+            assert len(status["uploaded"]["completed"]) == 1
+        assert service.get("/healthz").status_code == 200
+        assert time.monotonic() - begun < 10
+        assert not service.status(hanging)["finished"]

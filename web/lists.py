@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -19,25 +19,36 @@ _COMMA = re.compile(r",(?=\s|,|$|[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
 _FORMS = 'Send {"urls": ["https://...", ...]}, a bare list of URLs, or several lists in one.'
 
 
-def read_url_lists(
-    body: bytes, content_type: str, *, max_urls: int, max_lists: int
-) -> list[list[str]]:
+class Posted(NamedTuple):
+    """What a POST asks for: lists of URLs, and whether images that are there already will do."""
+
+    url_lists: list[list[str]]
+    dedupe: bool
+
+
+def read_posted(body: bytes, content_type: str, *, max_urls: int, max_lists: int) -> Posted:
     """The lists of URLs in `body`, each with its entries stripped, once each, in order.
 
     `text/plain` is one list, separated by newlines and commas; anything else is read as JSON.
     Raises BadRequest, or TooMany, for the whole of it.
     """
+    dedupe: Any = True
     if content_type.partition(";")[0].strip().lower() == "text/plain":
         lists: list[Any] = [_split(body)]
     else:
-        lists = _lists(_decoded(body))
+        value = _decoded(body)
+        lists = _lists(value)
+        dedupe = value.get("dedupe", True) if isinstance(value, dict) else True
+    if not isinstance(dedupe, bool):
+        raise BadRequest("dedupe is true or false.")
     if len(lists) > max_lists:
         raise TooMany(f"One request may have {max_lists:,} lists; this one has {len(lists):,}.")
     several = len(lists) > 1
-    return [
+    cleaned = [
         _cleaned(urls, f"List {number}: " if several else "", max_urls)
         for number, urls in enumerate(lists)
     ]
+    return Posted(cleaned, dedupe)
 
 
 def _split(body: bytes) -> list[str]:

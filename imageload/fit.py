@@ -1,0 +1,120 @@
+"""Downloads made fit for Imgur: converted where it does not take the type, shrunk or refused
+where it does not take the size.
+
+    start(url) ─► download ─► Report ─► fits? ───────────────────────────────► done
+                                         └─ no ─► a thread ─► Converter ─────► done, a new Report
+
+The threads only wait for the Converter's processes; the engine and the API wait for nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from imageload import errors
+from imageload.convert import NEEDS, Converted, Converter
+from imageload.job import Report
+from imageload.temp_files import TempFiles
+
+_log = logging.getLogger(__name__)
+
+Start = Callable[[str, str, Callable[[object], None]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """`convert` types that Imgur does not take, `shrink` what has more than `max_bytes`."""
+
+    convert: bool
+    shrink: bool
+    max_bytes: int
+
+
+class FittingDownloads:
+    """Downloads by `start`, whose Reports are fit to be uploaded. What a Run starts images on."""
+
+    def __init__(
+        self, start: Start, slots: int, *, fit: Fit, converter: Converter, files: TempFiles
+    ) -> None:
+        self.slots = slots
+        self._start = start
+        self._fit = fit
+        self._converter = converter
+        self._files = files
+        self._waiters = ThreadPoolExecutor(converter.workers, thread_name_prefix="convert")
+
+    def start(self, key: str, url: str, done: Callable[[object], None]) -> None:
+        """Download `url` in its turn, and tell `done` the fit Report, or the error."""
+
+        def downloaded(value: object) -> None:
+            if not isinstance(value, Report) or self._is_fit(value):
+                done(value)
+                return
+            try:
+                self._waiters.submit(self._make_fit, value, done)
+            except RuntimeError:
+                self._files.give_back(value.temp_fn, value.bytes)
+                done(errors.Shutdown("The service stopped before this image was converted."))
+
+        self._start(key, url, downloaded)
+
+    def close(self) -> None:
+        """End conversions as `shutdown`, and the threads that wait for them."""
+        self._waiters.shutdown(wait=False, cancel_futures=False)
+        self._converter.close()
+        self._waiters.shutdown(wait=True)
+
+    def _is_fit(self, report: Report) -> bool:
+        return report.type not in NEEDS and report.bytes <= self._fit.max_bytes
+
+    def _make_fit(self, report: Report, done: Callable[[object], None]) -> None:
+        try:
+            outcome: object = self._fitted(report)
+        except Exception as error:  # told to who waits, as all else
+            self._files.give_back(report.temp_fn, report.bytes)
+            outcome = error
+        done(outcome)
+
+    def _fitted(self, report: Report) -> Report:
+        fit, path = self._fit, Path(report.temp_fn)
+        if report.type in NEEDS and not fit.convert:
+            raise errors.UnsupportedType(
+                f"Imgur does not take {report.type}, and conversion is off.",
+                status_code=report.status_code,
+            )
+        if fit.shrink:
+            convert = self._converter.convert
+            if report.type in NEEDS:
+                try:
+                    return self._replaced(
+                        report, convert(path, report.type, max_bytes=fit.max_bytes)
+                    )
+                except errors.TooLarge:
+                    _log.debug("converted, the image is too large: it is shrunk")
+            return self._replaced(report, self._converter.shrink(path, report.type, fit.max_bytes))
+        if report.type not in NEEDS:
+            raise errors.TooLarge(
+                f"The image has {report.bytes:,} bytes; Imgur takes {fit.max_bytes:,}.",
+                status_code=report.status_code,
+            )
+        converted = self._converter.convert(path, report.type, max_bytes=fit.max_bytes)
+        return self._replaced(report, converted)
+
+    def _replaced(self, report: Report, converted: Converted) -> Report:
+        """The Report of what was made of the image, whose own file goes back."""
+        self._files.adopt()
+        self._files.give_back(report.temp_fn, report.bytes)
+        return replace(
+            report,
+            temp_fn=str(converted.path),
+            bytes=converted.bytes,
+            type=converted.type,
+            width=converted.width,
+            height=converted.height,
+            sha256=converted.sha256,
+            converted_from=report.type,
+        )

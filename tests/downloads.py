@@ -1,0 +1,83 @@
+"""A Downloader for one test, with small bounds and an empty temp directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import certifi
+import pytest
+
+from imageload import errors
+from imageload.download import Bounds as DownloadBounds
+from imageload.download import Downloader
+from imageload.guard import Guard
+from imageload.job import Report
+from imageload.temp_files import TempFiles
+from imageload.transfer import Bounds, Transfer
+
+
+class Download:
+    """A Downloader, its temp directory, and the transfer under it."""
+
+    def __init__(
+        self,
+        temp_dir: Path,
+        *,
+        allow: Sequence[str] = ("127.0.0.1",),
+        resolve: Sequence[str] = (),
+        ca_file: str = "",
+        seconds: float = 1.5,
+        downgrade: bool = False,
+        deny: Sequence[str] = (),
+        ports: Sequence[int] = (80, 443),
+        proxy: str = "",
+    ) -> None:
+        self.temp_dir = temp_dir
+        self._files = TempFiles(temp_dir)
+        bounds = Bounds(
+            connect_seconds=1,
+            low_speed_bytes=1,
+            low_speed_seconds=10,
+            max_header_bytes=65_536,
+            ca_file=ca_file or certifi.where(),
+        )
+        guard = Guard(allow, deny, ports)
+        self.transfer = Transfer(
+            bounds,
+            user_agent="tests",
+            refusal=None if proxy else guard.refusal,
+            resolve=resolve,
+            proxy=proxy,
+        )
+        self.call = Downloader(
+            self.transfer,
+            DownloadBounds(
+                seconds=seconds,
+                max_bytes=100_000,
+                max_pixels=1_000_000,
+                max_redirects=5,
+                downgrade=downgrade,
+            ),
+            self._files,
+        )
+
+    def arrives(self, url: str) -> bytes:
+        """What `url` brings; its file is gone again."""
+        report = self.call(url)
+        content = Path(report.temp_fn).read_bytes()
+        self.give_back(report)
+        return content
+
+    def give_back(self, report: Report) -> None:
+        """Give the temp file of `report` back, as who had it does."""
+        self._files.give_back(report.temp_fn, report.bytes)
+
+    def fails_with(self, url: str, error: type[errors.ImageError]) -> errors.ImageError:
+        """The error that `url` ends in, and proof that it left no file."""
+        with pytest.raises(error) as caught:
+            self.call(url)
+        assert type(caught.value) is error
+        assert caught.value.message.endswith(".")
+        assert not list(self.temp_dir.iterdir())
+        return caught.value

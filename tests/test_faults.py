@@ -1,0 +1,387 @@
+"""What goes wrong out there, done to us on the wire, and the code that each thing ends with.
+
+The plain ones stand in test_download.py; here are those of names, connections, TLS and framing.
+"""
+
+from __future__ import annotations
+
+import datetime
+import gzip
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+from imageload import errors
+from tests.downloads import Download
+from tests.origin import IMAGES, Origin, answer, raw, redirect, running_origin
+
+PNG = (IMAGES / "png-rgb.png").read_bytes()
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+def made(tmp_path: Path, **options: object) -> Download:
+    """A Download in a directory of its own."""
+    folder = tmp_path / "temp"
+    folder.mkdir(exist_ok=True)
+    return Download(folder, **options)  # type: ignore[arg-type]
+
+
+# --- names and addresses -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", ["10.0.0.5", "127.0.0.1", "fd00::1", "169.254.169.254"])
+def test_a_name_that_leads_into_the_house_is_blocked(
+    tmp_path: Path, origin: Origin, address: str
+) -> None:
+    shown = f"[{address}]" if ":" in address else address
+    download = made(tmp_path, allow=(), resolve=[f"images.example:{origin.port}:{shown}"])
+    error = download.fails_with(
+        f"http://images.example:{origin.port}/images/png-rgb.png", errors.BlockedAddress
+    )
+    assert address not in error.message
+    assert origin.connections == 0
+
+
+def test_a_name_that_changes_its_mind_is_refused_at_the_second_connect(
+    tmp_path: Path, origin: Origin
+) -> None:
+    """DNS rebinding: a permitted address first, one of the house's next."""
+    listening = socket.create_server(("127.0.0.2", origin.port))
+    name = f"rebind.example:{origin.port}"
+    download = made(tmp_path, allow=["127.0.0.1"], resolve=[f"{name}:127.0.0.1"])
+
+    def change_of_mind(connection: socket.socket) -> None:
+        download.transfer.resolve = (f"-{name}", f"{name}:127.0.0.2")
+        redirect(f"http://{name}/images/png-rgb.png")(connection)
+
+    origin.page("/first", change_of_mind)
+    with listening:
+        listening.setblocking(False)
+        download.fails_with(f"http://{name}/first", errors.BlockedAddress)
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+    assert origin.connections == 1
+
+
+def test_a_dead_first_address_gives_way_to_the_second(tmp_path: Path, origin: Origin) -> None:
+    name = f"two.example:{origin.port}"
+    download = made(
+        tmp_path, allow=["127.0.0.0/8"], resolve=[f"{name}:127.0.0.9,127.0.0.1"], seconds=5
+    )
+    assert download.arrives(f"http://{name}/images/png-rgb.png") == PNG
+
+
+def test_a_blocked_address_among_good_ones_is_not_connected_to(
+    tmp_path: Path, origin: Origin
+) -> None:
+    name = f"mixed.example:{origin.port}"
+    with socket.create_server(("127.0.0.2", origin.port)) as listening:
+        listening.setblocking(False)
+        download = made(tmp_path, resolve=[f"{name}:127.0.0.2,127.0.0.1"])
+        assert download.arrives(f"http://{name}/images/png-rgb.png") == PNG
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+
+
+@pytest.fixture
+def blackhole() -> Iterator[int]:
+    """The port of listeners on 127.0.0.1 whose line is full: a SYN gets no answer."""
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(0)
+    port = listening.getsockname()[1]
+    fillers = []
+    for _ in range(64):
+        filler = socket.socket()
+        filler.setblocking(False)
+        filler.connect_ex(("127.0.0.1", port))
+        fillers.append(filler)
+    yield port
+    for filler in fillers:
+        filler.close()
+    listening.close()
+
+
+def test_a_connect_that_nobody_answers_ends_at_the_connect_deadline(
+    tmp_path: Path, blackhole: int
+) -> None:
+    download = made(tmp_path, seconds=10)
+    begun = time.monotonic()
+    download.fails_with(f"http://127.0.0.1:{blackhole}/", errors.TimedOut)
+    assert time.monotonic() - begun < 4
+
+
+def test_two_hundred_addresses_that_drop_packets_share_one_deadline(
+    tmp_path: Path, blackhole: int
+) -> None:
+    name = f"many.example:{blackhole}"
+    addresses = ",".join(["127.0.0.1"] * 200)
+    download = made(tmp_path, resolve=[f"{name}:{addresses}"], seconds=10)
+    begun = time.monotonic()
+    download.fails_with(f"http://{name}/", errors.TimedOut)
+    assert time.monotonic() - begun < 4
+
+
+# --- TLS ---------------------------------------------------------------------------------------
+
+
+class Authority:
+    """A certificate authority of the test's own; `file` is what to trust."""
+
+    def __init__(self, folder: Path) -> None:
+        self._ca = trustme.CA()
+        self.file = str(folder / "ca.pem")
+        self._ca.cert_pem.write_to_path(self.file)
+
+    def context(self, *names: str, expired: bool = False) -> ssl.SSLContext:
+        """A server's context with a certificate for these names."""
+        not_after = datetime.datetime(2001, 1, 1, tzinfo=datetime.UTC) if expired else None
+        not_before = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC) if expired else None
+        certificate = self._ca.issue_cert(*names, not_before=not_before, not_after=not_after)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        certificate.configure_cert(context)
+        return context
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("ca"))
+
+
+def test_a_good_certificate_is_good(tmp_path: Path, authority: Authority) -> None:
+    with running_origin(authority.context("127.0.0.1")) as origin:
+        download = made(tmp_path, ca_file=authority.file)
+        assert download.arrives(origin.image("png-rgb.png")) == PNG
+
+
+@pytest.mark.parametrize("fault", ["expired", "wrong host", "unknown authority", "self-signed"])
+def test_a_bad_certificate_is_a_tls_error(tmp_path: Path, authority: Authority, fault: str) -> None:
+    names = ["other.example"] if fault == "wrong host" else ["127.0.0.1"]
+    issuer = Authority(tmp_path) if fault in ("unknown authority", "self-signed") else authority
+    with running_origin(issuer.context(*names, expired=fault == "expired")) as origin:
+        download = made(tmp_path, ca_file=authority.file)
+        error = download.fails_with(origin.image("png-rgb.png"), errors.TlsError)
+        assert not error.transient
+        assert not origin.requests
+
+
+def test_plain_http_behind_https_is_a_tls_error(download: Download) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def speak() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=speak)
+        thread.start()
+        download.fails_with(f"https://127.0.0.1:{listening.getsockname()[1]}/", errors.TlsError)
+        thread.join(5)
+
+
+def test_a_handshake_that_never_comes_counts_as_connecting(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        download = made(tmp_path, seconds=10)
+        begun = time.monotonic()
+        download.fails_with(f"https://127.0.0.1:{silent.getsockname()[1]}/", errors.TimedOut)
+        assert time.monotonic() - begun < 4
+
+
+def test_a_redirect_from_https_to_http_is_refused_unless_allowed(
+    tmp_path: Path, authority: Authority, origin: Origin
+) -> None:
+    with running_origin(authority.context("127.0.0.1")) as secure:
+        url = secure.page("/r", redirect(origin.image("png-rgb.png")))
+        made(tmp_path, ca_file=authority.file).fails_with(url, errors.BadRedirect)
+        assert origin.connections == 0
+        lax = made(tmp_path, ca_file=authority.file, downgrade=True)
+        assert lax.arrives(url) == PNG
+
+
+def test_imgurs_own_placeholder_is_no_image(tmp_path: Path, authority: Authority) -> None:
+    with running_origin(authority.context("i.imgur.com")) as imgur:
+        name = f"i.imgur.com:{imgur.port}"
+        resolve = [f"{name}:127.0.0.1"]
+        imgur.page("/gone.jpg", redirect(f"https://{name}/removed.png"))
+        imgur.page("/removed.png", answer(PNG))
+        download = made(tmp_path, ca_file=authority.file, resolve=resolve)
+        download.fails_with(f"https://{name}/gone.jpg", errors.RemovedAtOrigin)
+
+
+# --- framing -----------------------------------------------------------------------------------
+
+
+def forever(head: bytes, again: bytes, every: float = 0.0) -> Callable[[Origin], str]:
+    """A page that sends `head`, then `again` for ever, at once or `every` so many seconds."""
+
+    def put(origin: Origin) -> str:
+        def page(connection: socket.socket) -> None:
+            connection.sendall(head)
+            while not (every and origin.released.wait(every)):
+                connection.sendall(again)
+
+        return origin.page("/forever", page)
+
+    return put
+
+
+def once(sent: bytes) -> Callable[[Origin], str]:
+    """A page that sends these bytes and closes."""
+    return lambda origin: origin.page("/once", raw(sent))
+
+
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+FAULTS: dict[str, tuple[Callable[[Origin], str], type[errors.DownloadError]]] = {
+    "drip-headers": (forever(OK, b"X", 0.1), errors.TimedOut),
+    "drip-chunked": (forever(CHUNKED, b"1\r\nx\r\n", 0.1), errors.TimedOut),
+    "slow-after-headers": (
+        forever(OK + b"\r\n", b"", 60),
+        errors.TimedOut,
+    ),
+    "chunked-endless": (
+        forever(CHUNKED, b"10000\r\n" + bytes(65_536) + b"\r\n"),
+        errors.TooLarge,
+    ),
+    "chunked-trailers-endless": (
+        forever(CHUNKED + b"1\r\nx\r\n0\r\n", b"X-T: " + b"t" * 1000 + b"\r\n"),
+        errors.TooLarge,
+    ),
+    "chunk-size-line-endless": (forever(CHUNKED, b"1" * 65_536), errors.BadResponse),
+    "chunk-size-no-number": (once(CHUNKED + b"zz\r\nabc\r\n"), errors.BadResponse),
+    "chunked-cut": (once(CHUNKED + b"ff\r\nabc"), errors.Truncated),
+    "cl-lies-short": (once(OK + b"Content-Length: 10\r\n\r\n" + PNG[:71]), errors.NotAnImage),
+    "cl-not-a-number": (
+        once(OK + b"Content-Length: banana\r\n\r\nnothing like an image"),
+        errors.BadResponse,
+    ),
+    "cl-negative": (
+        once(OK + b"Content-Length: -5\r\n\r\nnothing like an image"),
+        errors.BadResponse,
+    ),
+    "unknown-encoding": (
+        once(OK + b"Content-Encoding: rot13\r\nContent-Length: 3\r\n\r\nabc"),
+        errors.BadResponse,
+    ),
+    "bad-brotli": (
+        once(OK + b"Content-Encoding: br\r\n\r\n" + b"\xff" * 100),
+        errors.BadResponse,
+    ),
+    "gzip-in-gzip-bomb": (
+        once(
+            OK
+            + b"Content-Encoding: gzip, gzip\r\n\r\n"
+            + gzip.compress(gzip.compress(bytes(30_000_000)))
+        ),
+        errors.TooLarge,
+    ),
+    "redirect-gzip-bomb": (
+        once(
+            b"HTTP/1.1 302 Found\r\nLocation: /images/none.png\r\nContent-Encoding: gzip\r\n\r\n"
+            + gzip.compress(bytes(30_000_000))
+        ),
+        errors.HttpStatus,
+    ),
+    "status-000": (once(b"HTTP/1.1 000 Zero\r\nContent-Length: 0\r\n\r\n"), errors.BadResponse),
+    "status-205": (once(b"HTTP/1.1 205 Reset\r\nContent-Length: 0\r\n\r\n"), errors.EmptyBody),
+    "headers-101": (
+        once(OK + b"".join(b"X-%d: y\r\n" % n for n in range(101)) + b"\r\n"),
+        errors.BadResponse,
+    ),
+    "header-70k": (once(OK + b"X: " + b"y" * 70_000 + b"\r\n\r\n"), errors.BadResponse),
+    "header-200k": (once(OK + b"X: " + b"y" * 200_000 + b"\r\n\r\n"), errors.BadResponse),
+    "headers-6MB": (
+        once(OK + (b"X: " + b"y" * 65_000 + b"\r\n") * 98 + b"\r\n"),
+        errors.TooLarge,
+    ),
+    "header-endless": (forever(OK + b"X: ", b"y" * 65_536), errors.BadResponse),
+    "garbage-line": (once(b"\x00\xff\x00\xff\r\n\r\n"), errors.BadResponse),
+    "body-html-as-png": (
+        once(OK + b"Content-Type: image/png\r\n\r\n<html><body>gone</body></html>"),
+        errors.NotAnImage,
+    ),
+    "two-bytes-bm": (once(OK + b"\r\nBM"), errors.NotAnImage),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_framing_ends_with_its_code(
+    download: Download, origin: Origin, fault: str
+) -> None:
+    put, error = FAULTS[fault]
+    begun = time.monotonic()
+    download.fails_with(put(origin), error)
+    assert time.monotonic() - begun < 4
+    assert download.arrives(origin.image("png-rgb.png")) == PNG, "the next one is served right"
+
+
+def test_chunked_wins_over_a_length_beside_it(download: Download, origin: Origin) -> None:
+    body = b"%x\r\n" % len(PNG) + PNG + b"\r\n0\r\n\r\n"
+    head = OK + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert download.arrives(origin.page("/a", raw(head + body))) == PNG
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"X: \xff\xfe",
+        b"X: a\x00b",
+        b"no colon at all",
+        b"X: a\r\n folded",
+        b": nameless",
+        b"X" * 300,
+    ],
+)
+def test_odd_fields_are_got_over_or_refused(
+    download: Download, origin: Origin, field: bytes
+) -> None:
+    head = OK + field + b"\r\nContent-Length: %d\r\n\r\n" % len(PNG)
+    url = origin.page("/a", raw(head + PNG))
+    try:
+        assert download.arrives(url) == PNG
+    except errors.BadResponse:
+        assert not list(download.temp_dir.iterdir())
+
+
+@pytest.mark.parametrize("location", ["/images/png-rgb.png?a b", "/images/png-rgb.png?ü"])
+def test_a_location_with_blanks_or_foreign_letters_is_followed(
+    download: Download, origin: Origin, location: str
+) -> None:
+    head = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: "
+    page = raw(head + location.encode("utf-8") + b"\r\n\r\n")
+    assert download.arrives(origin.page("/a", page)) == PNG
+
+
+def test_an_answer_nobody_asked_for_is_not_the_next_ones(
+    download: Download, origin: Origin
+) -> None:
+    """A poisoned connection: two answers to one request."""
+    good = OK + b"Content-Length: %d\r\n\r\n" % len(PNG) + PNG
+    bad = OK + b"Content-Length: 4\r\n\r\nevil"
+
+    def page(connection: socket.socket) -> None:
+        connection.sendall(good + bad)
+        connection.recv(10_000)
+
+    poisoned = origin.page("/poison", page)
+    assert download.arrives(poisoned) == PNG
+    assert download.arrives(origin.image("png-rgb.png")) == PNG
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/../../etc/x.png", "/%2e%2e/%2e%2e/etc/passwd", "/a%00.png", "/CON.png", "/" + "x" * 300],
+)
+def test_a_url_has_no_say_in_the_temp_files_name(
+    download: Download, origin: Origin, path: str
+) -> None:
+    origin.default = answer(PNG)
+    report = download.call(origin.url + path)
+    assert Path(report.temp_fn).parent == download.temp_dir
+    assert Path(report.temp_fn).name.startswith("tmp")

@@ -1,0 +1,246 @@
+"""What imageload.temp_files promises: files are used again while others are in use, old bytes never
+show, and nothing is left when the last is given back.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from imageload.temp_files import TempFiles
+from tests.downloads import Download
+from tests.origin import Origin, answer
+
+MEGABYTE = 2**20
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "temp"
+    path.mkdir()
+    return path
+
+
+def take(files: TempFiles, content: bytes = b"x") -> str:
+    """A file that holds `content` now."""
+    descriptor, path = files.take()
+    os.write(descriptor, content)
+    os.ftruncate(descriptor, len(content))
+    os.close(descriptor)
+    return path
+
+
+def names(folder: Path) -> set[str]:
+    return {str(path) for path in folder.iterdir()}
+
+
+def test_a_file_is_open_empty_and_nobody_elses_to_read(folder: Path) -> None:
+    files = TempFiles(folder)
+    descriptor, path = files.take()
+    status = os.fstat(descriptor)
+    assert (status.st_size, stat.S_IMODE(status.st_mode)) == (0, 0o600)
+    assert not os.get_inheritable(descriptor)
+    assert os.path.samestat(status, Path(path).stat())
+    os.close(descriptor)
+    files.give_back(path, 0)
+
+
+def test_a_file_that_is_given_back_is_used_again_while_others_are_in_use(folder: Path) -> None:
+    files = TempFiles(folder)
+    held, first = take(files), take(files)
+    files.give_back(first, 1)
+    assert names(folder) == {held, first}
+    assert take(files) == first
+    other = take(files)
+    assert other not in (held, first)
+    for path in (held, first, other):
+        files.give_back(path, 1)
+    assert names(folder) == set()
+
+
+def test_all_are_gone_when_the_last_is_given_back(folder: Path) -> None:
+    files = TempFiles(folder)
+    for _ in range(3):
+        paths = [take(files) for _ in range(200)]
+        assert names(folder) == set(paths)
+        for path in paths[1:]:
+            files.give_back(path, 1)
+        assert paths[0] in names(folder)
+        assert len(names(folder)) < 100, "only so many are kept"
+        files.give_back(paths[0], 1)
+        assert names(folder) == set()
+
+
+def test_a_lone_file_is_not_kept(folder: Path) -> None:
+    files = TempFiles(folder)
+    files.give_back(take(files), 1)
+    assert names(folder) == set()
+
+
+def test_a_large_file_is_never_kept(folder: Path) -> None:
+    files = TempFiles(folder)
+    held, small, large = take(files), take(files), take(files, b"x" * (MEGABYTE + 1))
+    files.give_back(large, MEGABYTE + 1)
+    assert names(folder) == {held, small}
+    files.give_back(small, MEGABYTE)
+    assert names(folder) == {held, small}
+    files.give_back(held, MEGABYTE + 1)
+    assert names(folder) == set(), "the spare one went with the last"
+
+
+def test_two_files_in_use_are_never_the_same(folder: Path) -> None:
+    files = TempFiles(folder)
+    in_use: list[str] = []
+    for round_of in range(50):
+        in_use += [take(files) for _ in range(7)]
+        assert len(set(in_use)) == len(in_use)
+        for _ in range(6 if round_of % 2 else 4):
+            files.give_back(in_use.pop(round_of % len(in_use)), 1)
+    for path in in_use:
+        files.give_back(path, 1)
+    assert names(folder) == set()
+
+
+def test_a_spare_file_that_has_vanished_is_made_up_for(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = TempFiles(folder)
+    held, spare = take(files), take(files)
+    files.give_back(spare, 1)
+    Path(spare).unlink()
+    fresh = take(files)
+    assert names(folder) == {held, fresh}
+    assert "a temp file has vanished" in caplog.text
+    files.give_back(fresh, 1)
+    files.give_back(held, 1)
+    assert names(folder) == set()
+
+
+def test_a_spare_file_is_not_followed_to_where_a_link_in_its_place_leads(
+    folder: Path, tmp_path: Path
+) -> None:
+    files = TempFiles(folder)
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    held, spare = take(files), take(files)
+    files.give_back(spare, 1)
+    Path(spare).unlink()
+    Path(spare).symlink_to(victim)
+    with pytest.raises(OSError):
+        files.take()
+    assert victim.read_text() == "precious"
+    files.give_back(held, 1)
+
+
+def test_a_file_in_use_that_somebody_took_away_is_no_trouble(folder: Path) -> None:
+    files = TempFiles(folder)
+    path = take(files)
+    Path(path).unlink()
+    files.give_back(path, 1)
+    assert names(folder) == set()
+
+
+def test_without_its_folder_it_raises_and_counts_no_file(tmp_path: Path) -> None:
+    folder = tmp_path / "temp"
+    files = TempFiles(folder)
+    for _ in range(3):
+        with pytest.raises(FileNotFoundError):
+            files.take()
+    folder.mkdir()
+    first, second = take(files), take(files)
+    files.give_back(first, 1)
+    assert names(folder) == {first, second}
+    files.give_back(second, 1)
+    assert names(folder) == set(), "the failed ones were not counted as in use"
+
+
+def test_a_folder_that_goes_while_files_are_in_use_is_no_trouble_for_who_gives_back(
+    folder: Path,
+) -> None:
+    files = TempFiles(folder)
+    held, spare = take(files), take(files)
+    files.give_back(spare, 1)
+    for path in (held, spare):
+        Path(path).unlink()
+    folder.rmdir()
+    with pytest.raises(FileNotFoundError):
+        files.take()
+    files.give_back(held, 1)
+    folder.mkdir()
+    files.give_back(take(files), 1)
+    assert names(folder) == set()
+
+
+def test_a_file_that_cannot_be_deleted_is_told_in_the_log(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = TempFiles(folder)
+    path = take(files)
+    Path(path).unlink()
+    Path(path).mkdir()  # unlink refuses a folder, for root too
+    files.give_back(path, 1)
+    assert "a temp file stays behind" in caplog.text
+    assert path in caplog.text
+
+
+def test_many_threads_never_share_a_file_and_leave_none(folder: Path) -> None:
+    files, lock = TempFiles(folder), threading.Lock()
+    in_use: set[str] = set()
+    troubles: list[str] = []
+
+    def work(number: int) -> None:
+        for turn in range(150):
+            descriptor, path = files.take()
+            with lock:
+                if path in in_use:
+                    troubles.append(path)
+                in_use.add(path)
+            content = f"{number}.{turn}".encode()
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, content)
+            if Path(path).read_bytes() != content:
+                troubles.append(path)
+            os.close(descriptor)
+            with lock:
+                in_use.discard(path)
+            files.give_back(path, MEGABYTE + 1 if turn % 10 == 0 else len(content))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+    assert troubles == []
+    assert names(folder) == set()
+
+
+def png(length: int, fill: bytes) -> bytes:
+    """A PNG's head, and as much after it as makes `length` bytes."""
+    head = (
+        b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x04\x00\x00\x00\x04\x08\x02\x00\x00\x00"
+    )
+    return head.ljust(length, fill)
+
+
+@pytest.mark.parametrize("longer", [5_000, 90_000])
+def test_a_shorter_image_after_a_longer_one_shows_none_of_its_bytes(
+    folder: Path, origin: Origin, longer: int
+) -> None:
+    download = Download(folder)
+    old, new = png(longer, b"o"), png(300, b"n")
+    held = download.call(origin.page("/held", answer(new)))
+    first = download.call(origin.page("/old", answer(old)))
+    assert Path(first.temp_fn).read_bytes() == old
+    download.give_back(first)
+    second = download.call(origin.page("/new", answer(new)))
+    assert second.temp_fn == first.temp_fn, "the file is used again"
+    assert Path(second.temp_fn).read_bytes() == new
+    assert second.bytes == 300
+    download.give_back(second)
+    download.give_back(held)
+    assert names(folder) == set()

@@ -1,0 +1,165 @@
+"""Everything wired together: what does the work, and what answers HTTP for it."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import certifi
+import tornado.httpserver
+import tornado.netutil
+import tornado.web
+
+from imageload.config import Config
+from imageload.convert import Converter
+from imageload.download import Bounds as DownloadBounds
+from imageload.download import Downloader
+from imageload.engine import Engine, Way
+from imageload.fit import Fit, FittingDownloads
+from imageload.guard import Guard
+from imageload.hosts import Hosts
+from imageload.loader import ImageLoad
+from imageload.retry import RetryRule
+from imageload.run import Road
+from imageload.sharing import Sharing
+from imageload.temp_files import TempFiles
+from imageload.transfer import Bounds, Transfer
+from imgurapi import ImgurAPI
+from web.base import BaseHandler, NotFoundHandler
+
+_log = logging.getLogger(__name__)
+
+Routes = Sequence[tuple[str, type[BaseHandler]]]
+
+
+class Service:
+    """`image_load` does the work, `application` answers HTTP by `routes`.
+
+    `config` names Imgur in full: `imgur_client_id` is set. Temp files go into `temp_dir`.
+    """
+
+    def __init__(self, config: Config, temp_dir: Path, routes: Routes) -> None:
+        self._config = config
+        self._engine = Engine()
+        origins, imgur = _transfers(config)
+        self._transfers = (origins, imgur)
+        files = TempFiles(temp_dir)
+        self.imgur = ImgurAPI(
+            config.imgur_client_id,
+            config.imgur_client_secret,
+            config.imgur_refresh_token or None,
+            transfer=imgur,
+            base_url=config.imgur_base_url or None,
+            rapidapi_key=config.imgur_rapidapi_key or None,
+            link_base=config.imgur_link_base,
+            seconds=config.upload_seconds,
+        )
+        land = functools.partial(self.imgur.land, anonymous=config.imgur_anonymous)
+        self._downloads = self._fitting_downloads(origins, files)
+        road = Road(
+            download=self._downloads,
+            upload=Way(self._engine.lane(imgur, config.uploads), land),
+            retry=RetryRule(
+                max_tries=config.max_tries,
+                seconds=config.retry_seconds,
+                cap_seconds=config.retry_cap_seconds,
+            ),
+            hosts=Hosts(
+                per_host=config.per_host,
+                failures=config.host_failures,
+                rest_seconds=config.host_rest_seconds,
+                max_wait_seconds=config.host_wait_seconds,
+            ),
+            sharing=Sharing(),
+            discard=files.give_back,
+            window=config.job_window,
+        )
+        self.image_load = ImageLoad(
+            road,
+            max_active_jobs=config.max_active_jobs,
+            max_waiting_jobs=config.max_waiting_jobs,
+        )
+        arguments = {"image_load": self.image_load, "config": config}
+        self.application = tornado.web.Application(
+            [(path, handler, arguments) for path, handler in routes],
+            default_handler_class=NotFoundHandler,
+            default_handler_args=arguments,
+            log_function=_log_request,
+        )
+        self._engine.start()
+
+    def _fitting_downloads(self, origins: Transfer, files: TempFiles) -> FittingDownloads:
+        config = self._config
+        bounds = DownloadBounds(
+            seconds=config.download_seconds,
+            max_bytes=config.max_bytes,
+            max_pixels=config.max_pixels,
+            max_redirects=config.max_redirects,
+            downgrade=config.allow_downgrade,
+        )
+        downloader = Downloader(origins, bounds, files)
+        way = Way(self._engine.lane(origins, config.downloads), downloader.steps)
+        return FittingDownloads(
+            way.start,
+            way.slots,
+            fit=Fit(convert=config.convert, shrink=config.shrink, max_bytes=config.imgur_max_bytes),
+            converter=Converter(
+                workers=config.converters,
+                seconds=config.convert_seconds,
+                max_pixels=config.max_pixels,
+            ),
+            files=files,
+        )
+
+    def listen(self) -> tuple[tornado.httpserver.HTTPServer, str]:
+        """The server, listening on the running event loop, and its URL; OSError if it cannot."""
+        config = self._config
+        sockets = tornado.netutil.bind_sockets(config.port, config.address or None)
+        server = tornado.httpserver.HTTPServer(
+            self.application,
+            max_body_size=config.max_body_bytes,
+            max_header_size=64 * 2**10,
+            idle_connection_timeout=75,
+            body_timeout=60,
+        )
+        server.add_sockets(sockets)
+        host, port = sockets[0].getsockname()[:2]
+        return server, f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def close(self, seconds: float) -> bool:
+        """End every transfer and job as it stands; True when no thread of ours is left."""
+        for transfer in self._transfers:
+            transfer.abort()
+        self.image_load.stop()
+        ended = self._engine.close(seconds / 2)
+        self._downloads.close()
+        return self.image_load.close(seconds / 2) and ended
+
+
+def _transfers(config: Config) -> tuple[Transfer, Transfer]:
+    """The one for origins, under the guard, and the one for Imgur."""
+    ports = [int(port) for port in config.origin_ports]
+    guard = Guard(config.allow_origin, config.deny_origin, ports)
+    bounds = Bounds(
+        connect_seconds=config.connect_seconds,
+        low_speed_bytes=config.low_speed_bytes,
+        low_speed_seconds=config.low_speed_seconds,
+        max_header_bytes=config.max_header_bytes,
+        ca_file=config.ca_file or certifi.where(),
+    )
+    agent, proxy = config.user_agent, config.origin_proxy
+    refusal = None if proxy else guard.refusal
+    origins = Transfer(bounds, user_agent=agent, refusal=refusal, proxy=proxy)
+    # Imgur may think about a large image for a while: only the deadline ends an upload.
+    imgur = Transfer(replace(bounds, low_speed_bytes=0), user_agent=agent)
+    return origins, imgur
+
+
+def _log_request(handler: tornado.web.RequestHandler) -> None:
+    status, request = handler.get_status(), handler.request
+    level = logging.INFO if status >= 400 else logging.DEBUG
+    seconds = request.request_time()
+    _log.log(level, "%s %s %d %.3f s", request.method, request.path, status, seconds)
