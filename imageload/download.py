@@ -256,7 +256,9 @@ class _Arrival:
         in_memory = not self._written
         joined = self._write()
         try:
-            os.ftruncate(self._descriptor, self.length)
+            # Asking is cheap, cutting is not, and most files are new or grow.
+            if os.fstat(self._descriptor).st_size > self.length:
+                os.ftruncate(self._descriptor, self.length)
 
             def read(at: int, count: int) -> bytes:
                 if in_memory:

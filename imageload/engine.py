@@ -103,6 +103,7 @@ class Engine:
     def __init__(self) -> None:
         self._lanes: list[Lane] = []
         self._selector = selectors.DefaultSelector()
+        self._watched: set[int] = set()
         self._new: deque[tuple[Lane, _Task]] = deque()
         self._pauses: list[tuple[float, int, Lane, _Task]] = []
         self._numbers = itertools.count()
@@ -225,16 +226,18 @@ class Engine:
 
     def _watch(self, lane: Lane, what: int, number: int) -> None:
         if what == pycurl.POLL_REMOVE:
-            if number in self._selector.get_map():
+            if number in self._watched:
+                self._watched.remove(number)
                 self._selector.unregister(number)
             return
         events = _EVENTS.get(what)
         if events is None:
             return
-        if number in self._selector.get_map():
+        if number in self._watched:
             self._selector.modify(number, events, lane)
         else:
             self._selector.register(number, events, lane)
+            self._watched.add(number)
 
     def _collect(self, lane: Lane) -> None:
         """Take what libcurl has ended."""
