@@ -54,6 +54,15 @@ _SAYINGS: Mapping[str, tuple[Callable[[str], errors.ImageError], str]] = {
 }
 
 
+# By libcurl's own words: which of its three clocks ran out.
+_SLOW = (
+    ("too slow", "The origin sent too little for too long."),
+    ("onnection timed out", "The origin did not take the connection in time."),
+    ("SSL connection timeout", "The origin did not finish the TLS handshake in time."),
+    ("Resolving timed out", "The host's name did not resolve in time."),
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
     """What one download may take: seconds in all, bytes of body, pixels, redirects.
@@ -130,6 +139,8 @@ def _translated(error: TransferError) -> errors.ImageError:
     kind, sentence = _SAYINGS[error.kind]
     if error.kind == "tls":
         sentence = f"{sentence}: {error.detail}."
+    elif error.kind == "timeout":
+        sentence = next((said for sign, said in _SLOW if sign in error.detail), sentence)
     return kind(sentence)
 
 

@@ -127,12 +127,27 @@ def _ascii_host(host: str, netloc: str = "") -> str:
             raise InvalidURL("The host is no IPv6 address.") from None
     if not host.isascii():
         try:
-            host = idna.encode(host, uts46=True).decode()
+            host = _in_idna(host)
         except (idna.IDNAError, UnicodeError):
             raise InvalidURL("The host cannot be written in IDNA.") from None
     if not _HOST.fullmatch(host) or ".." in host or host.startswith("."):
         raise InvalidURL("The URL has no host that could be looked up.")
     return host
+
+
+def _in_idna(host: str) -> str:
+    """The host as DNS knows it: by IDNA 2008, or as browsers do it where that knows no way.
+
+    Browsers map by UTS 46 and then write any label in Punycode, symbols too (WHATWG URL).
+    """
+    try:
+        return idna.encode(host, uts46=True).decode()
+    except idna.IDNAError:
+        labels = idna.uts46_remap(host, std3_rules=False).split(".")
+        return ".".join(
+            label if label.isascii() else f"xn--{label.encode('punycode').decode()}"
+            for label in labels
+        )
 
 
 def _judged_address(text: str) -> Address:

@@ -340,14 +340,13 @@ _OTHERS: Final = (
     (re.compile(rb"(?s)\0\0[\x01\x02]\0[^\0]\0"), "an icon"),
 )
 
-# White space, comments, processing instructions and a document type, then the first element's name,
-# or the name in a document type that goes on beyond the head.
-# Possessive (*+), so nothing is tried twice: linear in the head's length.
-_PROLOG: Final = re.compile(
-    rb"(?:\s++|<!--.*?-->|<\?.*?\?>|<!doctype\s+(\w++)[^>\[]*+(?:\[.*?\]\s*+)?+>)*+"
-    rb"(?:<(?:!doctype\s++)?([a-z][\w:.-]*+))?",
-    re.DOTALL | re.IGNORECASE,
+# What may stand before the first element, an item at a time. (Python before 3.11.5 gets possessive
+# repeats wrong; with plain ones a pattern for all of it would be tried again and again.)
+_PROLOG_ITEM: Final = re.compile(
+    rb"(?is)\s+|<!--.*?-->|<\?.*?\?>|<!doctype\s+(\w+)[^>\[]*(?:\[.*?\]\s*)?>"
 )
+# The first element's name, or that in a document type which goes on beyond the head.
+_FIRST_NAME: Final = re.compile(rb"(?i)<(?:!doctype\s+)?([a-z][\w:.-]*)")
 _HTML_TAGS: Final = frozenset(
     b"html head body title meta link base script style iframe div span p a b i br h1 h2 h3 hr"
     b" center font form img table pre ul ol noscript".split()
@@ -359,8 +358,11 @@ def _markup(head: bytes) -> str | None:
     text = _decoded(head).lstrip()
     if not text.startswith(b"<"):
         return None
-    prolog = _PROLOG.match(text)
-    doctype, tag = (name.lower() for name in prolog.groups(b"")) if prolog else (b"", b"")
+    doctype, at = b"", 0
+    while item := _PROLOG_ITEM.match(text, at):
+        doctype, at = item[1] or doctype, item.end()
+    first = _FIRST_NAME.match(text, at)
+    doctype, tag = doctype.lower(), first[1].lower() if first else b""
     if doctype == b"svg" or tag == b"svg" or tag.endswith(b":svg"):
         return "an SVG drawing"
     if doctype == b"html" or tag in _HTML_TAGS or text.startswith(b"<!--"):

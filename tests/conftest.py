@@ -51,8 +51,10 @@ def real_component(*names: str) -> str:
 
     Without any, the test is skipped with word of what to install; in CI it fails.
     """
+    # Debian puts servers where only root looks.
+    places = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", "/sbin"])
     for name in names:
-        path = shutil.which(name)
+        path = shutil.which(name, path=places)
         if path is not None:
             return path
     message = (

@@ -5,6 +5,7 @@ The plain ones stand in test_download.py; here are those of names, connections, 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import gzip
 import socket
@@ -385,3 +386,42 @@ def test_a_url_has_no_say_in_the_temp_files_name(
     report = download.call(origin.url + path)
     assert Path(report.temp_fn).parent == download.temp_dir
     assert Path(report.temp_fn).name.startswith("tmp")
+
+
+def test_tls_that_drips_ends_at_the_connect_deadline(tmp_path: Path) -> None:
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def drip() -> None:
+            connection, _ = listening.accept()
+            record = b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc" + bytes(1_000)
+            with connection, contextlib.suppress(OSError):
+                for byte in record:
+                    if ended.wait(0.1):
+                        return
+                    connection.sendall(bytes([byte]))
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        begun = time.monotonic()
+        error = _error_of(
+            made(tmp_path, seconds=10), f"https://127.0.0.1:{listening.getsockname()[1]}/"
+        )
+        assert error.code in ("timeout", "tls_error")
+        assert time.monotonic() - begun < 4
+        ended.set()
+        thread.join(5)
+
+
+def _error_of(download: Download, url: str) -> errors.ImageError:
+    with pytest.raises(errors.ImageError) as caught:
+        download.call(url)
+    return caught.value
+
+
+def test_each_clock_that_runs_out_says_so(tmp_path: Path, origin: Origin, blackhole: int) -> None:
+    download = made(tmp_path, seconds=10)
+    connecting = _error_of(download, f"http://127.0.0.1:{blackhole}/")
+    whole = _error_of(made(tmp_path, seconds=0.5), origin.page("/h", origin.hang))
+    assert connecting.message == "The origin did not take the connection in time."
+    assert whole.message == "The origin was too slow."

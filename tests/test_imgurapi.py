@@ -189,6 +189,16 @@ def test_a_hanging_imgur_ends_at_the_deadline(imgur: ImgurAPI, sandbox: RunningS
         run(imgur.land(str(PNG)))
 
 
+def test_an_imgur_that_reads_slowly_ends_at_the_deadline(
+    imgur: ImgurAPI, sandbox: RunningSandbox, tmp_path: Path
+) -> None:
+    large = tmp_path / "large"
+    large.write_bytes(PNG.read_bytes() + bytes(8_000_000))
+    sandbox.fault("slow_read", bytes_per_second=1_000)
+    with pytest.raises(errors.UploadTimedOut):
+        run(imgur.land(str(large)))
+
+
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_lost_answer_is_not_sent_again_in_secret(
     imgur: ImgurAPI, sandbox: RunningSandbox, kept: bool
