@@ -137,8 +137,11 @@ ROUTES: tuple[tuple[str, type[BaseHandler]], ...] = (
 )
 
 
-async def serve(config: Config, temp_dir: Path) -> None:
-    """Run the service until SIGTERM or Ctrl-C; a second one ends the process at once."""
+async def serve(config: Config, temp_dir: Path) -> int:
+    """Run the service until SIGTERM or Ctrl-C; a second one ends the process at once.
+
+    Gives the exit status: 1 where a bug ended the service, for whoever restarts it.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -149,7 +152,13 @@ async def serve(config: Config, temp_dir: Path) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
-    service = Service(config, temp_dir, ROUTES)
+    broken = asyncio.Event()
+
+    def on_break() -> None:
+        loop.call_soon_threadsafe(broken.set)
+        loop.call_soon_threadsafe(stop.set)
+
+    service = Service(config, temp_dir, ROUTES, on_break)
     server, url = service.listen()
     _log.info("listening on %s", url)
     await stop.wait()
@@ -158,6 +167,7 @@ async def serve(config: Config, temp_dir: Path) -> None:
     if not await loop.run_in_executor(None, service.close, 10.0):
         _log.warning("threads were still at work when the service stopped")
     await server.close_all_connections()
+    return 1 if broken.is_set() else 0
 
 
 @contextlib.contextmanager
@@ -202,7 +212,7 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     try:
         with imgur_or_sandbox(config) as wired:
-            asyncio.run(serve(wired, temp_dir))
+            return asyncio.run(serve(wired, temp_dir))
     except (OSError, SandboxError) as error:
         print(f"main.py: the service cannot start: {error}", file=sys.stderr)
         return 1
@@ -211,7 +221,6 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     finally:
         shutil.rmtree(temp_dir, ignore_errors=True)
-    return 0
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from imageload.hosts import Busy, Down, Hosts, Wait, Wake
 def host_of(url: str) -> str:
     """The name by which the turns of `url` go; empty where it names no host."""
     try:
-        return urlsplit(url).hostname or ""
+        return (urlsplit(url).hostname or "").rstrip(".")
     except ValueError:
         return ""
 

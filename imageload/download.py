@@ -104,8 +104,13 @@ class Downloader:
 
     def _follow(self, target: Target, file: _Arrival) -> Steps[int]:
         deadline = time.monotonic() + self._bounds.seconds
-        for _ in range(self._bounds.max_redirects + 1):
-            head = yield from self._hop(target, file, deadline)
+        for hop in range(self._bounds.max_redirects + 1):
+            try:
+                head = yield from self._hop(target, file, deadline)
+            except errors.ImageError as error:
+                # Behind a redirect the host that the URL names has answered, whoever has not.
+                error.answered = error.answered or hop > 0
+                raise
             if head.status not in _REDIRECTS:
                 return _accepted(head)
             target = _redirected(target, head, self._bounds)
@@ -124,7 +129,9 @@ class Downloader:
         try:
             head = yield Exchange(self._transfer, request, target.host, on_head)
         except TransferError as error:
-            raise _translated(error) from None
+            translated = _translated(error)
+            translated.answered = error.answered
+            raise translated from None
         assert head is not None, "an exchange is answered by a head"
         return head
 
@@ -175,11 +182,11 @@ def retry_after(value: str | None) -> float | None:
         return float(value[:9])
     try:
         moment = email.utils.parsedate_to_datetime(value)
-    except (ValueError, TypeError):
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError, OverflowError):
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
 
 
 def _redirected(target: Target, head: Head, bounds: Bounds) -> Target:

@@ -16,6 +16,7 @@ Measured on two cores, 2,000 images of 50 kB: 0.6 ms of CPU an image this way, 1
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import heapq
 import itertools
@@ -38,6 +39,8 @@ _log = logging.getLogger(__name__)
 
 Done = Callable[[Any], None]
 """Told what Steps returned, or the exception that they raised."""
+
+_LAST_SECONDS = 1.0  # for the thread to close what it has, once all were told
 
 _EVENTS = {
     pycurl.POLL_IN: selectors.EVENT_READ,
@@ -100,7 +103,10 @@ class Way:
 class Engine:
     """The thread and its loop. `lane` makes a Lane for a Transfer; then `start`."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_break: Callable[[], object] | None = None) -> None:
+        """`on_break` is called where a bug ends the thread: nothing travels any more then."""
+        self._on_break = on_break
+        self._told = threading.Event()
         self._lanes: list[Lane] = []
         self._selector = selectors.DefaultSelector()
         self._watched: set[int] = set()
@@ -125,6 +131,7 @@ class Engine:
             lambda what, number, _multi, _data: self._watch(lane, what, number),
         )
         lane.multi.setopt(pycurl.M_TIMERFUNCTION, lambda ms: _set_timer(lane, ms))
+        lane.spare.append(transfer.handle())  # what is wrong with its options, shows at the start
         self._lanes.append(lane)
         return lane
 
@@ -143,15 +150,19 @@ class Engine:
             self._wake()
 
     def close(self, seconds: float) -> bool:
-        """End everything that waits or is under way as `stopped`; True when the thread is gone."""
+        """End everything that waits or is under way as `stopped`; True when all were told.
+
+        The thread may stay for a while where libcurl waits for a name that is being resolved.
+        """
         with self._lock:
             self._stopped = True
         self._wake()
         if self._thread.ident is None:
             self._end_all()
-        else:
-            self._thread.join(seconds)
-        return not self._thread.is_alive()
+        told = self._told.wait(seconds)
+        if self._thread.ident is not None:
+            self._thread.join(_LAST_SECONDS)
+        return told
 
     def _wake(self) -> None:
         try:
@@ -171,6 +182,8 @@ class Engine:
                 self._wait()
         except Exception:
             _log.exception("the engine broke")
+            if self._on_break is not None:
+                self._on_break()
         finally:
             self._end_all()
 
@@ -280,8 +293,8 @@ class Engine:
             moment = time.monotonic() + wanted.seconds
             heapq.heappush(self._pauses, (moment, next(self._numbers), lane, task))
             return
-        curl = lane.spare.pop() if lane.spare else lane.transfer.handle()
         try:
+            curl = lane.spare.pop() if lane.spare else lane.transfer.handle()
             task.prepared = lane.transfer.prepare(curl, wanted)
             lane.multi.add_handle(curl)
         except Exception as error:  # a URL that libcurl cannot even be told
@@ -310,7 +323,8 @@ class Engine:
         stopped = TransferError("stopped", "the engine was closed")
         for lane in self._lanes:
             for curl, task in lane.under_way.items():
-                lane.multi.remove_handle(curl)
+                with contextlib.suppress(pycurl.error):
+                    lane.multi.remove_handle(curl)
                 assert task.prepared is not None, "what is under way was prepared"
                 task.prepared.close()
                 self._outcomes.append((task.done, _stopped_end(task, stopped)))
@@ -319,6 +333,7 @@ class Engine:
         for _, _, _, task in self._pauses:
             self._outcomes.append((task.done, _stopped_end(task, stopped)))
         self._tell_outcomes()
+        self._told.set()
         for lane in self._lanes:
             for curl in lane.spare:
                 curl.close()

@@ -104,6 +104,7 @@ class ImageError(ImageLoadError):
     """Ends one image, or one try of it.
 
     `retry_after` is how many seconds the other side asked us to wait, if it did.
+    `answered` says that the side asked did answer, if only with a head, before it went wrong.
     `max_tries` lowers the number of tries below the general rule where repeating costs something.
     """
 
@@ -118,6 +119,7 @@ class ImageError(ImageLoadError):
         self.message = message
         self.status_code = status_code
         self.retry_after = retry_after
+        self.answered = status_code is not None
 
     def failure(self) -> Failure:
         """This error as the value a job keeps."""

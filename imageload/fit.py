@@ -10,8 +10,9 @@ The threads only wait for the Converter's processes; the engine and the API wait
 from __future__ import annotations
 
 import logging
+import queue
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,7 +46,16 @@ class FittingDownloads:
         self._fit = fit
         self._converter = converter
         self._files = files
-        self._waiters = ThreadPoolExecutor(converter.workers, thread_name_prefix="convert")
+        self._closed = False
+        # Threads of our own, and all from the start: an executor queues first and may fail then.
+        self._unfit: queue.SimpleQueue[tuple[Report, Callable[[object], None]] | None]
+        self._unfit = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"convert-{n + 1}", daemon=True)
+            for n in range(converter.workers)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def start(self, key: str, url: str, done: Callable[[object], None]) -> None:
         """Download `url` in its turn, and tell `done` the fit Report, or the error."""
@@ -54,22 +64,29 @@ class FittingDownloads:
             if not isinstance(value, Report) or self._is_fit(value):
                 done(value)
                 return
-            try:
-                self._waiters.submit(self._make_fit, value, done)
-            except RuntimeError:
+            if self._closed:
                 self._files.give_back(value.temp_fn, value.bytes)
                 done(errors.Shutdown("The service stopped before this image was converted."))
+            else:
+                self._unfit.put((value, done))
 
         self._start(key, url, downloaded)
 
     def close(self) -> None:
-        """End conversions as `shutdown`, and the threads that wait for them."""
-        self._waiters.shutdown(wait=False, cancel_futures=False)
+        """End conversions as `shutdown`, and the threads that wait for them: after the engine."""
+        self._closed = True
+        for _ in self._threads:
+            self._unfit.put(None)
         self._converter.close()
-        self._waiters.shutdown(wait=True)
+        for thread in self._threads:
+            thread.join()
 
     def _is_fit(self, report: Report) -> bool:
         return report.type not in NEEDS and report.bytes <= self._fit.max_bytes
+
+    def _work(self) -> None:
+        while (unfit := self._unfit.get()) is not None:
+            self._make_fit(*unfit)
 
     def _make_fit(self, report: Report, done: Callable[[object], None]) -> None:
         try:

@@ -130,6 +130,7 @@ def _ascii_host(host: str, netloc: str = "") -> str:
             host = _in_idna(host)
         except (idna.IDNAError, UnicodeError):
             raise InvalidURL("The host cannot be written in IDNA.") from None
+    host = host.removesuffix(".")  # of the root: the same host, and no second name for it
     if not _HOST.fullmatch(host) or ".." in host or host.startswith("."):
         raise InvalidURL("The URL has no host that could be looked up.")
     return host

@@ -108,10 +108,10 @@ class Hosts:
         now = time.monotonic()
         with self._lock:
             host = self._hosts[name]
-            if isinstance(error, _FAILURES):
+            if isinstance(error, _FAILURES) and not error.answered:
                 host.failures += 1
                 host.open_until = now + self._rest_seconds
-            elif error is None or error.status_code is not None:
+            elif error is None or error.answered:
                 host.failures = 0
             if isinstance(error, OriginBusy) and error.retry_after:
                 pause = min(error.retry_after, self._max_wait_seconds)

@@ -81,7 +81,10 @@ class ImageLoad:
         except Exception:
             _log.exception("the thread of a job broke job=%s", job.job_id)
         finally:
-            run.settle()
+            try:
+                run.settle()
+            except Exception:
+                _log.exception("a job could not be settled job=%s", job.job_id)
             counts = job.summary().counts
             ends = counts["completed"], counts["failed"]
             _log.info("complete job=%s completed=%d failed=%d", job.job_id, *ends)
@@ -109,12 +112,12 @@ class ImageLoad:
             self._closing = True
             waiting, self._waiting = list(self._waiting), deque()
             active = list(self._active.values())
+        for _, run in active:
+            run.stop()
         for job in waiting:
             run = Run(self._road, job)
             run.stop()
             run.settle()
-        for _, run in active:
-            run.stop()
 
     def close(self, seconds: float) -> bool:
         """`stop`, and wait for the jobs' threads; True when none is left after `seconds`."""

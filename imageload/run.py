@@ -133,10 +133,18 @@ class Run:
             if self._stopped
             else InternalError("A bug in the service kept this image from going on.")
         )
-        for index in range(len(self._job)):
-            if self._job.image(index).state in ("queued", "downloaded"):
-                self._hand_over(index)
-                self._fail(index, error.failure())
+        failure = error.failure()
+        open_images = [
+            index
+            for index in range(len(self._job))
+            if self._job.image(index).state in ("queued", "downloaded")
+        ]
+        for index in open_images:
+            self._hand_over(index)
+            self._end_as_failed(index, failure)
+        if open_images:
+            told = self._job.job_id, failure.code, len(open_images), failure.message
+            _log.warning("failed job=%s code=%s images=%d reason=%s", *told)
         self._road.sharing.end(self._job.job_id)
 
     def _wake(self, host: str, granted: bool) -> None:
@@ -196,6 +204,7 @@ class Run:
         """Called, from another thread, with the outcome of what was started."""
         if self._abandoned and isinstance(result.value, Report):
             self._discard(result.value)
+            return
         self._tell(result)
 
     def _seconds_to_next_try(self) -> float | None:
@@ -352,17 +361,20 @@ class Run:
         self._apply(Uploaded(index, landed.link, landed.deletehash, tries, reused))
         self._settle_shared(index, Ended(report, landed))
 
-    def _fail(self, index: int, failure: Failure) -> None:
-        image = self._job.image(index)
-        if image.report is not None:
-            self._discard(image.report)
+    def _end_as_failed(self, index: int, failure: Failure) -> None:
+        report = self._job.image(index).report
+        if report is not None:
+            self._discard(report)
         self._apply(Failed(index, failure, self._tries.pop(index, 0)))
         self._settle_shared(index, Ended(failure=failure))
+
+    def _fail(self, index: int, failure: Failure) -> None:
+        self._end_as_failed(index, failure)
         _log.warning(
             "failed job=%s code=%s url=%s reason=%s",
             self._job.job_id,
             failure.code,
-            loggable(image.url),
+            loggable(self._job.image(index).url),
             failure.message,
         )
 

@@ -37,16 +37,18 @@ class TempFiles:
         """
         with self._lock:
             self._in_use += 1
-            path = self._spare.pop() if self._spare else None
+            spare = self._spare.pop() if self._spare else None
         try:
-            if path is not None:
+            if spare is not None:
                 try:
-                    return os.open(path, _AGAIN), path
+                    return os.open(spare, _AGAIN), spare
                 except FileNotFoundError:
-                    _log.warning("a temp file has vanished path=%s", path)
+                    _log.warning("a temp file has vanished path=%s", spare)
             path = f"{self._folder}/tmp{secrets.token_hex(8)}"  # noqa: S108 - a folder of our own
             return os.open(path, _NEW, 0o600), path
         except OSError:
+            if spare is not None:
+                _delete(spare)
             self._count_back()
             raise
 

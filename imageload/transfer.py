@@ -13,6 +13,7 @@ cookies, netrc, Referer and proxies from the environment never used.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import threading
 import time
@@ -263,13 +264,14 @@ class Transfer:
             (pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),
             (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1),
             (pycurl.HTTP09_ALLOWED, 0),
-            (pycurl.PROXY, proxy),
-            (pycurl.CAINFO, bounds.ca_file),
+            # pycurl takes text only where it is ASCII: paths and names may have umlauts.
+            (pycurl.PROXY, proxy.encode()),
+            (pycurl.CAINFO, os.fsencode(bounds.ca_file)),
             (pycurl.LOW_SPEED_LIMIT, bounds.low_speed_bytes),
             (pycurl.LOW_SPEED_TIME, max(1, round(bounds.low_speed_seconds))),
             (pycurl.BUFFERSIZE, _BUFFER_BYTES),
             (pycurl.UPLOAD_BUFFERSIZE, _BUFFER_BYTES),
-            (pycurl.USERAGENT, user_agent),
+            (pycurl.USERAGENT, user_agent.encode()),
             (pycurl.ACCEPT_ENCODING, ""),
         )
 
@@ -322,7 +324,7 @@ class Transfer:
         setopt(pycurl.OPENSOCKETFUNCTION, gate.open_socket)
         if self.resolve:
             setopt(pycurl.RESOLVE, list(self.resolve))
-        if request.method == "POST":
+        if request.method not in ("GET", "DELETE"):
             # Read by a callback that cannot go back, so that libcurl does not quietly send a
             # body a second time when a kept connection breaks: it might be there twice then.
             setopt(pycurl.POST, 1)

@@ -746,3 +746,20 @@ def test_every_task_is_told_once_or_refused_while_the_engine_is_closed(
         for thread in threads:
             thread.join(PATIENCE)
         assert told == dict.fromkeys(taken, 1)
+
+
+def test_an_engine_that_breaks_says_so(
+    patient: Download, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = threading.Event()
+    engine = Engine(broken.set)
+    lane = engine.lane(patient.transfer, 4)
+
+    def bug() -> None:
+        raise RuntimeError("a bug in the loop")
+
+    monkeypatch.setattr(lane.queue, "take", bug)
+    engine.start()
+    assert broken.wait(PATIENCE)
+    assert engine.close(PATIENCE)
+    assert "a bug in the loop" in caplog.text

@@ -244,7 +244,7 @@ def test_nothing_is_exempt_unless_it_is_said() -> None:
         ("https://a.example:8443/x", "https://a.example:8443/x", "a.example"),
         ("https://a.example:443/x", "https://a.example:443/x", "a.example"),
         ("https://a.example:/x", "https://a.example/x", "a.example"),
-        ("https://a.example./x", "https://a.example./x", "a.example."),
+        ("https://a.example./x", "https://a.example/x", "a.example"),
         ("https://my_bucket.example/x", "https://my_bucket.example/x", "my_bucket.example"),
         ("  https://a.example/x", "https://a.example/x", "a.example"),
         ("https://a.example/x#fragment", "https://a.example/x", "a.example"),
@@ -378,7 +378,7 @@ def test_any_text_gives_an_ascii_url_with_the_host_that_is_seen_in_it_or_is_refu
     if ":" in target.host:
         assert ipaddress.ip_address(target.host) == ipaddress.ip_address(seen.hostname or "")
     elif (seen.hostname or "").isascii():
-        assert target.host == seen.hostname
+        assert target.host == (seen.hostname or "").removesuffix(".")
     again = check_url(target.url)
     assert again == Target(target.url, target.scheme, target.host)
 
@@ -387,3 +387,10 @@ def test_a_host_with_a_symbol_is_written_as_browsers_write_it() -> None:
     """IDNA 2008 has no symbols; the names exist all the same."""
     assert check_url("http://☺.damowmow.com/").host == "xn--74h.damowmow.com"
     assert check_url("http://✪df.ws/123").url == "http://xn--df-oiy.ws/123"
+
+
+@pytest.mark.parametrize("entry", ["evil.example", "evil.example."])
+@pytest.mark.parametrize("host", ["evil.example", "evil.example.", "EVIL.example."])
+def test_a_dot_at_the_end_does_not_lead_round_a_denied_name(entry: str, host: str) -> None:
+    target = check_url(f"http://{host}/")
+    assert Guard(deny=[entry]).refusal(target.host, "8.8.8.8", 80) is not None

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from imageload.backlog import Backlog
+from imageload.backlog import Backlog, host_of
 from imageload.errors import ConnectError, DnsError, HttpStatus, NotAnImage, OriginBusy, TimedOut
 from imageload.hosts import Busy, Down, Go, Hosts, Wait
 
@@ -234,3 +234,17 @@ def test_a_hundred_thousand_urls_of_one_busy_host_cost_no_square() -> None:
         assert backlog.next() == (number, None)
         turns.release("a")
     assert not backlog
+
+
+def test_a_host_that_answered_is_not_blamed_for_what_came_after() -> None:
+    turns, line = hosts(failures=1), Line()
+    for _ in range(5):
+        error = TimedOut("x.")
+        error.answered = True
+        assert turns.ask("a", line) == Go()
+        turns.done("a", error)
+    assert turns.ask("a", line) == Go()
+
+
+def test_a_dot_at_the_end_makes_no_second_host() -> None:
+    assert host_of("http://images.example./a") == host_of("http://images.example/a")

@@ -367,3 +367,10 @@ class _BodyServer:
     def close(self) -> None:
         self._thread.join(5)
         self._listening.close()
+
+
+def test_a_put_has_its_body(origin: Origin) -> None:
+    origin.page("/3/gallery/image/x", answer(b'{"data":true,"success":true,"status":200}'))
+    assert api(origin.url).make_request("PUT", "gallery/image/x", {"tags": "a"}) is True
+    assert "PUT /3/gallery/image/x" in origin.heads[0]
+    assert "Content-Length: 6" in origin.heads[0]

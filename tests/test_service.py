@@ -464,3 +464,35 @@ def test_a_thousand_hanging_hosts_leave_the_api_and_other_jobs_quick(
         assert service.get("/healthz").status_code == 200
         assert time.monotonic() - begun < 10
         assert not service.status(hanging)["finished"]
+
+
+def test_a_live_host_whose_redirects_lead_to_dead_ones_keeps_its_good_images(
+    sandbox: RunningSandbox, origin: Origin, tmp_path: Path
+) -> None:
+    with running_service(
+        tmp_path / "t",
+        imgur_base_url=sandbox.url,
+        imgur_link_base=sandbox.url,
+        host_failures=3,
+        host_rest_seconds=5.0,
+        allow_origin=("127.0.0.0/8",),
+    ) as service:
+        with socket.create_server(("127.0.0.2", 0)) as listening:
+            port = listening.getsockname()[1]
+        gone = origin.page("/gone", redirect(f"http://127.0.0.2:{port}/a.png"))
+        good = [f"{origin.image('png-rgb.png')}?{n}" for n in range(30)]
+        urls = [url for n in range(30) for url in (f"{gone}?{n}", good[n])]
+        status = service.finish(service.submit(urls))
+        assert len(status["uploaded"]["completed"]) == 30
+
+
+def test_options_may_have_umlauts(sandbox: RunningSandbox, origin: Origin, tmp_path: Path) -> None:
+    with running_service(
+        tmp_path / "t",
+        imgur_base_url=sandbox.url,
+        imgur_link_base=sandbox.url,
+        user_agent="Jürgens Archiv",
+    ) as service:
+        status = service.finish(service.submit([origin.image("png-rgb.png")]))
+        assert len(status["uploaded"]["completed"]) == 1
+    assert "Jürgens".encode().decode("latin-1") in origin.heads[0]

@@ -4,6 +4,7 @@ show, and nothing is left when the last is given back.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -244,3 +245,23 @@ def test_a_shorter_image_after_a_longer_one_shows_none_of_its_bytes(
     download.give_back(second)
     download.give_back(held)
     assert names(folder) == set()
+
+
+def test_a_spare_file_that_cannot_be_opened_does_not_stay_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = TempFiles(tmp_path)
+    first, second = files.take(), files.take()
+    for descriptor, _ in (first, second):
+        os.close(descriptor)
+    files.give_back(second[1], 0)
+
+    def too_many(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.open", too_many)
+        with pytest.raises(OSError, match="Too many"):
+            files.take()
+    files.give_back(first[1], 0)
+    assert not list(tmp_path.iterdir())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,9 +41,16 @@ class Service:
     `config` names Imgur in full: `imgur_client_id` is set. Temp files go into `temp_dir`.
     """
 
-    def __init__(self, config: Config, temp_dir: Path, routes: Routes) -> None:
+    def __init__(
+        self,
+        config: Config,
+        temp_dir: Path,
+        routes: Routes,
+        on_break: Callable[[], object] | None = None,
+    ) -> None:
+        """`on_break` is called, from a thread, where a bug leaves the service without transfers."""
         self._config = config
-        self._engine = Engine()
+        self._engine = Engine(on_break)
         origins, imgur = _transfers(config)
         self._transfers = (origins, imgur)
         files = TempFiles(temp_dir)
