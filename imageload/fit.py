@@ -86,7 +86,10 @@ class FittingDownloads:
 
     def _work(self) -> None:
         while (unfit := self._unfit.get()) is not None:
-            self._make_fit(*unfit)
+            try:
+                self._make_fit(*unfit)
+            except Exception:
+                _log.exception("who waited for a conversion raised")
 
     def _make_fit(self, report: Report, done: Callable[[object], None]) -> None:
         try:
@@ -103,23 +106,20 @@ class FittingDownloads:
                 f"Imgur does not take {report.type}, and conversion is off.",
                 status_code=report.status_code,
             )
-        if fit.shrink:
-            convert = self._converter.convert
-            if report.type in NEEDS:
-                try:
-                    return self._replaced(
-                        report, convert(path, report.type, max_bytes=fit.max_bytes)
-                    )
-                except errors.TooLarge:
-                    _log.debug("converted, the image is too large: it is shrunk")
-            return self._replaced(report, self._converter.shrink(path, report.type, fit.max_bytes))
-        if report.type not in NEEDS:
+        if report.type in NEEDS:
+            try:
+                converted = self._converter.convert(path, report.type, max_bytes=fit.max_bytes)
+                return self._replaced(report, converted)
+            except errors.TooLarge:
+                if not fit.shrink:
+                    raise
+        elif not fit.shrink:
             raise errors.TooLarge(
                 f"The image has {report.bytes:,} bytes; Imgur takes {fit.max_bytes:,}.",
                 status_code=report.status_code,
             )
-        converted = self._converter.convert(path, report.type, max_bytes=fit.max_bytes)
-        return self._replaced(report, converted)
+        shrunk = self._converter.shrink(path, report.type, fit.max_bytes)
+        return self._replaced(report, shrunk)
 
     def _replaced(self, report: Report, converted: Converted) -> Report:
         """The Report of what was made of the image, whose own file goes back."""
