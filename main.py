@@ -25,7 +25,8 @@ import msgspec
 from imageload import config as options
 from imageload.config import SANDBOX_CLIENT_ID, Config
 from imageload.errors import BadRequest
-from imageload.job import Job, status_json, summary_json
+from imageload.job import Job
+from imageload.views import status_json, summary_json
 from sandbox.child import SandboxError, SandboxProcess
 from web.base import BaseHandler
 from web.jobs import JobImagesHandler

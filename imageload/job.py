@@ -1,9 +1,10 @@
-"""Job, Change, Report: the state machine of a list of images, and its JSON views.
+"""Job, Change, Report: the state machine of a list of images.
 
 A `Job` is the one mutable thing, `apply` its one verb, a Change one fact about it:
 
-    queued ──Downloaded──► downloaded ──Uploaded──► completed
-       └────────Failed────────┴────────► failed ──Requeued──► queued
+    queued ──Downloaded──► downloaded ──Uploaded──► completed ──Purged──┐
+       └────────Failed────────┴────────► failed ◄──────────────────────┘
+                                           └──Requeued──► queued
 
 Every URL is in exactly one state at every moment. A job is written by one thread, its own;
 any thread may take a snapshot. It never does I/O and knows none of its readers.
@@ -16,13 +17,37 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 from imageload.errors import Failure, IllegalChange
 
 State = Literal["queued", "downloaded", "completed", "failed"]
 Status = Literal["pending", "in-progress", "complete"]
 STATES: tuple[State, ...] = ("queued", "downloaded", "completed", "failed")
+
+
+class Item(NamedTuple):
+    """One entry of a list: a URL, and the texts that its image gets on Imgur."""
+
+    url: str
+    title: str | None = None
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Album:
+    """The album that a job's images go into: what is wanted, and what has become of it.
+
+    `is_open`: it has still to be made, or to take in images. `deletehash` is a secret; an
+    account's album has none.
+    """
+
+    title: str
+    is_open: bool = True
+    id: str | None = None
+    link: str | None = None
+    deletehash: str | None = None
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +78,12 @@ class Landed:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One URL of a job and how far it has come."""
+    """One URL of a job and how far it has come.
+
+    `uploading`: an upload of it was begun, so it may be on Imgur. `maybe_duplicate`: the answer to
+    an upload was lost, so it may be there once more than its link says. The failure of an image
+    that is completed is that of its deletion.
+    """
 
     url: str
     state: State = "queued"
@@ -63,6 +93,10 @@ class Image:
     failure: Failure | None = None
     attempts: int = 0
     reused: bool = False
+    title: str | None = None
+    description: str | None = None
+    uploading: bool = False
+    maybe_duplicate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +111,20 @@ class Downloaded:
     index: int
     report: Report
     attempts: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Uploading:
+    """An upload of the image at `index` begins: from now on it may be on Imgur."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerMissed:
+    """The answer to an upload of the image at `index` was lost: it may be on Imgur, unknown."""
+
+    index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +157,39 @@ class Requeued:
     index: int
 
 
-Change = Started | Downloaded | Uploaded | Failed | Requeued
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """The image at `index`, which was completed, is not on Imgur any more, or not ours there.
+
+    `failure` is the reason that is shown from now on.
+    """
+
+    index: int
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeFailed:
+    """The image at `index` could not be deleted from Imgur: it is still there."""
+
+    index: int
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class AlbumEnded:
+    """What became of the job's album: made or filled (`id`, `link`), or why not (`failure`)."""
+
+    id: str | None = None
+    link: str | None = None
+    deletehash: str | None = None
+    failure: Failure | None = None
+
+
+ImageChange = (
+    Downloaded | Uploading | AnswerMissed | Uploaded | Failed | Requeued | Purged | PurgeFailed
+)
+Change = Started | AlbumEnded | ImageChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +202,15 @@ class Snapshot:
     started: bool
     images: Sequence[Image]
     counts: dict[State, int]
+    maybe_duplicates: int = 0
+    album: Album | None = None
 
     @property
     def finished(self) -> bool:
         """True when nothing more will happen."""
-        return not self.counts["queued"] and not self.counts["downloaded"]
+        if self.counts["queued"] or self.counts["downloaded"]:
+            return False
+        return self.album is None or not self.album.is_open
 
     @property
     def status(self) -> Status:
@@ -139,19 +223,28 @@ class Snapshot:
 class Job:
     """A list of URLs on its way to Imgur.
 
-    With `dedupe` an image that another job brings or brought over is not brought again.
+    With `dedupe` an image that another job brings or brought over is not brought again. With
+    `album`, a title, the images that land go into one album.
     """
 
     def __init__(
-        self, urls: Iterable[str], job_id: str | None = None, *, dedupe: bool = True
+        self,
+        urls: Iterable[str | Item],
+        job_id: str | None = None,
+        *,
+        dedupe: bool = True,
+        album: str | None = None,
+        created: datetime | None = None,
     ) -> None:
         self.job_id = job_id or str(uuid.uuid4())
         self.dedupe = dedupe
-        self.created = datetime.now(UTC).replace(microsecond=0)
+        self.created = created or datetime.now(UTC).replace(microsecond=0)
         self._lock = threading.Lock()
-        self._images = [Image(url) for url in urls]
+        self._images = [_queued(Item(url) if isinstance(url, str) else url) for url in urls]
         self._counts: dict[State, int] = dict.fromkeys(STATES, 0)
         self._counts["queued"] = len(self._images)
+        self._maybe_duplicates = 0
+        self._album = Album(album) if album is not None else None
         self._started = False
         self._version = 0
 
@@ -165,15 +258,36 @@ class Job:
                 if self._started:
                     raise IllegalChange(f"{change} in a job that had started")
                 self._started = True
+            elif isinstance(change, AlbumEnded):
+                self._end_album(change)
             else:
-                if not 0 <= change.index < len(self._images):
-                    raise IllegalChange(f"there is no image {change.index}")
-                before = self._images[change.index]
-                after = _changed(before, change)
-                self._images[change.index] = after
-                self._counts[before.state] -= 1
-                self._counts[after.state] += 1
+                self._apply_to_image(change)
             self._version += 1
+
+    def _apply_to_image(self, change: ImageChange) -> None:
+        if not 0 <= change.index < len(self._images):
+            raise IllegalChange(f"there is no image {change.index}")
+        before = self._images[change.index]
+        after = _changed(before, change)
+        self._images[change.index] = after
+        self._counts[before.state] -= 1
+        self._counts[after.state] += 1
+        self._maybe_duplicates += after.maybe_duplicate - before.maybe_duplicate
+        if self._album is not None and isinstance(change, Requeued):
+            self._album = replace(self._album, is_open=True)
+
+    def _end_album(self, change: AlbumEnded) -> None:
+        if self._album is None or not self._album.is_open:
+            raise IllegalChange("AlbumEnded in a job that waits for no album")
+        old = self._album
+        self._album = Album(
+            old.title,
+            is_open=False,
+            id=change.id or old.id,
+            link=change.link or old.link,
+            deletehash=change.deletehash or old.deletehash,
+            failure=change.failure,
+        )
 
     def image(self, index: int) -> Image:
         """The image at `index` as it is now."""
@@ -195,16 +309,32 @@ class Job:
             return self._view(())
 
     def _view(self, images: Sequence[Image]) -> Snapshot:
-        counts = dict(self._counts)
-        return Snapshot(self.job_id, self.created, self._version, self._started, images, counts)
+        return Snapshot(
+            self.job_id,
+            self.created,
+            self._version,
+            self._started,
+            images,
+            dict(self._counts),
+            self._maybe_duplicates,
+            self._album,
+        )
 
 
-def _changed(image: Image, change: Downloaded | Uploaded | Failed | Requeued) -> Image:
+def _queued(item: Item) -> Image:
+    return Image(item.url, title=item.title, description=item.description)
+
+
+def _changed(image: Image, change: ImageChange) -> Image:
     match change, image.state:
         case Downloaded(), "queued":
             return replace(
                 image, state="downloaded", report=change.report, attempts=change.attempts
             )
+        case Uploading(), "downloaded":
+            return image if image.uploading else replace(image, uploading=True)
+        case AnswerMissed(), "downloaded":
+            return replace(image, maybe_duplicate=True)
         case Uploaded(), "downloaded":
             return replace(
                 image,
@@ -213,78 +343,28 @@ def _changed(image: Image, change: Downloaded | Uploaded | Failed | Requeued) ->
                 deletehash=change.deletehash,
                 attempts=change.attempts,
                 reused=change.reused,
+                uploading=False,
             )
         case Failed(), "queued" | "downloaded":
-            return replace(image, state="failed", failure=change.failure, attempts=change.attempts)
-        case Requeued(), "failed":
-            return Image(image.url)
-    raise IllegalChange(f"{type(change).__name__} does not follow {image.state}")
-
-
-def status_json(snapshot: Snapshot) -> dict[str, Any]:
-    """The answer of GET /v1/images/upload/<jobId>, as the v1 contract has it."""
-    pending: list[dict[str, Any]] = []
-    completed: list[str | None] = []
-    failed: list[str] = []
-    for image in snapshot.images:
-        if image.state == "completed":
-            completed.append(image.link)
-        elif image.state == "failed":
-            failed.append(image.url)
-        else:
-            report = image.report
-            pending.append(
-                {
-                    "status_code": report.status_code if report else None,
-                    "url": image.url,
-                    "temp_fn": (report.temp_fn or None) if report else None,
-                }
+            return replace(
+                image,
+                state="failed",
+                failure=change.failure,
+                attempts=change.attempts,
+                uploading=False,
             )
-    return {
-        "job_id": snapshot.job_id,
-        "created": _utc(snapshot.created),
-        "finished": snapshot.finished,
-        "status": snapshot.status,
-        "uploaded": {"pending": pending, "completed": completed, "failed": failed},
-    }
-
-
-def summary_json(snapshot: Snapshot) -> dict[str, Any]:
-    """A job in the list of jobs: what it is and how many of its images are where."""
-    counts = snapshot.counts
-    return {
-        "job_id": snapshot.job_id,
-        "created": _utc(snapshot.created),
-        "status": snapshot.status,
-        "finished": snapshot.finished,
-        "counts": {
-            "total": sum(counts.values()),
-            "pending": counts["queued"] + counts["downloaded"],
-            "completed": counts["completed"],
-            "failed": counts["failed"],
-        },
-    }
-
-
-def image_json(image: Image) -> dict[str, Any]:
-    """One record of GET /v1/images/upload/<jobId>/images. Never the deletehash."""
-    report, failure = image.report, image.failure
-    return {
-        "url": image.url,
-        "state": image.state,
-        "link": image.link,
-        "error": {"code": failure.code, "message": failure.message} if failure else None,
-        "status_code": report.status_code if report else failure and failure.status_code,
-        "attempts": image.attempts,
-        "bytes": report and report.bytes,
-        "type": report and report.type,
-        "width": report and report.width,
-        "height": report and report.height,
-        "sha256": report and report.sha256,
-        "converted_from": report and report.converted_from,
-        "reused": image.reused,
-    }
-
-
-def _utc(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+        case Requeued(), "failed":
+            queued = _queued(Item(image.url, image.title, image.description))
+            return replace(queued, maybe_duplicate=image.maybe_duplicate)
+        case Purged(), "completed":
+            return replace(
+                image,
+                state="failed",
+                failure=change.failure,
+                link=None,
+                deletehash=None,
+                reused=False,
+            )
+        case PurgeFailed(), "completed":
+            return replace(image, failure=change.failure)
+    raise IllegalChange(f"{type(change).__name__} does not follow {image.state}")

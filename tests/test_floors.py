@@ -25,6 +25,7 @@ FLOORS = {
     "imageload.download": 2,
     "imageload.engine": 2,
     "imageload.sharing": 2,
+    "imageload.views": 2,
     "imgurapi": 2,
     "imageload.backlog": 3,
     "imageload.fit": 3,

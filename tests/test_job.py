@@ -23,35 +23,43 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from imageload.errors import ConnectError, IllegalChange, NotAnImage
 from imageload.job import (
     STATES,
+    AlbumEnded,
+    AnswerMissed,
     Change,
     Downloaded,
     Failed,
+    Item,
     Job,
+    Purged,
+    PurgeFailed,
     Report,
     Requeued,
     Snapshot,
     Started,
     State,
     Uploaded,
-    image_json,
-    status_json,
-    summary_json,
+    Uploading,
 )
+from imageload.views import album_json, image_json, map_json, status_json, summary_json
 
 SECRET = "d3l3t3h4sh"
 FAILURE = NotAnImage("The first bytes are not those of an image.").failure()
 
 LEGAL: dict[State, tuple[type[Change], ...]] = {
     "queued": (Downloaded, Failed),
-    "downloaded": (Uploaded, Failed),
-    "completed": (),
+    "downloaded": (Uploading, AnswerMissed, Uploaded, Failed),
+    "completed": (Purged, PurgeFailed),
     "failed": (Requeued,),
 }
 LEADS_TO: dict[type[Change], State] = {
     Downloaded: "downloaded",
+    Uploading: "downloaded",
+    AnswerMissed: "downloaded",
     Uploaded: "completed",
     Failed: "failed",
     Requeued: "queued",
+    Purged: "failed",
+    PurgeFailed: "completed",
 }
 
 
@@ -77,9 +85,9 @@ def change(kind: type[Change], index: int) -> Change:
         return Downloaded(index, report(index))
     if kind is Uploaded:
         return Uploaded(index, link(index), SECRET)
-    if kind is Failed:
-        return Failed(index, FAILURE)
-    return Requeued(index)
+    if kind in (Failed, Purged, PurgeFailed):
+        return kind(index, FAILURE)
+    return kind(index)  # type: ignore[call-arg, arg-type]
 
 
 def bring_to(job: Job, state: State, index: int = 0) -> None:
@@ -195,6 +203,71 @@ def test_changes_and_snapshots_are_frozen() -> None:
         assert name in {field.name for field in fields(value)}
         with pytest.raises(FrozenInstanceError):
             setattr(value, name, None)
+
+
+def test_a_requeued_image_keeps_its_texts_and_that_it_may_be_there_already() -> None:
+    job = Job([Item(url(0), "A bird", "It sings.")])
+    job.apply(Downloaded(0, report()))
+    job.apply(Uploading(0))
+    job.apply(AnswerMissed(0))
+    job.apply(Failed(0, FAILURE))
+    job.apply(Requeued(0))
+    image = job.image(0)
+    assert (image.title, image.description) == ("A bird", "It sings.")
+    assert (image.maybe_duplicate, image.uploading, image.report) == (True, False, None)
+
+
+def test_a_purged_image_has_no_link_any_more_and_one_that_stays_has_it() -> None:
+    job = job_of(2)
+    for index in range(2):
+        bring_to(job, "completed", index)
+    job.apply(Purged(0, FAILURE))
+    job.apply(PurgeFailed(1, FAILURE))
+    gone, stays = job.snapshot().images
+    assert (gone.link, gone.deletehash, gone.failure) == (None, None, FAILURE)
+    assert (stays.link, stays.deletehash, stays.failure) == (link(1), SECRET, FAILURE)
+    assert map_json(job.snapshot()) == {url(1): link(1)}
+
+
+def test_the_images_that_may_be_there_twice_are_counted() -> None:
+    job = job_of(3)
+    for index in range(2):
+        job.apply(Downloaded(index, report()))
+        job.apply(AnswerMissed(index))
+        job.apply(AnswerMissed(index))
+    job.apply(Uploaded(0, link(0)))
+    assert job.summary().maybe_duplicates == 2
+    assert [image.maybe_duplicate for image in job.snapshot().images] == [True, True, False]
+
+
+# The album
+
+
+def test_a_job_is_not_finished_before_its_album_is() -> None:
+    job = Job([url(0)], album="Birds")
+    bring_to(job, "completed")
+    assert not job.summary().finished
+    job.apply(AlbumEnded("abc", "https://imgur.com/a/abc", SECRET))
+    assert job.summary().finished
+    shown = {"title": "Birds", "link": "https://imgur.com/a/abc", "error": None}
+    assert album_json(job.summary().album) == shown
+    with pytest.raises(IllegalChange):
+        job.apply(AlbumEnded())
+
+
+def test_a_requeued_image_opens_the_album_again_which_stays_the_same_one() -> None:
+    job = Job([url(0)], album="Birds")
+    job.apply(Failed(0, FAILURE))
+    job.apply(AlbumEnded("abc", "https://imgur.com/a/abc", SECRET))
+    job.apply(Requeued(0))
+    album = job.summary().album
+    assert album is not None
+    assert (album.is_open, album.id, album.deletehash) == (True, "abc", SECRET)
+
+
+def test_a_job_without_an_album_ends_none() -> None:
+    with pytest.raises(IllegalChange):
+        job_of(1).apply(AlbumEnded())
 
 
 # The status
@@ -354,7 +427,8 @@ def test_the_summary_json_counts_the_images_of_each_list() -> None:
         "created": status_json(job.snapshot())["created"],
         "status": "pending",
         "finished": False,
-        "counts": {"total": 4, "pending": 2, "completed": 1, "failed": 1},
+        "counts": {"total": 4, "pending": 2, "completed": 1, "failed": 1, "maybe_duplicate": 0},
+        "album": None,
     }
 
 
@@ -363,7 +437,7 @@ def test_an_image_record_says_all_that_is_known_and_null_for_the_rest() -> None:
     unknown = dict.fromkeys(
         (
             *("link", "error", "status_code", "bytes", "type", "width", "height", "sha256"),
-            "converted_from",
+            *("converted_from", "title", "description"),
         )
     )
     assert image_json(job.image(0)) == {
@@ -372,6 +446,7 @@ def test_an_image_record_says_all_that_is_known_and_null_for_the_rest() -> None:
         "state": "queued",
         "attempts": 0,
         "reused": False,
+        "maybe_duplicate": False,
     }
     job.apply(Downloaded(0, report(), attempts=2))
     job.apply(Uploaded(0, link(0), SECRET, attempts=3))
@@ -389,6 +464,9 @@ def test_an_image_record_says_all_that_is_known_and_null_for_the_rest() -> None:
         "sha256": report().sha256,
         "converted_from": None,
         "reused": False,
+        "maybe_duplicate": False,
+        "title": None,
+        "description": None,
     }
 
 

@@ -6,7 +6,8 @@ from itertools import islice
 from typing import get_args
 
 from imageload.errors import BadRequest
-from imageload.job import State, image_json
+from imageload.job import State
+from imageload.views import image_json
 from web.base import BaseHandler
 
 _DEFAULT_RECORDS = 1_000
