@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import itertools
 import logging
+import math
 import os
 import re
 import secrets
@@ -27,6 +28,8 @@ from imgurpython.client import AuthWrapper
 from imageload import errors
 from imageload.answers import Answer, budgets, checked, read_json
 from imageload.job import Landed
+from imageload.quota import CALL_COST, UPLOAD_COST, Meter, Permit, Quota
+from imageload.temp_files import disk_error
 from imageload.transfer import (
     Body,
     Exchange,
@@ -48,6 +51,7 @@ LINK_BASE = "https://i.imgur.com/"
 
 _MAX_ANSWER_BYTES = 4 * 2**20
 _REFRESH_PAUSE_SECONDS = 0.05
+_TURN_PAUSE_SECONDS = 0.02
 # A secret of this process: who writes an image's bytes cannot end the part it stands in.
 _BOUNDARY = secrets.token_hex(16)
 _numbers = itertools.count()
@@ -56,7 +60,8 @@ _numbers = itertools.count()
 class ImgurAPI(ImgurClient):
     """An ImgurClient that any number of threads may use. Making one sends nothing.
 
-    `credits` has the budgets of the last answer that named any; see `budgets`.
+    `credits` has the budgets of the last answer that named any; see `budgets`. What is asked, is
+    asked within the budgets of `meter`: where they have no room, QuotaExceeded is raised unasked.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class ImgurAPI(ImgurClient):
         rapidapi_key: str | None = None,
         link_base: str = LINK_BASE,
         seconds: float = 120.0,
+        meter: Meter | None = None,
     ) -> None:
         # Not super().__init__: it asks for the credits at once, and fails where Imgur does.
         self.client_id = client_id
@@ -78,7 +84,8 @@ class ImgurAPI(ImgurClient):
             AuthWrapper(None, refresh_token, client_id, client_secret) if refresh_token else None
         )
         self.mashape_key = rapidapi_key or None
-        self.credits: dict[str, int | None] = {}
+        self.credits: dict[str, float | None] = {}
+        self.meter = meter or Quota().meters[0]
         default = RAPIDAPI_URL if rapidapi_key else API_URL
         self._base_url = (base_url or default).rstrip("/") + "/"
         self._host = urlsplit(self._base_url).hostname or ""
@@ -94,6 +101,18 @@ class ImgurAPI(ImgurClient):
 
         `data` goes into the query of a GET or DELETE, else into a form. Raises an UploadError.
         """
+        return run(self.request(method, route, data, force_anon=force_anon))
+
+    def request(
+        self,
+        method: str,
+        route: str,
+        data: Any = None,
+        *,
+        force_anon: bool = False,
+        asking: bool = False,
+    ) -> Steps[Any]:
+        """`make_request` as Steps. `asking`: it is to find out whether Imgur takes requests."""
         method, form = method.upper(), urlencode(data or {}, doseq=True)
         if method in ("GET", "DELETE"):
             url, body = (f"{route}?{form}" if form else route), b""
@@ -104,10 +123,29 @@ class ImgurAPI(ImgurClient):
         def send() -> Steps[Answer]:
             return self._send(method, url, io.BytesIO(body), len(body), media_type, force_anon)
 
-        answer = run(self._authorized(send, force_anon))
+        is_upload = method == "POST" and route in ("upload", "image")
+
+        def take() -> Permit:
+            cost = UPLOAD_COST if is_upload else CALL_COST
+            return self.meter.take(cost, post=method == "POST", asking=asking)
+
+        answer = yield from self._authorized(send, take, force_anon)
         if isinstance(answer.json, dict) and "data" in answer.json:
             return answer.json["data"]
         return answer.json
+
+    def ask_credits(self, *, anonymous: bool = True) -> Steps[None]:
+        """Ask for the budgets, whatever stands against it; raises the UploadError that it meets."""
+        found = yield from self.request("GET", "credits", force_anon=anonymous, asking=True)
+        if isinstance(found, dict):
+            now = time.time()
+            read: dict[str, float] = {
+                key: value for key, value in found.items() if isinstance(value, int)
+            }
+            for key in ("UserReset", "ClientReset"):  # epochs in this body, as ever
+                if key in read:
+                    read[key] = max(0, read[key] - now)
+            self.meter.learn(read, math.inf)
 
     def upload_from_path(
         self, path: str | Path, config: Mapping[str, str] | None = None, anon: bool = True
@@ -127,33 +165,84 @@ class ImgurAPI(ImgurClient):
                 length, media_type = form.length, form.media_type
                 return (yield from self._send("POST", "upload", form, length, media_type, anon))
 
-        answer = yield from self._authorized(send, anon)
+        def take() -> Permit:
+            return self.meter.take(UPLOAD_COST, post=True)
+
+        answer = yield from self._authorized(send, take, anon)
         return answer.json.get("data")
 
-    def land(self, path: str, *, anonymous: bool = True) -> Steps[Landed]:
+    def land(
+        self, path: str, *, anonymous: bool = True, config: Mapping[str, str] | None = None
+    ) -> Steps[Landed]:
         """Steps that upload the file at `path`: its link, which is under the link base.
 
-        An answer without such a link is a BadAnswer: it is never handed on.
+        `config` is that of `upload_from_path`. An answer without such a link is a BadAnswer: it
+        is never handed on.
         """
-        image = yield from self._upload(path, None, anonymous)
+        landed = self.landed((yield from self._upload(path, config, anonymous)))
+        if landed is None:
+            raise errors.BadAnswer("Imgur took the image and answered without a link to it.")
+        return landed
+
+    def landed(self, image: Any) -> Landed | None:
+        """The link and deletehash of an image as Imgur describes it; None without a good link."""
         link = image.get("link") if isinstance(image, dict) else None
         if not isinstance(link, str) or not _is_link(link, self._link_base):
-            raise errors.BadAnswer("Imgur took the image and answered without a link to it.")
+            return None
         deletehash = image.get("deletehash")
         return Landed(link, deletehash if isinstance(deletehash, str) else None)
 
-    def _authorized(self, send: Callable[[], Steps[Answer]], force_anon: bool) -> Steps[Answer]:
+    def album_link(self, album_id: str) -> str:
+        """Where an album is seen: beside the images, on Imgur on the host without the `i.`."""
+        return f"{self._link_base.replace('//i.', '//', 1)}a/{album_id}"
+
+    def _authorized(
+        self,
+        send: Callable[[], Steps[Answer]],
+        take: Callable[[], Permit],
+        force_anon: bool,
+    ) -> Steps[Answer]:
         """The answer of `send`; an account's token that has run out is renewed once."""
         if self.auth is None or force_anon:
-            return checked((yield from send()))
+            return (yield from self._permitted(send, take))
         token = self.auth.get_current_access_token()
         if token is not None:
             try:
-                return checked((yield from send()))
+                return (yield from self._permitted(send, take, token_may_be_old=True))
             except errors.CredentialsRefused:
                 _log.info("Imgur does not take the access token any more, it is renewed")
         yield from self._refresh(token)
-        return checked((yield from send()))
+        return (yield from self._permitted(send, take))
+
+    def _permitted(
+        self,
+        send: Callable[[], Steps[Answer]],
+        take: Callable[[], Permit],
+        *,
+        token_may_be_old: bool = False,
+    ) -> Steps[Answer]:
+        """The answer of `send`, checked, and what it tells of the budgets taken in."""
+        permit = yield from self._taken(take)
+        try:
+            answer = yield from send()
+            permit.learn(budgets(answer.fields))
+            answer = checked(answer)
+        except BaseException as error:
+            is_old = token_may_be_old and isinstance(error, errors.CredentialsRefused)
+            permit.end(None if is_old else error)
+            raise
+        permit.end(None)
+        return answer
+
+    def _taken(self, take: Callable[[], Permit]) -> Steps[Permit]:
+        """The Permit, after those that are under way where these have to show something first."""
+        while True:
+            try:
+                return take()
+            except errors.UploadError as error:
+                if error.retry_after is not None:
+                    raise
+            yield Pause(_TURN_PAUSE_SECONDS)
 
     def _refresh(self, stale: str | None) -> Steps[None]:
         """Get a new access token in place of `stale`; one renewal serves all who want it."""
@@ -187,7 +276,9 @@ class ImgurAPI(ImgurClient):
             True,
         )
         if answer.status in (400, 401, 403):
-            raise errors.CredentialsRefused("Imgur does not take the refresh token.")
+            refused = errors.CredentialsRefused("Imgur does not take the refresh token.")
+            self.meter.refuse(refused)
+            raise refused
         answer = checked(answer)
         token = answer.json.get("access_token")
         if not isinstance(token, str):
@@ -261,7 +352,7 @@ class _Multipart:
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise errors.DiskError(f"The temp file cannot be read: {error.strerror}.") from None
+            raise disk_error(error) from None
         self._file_left = os.fstat(self._descriptor).st_size
         self._before = head.encode()
         self._after = f"\r\n--{boundary}--\r\n".encode()
@@ -297,15 +388,17 @@ def _translated(error: TransferError, length: int) -> errors.ImageError:
     whole_body_sent = length > 0 and error.sent_bytes >= length
     match error.kind:
         case "stopped":
-            return errors.Shutdown("The service stopped before this image was uploaded.")
+            sentence = "The upload was stopped before Imgur had answered."
+            return errors.Shutdown(sentence, maybe_landed=whole_body_sent)
         case "resource":
             return errors.ResourceError("The service is out of sockets for now.")
         case "timeout":
-            return errors.UploadTimedOut("Imgur did not answer in time.")
+            sentence = "Imgur did not answer in time."
+            return errors.UploadTimedOut(sentence, maybe_landed=whole_body_sent)
         case "dns" | "connect" | "url":
             return errors.UploadConnectError("Imgur cannot be reached.")
         case "tls":
-            return errors.UploadError(f"Imgur's certificate is not right: {error.detail}.")
+            return errors.UploadConnectError(f"Imgur's certificate is not right: {error.detail}.")
         case _ if whole_body_sent:
             return errors.AnswerLost("Imgur had the image and closed without an answer.")
     return errors.UploadConnectError("The connection to Imgur broke while the image was sent.")

@@ -11,10 +11,9 @@ import contextlib
 import itertools
 import logging
 import os
-import shutil
+import resource
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -26,12 +25,13 @@ from imageload import config as options
 from imageload.config import SANDBOX_CLIENT_ID, Config
 from imageload.errors import BadRequest
 from imageload.job import Job
+from imageload.temp_folder import temp_folder
 from imageload.views import status_json, summary_json
 from sandbox.child import SandboxError, SandboxProcess
 from web.base import BaseHandler
-from web.jobs import JobImagesHandler
+from web.jobs import JobImagesHandler, MapHandler, RetryHandler
 from web.lists import read_posted
-from web.operations import HealthHandler
+from web.operations import HealthHandler, QuotaHandler, ReadyHandler
 from web.page_handler import PageFileHandler, PageHandler
 from web.service import Service
 
@@ -43,15 +43,13 @@ class UploadHandler(BaseHandler):
 
     def post(self) -> None:
         """Accept one job for each list in the body, all of them or none: 202, or a problem."""
-        posted = read_posted(
+        orders = read_posted(
             bytes(self.body),
             self.request.headers.get("Content-Type", ""),
             max_urls=self.config.max_urls,
             max_lists=self.config.max_lists,
         )
-        job_ids = [
-            job.job_id for job in self.image_load.upload(posted.url_lists, dedupe=posted.dedupe)
-        ]
+        job_ids = [job.job_id for job in self.image_load.upload(orders)]
         if len(job_ids) == 1:
             self.set_header("Location", f"/v1/images/upload/{job_ids[0]}")
         self.answer({"jobId": job_ids}, 202)
@@ -73,16 +71,31 @@ class UploadHandler(BaseHandler):
         page = list(islice(newest_first, limit + 1))
         if len(page) > limit:
             self.link_next(limit=limit, after=page[limit - 1].job_id)
-        self.answer({"jobs": [summary_json(job.summary()) for job in page[:limit]]})
+        summaries = [job.summary() for job in page[:limit]]
+        self.answer({"jobs": [{**summary_json(each), **self.waiting(each)} for each in summaries]})
 
 
 class JobStatusHandler(BaseHandler):
-    """GET /v1/images/upload/<jobId>: where every URL of the job is; 505 for an unknown jobId."""
+    """GET /v1/images/upload/<jobId>: where every URL of the job is; 505 for an unknown jobId.
+
+    DELETE: cancel what has not ended; `purge=true` also deletes from Imgur what has landed.
+    """
 
     async def get(self, job_id: str) -> None:
         """Answer the job's three lists; `:<jobId>` is taken too."""
         job = self.job(job_id)
         await self.answer_of_job(job, lambda: status_json(job.snapshot()))
+
+    async def delete(self, job_id: str) -> None:
+        """Answer how many images that concerns: 202; it goes on in the background."""
+        job = self.job(job_id)
+        purge = self.get_query_argument("purge", "false")
+        if purge not in ("true", "false"):
+            raise BadRequest("purge is true or false.")
+        action = self.image_load.purge if purge == "true" else self.image_load.cancel
+        ending = await asyncio.get_running_loop().run_in_executor(None, action, job)
+        answer = {"cancelled": ending.cancelled, "purging": ending.purging}
+        self.answer({"job_id": job.job_id, **answer}, 202)
 
 
 class UploadLinks(BaseHandler):
@@ -133,8 +146,12 @@ ROUTES: tuple[tuple[str, type[BaseHandler]], ...] = (
     (r"/v1/images", UploadLinks),
     (r"/v1/images/upload/?", UploadHandler),
     (r"/v1/images/upload/:?([^/]+)/images", JobImagesHandler),
+    (r"/v1/images/upload/:?([^/]+)/retry", RetryHandler),
+    (r"/v1/images/upload/:?([^/]+)/map", MapHandler),
     (r"/v1/images/upload/:?([^/]+)", JobStatusHandler),
+    (r"/v1/quota", QuotaHandler),
     (r"/healthz", HealthHandler),
+    (r"/readyz", ReadyHandler),
 )
 
 
@@ -163,10 +180,10 @@ async def serve(config: Config, temp_dir: Path) -> int:
     server, url = service.listen()
     _log.info("listening on %s", url)
     await stop.wait()
-    _log.info("stopping")
-    server.stop()
-    if not await loop.run_in_executor(None, service.close, 10.0):
+    _log.info("stopping, uploads under way have %.0f s", config.grace_seconds)
+    if not await loop.run_in_executor(None, service.close, 10.0, config.grace_seconds):
         _log.warning("threads were still at work when the service stopped")
+    server.stop()
     await server.close_all_connections()
     return 1 if broken.is_set() else 0
 
@@ -200,19 +217,22 @@ def imgur_or_sandbox(config: Config) -> Iterator[Config]:
         sandbox.stop()
 
 
+def _raise_descriptor_limit() -> None:
+    """Take as many descriptors as the system allows: the soft limit is for users of select(2)."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS says "no limit" and means less
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def main(arguments: Sequence[str]) -> int:
     """The process: its exit status. Options are in `imageload.config`."""
     config = options.parse(arguments, os.environ)
+    _raise_descriptor_limit()
     logging.basicConfig(
         level=config.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     try:
-        temp_dir = Path(tempfile.mkdtemp(prefix="imageload-", dir=config.temp_dir or None))
-    except OSError as error:
-        print(f"main.py: no temp files can be written: {error}", file=sys.stderr)
-        return 1
-    try:
-        with imgur_or_sandbox(config) as wired:
+        with temp_folder(config.temp_dir) as temp_dir, imgur_or_sandbox(config) as wired:
             return asyncio.run(serve(wired, temp_dir))
     except (OSError, SandboxError) as error:
         print(f"main.py: the service cannot start: {error}", file=sys.stderr)
@@ -220,8 +240,6 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as error:
         print(f"main.py: --allow-origin and --deny-origin: {error}", file=sys.stderr)
         return 2
-    finally:
-        shutil.rmtree(temp_dir, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Read here is what any of them says. It never sends anything.
 
 from __future__ import annotations
 
+import email.utils
 import json
 import re
 import time
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 from imageload import errors
 
 _EPOCH = 1_000_000_000
+_BUDGETS = {"User": "user", "Client": "client", "Post": "posts"}
 # Markup and control characters: neither belongs into a sentence or a log line.
 _TAGS = re.compile(r"(?:<[^>]*>|[\x00-\x1f\x7f])+")
 
@@ -36,13 +38,14 @@ def read_json(body: bytes) -> Any:
         return None
 
 
-def budgets(fields: Mapping[str, str]) -> dict[str, int | None]:
+def budgets(fields: Mapping[str, str]) -> dict[str, float | None]:
     """What the rate-limit fields of an answer say, by imgurpython's names and a few more.
 
     Remaining counts and limits are credits (posts for Post...); a reset is in seconds from now,
-    whether Imgur sent seconds (since 2021) or an epoch (before): above 1e9 it is an epoch.
+    whether Imgur sent seconds (since 2021) or an epoch (before): above 1e9 it is an epoch, read
+    by Imgur's own clock where the answer has its Date.
     """
-    read = {
+    read: dict[str, float | None] = {
         key: _number(fields.get(f"x-ratelimit-{key.lower()}"))
         for key in (
             "UserLimit",
@@ -58,8 +61,18 @@ def budgets(fields: Mapping[str, str]) -> dict[str, int | None]:
     for key in ("UserReset", "ClientReset", "PostReset"):
         value = read[key]
         if value is not None and value > _EPOCH:
-            read[key] = max(0, value - int(time.time()))
+            read[key] = max(0.0, value - _now_there(fields))
     return read
+
+
+def _now_there(fields: Mapping[str, str]) -> float:
+    """The epoch by the other side's clock; by ours, which is finer, where they go together."""
+    here = time.time()
+    try:
+        there = email.utils.parsedate_to_datetime(fields.get("date", "")).timestamp()
+    except (ValueError, OverflowError):
+        return here
+    return here if -1.0 < here - there < 2.0 else there
 
 
 def _number(text: str | None) -> int | None:
@@ -114,45 +127,56 @@ def _meaning(answer: Answer) -> errors.UploadError:
     statuses, message = _complaint(answer)
     words = message.lower()
     said = f' Imgur says: "{message}"' if message else ""
+    status = answer.status
     if 429 in statuses or "too fast" in words:
-        wait = _seconds_to_reset(answer.fields, words)
-        return errors.QuotaExceeded(
-            f"Imgur's rate limit is reached.{said}", status_code=429, retry_after=wait
-        )
+        return _quota_exceeded(answer, words, said)
     if _has(words, ("actions are forbidden", "in your country")) or (
         403 in statuses and _has(words, ("capacity", "forbidden"))
     ):
         sentence = f"Imgur refuses this address or client id.{said}"
-        return errors.UploadBlocked(sentence, status_code=answer.status)
+        return errors.UploadBlocked(sentence, status_code=status)
     unknown = ("client_id", "access token", "auth header", "authentication", "unauthorized")
     if 401 in statuses or _has(words, unknown):
         sentence = f"Imgur does not take the client id or token.{said}"
-        return errors.CredentialsRefused(sentence, status_code=answer.status)
-    if 403 in statuses and answer.status != 200:
+        return errors.CredentialsRefused(sentence, status_code=status)
+    if 403 in statuses and status != 200:
         sentence = f"Imgur, or a gateway before it, refuses this client.{said}"
-        return errors.UploadBlocked(sentence, status_code=answer.status)
-    if answer.status == 200 and answer.json is not None:
+        return errors.UploadBlocked(sentence, status_code=status)
+    if 404 in statuses or "unable to find" in words:
+        return errors.NotThere(f"Imgur has no such thing.{said}", status_code=status)
+    if status == 200 and answer.json is not None:
         return errors.BadAnswer(f"Imgur's answer makes no sense.{said}", status_code=200)
     if 413 in statuses or "size limit" in words:
-        return errors.OverSize(f"Imgur finds the image too large.{said}", status_code=answer.status)
-    if answer.status >= 500 or answer.status < 400 or answer.status == 408:
+        return errors.OverSize(f"Imgur finds the image too large.{said}", status_code=status)
+    if status == 504:
+        sentence = f"Something on the way to Imgur did not wait for its answer.{said}"
+        return errors.AnswerLost(sentence, status_code=status)
+    if status == 500 and "capacity" not in words:
+        return errors.ServerFault(f"Imgur broke down over this.{said}", status_code=status)
+    if status >= 500 or status < 400 or status == 408:
         sentence = f"Imgur is out of order, or something on the way to it.{said}"
-        return errors.Unavailable(sentence, status_code=answer.status)
-    return errors.Rejected(f"Imgur refused the image.{said}", status_code=answer.status)
+        return errors.Unavailable(sentence, status_code=status)
+    return errors.Rejected(f"Imgur refused the image.{said}", status_code=status)
 
 
 def _has(words: str, parts: Iterable[str]) -> bool:
     return any(part in words for part in parts)
 
 
-def _seconds_to_reset(fields: Mapping[str, str], words: str) -> float | None:
-    """How long until the budget that ran out is full again; None where the answer does not say."""
+def _quota_exceeded(answer: Answer, words: str, said: str) -> errors.QuotaExceeded:
+    """Which budget ran out and how long until it is full again, as far as the answer says so."""
+    found = budgets(answer.fields)
+    empty = [name for name in ("User", "Client", "Post") if (found[f"{name}Remaining"]) == 0]
     minutes = re.search(r"wait (\d{1,4}) more minute", words)
+    budget: str | None = None
+    wait: float | None = None
     if minutes:
-        return int(minutes[1]) * 60.0
-    found = budgets(fields)
-    for name in ("User", "Client", "Post"):
-        reset = found[f"{name}Reset"]
-        if found[f"{name}Remaining"] == 0 and reset is not None:
-            return float(reset)
-    return None
+        budget, wait = "user", int(minutes[1]) * 60.0
+    elif empty:
+        budget, wait = _BUDGETS[empty[0]], found[f"{empty[0]}Reset"]
+    elif "daily" in words:
+        budget = "client"
+    sentence = f"Imgur's rate limit is reached.{said}"
+    error = errors.QuotaExceeded(sentence, status_code=429, retry_after=wait)
+    error.budget = budget
+    return error

@@ -25,14 +25,15 @@ def host_of(url: str) -> str:
 
 
 class Backlog:
-    """The images of `urls` that are still to be downloaded, by their index.
+    """The images of `urls` that are still to be downloaded, by their index: those of `fresh`.
 
     `wake` is called from any thread with the name of a host whose turn it may be; hand that to
     `awake` on the job's thread.
     """
 
-    def __init__(self, urls: Sequence[str], hosts: Hosts, wake: Wake) -> None:
+    def __init__(self, urls: Sequence[str], fresh: Sequence[int], hosts: Hosts, wake: Wake) -> None:
         self._urls = urls
+        self._fresh = fresh
         self._hosts = hosts
         self._wake = wake
         self._next_fresh = 0
@@ -44,12 +45,20 @@ class Backlog:
 
     def __bool__(self) -> bool:
         """Is there anything left?"""
-        fresh = self._next_fresh < len(self._urls)
+        fresh = self._next_fresh < len(self._fresh)
         return bool(fresh or self._lanes or self._asleep or self._due)
 
     def again(self, index: int, wait: float) -> None:
         """Have the image at `index` once more, in `wait` seconds."""
         heapq.heappush(self._due, (time.monotonic() + wait, index))
+
+    def clear(self) -> None:
+        """Have none of them any more; slots that are granted later go back with the others."""
+        self._next_fresh = len(self._fresh)
+        self._lanes.clear()
+        self._asleep.clear()
+        self._due.clear()
+        self._alarms.clear()
 
     def awake(self, host: str, granted: bool = False) -> None:
         """The host may be asked again, or a slot of it is `granted` to us already."""
@@ -85,9 +94,9 @@ class Backlog:
                 found = self._ask(next(iter(self._lanes)))
                 if found is not None:
                     return found
-            if self._next_fresh >= len(self._urls):
+            if self._next_fresh >= len(self._fresh):
                 return None
-            self._put(self._next_fresh)
+            self._put(self._fresh[self._next_fresh])
             self._next_fresh += 1
 
     def _ask(self, host: str) -> tuple[int, ImageError | None] | None:

@@ -164,8 +164,37 @@ class Config:
     )
     retry_cap_seconds: float = _option(20.0, "seconds", "the longest wait between two tries")
     upload_seconds: float = _option(120.0, "seconds", "one upload to Imgur, answer included")
+    retry_lost: bool = _option(
+        True,
+        "true or false",
+        "upload once more when an answer was lost; it may be on Imgur twice then (maybe_duplicate)",
+    )
+    temp_bytes: int = _option(
+        2 * 2**30, "bytes", "temp files while uploads wait for Imgur; downloads pause before it"
+    )
+    quota_hour_seconds: float = _option(
+        3_600.0, "seconds", "the hour of Imgur's hourly budgets, where its answers do not say"
+    )
+    quota_day_seconds: float = _option(
+        86_400.0, "seconds", "the day of its daily budgets, where its answers do not say"
+    )
+    quota_wait_seconds: float = _option(
+        60.0, "seconds", "the wait after a 429 that says nothing; it doubles, up to an hour"
+    )
+    blocked_wait_seconds: float = _option(
+        600.0, "seconds", "the wait after Imgur has refused us as such; it doubles, up to an hour"
+    )
+    outage_seconds: float = _option(
+        21_600.0, "seconds", "how long images wait for Imgur to come back before they fail"
+    )
     imgur_client_id: str = _option(
         "", "text", "the id Imgur knows you by; empty: the sandbox stands in for Imgur", secret=True
+    )
+    client_ids: tuple[str, ...] = _option(
+        (),
+        "names",
+        "more client ids, as id or id=credits-an-hour/credits-a-day; the one with room uploads",
+        secret=True,
     )
     imgur_client_secret: str = _option("", "text", "needed only with a refresh token", secret=True)
     imgur_refresh_token: str = _option(
@@ -193,6 +222,9 @@ class Config:
     sandbox_limits: bool = _option(
         False, "true or false", "true: the sandbox has Imgur's real budgets (50 uploads an hour)"
     )
+    grace_seconds: float = _option(
+        25.0, "seconds", "how long uploads under way may take to end when the service is stopped"
+    )
     unknown_job_status: int = _option(
         505, "status", "the answer to an unknown jobId; 404 for those who prefer it"
     )
@@ -209,8 +241,28 @@ class Config:
             raise ValueError("--imgur-anonymous=false needs IMGUR_REFRESH_TOKEN")
         if self.imgur_refresh_token and not self.imgur_client_secret:
             raise ValueError("IMGUR_REFRESH_TOKEN needs IMGUR_CLIENT_SECRET beside it")
+        for entry in self.client_ids:
+            client_budgets(entry)
+        if self.temp_bytes < 2 * self.downloads * self.max_bytes:
+            least = 2 * self.downloads * self.max_bytes
+            raise ValueError(
+                f"--temp-bytes is at least {least:,}: twice --downloads x --max-bytes, for that "
+                "much may be under way"
+            )
         if self.imgur_base_url and not self.imgur_base_url.startswith(("http://", "https://")):
             raise ValueError("--imgur-base-url is an http or https URL")
+
+
+def client_budgets(entry: str) -> tuple[str, int | None, int | None]:
+    """The client id in an entry of `client_ids`, its credits an hour and a day where it has them.
+
+    Raises ValueError for another form.
+    """
+    client_id, _, budgets = entry.partition("=")
+    hour, _, day = budgets.partition("/")
+    if not client_id or any(text and not text.isdecimal() for text in (hour, day)):
+        raise ValueError("--client-ids are written as id or id=credits-an-hour/credits-a-day")
+    return client_id, int(hour) if hour else None, int(day) if day else None
 
 
 def flag(name: str) -> str:

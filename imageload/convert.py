@@ -28,7 +28,6 @@ in 0.15 s, holds 25 MB when idle and up to 18 bytes a pixel when busy: 0.9 GB at
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import os
@@ -44,6 +43,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from imageload import errors, image
+from imageload.temp_files import disk_error
 
 if TYPE_CHECKING:
     pass
@@ -239,14 +239,6 @@ _TOLD: Final[dict[str, type[errors.ImageError]]] = {
 def check_pixels(pixels: int, most: int) -> None:
     if pixels > most:
         raise errors.TooManyPixels(f"The image has {pixels:,} pixels; at most {most:,} are taken.")
-
-
-def disk_error(error: OSError) -> errors.ImageError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return errors.DiskFull("The disk of the service is full.")
-    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN):
-        return errors.ResourceError("The service is out of file descriptors or memory for now.")
-    return errors.DiskError(f"A temp file cannot be used: {os.strerror(error.errno or 0)}.")
 
 
 class _NewFile:

@@ -7,7 +7,6 @@ there is none. The name, the path and the Content-Type of a URL decide nothing.
 from __future__ import annotations
 
 import email.utils
-import errno
 import hashlib
 import os
 import time
@@ -20,7 +19,7 @@ from urllib.parse import urljoin
 from imageload import errors, image
 from imageload.guard import Target, check_url
 from imageload.job import Report
-from imageload.temp_files import TempFiles
+from imageload.temp_files import TempFiles, disk_error
 from imageload.transfer import (
     Exchange,
     Head,
@@ -252,7 +251,7 @@ class _Arrival:
         try:
             self._descriptor, self.path = files.take()
         except OSError as error:
-            raise _disk_error(error) from None
+            raise disk_error(error) from None
 
     def __enter__(self) -> _Arrival:
         return self
@@ -286,7 +285,7 @@ class _Arrival:
             header = image.header_of(read, self.length)
             return header, b"" if header else read(0, image.HEAD_BYTES)
         except OSError as error:
-            raise _disk_error(error) from None
+            raise disk_error(error) from None
 
     def keep(self) -> None:
         """Leave the file to the caller."""
@@ -311,17 +310,9 @@ class _Arrival:
             while written < len(joined):
                 written += os.write(self._descriptor, joined[written:])
         except OSError as error:
-            raise _disk_error(error) from None
+            raise disk_error(error) from None
         self._written += written
         return joined
 
     def _too_large(self) -> errors.TooLarge:
         return errors.TooLarge(f"The image is larger than {self._max_bytes:,} bytes.")
-
-
-def _disk_error(error: OSError) -> errors.ImageError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return errors.DiskFull("The disk of the service is full.")
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        return errors.ResourceError("The service is out of file descriptors for now.")
-    return errors.DiskError(f"The temp file cannot be written: {os.strerror(error.errno or 0)}.")

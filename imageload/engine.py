@@ -21,6 +21,7 @@ import functools
 import heapq
 import itertools
 import logging
+import math
 import selectors
 import socket
 import threading
@@ -32,8 +33,9 @@ from typing import Any
 
 import pycurl
 
+from imageload.errors import DiskFull, ResourceError
 from imageload.fair import FairQueue
-from imageload.transfer import Exchange, Pause, Prepared, Steps, Transfer, TransferError
+from imageload.transfer import Exchange, Pause, Prepared, Steps, Transfer, TransferError, Until
 
 _log = logging.getLogger(__name__)
 
@@ -59,14 +61,20 @@ class _Task:
 
 
 class Lane:
-    """The slots, connections and waiting tasks of one Transfer. All but `submit` is its engine's.
+    """The slots, connections and waiting tasks of one Transfer.
 
-    A key that is alone may use half of the `slots`, see FairQueue.
+    All but `submit`, `cancel` and `waiting` is its engine's. A key that is alone may use half of
+    the `slots`, see FairQueue. Before a task gets one, `gate` is asked in how many seconds it may
+    go: 0 is now, inf is when another has ended. What waits there holds no slot and no connection.
     """
 
-    def __init__(self, engine: Engine, transfer: Transfer, slots: int) -> None:
+    def __init__(
+        self, engine: Engine, transfer: Transfer, slots: int, gate: Callable[[], float] | None
+    ) -> None:
         self.transfer = transfer
         self.slots = slots
+        self.gate = gate
+        self.opens_at: float | None = None
         self._engine = engine
         self.queue: FairQueue[_Task] = FairQueue(slots)
         self.multi = pycurl.CurlMulti()
@@ -74,6 +82,7 @@ class Lane:
         self.spare: list[pycurl.Curl] = []
         self.under_way: dict[pycurl.Curl, _Task] = {}
         self.timer: float | None = None
+        self._well = 0
 
     def submit(self, key: Hashable, make: Callable[[], Steps[Any]], done: Done) -> None:
         """Have the Steps that `make` gives done in their turn; from any thread.
@@ -81,6 +90,45 @@ class Lane:
         Raises RuntimeError after the engine's `close`.
         """
         self._engine.submit(self, _Task(key, make, done))
+
+    def cancel(self, key: Hashable, *, under_way: bool = True) -> None:
+        """End what waits, or is under way too, under `key` as `stopped`, soon; from any thread."""
+        self._engine.cancel(_Cancel(self, key, under_way))
+
+    def drain(self, *, under_way: bool) -> None:
+        """End all that waits, or is under way too, as `stopped`, soon; from any thread."""
+        self._engine.cancel(_Cancel(self, None, under_way))
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait for their turn."""
+        return len(self.queue)
+
+    def give_back(self, task: _Task, outcome: object) -> None:
+        """Free the slot of a task that ended.
+
+        Where it ended for want of descriptors, memory or disk there are half as many slots from
+        now on, and one more each time that so many have ended otherwise.
+        """
+        self.queue.give_back(task.key)
+        if isinstance(outcome, (ResourceError, DiskFull)):
+            self.queue.slots, self._well = max(1, self.queue.slots // 2), 0
+        elif self.queue.slots < self.slots:
+            self._well += 1
+            if self._well >= self.queue.slots:
+                self.queue.slots, self._well = self.queue.slots + 1, 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Cancel:
+    """What is not wanted any more in `lane`: that of `key`, or of all."""
+
+    lane: Lane
+    key: Hashable | None
+    under_way: bool
+
+    def concerns(self, task: _Task) -> bool:
+        return self.under_way and (self.key is None or task.key == self.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +147,10 @@ class Way:
         """Do the Steps of `argument` in their turn, as `Lane.submit` says."""
         self.lane.submit(key, functools.partial(self.steps, argument), done)
 
+    def cancel(self, key: str) -> None:
+        """End what `key` has here, as `Lane.cancel` says."""
+        self.lane.cancel(key)
+
 
 class Engine:
     """The thread and its loop. `lane` makes a Lane for a Transfer; then `start`."""
@@ -111,7 +163,10 @@ class Engine:
         self._selector = selectors.DefaultSelector()
         self._watched: set[int] = set()
         self._new: deque[tuple[Lane, _Task]] = deque()
+        self._cancels: deque[_Cancel] = deque()
         self._pauses: list[tuple[float, int, Lane, _Task]] = []
+        self._until: dict[int, tuple[Lane, _Task]] = {}
+        self._called: deque[int] = deque()
         self._numbers = itertools.count()
         self._outcomes: list[tuple[Done, Any]] = []
         self._wake_reader, self._wake_writer = socket.socketpair()
@@ -123,9 +178,9 @@ class Engine:
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
-    def lane(self, transfer: Transfer, slots: int) -> Lane:
+    def lane(self, transfer: Transfer, slots: int, gate: Callable[[], float] | None = None) -> Lane:
         """A Lane for `transfer`; before `start`."""
-        lane = Lane(self, transfer, slots)
+        lane = Lane(self, transfer, slots, gate)
         lane.multi.setopt(
             pycurl.M_SOCKETFUNCTION,
             lambda what, number, _multi, _data: self._watch(lane, what, number),
@@ -148,6 +203,14 @@ class Engine:
             asleep, self._asleep = self._asleep, False
         if asleep:
             self._wake()
+
+    def cancel(self, cancel: _Cancel) -> None:
+        """End what `cancel` names; from any thread."""
+        with self._lock:
+            if self._stopped:
+                return
+            self._cancels.append(cancel)
+        self._wake()
 
     def close(self, seconds: float) -> bool:
         """End everything that waits or is under way as `stopped`; True when all were told.
@@ -191,9 +254,50 @@ class Engine:
         while self._new:
             lane, task = self._new.popleft()
             lane.queue.put(task.key, task)
+        while self._called:
+            found = self._until.pop(self._called.popleft(), None)
+            if found is not None:
+                self._resume(*found, None, None)
+        while self._cancels:
+            self._cancel(self._cancels.popleft())
+
+    def _cancel(self, cancel: _Cancel) -> None:
+        lane = cancel.lane
+        stopped = TransferError("stopped", "what asked for it does not want it any more")
+        waiting = lane.queue.clear() if cancel.key is None else lane.queue.drop(cancel.key)
+        self._outcomes.extend((task.done, stopped) for task in waiting)
+        for curl, task in [each for each in lane.under_way.items() if cancel.concerns(each[1])]:
+            del lane.under_way[curl]
+            assert task.prepared is not None, "what is under way was prepared"
+            error = task.prepared.stopped(stopped.detail)
+            lane.multi.remove_handle(curl)
+            task.prepared.close()
+            lane.spare.append(curl)
+            self._end(lane, task, _stopped_end(task, error))
+        kept = []
+        for pause in self._pauses:
+            if pause[2] is lane and cancel.concerns(pause[3]):
+                self._end(lane, pause[3], _stopped_end(pause[3], stopped))
+            else:
+                kept.append(pause)
+        heapq.heapify(kept)
+        self._pauses = kept
+        for number, (of, task) in list(self._until.items()):
+            # What waits for a word has sent nothing yet: it is as good as waiting for its turn.
+            if of is lane and (cancel.key is None or task.key == cancel.key):
+                del self._until[number]
+                self._end(lane, task, _stopped_end(task, stopped))
 
     def _start_waiting(self, lane: Lane) -> None:
-        while (found := lane.queue.take()) is not None:
+        lane.opens_at = None
+        while len(lane.queue):
+            seconds = lane.gate() if lane.gate is not None else 0.0
+            if seconds > 0:
+                lane.opens_at = time.monotonic() + seconds
+                return
+            found = lane.queue.take()
+            if found is None:
+                return
             task = found[1]
             try:
                 task.steps = task.make()
@@ -208,7 +312,7 @@ class Engine:
     def _wait(self) -> None:
         """Sleep until something happens, and let libcurl have it."""
         with self._lock:
-            self._asleep = not self._new and not self._stopped
+            self._asleep = not (self._new or self._called or self._stopped)
         ready = self._selector.select(self._seconds_to_sleep())
         self._asleep = False
         for key, mask in ready:
@@ -230,9 +334,10 @@ class Engine:
             self._resume(lane, task, None, None)
 
     def _seconds_to_sleep(self) -> float | None:
-        if self._new or self._stopped:
+        if self._new or self._called or self._stopped:
             return 0
-        moments = [lane.timer for lane in self._lanes if lane.timer is not None]
+        timers = [(lane.timer, lane.opens_at) for lane in self._lanes]
+        moments = [moment for pair in timers for moment in pair if moment not in (None, math.inf)]
         if self._pauses:
             moments.append(self._pauses[0][0])
         return max(0.0, min(moments) - time.monotonic()) if moments else None
@@ -288,7 +393,22 @@ class Engine:
         else:
             self._go_on(lane, task, wanted)
 
-    def _go_on(self, lane: Lane, task: _Task, wanted: Exchange | Pause) -> None:
+    def _call(self, number: int) -> None:
+        """Let the Steps go on that wait for this; from any thread."""
+        with self._lock:
+            if self._stopped:
+                return
+            self._called.append(number)
+            asleep, self._asleep = self._asleep, False
+        if asleep:
+            self._wake()
+
+    def _go_on(self, lane: Lane, task: _Task, wanted: Exchange | Pause | Until) -> None:
+        if isinstance(wanted, Until):
+            number = next(self._numbers)
+            self._until[number] = lane, task
+            wanted.begin(functools.partial(self._call, number))
+            return
         if isinstance(wanted, Pause):
             moment = time.monotonic() + wanted.seconds
             heapq.heappush(self._pauses, (moment, next(self._numbers), lane, task))
@@ -303,7 +423,7 @@ class Engine:
         lane.under_way[curl] = task
 
     def _end(self, lane: Lane, task: _Task, outcome: Any) -> None:
-        lane.queue.give_back(task.key)
+        lane.give_back(task, outcome)
         self._outcomes.append((task.done, outcome))
 
     def _tell_outcomes(self) -> None:
@@ -323,14 +443,16 @@ class Engine:
         stopped = TransferError("stopped", "the engine was closed")
         for lane in self._lanes:
             for curl, task in lane.under_way.items():
+                assert task.prepared is not None, "what is under way was prepared"
+                error = task.prepared.stopped(stopped.detail)
                 with contextlib.suppress(pycurl.error):
                     lane.multi.remove_handle(curl)
-                assert task.prepared is not None, "what is under way was prepared"
                 task.prepared.close()
-                self._outcomes.append((task.done, _stopped_end(task, stopped)))
+                self._outcomes.append((task.done, _stopped_end(task, error)))
             lane.under_way.clear()
             self._outcomes.extend((task.done, stopped) for task in lane.queue.clear())
-        for _, _, _, task in self._pauses:
+        paused = [task for _, _, _, task in self._pauses]
+        for task in [*paused, *(task for _, task in self._until.values())]:
             self._outcomes.append((task.done, _stopped_end(task, stopped)))
         self._tell_outcomes()
         self._told.set()

@@ -6,10 +6,11 @@
     │   ├── BadRequest           400: what was sent cannot be read as lists of URLs
     │   ├── TooMany              413: a list or a request past its limit
     │   ├── BacklogFull          429: come back later
+    │   ├── JobBusy              409: the job is being cancelled or purged
     │   ├── OutOfThreads         503: the system gives no thread to work with
     │   └── ShuttingDown         503: the service is about to stop
     └── ImageError               ends one image; becomes a Failure in its job
-        ├── InternalError, Shutdown, DiskFull, DiskError, ResourceError
+        ├── InternalError, Shutdown, Cancelled, Deleted, DiskFull, DiskError, ResourceError
         ├── DownloadError
         │   ├── InvalidURL, BlockedAddress, DnsError, ConnectError, TlsError, TimedOut
         │   ├── TooLarge, TooManyPixels, TooManyRedirects, BadRedirect
@@ -17,9 +18,11 @@
         │   ├── BadResponse, Truncated
         │   └── EmptyBody, NotAnImage, UnsupportedType
         └── UploadError
-            ├── QuotaExceeded, Unavailable, UploadTimedOut, UploadConnectError
-            ├── AnswerLost, BadAnswer
-            └── Rejected, OverSize, UploadBlocked, CredentialsRefused
+            ├── QuotaExceeded, UploadBlocked, CredentialsRefused
+            ├── Unavailable, UploadConnectError, ServerFault
+            ├── UploadTimedOut, AnswerLost, BadAnswer
+            ├── Rejected, OverSize, NotThere
+            └── Parked           a try that does not count: Imgur takes nothing for now
 
 An `ImageError` has a stable `code` (in the API and the log; a bounded set, so a metric may carry
 it), a sentence a user can act on, and `transient`: may another try help? Nothing here does I/O.
@@ -82,6 +85,15 @@ class BacklogFull(Refused):
     retry_after = 30
 
 
+class JobBusy(Refused):
+    """The job is at something that does not go together with what is asked."""
+
+    status = 409
+    slug = "job-busy"
+    title = "Job busy"
+    retry_after = 5
+
+
 class OutOfThreads(Refused):
     """The system gives this process no more threads."""
 
@@ -106,19 +118,28 @@ class ImageError(ImageLoadError):
     `retry_after` is how many seconds the other side asked us to wait, if it did.
     `answered` says that the side asked did answer, if only with a head, before it went wrong.
     `max_tries` lowers the number of tries below the general rule where repeating costs something.
+    `maybe_landed` says that Imgur may have the image all the same.
     """
 
     code: ClassVar[str] = "internal_error"
     transient: ClassVar[bool] = False
     max_tries: ClassVar[int | None] = None
+    maybe_landed = False
 
     def __init__(
-        self, message: str, *, status_code: int | None = None, retry_after: float | None = None
+        self,
+        message: str,
+        *,
+        status_code: int | None = None,
+        retry_after: float | None = None,
+        maybe_landed: bool | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.status_code = status_code
         self.retry_after = retry_after
+        if maybe_landed is not None:
+            self.maybe_landed = maybe_landed
         self.answered = status_code is not None
 
     def failure(self) -> Failure:
@@ -135,6 +156,18 @@ class Shutdown(ImageError):
 
     code = "shutdown"
     transient = True
+
+
+class Cancelled(ImageError):
+    """The job was cancelled before this image was through."""
+
+    code = "cancelled"
+
+
+class Deleted(ImageError):
+    """The image had landed, and was deleted from Imgur on request."""
+
+    code = "purged"
 
 
 class DiskFull(ImageError):
@@ -288,24 +321,33 @@ class UploadError(ImageError):
 
 
 class QuotaExceeded(UploadError):
-    """Imgur's rate limit: 429, or "uploading too fast" in another dress."""
+    """Imgur's rate limit: 429, or "uploading too fast" in another dress; or ours before it.
+
+    `budget` is the one that ran out, where that is known: "user", "client" or "posts".
+    """
 
     code = "rate_limited"
     transient = True
+    budget: str | None = None
+
+
+class UploadBlocked(UploadError):
+    """Imgur refuses this address, country or client id: no image of ours will pass for now."""
+
+    code = "upload_blocked"
+    transient = True
+
+
+class CredentialsRefused(UploadError):
+    """Imgur does not know the client id or the token."""
+
+    code = "bad_credentials"
 
 
 class Unavailable(UploadError):
-    """Imgur, or something on the way to it, is out of order for now."""
+    """Imgur, or something on the way to it, is out of order for now, whatever the image."""
 
     transient = True
-
-
-class UploadTimedOut(UploadError):
-    """Imgur took longer than the upload deadline; the image may be there all the same."""
-
-    code = "upload_timeout"
-    transient = True
-    max_tries = 2
 
 
 class UploadConnectError(UploadError):
@@ -315,15 +357,32 @@ class UploadConnectError(UploadError):
     transient = True
 
 
+class ServerFault(UploadError):
+    """Imgur broke down over this request (500); another image may pass."""
+
+    transient = True
+
+
+class UploadTimedOut(UploadError):
+    """Imgur took longer than the upload deadline."""
+
+    code = "upload_timeout"
+    transient = True
+    max_tries = 2
+
+
 class AnswerLost(UploadError):
     """The whole image was sent and no answer came back: it may be on Imgur, or not."""
 
     transient = True
     max_tries = 2
+    maybe_landed = True
 
 
 class BadAnswer(UploadError):
     """Imgur answered with something that carries no link we can hand out."""
+
+    maybe_landed = True
 
 
 class Rejected(UploadError):
@@ -338,16 +397,17 @@ class OverSize(UploadError):
     code = "too_large"
 
 
-class UploadBlocked(UploadError):
-    """Imgur refuses this address, country or client id: no image of ours will pass for now."""
+class NotThere(UploadError):
+    """Imgur has no such image or album (any more)."""
 
-    code = "upload_blocked"
+    code = "not_on_imgur"
 
 
-class CredentialsRefused(UploadError):
-    """Imgur does not know the client id or the token."""
+class Parked(UploadError):
+    """Imgur takes nothing for now, for a reason that is not the image's: it stands in line again.
 
-    code = "bad_credentials"
+    Never ends an image, and does not count as a try.
+    """
 
 
 def image_error_codes() -> frozenset[str]:

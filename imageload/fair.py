@@ -24,10 +24,16 @@ class FairQueue(Generic[T]):
         self._lines: dict[Hashable, deque[T]] = {}
         self._held: dict[Hashable, int] = {}
         self._busy = 0
+        self._waiting = 0
+
+    def __len__(self) -> int:
+        """How many items wait."""
+        return self._waiting
 
     def put(self, key: Hashable, item: T) -> None:
         """Stand `item` in the line of `key`."""
         self._lines.setdefault(key, deque()).append(item)
+        self._waiting += 1
 
     def take(self) -> tuple[Hashable, T] | None:
         """The next item that may have a slot, with its key; None where there is none now."""
@@ -44,6 +50,7 @@ class FairQueue(Generic[T]):
             self._lines[key] = line  # at the end of the turn again
         self._held[key] = held + 1
         self._busy += 1
+        self._waiting -= 1
         return key, item
 
     def give_back(self, key: Hashable) -> None:
@@ -53,8 +60,12 @@ class FairQueue(Generic[T]):
         if not self._held[key]:
             del self._held[key]
 
+    def drop(self, key: Hashable) -> list[T]:
+        """Everything that waits under `key`, which now waits no more."""
+        line = self._lines.pop(key, deque())
+        self._waiting -= len(line)
+        return list(line)
+
     def clear(self) -> list[T]:
         """Everything that waits, which now waits no more."""
-        items = [item for line in self._lines.values() for item in line]
-        self._lines.clear()
-        return items
+        return [item for key in list(self._lines) for item in self.drop(key)]

@@ -4,7 +4,8 @@ where it does not take the size.
     start(url) ─► download ─► Report ─► fits? ───────────────────────────────► done
                                          └─ no ─► a thread ─► Converter ─────► done, a new Report
 
-The threads only wait for the Converter's processes; the engine and the API wait for nothing.
+The threads only wait for the Converter's processes; the engine and the API wait for nothing. A
+conversion that nobody wants any more is told as stopped at once, and what it makes thrown away.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from pathlib import Path
 
 from imageload import errors
 from imageload.convert import NEEDS, Converted, Converter
+from imageload.engine import Way
 from imageload.job import Report
 from imageload.temp_files import TempFiles
 
 _log = logging.getLogger(__name__)
 
-Start = Callable[[str, str, Callable[[object], None]], None]
+Done = Callable[[object], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,21 +37,29 @@ class Fit:
     max_bytes: int
 
 
-class FittingDownloads:
-    """Downloads by `start`, whose Reports are fit to be uploaded. What a Run starts images on."""
+@dataclass(slots=True, eq=False)
+class _Unfit:
+    """A Report to be made fit, for the job `key`; `done` is gone once it was told."""
 
-    def __init__(
-        self, start: Start, slots: int, *, fit: Fit, converter: Converter, files: TempFiles
-    ) -> None:
-        self.slots = slots
-        self._start = start
+    key: str
+    report: Report
+    done: Done | None
+
+
+class FittingDownloads:
+    """Downloads on `way`, whose Reports are fit to be uploaded. What a Run starts images on."""
+
+    def __init__(self, way: Way, *, fit: Fit, converter: Converter, files: TempFiles) -> None:
+        self.slots = way.slots
+        self._way = way
         self._fit = fit
         self._converter = converter
         self._files = files
         self._closed = False
         # Threads of our own, and all from the start: an executor queues first and may fail then.
-        self._unfit: queue.SimpleQueue[tuple[Report, Callable[[object], None]] | None]
-        self._unfit = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Unfit | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._unfit: set[_Unfit] = set()
         self._threads = [
             threading.Thread(target=self._work, name=f"convert-{n + 1}", daemon=True)
             for n in range(converter.workers)
@@ -57,7 +67,7 @@ class FittingDownloads:
         for thread in self._threads:
             thread.start()
 
-    def start(self, key: str, url: str, done: Callable[[object], None]) -> None:
+    def start(self, key: str, url: str, done: Done) -> None:
         """Download `url` in its turn, and tell `done` the fit Report, or the error."""
 
         def downloaded(value: object) -> None:
@@ -67,16 +77,35 @@ class FittingDownloads:
             if self._closed:
                 self._files.give_back(value.temp_fn, value.bytes)
                 done(errors.Shutdown("The service stopped before this image was converted."))
-            else:
-                self._unfit.put((value, done))
+                return
+            unfit = _Unfit(key, value, done)
+            with self._lock:
+                self._unfit.add(unfit)
+            self._queue.put(unfit)
 
-        self._start(key, url, downloaded)
+        self._way.start(key, url, downloaded)
+
+    def cancel(self, key: str) -> None:
+        """End what `key` has waiting or under way, soon."""
+        self._way.cancel(key)
+        with self._lock:
+            unwanted = [unfit for unfit in self._unfit if unfit.key == key]
+        for unfit in unwanted:
+            self._tell(unfit, errors.Shutdown("Nobody wants this image any more."))
+
+    def stop(self) -> None:
+        """End what waits or is under way, soon: nobody wants any of it."""
+        self._way.lane.drain(under_way=True)
+        with self._lock:
+            unwanted = list(self._unfit)
+        for unfit in unwanted:
+            self._tell(unfit, errors.Shutdown("The service stopped before this was converted."))
 
     def close(self) -> None:
         """End conversions as `shutdown`, and the threads that wait for them: after the engine."""
         self._closed = True
         for _ in self._threads:
-            self._unfit.put(None)
+            self._queue.put(None)
         self._converter.close()
         for thread in self._threads:
             thread.join()
@@ -85,19 +114,33 @@ class FittingDownloads:
         return report.type not in NEEDS and report.bytes <= self._fit.max_bytes
 
     def _work(self) -> None:
-        while (unfit := self._unfit.get()) is not None:
+        while (unfit := self._queue.get()) is not None:
             try:
-                self._make_fit(*unfit)
+                self._make_fit(unfit)
             except Exception:
                 _log.exception("who waited for a conversion raised")
 
-    def _make_fit(self, report: Report, done: Callable[[object], None]) -> None:
+    def _make_fit(self, unfit: _Unfit) -> None:
+        report = unfit.report
+        if unfit.done is None:
+            self._files.give_back(report.temp_fn, report.bytes)
+            return
         try:
             outcome: object = self._fitted(report)
         except Exception as error:  # told to who waits, as all else
             self._files.give_back(report.temp_fn, report.bytes)
             outcome = error
-        done(outcome)
+        if not self._tell(unfit, outcome) and isinstance(outcome, Report):
+            self._files.give_back(outcome.temp_fn, outcome.bytes)
+
+    def _tell(self, unfit: _Unfit, outcome: object) -> bool:
+        """Tell who waits for it, once; False where that was done before."""
+        with self._lock:
+            self._unfit.discard(unfit)
+            done, unfit.done = unfit.done, None
+        if done is not None:
+            done(outcome)
+        return done is not None
 
     def _fitted(self, report: Report) -> Report:
         fit, path = self._fit, Path(report.temp_fn)

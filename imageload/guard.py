@@ -131,7 +131,7 @@ def _ascii_host(host: str, netloc: str = "") -> str:
         except (idna.IDNAError, UnicodeError):
             raise InvalidURL("The host cannot be written in IDNA.") from None
     host = host.removesuffix(".")  # of the root: the same host, and no second name for it
-    if not _HOST.fullmatch(host) or ".." in host or host.startswith("."):
+    if not _HOST.fullmatch(host) or "" in host.split("."):
         raise InvalidURL("The URL has no host that could be looked up.")
     return host
 

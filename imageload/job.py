@@ -177,6 +177,22 @@ class PurgeFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class PurgeBegun:
+    """What the job has brought to Imgur is being deleted there."""
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeEnded:
+    """Everything that a purge could do was done.
+
+    With `album_deleted` the album is gone too; `album_failure` is why it is not.
+    """
+
+    album_deleted: bool = False
+    album_failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AlbumEnded:
     """What became of the job's album: made or filled (`id`, `link`), or why not (`failure`)."""
 
@@ -189,7 +205,15 @@ class AlbumEnded:
 ImageChange = (
     Downloaded | Uploading | AnswerMissed | Uploaded | Failed | Requeued | Purged | PurgeFailed
 )
-Change = Started | AlbumEnded | ImageChange
+
+
+@dataclass(frozen=True, slots=True)
+class AlbumReopened:
+    """The album, which had failed, is tried again."""
+
+
+JobChange = Started | AlbumEnded | AlbumReopened | PurgeBegun | PurgeEnded
+Change = JobChange | ImageChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,11 +228,12 @@ class Snapshot:
     counts: dict[State, int]
     maybe_duplicates: int = 0
     album: Album | None = None
+    purging: bool = False
 
     @property
     def finished(self) -> bool:
         """True when nothing more will happen."""
-        if self.counts["queued"] or self.counts["downloaded"]:
+        if self.counts["queued"] or self.counts["downloaded"] or self.purging:
             return False
         return self.album is None or not self.album.is_open
 
@@ -246,6 +271,7 @@ class Job:
         self._maybe_duplicates = 0
         self._album = Album(album) if album is not None else None
         self._started = False
+        self._purging = False
         self._version = 0
 
     def __len__(self) -> int:
@@ -254,14 +280,26 @@ class Job:
     def apply(self, change: Change) -> None:
         """Make `change` true, in constant time; raises IllegalChange where it does not fit."""
         with self._lock:
-            if isinstance(change, Started):
-                if self._started:
-                    raise IllegalChange(f"{change} in a job that had started")
-                self._started = True
-            elif isinstance(change, AlbumEnded):
-                self._end_album(change)
-            else:
-                self._apply_to_image(change)
+            match change:
+                case Started():
+                    if self._started:
+                        raise IllegalChange(f"{change} in a job that had started")
+                    self._started = True
+                case PurgeBegun() | PurgeEnded():
+                    begun = isinstance(change, PurgeBegun)
+                    if begun is self._purging:
+                        raise IllegalChange(f"{change} where that is so already")
+                    self._purging = begun
+                    if isinstance(change, PurgeEnded) and self._album is not None:
+                        self._album = _purged(self._album, change)
+                case AlbumReopened():
+                    if self._album is None or self._album.is_open:
+                        raise IllegalChange("AlbumReopened in a job whose album is open, or none")
+                    self._album = replace(self._album, is_open=True, failure=None)
+                case AlbumEnded():
+                    self._end_album(change)
+                case _:
+                    self._apply_to_image(change)
             self._version += 1
 
     def _apply_to_image(self, change: ImageChange) -> None:
@@ -288,6 +326,11 @@ class Job:
             deletehash=change.deletehash or old.deletehash,
             failure=change.failure,
         )
+
+    @property
+    def started(self) -> bool:
+        """Has its thread begun, now or ever?"""
+        return self._started
 
     def image(self, index: int) -> Image:
         """The image at `index` as it is now."""
@@ -318,11 +361,18 @@ class Job:
             dict(self._counts),
             self._maybe_duplicates,
             self._album,
+            self._purging,
         )
 
 
 def _queued(item: Item) -> Image:
     return Image(item.url, title=item.title, description=item.description)
+
+
+def _purged(album: Album, change: PurgeEnded) -> Album:
+    if change.album_deleted:
+        return Album(album.title, is_open=False)
+    return replace(album, failure=change.album_failure or album.failure)
 
 
 def _changed(image: Image, change: ImageChange) -> Image:

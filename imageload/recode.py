@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 from imageload import errors
-from imageload.convert import FRAMES_FACTOR, check_pixels, disk_error, packed
+from imageload.convert import FRAMES_FACTOR, check_pixels, packed
+from imageload.temp_files import disk_error
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFile

@@ -1,67 +1,57 @@
 """One job at work: a window of its images under way, their retries, and every end they come to.
 
 Runs on the job's thread, the one writer of the Job. Downloads and uploads bring a result or an
-error through one queue and touch no Job. How an image travels is handed in.
+error through one inbox and touch no Job. How an image travels is handed in.
 """
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import heapq
 import logging
-import queue
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
 
+from imageload.album import album_steps
 from imageload.backlog import Backlog, host_of
-from imageload.errors import Failure, ImageError, InternalError, Shutdown
-from imageload.hosts import Hosts
-from imageload.job import Change, Downloaded, Failed, Job, Landed, Report, Started, Uploaded
-from imageload.retry import RetryRule
-from imageload.sharing import Claim, Ended, Lead, Sharing
-from imageload.transfer import TransferError
+from imageload.errors import (
+    Cancelled,
+    Failure,
+    ImageError,
+    InternalError,
+    Parked,
+    Shutdown,
+)
+from imageload.inbox import Inbox
+from imageload.job import (
+    AlbumEnded,
+    AnswerMissed,
+    Change,
+    Downloaded,
+    Failed,
+    Job,
+    Landed,
+    PurgeBegun,
+    Report,
+    Requeued,
+    Started,
+    Uploaded,
+    Uploading,
+)
+from imageload.leads import By, Leads, Shared
+from imageload.loggable import loggable
+from imageload.road import Done, Road, Travel, Upload, outcome_of
+from imageload.sharing import Ended, Follow, Lead
+from imageload.transfer import Steps, TransferError
 
 _log = logging.getLogger(__name__)
 
 _LATE_SECONDS = 5.0
 
-
-Reader = Callable[[Job, Change], None]
-
-
-class Travel(Protocol):
-    """A way for images that many use at once: downloads, or uploads."""
-
-    @property
-    def slots(self) -> int:
-        """How many are under way at most, over all jobs."""
-
-    def start(self, key: str, argument: str, done: Callable[[object], None]) -> None:
-        """Take `argument` (a URL, a temp file) along in its turn among those of other keys.
-
-        `done`, which must be quick, is told a Report or a Landed, or the exception in its place.
-        Raises RuntimeError where nothing is taken any more.
-        """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Road:
-    """What every job's images travel on: shared by all jobs, safe in all threads."""
-
-    download: Travel
-    upload: Travel
-    retry: RetryRule
-    hosts: Hosts
-    sharing: Sharing
-    discard: Callable[[str, int], None]
-    """Told the path and length of a temp file that is not needed any more."""
-    window: int
-    readers: tuple[Reader, ...] = ()
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +64,35 @@ class _Turn:
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """What came of a task of ours, or (`shared`) of one that another image waited for."""
+    """What came of a task of ours."""
 
     index: int
-    value: Report | Landed | ImageError | Ended
-    shared: Literal["", "url", "bytes"] = ""
+    value: Report | Landed | ImageError
+
+
+@dataclass(frozen=True, slots=True)
+class _Announcement:
+    """An upload waits for its Change to be durable: then `go_on` is called."""
+
+    index: int
+    go_on: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _AlbumResult:
+    """What came of the job's album."""
+
+    value: object
+
+
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """Failed images are wanted again: all of them, or those whose error is transient."""
+
+    only_transient: bool
+
+
+_Message = _Result | Shared | _Turn | _AlbumResult | _Again | _Announcement
 
 
 class Run:
@@ -87,57 +101,104 @@ class Run:
     def __init__(self, road: Road, job: Job) -> None:
         self._road = road
         self._job = job
-        # What comes from other threads. The bell rings once for many: waking costs more than work.
-        self._inbox: deque[_Result | _Turn] = deque()
-        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._rung = False
-        self._settling = threading.Lock()
+        self._inbox: Inbox[_Message] = Inbox()
+        self._door = threading.Lock()
+        self._closed = False
         self._settled = False
-        urls = [image.url for image in job.snapshot().images]
-        self._backlog = Backlog(urls, road.hosts, self._wake)
+        images = job.snapshot().images
+        queued = [index for index, image in enumerate(images) if image.state == "queued"]
+        self._backlog = Backlog([image.url for image in images], queued, road.hosts, self._wake)
         self._due_uploads: list[tuple[float, int]] = []
         self._tries: dict[int, int] = {}
-        self._under_way = 0
-        self._downloading = 0
-        self._led_urls: dict[int, str] = {}
-        self._led_bytes: dict[int, str] = {}
-        self._following_url: set[int] = set()
-        self._following_bytes: set[int] = set()
+        self._downloads: set[int] = set()
+        self._uploads: set[int] = set()
+        self._in_line_since: dict[int, float] = {}
+        self._leads = Leads(road.sharing, job.job_id, self._inbox.tell)
+        self._album_under_way = False
+        self._is_unqueueing = False
         self._stopped = False
+        self._cancelled = False
+        self._cancelling = False
+        self._purge_next = False
         self._abandoned = False
 
     def stop(self) -> None:
         """Make `work` return soon; from any thread."""
         self._stopped = True
-        self._bell.put(None)
+        self._inbox.ring()
+
+    def cancel(self, *, purge: bool = False) -> None:
+        """Fail as `cancelled` what has not ended; from any thread. `purge`: a Purge comes next."""
+        self._purge_next = self._purge_next or purge
+        self._cancelled = True
+        self._inbox.ring()
+
+    def again(self, *, only_transient: bool) -> bool:
+        """Try failed images again; False where the run is over, or ends; from any thread."""
+        with self._door:
+            if self._closed or self._cancelled or self._stopped:
+                return False
+            self._inbox.tell(_Again(only_transient))
+            return True
 
     def work(self) -> None:
         """Keep a window of images under way until all have ended, or `stop`."""
-        self._apply(Started())
+        if not self._job.started:
+            self._apply(Started())
+        self._road.upload.watch(self, self._inbox.ring)
         while not self._stopped:
+            if self._cancelled and not self._cancelling:
+                self._begin_cancel()
+            self._end_long_waits()
             self._fill_window()
-            if not self._is_open():
+            if not self._goes_on() and self._close():
                 return
-            for message in self._messages(self._seconds_to_next_try()):
-                if isinstance(message, _Turn):
-                    self._backlog.awake(message.host, message.granted)
-                else:
-                    self._take(message)
+            for message in self._inbox.messages(self._seconds_to_next_try()):
+                self._hear(message)
 
     def settle(self) -> None:
         """Fail what has not ended and delete its temp files: no bug leaves a job open for ever."""
+        self._road.upload.unwatch(self)
+        self._announce_purge()
         self._take_late_results()
         self._refuse_turns()
-        error = (
-            Shutdown("The service stopped before this image was through.")
-            if self._stopped
-            else InternalError("A bug in the service kept this image from going on.")
-        )
+        error: ImageError = InternalError("A bug in the service kept this image from going on.")
+        if self._stopped:
+            error = Shutdown("The service stopped before this image was through.")
+        elif self._cancelled:
+            error = _cancelled()
+        self._end_open_images(error)
+        album = self._job.summary().album
+        if album is not None and album.is_open:
+            self._apply(AlbumEnded(failure=error.failure()))
+        self._road.sharing.end(self._job.job_id)
+
+    def _hear(self, message: _Message) -> None:
+        match message:
+            case _Turn(host, granted):
+                self._backlog.awake(host, granted)
+            case Shared():
+                self._take_shared(message)
+            case _Again(only_transient):
+                for index in failed_images(self._job, only_transient=only_transient):
+                    self._apply(Requeued(index))
+                    self._backlog.again(index, 0.0)
+            case _AlbumResult(value):
+                self._album_under_way = False
+                cancelled = AlbumEnded(failure=_cancelled().failure())
+                self._apply(cancelled if self._cancelling else _album_ended(value))
+            case _Announcement(index, go_on):
+                self._announce(index, go_on)
+            case _Result():
+                self._take(message)
+
+    def _end_open_images(self, error: ImageError, but: Set[int] = frozenset()) -> None:
         failure = error.failure()
+        states = ("queued", "downloaded")
         open_images = [
             index
             for index in range(len(self._job))
-            if self._job.image(index).state in ("queued", "downloaded")
+            if index not in but and self._job.image(index).state in states
         ]
         for index in open_images:
             self._hand_over(index)
@@ -145,74 +206,136 @@ class Run:
         if open_images:
             told = self._job.job_id, failure.code, len(open_images), failure.message
             _log.warning("failed job=%s code=%s images=%d reason=%s", *told)
-        self._road.sharing.end(self._job.job_id)
+
+    def _begin_cancel(self) -> None:
+        """Stop what is under way, which then comes back, and end all else now."""
+        self._cancelling = True
+        self._announce_purge()
+        job_id = self._job.job_id
+        self._road.download.cancel(job_id)
+        self._road.upload.cancel(job_id)
+        self._road.upload.cancel_calls(job_id)
+        self._backlog.clear()
+        self._due_uploads.clear()
+        self._leads.give_up()
+        self._end_open_images(_cancelled(), but=self._downloads | self._uploads)
+
+    def _announce_purge(self) -> None:
+        """Keep the job from being finished before the Purge that comes next."""
+        if self._purge_next and not self._stopped and not self._job.summary().purging:
+            self._apply(PurgeBegun())
 
     def _wake(self, host: str, granted: bool) -> None:
         """Called by whoever gave a host's slot back."""
-        with self._settling:
+        with self._door:
             if not self._settled:
-                self._tell(_Turn(host, granted))
+                self._inbox.tell(_Turn(host, granted))
                 return
         if granted:
             self._road.hosts.release(host)
 
     def _refuse_turns(self) -> None:
         """Give back the slots of hosts that were or will be granted to us."""
-        with self._settling:
+        with self._door:
             self._settled = True
-        for message in self._messages(0.0):
+        for message in self._inbox.messages(0.0):
             if isinstance(message, _Turn) and message.granted:
                 self._backlog.awake(message.host, granted=True)
             elif isinstance(message, _Result) and isinstance(message.value, Report):
-                self._discard(message.value)
+                self._road.discard(message.value.temp_fn, message.value.bytes)
         self._backlog.return_grants()
 
-    def _is_open(self) -> bool:
-        following = self._following_url or self._following_bytes
-        return bool(self._under_way or self._backlog or self._due_uploads or following)
+    def _goes_on(self) -> bool:
+        """Is anything still to be done? Begins with the album when all images have ended."""
+        if self._downloads or self._uploads or self._backlog or self._due_uploads:
+            return True
+        return bool(self._leads.following) or self._album_goes_on()
+
+    def _close(self) -> bool:
+        """Take nothing more, unless something has come meanwhile."""
+        with self._door:
+            self._closed = not self._inbox
+            return self._closed
+
+    def _album_goes_on(self) -> bool:
+        snapshot = self._job.summary()
+        if snapshot.album is None or not snapshot.album.is_open or self._cancelling:
+            return False
+        if not self._album_under_way:
+            self._album_under_way = True
+            upload, whole = self._road.upload, self._job.snapshot()
+            self._call(
+                lambda: album_steps(
+                    upload.request, whole, upload.album_link, anonymous=upload.anonymous
+                )
+            )
+        return True
+
+    def _call(self, steps: Callable[[], Steps[Any]]) -> None:
+        def done(value: object) -> None:
+            self._inbox.tell(_AlbumResult(value))
+
+        try:
+            self._road.upload.call(self._job.job_id, steps, done)
+        except RuntimeError:
+            done(TransferError("stopped", "nothing is taken any more"))
 
     def _take_late_results(self) -> None:
-        deadline = time.monotonic() + _LATE_SECONDS
-        while self._under_way:
+        deadline = time.monotonic() + self._road.grace_seconds + _LATE_SECONDS
+        while self._downloads or self._uploads:
             seconds = deadline - time.monotonic()
             if seconds <= 0:
-                _log.warning("%d tasks did not end job=%s", self._under_way, self._job.job_id)
+                left = len(self._downloads) + len(self._uploads)
+                _log.warning("%d tasks did not end job=%s", left, self._job.job_id)
                 self._abandoned = True
                 return
-            for message in self._messages(seconds):
+            for message in self._inbox.messages(seconds):
                 if isinstance(message, _Turn) and message.granted:
                     self._backlog.awake(message.host, granted=True)
-                elif isinstance(message, _Result) and not message.shared:
+                elif isinstance(message, _Result):
                     self._take(message, goes_on=False)
-
-    def _tell(self, message: _Result | _Turn) -> None:
-        """Leave a message for the job's thread; from any thread."""
-        self._inbox.append(message)
-        if not self._rung:
-            self._rung = True
-            self._bell.put(None)
-
-    def _messages(self, seconds: float | None) -> Iterator[_Result | _Turn]:
-        """What has come, after waiting for it at most so long."""
-        with contextlib.suppress(queue.Empty):
-            self._bell.get(timeout=seconds)
-        self._rung = False
-        while self._inbox:
-            yield self._inbox.popleft()
 
     def _deliver(self, result: _Result) -> None:
         """Called, from another thread, with the outcome of what was started."""
         if self._abandoned and isinstance(result.value, Report):
-            self._discard(result.value)
+            self._road.discard(result.value.temp_fn, result.value.bytes)
             return
-        self._tell(result)
+        self._inbox.tell(result)
 
     def _seconds_to_next_try(self) -> float | None:
         """How long until time alone brings something to do; a full window waits for results."""
         waits = [self._backlog.seconds_to_next()] if self._has_room() else []
         if self._due_uploads:
             waits.append(max(0.0, self._due_uploads[0][0] - time.monotonic()))
+        waits.append(self._seconds_to_long_wait())
         return min((wait for wait in waits if wait is not None), default=None)
+
+    def _seconds_to_long_wait(self) -> float | None:
+        """How long until an image has waited too long for an Imgur that is out of order."""
+        if not self._in_line_since or not self._road.upload.is_parked:
+            return None
+        outage = self._road.upload.outage
+        if outage is None:
+            return None
+        longest = time.monotonic() - next(iter(self._in_line_since.values()))
+        return max(0.0, self._road.outage_seconds - min(outage[0], longest))
+
+    def _end_long_waits(self) -> None:
+        """Have all come back that wait, if one has waited too long; see `_out_of_line`."""
+        if self._seconds_to_long_wait() == 0.0 and not self._is_unqueueing:
+            self._is_unqueueing = True
+            self._road.upload.unqueue(self._job.job_id)
+
+    def _out_of_line(self, index: int) -> None:
+        """An upload came back unsent: in line again, or that was it."""
+        self._is_unqueueing = False
+        outage = self._road.upload.outage
+        waited = time.monotonic() - self._in_line_since[index]
+        if outage is not None and min(outage[0], waited) >= self._road.outage_seconds:
+            self._fail(index, outage[1].failure())
+        else:
+            self._tries[index] -= 1
+            self._upload(index)
 
     def _fill_window(self) -> None:
         now = time.monotonic()
@@ -228,105 +351,119 @@ class Run:
         self._backlog.return_grants()
 
     def _has_room(self) -> bool:
-        # An upload that waits, for its next try or for another's, keeps its place, for it keeps
-        # its temp file; a download that waits has nothing, and lets others by.
-        waiting = len(self._due_uploads) + len(self._following_bytes)
         # No more downloads are started than there are slots: those that wait hold their hosts.
-        may_start = self._downloading < self._road.download.slots
-        return self._under_way + waiting < self._road.window and may_start
+        if len(self._downloads) >= self._road.download.slots:
+            return False
+        # An upload that waits, for its next try or for another's, keeps its place, for it keeps
+        # its temp file; a download that waits has nothing, and lets others by. While all uploads
+        # wait for Imgur, only the disk bounds how far downloads run ahead.
+        waiting = len(self._due_uploads) + self._leads.following_bytes
+        busy = len(self._downloads) + len(self._uploads) + waiting
+        if busy >= self._road.window and not self._road.upload.is_parked:
+            return False
+        return self._road.temp_bytes.has_room(self._job.job_id, self._inbox.ring)
 
     def _download(self, index: int) -> None:
         """Download the image, whose host's slot is taken, unless another job is at it."""
-        road, url = self._road, self._job.image(index).url
-        host = host_of(url)
-        if self._job.dedupe and index not in self._led_urls:
-            job_id = self._job.job_id
-            claim = road.sharing.claim_url(url, job_id, self._follower(index, "url"))
+        road, image = self._road, self._job.image(index)
+        host = host_of(image.url)
+        if self._job.dedupe:
+            claim = self._leads.claim_url(index, image)
             if not isinstance(claim, Lead):
                 road.hosts.release(host)
-                self._follow(index, claim, "url")
+                if isinstance(claim, Ended):
+                    self._share_end(index, "url", claim)
                 return
-            self._led_urls[index] = url
 
         def done(value: object) -> None:
-            outcome = _outcome(value)
+            outcome = outcome_of(value)
             road.hosts.done(host, outcome if isinstance(outcome, ImageError) else None)
             self._deliver(_Result(index, outcome))
 
-        self._downloading += 1
-        if not self._start(road.download, index, url, done):
+        self._downloads.add(index)
+        if road.record is not None:
+            road.record.working(self._job, index)
+        if not self._start(road.download, index, image.url, done):
             road.hosts.release(host)
 
     def _upload(self, index: int) -> None:
         """Upload the image from its temp file, unless its bytes are on Imgur or on their way."""
-        road, report = self._road, self._report(index)
-        if self._job.dedupe and index not in self._led_bytes:
-            claim = road.sharing.claim_bytes(report.sha256, self._follower(index, "bytes"))
-            if not isinstance(claim, Lead):
-                self._follow(index, claim, "bytes")
+        image, report = self._job.image(index), self._report(index)
+        if self._job.dedupe:
+            claim = self._leads.claim_bytes(index, image, report.sha256)
+            if isinstance(claim, Ended):
+                self._share_end(index, "bytes", claim)
                 return
-            self._led_bytes[index] = report.sha256
+            if isinstance(claim, Follow):
+                return
+        upload = Upload(
+            path=report.temp_fn,
+            name=f"imageload-{self._job.job_id}-{index + 1}",
+            title=image.title,
+            description=image.description,
+            was_lost=image.maybe_duplicate,
+            announce=self._announcement(index) if self._road.record is not None else None,
+        )
+        self._uploads.add(index)
+        self._in_line_since.setdefault(index, time.monotonic())
         self._start(
-            road.upload,
+            self._road.upload,
             index,
-            report.temp_fn,
-            lambda value: self._deliver(_Result(index, _outcome(value))),
+            upload,
+            lambda value: self._deliver(_Result(index, outcome_of(value))),
         )
 
-    def _start(
-        self, travel: Travel, index: int, argument: str, done: Callable[[object], None]
-    ) -> bool:
-        self._under_way += 1
+    def _announcement(self, index: int) -> Callable[[Callable[[], None]], None]:
+        return lambda go_on: self._inbox.tell(_Announcement(index, go_on))
+
+    def _announce(self, index: int, go_on: Callable[[], None]) -> None:
+        """Write down that the upload begins, before it does: from now on it may be on Imgur."""
+        record = self._road.record
+        if record is not None and self._job.image(index).state == "downloaded":
+            self._apply(Uploading(index))
+            record.when_durable(go_on)
+
+    def _start(self, travel: Travel[T], index: int, argument: T, done: Done) -> bool:
         self._count_try(index)
         try:
             travel.start(self._job.job_id, argument, done)
         except RuntimeError:
+            self._stopped = True  # nothing is taken any more: this image is not the only one
             error = Shutdown("The service stopped before this image was through.")
-            self._tell(_Result(index, error))
+            self._inbox.tell(_Result(index, error))
             return False
         return True
 
     def _count_try(self, index: int) -> None:
         self._tries[index] = self._tries.get(index, 0) + 1
 
-    def _follower(self, index: int, shared: Literal["url", "bytes"]) -> Callable[[Ended], None]:
-        return lambda ended: self._tell(_Result(index, ended, shared))
-
-    def _follow(self, index: int, claim: Claim, shared: Literal["url", "bytes"]) -> None:
-        following = self._following_url if shared == "url" else self._following_bytes
-        following.add(index)
-        if isinstance(claim, Ended):
-            self._take_shared(index, claim, shared)
-
-    def _take_shared(self, index: int, ended: Ended, shared: str) -> None:
+    def _take_shared(self, shared: Shared) -> None:
         """An image that we waited for has ended: so has ours, or it goes on by itself."""
-        if shared == "url":
-            self._following_url.discard(index)
-            if ended.landed is not None and ended.report is not None:
-                # The file was the other image's, and is gone.
-                self._apply(Downloaded(index, replace(ended.report, temp_fn=""), 0))
-        else:
-            self._following_bytes.discard(index)
+        if self._leads.is_awaited(shared):
+            self._share_end(shared.index, shared.by, shared.ended)
+
+    def _share_end(self, index: int, by: By, ended: Ended) -> None:
+        if by == "url" and ended.landed is not None and ended.report is not None:
+            # The file was the other image's, and is gone.
+            self._apply(Downloaded(index, replace(ended.report, temp_fn=""), 0))
         if ended.landed is not None:
             self._land(index, ended.landed, reused=True)
         elif ended.failure is not None:
             self._fail(index, ended.failure)
-        elif shared == "url":
+        elif by == "url":
             self._backlog.again(index, 0.0)
         else:
             self._upload(index)
 
     def _take(self, result: _Result, *, goes_on: bool = True) -> None:
         index, value = result.index, result.value
-        if isinstance(value, Ended):
-            self._take_shared(index, value, result.shared)
-            return
-        self._under_way -= 1
-        if self._job.image(index).report is None:
-            self._downloading -= 1
+        goes_on = goes_on and not self._stopped
+        self._downloads.discard(index)
+        self._uploads.discard(index)
         if isinstance(value, Report):
+            self._road.temp_bytes.hold(self._job.job_id, value.bytes)
             self._apply(Downloaded(index, value, self._tries.pop(index)))
-            if goes_on:
+            if goes_on and not self._cancelling:
                 self._upload(index)
         elif isinstance(value, Landed):
             self._land(index, value)
@@ -334,6 +471,14 @@ class Run:
             self._end_try(index, value, goes_on=goes_on)
 
     def _end_try(self, index: int, error: ImageError, *, goes_on: bool = True) -> None:
+        image = self._job.image(index)
+        if error.maybe_landed and image.report is not None:
+            self._apply(AnswerMissed(index))
+        if self._cancelling:
+            return  # `settle` ends it
+        if isinstance(error, (Parked, Shutdown)) and goes_on and image.report is not None:
+            self._out_of_line(index)
+            return
         tries = self._tries[index]
         wait = self._road.retry.wait(error, tries) if goes_on else None
         if wait is None:
@@ -341,7 +486,6 @@ class Run:
                 self._hand_over(index)
             self._fail(index, error.failure())
             return
-        image = self._job.image(index)
         if image.report is None:
             self._backlog.again(index, wait)
         else:
@@ -357,16 +501,21 @@ class Run:
 
     def _land(self, index: int, landed: Landed, *, reused: bool = False) -> None:
         report, tries = self._report(index), self._tries.pop(index, 0)
-        self._discard(report)
+        self._in_line_since.pop(index, None)
+        self._leads.settle(index, Ended(report, landed))
         self._apply(Uploaded(index, landed.link, landed.deletehash, tries, reused))
-        self._settle_shared(index, Ended(report, landed))
+        if self._road.record is None:
+            self._discard(report)
+        else:
+            self._road.record.when_durable(functools.partial(self._discard, report))
 
     def _end_as_failed(self, index: int, failure: Failure) -> None:
         report = self._job.image(index).report
+        self._in_line_since.pop(index, None)
         if report is not None:
             self._discard(report)
+        self._leads.settle(index, Ended(failure=failure))
         self._apply(Failed(index, failure, self._tries.pop(index, 0)))
-        self._settle_shared(index, Ended(failure=failure))
 
     def _fail(self, index: int, failure: Failure) -> None:
         self._end_as_failed(index, failure)
@@ -380,14 +529,7 @@ class Run:
 
     def _hand_over(self, index: int) -> None:
         """Let those who wait for this image bring it over themselves."""
-        self._settle_shared(index, Ended())
-
-    def _settle_shared(self, index: int, ended: Ended) -> None:
-        sha256, url = self._led_bytes.pop(index, None), self._led_urls.pop(index, None)
-        if sha256 is not None:
-            self._road.sharing.settle_bytes(sha256, ended)
-        if url is not None:
-            self._road.sharing.settle_url(url, ended)
+        self._leads.settle(index, Ended())
 
     def _report(self, index: int) -> Report:
         report = self._job.image(index).report
@@ -397,41 +539,32 @@ class Run:
     def _discard(self, report: Report) -> None:
         if report.temp_fn:
             self._road.discard(report.temp_fn, report.bytes)
+            self._road.temp_bytes.release(self._job.job_id, report.bytes)
 
     def _apply(self, change: Change) -> None:
-        self._job.apply(change)
-        for reader in self._road.readers:
-            try:
-                reader(self._job, change)
-            except Exception:
-                _log.exception("a reader of changes raised job=%s", self._job.job_id)
+        self._road.apply(self._job, change)
 
 
-def _outcome(value: object) -> Report | Landed | ImageError:
-    """What came of a travel, with bugs and a stop as errors of the image too."""
-    if isinstance(value, (Report, Landed, ImageError)):
+def failed_images(job: Job, *, only_transient: bool) -> list[int]:
+    """The failed images of `job`, or those whose error another try may cure, by their index."""
+    return [
+        index
+        for index, image in enumerate(job.snapshot().images)
+        if image.failure is not None
+        and image.state == "failed"
+        and (image.failure.transient or not only_transient)
+    ]
+
+
+def _cancelled() -> Cancelled:
+    return Cancelled("The job was cancelled before this image was through.")
+
+
+def _album_ended(value: object) -> AlbumEnded:
+    """What the end of the album's calls means; a bug among them too."""
+    if isinstance(value, AlbumEnded):
         return value
-    if isinstance(value, TransferError) and value.kind == "stopped":
-        return Shutdown("The service stopped before this image was through.")
-    error = value if isinstance(value, BaseException) else None
-    _log.error("an image met a bug: %r", value, exc_info=error)
-    return InternalError(f"A bug in the service: {type(value).__name__}.")
-
-
-def loggable(url: str) -> str:
-    """`url` as it may stand in a log: no query, no user name, no fragment, no control characters.
-
-    The parts left out carry tokens; what is left is cut at 200 characters.
-    """
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "(unreadable)"
-    host = parts.netloc.rpartition("@")[2]
-    if ":" in host and "@" in url and "@" not in parts.netloc:
-        return "(unreadable)"  # a password with a slash in it
-    # Where there is no host, what looks like a path may begin with a name and a password.
-    path = parts.path if host else parts.path.rpartition("@")[2]
-    if parts.scheme in ("http", "https"):
-        path = f"{parts.scheme}://{host}{path}"
-    return path.encode("unicode_escape").decode("ascii")[:200]
+    outcome = outcome_of(value)
+    assert isinstance(outcome, ImageError), "an album is no image"
+    _log.warning("an album was not made code=%s reason=%s", outcome.code, outcome.message)
+    return AlbumEnded(failure=outcome.failure())

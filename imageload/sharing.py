@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 
 from imageload.errors import Failure
@@ -115,12 +115,12 @@ class Sharing:
         """How many URLs' ends are kept for jobs that run."""
         return len(self._ends)
 
-    def forget(self, link: str) -> None:
-        """The image behind `link` is gone: neither its bytes nor its URL are known any more."""
+    def forget(self, links: Set[str]) -> None:
+        """What is behind these links is gone: neither its bytes nor its URL are known any more."""
         with self._lock:
-            self._links = {k: landed for k, landed in self._links.items() if landed.link != link}
+            self._links = {k: each for k, each in self._links.items() if each.link not in links}
             for url, (_, ended) in list(self._ends.items()):
-                if ended.landed is not None and ended.landed.link == link:
+                if ended.landed is not None and ended.landed.link in links:
                     del self._ends[url]
 
     def _board(self, key: str, follower: Follower) -> Claim:

@@ -1,4 +1,4 @@
-"""The temp files of downloads: made, and used again while others are in use.
+"""The temp files of downloads: made, used again while others are in use, and bounded in bytes.
 
 Making and deleting a file costs more than filling it (measured on ext4, files of 50 kB: 70 to
 150 µs to make one, 10 to open one that is there). So small files that are given back are kept for
@@ -7,11 +7,16 @@ the next image, as long as any file is in use; when the last one is given back a
 
 from __future__ import annotations
 
+import errno
 import logging
+import math
 import os
 import secrets
 import threading
+from collections.abc import Callable
 from pathlib import Path
+
+from imageload.errors import DiskError, DiskFull, ImageError, ResourceError
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +82,56 @@ class TempFiles:
                 spare, self._spare = self._spare, spare
         for path in spare:
             _delete(path)
+
+
+class TempBytes:
+    """How much disk the images that wait for their upload may take, over all jobs.
+
+    A job that is alone may hold half of `limit`; others half of what the rest leave, as in
+    FairQueue, so that a small job is not shut out by a large one that waits. For any thread.
+    """
+
+    def __init__(self, limit: float = math.inf) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._held: dict[str, int] = {}
+        self._total = 0
+        self._waiting: dict[str, Callable[[], object]] = {}
+
+    def hold(self, job_id: str, length: int) -> None:
+        """The job has a file of this length more."""
+        with self._lock:
+            self._held[job_id] = self._held.get(job_id, 0) + length
+            self._total += length
+
+    def release(self, job_id: str, length: int) -> None:
+        """The job has let go of a file of this length; who waited for room is told."""
+        with self._lock:
+            self._total -= length
+            left = self._held.pop(job_id, 0) - length
+            if left > 0:
+                self._held[job_id] = left
+            waiting, self._waiting = self._waiting, {}
+        for wake in waiting.values():
+            wake()
+
+    def has_room(self, job_id: str, wake: Callable[[], object]) -> bool:
+        """May the job download another image? If not, `wake` is called when some room came."""
+        with self._lock:
+            held = self._held.get(job_id, 0)
+            if not held or held < (self._limit - self._total + held) / 2:
+                return True
+            self._waiting[job_id] = wake
+            return False
+
+
+def disk_error(error: OSError) -> ImageError:
+    """What it means for an image that its temp file could not be used."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull("The disk of the service is full.")
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN):
+        return ResourceError("The service is out of file descriptors or memory for now.")
+    return DiskError(f"A temp file cannot be used: {os.strerror(error.errno or 0)}.")
 
 
 def _delete(path: str) -> None:

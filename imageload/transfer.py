@@ -141,7 +141,14 @@ class Pause:
     seconds: float
 
 
-Steps = Generator[Exchange | Pause, Head | None, T]
+@dataclass(frozen=True, slots=True)
+class Until:
+    """Steps that want to go on when what `begin` is given is called, from any thread."""
+
+    begin: Callable[[Callable[[], None]], object]
+
+
+Steps = Generator[Exchange | Pause | Until, Head | None, T]
 
 
 def run(steps: Steps[T]) -> T:
@@ -151,6 +158,12 @@ def run(steps: Steps[T]) -> T:
         while True:
             if isinstance(wanted, Pause):
                 time.sleep(wanted.seconds)
+                wanted = steps.send(None)
+                continue
+            if isinstance(wanted, Until):
+                event = threading.Event()
+                wanted.begin(event.set)
+                event.wait()
                 wanted = steps.send(None)
                 continue
             try:
@@ -361,6 +374,12 @@ class Prepared:
         if answer.head is None or answer.head.status > 599:
             raise TransferError("response", "the answer has no status")
         return answer.head
+
+    def stopped(self, detail: str) -> TransferError:
+        """The error of a request that is ended before libcurl has: it knows how much was sent."""
+        sent = int(self.curl.getinfo(pycurl.SIZE_UPLOAD_T))
+        answered = self._answer.head is not None
+        return TransferError("stopped", detail, sent=sent, answered=answered)
 
     def close(self) -> None:
         """Let go of what only this request needed."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from datetime import datetime
 from typing import Any
 
@@ -93,6 +95,15 @@ def image_json(image: Image) -> dict[str, Any]:
 def map_json(snapshot: Snapshot) -> dict[str, str]:
     """From every completed image's URL to its link, in the order of the input."""
     return {image.url: image.link for image in snapshot.images if image.link is not None}
+
+
+def map_csv(snapshot: Snapshot) -> str:
+    """The same as CSV (RFC 4180), with a header line."""
+    text = io.StringIO()
+    rows = csv.writer(text)
+    rows.writerow(("url", "link"))
+    rows.writerows(map_json(snapshot).items())
+    return text.getvalue()
 
 
 def utc_text(moment: datetime) -> str:

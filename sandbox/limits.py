@@ -150,5 +150,5 @@ def _user(caller: Caller) -> Hashable:
 def _shown(allowance: Allowance, options: Options) -> Allowance:
     if not options.unlimited:
         return allowance
-    floor = allowance.limit // 2
+    floor = allowance.limit - allowance.limit // 10
     return Allowance(allowance.limit, max(floor, allowance.remaining), allowance.seconds)

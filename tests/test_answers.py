@@ -67,7 +67,7 @@ CATALOGUE: list[tuple[tuple[int, Any], type[errors.UploadError]]] = [
     (page("413 Request Entity Too Large", 413), errors.OverSize),
     (page("405 Not Allowed", 405), errors.Rejected),
     (text("Internal expectation failed", 417), errors.Rejected),
-    (text("Unable to find an image with the id, abc", 404), errors.Rejected),
+    (text("Unable to find an image with the id, abc", 404), errors.NotThere),
     (text("You are not the owner of album 'X', which means you can't add", 400), errors.Rejected),
     ((400, {"data": False, "success": False, "status": 400}), errors.Rejected),
     ((400, {"data": None, "success": False, "status": 400}), errors.Rejected),
@@ -114,18 +114,18 @@ CATALOGUE: list[tuple[tuple[int, Any], type[errors.UploadError]]] = [
     (text("The access token provided is invalid.", 401), errors.CredentialsRefused),
     ((401, None), errors.CredentialsRefused),
     # What passes.
-    (thing(1001, "File was not uploaded correctly", 500, "Exception_Logged"), errors.Unavailable),
-    (thing(1001, "[id]: Failed stripping metadata", 500), errors.Unavailable),
-    (text("Could not process upload!", 500), errors.Unavailable),
+    (thing(1001, "File was not uploaded correctly", 500, "Exception_Logged"), errors.ServerFault),
+    (thing(1001, "[id]: Failed stripping metadata", 500), errors.ServerFault),
+    (text("Could not process upload!", 500), errors.ServerFault),
     (edge(CAPACITY, 500), errors.Unavailable),
-    ((500, {"data": "An error occurred", "success": False, "status": 500}), errors.Unavailable),
-    ((500, {"data": None, "success": True, "status": 200}), errors.Unavailable),
-    (text("Something", 500, body_status=1203), errors.Unavailable),
-    ((500, None), errors.Unavailable),
+    ((500, {"data": "An error occurred", "success": False, "status": 500}), errors.ServerFault),
+    ((500, {"data": None, "success": True, "status": 200}), errors.ServerFault),
+    (text("Something", 500, body_status=1203), errors.ServerFault),
+    ((500, None), errors.ServerFault),
     (page("503 client read error: Error 54113", 503), errors.Unavailable),
     (page("Imgur overloaded. Hang in there with kittens", 503), errors.Unavailable),
     (page("502", 502), errors.Unavailable),
-    ((504, {"message": "The upstream server is timing out"}), errors.Unavailable),
+    ((504, {"message": "The upstream server is timing out"}), errors.AnswerLost),
     ((502, {"message": "Bad gateway"}), errors.Unavailable),
     ((408, None), errors.Unavailable),
     # Somebody else's answers: captive portals and the like.
@@ -146,7 +146,7 @@ CATALOGUE: list[tuple[tuple[int, Any], type[errors.UploadError]]] = [
     ((200, {"data": "An error occurred", "success": False, "status": 500}), errors.BadAnswer),
     ((200, {"errors": [{"code": "500", "detail": "Internal"}]}), errors.BadAnswer),
     ((200, {"errors": "all of them"}), errors.BadAnswer),
-    (text("Unable to find an image with the id, abc", 200), errors.BadAnswer),
+    (text("Unable to find an image with the id, abc", 200), errors.NotThere),
 ]
 
 
@@ -332,7 +332,7 @@ def test_budgets_that_are_not_named_are_none() -> None:
 def test_a_reset_is_in_seconds_from_now_whether_it_came_as_seconds_or_as_an_epoch(
     name: str,
 ) -> None:
-    def reset(value: int) -> int:
+    def reset(value: int) -> float:
         (found,) = [each for each in budgets({name: str(value)}).values() if each is not None]
         return found
 

@@ -205,7 +205,13 @@ def test_the_jobs_are_listed_newest_first_and_paged(
         found += answer.json()["jobs"]
         path = answer.links.get("next", {}).get("url", "")
     assert [job["job_id"] for job in found] == job_ids[::-1]
-    assert found[0]["counts"] == {"total": 1, "pending": 0, "completed": 0, "failed": 1}
+    assert found[0]["counts"] == {
+        "total": 1,
+        "pending": 0,
+        "completed": 0,
+        "failed": 1,
+        "maybe_duplicate": 0,
+    }
     assert found[0]["status"] == "complete"
 
 

@@ -20,7 +20,17 @@ import pytest
 from imageload import errors
 from imageload.engine import Engine, Lane, Way
 from imageload.job import Report
-from imageload.transfer import Exchange, Head, Pause, Request, Sink, Steps, TransferError
+from imageload.transfer import (
+    Bounds,
+    Exchange,
+    Head,
+    Pause,
+    Request,
+    Sink,
+    Steps,
+    Transfer,
+    TransferError,
+)
 from tests.downloads import Download
 from tests.origin import IMAGES, Origin, answer, raw, reset
 
@@ -748,6 +758,10 @@ def test_every_task_is_told_once_or_refused_while_the_engine_is_closed(
         assert told == dict.fromkeys(taken, 1)
 
 
+def _never_begun() -> Steps[None]:
+    yield Pause(0)
+
+
 def test_an_engine_that_breaks_says_so(
     patient: Download, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -759,7 +773,37 @@ def test_an_engine_that_breaks_says_so(
         raise RuntimeError("a bug in the loop")
 
     monkeypatch.setattr(lane.queue, "take", bug)
+    lane.submit("key", lambda: _never_begun(), lambda _: None)
     engine.start()
     assert broken.wait(PATIENCE)
     assert engine.close(PATIENCE)
     assert "a bug in the loop" in caplog.text
+
+
+def test_a_want_of_descriptors_halves_the_slots_which_come_back_one_by_one(engine: Engine) -> None:
+    bounds = Bounds(
+        connect_seconds=1, low_speed_bytes=1, low_speed_seconds=1, max_header_bytes=65_536
+    )
+    lane = engine.lane(Transfer(bounds, user_agent="tests"), 8)
+    ended: queue.SimpleQueue[object] = queue.SimpleQueue()
+    slots = []
+
+    def steps(error: Exception | None) -> Steps[None]:
+        yield Pause(0)
+        if error is not None:
+            raise error
+
+    def one(error: Exception | None = None) -> None:
+        lane.submit("key", partial(steps, error), ended.put)
+        ended.get(timeout=PATIENCE)
+        slots.append(lane.queue.slots)
+
+    engine.start()
+    for error in (errors.ResourceError("x."), errors.DiskFull("x."), errors.DiskFull("x.")):
+        one(error)
+    one(errors.DiskFull("x."))
+    for _ in range(1 + 2 + 3 + 4 + 5 + 6 + 7 + 5):
+        one()
+    assert slots[:5] == [4, 2, 1, 1, 2]
+    assert slots[6:10] == [3, 3, 3, 4]
+    assert slots[-1] == max(slots) == 8

@@ -17,6 +17,7 @@ CODES = {
     "bad_redirect",
     "bad_response",
     "blocked_address",
+    "cancelled",
     "connect_error",
     "conversion_failed",
     "disk_error",
@@ -27,6 +28,8 @@ CODES = {
     "internal_error",
     "invalid_url",
     "not_image",
+    "not_on_imgur",
+    "purged",
     "rate_limited",
     "removed_at_origin",
     "resource_error",
@@ -123,6 +126,7 @@ def test_every_refusal_has_its_http_status() -> None:
         errors.BadRequest: 400,
         errors.TooMany: 413,
         errors.BacklogFull: 429,
+        errors.JobBusy: 409,
         errors.OutOfThreads: 503,
         errors.ShuttingDown: 503,
     }
@@ -134,4 +138,4 @@ def test_every_refusal_has_a_slug_and_a_title_and_passing_ones_say_when_to_come_
 ) -> None:
     assert re.fullmatch(r"[a-z]+(-[a-z]+)*", kind.slug)
     assert kind.title
-    assert (kind.retry_after is not None) is (kind.status in (429, 503))
+    assert (kind.retry_after is not None) is (kind.status in (409, 429, 503))

@@ -383,6 +383,12 @@ def test_any_text_gives_an_ascii_url_with_the_host_that_is_seen_in_it_or_is_refu
     assert again == Target(target.url, target.scheme, target.host)
 
 
+@pytest.mark.parametrize("host", ["0.。", "a..", "a..b", ".a", "."])
+def test_a_host_with_an_empty_label_is_refused(host: str) -> None:
+    with pytest.raises(InvalidURL):
+        check_url(f"http://{host}")
+
+
 def test_a_host_with_a_symbol_is_written_as_browsers_write_it() -> None:
     """IDNA 2008 has no symbols; the names exist all the same."""
     assert check_url("http://☺.damowmow.com/").host == "xn--74h.damowmow.com"

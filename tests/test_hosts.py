@@ -172,9 +172,39 @@ URLS = [
 ]
 
 
+def backlog_of(urls: list[str], turns: Hosts, line: Line) -> Backlog:
+    """A backlog of all of `urls`."""
+    return Backlog(urls, range(len(urls)), turns, line)
+
+
+def test_a_backlog_has_only_the_images_that_are_fresh_and_those_that_come_again() -> None:
+    backlog = Backlog(URLS, [1, 3], hosts(), Line())
+    backlog.again(4, 0.0)
+    found = [backlog.next() for _ in range(4)]
+    assert sorted(each[0] for each in found if each) == [1, 3, 4]
+    assert found[3] is None
+
+
+def test_a_backlog_that_is_cleared_has_nothing_and_gives_its_grants_back() -> None:
+    turns, line, other = hosts(per_host=1), Line(), Line()
+    backlog = backlog_of(URLS[:3], turns, line)
+    assert backlog.next() == (0, None)
+    assert backlog.next() is None
+    backlog.again(0, 0.0)
+    backlog.clear()
+    assert not backlog
+    assert backlog.next() is None
+    assert turns.ask("a", other) == Busy()
+    turns.done("a", None)
+    assert line.woken == [("a", True)]
+    backlog.awake("a", granted=True)
+    backlog.return_grants()
+    assert other.woken == [("a", True)]
+
+
 def test_a_backlog_gives_images_in_order_as_far_as_hosts_allow() -> None:
     turns, line = hosts(per_host=2), Line()
-    backlog = Backlog(URLS, turns, line)
+    backlog = backlog_of(URLS, turns, line)
     given = []
     while (found := backlog.next()) is not None:
         assert found[1] is None
@@ -193,7 +223,7 @@ def test_an_image_of_a_host_that_is_down_comes_with_its_failure() -> None:
     turns, line = hosts(failures=1), Line()
     assert turns.ask("a", line) == Go()
     turns.done("a", ConnectError("x."))
-    backlog = Backlog(URLS[:4], turns, line)
+    backlog = backlog_of(URLS[:4], turns, line)
     ends = [backlog.next() for _ in range(4)]
     assert sorted(end[0] for end in ends if end) == [0, 1, 2, 3]
     assert {end[0] for end in ends if end and end[1] is not None} == {0, 1, 2}
@@ -203,7 +233,7 @@ def test_a_host_that_pauses_is_asked_again_when_its_time_has_come() -> None:
     turns, line = hosts(max_wait_seconds=0.02), Line()
     assert turns.ask("a", line) == Go()
     turns.done("a", OriginBusy("x.", status_code=429, retry_after=10))
-    backlog = Backlog(URLS[:1], turns, line)
+    backlog = backlog_of(URLS[:1], turns, line)
     assert backlog.next() is None
     wait = backlog.seconds_to_next()
     assert wait is not None
@@ -216,7 +246,7 @@ def test_a_host_that_pauses_is_asked_again_when_its_time_has_come() -> None:
 
 def test_a_grant_that_is_not_used_goes_to_the_next_in_line() -> None:
     turns, line, other = hosts(per_host=1), Line(), Line()
-    backlog = Backlog(URLS[:2], turns, line)
+    backlog = backlog_of(URLS[:2], turns, line)
     assert backlog.next() == (0, None)
     assert backlog.next() is None
     assert turns.ask("a", other) == Busy()
@@ -229,7 +259,7 @@ def test_a_grant_that_is_not_used_goes_to_the_next_in_line() -> None:
 def test_a_hundred_thousand_urls_of_one_busy_host_cost_no_square() -> None:
     turns, line = hosts(per_host=1), Line()
     urls = [f"http://a/{n}" for n in range(100_000)]
-    backlog = Backlog(urls, turns, line)
+    backlog = backlog_of(urls, turns, line)
     for number in range(100_000):
         assert backlog.next() == (number, None)
         turns.release("a")

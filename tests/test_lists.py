@@ -16,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imageload.errors import BadRequest, Refused, TooMany
-from web.lists import Posted, read_posted
+from imageload.job import Item
+from imageload.loader import Order
+from web.lists import read_posted
 
 SUITE = sorted((Path(__file__).parent / "corpora/json_test_suite/test_parsing").glob("*.json"))
 
@@ -26,7 +28,9 @@ A, B, C = "https://a.example/1.png", "https://b.example/2.png", "http://c.exampl
 def read(body: bytes | str, content_type: str = "application/json") -> list[list[str]]:
     """The lists in `body`, under limits of 5 URLs and 3 lists."""
     encoded = body.encode() if isinstance(body, str) else body
-    return read_posted(encoded, content_type, max_urls=5, max_lists=3).url_lists
+    orders = read_posted(encoded, content_type, max_urls=5, max_lists=3)
+    assert all(isinstance(item, str) for order in orders for item in order.items)
+    return [[str(item) for item in order.items] for order in orders]
 
 
 def read_text(body: bytes | str) -> list[str]:
@@ -113,15 +117,75 @@ def test_json_may_stand_in_white_space() -> None:
     ],
 )
 def test_images_are_shared_unless_the_post_says_otherwise(value: Any, dedupe: bool) -> None:
-    posted = read_posted(json.dumps(value).encode(), "", max_urls=5, max_lists=3)
-    assert isinstance(posted, Posted)
-    assert posted.dedupe is dedupe
-    assert posted.url_lists[0] == [A]
+    orders = read_posted(json.dumps(value).encode(), "", max_urls=5, max_lists=3)
+    assert {order.dedupe for order in orders} == {dedupe}
+    assert orders[0].items == [A]
 
 
 def test_plain_text_has_no_say_in_sharing() -> None:
     body = f'{A}\n{{"dedupe": false}}'.encode()
-    assert read_posted(body, "text/plain", max_urls=5, max_lists=3).dedupe is True
+    (order,) = read_posted(body, "text/plain", max_urls=5, max_lists=3)
+    assert order.dedupe is True
+
+
+# Titles, descriptions, albums
+
+
+def orders(value: object) -> list[Order]:
+    """What a JSON body of `value` asks for."""
+    return read_posted(json.dumps(value).encode(), "", max_urls=5, max_lists=3)
+
+
+def test_an_entry_may_be_an_object_with_its_own_texts() -> None:
+    entries = [{"url": f" {A} ", "title": "A bird", "description": "It\nsings."}, B, {"url": C}]
+    (order,) = orders({"urls": entries})
+    assert order.items == [Item(A, "A bird", "It\nsings."), B, Item(C)]
+
+
+def test_the_texts_of_the_post_are_for_every_image_without_its_own() -> None:
+    entries = [{"url": A, "title": "Own"}, B, None, {"url": " "}]
+    (order,) = orders({"urls": entries, "title": "All", "description": "Of them"})
+    assert order.items == [Item(A, "Own", "Of them"), Item(B, "All", "Of them")]
+
+
+def test_of_a_url_given_twice_the_first_entry_counts() -> None:
+    (order,) = orders([{"url": A, "title": "First"}, A, {"url": A, "title": "Last"}])
+    assert order.items == [Item(A, "First")]
+
+
+def test_an_album_is_for_every_list_of_the_post() -> None:
+    assert [each.album for each in orders({"urls": [[A], [B]], "album": " Birds "})] == [
+        "Birds"
+    ] * 2
+    assert [each.album for each in orders({"urls": [A], "album": "  "})] == [None]
+
+
+def test_control_characters_in_texts_are_dropped() -> None:
+    (order,) = orders([{"url": A, "title": "a\x00\x1b[31mb\r\x7f", "description": "c\td\ne"}])
+    assert order.items == [Item(A, "a[31mb", "c\td\ne")]
+
+
+@pytest.mark.parametrize("key", ["album", "title", "description"])
+@pytest.mark.parametrize("text", [1, True, [], {}, ["x"]])
+def test_texts_are_texts(key: str, text: object) -> None:
+    assert f"{key} is a text" in refusal(json.dumps({"urls": [A], key: text}))
+    if key != "album":
+        assert f"entry 1: {key} is a text" in refusal(json.dumps([A, {"url": B, key: text}]))
+
+
+@pytest.mark.parametrize(
+    ("key", "most"), [("album", 1_000), ("title", 1_000), ("description", 10_000)]
+)
+def test_texts_have_an_end(key: str, most: int) -> None:
+    assert orders({"urls": [A], key: "x" * most})
+    assert f"{most:,} characters" in refusal(json.dumps({"urls": [A], key: "x" * (most + 1)}))
+
+
+@pytest.mark.parametrize(
+    "entry", [{}, {"url": None}, {"url": 1}, {"url": [A]}, {"title": "no url"}]
+)
+def test_an_object_has_a_url(entry: object) -> None:
+    assert "entry 1 is no text, and no object with a url" in refusal(json.dumps([A, entry]))
 
 
 @pytest.mark.parametrize("dedupe", [None, 0, 1, "false", "true", [], {}, 0.0])
@@ -157,7 +221,6 @@ def test_of_a_key_given_twice_the_last_counts() -> None:
         (f'[[""], ["{A}"]]', "list 0: there is no url"),
         ("[1]", "entry 0 is no text"),
         (f'["{A}", "{B}", false]', "entry 2 is no text"),
-        (f'["{A}", {{"url": "{B}"}}]', "entry 1 is no text"),
         (f'[["{A}", 5]]', "entry 1 is no text"),
         (f'[["{A}"], ["{B}", "{C}", {{}}]]', "list 1: entry 2 is no text"),
         (f'[[["{A}"]]]', "entry 0 is no text"),
@@ -302,9 +365,8 @@ def test_urls_joined_by_commas_or_newlines_come_back(urls: list[str]) -> None:
     for separator in (",", ", ", "\n", "\r\n"):
         body = separator.join(urls).encode()
         if urls:
-            assert read_posted(body, "text/plain", max_urls=99, max_lists=1).url_lists == [
-                list(dict.fromkeys(urls))
-            ]
+            (order,) = read_posted(body, "text/plain", max_urls=99, max_lists=1)
+            assert order.items == list(dict.fromkeys(urls))
 
 
 # Limits
@@ -384,6 +446,7 @@ def test_a_list_of_any_texts_is_taken_as_it_is_but_for_blanks_and_repeats(
     expected = list(dict.fromkeys(entry.strip() for entry in entries if entry and entry.strip()))
     body = json.dumps(entries).encode()
     if expected:
-        assert read_posted(body, "", max_urls=999, max_lists=1).url_lists == [expected]
+        (order,) = read_posted(body, "", max_urls=999, max_lists=1)
+        assert order.items == expected
     else:
         assert "there is no url" in refusal(body)

@@ -30,13 +30,15 @@ from imageload.job import (
     Started,
     Uploaded,
 )
-from imageload.loader import ImageLoad
+from imageload.loader import ImageLoad, Order
+from imageload.loggable import loggable
 from imageload.retry import RetryRule
-from imageload.run import Reader, Road, Run, loggable
+from imageload.road import Reader, Road
+from imageload.run import Run
 from imageload.sharing import Sharing
 from imageload.transfer import Bounds, Exchange, Pause, Request, Steps, Transfer
 from tests.origin import Origin
-from tests.threads import Threads
+from tests.threads import Threads, ToImgur
 
 # Only ever waited out where something is broken.
 PATIENCE = 20.0
@@ -121,12 +123,13 @@ class Wired:
         self._finished: defaultdict[str, threading.Event] = defaultdict(threading.Event)
         self.changes: defaultdict[str, list[Change]] = defaultdict(list)
         self._travels = Threads(download, threads, "download"), Threads(upload, threads, "upload")
+        self.to_imgur = ToImgur(self._travels[1])
         self.hosts = Hosts(
             per_host=per_host, failures=1_000, rest_seconds=3_600, max_wait_seconds=3_600
         )
         self.road = road = Road(
             download=self._travels[0],
-            upload=self._travels[1],
+            upload=self.to_imgur,
             hosts=self.hosts,
             sharing=Sharing(),
             discard=discard,
@@ -145,12 +148,12 @@ class Wired:
 
     def start(self, url_list: list[str], *, dedupe: bool = False) -> Job:
         """A job for `url_list`, on its way."""
-        (job,) = self.load.upload([url_list], dedupe=dedupe)
+        (job,) = self.load.upload([Order(items=url_list, dedupe=dedupe)])
         return job
 
     def start_several(self, lists: list[list[str]]) -> list[Job]:
         """A job for each of `lists`, on their way."""
-        return self.load.upload(lists, dedupe=False)
+        return self.load.upload([Order(items=each, dedupe=False) for each in lists])
 
     def close(self) -> None:
         """What the service does at its end; no thread is left."""
@@ -720,7 +723,7 @@ class OnEngine:
         """The images of a job for `url_list`, downloaded by `steps`, once it is finished."""
         road = Road(
             download=Way(self.engine.lane(self.transfer, 8), steps),
-            upload=Way(self.engine.lane(self.transfer, 8), self._upload),
+            upload=ToImgur(Way(self.engine.lane(self.transfer, 8), self._upload)),
             retry=RetryRule(max_tries=2, seconds=0.002, cap_seconds=0.002),
             hosts=Hosts(per_host=100, failures=100, rest_seconds=1, max_wait_seconds=1),
             sharing=Sharing(),
@@ -730,7 +733,7 @@ class OnEngine:
         )
         self.load = ImageLoad(road, max_active_jobs=2, max_waiting_jobs=2)
         self.engine.start()
-        (job,) = self.load.upload([url_list])
+        (job,) = self.load.upload([Order(items=url_list)])
         assert self.finished.wait(PATIENCE), job.snapshot()
         return [*job.snapshot().images]
 
@@ -1011,7 +1014,7 @@ def test_past_max_waiting_jobs_a_request_is_refused_whole(wire: Wire, folder: Fo
     tap.next(1)
     waiting = wired.start(urls(1, "waiting"))
     with pytest.raises(errors.BacklogFull, match="The backlog is full, at 1\\."):
-        wired.load.upload([urls(1, "one"), urls(1, "two")])
+        wired.start_several([urls(1, "one"), urls(1, "two")])
     assert wired.load.jobs() == [running, waiting]
     last = wired.start(urls(1, "last"))
     with pytest.raises(errors.BacklogFull):
@@ -1035,7 +1038,7 @@ def test_without_a_thread_a_request_is_refused_and_nothing_registered(
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", no_thread)
         with pytest.raises(errors.OutOfThreads):
-            wired.load.upload([urls(1), urls(2)])
+            wired.start_several([urls(1), urls(2)])
     assert wired.load.jobs() == []
     assert wired.load.job_list_s == {}
     job = wired.start(urls(1))
@@ -1314,7 +1317,7 @@ def test_jobs_accepted_together_share_also_where_they_wait(wire: Wire, folder: F
         return folder.download(url)
 
     wired = wire(download, folder.upload, max_active_jobs=1)
-    jobs = wired.load.upload([urls(3)] * 4)
+    jobs = wired.load.upload([Order(items=urls(3))] * 4)
     for job in jobs:
         wired.wait(job)
     assert downloads == dict.fromkeys(urls(3), 1)

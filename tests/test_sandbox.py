@@ -561,13 +561,13 @@ def test_the_reset_is_told_as_in_2017_or_not_at_all(
         sandbox.settings(reset="seconds")
 
 
-def test_unlimited_counts_down_to_half_and_refuses_nothing(
+def test_unlimited_counts_down_by_a_tenth_and_refuses_nothing(
     tmp_path: Path, http: requests.Session
 ) -> None:
-    with running_sandbox(tmp_path, unlimited=True, user_credits=40, posts=4) as running:
+    with running_sandbox(tmp_path, unlimited=True, user_credits=100, posts=4) as running:
         answers = [http.post(f"{running.url}/3/image", data=PNG, headers=ANON) for _ in range(6)]
         told = [int(answer.headers["X-RateLimit-UserRemaining"]) for answer in answers]
-        assert told == [30, 20, 20, 20, 20, 20]
+        assert told == [90] * 6
         assert {answer.status_code for answer in answers} == {200}
 
 

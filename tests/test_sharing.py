@@ -68,7 +68,7 @@ def test_bytes_that_landed_are_known_until_they_are_forgotten() -> None:
     sharing.settle_bytes("5ha", Ended(REPORT, LANDED))
     assert told == [Ended(REPORT, LANDED)]
     assert sharing.claim_bytes("5ha", ignore) == Ended(landed=LANDED)
-    sharing.forget(LANDED.link)
+    sharing.forget({LANDED.link})
     assert sharing.claim_bytes("5ha", ignore) == Lead()
 
 

@@ -1,5 +1,5 @@
 """What imageload.temp_files promises: files are used again while others are in use, old bytes never
-show, and nothing is left when the last is given back.
+show, nothing is left when the last is given back, and no job fills the disk for all others.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ import errno
 import os
 import stat
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from imageload.temp_files import TempFiles
+from imageload.temp_files import TempBytes, TempFiles
 from tests.downloads import Download
 from tests.origin import Origin, answer
 
@@ -265,3 +266,88 @@ def test_a_spare_file_that_cannot_be_opened_does_not_stay_behind(
             files.take()
     files.give_back(first[1], 0)
     assert not list(tmp_path.iterdir())
+
+
+def ignore() -> None:
+    """What a job that does not wait wants to be told."""
+
+
+def fill(temp_bytes: TempBytes, job_id: str, length: int) -> int:
+    """Hold files of this length while there is room; gives the bytes."""
+    held = 0
+    while temp_bytes.has_room(job_id, ignore):
+        temp_bytes.hold(job_id, length)
+        held += length
+    return held
+
+
+def test_a_job_alone_may_hold_half_of_the_limit() -> None:
+    assert fill(TempBytes(1_000), "a", 10) == 500
+
+
+def test_a_job_may_hold_half_of_what_the_others_leave() -> None:
+    temp_bytes = TempBytes(1_000)
+    assert [fill(temp_bytes, job_id, 1) for job_id in "abcd"] == [500, 250, 125, 63]
+
+
+def test_a_job_that_holds_nothing_always_has_room_for_one() -> None:
+    temp_bytes = TempBytes(1_000)
+    temp_bytes.hold("large", 5_000)
+    assert not temp_bytes.has_room("large", ignore)
+    assert fill(temp_bytes, "small", 20) == 20
+
+
+def test_without_a_limit_there_is_always_room() -> None:
+    temp_bytes = TempBytes()
+    temp_bytes.hold("a", 10**15)
+    assert temp_bytes.has_room("a", ignore)
+
+
+def test_what_is_released_makes_room_again() -> None:
+    temp_bytes = TempBytes(1_000)
+    for _ in range(3):
+        held = fill(temp_bytes, "a", 100)
+        assert held == 500
+        for _ in range(5):
+            temp_bytes.release("a", 100)
+    assert fill(temp_bytes, "b", 100) == 500, "and nothing of it stays counted"
+
+
+def test_who_waits_for_room_is_woken_once_by_whoever_releases() -> None:
+    temp_bytes, woken = TempBytes(1_000), list[str]()
+    temp_bytes.hold("b", 10)
+    fill(temp_bytes, "a", 100)
+    for _ in range(3):
+        assert not temp_bytes.has_room("a", lambda: woken.append("a"))
+    assert woken == []
+    temp_bytes.release("b", 10)
+    assert woken == ["a"]
+    temp_bytes.hold("b", 10)
+    temp_bytes.release("b", 10)
+    assert woken == ["a"], "who does not ask again does not wait"
+
+
+def test_who_is_woken_may_ask_at_once() -> None:
+    temp_bytes, found = TempBytes(1_000), list[bool]()
+    fill(temp_bytes, "a", 100)
+    assert not temp_bytes.has_room("a", lambda: found.append(temp_bytes.has_room("a", ignore)))
+    temp_bytes.release("a", 100)
+    assert found == [True]
+
+
+def test_nobody_who_waits_for_room_is_forgotten_among_threads() -> None:
+    temp_bytes = TempBytes(400)
+
+    def work(job_id: str) -> None:
+        bell = threading.Event()
+        for _ in range(200):
+            while not temp_bytes.has_room(job_id, bell.set):
+                assert bell.wait(20), f"{job_id} sleeps for ever"
+                bell.clear()
+            temp_bytes.hold(job_id, 150)
+            if not temp_bytes.has_room(job_id, bell.set):
+                temp_bytes.release(job_id, 150)
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(work, job_id) for job_id in "abcd"]:
+            done.result(30)

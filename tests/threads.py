@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from imageload.errors import ImageError
 from imageload.fair import FairQueue
-from imageload.transfer import TransferError
+from imageload.road import Travel, Upload
+from imageload.transfer import Steps, TransferError, run
 
 Call = Callable[[str], object]
 Done = Callable[[object], None]
@@ -31,6 +34,13 @@ class Threads:
                 raise RuntimeError("nothing is taken any more")
             self._queue.put(key, (argument, done))
             self._start_waiting()
+
+    def cancel(self, key: str) -> None:
+        """Stop what waits under `key`; what runs is let run."""
+        with self._lock:
+            waiting = self._queue.drop(key)
+        for _, done in waiting:
+            done(TransferError("stopped", "cancelled"))
 
     def close(self, seconds: float) -> bool:
         """Stop what waits, let what runs end; True when no thread is left after `seconds`."""
@@ -65,3 +75,69 @@ class Threads:
             with self._lock:
                 found = self._queue.take()
                 self._start_waiting()
+
+
+class ToImgur:
+    """The way to Imgur for tests in which it takes everything: uploads on `travel`, by path.
+
+    `is_parked` is the test's to set, and `answer` what every other call to Imgur is answered with.
+    """
+
+    anonymous = True
+    outage: tuple[float, ImageError] | None = None
+
+    def __init__(self, travel: Travel[str], answer: Callable[[str, str], Any] | None = None):
+        self.slots = travel.slots
+        self.is_parked = False
+        self._travel = travel
+        self._answer = answer
+        self._watchers: dict[object, Callable[[], object]] = {}
+
+    def start(self, key: str, upload: Upload, done: Done) -> None:
+        """Take the upload's file along."""
+        self._travel.start(key, upload.path, done)
+
+    def cancel(self, key: str) -> None:
+        """Stop what waits under `key`."""
+        self._travel.cancel(key)
+
+    def unqueue(self, key: str) -> None:
+        """Stop what waits under `key`."""
+        self._travel.cancel(key)
+
+    def park(self) -> None:
+        """Let uploads wait from now on, and say so."""
+        self.is_parked = True
+        for wake in list(self._watchers.values()):
+            wake()
+
+    def watch(self, watcher: object, wake: Callable[[], object]) -> None:
+        """Note who is told."""
+        self._watchers[watcher] = wake
+
+    def unwatch(self, watcher: object) -> None:
+        """And who is not any more."""
+        self._watchers.pop(watcher, None)
+
+    def album_link(self, album_id: str) -> str:
+        """Where an album is seen."""
+        return f"https://imgur.com/a/{album_id}"
+
+    def request(
+        self, method: str, route: str, fields: Mapping[str, Any] | None = None
+    ) -> Steps[Any]:
+        """One call, which the test answers."""
+        assert self._answer is not None, f"{method} {route} {fields}"
+        return self._answer(method, route)
+        yield
+
+    def call(self, key: str, steps: Callable[[], Steps[Any]], done: Done) -> None:  # noqa: ARG002
+        """Do `steps` at once."""
+        try:
+            outcome: object = run(steps())
+        except Exception as error:
+            outcome = error
+        done(outcome)
+
+    def cancel_calls(self, key: str) -> None:
+        """There is nothing under way."""

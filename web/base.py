@@ -9,7 +9,9 @@ import asyncio
 import contextlib
 import http
 import logging
+import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
@@ -19,8 +21,10 @@ import tornado.web
 
 from imageload.config import Config
 from imageload.errors import BadRequest, Refused, TooMany
-from imageload.job import Job
+from imageload.job import Job, Snapshot
 from imageload.loader import ImageLoad
+from imageload.uploads import Uploads
+from imageload.views import utc_text
 
 _log = logging.getLogger(__name__)
 
@@ -47,9 +51,10 @@ class BaseHandler(tornado.web.RequestHandler):
     The body is collected in `body`; one past the limit is answered 413 before it is read.
     """
 
-    def initialize(self, image_load: ImageLoad, config: Config) -> None:
+    def initialize(self, image_load: ImageLoad, config: Config, uploads: Uploads) -> None:
         """Called by Tornado with the arguments of the route."""
         self.image_load = image_load
+        self.uploads = uploads
         self.config = config
         self.body = bytearray()
 
@@ -134,6 +139,16 @@ class BaseHandler(tornado.web.RequestHandler):
             )
         return job
 
+    def waiting(self, job: Snapshot) -> dict[str, str | None]:
+        """Until when the job's uploads wait for Imgur, and for which of its limits; None: not."""
+        # With all downloaded and not finished, an album is made, or a purge is under way.
+        waits = job.counts["downloaded"] or not (job.counts["queued"] or job.finished)
+        closed = self.uploads.closed if waits else None
+        return {
+            "waiting_until": moment_text(closed.until - time.monotonic()) if closed else None,
+            "waiting_for": closed.reason if closed else None,
+        }
+
     def count_argument(self, name: str, default: int | None, most: int) -> int | None:
         """The whole number in the query argument `name`, from 1 to `most`."""
         text = self.get_query_argument(name, None)
@@ -195,6 +210,11 @@ class BaseHandler(tornado.web.RequestHandler):
         """Log a bug with its traceback, and nothing of what a client did wrong; by Tornado."""
         if not isinstance(value, (Refused, tornado.web.HTTPError)):
             _log.error("a request met a bug path=%s", self.request.path, exc_info=(typ, value, tb))
+
+
+def moment_text(seconds: float) -> str:
+    """The moment in so many seconds, rounded up, as all of our answers write it."""
+    return utc_text(datetime.now(UTC) + timedelta(seconds=seconds + 1))
 
 
 class NotFoundHandler(BaseHandler):

@@ -1,13 +1,16 @@
-"""What a job's users see beside its status: the record of every image."""
+"""What a job's users see beside its status, and what they do with it."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import functools
 from itertools import islice
 from typing import get_args
 
 from imageload.errors import BadRequest
 from imageload.job import State
-from imageload.views import image_json
+from imageload.views import album_json, image_json, map_csv, map_json
 from web.base import BaseHandler
 
 _DEFAULT_RECORDS = 1_000
@@ -39,4 +42,64 @@ class JobImagesHandler(BaseHandler):
             arguments: dict[str, str | int] = {"limit": limit, "after": page[limit - 1][0]}
             self.link_next(**arguments, **({"state": state} if state else {}))
         records = [image for _, image in page[:limit]]
-        await self.answer_of_job(job, lambda: {"images": [image_json(image) for image in records]})
+        summary = job.summary()
+        about = {"album": album_json(summary.album), **self.waiting(summary)}
+        await self.answer_of_job(
+            job, lambda: {"images": [image_json(image) for image in records], **about}
+        )
+
+
+class RetryHandler(BaseHandler):
+    """POST /v1/images/upload/<jobId>/retry: failed images once more; `only=transient` picks."""
+
+    async def post(self, job_id: str) -> None:
+        """Answer how many: 202; 0 where there is none, which is no mistake."""
+        job = self.job(job_id)
+        only = self.get_query_argument("only", None)
+        if only not in (None, "transient"):
+            raise BadRequest("only is transient, or is not there.")
+        retry = functools.partial(self.image_load.retry, job, only_transient=only == "transient")
+        requeued = await asyncio.get_running_loop().run_in_executor(None, retry)
+        self.answer({"job_id": job.job_id, "requeued": requeued}, 202)
+
+
+class MapHandler(BaseHandler):
+    """GET /v1/images/upload/<jobId>/map: from every completed image's URL to its link."""
+
+    async def get(self, job_id: str) -> None:
+        """Answer JSON, or CSV (RFC 4180) by `format=csv` or the Accept field."""
+        job = self.job(job_id)
+        if self._wants_csv():
+            loop = asyncio.get_running_loop()
+            text = await loop.run_in_executor(None, lambda: map_csv(job.snapshot()))
+            self.set_header("Content-Type", "text/csv; charset=utf-8; header=present")
+            name = f"imageload-{job.job_id}.csv"
+            self.set_header("Content-Disposition", f'attachment; filename="{name}"')
+            self.finish(text)
+            return
+        await self.answer_of_job(
+            job, lambda: {"job_id": job.job_id, "map": map_json(job.snapshot())}
+        )
+
+    def _wants_csv(self) -> bool:
+        wanted = self.get_query_argument("format", None)
+        if wanted not in (None, "json", "csv"):
+            raise BadRequest("format is json or csv.")
+        self.set_header("Vary", "Accept")
+        accept = self.request.headers.get("Accept", "")
+        return wanted == "csv" or (wanted is None and prefers(accept, "text/csv"))
+
+
+def prefers(accept: str, media_type: str) -> bool:
+    """Does an Accept field (RFC 9110, 12.5.1) want `media_type` rather than JSON?"""
+    weights: dict[str, float] = {}
+    for part in accept.lower().split(","):
+        name, *parameters = (piece.strip() for piece in part.split(";"))
+        weight = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                with contextlib.suppress(ValueError):
+                    weight = float(parameter[2:])
+        weights[name] = weight
+    anything = weights.get("*/*", 0.0)
+    return weights.get(media_type, 0.0) > weights.get("application/json", anything)

@@ -1,4 +1,4 @@
-"""A POST's body to lists of URLs: the forms that the contract takes, and what is wrong with others.
+"""A POST's body to Orders: the forms that the contract takes, and what is wrong with others.
 
 What an entry says is not judged here: one that is no URL fails by itself, later, in its job.
 """
@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from imageload.errors import BadRequest, TooMany
+from imageload.job import Item
+from imageload.loader import Order
 
 _NEWLINE = re.compile(r"[\r\n]+")
 # A comma separates where a URL, white space, another comma or the end follows it.
@@ -19,36 +21,53 @@ _COMMA = re.compile(r",(?=\s|,|$|[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
 _FORMS = 'Send {"urls": ["https://...", ...]}, a bare list of URLs, or several lists in one.'
 
 
-class Posted(NamedTuple):
-    """What a POST asks for: lists of URLs, and whether images that are there already will do."""
-
-    url_lists: list[list[str]]
-    dedupe: bool
+# Longer than any that is read; Imgur does not say what it takes.
+_LONGEST = {"album": 1_000, "title": 1_000, "description": 10_000}
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
-def read_posted(body: bytes, content_type: str, *, max_urls: int, max_lists: int) -> Posted:
-    """The lists of URLs in `body`, each with its entries stripped, once each, in order.
+def read_posted(body: bytes, content_type: str, *, max_urls: int, max_lists: int) -> list[Order]:
+    """An Order for each list of URLs in `body`, its entries stripped, once each, in order.
 
     `text/plain` is one list, separated by newlines and commas; anything else is read as JSON.
     Raises BadRequest, or TooMany, for the whole of it.
     """
-    dedupe: Any = True
+    keys: dict[str, Any] = {}
     if content_type.partition(";")[0].strip().lower() == "text/plain":
         lists: list[Any] = [_split(body)]
     else:
         value = _decoded(body)
         lists = _lists(value)
-        dedupe = value.get("dedupe", True) if isinstance(value, dict) else True
+        keys = value if isinstance(value, dict) else {}
+    dedupe = keys.get("dedupe", True)
     if not isinstance(dedupe, bool):
         raise BadRequest("dedupe is true or false.")
     if len(lists) > max_lists:
         raise TooMany(f"One request may have {max_lists:,} lists; this one has {len(lists):,}.")
+    album = _text(keys, "album", "")
+    common = Item("", _text(keys, "title", ""), _text(keys, "description", ""))
     several = len(lists) > 1
-    cleaned = [
-        _cleaned(urls, f"List {number}: " if several else "", max_urls)
-        for number, urls in enumerate(lists)
+    return [
+        Order(
+            items=_cleaned(entries, common, f"List {number}: " if several else "", max_urls),
+            dedupe=dedupe,
+            album=album,
+        )
+        for number, entries in enumerate(lists)
     ]
-    return Posted(cleaned, dedupe)
+
+
+def _text(keys: dict[str, Any], name: str, where: str) -> str | None:
+    """The text under `name`, without control characters; None where there is none."""
+    text = keys.get(name)
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise BadRequest(f"{where}{name} is a text.")
+    text = _CONTROLS.sub("", text).strip()
+    if len(text) > _LONGEST[name]:
+        raise BadRequest(f"{where}{name} may have {_LONGEST[name]:,} characters.")
+    return text or None
 
 
 def _split(body: bytes) -> list[str]:
@@ -84,19 +103,29 @@ def _lists(value: Any) -> list[Any]:
     return inner
 
 
-def _cleaned(entries: Iterable[Any], where: str, max_urls: int) -> list[str]:
-    urls: dict[str, None] = {}
+def _cleaned(entries: Iterable[Any], common: Item, where: str, max_urls: int) -> list[str | Item]:
+    items: dict[str, str | Item] = {}
+    is_plain = common.title is None and common.description is None
     for index, entry in enumerate(entries):
         if entry is None:
             continue
-        if not isinstance(entry, str):
-            raise BadRequest(f"{where}Entry {index} is no text. {_FORMS}")
-        if url := entry.strip():
-            urls[url] = None
-    if not urls:
+        texts = common
+        if isinstance(entry, dict):
+            here = f"{where}Entry {index}: "
+            title, description = _text(entry, "title", here), _text(entry, "description", here)
+            texts = Item("", title or common.title, description or common.description)
+            url = entry.get("url")
+        else:
+            url = entry
+        if not isinstance(url, str):
+            raise BadRequest(f"{where}Entry {index} is no text, and no object with a url. {_FORMS}")
+        url = url.strip()
+        if url and url not in items:
+            items[url] = url if texts is common and is_plain else texts._replace(url=url)
+    if not items:
         raise BadRequest(f"{where}There is no URL in it. {_FORMS}")
-    if len(urls) > max_urls:
+    if len(items) > max_urls:
         raise TooMany(
-            f"{where}A job may have {max_urls:,} URLs; this has {len(urls):,}. Send several lists."
+            f"{where}A job may have {max_urls:,} URLs; this has {len(items):,}. Send several lists."
         )
-    return list(urls)
+    return list(items.values())

@@ -1,8 +1,14 @@
-"""What those who operate the service ask it."""
+"""What those who operate the service ask it: is it alive, is it ready, what may it still upload."""
 
 from __future__ import annotations
 
-from web.base import BaseHandler
+import asyncio
+import math
+import time
+from typing import Any
+
+from imageload.budget import BudgetView
+from web.base import BaseHandler, moment_text
 
 
 class HealthHandler(BaseHandler):
@@ -11,3 +17,53 @@ class HealthHandler(BaseHandler):
     def get(self) -> None:
         """Answer that we live."""
         self.answer({"status": "ok"})
+
+
+class ReadyHandler(BaseHandler):
+    """GET /readyz: 200 where work may be sent; 503 while stopping, or where somebody must act."""
+
+    def get(self) -> None:
+        """Answer whether to send us work, and how Imgur takes it."""
+        closed = self.uploads.closed
+        is_stopping = self.image_load.is_closing
+        is_ready = not is_stopping and (closed is None or closed.reason != "credentials")
+        answer = {
+            "status": "stopping" if is_stopping else "ready" if is_ready else "not ready",
+            "waiting_for": closed and closed.reason,
+            "reason": closed and closed.sentence,
+        }
+        self.answer(answer, 200 if is_ready else 503)
+
+
+class QuotaHandler(BaseHandler):
+    """GET /v1/quota: Imgur's budgets, what waits for them, and when all of it will be done."""
+
+    async def get(self) -> None:
+        """Answer how things stand."""
+        self.answer(await asyncio.get_running_loop().run_in_executor(None, self._view))
+
+    def _view(self) -> dict[str, Any]:
+        closed = self.uploads.closed
+        summaries = [job.summary().counts for job in self.image_load.jobs()]
+        pending = sum(counts["queued"] + counts["downloaded"] for counts in summaries)
+        seconds = self.uploads.seconds_for(pending)
+        return {
+            "waiting_until": closed and moment_text(closed.until - time.monotonic()),
+            "waiting_for": closed and closed.reason,
+            "reason": closed and closed.sentence,
+            "parked": self.uploads.parked,
+            "pending": pending,
+            "done_at": None if seconds == math.inf else moment_text(seconds),
+            "budgets": [_budget_json(budget) for budget in self.uploads.quota.budgets()],
+        }
+
+
+def _budget_json(budget: BudgetView) -> dict[str, Any]:
+    resets = budget.resets_at
+    return {
+        "client": budget.client,
+        "budget": budget.name,
+        "limit": budget.limit,
+        "remaining": budget.remaining,
+        "resets_at": None if resets is None else moment_text(resets - time.monotonic()),
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,7 +12,7 @@ import tornado.httpserver
 import tornado.netutil
 import tornado.web
 
-from imageload.config import Config
+from imageload.config import Config, client_budgets
 from imageload.convert import Converter
 from imageload.download import Bounds as DownloadBounds
 from imageload.download import Downloader
@@ -22,11 +21,13 @@ from imageload.fit import Fit, FittingDownloads
 from imageload.guard import Guard
 from imageload.hosts import Hosts
 from imageload.loader import ImageLoad
+from imageload.quota import Quota, Terms
 from imageload.retry import RetryRule
-from imageload.run import Road
+from imageload.road import Road
 from imageload.sharing import Sharing
-from imageload.temp_files import TempFiles
+from imageload.temp_files import TempBytes, TempFiles
 from imageload.transfer import Bounds, Transfer
+from imageload.uploads import Uploads
 from imgurapi import ImgurAPI
 from web.base import BaseHandler, NotFoundHandler
 
@@ -54,26 +55,29 @@ class Service:
         origins, imgur = _transfers(config)
         self._transfers = (origins, imgur)
         files = TempFiles(temp_dir)
-        self.imgur = ImgurAPI(
-            config.imgur_client_id,
-            config.imgur_client_secret,
-            config.imgur_refresh_token or None,
-            transfer=imgur,
-            base_url=config.imgur_base_url or None,
-            rapidapi_key=config.imgur_rapidapi_key or None,
-            link_base=config.imgur_link_base,
-            seconds=config.upload_seconds,
+        retry = RetryRule(
+            max_tries=config.max_tries,
+            seconds=config.retry_seconds,
+            cap_seconds=config.retry_cap_seconds,
+            retry_lost=config.retry_lost,
         )
-        land = functools.partial(self.imgur.land, anonymous=config.imgur_anonymous)
+        quota, apis = _imgur(config, imgur)
+        self.imgur = apis[0]
+        self.uploads = Uploads(
+            self._engine,
+            imgur,
+            config.uploads,
+            apis=apis,
+            quota=quota,
+            retry=retry,
+            anonymous=config.imgur_anonymous,
+            outage_seconds=config.outage_seconds,
+        )
         self._downloads = self._fitting_downloads(origins, files)
         road = Road(
             download=self._downloads,
-            upload=Way(self._engine.lane(imgur, config.uploads), land),
-            retry=RetryRule(
-                max_tries=config.max_tries,
-                seconds=config.retry_seconds,
-                cap_seconds=config.retry_cap_seconds,
-            ),
+            upload=self.uploads,
+            retry=retry,
             hosts=Hosts(
                 per_host=config.per_host,
                 failures=config.host_failures,
@@ -83,13 +87,21 @@ class Service:
             sharing=Sharing(),
             discard=files.give_back,
             window=config.job_window,
+            outage_seconds=config.outage_seconds,
+            grace_seconds=config.grace_seconds,
+            # What is under way may come on top of what is held.
+            temp_bytes=TempBytes(config.temp_bytes - config.downloads * config.max_bytes),
         )
         self.image_load = ImageLoad(
             road,
             max_active_jobs=config.max_active_jobs,
             max_waiting_jobs=config.max_waiting_jobs,
         )
-        arguments = {"image_load": self.image_load, "config": config}
+        arguments = {
+            "image_load": self.image_load,
+            "config": config,
+            "uploads": self.uploads,
+        }
         self.application = tornado.web.Application(
             [(path, handler, arguments) for path, handler in routes],
             default_handler_class=NotFoundHandler,
@@ -97,6 +109,7 @@ class Service:
             log_function=_log_request,
         )
         self._engine.start()
+        self.uploads.ask()
 
     def _fitting_downloads(self, origins: Transfer, files: TempFiles) -> FittingDownloads:
         config = self._config
@@ -110,8 +123,7 @@ class Service:
         downloader = Downloader(origins, bounds, files)
         way = Way(self._engine.lane(origins, config.downloads), downloader.steps)
         return FittingDownloads(
-            way.start,
-            way.slots,
+            way,
             fit=Fit(convert=config.convert, shrink=config.shrink, max_bytes=config.imgur_max_bytes),
             converter=Converter(
                 workers=config.converters,
@@ -136,11 +148,18 @@ class Service:
         host, port = sockets[0].getsockname()[:2]
         return server, f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
-    def close(self, seconds: float) -> bool:
-        """End every transfer and job as it stands; True when no thread of ours is left."""
+    def close(self, seconds: float, grace: float = 0.0) -> bool:
+        """End every job as it stands; True when no thread of ours is left.
+
+        Uploads under way have `grace` seconds to end, and then all has `seconds`. Meanwhile
+        requests are answered, and POSTs refused.
+        """
+        self.image_load.stop()
+        self._downloads.stop()
+        self.uploads.stop()
+        self.image_load.close(grace)
         for transfer in self._transfers:
             transfer.abort()
-        self.image_load.stop()
         ended = self._engine.close(seconds / 2)
         self._downloads.close()
         return self.image_load.close(seconds / 2) and ended
@@ -163,6 +182,38 @@ def _transfers(config: Config) -> tuple[Transfer, Transfer]:
     # Imgur may think about a large image for a while: only the deadline ends an upload.
     imgur = Transfer(replace(bounds, low_speed_bytes=0), user_agent=agent)
     return origins, imgur
+
+
+def _imgur(config: Config, transfer: Transfer) -> tuple[Quota, list[ImgurAPI]]:
+    """The budgets of every client id, and an ImgurAPI for each; an account has only the first."""
+    entries = [client_budgets(entry) for entry in config.client_ids]
+    clients = [(config.imgur_client_id, None, None), *entries]
+    if not config.imgur_anonymous:
+        clients = clients[:1]
+    terms = Terms(
+        hour=config.quota_hour_seconds,
+        day=config.quota_day_seconds,
+        unhinted_wait=config.quota_wait_seconds,
+        blocked_wait=config.blocked_wait_seconds,
+    )
+    quota = Quota(len(clients), terms)
+    apis = []
+    for (client_id, hour, day), meter in zip(clients, quota.meters, strict=True):
+        meter.presume(hour, day)
+        apis.append(
+            ImgurAPI(
+                client_id,
+                config.imgur_client_secret,
+                config.imgur_refresh_token or None,
+                transfer=transfer,
+                base_url=config.imgur_base_url or None,
+                rapidapi_key=config.imgur_rapidapi_key or None,
+                link_base=config.imgur_link_base,
+                seconds=config.upload_seconds,
+                meter=meter,
+            )
+        )
+    return quota, apis
 
 
 def _log_request(handler: tornado.web.RequestHandler) -> None:

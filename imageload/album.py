@@ -1,0 +1,80 @@
+"""A job's images as one album on Imgur, in the order of the input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from imageload import errors
+from imageload.job import AlbumEnded, Image, Snapshot
+from imageload.transfer import Steps
+
+# A form of 100 deletehashes has some 3 kB.
+_IMAGES_AT_ONCE = 100
+
+Request = Callable[[str, str, dict[str, Any]], Steps[Any]]
+
+
+def album_steps(
+    request: Request, job: Snapshot, link_of: Callable[[str], str], *, anonymous: bool
+) -> Steps[AlbumEnded]:
+    """Steps that make the album of `job`, or set its images anew; `link_of` knows its link.
+
+    Anonymous images and albums are addressed by their deletehashes, those of an account by their
+    ids. Without an image there is no album. What `request` raises passes through.
+    """
+    album = job.album
+    assert album is not None, "the job wants an album"
+    key = "deletehashes[]" if anonymous else "ids[]"
+    batches = _batches(dict.fromkeys(_names(job.images, anonymous=anonymous)))
+    first = next(batches, None)
+    if first is None:
+        return AlbumEnded()
+    album_id, deletehash = album.id, album.deletehash
+    if album_id is not None:
+        try:
+            yield from request("POST", f"album/{_address(album_id, deletehash)}", {key: first})
+        except errors.NotThere:  # somebody has deleted it meanwhile
+            album_id = None
+    if album_id is None:
+        made = yield from request("POST", "album", {"title": album.title, key: first})
+        album_id, deletehash = _text(made, "id"), _text(made, "deletehash")
+        if album_id is None or (anonymous and deletehash is None):
+            raise errors.BadAnswer("Imgur made an album and did not say which.")
+    for batch in batches:
+        yield from request("POST", f"album/{_address(album_id, deletehash)}/add", {key: batch})
+    return AlbumEnded(album_id, link_of(album_id), deletehash)
+
+
+def image_name(image: Image, *, anonymous: bool) -> str | None:
+    """What Imgur knows a completed image of ours by: its deletehash, or the id in its link."""
+    if anonymous or image.link is None:
+        return image.deletehash
+    return image.link.rpartition("/")[2].partition(".")[0]
+
+
+def _names(images: Iterable[Image], *, anonymous: bool) -> Iterator[str]:
+    for image in images:
+        name = image_name(image, anonymous=anonymous) if image.state == "completed" else None
+        if name is not None:
+            yield name
+
+
+def _batches(names: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    for name in names:
+        batch.append(name)
+        if len(batch) == _IMAGES_AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _address(album_id: str, deletehash: str | None) -> str:
+    return deletehash or album_id
+
+
+def _text(made: object, key: str) -> str | None:
+    value = made.get(key) if isinstance(made, dict) else None
+    return value if isinstance(value, str) and value.isalnum() else None

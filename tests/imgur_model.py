@@ -1,0 +1,206 @@
+"""An Imgur of budgets alone, and one who sends it all that a Quota lets pass, on a clock of theirs.
+
+Time is a number that leaps from event to event, so hours of uploading take milliseconds. What is
+counted here is what Imgur counts: windows that begin with the first spending after the last one
+was over, told in Imgur's own header fields.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import Literal
+
+from imageload import errors
+from imageload.answers import Answer, budgets, checked
+from imageload.quota import UPLOAD_COST, Permit, Quota
+
+# Far from today, so that epochs are read by the answer's Date and not by this machine's clock.
+_EPOCH = 1_300_000_000
+
+Resets = Literal["seconds", "epoch", "constant", "none"]
+
+
+class Clock:
+    """A clock that stands still until it is set."""
+
+    def __init__(self, now: float = 1_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Window:
+    """One budget as Imgur counts it."""
+
+    def __init__(self, limit: int, seconds: float) -> None:
+        self.limit = limit
+        self.seconds = seconds
+        self.spent_in_all = 0
+        self._used = 0
+        self._ends = -math.inf
+
+    def left(self, now: float) -> int:
+        """What may be spent yet."""
+        if now >= self._ends:
+            self._used = 0
+        return self.limit - self._used
+
+    def spend(self, amount: int, now: float) -> None:
+        """Count this; what is the first of a window begins it."""
+        if self.left(now) == self.limit:
+            self._ends = now + self.seconds
+        self._used += amount
+        self.spent_in_all += amount
+
+    def seconds_left(self, now: float) -> float:
+        """How long until it is full again."""
+        return round(max(0.0, self._ends - now), 6)
+
+
+@dataclass(kw_only=True)
+class Imgur:
+    """Counts what is asked of it, and refuses what is too much.
+
+    `resets` is how it tells the end of a window: in seconds, which are rounded up, as an epoch, as
+    the window's length whenever it is asked, or not at all.
+    """
+
+    clock: Clock
+    hour: float = 3600.0
+    day: float = 86_400.0
+    user: int = 500
+    client: int = 12_500
+    posts: int = 1_250
+    resets: Resets = "seconds"
+
+    def __post_init__(self) -> None:
+        self._windows: dict[tuple[str, int], Window] = {}
+
+    def window(self, name: str, number: int = 0) -> Window:
+        """The user or client budget of the client id of this number, or the POSTs of all."""
+        seconds = self.day if name == "client" else self.hour
+        limit: int = getattr(self, name)
+        return self._windows.setdefault((name, number), Window(limit, seconds))
+
+    def answer(self, number: int, cost: int = UPLOAD_COST, *, post: bool = True) -> Answer:
+        """What the client id of this number is answered now."""
+        now = self.clock()
+        counted = [(self.window("user", number), cost), (self.window("client", number), cost)]
+        if post:
+            counted.append((self.window("posts"), 1))
+        if any(window.left(now) < amount for window, amount in counted):
+            data = {"data": {"error": {"code": 429, "message": "Too fast."}}, "success": False}
+            return Answer(429, self._fields(number, now, post=post), data)
+        for window, amount in counted:
+            window.spend(amount, now)
+        return Answer(200, self._fields(number, now, post=post), {"data": True, "success": True})
+
+    def _fields(self, number: int, now: float, *, post: bool) -> dict[str, str]:
+        fields = {"date": formatdate(_EPOCH + now, usegmt=True)}
+        told = [("user", number, "x-ratelimit-user"), ("client", number, "x-ratelimit-client")]
+        if post:
+            told.append(("posts", 0, "x-post-rate-limit-"))
+        for name, of, field_name in told:
+            window = self.window(name, of)
+            fields[f"{field_name}limit"] = str(window.limit)
+            fields[f"{field_name}remaining"] = str(window.left(now))
+            seconds = window.seconds_left(now)
+            match self.resets:
+                case "seconds":
+                    fields[f"{field_name}reset"] = str(math.ceil(seconds))
+                case "epoch":
+                    fields[f"{field_name}reset"] = str(math.ceil(round(_EPOCH + now + seconds, 6)))
+                case "constant":
+                    fields[f"{field_name}reset"] = str(math.ceil(window.seconds))
+        return fields
+
+
+@dataclass(kw_only=True)
+class Sender:
+    """Keeps as many uploads under way to `imgur` as `quota` and `slots` let it, up to `wanted`.
+
+    `latency` gives the seconds of one way; `fate` says of each request what becomes of it:
+    "answered", "lost" (counted, and the answer does not arrive) or "unsent" (no connection).
+    `refused` has the moments of the 429s that it met.
+    """
+
+    imgur: Imgur
+    quota: Quota
+    clock: Clock
+    slots: int = 16
+    latency: Callable[[], float] = lambda: 0.2
+    fate: Callable[[], str] = lambda: "answered"
+    wanted: float = math.inf
+
+    def __post_init__(self) -> None:
+        self.landed = 0
+        self.in_flight = 0
+        self.refused: list[float] = []
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+
+    def at(self, moment: float, do: Callable[[], None]) -> None:
+        """Do this when the clock is there."""
+        heapq.heappush(self._events, (moment, next(self._numbers), do))
+
+    def run(self, seconds: float) -> None:
+        """Send for so long, and then let what is under way come back."""
+        end = self.clock() + seconds
+        while True:
+            opens = self._send() if self.clock() < end else math.inf
+            moment = self._events[0][0] if self._events else math.inf
+            if min(moment, opens) == math.inf:
+                return
+            if moment <= opens:
+                self.clock.now, _, do = heapq.heappop(self._events)
+                do()
+            else:
+                self.clock.now = opens
+
+    def _send(self) -> float:
+        """Send what may be sent now; the moment at which there is more."""
+        while self.in_flight < self.slots and self.landed + self.in_flight < self.wanted:
+            seconds = self.quota.seconds_to_open(UPLOAD_COST, post=True)
+            if seconds:
+                return self.clock() + seconds
+            meter = self.quota.best(UPLOAD_COST, post=True)
+            permit = meter.take(UPLOAD_COST, post=True)
+            self.in_flight += 1
+            self._travel(meter.number, permit)
+        return math.inf
+
+    def _travel(self, number: int, permit: Permit) -> None:
+        fate = self.fate()
+
+        def arrive() -> None:
+            if fate == "unsent":
+                end(errors.UploadConnectError("No connection."))
+                return
+            answer = self.imgur.answer(number)
+            if fate == "lost":
+                self.at(self.clock() + self.latency(), lambda: end(errors.AnswerLost("Lost.")))
+            else:
+                self.at(self.clock() + self.latency(), lambda: hear(answer))
+
+        def hear(answer: Answer) -> None:
+            permit.learn(budgets(answer.fields))
+            try:
+                checked(answer)
+            except errors.QuotaExceeded as error:
+                self.refused.append(self.clock())
+                end(error)
+            else:
+                self.landed += 1
+                end(None)
+
+        def end(error: errors.UploadError | None) -> None:
+            self.in_flight -= 1
+            permit.end(error)
+
+        self.at(self.clock() + self.latency(), arrive)

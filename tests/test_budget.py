@@ -1,0 +1,298 @@
+"""What imageload.budget promises: never more left than Imgur said less what is under way, full
+again when its window is over, and a forecast of how it goes on.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imageload.budget import Budget, BudgetView, Forecast
+
+HOUR = 3600.0
+
+
+def user_budget(
+    limit: int = 500, remaining: int = 500, reset: float | None = HOUR, *, at: float = 0.0
+) -> Budget:
+    """A budget of which Imgur has said this at that moment."""
+    budget = Budget("user", HOUR)
+    assert budget.learn(limit, remaining, reset, sent=at, now=at)
+    return budget
+
+
+def test_a_budget_of_which_nothing_is_known_has_room_for_anything() -> None:
+    budget = Budget("user", HOUR)
+    budget.in_flight = 10_000
+    assert budget.has_room(10, now=0.0)
+    assert budget.opens_at(10, now=0.0) == 0.0
+    assert (budget.limit, budget.remaining, budget.resets_at) == (None, None, None)
+
+
+def test_what_is_under_way_is_spent_already() -> None:
+    budget = user_budget(remaining=100)
+    budget.in_flight = 90
+    assert budget.has_room(10, now=1.0)
+    assert not budget.has_room(11, now=1.0)
+    budget.in_flight = 100
+    assert not budget.has_room(1, now=1.0)
+
+
+def test_an_answer_without_what_remains_tells_nothing_but_the_limit() -> None:
+    budget = Budget("user", HOUR)
+    assert not budget.learn(500, None, 60.0, sent=0.0, now=0.0)
+    assert (budget.limit, budget.remaining, budget.resets_at) == (500, None, None)
+
+
+@pytest.mark.parametrize("limit", [0, -1, None])
+def test_a_limit_that_is_none_is_not_believed(limit: int | None) -> None:
+    budget = user_budget(limit=500)
+    assert budget.learn(limit, 400, HOUR, sent=1.0, now=1.0)
+    assert (budget.limit, budget.remaining) == (500, 400)
+
+
+def test_of_answers_that_overtake_each_other_the_one_with_the_least_is_believed() -> None:
+    budget = user_budget(remaining=500)
+    assert budget.learn(500, 470, 3599.0, sent=1.2, now=2.0)
+    assert budget.learn(500, 490, 3599.0, sent=1.0, now=2.1)
+    assert budget.learn(500, 480, 3599.0, sent=1.1, now=2.2)
+    assert budget.remaining == 470
+
+
+@given(st.permutations(range(20)))
+def test_in_whatever_order_answers_come_what_is_left_is_what_imgur_counts(
+    order: list[int],
+) -> None:
+    budget = user_budget(remaining=500)
+    budget.in_flight = 200
+    for moment, number in enumerate(order):
+        assert budget.learn(500, 490 - 10 * number, HOUR, sent=1.0 + number / 100, now=2.0 + moment)
+        budget.in_flight -= 10
+        assert budget.remaining is not None
+        assert budget.remaining - budget.in_flight <= 500 - 200, "never more than is true"
+    assert budget.remaining == 300
+
+
+def test_more_than_was_left_means_a_new_window_if_the_request_was_sent_later() -> None:
+    budget = user_budget(remaining=20, reset=1_000.0)
+    assert budget.learn(500, 490, HOUR, sent=5.0, now=6.0)
+    assert budget.remaining == 490
+    assert budget.resets_at == 6.0 + HOUR, "the end of the old window is not that of the new"
+
+
+def test_what_was_sent_in_the_window_before_tells_nothing_of_the_new_one() -> None:
+    budget = user_budget(remaining=20, reset=1_000.0)
+    assert budget.learn(500, 490, HOUR, sent=5.0, now=6.0)
+    assert not budget.learn(500, 10, 990.0, sent=4.0, now=7.0)
+    assert (budget.remaining, budget.resets_at) == (490, 6.0 + HOUR)
+
+
+def test_a_window_that_is_over_is_full_again() -> None:
+    budget = user_budget(limit=500, remaining=0, reset=60.0)
+    assert not budget.has_room(10, now=59.9)
+    assert budget.opens_at(10, now=59.9) == 60.0
+    assert budget.has_room(500, now=60.0)
+    assert not budget.has_room(501, now=60.0)
+    assert budget.resets_at is None, "the next one begins with the next spending"
+
+
+def test_without_a_limit_a_window_that_is_over_leaves_nothing_known() -> None:
+    budget = Budget("user", HOUR)
+    assert budget.learn(None, 0, 60.0, sent=0.0, now=0.0)
+    assert budget.opens_at(10, now=1.0) == 60.0
+    assert budget.has_room(10, now=60.0)
+    assert budget.remaining is None
+
+
+def test_an_answer_that_comes_after_the_reset_to_what_was_sent_before_it_is_not_believed() -> None:
+    budget = user_budget(limit=500, remaining=10, reset=60.0)
+    assert not budget.learn(500, 0, 1.0, sent=59.0, now=61.0)
+    assert budget.has_room(500, now=61.0)
+
+
+def test_of_several_hints_at_the_end_of_a_window_the_earliest_counts() -> None:
+    budget = user_budget(remaining=490, reset=60.0)
+    assert budget.learn(500, 480, 60.0, sent=0.2, now=0.8)
+    assert budget.resets_at == 60.0, "Imgur rounds up"
+    assert budget.learn(500, 470, 59.0, sent=0.9, now=0.95)
+    assert budget.resets_at == 59.95
+
+
+def test_a_reset_that_is_always_the_same_is_that_of_the_windows_first_answer() -> None:
+    budget = user_budget(remaining=490, reset=HOUR, at=100.0)
+    for minute in range(1, 50):
+        now = 100.0 + 60.0 * minute
+        assert budget.learn(500, 490 - 10 * minute, HOUR, sent=now - 1.0, now=now)
+    assert budget.opens_at(10, now=3_600.0) == 100.0 + HOUR
+
+
+def test_a_window_without_any_hint_at_its_end_lasts_as_long_as_is_usual() -> None:
+    budget = user_budget(remaining=490, reset=None, at=100.0)
+    assert budget.learn(500, 0, None, sent=200.0, now=200.0)
+    assert budget.opens_at(10, now=300.0) == 100.0 + HOUR
+
+
+def test_what_no_answer_told_of_is_counted_all_the_same() -> None:
+    budget = user_budget(remaining=100)
+    budget.spend(10, now=1.0)
+    assert budget.remaining == 90
+
+
+def test_what_is_spent_of_a_full_budget_begins_its_window() -> None:
+    budget = user_budget(limit=500, remaining=0, reset=60.0)
+    assert budget.has_room(10, now=60.0)
+    budget.spend(10, now=70.0)
+    assert (budget.remaining, budget.resets_at) == (490, 70.0 + HOUR)
+    budget.spend(10, now=80.0)
+    assert budget.resets_at == 70.0 + HOUR
+
+
+def test_what_is_not_known_is_not_counted_either() -> None:
+    budget = Budget("user", HOUR)
+    budget.spend(10, now=0.0)
+    assert (budget.remaining, budget.resets_at) == (None, None)
+
+
+def test_what_was_counted_untold_stays_counted_until_imgur_says_as_little() -> None:
+    budget = user_budget(remaining=100)
+    budget.spend(10, now=1.0)
+    assert budget.learn(500, 100, HOUR, sent=2.0, now=3.0)
+    assert (budget.remaining, budget.resets_at) == (90, HOUR), "it is no new window"
+    assert budget.learn(500, 90, HOUR, sent=4.0, now=5.0)
+    assert budget.learn(500, 490, HOUR, sent=6.0, now=7.0)
+    assert budget.remaining == 490, "now that it is known again, more is news"
+
+
+def test_what_was_counted_untold_is_not_in_the_answer_to_what_was_sent_before_it_ended() -> None:
+    budget = user_budget(remaining=100)
+    budget.spend(10, now=2.0)
+    assert budget.learn(500, 90, HOUR, sent=1.0, now=3.0)
+    assert budget.remaining == 80, "Imgur may have counted the one first, and the other then"
+    assert budget.learn(500, 80, HOUR, sent=2.5, now=4.0)
+    assert budget.remaining == 80, "this one knows of both"
+    assert budget.learn(500, 70, HOUR, sent=2.6, now=5.0)
+    assert budget.remaining == 70
+
+
+@given(st.permutations(range(20)), st.sets(st.integers(0, 19)))
+def test_whichever_answers_are_lost_never_more_is_left_than_imgur_counts(
+    order: list[int], lost: set[int]
+) -> None:
+    budget = user_budget(remaining=500)
+    budget.in_flight = 200
+    for moment, number in enumerate(order):
+        now = 2.0 + moment
+        if number in lost:
+            budget.spend(10, now=now)
+        else:
+            assert budget.learn(500, 490 - 10 * number, HOUR, sent=1.0 + number / 100, now=now)
+        budget.in_flight -= 10
+        assert not budget.has_room(301, now)
+    assert budget.learn(500, 290, HOUR, sent=30.0, now=31.0)
+    assert budget.remaining is not None
+    assert 290 - 10 * len(lost) <= budget.remaining <= 290, "at worst they are counted twice"
+
+
+def test_a_budget_that_imgur_calls_used_up_is_closed_for_as_long_as_it_says() -> None:
+    budget = user_budget(remaining=100, reset=None)
+    budget.empty(720.0, sent=9.0, now=10.0)
+    assert budget.opens_at(1, now=10.0) == 730.0
+    assert budget.opens_at(500, now=730.0) == 730.0
+
+
+@pytest.mark.parametrize(("reset", "opens"), [(1_000.0, 1_000.0), (None, HOUR)])
+def test_one_that_is_used_up_for_a_time_that_is_not_said_waits_for_the_windows_end(
+    reset: float | None, opens: float
+) -> None:
+    budget = user_budget(remaining=100, reset=reset)
+    budget.empty(None, sent=9.0, now=10.0)
+    assert budget.opens_at(1, now=10.0) == opens
+
+
+def test_one_of_which_nothing_was_known_is_closed_for_a_whole_window_then() -> None:
+    budget = Budget("client", 86_400.0)
+    budget.empty(None, sent=9.0, now=10.0)
+    assert budget.opens_at(1, now=10.0) == 10.0 + 86_400.0
+
+
+def test_being_used_up_moves_the_windows_end_to_no_later_moment() -> None:
+    budget = user_budget(remaining=100, reset=1_000.0)
+    budget.empty(HOUR, sent=9.0, now=10.0)
+    assert budget.opens_at(1, now=10.0) == 1_000.0, "a reset may be always the same"
+    budget.empty(60.0, sent=19.0, now=20.0)
+    assert budget.opens_at(1, now=20.0) == 80.0
+
+
+@pytest.mark.parametrize("wait", [None, 1.0, HOUR])
+def test_what_was_sent_before_the_reset_and_refused_does_not_close_the_new_window(
+    wait: float | None,
+) -> None:
+    budget = user_budget(limit=500, remaining=10, reset=60.0)
+    budget.empty(wait, sent=59.0, now=61.0)
+    assert budget.has_room(500, now=61.0)
+
+
+def test_where_only_what_is_under_way_is_in_the_way_time_does_not_open_it() -> None:
+    budget = user_budget(remaining=100)
+    budget.in_flight = 100
+    assert budget.opens_at(10, now=1.0) == math.inf
+    budget.in_flight = 90
+    assert budget.opens_at(10, now=1.0) == 1.0
+
+
+def test_a_limit_too_small_for_the_cost_never_opens() -> None:
+    budget = user_budget(limit=5, remaining=5, reset=60.0)
+    assert budget.opens_at(10, now=0.0) == 60.0
+    assert budget.opens_at(10, now=60.0) == math.inf
+
+
+def test_how_long_a_window_is_shows_in_a_fresh_one() -> None:
+    budget = Budget("user", HOUR)
+    assert budget.learn(500, 250, 30.0, sent=0.0, now=0.0)
+    assert budget.window == HOUR, "that is what was left of an old one"
+    assert budget.learn(500, 490, 60.0, sent=40.0, now=40.0)
+    assert budget.window == 60.0
+    assert budget.learn(500, 100, 70.0, sent=41.0, now=41.0)
+    assert budget.window == 70.0, "it is at least as long as there is left of it"
+
+
+def test_a_view_shows_a_window_that_is_over_as_over() -> None:
+    budget = user_budget(limit=500, remaining=3, reset=60.0)
+    assert BudgetView.of(budget, 1, 59.0) == BudgetView(1, "user", 500, 3, 60.0)
+    assert BudgetView.of(budget, 1, 60.0) == BudgetView(1, "user", 500, 500, None)
+
+
+def test_a_forecast_begins_with_what_is_left_and_goes_on_with_the_limit() -> None:
+    budget = user_budget(limit=500, remaining=35, reset=60.0)
+    budget.in_flight = 10
+    forecast = Forecast.of(budget, 10, 0.0)
+    assert forecast.fits(0.0) == 2
+    forecast.spend(2, 0.0)
+    assert forecast.fits(59.9) == 0
+    assert forecast.fits(60.0) == 50
+    forecast.spend(50, 60.0)
+    assert (forecast.fits(60.0), forecast.resets_at) == (0, 60.0 + HOUR)
+
+
+def test_a_forecast_of_what_is_overdrawn_fits_nothing() -> None:
+    budget = user_budget(remaining=0, reset=60.0)
+    budget.in_flight = 150
+    forecast = Forecast.of(budget, 10, 0.0)
+    assert forecast.fits(59.9) == 0
+    assert forecast.fits(60.0) == 50
+
+
+def test_a_forecast_of_what_is_not_known_fits_everything() -> None:
+    forecast = Forecast.of(Budget("posts", HOUR), 1, 0.0)
+    assert forecast.fits(0.0) == math.inf
+    forecast.spend(1_000_000, 0.0)
+    assert forecast.fits(0.0) == math.inf
+
+
+def test_a_forecast_takes_nothing_from_the_budget() -> None:
+    budget = user_budget(remaining=100)
+    Forecast.of(budget, 10, 0.0).spend(10, 0.0)
+    assert budget.remaining == 100

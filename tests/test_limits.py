@@ -1,0 +1,327 @@
+"""Imgur's limits, survived: backlogs larger than its budgets, refusals, outages, lost answers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox.testing import RunningSandbox, running_sandbox
+from tests.origin import IMAGES, Origin
+from tests.service import RunningService, running_service
+
+PNG = "png-rgb.png"
+
+
+def until(is_so: Callable[[], object], seconds: float = 15.0) -> None:
+    """Poll, as a user does, until it is so."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)  # a poll's pace, not a guess
+
+
+def wired(sandbox: RunningSandbox, **options: Any) -> dict[str, Any]:
+    """Options for a service that uploads to `sandbox`."""
+    return {"imgur_base_url": sandbox.url, "imgur_link_base": sandbox.url, **options}
+
+
+def urls(origin: Origin, count: int, job: str = "job") -> list[str]:
+    """URLs of one image, each its own."""
+    return [f"{origin.image(PNG)}?{job}-{number}" for number in range(count)]
+
+
+def all_landed(service: RunningService, job_ids: list[str], seconds: float = 30) -> bool:
+    """Do all images of these jobs land?"""
+    lists = [service.finish(job_id, seconds)["uploaded"] for job_id in job_ids]
+    return not any(each["failed"] or each["pending"] for each in lists)
+
+
+# Budgets
+
+
+@pytest.mark.parametrize(
+    ("budget", "limits"),
+    [
+        ("user", {"user_credits": 110, "hour_seconds": 1.5}),
+        ("user", {"user_credits": 110, "hour_seconds": 1.5, "reset": "epoch"}),
+        ("user", {"user_credits": 110, "hour_seconds": 1.5, "reset": "none"}),
+        ("client", {"client_credits": 110, "day_seconds": 1.5}),
+        ("client", {"client_credits": 110, "day_seconds": 1.5, "reset": "none"}),
+        ("posts", {"posts": 10, "hour_seconds": 1.5}),
+        ("posts", {"posts": 10, "hour_seconds": 1.5, "limit_shape": 4}),
+    ],
+)
+def test_a_backlog_larger_than_a_budget_goes_through_with_nobody_watching(
+    tmp_path: Path, origin: Origin, budget: str, limits: dict[str, Any]
+) -> None:
+    plenty = {"user_credits": 100_000, "client_credits": 100_000, "posts": 100_000}
+    lengths = {"quota_hour_seconds": 1.5, "quota_day_seconds": 1.5}
+    with (
+        running_sandbox(tmp_path / "sandbox", **{**plenty, **limits}) as sandbox,
+        running_service(tmp_path / "temp", **wired(sandbox, **lengths)) as service,
+    ):
+        jobs = [service.submit(urls(origin, 9, name), dedupe=False) for name in "abc"]
+        until(lambda: service.get("/v1/quota").json()["waiting_for"] == budget)
+        quota = service.get("/v1/quota").json()
+        assert quota["parked"] > 0
+        assert quota["waiting_until"] <= quota["done_at"]
+        (empty,) = [each for each in quota["budgets"] if each["budget"] == budget]
+        assert empty["remaining"] < 10 if budget != "posts" else empty["remaining"] == 0
+        assert empty["resets_at"] is not None
+        assert all_landed(service, jobs)
+        answers = sandbox.stats()["answers"]
+        assert answers.get("429", 0) <= 3, "at most one in a window"
+        for job_id in jobs:
+            assert {each["attempts"] for each in service.records(job_id).values()} == {1}
+        assert service.temp_files == []
+
+
+def test_a_job_that_waits_for_its_budget_says_until_when_and_for_which(
+    tmp_path: Path, origin: Origin
+) -> None:
+    with (
+        running_sandbox(tmp_path / "sandbox", user_credits=35) as sandbox,
+        running_service(tmp_path / "temp", **wired(sandbox)) as service,
+    ):
+        job_id = service.submit(urls(origin, 10), dedupe=False)
+        images = f"/v1/images/upload/{job_id}/images"
+        until(lambda: service.get(images).json()["waiting_for"] == "user")
+        until(lambda: service.get("/v1/quota").json()["parked"] == 7)
+        (listed,) = service.get("/v1/images/upload").json()["jobs"]
+        assert listed["waiting_for"] == "user"
+        assert listed["waiting_until"] == service.get(images).json()["waiting_until"]
+        assert listed["waiting_until"].endswith("Z")
+        assert (listed["status"], listed["counts"]["completed"]) == ("in-progress", 3)
+        status = service.status(job_id)
+        assert set(status) == {"job_id", "created", "finished", "status", "uploaded"}
+        done_at = service.get("/v1/quota").json()["done_at"]
+        assert done_at > listed["waiting_until"], "two hours more"
+        assert sandbox.stats()["requests"]["upload"] == 3, "nothing was asked in vain"
+
+
+def test_a_429_without_any_hint_parks_and_is_no_attempt(
+    tmp_path: Path, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    for shape in (1, 2, 3, 4):
+        sandbox.fault("429", shape=shape, rate_headers=False, after=shape)
+    with running_service(tmp_path / "temp", **wired(sandbox, quota_wait_seconds=0.1)) as service:
+        job_id = service.submit(urls(origin, 30), dedupe=False)
+        assert all_landed(service, [job_id])
+        assert {each["attempts"] for each in service.records(job_id).values()} == {1}
+    assert sandbox.stats()["answers"]["429"] == 4
+    assert sandbox.stats()["requests"]["upload"] == 34
+
+
+def test_the_client_id_with_room_uploads(tmp_path: Path, origin: Origin) -> None:
+    with (
+        running_sandbox(tmp_path / "sandbox", user_credits=101) as sandbox,
+        running_service(
+            tmp_path / "temp", **wired(sandbox, client_ids=("two", "three=50/1000"))
+        ) as service,
+    ):
+        job_id = service.submit(urls(origin, 30), dedupe=False)
+        assert all_landed(service, [job_id])
+        budgets = service.get("/v1/quota").json()["budgets"]
+        user = {each["client"]: each["remaining"] for each in budgets if each["budget"] == "user"}
+        assert user == {1: 0, 2: 0, 3: 0}
+        assert "429" not in sandbox.stats()["answers"]
+        assert "two" not in service.get("/v1/quota").text
+
+
+def test_a_small_job_shares_the_budget_with_a_large_one(tmp_path: Path, origin: Origin) -> None:
+    limits = {"user_credits": 101, "hour_seconds": 1.0}
+    with (
+        running_sandbox(tmp_path / "sandbox", **limits) as sandbox,
+        running_service(tmp_path / "temp", **wired(sandbox, quota_hour_seconds=1.0)) as service,
+    ):
+        large = service.submit(urls(origin, 60, "large"), dedupe=False)
+        until(lambda: service.get("/v1/quota").json()["parked"])
+        small = service.submit(urls(origin, 3, "small"), dedupe=False)
+        assert all_landed(service, [small])
+        assert len(service.status(large)["uploaded"]["completed"]) < 40
+        service.get(f"/v1/images/upload/{large}")
+
+
+def test_while_uploads_wait_downloads_run_ahead_as_far_as_the_disk_may_be_used(
+    tmp_path: Path, origin: Origin
+) -> None:
+    size = (IMAGES / PNG).stat().st_size
+    disk = {"downloads": 2, "max_bytes": 2 * size, "temp_bytes": 44 * size, "job_window": 4}
+    with (
+        running_sandbox(tmp_path / "sandbox", user_credits=35) as sandbox,
+        running_service(tmp_path / "temp", **wired(sandbox, **disk)) as service,
+    ):
+        job_id = service.submit(urls(origin, 100), dedupe=False)
+        # A job that is alone has half of what there is besides the two under way: 40 / 2.
+        until(lambda: service.get("/v1/quota").json()["parked"] >= 20)
+        other = service.submit(urls(origin, 1, "other"), dedupe=False)
+        until(lambda: service.records(other)[urls(origin, 1, "other")[0]]["state"] == "downloaded")
+        assert service.get("/v1/quota").json()["parked"] <= 23
+        assert sum(path.stat().st_size for path in service.temp_dir.iterdir()) <= 44 * size
+        assert service.get("/v1/images/upload?limit=1").json()["jobs"][0]["job_id"] == other
+        assert service.status(job_id)["status"] == "in-progress"
+
+
+# Refusals and outages
+
+
+def test_what_imgur_forbids_for_a_while_is_not_lost_and_not_hammered(
+    tmp_path: Path, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    with running_service(tmp_path / "temp", **wired(sandbox, blocked_wait_seconds=0.2)) as service:
+        assert all_landed(service, [service.submit(urls(origin, 1, "first"))])
+        sandbox.fault("forbidden", count=0)
+        job_id = service.submit(urls(origin, 60), dedupe=False)
+        until(lambda: service.get("/v1/quota").json()["waiting_for"] == "blocked")
+        assert "forbidden" in service.get("/v1/quota").json()["reason"]
+        until(lambda: sandbox.stats()["faults_met"].get("forbidden", 0) > 3)
+        sandbox.clear_faults()
+        assert all_landed(service, [job_id])
+        assert {each["attempts"] for each in service.records(job_id).values()} == {1}
+    # All that were under way at once, and one for each wait.
+    assert sandbox.stats()["faults_met"]["forbidden"] <= 40
+
+
+def test_an_imgur_that_is_gone_for_a_while_costs_no_image(tmp_path: Path, origin: Origin) -> None:
+    with running_sandbox(tmp_path / "sandbox", unlimited=True) as sandbox:
+        port, base = sandbox.port, sandbox.url
+        with running_service(tmp_path / "temp", **wired(sandbox)) as service:
+            job_ids = [service.submit(urls(origin, 400), dedupe=False)]
+            sandbox.wait_for("upload", 50)
+            sandbox.stop()
+            until(lambda: service.get("/v1/quota").json()["waiting_for"] == "unavailable")
+            job_ids.append(service.submit(urls(origin, 1, "one"), dedupe=False))
+            with running_sandbox(tmp_path / "sandbox", unlimited=True, port=port) as again:
+                assert again.url == base
+                assert all_landed(service, job_ids)
+                records = service.records(job_ids[0]).values()
+                sure = [each for each in records if not each["maybe_duplicate"]]
+                kept = [image["id"] for image in again.images()]
+                assert len(kept) <= 401 + len(records) - len(sure)
+                assert {each["link"].rpartition("/")[2][:7] for each in records} <= set(kept)
+
+
+def test_an_outage_that_does_not_end_fails_images_with_its_reason(
+    tmp_path: Path, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    sandbox.fault("forbidden", count=0)
+    rest = {"blocked_wait_seconds": 0.05, "outage_seconds": 1.0}
+    with running_service(tmp_path / "temp", **wired(sandbox, **rest)) as service:
+        job_id = service.submit(urls(origin, 50), dedupe=False)
+        service.finish(job_id)
+        codes = {each["error"]["code"] for each in service.records(job_id).values()}
+        assert codes == {"upload_blocked"}
+        assert service.temp_files == []
+        sandbox.clear_faults()
+        retried = service.session.post(
+            f"{service.url}/v1/images/upload/{job_id}/retry?only=transient", timeout=10
+        )
+        assert retried.json()["requeued"] == 50
+        assert all_landed(service, [job_id])
+
+
+def test_the_wait_for_a_budget_is_no_outage_however_long(tmp_path: Path, origin: Origin) -> None:
+    limits = {"user_credits": 110, "hour_seconds": 2.0}
+    wait = {"quota_hour_seconds": 2.0, "outage_seconds": 0.5, "blocked_wait_seconds": 0.05}
+    with (
+        running_sandbox(tmp_path / "sandbox", **limits) as sandbox,
+        running_service(tmp_path / "temp", **wired(sandbox, **wait)) as service,
+    ):
+        job_id = service.submit(urls(origin, 25), dedupe=False)
+        until(lambda: service.get("/v1/quota").json()["waiting_for"] == "user")
+        begun = time.process_time()
+        until(lambda: len(service.status(job_id)["uploaded"]["completed"]) > 12)
+        assert time.process_time() - begun < 1.5, "nobody spins"
+        sandbox.fault("forbidden", count=2)
+        assert all_landed(service, [job_id])
+
+
+def test_wrong_credentials_park_everything_and_say_so_until_they_are_right(
+    tmp_path: Path, origin: Origin
+) -> None:
+    with (
+        running_sandbox(tmp_path / "sandbox", unlimited=True, client_ids="another") as sandbox,
+        running_service(tmp_path / "temp", **wired(sandbox, quota_wait_seconds=0.1)) as service,
+    ):
+        until(lambda: service.get("/readyz").status_code == 503)
+        answer = service.get("/readyz").json()
+        assert (answer["status"], answer["waiting_for"]) == ("not ready", "credentials")
+        assert service.get("/healthz").status_code == 200
+        job_id = service.submit(urls(origin, 40), dedupe=False)
+        until(lambda: service.get("/v1/quota").json()["parked"] == 40)
+        assert sandbox.stats()["requests"].get("upload", 0) == 0
+        sandbox.settings(client_ids="test")
+        assert all_landed(service, [job_id])
+        assert service.get("/readyz").json()["status"] == "ready"
+
+
+# Answers that are lost
+
+
+@pytest.mark.parametrize("fault", ["reset_after_body", "504"])
+def test_an_image_whose_answer_was_lost_is_uploaded_once_more_and_marked(
+    tmp_path: Path, origin: Origin, sandbox: RunningSandbox, fault: str
+) -> None:
+    sandbox.fault(fault, count=2)
+    with running_service(tmp_path / "temp", **wired(sandbox)) as service:
+        job_id = service.submit(urls(origin, 20), dedupe=False)
+        assert all_landed(service, [job_id])
+        marked = [each for each in service.records(job_id).values() if each["maybe_duplicate"]]
+        assert [each["attempts"] for each in marked] == [2, 2]
+        (listed,) = service.get("/v1/images/upload").json()["jobs"]
+        assert listed["counts"]["maybe_duplicate"] == 2
+    assert sandbox.stats()["requests"]["upload"] == 22
+
+
+def test_or_not_uploaded_again_where_that_is_not_wanted(
+    tmp_path: Path, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    sandbox.fault("reset_after_body", count=2)
+    with running_service(tmp_path / "temp", **wired(sandbox, retry_lost=False)) as service:
+        job_id = service.submit(urls(origin, 20), dedupe=False)
+        assert len(service.finish(job_id)["uploaded"]["failed"]) == 2
+        marked = [each for each in service.records(job_id).values() if each["maybe_duplicate"]]
+        assert [(each["state"], each["attempts"]) for each in marked] == [("failed", 1)] * 2
+        assert {each["error"]["code"] for each in marked} == {"upload_error"}
+    assert sandbox.stats()["requests"]["upload"] == 20
+
+
+def test_an_account_s_lost_upload_is_found_and_not_sent_again(
+    tmp_path: Path, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    account = {
+        "imgur_anonymous": False,
+        "imgur_client_secret": "secret",
+        "imgur_refresh_token": sandbox.token(client_id="test")["refresh_token"],
+    }
+    sandbox.fault("reset_after_body", count=2)
+    with running_service(tmp_path / "temp", **wired(sandbox, **account)) as service:
+        job_id = service.submit(urls(origin, 20), dedupe=False)
+        assert all_landed(service, [job_id])
+        assert service.get("/v1/images/upload").json()["jobs"][0]["counts"]["maybe_duplicate"] == 2
+    assert len(sandbox.images()) == 20
+    assert {image["account"] for image in sandbox.images()} != {None}
+    assert sandbox.stats()["requests"]["upload"] == 20
+    assert sandbox.stats()["requests"]["account"] == 2
+
+
+def test_ten_uploads_with_a_token_that_ran_out_cause_one_refresh(
+    tmp_path: Path, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    sandbox.settings(token_seconds=1, rotate_refresh_tokens=True)
+    account = {
+        "imgur_anonymous": False,
+        "imgur_client_secret": "secret",
+        "imgur_refresh_token": sandbox.token(client_id="test")["refresh_token"],
+    }
+    with running_service(tmp_path / "temp", **wired(sandbox, **account)) as service:
+        assert all_landed(service, [service.submit(urls(origin, 1, "first"))])
+        refreshes = sandbox.stats()["requests"]["oauth"]
+        threading.Event().wait(1.1)  # the token's own time: nothing tells when it is over
+        assert all_landed(service, [service.submit(urls(origin, 10), dedupe=False)])
+        assert sandbox.stats()["requests"]["oauth"] == refreshes + 1

@@ -1,0 +1,41 @@
+"""What web.jobs.prefers promises: CSV only for who wants it rather than JSON (RFC 9110, 12.5.1)."""
+
+from __future__ import annotations
+
+import pytest
+
+from web.jobs import prefers
+
+
+@pytest.mark.parametrize(
+    ("accept", "wants_csv"),
+    [
+        ("", False),
+        ("*/*", False),
+        ("application/json", False),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", False),
+        ("text/csv", True),
+        ("Text/CSV", True),
+        ("text/csv; charset=utf-8", True),
+        ("text/csv;header=present;q=0.1", True),
+        ("text/csv, */*", False),
+        ("text/csv, */*;q=0.1", True),
+        ("text/csv;q=0.9, application/json", False),
+        ("application/json;q=0.5, text/csv;q=0.8", True),
+        ("application/json, text/csv", False),
+        ("text/csv;q=0", False),
+        ("text/csv;q=0.000, */*;q=0.1", False),
+        ("application/json;q=0, text/csv;q=0.1", True),
+        ("text/csv;Q=0.2, application/json;Q=0.1", True),
+        ("text/html", False),
+        (",,;;,", False),
+    ],
+)
+def test_csv_is_for_who_wants_it_rather_than_json(accept: str, wants_csv: bool) -> None:
+    assert prefers(accept, "text/csv") is wants_csv
+
+
+@pytest.mark.parametrize("weight", ["", "x", "1.0.0", "--1"])
+def test_a_weight_that_is_no_number_is_as_good_as_none(weight: str) -> None:
+    assert prefers(f"text/csv;q={weight}", "text/csv")
+    assert not prefers(f"text/csv;q={weight}, application/json", "text/csv")

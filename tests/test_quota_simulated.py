@@ -1,0 +1,160 @@
+"""What imageload.quota promises over hours: nothing that Imgur refuses, little that it would have
+taken and did not get, and forecasts that come true. Over simulated time, against tests/imgur_model.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imageload.quota import Quota, Terms
+from tests.imgur_model import Clock, Imgur, Resets, Sender
+
+WINDOWS = 4
+RESETS = st.sampled_from(["seconds", "epoch", "constant", "none"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """What a simulation starts from. `latency` is that of one way, at most."""
+
+    seed: int
+    hour: float = 60.0
+    day: float = 1_440.0
+    user: int = 500
+    client: int = 12_500
+    posts: int = 1_250
+    clients: int = 1
+    slots: int = 16
+    latency: float = 0.5
+    resets: Resets = "seconds"
+
+    def begin(self) -> Sender:
+        """An Imgur, and one who sends all that the Quota lets pass."""
+        clock = Clock(1_000.0 + self.seed % 1_000 / 1_000)
+        draw = random.Random(self.seed).uniform
+        imgur = Imgur(
+            clock=clock,
+            hour=self.hour,
+            day=self.day,
+            user=self.user,
+            client=self.client,
+            posts=self.posts,
+            resets=self.resets,
+        )
+        return Sender(
+            imgur=imgur,
+            quota=Quota(self.clients, Terms(hour=self.hour, day=self.day), clock),
+            clock=clock,
+            slots=self.slots,
+            latency=lambda: draw(self.latency / 10, self.latency),
+        )
+
+
+def used(sender: Sender, name: str, windows: float) -> float:
+    """Which part of what the budget has in so many windows was spent, in whole uploads."""
+    window = sender.imgur.window(name, 0 if name == "posts" else 1)
+    cost = 1 if name == "posts" else 10
+    return window.spent_in_all / (window.limit // cost * cost * windows)
+
+
+WORLDS = st.builds(
+    World,
+    seed=st.integers(0, 2**32),
+    hour=st.sampled_from([60.0, 600.0, 3_600.0]),
+    user=st.sampled_from([30, 105, 500]),
+    slots=st.sampled_from([4, 16, 32]),
+    latency=st.sampled_from([0.01, 0.2, 0.6]),
+    resets=RESETS,
+)
+
+
+@given(WORLDS)
+@settings(max_examples=60, deadline=None)
+def test_all_that_the_user_budget_has_is_spent_and_nothing_more_is_tried(world: World) -> None:
+    sender = world.begin()
+    sender.run(WINDOWS * world.hour)
+    assert sender.refused == []
+    assert used(sender, "user", WINDOWS) >= 0.9
+
+
+@given(WORLDS)
+@settings(max_examples=30, deadline=None)
+def test_all_of_a_day_is_spent_as_well_where_it_has_less_than_its_hours(world: World) -> None:
+    day = replace(world, day=6 * world.hour, client=4 * world.user - 7)
+    sender = day.begin()
+    sender.run(3 * day.day)
+    assert sender.refused == []
+    assert used(sender, "client", 3) >= 0.9
+
+
+@given(WORLDS, st.sampled_from([0.02, 0.1, 0.3]))
+@settings(max_examples=60, deadline=None)
+def test_answers_that_are_lost_lead_to_no_429_either(world: World, part: float) -> None:
+    sender = replace(world, user=500).begin()
+    draw = random.Random(world.seed + 1)
+    fates, weights = ("answered", "lost", "unsent"), (1 - part, part / 2, part / 2)
+    sender.fate = lambda: draw.choices(fates, weights)[0]
+    sender.run(WINDOWS * world.hour)
+    assert sender.refused == []
+
+
+@given(WORLDS, st.sampled_from([1, 2, 3]))
+@settings(max_examples=30, deadline=None)
+def test_all_posts_are_spent_whichever_client_ids_send_them(world: World, clients: int) -> None:
+    posts = clients * (world.user // 10) - 1
+    sender = replace(world, clients=clients, posts=posts).begin()
+    sender.run(WINDOWS * world.hour)
+    assert used(sender, "posts", WINDOWS) >= 0.9
+    if clients == 1:
+        assert sender.refused == []
+
+
+@given(WORLDS, st.floats(0.1, 3.0))
+@settings(max_examples=40, deadline=None)
+def test_beside_another_process_each_of_our_slots_meets_a_429_once_a_window_at_most(
+    world: World, rate: float
+) -> None:
+    sender = world.begin()
+    clock, end = sender.clock, sender.clock() + WINDOWS * world.hour
+    draw = random.Random(world.seed + 1).expovariate
+
+    def other() -> None:
+        sender.imgur.answer(1)
+        if clock() < end:
+            sender.at(clock() + draw(rate * world.user / 10 / world.hour), other)
+
+    sender.at(clock(), other)
+    sender.run(WINDOWS * world.hour)
+    assert len(sender.refused) <= world.slots * (WINDOWS + 1)
+    assert used(sender, "user", WINDOWS) >= 0.9
+
+
+@given(WORLDS, st.integers(1, 100), st.integers(1, 300))
+@settings(max_examples=60, deadline=None)
+def test_a_forecast_comes_true(world: World, before: int, uploads: int) -> None:
+    swift = replace(world, latency=0.01, day=5 * world.hour, posts=61)
+    sender = swift.begin()
+    sender.wanted = before
+    sender.run(math.inf)
+    sender.wanted += uploads
+    forecast, began = sender.quota.seconds_for(uploads), sender.clock()
+    sender.run(math.inf)
+    assert sender.landed == before + uploads
+    late = sender.clock() - began - forecast
+    windows = 2 + forecast // world.hour
+    assert -2.5 <= late <= 2.5 * windows, "resets are rounded up, and each window begins with one"
+
+
+@pytest.mark.parametrize("resets", ["seconds", "epoch", "constant", "none"])
+def test_a_day_of_imgurs_real_budgets_is_spent(resets: Resets) -> None:
+    world = World(seed=1, hour=3_600.0, day=86_400.0, latency=2.0, resets=resets)
+    sender = world.begin()
+    sender.run(86_400.0)
+    assert sender.refused == []
+    assert sender.landed == 24 * 50

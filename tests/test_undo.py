@@ -1,0 +1,295 @@
+"""What was begun can be ended, tried again, and taken back: cancel, retry, purge."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from sandbox.testing import RunningSandbox, running_sandbox
+from tests.origin import IMAGES, Origin, answer
+from tests.service import RunningService, running_service
+from tests.test_limits import all_landed, until, urls, wired
+
+PNG = (IMAGES / "png-palette.png").read_bytes()
+
+
+def delete(service: RunningService, job_id: str, query: str = "") -> dict[str, Any]:
+    """What a DELETE of the job answers."""
+    answered = service.session.delete(f"{service.url}/v1/images/upload/{job_id}{query}", timeout=30)
+    assert answered.status_code == 202, answered.text
+    told: dict[str, Any] = answered.json()
+    assert told.pop("job_id") == job_id
+    return told
+
+
+def retry(service: RunningService, job_id: str, query: str = "") -> requests.Response:
+    """What a POST to the job's retry answers."""
+    return service.session.post(f"{service.url}/v1/images/upload/{job_id}/retry{query}", timeout=30)
+
+
+def codes(service: RunningService, job_id: str) -> list[str | None]:
+    """The error code of every image, in the order of the input."""
+    records = service.records(job_id).values()
+    return [each["error"] and each["error"]["code"] for each in records]
+
+
+def distinct(origin: Origin, count: int, job: str = "d") -> list[str]:
+    """URLs of images whose bytes differ."""
+    return [origin.page(f"/{job}-{n}", answer(PNG + f"{job}{n}".encode())) for n in range(count)]
+
+
+# Cancel
+
+
+@pytest.mark.parametrize("where", ["downloads", "uploads"])
+def test_a_cancel_ends_what_is_under_way_within_a_second(
+    service: RunningService, origin: Origin, sandbox: RunningSandbox, where: str
+) -> None:
+    if where == "downloads":
+        job_id = service.submit([f"{origin.page('/h', origin.hang)}?{n}" for n in range(300)])
+        assert origin.hanging.acquire(timeout=10)
+    else:
+        sandbox.fault("hang", count=0)
+        job_id = service.submit(urls(origin, 300), dedupe=False)
+        sandbox.wait_for("upload", 1)
+    begun = time.monotonic()
+    ending = delete(service, job_id)
+    status = service.finish(job_id)
+    assert time.monotonic() - begun < 1
+    assert ending == {"cancelled": 300, "purging": 0}
+    assert status["uploaded"]["pending"] == status["uploaded"]["completed"] == []
+    assert codes(service, job_id) == ["cancelled"] * 300
+    assert service.temp_files == []
+    assert delete(service, job_id) == {"cancelled": 0, "purging": 0}, "twice is as once"
+
+
+def test_what_had_landed_before_a_cancel_stays(
+    service: RunningService, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    hanging = origin.page("/h", origin.hang)
+    job_id = service.submit([*urls(origin, 10), f"{hanging}?1", f"{hanging}?2"], dedupe=False)
+    until(lambda: len(service.status(job_id)["uploaded"]["completed"]) == 10)
+    assert delete(service, job_id) == {"cancelled": 2, "purging": 0}
+    assert len(service.finish(job_id)["uploaded"]["completed"]) == 10
+    assert len(sandbox.images()) == 10
+
+
+def test_a_job_that_waits_for_a_thread_is_cancelled_too(
+    tmp_path: Path, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    with running_service(tmp_path / "t", **wired(sandbox, max_active_jobs=1)) as service:
+        first = service.submit([origin.page("/h", origin.hang)])
+        assert origin.hanging.acquire(timeout=10)
+        waiting = service.submit(urls(origin, 5))
+        assert service.status(waiting)["status"] == "pending"
+        assert delete(service, waiting) == {"cancelled": 5, "purging": 0}
+        assert codes(service, waiting) == ["cancelled"] * 5
+        assert not service.status(first)["finished"]
+        delete(service, first)
+        service.finish(first)
+
+
+def test_a_conversion_that_nobody_wants_is_not_waited_for(
+    service: RunningService, origin: Origin
+) -> None:
+    webp = (IMAGES / "webp-extended-alpha.webp").read_bytes()
+    pages = [origin.page(f"/{n}.webp", answer(webp)) for n in range(40)]
+    job_id = service.submit([f"{url}?{n}" for n, url in enumerate(pages)], dedupe=False)
+    until(lambda: service.status(job_id)["uploaded"]["completed"])
+    delete(service, job_id)
+    begun = time.monotonic()
+    service.finish(job_id)
+    assert time.monotonic() - begun < 1
+    until(lambda: not service.temp_files)
+
+
+def test_who_waits_for_a_cancelled_job_s_image_brings_it_alone(
+    service: RunningService, origin: Origin
+) -> None:
+    hanging = origin.page("/h", origin.hang)
+    first = service.submit([hanging])
+    assert origin.hanging.acquire(timeout=10)
+    second = service.submit([hanging])
+    delete(service, first)
+    service.finish(first)
+    assert origin.hanging.acquire(timeout=10), "the second asks for it by itself"
+    assert not service.status(second)["finished"]
+    delete(service, second)
+    service.finish(second)
+
+
+def test_an_upload_that_is_cancelled_while_imgur_thinks_may_be_there(
+    service: RunningService, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    assert all_landed(service, [service.submit(urls(origin, 1, "first"))])
+    sandbox.fault("slow_answer", seconds=30, count=0)
+    job_id = service.submit(urls(origin, 3), dedupe=False)
+    until(lambda: len(sandbox.images()) == 4)
+    delete(service, job_id)
+    service.finish(job_id)
+    records = service.records(job_id).values()
+    assert [each["maybe_duplicate"] for each in records] == [True] * 3
+
+
+# Retry
+
+
+def test_a_retry_brings_what_had_failed_into_the_same_job(
+    service: RunningService, origin: Origin
+) -> None:
+    pages = iter([answer(b"gone", "404 Not Found")])
+    good = answer(PNG)
+    flaky = origin.page("/flaky", lambda connection: next(pages, good)(connection))
+    job_id = service.submit([*urls(origin, 3), flaky], dedupe=False)
+    assert service.finish(job_id)["uploaded"]["failed"] == [flaky]
+    assert retry(service, job_id, "?only=transient").json()["requeued"] == 0
+    answered = retry(service, job_id)
+    assert (answered.status_code, answered.json()) == (202, {"job_id": job_id, "requeued": 1})
+    assert all_landed(service, [job_id])
+    assert len(service.status(job_id)["uploaded"]["completed"]) == 4
+    assert retry(service, job_id).json()["requeued"] == 0, "there is nothing to try again"
+    assert origin.requests["/flaky"] == 2
+
+
+def test_a_cancelled_job_goes_on_with_a_retry(
+    service: RunningService, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    sandbox.fault("hang", count=0)
+    job_id = service.submit(urls(origin, 100), dedupe=False)
+    sandbox.wait_for("upload", 1)
+    delete(service, job_id)
+    service.finish(job_id)
+    sandbox.clear_faults()
+    assert retry(service, job_id).json()["requeued"] == 100
+    assert all_landed(service, [job_id])
+
+
+def test_images_that_failed_in_a_job_that_runs_may_be_tried_again_at_once(
+    service: RunningService, origin: Origin
+) -> None:
+    pages = iter([answer(b"gone", "404 Not Found")])
+    good = answer(PNG)
+    flaky = origin.page("/flaky", lambda connection: next(pages, good)(connection))
+    job_id = service.submit([flaky, origin.page("/h", origin.hang)])
+    until(lambda: service.status(job_id)["uploaded"]["failed"] == [flaky])
+    assert retry(service, job_id).json()["requeued"] == 1
+    until(lambda: len(service.status(job_id)["uploaded"]["completed"]) == 1)
+    delete(service, job_id)
+    service.finish(job_id)
+
+
+def test_a_retry_knows_its_words(service: RunningService, origin: Origin) -> None:
+    job_id = service.submit([origin.image("missing.png")])
+    service.finish(job_id)
+    assert retry(service, job_id, "?only=mine").status_code == 400
+    assert retry(service, "4227cacf-2ee1-4b52-b231-110304c4e203").status_code == 505
+    unknown = service.session.delete(f"{service.url}/v1/images/upload/x", timeout=10)
+    assert unknown.status_code == 505
+    odd = service.session.delete(f"{service.url}/v1/images/upload/{job_id}?purge=1", timeout=10)
+    assert odd.status_code == 400
+
+
+# Purge
+
+
+def test_a_purge_leaves_nothing_of_the_job_on_imgur(
+    service: RunningService, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    job_id = service.submit([*distinct(origin, 200), origin.image("missing.png")])
+    assert len(service.finish(job_id)["uploaded"]["completed"]) == 200
+    assert len(sandbox.images()) == 200
+    assert delete(service, job_id, "?purge=true") == {"cancelled": 0, "purging": 200}
+    status = service.finish(job_id)
+    assert sandbox.images() == []
+    assert service.temp_files == []
+    assert status["uploaded"]["completed"] == status["uploaded"]["pending"] == []
+    assert codes(service, job_id) == [*["purged"] * 200, "http_status"]
+    assert {each["link"] for each in service.records(job_id).values()} == {None}
+    assert service.get("/v1/images").json()["uploaded"] == []
+    assert delete(service, job_id, "?purge=true") == {"cancelled": 0, "purging": 0}
+
+
+def test_a_purge_in_mid_job_cancels_first_and_then_deletes_what_had_landed(
+    service: RunningService, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    hanging = origin.page("/h", origin.hang)
+    job_id = service.submit([*distinct(origin, 20), *(f"{hanging}?{n}" for n in range(5))])
+    until(lambda: len(service.status(job_id)["uploaded"]["completed"]) == 20)
+    assert delete(service, job_id, "?purge=true") == {"cancelled": 5, "purging": 20}
+    service.finish(job_id)
+    assert sandbox.images() == []
+    assert codes(service, job_id) == ["purged"] * 20 + ["cancelled"] * 5
+
+
+def test_an_image_that_another_job_has_too_stays_until_that_is_purged(
+    service: RunningService, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    shared, own = distinct(origin, 2, "shared"), distinct(origin, 3, "own")
+    first = service.submit([*shared, *own])
+    service.finish(first)
+    second = service.submit(shared)
+    service.finish(second)
+    delete(service, first, "?purge=true")
+    assert service.finish(first)["uploaded"]["completed"] == []
+    assert len(sandbox.images()) == 2
+    kept = service.records(first)[shared[0]]["error"]
+    assert kept["code"] == "purged"
+    assert "another job" in kept["message"]
+    delete(service, second, "?purge=true")
+    service.finish(second)
+    assert sandbox.images() == []
+
+
+def test_after_a_purge_the_same_bytes_are_uploaded_anew(
+    service: RunningService, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    pages = distinct(origin, 2)
+    job_id = service.submit(pages)
+    service.finish(job_id)
+    delete(service, job_id, "?purge=true")
+    service.finish(job_id)
+    assert all_landed(service, [service.submit(pages)])
+    assert len(sandbox.images()) == 2
+    assert retry(service, job_id).json()["requeued"] == 2
+    assert all_landed(service, [job_id])
+    assert len(sandbox.images()) == 2, "they were there"
+
+
+def test_a_purge_keeps_to_the_quota_and_a_retry_waits_until_it_is_over(
+    tmp_path: Path, origin: Origin
+) -> None:
+    limits = {"user_credits": 70, "hour_seconds": 2.0}
+    with (
+        running_sandbox(tmp_path / "sandbox", **limits) as sandbox,
+        running_service(tmp_path / "t", **wired(sandbox, quota_hour_seconds=2.0)) as service,
+    ):
+        job_id = service.submit(distinct(origin, 6))
+        assert len(service.finish(job_id)["uploaded"]["completed"]) == 6
+        sandbox.settings(user_credits=64)  # 61 are spent
+        delete(service, job_id, "?purge=true")
+        until(lambda: codes(service, job_id).count("purged") >= 3)
+        assert not service.status(job_id)["finished"]
+        busy = retry(service, job_id)
+        assert (busy.status_code, busy.json()["type"]) == (409, "urn:imageload:problem:job-busy")
+        assert busy.headers["Retry-After"]
+        assert service.finish(job_id)["uploaded"]["completed"] == []
+        assert sandbox.images() == []
+
+
+def test_what_imgur_does_not_delete_stays_with_the_reason(
+    service: RunningService, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    job_id = service.submit(distinct(origin, 3))
+    service.finish(job_id)
+    sandbox.fault("answer", match="DELETE", status=400, message="No.")
+    sandbox.fault("answer", match="DELETE", status=404, message="Unable to find an image")
+    delete(service, job_id, "?purge=true")
+    status = service.finish(job_id)
+    assert len(status["uploaded"]["completed"]) == 1
+    assert sorted(filter(None, codes(service, job_id))) == ["purged", "purged", "upload_rejected"]
+    delete(service, job_id, "?purge=true")
+    assert service.finish(job_id)["uploaded"]["completed"] == []

@@ -1,0 +1,49 @@
+"""What imageload.views promises of the map from URLs to links (RFC 4180 where it is CSV)."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from imageload import errors
+from imageload.job import Downloaded, Failed, Job, Report, Uploaded
+from imageload.views import map_csv, map_json
+
+REPORT = Report("", 200, 1, "image/png", 1, 1, "5ha")
+
+
+def landed(*pairs: tuple[str, str | None]) -> Job:
+    """A job whose URLs have these links; without one it failed."""
+    job = Job([url for url, _ in pairs])
+    for index, (_, link) in enumerate(pairs):
+        job.apply(Downloaded(index, REPORT))
+        if link is None:
+            job.apply(Failed(index, errors.Rejected("No.").failure()))
+        else:
+            job.apply(Uploaded(index, link))
+    return job
+
+
+def test_the_map_has_what_is_completed_in_the_order_of_the_input() -> None:
+    job = landed(("http://b/", "https://l/1"), ("http://x/", None), ("http://a/", "https://l/2"))
+    assert list(map_json(job.snapshot()).items()) == [
+        ("http://b/", "https://l/1"),
+        ("http://a/", "https://l/2"),
+    ]
+
+
+def test_as_csv_it_has_a_header_and_lines_that_end_as_the_rfc_wants() -> None:
+    job = landed(("http://b/", "https://l/1"), ("http://a/", "https://l/2"))
+    expected = "url,link\r\nhttp://b/,https://l/1\r\nhttp://a/,https://l/2\r\n"
+    assert map_csv(job.snapshot()) == expected
+
+
+def test_the_csv_of_nothing_is_its_header() -> None:
+    assert map_csv(Job(["http://a/"]).snapshot()) == "url,link\r\n"
+
+
+def test_whatever_a_url_is_made_of_comes_out_of_the_csv_as_it_was() -> None:
+    urls = ['http://a/?x=1,2&y="z"', "http://a/é,ü", "http://a/\r\nb", "http://a/';--", '"', " ,"]
+    job = landed(*[(url, f"https://l/{number}") for number, url in enumerate(urls)])
+    rows = list(csv.reader(io.StringIO(map_csv(job.snapshot()), newline="")))
+    assert rows == [["url", "link"], *[[url, f"https://l/{n}"] for n, url in enumerate(urls)]]
