@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from imageload.cli.printable import printable
 from imageload.cli.source import Record
 
-_BREAKS_MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\[]"})
+_BREAKS_MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\[]<>`"})
 _BREAKS_A_LINK = str.maketrans({c: f"%{ord(c):02X}" for c in " ()<>[]\"'"})
 
 
@@ -76,7 +76,7 @@ def _name(record: Record) -> str:
     if not title:
         try:
             path = urlsplit(record["url"] or record["link"]).path
-            title = unquote(path).rpartition("/")[2]
+            title = unquote(path.rpartition("/")[2])
         except ValueError:
             title = ""
     return " ".join(title.split()) or "image"

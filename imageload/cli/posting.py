@@ -31,7 +31,7 @@ def body_of(sources: Sequence[str], options: Mapping[str, Any]) -> Body:
         return _as_json(list(sources), options)
     if len(sources) > 1:
         raise Misuse("Give URLs, or one FILE, or - for stdin; `cat FILES | imageload upload -`.")
-    return _with_options(_read(sources[0]), options)
+    return as_posted(_read(sources[0]), options)
 
 
 def _read(source: str) -> bytes:
@@ -46,7 +46,8 @@ def _read(source: str) -> bytes:
         raise Misuse(f"{source} cannot be read: {reason}.") from None
 
 
-def _with_options(content: bytes, options: Mapping[str, Any]) -> Body:
+def as_posted(content: bytes, options: Mapping[str, Any]) -> Body:
+    """The list in `content` with these options; untouched where there are none."""
     is_json = content.removeprefix(_BOM).lstrip()[:1] in (b"{", b"[")
     if not options:
         return Body(content, "application/json" if is_json else "text/plain; charset=utf-8")
@@ -82,7 +83,7 @@ def list_of(records: Iterable[Record]) -> bytes:
     """
     items = [_item(record) for record in records]
     text = "".join(f"{item}\n" for item in items)
-    if split(text) == items and not text.startswith(("{", "[")):
+    if split(text) == items and not text.startswith(("{", "[", "\ufeff")):
         with contextlib.suppress(UnicodeEncodeError):
             return text.encode("utf-8")
     return json.dumps(items, indent=0).encode("ascii") + b"\n"
