@@ -96,7 +96,7 @@ def test_links_are_printed_in_the_order_of_the_input_and_nothing_else(
     records = service.records(only_job(service))
     assert ended.status == 0
     assert ended.lines == [records[url]["link"] for url in urls]
-    assert ended.err.splitlines()[-1] == "imageload: 2 of 2 landed, 0 failed"
+    assert ended.err.splitlines()[-1] == "imageload: 2 of 2 landed"
 
 
 def test_a_failure_is_listed_with_its_reason_and_makes_the_status_1(
@@ -468,15 +468,22 @@ def test_undo_waits_until_nothing_is_being_deleted_and_lists_what_stays(
 ) -> None:
     path = f"/v1/images/upload/{JOB}"
     contract.put(f"DELETE {path}?purge=true", {"cancelled": 0, "purging": 2}, status=202)
-    contract.put_job({}, FINISHED)
+    before = {"total": 2, "pending": 0, "completed": 2, "failed": 0}
+    after = {"total": 2, "pending": 0, "completed": 1, "failed": 1}
+    contract.put_job({"counts": before}, {**FINISHED, "counts": after})
     kept = record(link="https://i.imgur.com/k.png", error={"code": "x", "message": "No."})
-    contract.put(IMAGES, {"images": [record()]}, {"images": [kept]})
+    contract.put(IMAGES, {"images": [kept]})
     ended = bare_cli("undo", JOB)
-    assert (ended.status, ended.out) == (1, "1 deleted\n")
-    assert "not deleted https://i.imgur.com/k.png No." in ended.err
+    assert (ended.status, ended.out) == (1, "")
+    assert ended.err.splitlines() == [
+        "imageload: 0 cancelled; deleting 2 from Imgur",
+        "imageload: 0 of 2 deleted",
+        "imageload: 1 of 2 deleted",
+        "imageload: not deleted https://i.imgur.com/k.png No.",
+    ]
     contract.answers[IMAGES].clear()
     contract.put(IMAGES, {"images": []})
-    assert bare_cli("undo", JOB)[:2] == (0, "2 deleted\n")
+    assert bare_cli("undo", JOB).status == 0
 
 
 def test_quota_says_what_is_left_and_until_when(bare_cli: Cli, contract: Contract) -> None:

@@ -5,19 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from imageload.cli import formats, tables
-from imageload.cli.follow import follow, patiently, records_of
+from imageload.cli.follow import follow, records_of
 from imageload.cli.printable import printable, tell
 from imageload.cli.remote import Remote
-from imageload.cli.screen import open_screen
-from imageload.cli.source import Record
+from imageload.cli.screen import Progress, open_screen
+from imageload.cli.source import Entry, Record
 from imageload.cli.uploading import INTERRUPTED, failure_text
-
-_PURGE_PAUSE = 0.5
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -84,39 +81,23 @@ def undo(arguments: argparse.Namespace) -> int:
     remote, job_id = _remote(arguments), arguments.job_id
     cancelled, purging = remote.cancel(job_id, purge=True)
     tell(f"{cancelled:,} cancelled; deleting {purging:,} from Imgur")
+
+    def deleted(entries: Sequence[Entry]) -> Progress:
+        left = entries[0]["counts"]["completed"]
+        return Progress(purging, max(0, purging - left), done_word="deleted")
+
     try:
         with open_screen() as screen:
-            follow(remote, [job_id], screen, patience=arguments.patience)
-        kept = list(_kept(remote, job_id, arguments.patience))
+            follow(remote, [job_id], screen, patience=arguments.patience, view=deleted)
+        patience = arguments.patience
+        kept = list(records_of(remote, job_id, tell, patience=patience, state="completed"))
     except KeyboardInterrupt:
         tell(f"The deletion goes on: {arguments.prog} status {job_id}")
         return INTERRUPTED
     for record in kept:
-        tell(f"not deleted {record['link']} {record['error']['message']}")
-    print(f"{purging - len(kept):,} deleted")
+        error = record["error"] or {"message": "It was not come to."}
+        tell(f"not deleted {record['link']} {error['message']}")
     return 1 if kept else 0
-
-
-def _kept(remote: Remote, job_id: str, patience: float) -> Iterator[Record]:
-    """The images that could not be deleted, once no deletion is under way any more.
-
-    An image that is completed without an error is still to be deleted.
-    """
-    after: str | None = None
-    while True:
-        start = after
-        page = patiently(
-            lambda: remote.records(job_id, state="completed", after=start, limit=1),  # noqa: B023
-            tell,
-            patience=patience,
-        )
-        if page.records and page.records[0]["error"] is None:
-            time.sleep(_PURGE_PAUSE)
-            continue
-        yield from page.records
-        after = page.after
-        if after is None:
-            return
 
 
 def _remote(arguments: argparse.Namespace) -> Remote:

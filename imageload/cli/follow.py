@@ -28,9 +28,14 @@ _WAITS = {
 
 
 def follow(
-    source: Source, job_ids: Sequence[str], screen: Screen, *, patience: float
-) -> list[Entry]:
-    """The jobs' entries once all are finished; shows how far they are until then.
+    source: Source,
+    job_ids: Sequence[str],
+    screen: Screen,
+    *,
+    patience: float,
+    view: Callable[[Sequence[Entry]], Progress] = Progress.of,
+) -> None:
+    """Return once the jobs are finished; shows how far they are until then.
 
     Raises Away where the service gives no answer for `patience` seconds.
     """
@@ -38,9 +43,9 @@ def follow(
     while True:
         entries = patiently(lambda: source.entries(job_ids), screen.say, patience=patience)
         finished = all(entry["finished"] for entry in entries)
-        screen.show(Progress.of(entries), finished=finished)
+        screen.show(view(entries), finished=finished)
         if finished:
-            return entries
+            return
         was, waiting = waiting, next(filter(None, map(waiting_text, entries)), "")
         if waiting != was:
             screen.say(waiting or "The wait is over.")

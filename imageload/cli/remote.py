@@ -98,16 +98,9 @@ class Remote:
             if after is None:
                 return
 
-    def records(
-        self,
-        job_id: str,
-        *,
-        state: str | None = None,
-        after: str | None = None,
-        limit: int = _RECORDS,
-    ) -> Page:
-        """A page of the job's records, at most `limit`."""
-        params = {"limit": limit, "state": state, "after": after}
+    def records(self, job_id: str, *, state: str | None = None, after: str | None = None) -> Page:
+        """A page of the job's records."""
+        params = {"limit": _RECORDS, "state": state, "after": after}
         answer = self._ask("GET", f"{_path(job_id)}/images", params=params)
         return Page(self._field(answer, "images", list), _next_after(answer))
 

@@ -21,11 +21,12 @@ LINE_SECONDS = 5.0
 
 
 class Progress(NamedTuple):
-    """How far some jobs have come, all in all."""
+    """How far some images have come, all in all."""
 
     total: int
-    landed: int
-    failed: int
+    done: int
+    failed: int = 0
+    done_word: str = "landed"
 
     @classmethod
     def of(cls, entries: Sequence[Entry]) -> Progress:
@@ -34,7 +35,8 @@ class Progress(NamedTuple):
         return cls(*(sum(entry["counts"][name] for entry in entries) for name in names))
 
     def __str__(self) -> str:
-        return f"{self.landed:,} of {self.total:,} landed, {self.failed:,} failed"
+        failed = f", {self.failed:,} failed" if self.failed else ""
+        return f"{self.done:,} of {self.total:,} {self.done_word}{failed}"
 
 
 class Screen(Protocol):
@@ -88,7 +90,7 @@ class Bar:
         self._bar.update(
             self._task,
             total=progress.total,
-            completed=progress.landed + progress.failed,
+            completed=progress.done + progress.failed,
             description=f"{progress.failed:,} failed" if progress.failed else "",
         )
 
