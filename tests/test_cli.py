@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -21,9 +22,9 @@ from imageload.cli.remote import Remote
 from imageload.cli.source import Body
 from sandbox.testing import RunningSandbox
 from tests.contract import JOB, Contract, running_contract
-from tests.origin import Origin, answer, raw, reset
+from tests.origin import IMAGES, Origin, answer, raw, reset
 from tests.relay import running_relay
-from tests.service import RunningService, running_service
+from tests.service import ROOT, RunningService, running_service
 from web.lists import read_posted
 
 
@@ -46,7 +47,8 @@ Cli = Callable[..., Ended]
 @pytest.fixture
 def bare_cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
     """Runs a command in this process."""
-    for name in ("IMAGELOAD_SERVER", "IMAGELOAD_TOKEN", "NO_COLOR"):
+    monkeypatch.setenv("NO_COLOR", "1")  # from 3.14 on, help has colours
+    for name in ("IMAGELOAD_SERVER", "IMAGELOAD_TOKEN"):
         monkeypatch.delenv(name, raising=False)
 
     def run(*arguments: str) -> Ended:
@@ -75,6 +77,16 @@ def only_job(service: RunningService) -> str:
     return job_id
 
 
+def test_every_command_and_option_is_in_the_documentation(bare_cli: Cli) -> None:
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^    (\w+) ", bare_cli("--help").out, re.MULTILINE)
+    assert len(commands) == 9
+    for command in commands:
+        assert f"`imageload {command}" in text
+        for option in re.findall(r"--[a-z-]+", bare_cli(command, "--help").out):
+            assert option == "--help" or f"`{option}" in text, option
+
+
 # upload
 
 
@@ -85,11 +97,11 @@ def test_links_are_printed_in_the_order_of_the_input_and_nothing_else(
 
     def last_to_come(connection: socket.socket) -> None:
         assert second_asked.wait(10)
-        answer(Path("tests/images/png-rgb.png").read_bytes())(connection)
+        answer((IMAGES / "png-rgb.png").read_bytes())(connection)
 
     def quick(connection: socket.socket) -> None:
         second_asked.set()
-        answer(Path("tests/images/gif-89a.gif").read_bytes())(connection)
+        answer((IMAGES / "gif-89a.gif").read_bytes())(connection)
 
     urls = [origin.page("/slow.png", last_to_come), origin.page("/quick.gif", quick)]
     ended = cli("upload", *urls)
@@ -117,7 +129,7 @@ def test_what_failed_can_be_fed_back_until_nothing_is_left(
     file = tmp_path / "failed.txt"
     ended = cli("upload", "--failed-to", str(file), origin.image("gif-89a.gif"), f"{origin.url}/a")
     assert (ended.status, file.read_text()) == (1, f"{origin.url}/a\n")
-    origin.page("/a", answer(Path("tests/images/png-rgb.png").read_bytes()))
+    origin.page("/a", answer((IMAGES / "png-rgb.png").read_bytes()))
     ended = cli("upload", "--failed-to", str(file), str(file))
     assert (ended.status, len(ended.lines), file.read_bytes()) == (0, 1, b"")
 
@@ -183,7 +195,7 @@ def test_csv_and_json_have_every_image(cli: Cli, origin: Origin) -> None:
 
 
 def test_no_name_breaks_out_of_its_format(cli: Cli, origin: Origin) -> None:
-    body = Path("tests/images/png-rgb.png").read_bytes()
+    body = (IMAGES / "png-rgb.png").read_bytes()
     url = f"{origin.url}/x](http:%2F%2Fevil)%22%3E%3Cb%3E.png"
     origin.default = answer(body)
     shown = cli("upload", "--format=markdown", url).out

@@ -45,7 +45,7 @@ def of_quota(state: dict[str, Any]) -> Iterator[str]:
     yield waiting_text(state) or "Nothing keeps uploads waiting."
     if state.get("reason"):
         yield f"Imgur's reason: {state['reason']}"
-    done = f"; all done at {state['done_at']}" if state.get("done_at") else ""
+    done = f"; all done at {state['done_at']}" if state["pending"] and state["done_at"] else ""
     yield f"{state['pending']:,} images pending, {state['parked']:,} of them parked{done}"
     row = "{:>6}  {:7}  {:>9}  {:>7}  {}".format
     yield row("CLIENT", "BUDGET", "REMAINING", "LIMIT", "RESETS")
