@@ -396,7 +396,7 @@ def record(**fields: object) -> dict[str, object]:
 
 
 FINISHED = {"status": "complete", "finished": True}
-IMAGES = f"GET /v1/images/upload/{JOB}/images"
+RECORDS = f"GET /v1/images/upload/{JOB}/images"
 
 
 def test_the_token_goes_along_and_is_never_shown(
@@ -437,7 +437,7 @@ def test_a_busy_service_is_asked_again_and_then_takes_the_list(
 def test_what_a_job_waits_for_is_said_once(bare_cli: Cli, contract: Contract) -> None:
     waiting = {"waiting_for": "user", "waiting_until": "2026-01-01T00:00:00Z"}
     contract.put_job(waiting, waiting, {}, FINISHED)
-    contract.put(IMAGES, {"images": []})
+    contract.put(RECORDS, {"images": []})
     ended = bare_cli("watch", JOB)
     assert ended.status == 0
     said = [line for line in ended.err.splitlines() if "ait" in line]
@@ -453,7 +453,7 @@ def test_an_album_that_failed_makes_the_status_1(bare_cli: Cli, contract: Contra
     bad = {"title": "B", "link": None, "error": {"code": "x", "message": "Imgur said no."}}
     contract.put_job({**FINISHED, "album": good}, {**FINISHED, "album": good})
     contract.put_job({**FINISHED, "album": bad})
-    contract.put(IMAGES, {"images": [record()]})
+    contract.put(RECORDS, {"images": [record()]})
     ended = bare_cli("watch", JOB)
     assert (ended.status, "album 'A': https://imgur.com/a/x" in ended.err) == (0, True)
     ended = bare_cli("watch", JOB)
@@ -484,7 +484,7 @@ def test_undo_waits_until_nothing_is_being_deleted_and_lists_what_stays(
     after = {"total": 2, "pending": 0, "completed": 1, "failed": 1}
     contract.put_job({"counts": before}, {**FINISHED, "counts": after})
     kept = record(link="https://i.imgur.com/k.png", error={"code": "x", "message": "No."})
-    contract.put(IMAGES, {"images": [kept]})
+    contract.put(RECORDS, {"images": [kept]})
     ended = bare_cli("undo", JOB)
     assert (ended.status, ended.out) == (1, "")
     assert ended.err.splitlines() == [
@@ -493,8 +493,8 @@ def test_undo_waits_until_nothing_is_being_deleted_and_lists_what_stays(
         "imageload: 1 of 2 deleted",
         "imageload: not deleted https://i.imgur.com/k.png No.",
     ]
-    contract.answers[IMAGES].clear()
-    contract.put(IMAGES, {"images": []})
+    contract.answers[RECORDS].clear()
+    contract.put(RECORDS, {"images": []})
     assert bare_cli("undo", JOB).status == 0
 
 
