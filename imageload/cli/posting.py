@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from imageload.cli.printable import tell
 from imageload.cli.source import Body, Misuse, Record
 
 # The service's own rule (docs/api.md): a comma separates where a URL, white space, another comma
@@ -36,6 +37,8 @@ def body_of(sources: Sequence[str], options: Mapping[str, Any]) -> Body:
 
 def _read(source: str) -> bytes:
     if source == "-":
+        if sys.stdin.isatty():
+            tell("URLs, please, one in a line; Ctrl-D ends the list.")
         return sys.stdin.buffer.read()
     try:
         return Path(source).read_bytes()

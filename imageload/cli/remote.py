@@ -30,6 +30,7 @@ _CONNECT_SECONDS = 5.0
 _SECONDS = {"GET": 15.0, "POST": 120.0, "DELETE": 60.0}
 """Between two bytes of the answer: what is only asked can soon be asked again."""
 
+_SERVER_FORM = "The server is given as http://host:port or https://host."
 _LARGEST_LIST = 1_000
 _RECORDS = 1_000
 
@@ -141,6 +142,8 @@ class Remote:
             )
         except requests.exceptions.SSLError:
             raise CommandError(f"The certificate of {self.shown} is not to be trusted.") from None
+        except (requests.exceptions.InvalidURL, urllib3.exceptions.LocationParseError):
+            raise Misuse(_SERVER_FORM) from None
         except requests.RequestException as error:
             text = f"No answer from {self.shown}: {_reason(error)}"
             raise Unreachable(text, sent=_connected(error)) from None
@@ -193,7 +196,7 @@ def _checked(server: str) -> tuple[str, str]:
     except ValueError:
         host = None
     if not host or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
-        raise Misuse("The server is given as http://host:port or https://host.")
+        raise Misuse(_SERVER_FORM)
     shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
     return shown, host
 

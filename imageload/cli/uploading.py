@@ -162,12 +162,16 @@ def _report_albums(entries: Sequence[Entry]) -> bool:
 
 
 def _check_writable(name: str | None) -> None:
-    """Find out before the work what would spoil its end."""
+    """Find out before the work what would spoil its end; leaves no new file."""
     if name is None:
         return
+    path = Path(name)
     try:
-        with Path(name).open("ab"):
+        is_new = not path.exists()
+        with path.open("ab"):
             pass
+        if is_new:
+            path.unlink()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "no file has that name"
         raise Misuse(f"{name} cannot be written: {reason}.") from None
