@@ -8,6 +8,7 @@ import json
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -295,7 +296,9 @@ def test_a_full_backlog_is_waited_for_as_long_as_patience_goes(
     ) as service:
         for number in range(2):
             service.submit([f"{hanging}?{number}"])
+        begun = time.monotonic()
         ended = bare_cli("upload", "--patience=0.1", "--server", service.url, "http://x.example/")
+        assert time.monotonic() - begun < 10, "the service asks for 30 s"
         assert ended.status == 1
         assert "Trying again for 0.1 s." in ended.err
         assert "The backlog is full" in ended.err.splitlines()[-1]
