@@ -52,6 +52,23 @@ FLOORS = {
     "web.service": 7,
     "main": 8,
 }
+# The command line stands apart: a plain HTTP client, which nothing of the service imports.
+APART = {
+    "imageload.__main__",
+    "imageload.cli",
+    "imageload.cli.arguments",
+    "imageload.cli.commands",
+    "imageload.cli.follow",
+    "imageload.cli.formats",
+    "imageload.cli.local",
+    "imageload.cli.posting",
+    "imageload.cli.printable",
+    "imageload.cli.remote",
+    "imageload.cli.screen",
+    "imageload.cli.source",
+    "imageload.cli.tables",
+    "imageload.cli.uploading",
+}
 OURS = ("imageload", "imgurapi", "web", "main", "sandbox")
 
 
@@ -79,7 +96,7 @@ def imported(path: Path) -> set[str]:
 
 
 def test_every_module_has_a_floor() -> None:
-    assert set(modules()) == set(FLOORS)
+    assert set(modules()) == set(FLOORS) | APART
 
 
 @pytest.mark.parametrize("name", sorted(FLOORS))
@@ -91,9 +108,14 @@ def test_imports_point_down(name: str) -> None:
             assert FLOORS[other] < FLOORS[name], f"{name} imports {other}"
 
 
-def test_only_the_start_knows_the_sandbox() -> None:
+def test_only_a_start_knows_the_sandbox() -> None:
     importers = {name for name, path in modules().items() if "sandbox.child" in imported(path)}
-    assert importers == {"main"}
+    assert importers == {"main", "imageload.cli.local"}
+
+
+@pytest.mark.parametrize("name", sorted(APART - {"imageload.cli.local"}))
+def test_the_command_line_knows_the_service_by_http_alone(name: str) -> None:
+    assert imported(modules()[name]) <= APART | {"imageload.config"}, "config for the version"
 
 
 def test_the_sandbox_imports_nothing_of_the_service() -> None:

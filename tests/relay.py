@@ -1,0 +1,71 @@
+"""A TCP relay before a server, which can be taken away and brought back, and counts answers."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+
+class Relay:
+    """Listens on `url` and hands everything on to `target`. `answered` counts bytes of answers."""
+
+    def __init__(self, target: str) -> None:
+        parts = urlsplit(target)
+        self._target = (str(parts.hostname), int(parts.port or 80))
+        self._port = 0
+        self.answered = 0
+        self.bring_back()
+        self.url = f"http://127.0.0.1:{self._port}"
+
+    def bring_back(self) -> None:
+        """Listen, on the port as before."""
+        self._open: set[socket.socket] = set()
+        self._listening = socket.create_server(("127.0.0.1", self._port))
+        self._port = self._listening.getsockname()[1]
+        threading.Thread(target=self._accept, args=(self._listening,), daemon=True).start()
+
+    def take_away(self) -> None:
+        """Refuse connections, and break those that are there."""
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        for connection in list(self._open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self, listening: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = listening.accept()
+                threading.Thread(target=self._serve, args=(near,), daemon=True).start()
+
+    def _serve(self, near: socket.socket) -> None:
+        with near, contextlib.suppress(OSError), socket.create_connection(self._target) as far:
+            self._open |= {near, far}
+            answers = threading.Thread(target=self._hand_on, args=(far, near), daemon=True)
+            answers.start()
+            self._hand_on(near, far)
+            answers.join()
+
+    def _hand_on(self, giver: socket.socket, taker: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while chunk := giver.recv(65536):
+                if giver.getpeername() == self._target:
+                    self.answered += len(chunk)
+                taker.sendall(chunk)
+        for side in (giver, taker):
+            with contextlib.suppress(OSError):
+                side.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def running_relay(target: str) -> Iterator[Relay]:
+    """A Relay for the length of a block."""
+    relay = Relay(target)
+    try:
+        yield relay
+    finally:
+        relay.take_away()
