@@ -8,13 +8,14 @@ PY := $(VENV)/bin/python
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench clean
+.PHONY: help run test lint format bench soak clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/.run ## start the service with its sandbox on PORT (8888); ARGS="--option=value ..."
-	@exec $(PY) main.py --port=$(PORT) $(ARGS)
+	@mkdir -p .imageload
+	@exec $(PY) main.py --port=$(PORT) --journal=.imageload/journal $(ARGS)
 
 test: $(VENV)/.dev ## run the tests; TESTS="tests/test_job.py -k walk" runs some
 	$(PY) -m pytest $(TESTS)
@@ -30,6 +31,9 @@ format: $(VENV)/.dev ## put the code into its format
 
 bench: $(VENV)/.dev ## measure the service beside curl and beside its first version; ARGS="--quick"
 	$(PY) -m bench $(ARGS)
+
+soak: $(VENV)/.dev ## kill the service 300 times in mid-job and count what was lost; ARGS="--kills=20"
+	$(PY) -m tests.soak $(ARGS)
 
 clean: ## remove the virtual environment and what the tools left
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import itertools
 import logging
-import math
 import os
 import re
 import secrets
@@ -76,7 +75,9 @@ class ImgurAPI(ImgurClient):
         link_base: str = LINK_BASE,
         seconds: float = 120.0,
         meter: Meter | None = None,
+        on_refresh_token: Callable[[str], object] | None = None,
     ) -> None:
+        """`on_refresh_token` is told a refresh token that takes the place of the one before."""
         # Not super().__init__: it asks for the credits at once, and fails where Imgur does.
         self.client_id = client_id
         self.client_secret = client_secret
@@ -93,6 +94,7 @@ class ImgurAPI(ImgurClient):
         self._transfer = transfer
         self._seconds = seconds
         self._refreshing = threading.Lock()
+        self._on_refresh_token = on_refresh_token
 
     def make_request(
         self, method: str, route: str, data: Any = None, force_anon: bool = False
@@ -129,13 +131,14 @@ class ImgurAPI(ImgurClient):
             cost = UPLOAD_COST if is_upload else CALL_COST
             return self.meter.take(cost, post=method == "POST", asking=asking)
 
-        answer = yield from self._authorized(send, take, force_anon)
+        answer = yield from self._authorized(send, take, force_anon, asking=asking)
         if isinstance(answer.json, dict) and "data" in answer.json:
             return answer.json["data"]
         return answer.json
 
     def ask_credits(self, *, anonymous: bool = True) -> Steps[None]:
         """Ask for the budgets, whatever stands against it; raises the UploadError that it meets."""
+        asked = time.monotonic()
         found = yield from self.request("GET", "credits", force_anon=anonymous, asking=True)
         if isinstance(found, dict):
             now = time.time()
@@ -145,7 +148,7 @@ class ImgurAPI(ImgurClient):
             for key in ("UserReset", "ClientReset"):  # epochs in this body, as ever
                 if key in read:
                     read[key] = max(0, read[key] - now)
-            self.meter.learn(read, math.inf)
+            self.meter.learn(read, asked)
 
     def upload_from_path(
         self, path: str | Path, config: Mapping[str, str] | None = None, anon: bool = True
@@ -201,6 +204,8 @@ class ImgurAPI(ImgurClient):
         send: Callable[[], Steps[Answer]],
         take: Callable[[], Permit],
         force_anon: bool,
+        *,
+        asking: bool = False,
     ) -> Steps[Answer]:
         """The answer of `send`; an account's token that has run out is renewed once."""
         if self.auth is None or force_anon:
@@ -209,9 +214,9 @@ class ImgurAPI(ImgurClient):
         if token is not None:
             try:
                 return (yield from self._permitted(send, take, token_may_be_old=True))
-            except errors.CredentialsRefused:
+            except _OldToken:
                 _log.info("Imgur does not take the access token any more, it is renewed")
-        yield from self._refresh(token)
+        yield from self._refresh(token, asking=asking)
         return (yield from self._permitted(send, take))
 
     def _permitted(
@@ -220,16 +225,19 @@ class ImgurAPI(ImgurClient):
         take: Callable[[], Permit],
         *,
         token_may_be_old: bool = False,
+        check: Callable[[Answer], Answer] = checked,
     ) -> Steps[Answer]:
         """The answer of `send`, checked, and what it tells of the budgets taken in."""
         permit = yield from self._taken(take)
         try:
             answer = yield from send()
             permit.learn(budgets(answer.fields))
-            answer = checked(answer)
+            answer = check(answer)
         except BaseException as error:
-            is_old = token_may_be_old and isinstance(error, errors.CredentialsRefused)
-            permit.end(None if is_old else error)
+            if token_may_be_old and isinstance(error, errors.CredentialsRefused):
+                permit.end(_OldToken())
+                raise _OldToken from None
+            permit.end(error)
             raise
         permit.end(None)
         return answer
@@ -244,21 +252,25 @@ class ImgurAPI(ImgurClient):
                     raise
             yield Pause(_TURN_PAUSE_SECONDS)
 
-    def _refresh(self, stale: str | None) -> Steps[None]:
+    def _refresh(self, stale: str | None, *, asking: bool) -> Steps[None]:
         """Get a new access token in place of `stale`; one renewal serves all who want it."""
         while self.auth.get_current_access_token() == stale:
             # Not held across a yield for its own sake: whoever cannot have it comes back.
             if self._refreshing.acquire(blocking=False):
                 try:
                     if self.auth.get_current_access_token() == stale:
-                        yield from self._renew()
+                        yield from self._renew(asking=asking)
                 finally:
                     self._refreshing.release()
                 return
             yield Pause(_REFRESH_PAUSE_SECONDS)
 
-    def _renew(self) -> Steps[None]:
-        """Ask for a new access token, and for whatever takes the refresh token's place."""
+    def _renew(self, *, asking: bool) -> Steps[None]:
+        """Ask for a new access token, and for whatever takes the refresh token's place.
+
+        It costs nothing, and needs a Permit all the same: what stands against uploads stands
+        against it, and what it meets counts as what an upload meets.
+        """
         body = urlencode(
             {
                 "refresh_token": self.auth.get_refresh_token(),
@@ -267,24 +279,27 @@ class ImgurAPI(ImgurClient):
                 "grant_type": "refresh_token",
             }
         ).encode()
-        answer = yield from self._send(
-            "POST",
-            "oauth2/token",
-            io.BytesIO(body),
-            len(body),
-            "application/x-www-form-urlencoded",
-            True,
-        )
-        if answer.status in (400, 401, 403):
-            refused = errors.CredentialsRefused("Imgur does not take the refresh token.")
-            self.meter.refuse(refused)
-            raise refused
-        answer = checked(answer)
-        token = answer.json.get("access_token")
-        if not isinstance(token, str):
-            raise errors.BadAnswer("Imgur answered the token's renewal without a token.")
-        self.auth.current_access_token = token
-        self.auth.refresh_token = answer.json.get("refresh_token") or self.auth.refresh_token
+
+        def send() -> Steps[Answer]:
+            form, media_type = io.BytesIO(body), "application/x-www-form-urlencoded"
+            return self._send("POST", "oauth2/token", form, len(body), media_type, True)
+
+        def take() -> Permit:
+            return self.meter.take(0, asking=asking)
+
+        try:
+            answer = yield from self._permitted(send, take, check=_renewed)
+        except errors.UploadError as error:
+            if not error.maybe_landed:
+                raise
+            # What was lost is the answer to this, not to an upload.
+            raise errors.Unavailable(f"The token was not renewed. {error.message}") from None
+        self.auth.current_access_token = answer.json["access_token"]
+        rotated = answer.json.get("refresh_token")
+        if isinstance(rotated, str) and rotated and rotated != self.auth.refresh_token:
+            self.auth.refresh_token = rotated
+            if self._on_refresh_token is not None:
+                self._on_refresh_token(rotated)
 
     def _send(
         self,
@@ -333,6 +348,10 @@ class ImgurAPI(ImgurClient):
         return fields
 
 
+class _OldToken(Exception):
+    """Imgur does not take the access token, which says nothing of us: it may have run out."""
+
+
 class _Multipart:
     """A multipart/form-data body (RFC 7578) with one file, read from the disk as it is sent."""
 
@@ -377,6 +396,22 @@ class _Multipart:
             room = size - len(piece)
             piece, self._after = piece + self._after[:room], self._after[room:]
         return piece
+
+
+def _renewed(answer: Answer) -> Answer:
+    """`answer` if it renews a token; else raises the UploadError that it means."""
+    try:
+        checked(answer)
+    except (errors.QuotaExceeded, errors.UploadBlocked):
+        raise
+    except errors.UploadError:
+        if answer.status not in (400, 401, 403):
+            raise
+        sentence = "Imgur does not take the refresh token."
+        raise errors.CredentialsRefused(sentence, status_code=answer.status) from None
+    if not isinstance(answer.json.get("access_token"), str):
+        raise errors.BadAnswer("Imgur answered the token's renewal without a token.")
+    return answer
 
 
 def _is_link(link: str, base: str) -> bool:

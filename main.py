@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import logging
 import os
@@ -20,10 +21,11 @@ from itertools import islice
 from pathlib import Path
 
 import msgspec
+import tornado.ioloop
 
 from imageload import config as options
 from imageload.config import SANDBOX_CLIENT_ID, Config
-from imageload.errors import BadRequest
+from imageload.errors import BadRequest, JournalError
 from imageload.job import Job
 from imageload.temp_folder import temp_folder
 from imageload.views import status_json, summary_json
@@ -37,11 +39,13 @@ from web.service import Service
 
 _log = logging.getLogger("imageload")
 
+_TEND_SECONDS = 30.0
+
 
 class UploadHandler(BaseHandler):
     """POST /v1/images/upload: lists of URLs in, `{"jobId": [id, ...]}` back; GET: the jobs."""
 
-    def post(self) -> None:
+    async def post(self) -> None:
         """Accept one job for each list in the body, all of them or none: 202, or a problem."""
         orders = read_posted(
             bytes(self.body),
@@ -49,7 +53,12 @@ class UploadHandler(BaseHandler):
             max_urls=self.config.max_urls,
             max_lists=self.config.max_lists,
         )
-        job_ids = [job.job_id for job in self.image_load.upload(orders)]
+        if self.journal is None:
+            jobs = self.image_load.upload(orders)
+        else:  # which waits for the disk
+            upload = functools.partial(self.image_load.upload, orders)
+            jobs = await asyncio.get_running_loop().run_in_executor(None, upload)
+        job_ids = [job.job_id for job in jobs]
         if len(job_ids) == 1:
             self.set_header("Location", f"/v1/images/upload/{job_ids[0]}")
         self.answer({"jobId": job_ids}, 202)
@@ -106,38 +115,60 @@ class UploadLinks(BaseHandler):
         limit = self.count_argument("limit", None, 100_000)
         after = self.get_query_argument("after", None)
         links = self._links(after)
+        loop = asyncio.get_running_loop()
         self.set_header("Content-Type", "application/json")
         if limit is not None:
-            page = list(islice(links, limit + 1))
+            page = await loop.run_in_executor(None, lambda: list(islice(links, limit + 1)))
             if len(page) > limit:
                 self.link_next(limit=limit, after=page[limit - 1][0])
             self.answer({"uploaded": [link for _, link in page[:limit]]})
             return
         self.write(b'{"uploaded":[')
         separator = b""
-        while batch := [link for _, link in islice(links, 2_000)]:
-            self.write(separator + msgspec.json.encode(batch)[1:-1])
+        while batch := await loop.run_in_executor(None, lambda: list(islice(links, 2_000))):
+            self.write(separator + msgspec.json.encode([link for _, link in batch])[1:-1])
             separator = b","
             await self.flush()
         await self.finish(b"]}")
 
     def _links(self, after: str | None) -> Iterator[tuple[str, str]]:
-        """(place, link) of every link behind the place `after`, which is `<jobId>:<number>`."""
+        """(place, link) of every link behind the place `after`, which is `<jobId>:<number>`.
+
+        Those of jobs that have left memory come from the journal, and first: they are the oldest.
+        """
         jobs: Iterator[Job] = iter(self.image_load.jobs())
-        done = 0
+        done, last = 0, None
         if after is not None:
             job_id, _, number = after.partition(":")
-            last = self.job(job_id)
             if not (number.isascii() and number.isdigit()):
                 raise BadRequest("after is what the Link header of the page before has.")
             done = int(number[:9])
+            last = self.image_load.job_list_s.get(job_id)
+        if last is not None:
             jobs = itertools.dropwhile(lambda job: job is not last, jobs)
+        else:
+            yield from self._retired_links(after, done)
+            done = 0
         for job in jobs:
             images = job.snapshot().images
             for number_of, image in enumerate(islice(images, done, None), done + 1):
                 if image.link is not None:
                     yield f"{job.job_id}:{number_of}", image.link
             done = 0
+
+    def _retired_links(self, after: str | None, done: int) -> Iterator[tuple[str, str]]:
+        if self.journal is None:
+            if after is not None:
+                self.job(after.partition(":")[0])
+            return
+        place = (0, -1)
+        if after is not None:
+            job = self.journal.load(after.partition(":")[0])
+            if job is None:
+                raise self.unknown_job()
+            place = self.journal.number(job), done - 1
+        for found in self.journal.links(place, retired_only=True):
+            yield f"{found.job_id}:{found.n + 1}", found.link
 
 
 ROUTES: tuple[tuple[str, type[BaseHandler]], ...] = (
@@ -178,8 +209,13 @@ async def serve(config: Config, temp_dir: Path) -> int:
 
     service = Service(config, temp_dir, ROUTES, on_break)
     server, url = service.listen()
+    tending = tornado.ioloop.PeriodicCallback(
+        lambda: loop.run_in_executor(None, service.tend), _TEND_SECONDS * 1_000
+    )
+    tending.start()
     _log.info("listening on %s", url)
     await stop.wait()
+    tending.stop()
     _log.info("stopping, uploads under way have %.0f s", config.grace_seconds)
     if not await loop.run_in_executor(None, service.close, 10.0, config.grace_seconds):
         _log.warning("threads were still at work when the service stopped")
@@ -234,7 +270,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         with temp_folder(config.temp_dir) as temp_dir, imgur_or_sandbox(config) as wired:
             return asyncio.run(serve(wired, temp_dir))
-    except (OSError, SandboxError) as error:
+    except (OSError, SandboxError, JournalError) as error:
         print(f"main.py: the service cannot start: {error}", file=sys.stderr)
         return 1
     except ValueError as error:

@@ -35,7 +35,8 @@ class Budget:
     """What is left of one limit of Imgur's, and when it is full again.
 
     The window begins with the first spending after a reset, as far as we know; of several
-    hints at its end the earliest counts, since Imgur rounds them up.
+    hints at its end the earliest counts, since Imgur rounds them up. What is left at first, and
+    after a reset, is a guess: one request goes alone then, and the others learn from its answer.
     """
 
     def __init__(self, name: Name, window: float) -> None:
@@ -48,11 +49,27 @@ class Budget:
         self._since = -math.inf
         self._learnt_at = -math.inf
         self._untold: list[tuple[float, int]] = []
+        self._is_guess = True
+        self._is_asked = False
 
     def has_room(self, cost: int, now: float) -> bool:
         """May so much be spent now?"""
         self._roll(now)
+        if self._is_guess and self._is_asked:
+            return False
         return self.remaining is None or self.remaining - self.in_flight >= cost
+
+    def take(self, cost: int) -> None:
+        """A request that costs so much is under way."""
+        self.in_flight += cost
+        self._is_asked = True
+
+    def give_back(self, cost: int, *, sent: float, answered: bool) -> None:
+        """It is not any more; `answered`: not that Imgur only refused, or said nothing."""
+        self.in_flight -= cost
+        if sent >= self._since:
+            self._is_asked = False
+            self._is_guess = self._is_guess and not answered
 
     def learn(
         self,
@@ -79,7 +96,7 @@ class Budget:
         if self.remaining is None or left <= self.remaining:
             self.remaining, self._learnt_at = left, now
         elif sent > self._learnt_at:
-            self._begin(now, left)
+            self._begin(now, left, is_guess=False)
         self._learn_reset(left, reset, now)
         return True
 
@@ -120,11 +137,26 @@ class Budget:
             return math.inf
         return math.inf if self.resets_at is None else self.resets_at
 
+    def standing(self, now: float, clock: float) -> list[float | None]:
+        """How it stands, with the reset by `clock`, which outlives the process."""
+        self._roll(now)
+        resets_at = None if self.resets_at is None else self.resets_at - now + clock
+        return [self.limit, self.remaining, resets_at]
+
+    def stand(self, standing: list[float | None], now: float, clock: float) -> None:
+        """Stand as another process left it."""
+        limit, remaining, resets_at = standing
+        self.limit = None if limit is None else int(limit)
+        self.remaining = None if remaining is None else int(remaining)
+        self.resets_at = None if resets_at is None else resets_at - clock + now
+        self._roll(now)
+
     def _roll(self, now: float) -> None:
         if self.resets_at is not None and now >= self.resets_at:
-            self._begin(now, self.limit)
+            self._begin(now, self.limit, is_guess=True)
 
-    def _begin(self, now: float, remaining: int | None) -> None:
+    def _begin(self, now: float, remaining: int | None, *, is_guess: bool) -> None:
+        self._is_guess, self._is_asked = is_guess, False
         self._since, self.remaining, self.resets_at = now, remaining, None
         self._learnt_at = now
         self._untold.clear()

@@ -47,6 +47,7 @@ def _within(value: float, least: float, below: float) -> float:
 _READERS: dict[str, Callable[[str], Any]] = {
     "port": _port,
     "seconds": _seconds,
+    "hours": _seconds,
     "bytes": _count,
     "bytes/s": _count,
     "count": _count,
@@ -221,6 +222,18 @@ class Config:
     sandbox_dir: str = _option(".sandbox", "path", "where the sandbox keeps its images")
     sandbox_limits: bool = _option(
         False, "true or false", "true: the sandbox has Imgur's real budgets (50 uploads an hour)"
+    )
+    journal: str = _option(
+        "", "path", "where jobs are written down to go on after a restart; empty: they are not"
+    )
+    journal_reset: bool = _option(
+        False, "true or false", "move a damaged journal aside and begin an empty one"
+    )
+    keep_jobs: int = _option(
+        10_000, "count", "finished jobs in memory; the oldest leave it first, never one that runs"
+    )
+    keep_hours: float = _option(
+        168.0, "hours", "how long after its creation a finished job stays in memory"
     )
     grace_seconds: float = _option(
         25.0, "seconds", "how long uploads under way may take to end when the service is stopped"

@@ -78,11 +78,11 @@ class Lane:
         self._engine = engine
         self.queue: FairQueue[_Task] = FairQueue(slots)
         self.multi = pycurl.CurlMulti()
-        self.multi.setopt(pycurl.M_MAXCONNECTS, 2 * slots)
         self.spare: list[pycurl.Curl] = []
         self.under_way: dict[pycurl.Curl, _Task] = {}
         self.timer: float | None = None
         self._well = 0
+        self._set_slots(slots)
 
     def submit(self, key: Hashable, make: Callable[[], Steps[Any]], done: Done) -> None:
         """Have the Steps that `make` gives done in their turn; from any thread.
@@ -112,11 +112,16 @@ class Lane:
         """
         self.queue.give_back(task.key)
         if isinstance(outcome, (ResourceError, DiskFull)):
-            self.queue.slots, self._well = max(1, self.queue.slots // 2), 0
+            self._set_slots(max(1, self.queue.slots // 2))
         elif self.queue.slots < self.slots:
             self._well += 1
             if self._well >= self.queue.slots:
-                self.queue.slots, self._well = self.queue.slots + 1, 0
+                self._set_slots(self.queue.slots + 1)
+
+    def _set_slots(self, slots: int) -> None:
+        self.queue.slots, self._well = slots, 0
+        # Connections that are kept hold descriptors as well.
+        self.multi.setopt(pycurl.M_MAXCONNECTS, 2 * slots)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,17 @@
 
     ImageLoadError
     ├── IllegalChange            our bug: a Change that the state machine does not know
+    ├── JournalError             the journal cannot be used; the service does not start with it
     ├── Refused                  a request that is not taken; nothing was made of it
     │   ├── BadRequest           400: what was sent cannot be read as lists of URLs
     │   ├── TooMany              413: a list or a request past its limit
     │   ├── BacklogFull          429: come back later
     │   ├── JobBusy              409: the job is being cancelled or purged
     │   ├── OutOfThreads         503: the system gives no thread to work with
+    │   ├── JournalUnavailable   503: what was sent cannot be written down for now
     │   └── ShuttingDown         503: the service is about to stop
     └── ImageError               ends one image; becomes a Failure in its job
-        ├── InternalError, Shutdown, Cancelled, Deleted, DiskFull, DiskError, ResourceError
+        ├── InternalError, Poison, Shutdown, Cancelled, Deleted, DiskFull, DiskError, ResourceError
         ├── DownloadError
         │   ├── InvalidURL, BlockedAddress, DnsError, ConnectError, TlsError, TimedOut
         │   ├── TooLarge, TooManyPixels, TooManyRedirects, BadRedirect
@@ -50,6 +52,13 @@ class ImageLoadError(Exception):
 
 class IllegalChange(ImageLoadError):
     """A Change that does not fit the state of its image: a bug of ours."""
+
+
+class JournalError(ImageLoadError):
+    """The journal's file is missing its folder, held by another process, damaged or too new.
+
+    The sentence says which, and what to do.
+    """
 
 
 class Refused(ImageLoadError):
@@ -103,6 +112,15 @@ class OutOfThreads(Refused):
     retry_after = 30
 
 
+class JournalUnavailable(Refused):
+    """The journal cannot be written for now, and a job that it does not hold may get lost."""
+
+    status = 503
+    slug = "journal-unavailable"
+    title = "Journal unavailable"
+    retry_after = 30
+
+
 class ShuttingDown(Refused):
     """The service is stopping, and takes nothing that it would not finish."""
 
@@ -149,6 +167,12 @@ class ImageError(ImageLoadError):
 
 class InternalError(ImageError):
     """A bug of ours hit this image; the log has the traceback."""
+
+
+class Poison(ImageError):
+    """The service has died each time that it was at work on this image."""
+
+    code = "poison"
 
 
 class Shutdown(ImageError):

@@ -274,6 +274,36 @@ class Job:
         self._purging = False
         self._version = 0
 
+    @classmethod
+    def restored(
+        cls,
+        images: Iterable[Image],
+        job_id: str,
+        *,
+        created: datetime,
+        dedupe: bool = True,
+        started: bool = False,
+        album: Album | None = None,
+        purging: bool = False,
+    ) -> Job:
+        """The job as it was when the process that worked on it ended; at version 0.
+
+        What had not ended begins again, for its temp file is gone, and so does a job that had not
+        finished; where an upload had begun, the image may be on Imgur already.
+        """
+        job = cls((), job_id, dedupe=dedupe, created=created)
+        job._images = [
+            image if image.state in ("completed", "failed") else _begun_again(image)
+            for image in images
+        ]
+        for image in job._images:
+            job._counts[image.state] += 1
+            job._maybe_duplicates += image.maybe_duplicate
+        job._album = album
+        job._purging = purging
+        job._started = started and job.summary().finished
+        return job
+
     def __len__(self) -> int:
         return len(self._images)
 
@@ -373,6 +403,11 @@ def _purged(album: Album, change: PurgeEnded) -> Album:
     if change.album_deleted:
         return Album(album.title, is_open=False)
     return replace(album, failure=change.album_failure or album.failure)
+
+
+def _begun_again(image: Image) -> Image:
+    queued = _queued(Item(image.url, image.title, image.description))
+    return replace(queued, maybe_duplicate=image.maybe_duplicate or image.uploading)
 
 
 def _changed(image: Image, change: ImageChange) -> Image:

@@ -14,14 +14,16 @@ It knows nothing of HTTP, and how an image is downloaded or uploaded is handed i
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol
 
-from imageload.errors import BacklogFull, JobBusy, OutOfThreads, ShuttingDown
+from imageload.errors import BacklogFull, JobBusy, OutOfThreads, Refused, ShuttingDown
 from imageload.job import AlbumReopened, Item, Job, PurgeBegun, Requeued
 from imageload.purge import Purge
 from imageload.road import Road
@@ -59,6 +61,38 @@ class Ending(NamedTuple):
     purging: int
 
 
+class Link(Protocol):
+    """A link that the Ledger has."""
+
+    @property
+    def link(self) -> str:
+        """Where the image is."""
+
+
+class Ledger(Protocol):
+    """Where jobs are written down, so that a restart goes on with them: the Journal."""
+
+    def accept(self, jobs: Sequence[Job], /) -> None:
+        """Write down new jobs, all or none; they are durable when this returns, or refused."""
+
+    def delete(self, job_ids: Iterable[str], /) -> None:
+        """Forget jobs."""
+
+    def retire(self, job_ids: Iterable[str], done: Callable[[], object], /) -> None:
+        """Jobs are about to leave memory; when `done` is called, their links are kept here."""
+
+    def links(self, *, retired_only: bool) -> Iterable[Link]:
+        """The links of retired jobs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """How many finished jobs stay in memory, and how long after their creation, in hours."""
+
+    jobs: int = 10_000
+    hours: float = math.inf
+
+
 @dataclass(frozen=True, slots=True)
 class _Task:
     """Work for a job that has no thread yet."""
@@ -73,9 +107,19 @@ class ImageLoad:
     `job_list_s` maps every jobId to its Job, oldest first.
     """
 
-    def __init__(self, road: Road, *, max_active_jobs: int, max_waiting_jobs: int) -> None:
+    def __init__(
+        self,
+        road: Road,
+        *,
+        max_active_jobs: int,
+        max_waiting_jobs: int,
+        ledger: Ledger | None = None,
+        keep: Keep | None = None,
+    ) -> None:
         self.job_list_s: dict[str, Job] = {}
         self._road = road
+        self._ledger = ledger
+        self._keep = keep or Keep()
         self._max_active_jobs = max_active_jobs
         self._max_waiting_jobs = max_waiting_jobs
         self._lock = threading.Lock()
@@ -83,6 +127,7 @@ class ImageLoad:
         self._active: dict[str, tuple[threading.Thread, Work]] = {}
         self._next: dict[str, _Task] = {}
         self._requeueing: set[str] = set()
+        self._retiring: set[str] = set()
         self._closing = False
 
     def upload(self, orders: Sequence[Order]) -> list[Job]:
@@ -91,6 +136,21 @@ class ImageLoad:
         All or none: raises BacklogFull, OutOfThreads or ShuttingDown, and nothing was registered.
         """
         jobs = [Job(order.items, dedupe=order.dedupe, album=order.album) for order in orders]
+        if self._ledger is not None and jobs:
+            with self._lock:
+                self._check_room(len(jobs))
+            self._ledger.accept(jobs)
+        try:
+            self._register(jobs)
+        except Refused:
+            if self._ledger is not None:
+                self._ledger.delete([job.job_id for job in jobs])
+            raise
+        for job in jobs:
+            _log.info("accepted job=%s urls=%d", job.job_id, len(job))
+        return jobs
+
+    def _register(self, jobs: Sequence[Job]) -> None:
         with self._lock:
             self._check_room(len(jobs))
             for job in jobs:  # before the first starts: what it brings may serve the others
@@ -103,9 +163,51 @@ class ImageLoad:
                     self._road.sharing.end(job.job_id)
                 raise OutOfThreads("The service has no thread to work with. Try again in a while.")
             self.job_list_s.update((job.job_id, job) for job in jobs)
-        for job in jobs:
-            _log.info("accepted job=%s urls=%d", job.job_id, len(job))
-        return jobs
+
+    def restore(self, jobs: Sequence[Job]) -> None:
+        """Take over the jobs of a process before this one, and go on with those not finished."""
+        with self._lock:
+            self.job_list_s.update((job.job_id, job) for job in jobs)
+            for job in jobs:
+                summary = job.summary()
+                if summary.purging:
+                    self._waiting.append(self._purge_of(job))
+                elif not summary.finished:
+                    self._road.sharing.begin(job.job_id)
+                    self._waiting.append(self._run_of(job))
+            unfinished = len(self._waiting)
+            self._start_waiting()
+        if jobs:
+            _log.info("restored %d jobs, %d of them not finished", len(jobs), unfinished)
+
+    def retire(self) -> int:
+        """Let the oldest finished jobs leave memory that are more, or older, than is kept."""
+        oldest = datetime.now(UTC) - timedelta(hours=min(self._keep.hours, 1e6))
+        with self._lock:
+            waiting = (task.job.job_id for task in self._waiting)
+            busy = {*self._active, *self._next, *self._requeueing, *self._retiring, *waiting}
+            finished = [
+                job
+                for job in self.job_list_s.values()
+                if job.job_id not in busy and job.summary().finished
+            ]
+            spare = max(0, len(finished) - self._keep.jobs)
+            retired = [job for n, job in enumerate(finished) if n < spare or job.created < oldest]
+            self._retiring.update(job.job_id for job in retired)
+        if retired and self._ledger is not None:
+            self._ledger.retire([job.job_id for job in retired], lambda: self._forget(retired))
+        elif retired:
+            self._forget(retired)
+        return len(retired)
+
+    def _forget(self, retired: Sequence[Job]) -> None:
+        with self._lock:
+            for job in retired:
+                self.job_list_s.pop(job.job_id, None)
+                self._retiring.discard(job.job_id)
+        links = {image.link for job in retired for image in job.snapshot().images if image.link}
+        self._road.sharing.forget(links)
+        _log.info("retired jobs=%d", len(retired))
 
     @property
     def is_closing(self) -> bool:
@@ -183,7 +285,7 @@ class ImageLoad:
         """
         pending = _pending(job)
         self._end(job, purge=True)
-        task = _Task(job, lambda: Purge(self._road, job, lambda: self._links_of_others(job)))
+        task = self._purge_of(job)
         with self._lock:
             before = job.summary()
             completed = before.counts["completed"]
@@ -264,6 +366,9 @@ class ImageLoad:
     def _run_of(self, job: Job) -> _Task:
         return _Task(job, lambda: Run(self._road, job))
 
+    def _purge_of(self, job: Job) -> _Task:
+        return _Task(job, lambda: Purge(self._road, job, lambda: self._links_of_others(job)))
+
     def _check_closing(self) -> None:
         if self._closing:
             raise ShuttingDown("The service is stopping. Send this again in a while.")
@@ -278,7 +383,9 @@ class ImageLoad:
             )
 
     def _links_of_others(self, job: Job) -> set[str]:
-        return {
+        ledger = self._ledger
+        retired = ledger.links(retired_only=True) if ledger is not None else ()
+        return {found.link for found in retired} | {
             image.link
             for other in self.jobs()
             if other is not job

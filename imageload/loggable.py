@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 from urllib.parse import urlsplit
+
+codecs.lookup("unicode_escape")  # is read from a file, and once there may be no descriptor for it
 
 
 def loggable(url: str) -> str:

@@ -30,6 +30,7 @@ CALL_COST = 1
 Reason = Name | Literal["blocked", "credentials", "unavailable", "unasked"]
 
 _FAILURES_IN_A_ROW = 3
+_ASKED_SECONDS = 0.1  # how soon to look again where a hold is over and somebody is asking
 _FIRST_REST_SECONDS = 1.0
 _LONGEST_REST_SECONDS = 60.0
 _LONGEST_HOLD_SECONDS = 3600.0
@@ -140,7 +141,6 @@ class Meter:
         self._failures = 0
         self._under_way = 0
         self._at_once = _MOST_AT_ONCE
-        self._has_posted = False
 
     def take(self, cost: int = CALL_COST, *, post: bool = False, asking: bool = False) -> Permit:
         """Leave for a request of this cost; raises the UploadError that stands against it.
@@ -153,7 +153,7 @@ class Meter:
             if closed is not None:
                 raise error_of(closed, now)
             for budget, amount in self._budgets(cost, post=post):
-                budget.in_flight += amount
+                budget.take(amount)
             self._under_way += 1
             return Permit(self, cost, post=post, asking=asking, sent=now)
 
@@ -172,12 +172,15 @@ class Meter:
     def end(self, permit: Permit, told: set[Reason], error: BaseException | None) -> None:
         """Called by the Permit."""
         counted = not isinstance(error, _NOT_COUNTED)
+        answered = error is None or (
+            isinstance(error, errors.UploadError)
+            and not isinstance(error, (errors.QuotaExceeded, *_UNAVAILABLE))
+        )
         with self._lock:
             now = self._clock()
             self._under_way -= 1
-            self._has_posted = self._has_posted or (permit.post and counted)
             for budget, amount in self._budgets(permit.cost, post=permit.post):
-                budget.in_flight -= amount
+                budget.give_back(amount, sent=permit.sent, answered=answered)
                 if budget.name not in told and counted:
                     budget.spend(amount, now)
             self._judge(permit, error, now)
@@ -187,12 +190,6 @@ class Meter:
         with self._lock:
             for budget, limit in ((self.user, user), (self.client, client)):
                 budget.limit = budget.remaining = limit
-
-    def refuse(self, error: errors.CredentialsRefused) -> None:
-        """Note a refusal that no Permit stood for: that of a token's renewal."""
-        with self._lock:
-            now = self._clock()
-            self._hold_on(now, "credentials", error.message, self._terms.unhinted_wait, now)
 
     def hold_until_asked(self, seconds: float) -> None:
         """Send nothing before Imgur has said how things stand, or for so long."""
@@ -218,13 +215,13 @@ class Meter:
         hold = None if asking else self._hold
         if hold is not None:
             if hold.only_asking or now < hold.until:
-                return Closed(hold.reason, hold.until, hold.sentence)
+                # Whoever asks may take its time: nobody is to look again every moment.
+                until = hold.until if now < hold.until else now + _FIRST_REST_SECONDS
+                return Closed(hold.reason, until, hold.sentence)
             if self._under_way:
                 return Closed(hold.reason, math.inf, hold.sentence)
         if self._under_way >= self._at_once and not asking:
             return Closed("user", math.inf, _SENTENCES["user"])
-        if post and not self._has_posted and self._under_way:
-            return Closed("posts", math.inf, "What the first POST meets, all others learn from.")
         found: Closed | None = None
         for budget, amount in self._budgets(cost, post=post):
             until = budget.opens_at(amount, now)
@@ -242,7 +239,7 @@ class Meter:
         return min(left, default=math.inf)
 
     def _budgets(self, cost: int, *, post: bool) -> list[tuple[Budget, int]]:
-        spent = [(self.user, cost), (self.client, cost)]
+        spent = [(self.user, cost), (self.client, cost)] if cost else []
         return [*spent, (self.posts, 1)] if post else spent
 
     def _judge(self, permit: Permit, error: BaseException | None, now: float) -> None:
@@ -250,7 +247,8 @@ class Meter:
         terms = self._terms
         match error:
             case errors.QuotaExceeded():
-                self._refused(permit, error, now)
+                if self._refused(permit, error, now):
+                    self._went_well(permit, now)
             case errors.UploadBlocked():
                 self._hold_on(permit.sent, "blocked", error.message, terms.blocked_wait, now)
             case errors.CredentialsRefused():
@@ -276,17 +274,23 @@ class Meter:
             self._trouble_since = None
         self._hold = replace(hold, until=now, only_asking=False) if still else None
 
-    def _refused(self, permit: Permit, error: errors.QuotaExceeded, now: float) -> None:
-        """A 429: the budget that it names is empty; if it names none, wait longer each time."""
+    def _refused(self, permit: Permit, error: errors.QuotaExceeded, now: float) -> bool:
+        """A 429: the budget that it names is empty; if it names none, wait longer each time.
+
+        True where a budget explains it: then Imgur knows us and works.
+        """
         budgets = self._budgets(permit.cost, post=permit.post)
+        wait = error.retry_after
         for budget, _ in budgets:
             # One that is used up for no time at all is as good as none.
-            if budget.name == error.budget and error.retry_after != 0:
-                budget.empty(error.retry_after, sent=permit.sent, now=now)
-                return
-        if all(budget.has_room(amount, now) for budget, amount in budgets):
-            self._at_once = 1.0
-            self._hold_on(permit.sent, "user", error.message, self._terms.unhinted_wait, now)
+            if budget.name == error.budget and (wait is None or wait > 0):
+                budget.empty(wait, sent=permit.sent, now=now)
+                return True
+        if not all(budget.has_room(amount, now) for budget, amount in budgets):
+            return True
+        self._at_once = 1.0
+        self._hold_on(permit.sent, "user", error.message, self._terms.unhinted_wait, now)
+        return False
 
     def _hold_on(
         self, sent: float, reason: Reason, sentence: str, first_wait: float, now: float
@@ -348,7 +352,30 @@ class Quota:
     def seconds_to_open(self, cost: int, *, post: bool) -> float:
         """How long until a request of this cost may be sent; inf: when something comes back."""
         closed = self.closed(cost, post=post)
-        return 0.0 if closed is None else max(0.001, closed.until - self._clock())
+        if closed is None:
+            return 0.0
+        left = closed.until - self._clock()
+        return left if left > 0 else _ASKED_SECONDS
+
+    def standing(self) -> list[list[float | None]]:
+        """How the budgets stand, for `stand` in another process."""
+        with self._lock:
+            now, clock = self._clock(), time.time()
+            return [budget.standing(now, clock) for budget in self._all()]
+
+    def stand(self, standing: list[list[float | None]]) -> bool:
+        """Begin where another process left it; False where that had other client ids."""
+        with self._lock:
+            budgets = self._all()
+            if len(standing) != len(budgets):
+                return False
+            for budget, each in zip(budgets, standing, strict=True):
+                budget.stand(each, self._clock(), time.time())
+            return all(budget.remaining is not None for budget in budgets[:-1])
+
+    def _all(self) -> list[Budget]:
+        own = [budget for meter in self.meters for budget in (meter.user, meter.client)]
+        return [*own, self.meters[0].posts]
 
     def budgets(self) -> list[BudgetView]:
         """Every budget as it stands."""

@@ -50,6 +50,7 @@ from imageload.transfer import Steps, TransferError
 _log = logging.getLogger(__name__)
 
 _LATE_SECONDS = 5.0
+_LOOK_SECONDS = 1.0  # between two looks at what has waited too long
 
 T = TypeVar("T")
 
@@ -115,7 +116,7 @@ class Run:
         self._in_line_since: dict[int, float] = {}
         self._leads = Leads(road.sharing, job.job_id, self._inbox.tell)
         self._album_under_way = False
-        self._is_unqueueing = False
+        self._look_at = 0.0
         self._stopped = False
         self._cancelled = False
         self._cancelling = False
@@ -316,19 +317,23 @@ class Run:
             return None
         outage = self._road.upload.outage
         if outage is None:
-            return None
-        longest = time.monotonic() - next(iter(self._in_line_since.values()))
-        return max(0.0, self._road.outage_seconds - min(outage[0], longest))
+            return _LOOK_SECONDS  # nobody says when what they wait for becomes one
+        now = time.monotonic()
+        longest = now - next(iter(self._in_line_since.values()))
+        left = self._road.outage_seconds - min(outage[0], longest)
+        return max(0.0, left, self._look_at - now)
 
     def _end_long_waits(self) -> None:
-        """Have all come back that wait, if one has waited too long; see `_out_of_line`."""
-        if self._seconds_to_long_wait() == 0.0 and not self._is_unqueueing:
-            self._is_unqueueing = True
+        """Have all come back that wait, if one has waited too long; see `_out_of_line`.
+
+        That one may not be in line now: under way, or before its next try.
+        """
+        if self._seconds_to_long_wait() == 0.0:
+            self._look_at = time.monotonic() + _LOOK_SECONDS
             self._road.upload.unqueue(self._job.job_id)
 
     def _out_of_line(self, index: int) -> None:
         """An upload came back unsent: in line again, or that was it."""
-        self._is_unqueueing = False
         outage = self._road.upload.outage
         waited = time.monotonic() - self._in_line_since[index]
         if outage is not None and min(outage[0], waited) >= self._road.outage_seconds:
@@ -503,10 +508,10 @@ class Run:
         report, tries = self._report(index), self._tries.pop(index, 0)
         self._in_line_since.pop(index, None)
         self._leads.settle(index, Ended(report, landed))
-        self._apply(Uploaded(index, landed.link, landed.deletehash, tries, reused))
         if self._road.record is None:
             self._discard(report)
-        else:
+        self._apply(Uploaded(index, landed.link, landed.deletehash, tries, reused))
+        if self._road.record is not None:
             self._road.record.when_durable(functools.partial(self._discard, report))
 
     def _end_as_failed(self, index: int, failure: Failure) -> None:

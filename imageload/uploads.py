@@ -237,6 +237,9 @@ class Uploads:
                 _log.error("uploads wait, check IMGUR_CLIENT_ID: %s", error.message)
             except errors.ImageError as error:
                 _log.warning("Imgur does not tell its limits yet: %s", error.message)
-                return
+                hold = api.meter.hold
+                if hold is None or hold.reason != "credentials":
+                    return
+                yield Pause(min(max(error.retry_after or 0.0, 1.0), _LONGEST_PAUSE_SECONDS))
             else:
                 return

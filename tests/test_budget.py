@@ -5,6 +5,7 @@ again when its window is over, and a forecast of how it goes on.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -133,6 +134,61 @@ def test_a_window_without_any_hint_at_its_end_lasts_as_long_as_is_usual() -> Non
     budget = user_budget(remaining=490, reset=None, at=100.0)
     assert budget.learn(500, 0, None, sent=200.0, now=200.0)
     assert budget.opens_at(10, now=300.0) == 100.0 + HOUR
+
+
+def window_after(budget: Budget) -> None:
+    """Let the budget's window of a minute be over, with one of 500 credits to follow."""
+    assert budget.learn(500, 0, 60.0, sent=0.0, now=0.0)
+    assert budget.has_room(10, now=60.0)
+
+
+@pytest.mark.parametrize("begin", [lambda _: None, window_after])
+def test_at_first_and_after_a_reset_one_goes_alone(begin: Callable[[Budget], None]) -> None:
+    budget = Budget("user", HOUR)
+    begin(budget)
+    budget.take(10)
+    assert budget.opens_at(10, now=61.0) == math.inf, "what it meets, the others learn from"
+    assert budget.learn(500, 40, HOUR, sent=61.0, now=62.0)
+    budget.give_back(10, sent=61.0, answered=True)
+    for _ in range(4):
+        assert budget.has_room(10, now=62.0)
+        budget.take(10)
+    assert not budget.has_room(10, now=62.0)
+
+
+def test_one_alone_that_came_to_nothing_is_followed_by_another() -> None:
+    budget = user_budget(remaining=0, reset=60.0)
+    for moment in (60.0, 70.0, 80.0):
+        assert budget.has_room(10, now=moment)
+        budget.take(10)
+        assert not budget.has_room(10, now=moment + 1.0)
+        budget.give_back(10, sent=moment, answered=moment == 80.0)
+    for _ in range(50):
+        assert budget.has_room(10, now=81.0), "Imgur tells nothing, but it answers"
+        budget.take(10)
+
+
+def test_those_under_way_at_the_reset_are_neither_waited_for_nor_learnt_from() -> None:
+    budget = user_budget(remaining=100, reset=60.0)
+    for _ in range(3):
+        budget.take(10)
+    assert budget.has_room(10, now=60.0)
+    budget.give_back(10, sent=59.0, answered=True)
+    budget.take(10)
+    budget.give_back(10, sent=59.5, answered=True)
+    assert not budget.has_room(10, now=61.0)
+    budget.give_back(10, sent=60.0, answered=True)
+    assert budget.has_room(490, now=61.0)
+    assert not budget.has_room(491, now=61.0), "one is under way yet"
+
+
+def test_the_one_alone_that_shows_another_window_is_over_then() -> None:
+    budget = Budget("user", HOUR)
+    budget.limit = budget.remaining = 50
+    budget.take(10)
+    assert budget.learn(500, 490, HOUR, sent=1.0, now=2.0)
+    budget.give_back(10, sent=1.0, answered=True)
+    assert budget.has_room(490, now=2.0)
 
 
 def test_what_no_answer_told_of_is_counted_all_the_same() -> None:

@@ -33,6 +33,7 @@ SAMPLES: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
     "count": (("7", 7), ("1", 1)),
     "bytes": (("4096", 4096), ("1", 1)),
     "bytes/s": (("100", 100), ("1", 1)),
+    "hours": (("1.5", 1.5), ("24", 24.0)),
     "seconds": (("1.5", 1.5), ("3", 3.0)),
     "path": (("/one", "/one"), ("two", "two")),
     "text": (("one", "one"), ("two words", "two words")),

@@ -29,6 +29,7 @@ CODES = {
     "invalid_url",
     "not_image",
     "not_on_imgur",
+    "poison",
     "purged",
     "rate_limited",
     "removed_at_origin",
@@ -115,6 +116,7 @@ def test_the_tree_tells_whose_fault_it_was() -> None:
     assert {kind for kind in ALL if issubclass(kind, ImageLoadError)} == {
         ImageLoadError,
         errors.IllegalChange,
+        errors.JournalError,
         *REFUSALS,
         *IMAGE_ERRORS,
     }
@@ -128,6 +130,7 @@ def test_every_refusal_has_its_http_status() -> None:
         errors.BacklogFull: 429,
         errors.JobBusy: 409,
         errors.OutOfThreads: 503,
+        errors.JournalUnavailable: 503,
         errors.ShuttingDown: 503,
     }
 

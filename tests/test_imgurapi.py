@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from imageload import errors
+from imageload.quota import Quota
 from imageload.transfer import Bounds, Transfer, run
 from imgurapi import ImgurAPI
 from sandbox.testing import RunningSandbox, running_sandbox
@@ -375,3 +378,20 @@ def test_a_put_has_its_body(origin: Origin) -> None:
     assert api(origin.url).make_request("PUT", "gallery/image/x", {"tags": "a"}) is True
     assert "PUT /3/gallery/image/x" in origin.heads[0]
     assert "Content-Length: 6" in origin.heads[0]
+
+
+def test_what_is_learnt_while_the_limits_are_asked_for_is_not_forgotten_over_their_answer(
+    origin: Origin,
+) -> None:
+    quota = Quota()
+    client, meter = api(origin.url, meter=quota.meters[0]), quota.meters[0]
+
+    def credits_page(connection: socket.socket) -> None:
+        meter.learn({"UserLimit": 500, "UserRemaining": 380}, time.monotonic())
+        body = {"data": {"UserLimit": 500, "UserRemaining": 400}, "success": True, "status": 200}
+        page = answer(json.dumps(body).encode(), X_RateLimit_UserRemaining="400")
+        page(connection)
+
+    origin.page("/3/credits", credits_page)
+    run(client.ask_credits())
+    assert quota.budgets()[0].remaining == 380, "that was the answer to a later request"

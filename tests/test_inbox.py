@@ -52,6 +52,23 @@ def test_a_message_wakes_the_reader() -> None:
     assert found == ["x"]
 
 
+def test_the_reader_is_woken_again_and_again() -> None:
+    inbox, read, found = Inbox[int](), threading.Semaphore(0), list[int]()
+
+    def read_on() -> None:
+        while len(found) < 200:
+            found.extend(inbox.messages(None))
+            read.release()
+
+    in_thread(read_on)
+    for number in range(200):
+        inbox.tell(number)
+        assert read.acquire(timeout=SOON)
+        while not inbox and len(found) <= number:
+            assert read.acquire(timeout=SOON), "that was a ring too much"
+    assert found == list(range(200))
+
+
 def test_a_ring_wakes_the_reader_without_any_message() -> None:
     inbox, rounds = Inbox[str](), list[list[str]]()
     reader = in_thread(lambda: rounds.append(list(inbox.messages(None))))
@@ -86,6 +103,17 @@ def test_what_comes_while_it_is_read_is_read_along() -> None:
         if number < 10:
             inbox.tell(number + 1)
     assert found == list(range(11))
+
+
+def test_what_a_reader_left_unread_is_not_waited_for() -> None:
+    inbox: Inbox[int] = Inbox()
+    for number in range(3):
+        inbox.tell(number)
+    for _ in inbox.messages(SOON):
+        break
+    began = time.monotonic()
+    assert list(inbox.messages(SOON)) == [1, 2]
+    assert time.monotonic() - began < SOON / 2
 
 
 @pytest.mark.parametrize("writers", [1, 8])

@@ -240,6 +240,56 @@ def test_the_images_that_may_be_there_twice_are_counted() -> None:
     assert [image.maybe_duplicate for image in job.snapshot().images] == [True, True, False]
 
 
+# A restart
+
+
+def restored(job: Job) -> Job:
+    """The job as another process has it that read it from somewhere."""
+    before = job.snapshot()
+    return Job.restored(
+        before.images,
+        job.job_id,
+        created=job.created,
+        dedupe=job.dedupe,
+        started=before.started,
+        album=before.album,
+    )
+
+
+def test_a_restored_job_that_had_finished_is_as_it_was_but_for_its_version() -> None:
+    job = Job([url(0), Item(url(1), "A bird", "It sings.")], dedupe=False, album="Birds")
+    job.apply(Started())
+    bring_to(job, "completed", 0)
+    bring_to(job, "failed", 1)
+    job.apply(AlbumEnded("abc", "https://imgur.com/a/abc", SECRET))
+    again = restored(job)
+    assert again.snapshot() == replace(job.snapshot(), version=0)
+    assert (again.dedupe, again.created, len(again)) == (False, job.created, 2)
+    again.apply(Requeued(1))
+    check_counts(again.snapshot())
+
+
+def test_what_had_not_ended_begins_again_and_may_be_there_where_an_upload_had_begun() -> None:
+    job = job_of(4)
+    job.apply(Started())
+    for index in (1, 2):
+        bring_to(job, "downloaded", index)
+    job.apply(Uploading(2))
+    bring_to(job, "completed", 3)
+    again = restored(job).snapshot()
+    fresh = job_of(4).snapshot().images
+    assert again.images[:3] == (*fresh[:2], replace(fresh[2], maybe_duplicate=True))
+    assert again.images[3] == job.image(3)
+    assert (again.status, again.maybe_duplicates) == ("pending", 1)
+    check_counts(again)
+
+
+def check_counts(snapshot: Snapshot) -> None:
+    """The counts agree with the images."""
+    found = Counter(image.state for image in snapshot.images)
+    assert snapshot.counts == {state: found[state] for state in STATES}
+
+
 # The album
 
 

@@ -325,3 +325,63 @@ def test_ten_uploads_with_a_token_that_ran_out_cause_one_refresh(
         threading.Event().wait(1.1)  # the token's own time: nothing tells when it is over
         assert all_landed(service, [service.submit(urls(origin, 10), dedupe=False)])
         assert sandbox.stats()["requests"]["oauth"] == refreshes + 1
+
+
+def with_account(sandbox: RunningSandbox) -> dict[str, Any]:
+    """Options for a service that uploads to an account of `sandbox`."""
+    return {
+        "imgur_anonymous": False,
+        "imgur_client_secret": "secret",
+        "imgur_refresh_token": sandbox.token(client_id="test")["refresh_token"],
+    }
+
+
+@pytest.mark.parametrize("fault", ["503", "reset_before_store", "forbidden"])
+def test_while_no_token_is_to_be_had_uploads_wait_and_few_ask_for_one(
+    tmp_path: Path, origin: Origin, sandbox: RunningSandbox, fault: str
+) -> None:
+    options = {**with_account(sandbox), "blocked_wait_seconds": 0.2}
+    with running_service(tmp_path / "temp", **wired(sandbox, **options)) as service:
+        assert all_landed(service, [service.submit(urls(origin, 1, "first"))])
+        service.service.imgur.auth.current_access_token = "run out"
+        sandbox.fault(fault, match="oauth", count=0)
+        job_id = service.submit(urls(origin, 20), dedupe=False)
+        reason = "blocked" if fault == "forbidden" else "unavailable"
+        until(lambda: service.get("/v1/quota").json()["waiting_for"] == reason)
+        until(lambda: sum(sandbox.stats()["faults_met"].values()) >= 4)
+        sandbox.clear_faults()
+        assert all_landed(service, [job_id])
+        records = service.records(job_id).values()
+        assert max(each["attempts"] for each in records) <= 2
+        assert not any(each["maybe_duplicate"] for each in records), "no upload was lost"
+    assert sum(sandbox.stats()["faults_met"].values()) <= 6
+
+
+def test_a_service_that_starts_without_a_token_asks_for_it_ever_less_often(
+    tmp_path: Path, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    options = with_account(sandbox)
+    sandbox.fault("503", match="oauth", count=2)
+    with running_service(tmp_path / "temp", **wired(sandbox, **options)) as service:
+        job_id = service.submit(urls(origin, 40), dedupe=False)
+        until(lambda: service.get("/v1/quota").json()["waiting_for"] == "unavailable")
+        assert all_landed(service, [job_id])
+        assert {each["attempts"] for each in service.records(job_id).values()} == {1}
+    assert sandbox.stats()["requests"]["oauth"] == 3
+
+
+def test_a_refused_refresh_token_is_refused_once_and_not_to_each_that_wants_it(
+    tmp_path: Path, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    options = with_account(sandbox)
+    with running_service(tmp_path / "temp", **wired(sandbox, **options)) as service:
+        assert all_landed(service, [service.submit(urls(origin, 1, "first"))])
+        service.service.imgur.auth.current_access_token = "run out"
+        sandbox.fault("answer", match="oauth", status=400, message="Invalid refresh token", count=0)
+        service.submit(urls(origin, 40), dedupe=False)
+        until(lambda: service.get("/v1/quota").json()["parked"] == 40)
+        assert service.get("/readyz").json()["waiting_for"] == "credentials"
+        hold = service.service.uploads.quota.meters[0].hold
+        assert hold is not None
+        assert hold.until < time.monotonic() + 60, "the first wait, and not one that doubled"
+        assert sandbox.stats()["faults_met"]["answer"] == 1

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import queue
 import threading
 import time
@@ -118,6 +119,7 @@ class Wired:
         retry: RetryRule | None = None,
         max_active_jobs: int = 8,
         max_waiting_jobs: int = 100,
+        outage_seconds: float = math.inf,
         readers: tuple[Reader, ...] = (),
     ) -> None:
         self._finished: defaultdict[str, threading.Event] = defaultdict(threading.Event)
@@ -135,6 +137,7 @@ class Wired:
             discard=discard,
             retry=retry or RetryRule(max_tries=3, seconds=0.002, cap_seconds=0.002),
             window=window,
+            outage_seconds=outage_seconds,
             readers=(*readers, self._read),
         )
         self.load = ImageLoad(
@@ -655,6 +658,24 @@ def test_a_retry_that_is_due_while_the_window_is_full_costs_no_cpu(
     assert time.process_time() - begun < 0.25
     released.set()
     assert {image.state for image in wired.wait(job).values()} == {"completed"}
+
+
+def test_what_waits_for_its_next_try_in_an_outage_costs_no_cpu_and_fails_when_it_is_in_line(
+    wire: Wire,
+) -> None:
+    outage = errors.UploadBlocked("Imgur refuses us.")
+
+    def upload(_: str) -> Landed:
+        wired.to_imgur.park((math.inf, outage))
+        raise errors.Unavailable("Later.", retry_after=0.5)
+
+    retry = RetryRule(max_tries=3, seconds=0.5, cap_seconds=0.5)
+    wired = wire(nowhere, upload, retry=retry, outage_seconds=0.01)
+    before = time.process_time()
+    (image,) = wired.run(urls(1)).values()
+    assert image.failure == outage.failure()
+    assert time.process_time() - before < 0.25
+    assert wired.to_imgur.unqueued <= 3
 
 
 def test_no_more_downloads_of_a_host_are_under_way_than_it_may_have(

@@ -29,6 +29,12 @@ from web.jobs import prefers
         ("text/csv;Q=0.2, application/json;Q=0.1", True),
         ("text/html", False),
         (",,;;,", False),
+        ("text/*", True),
+        ("application/*", False),
+        ("text/*;q=0.5, application/*", False),
+        ("text/csv;q=0.5, application/*;q=0.9", False),
+        ("text/csv;q=0.5, application/*;q=0.9, application/json;q=0.1", True),
+        ("text/*, text/csv;q=0", False),
     ],
 )
 def test_csv_is_for_who_wants_it_rather_than_json(accept: str, wants_csv: bool) -> None:

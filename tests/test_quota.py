@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
+from collections import Counter
 
 import pytest
 
@@ -97,6 +98,16 @@ def take_all(meter: Meter) -> list[Permit]:
         except UploadError:
             break
     return permits
+
+
+def use_up(meter: Meter) -> int:
+    """Upload as many as may be; gives how many."""
+    count = 0
+    while permits := take_all(meter):
+        count += len(permits)
+        for permit in permits:
+            permit.end(None)
+    return count
 
 
 def wait_for_hold(meter: Meter, clock: Clock) -> float:
@@ -220,9 +231,44 @@ def test_the_first_post_goes_alone(quota: Quota, meter: Meter) -> None:
     assert len(take_all(meter)) == 5, "and the others know what it met"
 
 
-@pytest.mark.parametrize("error", [TOO_FAST, errors.UploadConnectError("Nobody there.")])
+def test_a_window_that_is_over_is_not_believed_to_be_before_one_has_seen_it(
+    meter: Meter, clock: Clock
+) -> None:
+    upload(meter, told((500, 0, 60.0)))
+    clock.now += 60.0
+    first = meter.take(UPLOAD_COST, post=True)
+    assert refusal(meter).retry_after is None
+    clock.now += 1.0
+    finish(first, told((500, 0, 5.0)), used_up("user", 5.0))
+    assert refusal(meter).retry_after == 5.0, "Imgur's clock may go slower than ours"
+    clock.now += 5.0
+    upload(meter, told((500, 490, 3_600.0)))
+    assert len(take_all(meter)) == 49
+
+
+def test_the_first_post_of_all_client_ids_goes_alone(clock: Clock) -> None:
+    quota = Quota(2, clock=clock)
+    first = quota.meters[0].take(UPLOAD_COST, post=True)
+    assert refusal(quota.meters[1]).retry_after is None
+    quota.meters[1].take().end(None)
+    finish(first, told(posts=(1_250, 1, HOUR)))
+    quota.meters[1].take(UPLOAD_COST, post=True)
+    assert refusal(quota.meters[0]).retry_after is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TOO_FAST,
+        errors.UploadConnectError("Nobody there."),
+        errors.AnswerLost("Lost."),
+        errors.UploadTimedOut("Late."),
+        errors.Shutdown("Cancelled."),
+        errors.DiskError("The temp file has vanished."),
+    ],
+)
 def test_after_a_first_post_that_showed_nothing_the_next_is_the_first(
-    meter: Meter, clock: Clock, error: UploadError
+    meter: Meter, clock: Clock, error: ImageError
 ) -> None:
     upload(meter, error=error)
     clock.now += 60.0
@@ -239,13 +285,10 @@ def test_what_other_processes_spend_is_seen_in_the_next_answer(meter: Meter) -> 
 def test_presumed_budgets_hold_where_imgur_tells_none(meter: Meter, clock: Clock) -> None:
     meter.presume(50, 70)
     upload(meter)
-    for rest in (4, 2):
-        permits = take_all(meter)
-        assert len(permits) == rest, "first of the hour, then of the day"
-        for permit in permits:
-            permit.end(None)
-        clock.now += HOUR
-    clock.now -= HOUR
+    assert use_up(meter) == 4, "that was the hour's"
+    assert refusal(meter).retry_after == HOUR
+    clock.now += HOUR
+    assert use_up(meter) == 2, "that was the day's"
     assert refusal(meter).retry_after == DAY - HOUR
 
 
@@ -266,7 +309,7 @@ def test_half_a_presumption_leaves_the_other_open(quota: Quota, meter: Meter) ->
 
 @pytest.mark.parametrize(
     ("budget", "wait", "until"),
-    [("user", 720.0, 720.0), ("client", None, DAY), ("posts", 30.0, 30.0)],
+    [("user", 720.0, 720.0), ("client", None, DAY), ("posts", 30.0, 30.0), ("user", 0.5, 0.5)],
 )
 def test_a_429_that_names_a_budget_closes_that_one(
     quota: Quota, meter: Meter, budget: str, wait: float | None, until: float
@@ -300,12 +343,13 @@ def test_the_wait_after_a_429_that_names_nothing_doubles_up_to_an_hour(
     assert wait_for_hold(meter, clock) == 60, "one that went well, and it begins anew"
 
 
+@pytest.mark.parametrize("wait", [0.0, -5.0])
 def test_a_429_that_names_a_budget_and_no_time_is_one_that_names_nothing(
-    meter: Meter, clock: Clock
+    meter: Meter, clock: Clock, wait: float
 ) -> None:
     waits = []
     for _ in range(3):
-        upload(meter, told((500, 0, 0.0)), used_up("user", 0.0))
+        upload(meter, told((500, 0, wait)), used_up("user", wait))
         waits.append(wait_for_hold(meter, clock))
     assert waits == [60, 120, 240], "and not again and again at once"
 
@@ -319,7 +363,7 @@ def test_a_429_to_what_was_sent_in_the_window_before_closes_nothing(
     clock.now += 2.0
     finish(late, told((500, 0, HOUR)), used_up("user", HOUR))
     assert meter.hold is None
-    assert len(take_all(meter)) == 50
+    assert use_up(meter) == 50
 
 
 def test_after_a_429_that_names_nothing_one_goes_at_a_time_and_slowly_more(
@@ -359,7 +403,7 @@ def test_a_429_without_a_name_is_explained_by_a_budget_that_is_known_to_be_empty
     assert meter.hold is None
     assert refusal(meter).retry_after == 300.0
     clock.now += 300.0
-    assert len(take_all(meter)) == 50
+    assert use_up(meter) == 50
 
 
 # Holds
@@ -487,7 +531,9 @@ def test_wrong_credentials_hold_all_however_long_until_asking_shows_them_right(
     for _ in range(3):
         clock.now += 10_000.0
         assert isinstance(refusal(meter), errors.CredentialsRefused)
-        assert quota.seconds_to_open(UPLOAD_COST, post=True) > 0
+        assert quota.seconds_to_open(UPLOAD_COST, post=True) == 1.0, (
+            "it is not looked at all the time"
+        )
     meter.take(asking=True).end(None)
     upload(meter)
     assert meter.hold is None
@@ -531,6 +577,23 @@ def test_asking_with_wrong_credentials_is_put_off_longer_each_time(
     assert waits == [60, 120, 240, 480, 960, 1_920, 3_600, 3_600]
 
 
+@pytest.mark.parametrize("found", [None, told(user=(500, 0, HOUR))])
+def test_who_asks_and_is_told_of_a_used_up_budget_is_known(
+    quota: Quota, meter: Meter, clock: Clock, found: Told | None
+) -> None:
+    upload(meter, error=UNKNOWN)
+    wait_for_hold(meter, clock)
+    asking = meter.take(asking=True)
+    assert quota.seconds_to_open(UPLOAD_COST, post=True) == 1.0, "no thousand looks a second"
+    finish(asking, found, used_up("user", 100.0) if found is None else TOO_FAST)
+    closed = quota.closed(UPLOAD_COST, post=True)
+    assert closed is not None
+    assert closed.reason == "user"
+    clock.now += HOUR
+    upload(meter)
+    assert meter.hold is None
+
+
 def test_how_long_is_waited_is_said_by_the_terms(clock: Clock) -> None:
     terms = Terms(hour=60.0, day=90.0, unhinted_wait=2.0, blocked_wait=3.0)
     for error, wait in ((TOO_FAST, 2.0), (UNKNOWN, 2.0), (BLOCK, 3.0)):
@@ -543,14 +606,18 @@ def test_how_long_is_waited_is_said_by_the_terms(clock: Clock) -> None:
         assert refusal(meter).retry_after == wait
 
 
-def test_a_token_that_is_not_renewed_holds_as_wrong_credentials_do(
+def test_a_renewal_of_the_token_costs_nothing_and_is_judged_as_an_upload_is(
     meter: Meter, clock: Clock
 ) -> None:
-    meter.refuse(UNKNOWN)
+    upload(meter, told((500, 0, HOUR)))
+    meter.take(0).end(UNKNOWN)
     assert meter.hold == Closed("credentials", 1_060.0, UNKNOWN.message)
+    with pytest.raises(errors.CredentialsRefused):
+        meter.take(0)
     clock.now += 60.0
-    meter.refuse(UNKNOWN)
+    meter.take(0, asking=True).end(UNKNOWN)
     assert meter.hold == Closed("credentials", 1_180.0, UNKNOWN.message)
+    assert (meter.user.remaining, meter.user.in_flight) == (0, 0)
 
 
 def test_nothing_is_sent_before_imgur_was_asked(quota: Quota, meter: Meter, clock: Clock) -> None:
@@ -595,6 +662,7 @@ def test_the_client_id_with_the_most_room_is_the_next(clock: Clock) -> None:
         meter.take(UPLOAD_COST, post=True)
         order.append(meter.number)
     assert order[:10] == [2] * 10
+    assert Counter(order[10:30]) == {2: 10, 3: 10}, "then these two have the same"
     assert sorted(order) == [1] * 10 + [2] * 30 + [3] * 20, "until all of it is under way"
     assert quota.seconds_to_open(UPLOAD_COST, post=True) == math.inf
 
@@ -704,6 +772,13 @@ def test_a_forecast_adds_up_all_client_ids(clock: Clock) -> None:
     assert quota.seconds_for(15 + 101) == 60.0 + HOUR
 
 
+def test_a_forecast_leaves_out_a_client_id_that_never_has_room(clock: Clock) -> None:
+    quota = Quota(2, clock=clock)
+    upload(quota.meters[0], told((5, 5, 60.0)))
+    upload(quota.meters[1], told((500, 50, 90.0)))
+    assert quota.seconds_for(55) == 90.0
+
+
 def test_a_forecast_of_several_client_ids_shares_their_posts(clock: Clock) -> None:
     quota = Quota(2, clock=clock)
     for meter in quota.meters:
@@ -715,7 +790,7 @@ def test_a_forecast_of_several_client_ids_shares_their_posts(clock: Clock) -> No
 
 def test_a_forecast_waits_for_a_hold_too(quota: Quota, meter: Meter, clock: Clock) -> None:
     upload(meter, told((500, 100, 60.0)), BLOCK)
-    assert quota.seconds_for(10) == 600.0
+    assert [quota.seconds_for(uploads) for uploads in (1, 10)] == [600.0, 600.0]
     clock.now += 700.0
     assert quota.seconds_for(10) == 0.0
 

@@ -4,6 +4,7 @@ taken and did not get, and forecasts that come true. Over simulated time, agains
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from dataclasses import dataclass, replace
@@ -93,13 +94,50 @@ def test_all_of_a_day_is_spent_as_well_where_it_has_less_than_its_hours(world: W
     assert used(sender, "client", 3) >= 0.9
 
 
-@given(WORLDS, st.sampled_from([0.02, 0.1, 0.3]))
+@given(WORLDS, st.sampled_from([1, 2, 3]), st.sampled_from([0.3, 1.0, 3.0]))
 @settings(max_examples=60, deadline=None)
-def test_answers_that_are_lost_lead_to_no_429_either(world: World, part: float) -> None:
-    sender = replace(world, user=500).begin()
+def test_of_uploads_that_come_as_they_please_one_a_window_meets_a_429_at_most(
+    world: World, clients: int, pace: float
+) -> None:
+    """Not none: what is spent between a window's end and the end that we know counts in the next.
+
+    That one finds out goes for each budget: so many client ids have two each, and one in common.
+    """
+    sender = replace(world, clients=clients, client=3 * world.user, day=5 * world.hour).begin()
+    clock, end = sender.clock, sender.clock() + WINDOWS * world.hour
     draw = random.Random(world.seed + 1)
-    fates, weights = ("answered", "lost", "unsent"), (1 - part, part / 2, part / 2)
-    sender.fate = lambda: draw.choices(fates, weights)[0]
+    burst = world.user // 20
+
+    def come() -> None:
+        sender.wanted += draw.randint(1, burst)
+        if clock() < end:
+            apart = world.hour * burst / (world.user / 10 * clients * pace)
+            sender.at(clock() + draw.uniform(0, apart), come)
+
+    sender.wanted = 0
+    sender.at(clock(), come)
+    sender.run(WINDOWS * world.hour)
+    assert len(sender.refused) <= (WINDOWS + 1) * (2 * clients + 1)
+
+
+@given(WORLDS, st.integers(30, 400))
+@settings(max_examples=20, deadline=None)
+def test_presumed_budgets_last_until_imgur_tells_its_own(world: World, presumed: int) -> None:
+    sender = world.begin()
+    sender.quota.meters[0].presume(presumed, presumed)
+    sender.run(WINDOWS * world.hour)
+    assert sender.refused == []
+    assert used(sender, "user", WINDOWS) >= 0.9
+
+
+@given(WORLDS, st.sampled_from([4, 10, 50]))
+@settings(max_examples=60, deadline=None)
+def test_answers_that_are_lost_lead_to_no_429_either(world: World, each: int) -> None:
+    """One of so many is lost, in turn on its way there and on its way back."""
+    sender = replace(world, user=500).begin()
+    well = ["answered"] * (each - 1)
+    fates = itertools.cycle([*well, "lost", *well, "unsent"])
+    sender.fate = lambda: next(fates)
     sender.run(WINDOWS * world.hour)
     assert sender.refused == []
 
@@ -133,6 +171,21 @@ def test_beside_another_process_each_of_our_slots_meets_a_429_once_a_window_at_m
     sender.run(WINDOWS * world.hour)
     assert len(sender.refused) <= world.slots * (WINDOWS + 1)
     assert used(sender, "user", WINDOWS) >= 0.9
+
+
+@given(WORLDS, st.lists(st.floats(0, WINDOWS), max_size=6))
+@settings(max_examples=40, deadline=None)
+def test_a_window_that_begins_anew_earlier_than_was_said_costs_one_429_at_most(
+    world: World, moments: list[float]
+) -> None:
+    """One: an answer may look like one from the window before, whose end is then believed near."""
+    sender = world.begin()
+    for moment in moments:
+        sender.at(sender.clock() + moment * world.hour, sender.imgur.forget)
+    sender.run(WINDOWS * world.hour)
+    assert len(sender.refused) <= len(moments)
+    if world.resets in ("seconds", "epoch"):
+        assert used(sender, "user", WINDOWS) >= 0.9
 
 
 @given(WORLDS, st.integers(1, 100), st.integers(1, 300))

@@ -89,25 +89,36 @@ class ToImgur:
     def __init__(self, travel: Travel[str], answer: Callable[[str, str], Any] | None = None):
         self.slots = travel.slots
         self.is_parked = False
+        self.unqueued = 0
+        self._parked: list[tuple[str, Done]] = []
         self._travel = travel
         self._answer = answer
         self._watchers: dict[object, Callable[[], object]] = {}
 
     def start(self, key: str, upload: Upload, done: Done) -> None:
-        """Take the upload's file along."""
-        self._travel.start(key, upload.path, done)
+        """Take the upload's file along; what comes while uploads wait, waits."""
+        if self.is_parked:
+            self._parked.append((key, done))
+        else:
+            self._travel.start(key, upload.path, done)
 
     def cancel(self, key: str) -> None:
         """Stop what waits under `key`."""
+        self.unqueue(key)
         self._travel.cancel(key)
 
     def unqueue(self, key: str) -> None:
         """Stop what waits under `key`."""
-        self._travel.cancel(key)
+        self.unqueued += 1
+        parked, self._parked = self._parked, []
+        self._parked = [each for each in parked if each[0] != key]
+        for of, done in parked:
+            if of == key:
+                done(TransferError("stopped", "unqueued"))
 
-    def park(self) -> None:
-        """Let uploads wait from now on, and say so."""
-        self.is_parked = True
+    def park(self, outage: tuple[float, ImageError] | None = None) -> None:
+        """Let uploads wait from now on, for a budget or an outage, and say so."""
+        self.is_parked, self.outage = True, outage
         for wake in list(self._watchers.values()):
             wake()
 

@@ -22,6 +22,7 @@ import tornado.web
 from imageload.config import Config
 from imageload.errors import BadRequest, Refused, TooMany
 from imageload.job import Job, Snapshot
+from imageload.journal import Journal
 from imageload.loader import ImageLoad
 from imageload.uploads import Uploads
 from imageload.views import utc_text
@@ -51,8 +52,11 @@ class BaseHandler(tornado.web.RequestHandler):
     The body is collected in `body`; one past the limit is answered 413 before it is read.
     """
 
-    def initialize(self, image_load: ImageLoad, config: Config, uploads: Uploads) -> None:
+    def initialize(
+        self, image_load: ImageLoad, config: Config, uploads: Uploads, journal: Journal | None
+    ) -> None:
         """Called by Tornado with the arguments of the route."""
+        self.journal = journal
         self.image_load = image_load
         self.uploads = uploads
         self.config = config
@@ -130,14 +134,19 @@ class BaseHandler(tornado.web.RequestHandler):
         """The job with this id; a Problem `unknown-job` where there is none."""
         job = self.image_load.job_list_s.get(job_id)
         if job is None:
-            raise Problem(
-                self.config.unknown_job_status,
-                "unknown-job",
-                "Unknown job",
-                "There is no job with this jobId. Ids are those that a POST has answered, and "
-                "are known until the service restarts.",
-            )
+            raise self.unknown_job()
         return job
+
+    def unknown_job(self) -> Problem:
+        """What to raise where a jobId is not known."""
+        return Problem(
+            self.config.unknown_job_status,
+            "unknown-job",
+            "Unknown job",
+            "There is no job with this jobId. Ids are those that a POST has answered; finished "
+            "jobs are known until --keep-jobs or --keep-hours retire them, and without a journal "
+            "until the service restarts.",
+        )
 
     def waiting(self, job: Snapshot) -> dict[str, str | None]:
         """Until when the job's uploads wait for Imgur, and for which of its limits; None: not."""

@@ -101,5 +101,9 @@ def prefers(accept: str, media_type: str) -> bool:
                 with contextlib.suppress(ValueError):
                     weight = float(parameter[2:])
         weights[name] = weight
-    anything = weights.get("*/*", 0.0)
-    return weights.get(media_type, 0.0) > weights.get("application/json", anything)
+
+    def weight_of(name: str) -> float:
+        ranges = (name, f"{name.partition('/')[0]}/*", "*/*")
+        return next((weights[found] for found in ranges if found in weights), 0.0)
+
+    return weight_of(media_type) > weight_of("application/json")

@@ -26,11 +26,15 @@ class ReadyHandler(BaseHandler):
         """Answer whether to send us work, and how Imgur takes it."""
         closed = self.uploads.closed
         is_stopping = self.image_load.is_closing
-        is_ready = not is_stopping and (closed is None or closed.reason != "credentials")
+        trouble = self.journal.trouble if self.journal is not None else None
+        is_ready = not (is_stopping or trouble) and (
+            closed is None or closed.reason != "credentials"
+        )
         answer = {
             "status": "stopping" if is_stopping else "ready" if is_ready else "not ready",
             "waiting_for": closed and closed.reason,
             "reason": closed and closed.sentence,
+            "journal": trouble,
         }
         self.answer(answer, 200 if is_ready else 503)
 

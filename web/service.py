@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +18,13 @@ from imageload.convert import Converter
 from imageload.download import Bounds as DownloadBounds
 from imageload.download import Downloader
 from imageload.engine import Engine, Way
+from imageload.errors import Poison
 from imageload.fit import Fit, FittingDownloads
 from imageload.guard import Guard
 from imageload.hosts import Hosts
-from imageload.loader import ImageLoad
+from imageload.job import Failed, Job
+from imageload.journal import Journal, Restored, open_journal
+from imageload.loader import ImageLoad, Keep
 from imageload.quota import Quota, Terms
 from imageload.retry import RetryRule
 from imageload.road import Road
@@ -30,8 +34,11 @@ from imageload.transfer import Bounds, Transfer
 from imageload.uploads import Uploads
 from imgurapi import ImgurAPI
 from web.base import BaseHandler, NotFoundHandler
+from web.notes import current_token, keep_budgets, keep_token, restore_budgets
 
 _log = logging.getLogger(__name__)
+
+_DEATHS = 3
 
 Routes = Sequence[tuple[str, type[BaseHandler]]]
 
@@ -55,13 +62,19 @@ class Service:
         origins, imgur = _transfers(config)
         self._transfers = (origins, imgur)
         files = TempFiles(temp_dir)
+        self.journal: Journal | None = None
+        restored = Restored([], {}, True)
+        if config.journal:
+            self.journal, restored = open_journal(
+                Path(config.journal), move_damaged_aside=config.journal_reset
+            )
         retry = RetryRule(
             max_tries=config.max_tries,
             seconds=config.retry_seconds,
             cap_seconds=config.retry_cap_seconds,
             retry_lost=config.retry_lost,
         )
-        quota, apis = _imgur(config, imgur)
+        quota, apis = _imgur(config, imgur, self.journal)
         self.imgur = apis[0]
         self.uploads = Uploads(
             self._engine,
@@ -91,16 +104,21 @@ class Service:
             grace_seconds=config.grace_seconds,
             # What is under way may come on top of what is held.
             temp_bytes=TempBytes(config.temp_bytes - config.downloads * config.max_bytes),
+            readers=(self.journal.record,) if self.journal is not None else (),
+            record=self.journal,
         )
         self.image_load = ImageLoad(
             road,
             max_active_jobs=config.max_active_jobs,
             max_waiting_jobs=config.max_waiting_jobs,
+            ledger=self.journal,
+            keep=Keep(jobs=config.keep_jobs, hours=config.keep_hours),
         )
         arguments = {
             "image_load": self.image_load,
             "config": config,
             "uploads": self.uploads,
+            "journal": self.journal,
         }
         self.application = tornado.web.Application(
             [(path, handler, arguments) for path, handler in routes],
@@ -109,7 +127,12 @@ class Service:
             log_function=_log_request,
         )
         self._engine.start()
-        self.uploads.ask()
+        is_known = self.journal is not None and restore_budgets(self.journal, quota)
+        if not (is_known and restored.was_closed):
+            self.uploads.ask()
+        for job in restored.jobs:
+            _end_poison(road, job, restored.deaths.get(job.job_id, {}))
+        self.image_load.restore(restored.jobs)
 
     def _fitting_downloads(self, origins: Transfer, files: TempFiles) -> FittingDownloads:
         config = self._config
@@ -148,6 +171,15 @@ class Service:
         host, port = sockets[0].getsockname()[:2]
         return server, f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
+    def tend(self) -> None:
+        """What is to be done now and then; blocks, so not for the event loop."""
+        self._keep_budgets()
+        self.image_load.retire()
+
+    def _keep_budgets(self) -> None:
+        if self.journal is not None:
+            keep_budgets(self.journal, self.uploads.quota)
+
     def close(self, seconds: float, grace: float = 0.0) -> bool:
         """End every job as it stands; True when no thread of ours is left.
 
@@ -162,7 +194,9 @@ class Service:
             transfer.abort()
         ended = self._engine.close(seconds / 2)
         self._downloads.close()
-        return self.image_load.close(seconds / 2) and ended
+        ended = self.image_load.close(seconds / 2) and ended
+        self._keep_budgets()
+        return (self.journal is None or self.journal.close(seconds)) and ended
 
 
 def _transfers(config: Config) -> tuple[Transfer, Transfer]:
@@ -184,7 +218,9 @@ def _transfers(config: Config) -> tuple[Transfer, Transfer]:
     return origins, imgur
 
 
-def _imgur(config: Config, transfer: Transfer) -> tuple[Quota, list[ImgurAPI]]:
+def _imgur(
+    config: Config, transfer: Transfer, journal: Journal | None
+) -> tuple[Quota, list[ImgurAPI]]:
     """The budgets of every client id, and an ImgurAPI for each; an account has only the first."""
     entries = [client_budgets(entry) for entry in config.client_ids]
     clients = [(config.imgur_client_id, None, None), *entries]
@@ -197,6 +233,10 @@ def _imgur(config: Config, transfer: Transfer) -> tuple[Quota, list[ImgurAPI]]:
         blocked_wait=config.blocked_wait_seconds,
     )
     quota = Quota(len(clients), terms)
+    token, on_token = config.imgur_refresh_token, None
+    if journal is not None and token:
+        on_token = functools.partial(keep_token, journal, token)
+        token = current_token(journal, token)
     apis = []
     for (client_id, hour, day), meter in zip(clients, quota.meters, strict=True):
         meter.presume(hour, day)
@@ -204,16 +244,26 @@ def _imgur(config: Config, transfer: Transfer) -> tuple[Quota, list[ImgurAPI]]:
             ImgurAPI(
                 client_id,
                 config.imgur_client_secret,
-                config.imgur_refresh_token or None,
+                token or None,
                 transfer=transfer,
                 base_url=config.imgur_base_url or None,
                 rapidapi_key=config.imgur_rapidapi_key or None,
                 link_base=config.imgur_link_base,
                 seconds=config.upload_seconds,
                 meter=meter,
+                on_refresh_token=on_token,
             )
         )
     return quota, apis
+
+
+def _end_poison(road: Road, job: Job, deaths: Mapping[int, int]) -> None:
+    """Fail the images of `job` that were in work each time that the service died."""
+    for index, count in deaths.items():
+        if count >= _DEATHS and job.image(index).state == "queued":
+            sentence = f"The service has died {count} times while it was at work on this image."
+            road.apply(job, Failed(index, Poison(sentence).failure()))
+            _log.error("failed job=%s code=poison image=%d", job.job_id, index)
 
 
 def _log_request(handler: tornado.web.RequestHandler) -> None:

@@ -1,0 +1,138 @@
+"""A service that is killed with -9 at random moments, and what its users have to show for it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+from sandbox.testing import RunningSandbox, running_sandbox
+from tests.origin import IMAGES, Origin, answer, running_origin
+from tests.service import ServiceProcess
+
+_PNG = (IMAGES / "png-palette.png").read_bytes()
+_LONGEST_LIFE_SECONDS = 1.5
+
+
+@dataclass(slots=True)
+class Counts:
+    """What came of it all. `lost`, `wrong`, `unmarked` and `left` must be 0."""
+
+    kills: int = 0
+    jobs: int = 0
+    images: int = 0
+    lost: int = 0
+    """Images of accepted jobs that did not land."""
+    wrong: int = 0
+    """Links behind which there are other bytes."""
+    marked: int = 0
+    """Images marked as maybe there twice."""
+    twice: int = 0
+    """Images that are."""
+    unmarked: int = 0
+    """And are not marked."""
+    left: int = 0
+    """Files in the temp directory at the end."""
+
+
+class Crashes:
+    """Jobs of `size` images for services that are killed, one after the other."""
+
+    def __init__(self, folder: Path, sandbox: RunningSandbox, origin: Origin, size: int) -> None:
+        self.counts = Counts()
+        self._folder = folder
+        self._sandbox = sandbox
+        self._origin = origin
+        self._size = size
+        self._jobs: dict[str, list[str]] = {}
+        self._sha256s: dict[str, str] = {}
+        self._temp = folder / "temp"
+        self._temp.mkdir()
+
+    def kill_one(self, chance: random.Random) -> None:
+        """Start a service, give it a job, and kill it at some moment of its life."""
+        service = self._start()
+        life = threading.Timer(
+            chance.uniform(0, _LONGEST_LIFE_SECONDS), service.process.send_signal, [signal.SIGKILL]
+        )
+        life.start()
+        with contextlib.suppress(requests.RequestException):
+            while True:
+                urls = self._new_urls()
+                self._jobs[service.submit(urls, dedupe=False)] = urls
+                self.counts.jobs += 1
+                time.sleep(chance.uniform(0, 0.4))  # so that they meet it at different work
+        life.join()
+        service.stop(signal.SIGKILL)
+        self.counts.kills += 1
+
+    def finish(self, seconds: float) -> Counts:
+        """Let a last service end all jobs, and count."""
+        service = self._start()
+        try:
+            for job_id, urls in self._jobs.items():
+                service.finish(job_id, seconds)
+                self._count(service, job_id, urls)
+        finally:
+            assert service.stop() == 0, "".join(service.log)
+        self.counts.left = len([path for path in self._temp.rglob("*") if path.is_file()])
+        return self.counts
+
+    def _start(self) -> ServiceProcess:
+        return ServiceProcess(
+            "--port=0",
+            "--allow-origin=127.0.0.1",
+            "--per-host=32",
+            "--origin-ports=80",
+            f"--journal={self._folder / 'journal'}",
+            f"--temp-dir={self._temp}",
+            f"--imgur-base-url={self._sandbox.url}",
+            f"--imgur-link-base={self._sandbox.url}",
+            environment={"IMGUR_CLIENT_ID": "test"},
+        )
+
+    def _new_urls(self) -> list[str]:
+        urls = []
+        for _ in range(self._size):
+            body = _PNG + len(self._sha256s).to_bytes(4, "big")
+            url = self._origin.page(f"/{len(self._sha256s)}.png", answer(body))
+            self._sha256s[url] = hashlib.sha256(body).hexdigest()
+            urls.append(url)
+        return urls
+
+    def _count(self, service: ServiceProcess, job_id: str, urls: list[str]) -> None:
+        stored = Counter(image["sha256"] for image in self._sandbox.images())
+        by_id = {image["id"]: image["sha256"] for image in self._sandbox.images()}
+        records = service.records(job_id)
+        counts = self.counts
+        counts.images += len(urls)
+        for url in urls:
+            record, sha256 = records[url], self._sha256s[url]
+            counts.lost += record["state"] != "completed"
+            counts.marked += record["maybe_duplicate"]
+            if record["link"] is not None:
+                image_id = record["link"].rpartition("/")[2].partition(".")[0]
+                counts.wrong += by_id.get(image_id) != sha256
+            counts.twice += stored[sha256] > 1
+            counts.unmarked += stored[sha256] > 1 and not record["maybe_duplicate"]
+
+
+def killed_again_and_again(folder: Path, kills: int, *, size: int = 50, seed: int = 0) -> Counts:
+    """The Counts after so many kills, each at a moment that `seed` decides."""
+    chance = random.Random(seed)
+    with (
+        running_origin() as origin,
+        running_sandbox(folder / "sandbox", unlimited=True) as sandbox,
+    ):
+        crashes = Crashes(folder, sandbox, origin, size)
+        for _ in range(kills):
+            crashes.kill_one(chance)
+        return crashes.finish(60 + kills)

@@ -1,0 +1,133 @@
+"""Journals for tests: opened, looked at from outside, and filled."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from imageload.errors import ConnectError
+from imageload.job import (
+    Change,
+    Downloaded,
+    Failed,
+    Image,
+    Job,
+    Report,
+    Snapshot,
+    Started,
+    Uploaded,
+    Uploading,
+)
+from imageload.journal import Journal, Restored, open_journal
+
+SECRET = "d3l3t3h4sh"
+FAILURE = ConnectError("Nobody answers.", status_code=503).failure()
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[tuple[Journal, Restored]]:
+    """The journal at `path`, closed afterwards with nothing left to write."""
+    journal, restored = open_journal(path)
+    try:
+        yield journal, restored
+        assert journal.close()
+    finally:
+        journal.close(0.0)
+
+
+def restored_from(path: Path) -> Restored:
+    """What a journal that is opened again gives back."""
+    with opened(path) as (_, restored):
+        return restored
+
+
+def url(index: int) -> str:
+    return f"https://origin.example/{index}.png"
+
+
+def link(index: int) -> str:
+    return f"https://i.imgur.com/{index:07}.png"
+
+
+def report(index: int) -> Report:
+    return Report(f"/temp/{index}", 200, 1_234, "image/png", 64, 32, f"{index:064x}", "image/webp")
+
+
+def job_of(count: int) -> Job:
+    return Job([url(index) for index in range(count)])
+
+
+def tell(journal: Journal, job: Job, *changes: Change) -> None:
+    """Apply the Changes, and have them recorded, as a job's thread does."""
+    for change in changes:
+        job.apply(change)
+        journal.record(job, change)
+
+
+def finish(journal: Journal, job: Job) -> None:
+    """Every image lands; its link tells its index."""
+    tell(journal, job, Started())
+    for index in range(len(job)):
+        changes = Downloaded(index, report(index)), Uploading(index)
+        tell(journal, job, *changes, Uploaded(index, link(index), SECRET))
+
+
+def fail(journal: Journal, job: Job) -> None:
+    """Every image fails."""
+    tell(journal, job, Started(), *(Failed(index, FAILURE) for index in range(len(job))))
+
+
+def flush(journal: Journal) -> None:
+    """Return when all that was recorded is durable."""
+    durable = threading.Event()
+    journal.when_durable(durable.set)
+    assert durable.wait(10), journal.trouble
+
+
+def wait_until(holds: Callable[[], object], seconds: float = 10.0) -> None:
+    """Return when `holds` is true."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.002)  # a poll's pace, not a guess
+
+
+def after_a_restart(job: Job) -> Snapshot:
+    """How a restart must show the job: what ended stays, what did not begins again."""
+
+    def image_after(image: Image) -> Image:
+        if image.state in ("completed", "failed"):
+            known = image.report and replace(image.report, temp_fn="")
+            return replace(image, report=known)
+        texts = {"title": image.title, "description": image.description}
+        maybe_there = image.maybe_duplicate or image.uploading
+        return Image(image.url, maybe_duplicate=maybe_there, **texts)  # type: ignore[arg-type]
+
+    before = job.snapshot()
+    images = [image_after(image) for image in before.images]
+    states = [image.state for image in images]
+    return replace(
+        before,
+        version=0,
+        images=tuple(images),
+        started=before.started and before.finished,
+        counts={state: states.count(state) for state in before.counts},
+        maybe_duplicates=sum(image.maybe_duplicate for image in images),
+    )
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Another program writes to the journal's database, which makes its thread wait."""
+    other = sqlite3.connect(path, isolation_level=None)
+    try:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+    finally:
+        other.close()

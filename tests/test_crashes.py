@@ -1,0 +1,14 @@
+"""Killed with -9 in mid-job: nothing accepted is lost, and what may be there twice is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.crashes import killed_again_and_again
+
+
+def test_kills_lose_no_image_and_mark_every_duplicate(tmp_path: Path) -> None:
+    counts = killed_again_and_again(tmp_path, kills=5, size=30, seed=1)
+    assert counts.kills == 5
+    assert counts.images == counts.jobs * 30 > 0
+    assert (counts.lost, counts.wrong, counts.unmarked, counts.left) == (0, 0, 0, 0), counts

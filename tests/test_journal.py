@@ -1,0 +1,702 @@
+"""What imageload.journal promises: what it was told is there after a restart, however the process
+ended; what cannot be written now is written later, and meanwhile nothing new is taken.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import re
+import signal
+import sqlite3
+import stat
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from imageload.errors import Failure, IllegalChange, JournalUnavailable, Shutdown
+from imageload.job import (
+    AlbumEnded,
+    AnswerMissed,
+    Change,
+    Downloaded,
+    Failed,
+    Item,
+    Job,
+    Purged,
+    PurgeFailed,
+    Requeued,
+    Started,
+    Uploaded,
+    Uploading,
+)
+from imageload.journal import Journal, open_journal
+from tests.disks import full, small_disk
+from tests.journals import (
+    FAILURE,
+    SECRET,
+    after_a_restart,
+    fail,
+    finish,
+    flush,
+    job_of,
+    link,
+    locked,
+    opened,
+    report,
+    restored_from,
+    tell,
+    url,
+    wait_until,
+)
+
+ROOT = Path(__file__).parent.parent
+STOPPED = Shutdown("The service stopped.").failure()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal"
+
+
+@pytest.fixture
+def journal(path: Path) -> Iterator[Journal]:
+    with opened(path) as (journal, _):
+        yield journal
+
+
+# What a restart brings back
+
+
+def test_a_new_journal_is_empty_and_says_that_nothing_went_wrong(path: Path) -> None:
+    restored = restored_from(path)
+    assert (restored.jobs, restored.deaths, restored.was_closed) == ([], {}, True)
+
+
+def test_an_accepted_job_is_there_with_all_that_was_posted(path: Path) -> None:
+    items: list[str | Item] = ["https://a.example/ü.png"]
+    items += [Item(url(1), "A bird", "It sings."), Item(url(2), None, "")]
+    created = datetime(2018, 10, 13, 20, 37, 16, tzinfo=UTC)
+    job = Job(items, dedupe=False, album="Birds", created=created)
+    with opened(path) as (journal, _):
+        journal.accept([job])
+    (again,) = restored_from(path).jobs
+    assert (again.job_id, again.dedupe, again.created) == (job.job_id, False, created)
+    assert again.snapshot() == job.snapshot()
+
+
+def test_jobs_come_back_in_the_order_in_which_they_were_accepted(path: Path) -> None:
+    jobs = [job_of(count) for count in (3, 1, 2, 5)]
+    with opened(path) as (journal, _):
+        journal.accept(jobs[:2])
+        finish(journal, jobs[0])
+        journal.accept(jobs[2:])
+        fail(journal, jobs[2])
+        numbers = [journal.number(job) for job in jobs]
+        assert numbers == sorted(numbers)
+    for _ in range(2):
+        restored = restored_from(path).jobs
+        assert [job.job_id for job in restored] == [job.job_id for job in jobs]
+        assert [job.snapshot() for job in restored] == [after_a_restart(job) for job in jobs]
+
+
+def test_a_job_that_was_at_work_has_not_begun_and_one_that_ended_has(path: Path) -> None:
+    jobs = [job_of(2), job_of(2)]
+    with opened(path) as (journal, _):
+        journal.accept(jobs)
+        finish(journal, jobs[0])
+        tell(journal, jobs[1], Started(), Failed(0, FAILURE))
+    ended, open_job = restored_from(path).jobs
+    assert (ended.summary().status, open_job.summary().status) == ("complete", "pending")
+    open_job.apply(Started())
+
+
+def test_an_image_whose_upload_had_begun_may_be_there_already(path: Path) -> None:
+    job = job_of(4)
+    with opened(path) as (journal, _):
+        journal.accept([job])
+        tell(journal, job, *(Downloaded(index, report(index)) for index in range(4)))
+        tell(journal, job, Uploading(1), Uploading(2), AnswerMissed(2), Uploading(3))
+        tell(journal, job, Uploaded(3, link(3)))
+    (again,) = restored_from(path).jobs
+    images = again.snapshot().images
+    assert [image.state for image in images] == ["queued", "queued", "queued", "completed"]
+    assert [image.maybe_duplicate for image in images] == [False, True, True, False]
+    with opened(path) as (journal, restored):  # and once more, after a run that did nothing
+        (again,) = restored.jobs
+        assert [image.maybe_duplicate for image in again.snapshot().images][1:3] == [True, True]
+
+
+def test_what_only_the_stop_of_the_service_ended_begins_again(path: Path) -> None:
+    job = Job([url(index) for index in range(3)], album="Birds")
+    with opened(path) as (journal, _):
+        journal.accept([job])
+        tell(journal, job, Started(), Downloaded(0, report(0)), Uploading(0), Failed(2, FAILURE))
+        tell(journal, job, Failed(0, STOPPED), Failed(1, STOPPED), AlbumEnded(failure=STOPPED))
+        assert job.summary().finished
+    (again,) = restored_from(path).jobs
+    images = again.snapshot().images
+    assert [image.state for image in images] == ["queued", "queued", "failed"]
+    assert not any(image.maybe_duplicate for image in images), "it was announced and not sent"
+    album = again.summary().album
+    assert album is not None
+    assert album.is_open
+
+
+def test_what_a_stop_ended_after_it_was_sent_may_be_on_imgur(path: Path) -> None:
+    job = job_of(1)
+    with opened(path) as (journal, _):
+        journal.accept([job])
+        tell(journal, job, Started(), Downloaded(0, report(0)), Uploading(0), AnswerMissed(0))
+        tell(journal, job, Failed(0, STOPPED))
+    (again,) = restored_from(path).jobs
+    assert again.image(0).maybe_duplicate
+
+
+def test_an_album_that_a_retry_opened_again_is_open_after_a_restart(path: Path) -> None:
+    job = Job([url(0)], album="Birds")
+    with opened(path) as (journal, _):
+        journal.accept([job])
+        fail(journal, job)
+        tell(journal, job, AlbumEnded("abc", "https://imgur.com/a/abc", SECRET))
+        flush(journal)
+        tell(journal, job, Requeued(0))
+    (again,) = restored_from(path).jobs
+    assert again.snapshot() == after_a_restart(job)
+    assert again.summary().album == job.summary().album
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.integers(0, 3),
+        st.sampled_from(
+            [
+                "down",
+                "up",
+                "missed",
+                "landed",
+                "reused",
+                "failed",
+                "again",
+                "gone",
+                "stays",
+                "album",
+            ]
+        ),
+        st.integers(1, 5),
+    ),
+    max_size=40,
+)
+
+
+def change_of(index: int, kind: str, attempts: int) -> Change:
+    """A Change, legal or not."""
+    failure = Failure("http_status", f"Nö {attempts}.", attempts % 2 == 0, attempts * 100)
+    changes: dict[str, Change] = {
+        "down": Downloaded(index, replace(report(index), height=None), attempts),
+        "up": Uploading(index),
+        "missed": AnswerMissed(index),
+        "landed": Uploaded(index, link(index), SECRET, attempts),
+        "reused": Uploaded(index, link(index), None, attempts, reused=True),
+        "failed": Failed(index, failure, attempts),
+        "again": Requeued(index),
+        "gone": Purged(index, failure),
+        "stays": PurgeFailed(index, failure),
+        "album": AlbumEnded("abc", "https://imgur.com/a/abc", SECRET, failure),
+    }
+    return changes[kind]
+
+
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(steps=STEPS, retold=STEPS)
+def test_whatever_happened_to_a_job_is_there_after_a_restart(
+    tmp_path_factory: pytest.TempPathFactory,
+    steps: list[tuple[int, str, int]],
+    retold: list[tuple[int, str, int]],
+) -> None:
+    path = tmp_path_factory.mktemp("walk") / "journal"
+    job = Job([url(0), Item(url(1), "A bird"), url(2), url(3)], album="Birds")
+    other = job_of(2)
+    with opened(path) as (journal, _):
+        journal.accept([job, other])
+        walk(journal, job, steps)
+    expected = after_a_restart(job), other.snapshot()
+    with opened(path) as (journal, restored):
+        assert tuple(job.snapshot() for job in restored.jobs) == expected
+        walk(journal, restored.jobs[0], retold)
+        expected = after_a_restart(restored.jobs[0]), other.snapshot()
+    assert tuple(job.snapshot() for job in restored_from(path).jobs) == expected
+
+
+def walk(journal: Journal, job: Job, steps: list[tuple[int, str, int]]) -> None:
+    """Apply the steps that are legal."""
+    if not job.summary().started:
+        tell(journal, job, Started())
+    for step in steps:
+        try:
+            tell(journal, job, change_of(*step))
+        except IllegalChange:
+            continue
+
+
+def test_many_threads_may_use_it_at_once(path: Path) -> None:
+    done: list[Job] = []
+    with opened(path) as (journal, _):
+
+        def work() -> None:
+            for _ in range(5):
+                job = job_of(5)
+                journal.accept([job])
+                finish(journal, job)
+                done.append(job)
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        numbers = [journal.number(job) for job in done]
+    assert len(set(numbers)) == 40
+    by_id = {job.job_id: job.snapshot() for job in restored_from(path).jobs}
+    assert by_id == {job.job_id: after_a_restart(job) for job in done}
+
+
+# When it is durable
+
+
+def test_a_change_is_on_disk_soon_though_nobody_waits_for_it(journal: Journal) -> None:
+    job = job_of(1)
+    journal.accept([job])
+    finish(journal, job)
+    wait_until(lambda: [found.link for found in journal.links()] == [link(0)], 5)
+
+
+def test_who_waits_is_told_by_the_journals_thread_when_it_is_on_disk(
+    journal: Journal, path: Path
+) -> None:
+    job = job_of(1)
+    journal.accept([job])
+    told = threading.Event()
+    seen: list[object] = []
+
+    def done() -> None:
+        with sqlite3.connect(path) as other:
+            seen.extend(other.execute("SELECT state, uploading FROM image").fetchall())
+        other.close()
+        seen.append(threading.current_thread().name)
+        told.set()
+
+    tell(journal, job, Downloaded(0, report(0)), Uploading(0))
+    journal.when_durable(done)
+    assert told.wait(10)
+    assert seen == [("downloaded", 1), "journal"]
+
+
+def test_all_who_wait_share_one_transaction(journal: Journal, path: Path) -> None:
+    job = job_of(200)
+    journal.accept([job])
+    before = commits(path)
+    busy, gate, told = threading.Event(), threading.Event(), threading.Semaphore(0)
+
+    def hold_the_thread() -> None:
+        busy.set()
+        gate.wait(10)
+
+    journal.when_durable(hold_the_thread)
+    assert busy.wait(10)
+    for index in range(200):
+        tell(journal, job, Failed(index, FAILURE))
+        journal.when_durable(told.release)
+    gate.set()
+    for _ in range(200):
+        assert told.acquire(timeout=10)
+    assert commits(path) == before + 1
+
+
+def commits(path: Path) -> int:
+    """How many transactions are in the WAL: the frames that carry the database's new length.
+
+    https://www.sqlite.org/fileformat2.html#walformat
+    """
+    wal = Path(f"{path}-wal").read_bytes()
+    header = struct.Struct(">8I")
+    *_, page, _, salt1, salt2, _, _ = header.unpack(wal[:32])
+    frame = struct.Struct(">4I")
+    found = [frame.unpack_from(wal, at) for at in range(32, len(wal), 24 + page)]
+    return sum(bool(length) and (one, two) == (salt1, salt2) for _, length, one, two in found)
+
+
+def test_one_who_waits_and_raises_hurts_nobody(
+    journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal.when_durable(lambda: 1 // 0)
+    flush(journal)
+    assert "one who waited for the journal raised" in caplog.text
+
+
+# When it cannot be written
+
+
+def test_who_waited_too_long_is_refused_and_the_job_is_not_there_later(path: Path) -> None:
+    gate, busy = threading.Event(), threading.Event()
+    refused, kept = job_of(1), job_of(1)
+    with opened(path) as (journal, _):
+        journal.when_durable(busy.set)
+        journal.when_durable(lambda: gate.wait(10))
+        assert busy.wait(10)
+        with pytest.raises(JournalUnavailable, match="it takes too long"):
+            journal.accept([refused], seconds=0.05)
+        gate.set()
+        journal.accept([kept])
+    assert [job.job_id for job in restored_from(path).jobs] == [kept.job_id]
+
+
+def test_a_job_that_is_written_too_late_is_taken_out_again(path: Path) -> None:
+    refused, kept = job_of(1), job_of(1)
+    with opened(path) as (journal, _):
+        journal.accept([kept])
+        with locked(path), pytest.raises(JournalUnavailable):
+            journal.accept([refused], seconds=0.1)  # within the time that SQLite waits for a lock
+        tell(journal, refused, Failed(0, FAILURE))
+    assert [job.job_id for job in restored_from(path).jobs] == [kept.job_id]
+
+
+def test_a_closed_journal_takes_nothing(path: Path) -> None:
+    with opened(path) as (journal, _):
+        pass
+    with pytest.raises(JournalUnavailable, match="closed"):
+        journal.accept([job_of(1)])
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of two megabytes."""
+    with small_disk(tmp_path / "disk", 2_048) as folder:
+        yield folder
+
+
+def test_a_full_disk_refuses_new_jobs_and_loses_nothing_of_the_old(disk: Path) -> None:
+    path = disk / "journal"
+    job, refused, later = job_of(300), job_of(1), job_of(1)
+    with opened(path) as (journal, _):
+        journal.accept([job])
+        told = threading.Event()
+        with full(disk):
+            finish(journal, job)
+            journal.when_durable(told.set)
+            wait_until(lambda: journal.trouble)
+            assert journal.trouble == "database or disk is full"
+            began = time.monotonic()
+            with pytest.raises(JournalUnavailable, match="disk is full") as refusal:
+                journal.accept([refused])
+            assert time.monotonic() - began < 1, "nobody waits for a disk that is known to be full"
+            assert (refusal.value.status, refusal.value.slug) == (503, "journal-unavailable")
+            assert not told.is_set()
+        assert told.wait(10), "it heals by itself"
+        assert journal.trouble is None
+        journal.accept([later])
+    first, second = restored_from(path).jobs
+    assert (first.snapshot(), second.job_id) == (after_a_restart(job), later.job_id)
+
+
+def test_the_job_that_fills_the_disk_is_refused_and_nothing_else_suffers(disk: Path) -> None:
+    path = disk / "journal"
+    small = job_of(1)
+    with opened(path) as (journal, _):
+        with pytest.raises(JournalUnavailable, match="disk is full"):
+            journal.accept([job_of(100_000)])
+        wait_until(lambda: journal.trouble is None)
+        journal.accept([small])
+    assert [job.job_id for job in restored_from(path).jobs] == [small.job_id]
+
+
+def test_a_journal_that_ends_on_a_full_disk_says_so_and_keeps_what_it_had(
+    disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = disk / "journal"
+    job = job_of(300)
+    journal, _ = open_journal(path)
+    journal.accept([job])
+    with full(disk):
+        finish(journal, job)
+        wait_until(lambda: journal.trouble)
+        assert not journal.close(0.2)
+    assert re.search(r"30\d rows of the journal could not be written", caplog.text)
+    restored = restored_from(path)
+    assert [job.job_id for job in restored.jobs] == [job.job_id]
+    assert not restored.was_closed
+
+
+def refusal(journal: Journal) -> str:
+    """Why the journal takes no job."""
+    with pytest.raises(JournalUnavailable) as error:
+        journal.accept([job_of(1)])
+    return str(error.value)
+
+
+def test_closing_waits_for_a_disk_that_gets_room_in_time(disk: Path) -> None:
+    path = disk / "journal"
+    job = job_of(300)
+    journal, _ = open_journal(path)
+    journal.accept([job])
+    closed: list[bool] = []
+    closing = threading.Thread(target=lambda: closed.append(journal.close(20)))
+    with full(disk):
+        finish(journal, job)
+        wait_until(lambda: journal.trouble)
+        closing.start()
+        wait_until(lambda: "it is closed" in refusal(journal))
+        closing.join(0.3)
+        assert closing.is_alive(), "it has not given up"
+    closing.join()
+    assert closed == [True]
+    assert restored_from(path).jobs[0].snapshot() == after_a_restart(job)
+
+
+def test_a_journal_whose_file_is_taken_away_notices_and_goes_on_when_it_is_back(
+    path: Path, tmp_path: Path
+) -> None:
+    job = job_of(1)
+    with opened(path) as (journal, _):
+        journal.accept([job])
+        path.rename(tmp_path / "elsewhere")
+        finish(journal, job)
+        wait_until(lambda: journal.trouble)
+        assert journal.trouble == "its file was moved or deleted"
+        (tmp_path / "elsewhere").rename(path)
+        flush(journal)
+    assert restored_from(path).jobs[0].snapshot() == after_a_restart(job)
+
+
+def test_what_sqlite_cannot_store_is_left_out_and_the_rest_is_kept(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = job_of(2)
+    with opened(path) as (journal, _):
+        journal.accept([job])
+        tell(journal, job, Failed(0, replace(FAILURE, message="\udcff")), Failed(1, FAILURE))
+    (again,) = restored_from(path).jobs
+    assert [image.state for image in again.snapshot().images] == ["queued", "failed"]
+    assert "a bug: rows that cannot be written" in caplog.text
+
+
+# Retiring, deleting, looking
+
+
+def test_a_retired_job_is_not_restored_but_its_links_and_it_can_be_had(path: Path) -> None:
+    jobs = [job_of(2), job_of(3)]
+    retired = threading.Event()
+    with opened(path) as (journal, _):
+        journal.accept(jobs)
+        for job in jobs:
+            finish(journal, job)
+        journal.retire([jobs[0].job_id], retired.set)
+        assert retired.wait(10)
+        number = journal.number(jobs[0])
+    with opened(path) as (journal, restored):
+        assert [job.job_id for job in restored.jobs] == [jobs[1].job_id]
+        assert [found.link for found in journal.links()] == [link(n) for n in (0, 1, 0, 1, 2)]
+        assert list(journal.links(retired_only=True)) == [
+            (number, jobs[0].job_id, index, link(index)) for index in range(2)
+        ]
+        again = journal.load(jobs[0].job_id)
+        assert again is not None
+        assert again.snapshot() == after_a_restart(jobs[0])
+        tell(journal, again, Purged(0, FAILURE))
+        flush(journal)
+        assert [found.n for found in journal.links(retired_only=True)] == [1]
+        assert journal.load("4227cacf-2ee1-4b52-b231-110304c4e203") is None
+
+
+def test_a_deleted_job_leaves_nothing_and_gets_nothing_any_more(path: Path) -> None:
+    jobs = [job_of(2), job_of(2)]
+    deleted = threading.Event()
+    with opened(path) as (journal, _):
+        journal.accept(jobs)
+        finish(journal, jobs[0])
+        journal.delete([jobs[0].job_id], deleted.set)
+        assert deleted.wait(10)
+        tell(journal, jobs[0], PurgeFailed(0, FAILURE))
+        flush(journal)
+        assert list(journal.links()) == []
+        assert journal.load(jobs[0].job_id) is None
+    assert [job.job_id for job in restored_from(path).jobs] == [jobs[1].job_id]
+    assert SECRET.encode() not in path.read_bytes()
+
+
+def test_links_are_streamed_in_order_from_anywhere_while_writing_goes_on(journal: Journal) -> None:
+    old, new = job_of(2_500), job_of(500)
+    journal.accept([old, new])
+    finish(journal, old)
+    flush(journal)
+    stream = journal.links()
+    seen = [next(stream) for _ in range(10)]
+    writer = threading.Thread(target=finish, args=(journal, new))
+    writer.start()
+    seen += stream
+    writer.join()
+    assert [found.link for found in seen[:2_500]] == [link(index) for index in range(2_500)]
+    assert {found.job_id for found in seen[2_500:]} <= {new.job_id}
+    flush(journal)
+    rest = journal.links((journal.number(old), 2_400))
+    assert [found.n for found in rest] == [*range(2_401, 2_500), *range(500)]
+
+
+def test_notes_outlive_the_process_until_they_are_forgotten(path: Path) -> None:
+    with opened(path) as (journal, _):
+        assert journal.note("imgur:refresh-token") is None
+        journal.set_note("imgur:refresh-token", "t0k3n")
+        journal.set_note("imgur:budget", "12")
+        journal.set_note("imgur:budget", "11")
+        journal.set_note("gone", "x")
+        journal.set_note("gone", None)
+        assert journal.note("imgur:budget") == "11"
+    with opened(path) as (journal, _):
+        kept = [journal.note(name) for name in ("imgur:refresh-token", "imgur:budget", "gone")]
+        assert kept == ["t0k3n", "11", None]
+
+
+def test_no_secret_is_logged_and_no_file_is_for_others_to_read(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    job = job_of(1)
+    mask = os.umask(0)
+    try:
+        with opened(path) as (journal, _):
+            journal.accept([job])
+            journal.set_note("token", SECRET)
+            finish(journal, job)
+            flush(journal)
+            modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()}
+    finally:
+        os.umask(mask)
+    endings = ("", "-wal", "-shm", ".lock", ".work")
+    assert modes == {f"journal{ending}": 0o600 for ending in endings}
+    assert SECRET not in caplog.text
+    assert link(0) not in caplog.text
+
+
+# When the process is killed
+
+WRITER = """
+import os, sys
+from pathlib import Path
+from imageload.job import Downloaded, Started, Uploaded, Uploading
+from imageload.journal import open_journal
+from tests.journals import job_of, link, report, tell
+
+def say(*words):
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
+
+journal, restored = open_journal(Path(sys.argv[1]))
+say("restored", len(restored.jobs))
+while True:
+    job = job_of(20)
+    journal.accept([job])
+    say("accepted", job.job_id)
+    tell(journal, job, Started())
+    for index in range(20):
+        tell(journal, job, Downloaded(index, report(index)), Uploading(index))
+        journal.when_durable(lambda at=(job.job_id, index): say("uploading", *at))
+        tell(journal, job, Uploaded(index, link(index), "d3l3t3h4sh"))
+        journal.when_durable(lambda at=(job.job_id, index): say("landed", *at))
+"""
+
+
+def test_nothing_that_was_said_to_be_durable_is_lost_when_the_process_is_killed(path: Path) -> None:
+    chance = random.Random(1)
+    accepted: list[str] = []
+    uploading: set[tuple[str, int]] = set()
+    landed: set[tuple[str, int]] = set()
+    for _ in range(20):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        ) as writer:
+            assert writer.stdout is not None
+            killer = threading.Timer(chance.uniform(0.0, 0.05), writer.kill)
+            for line in writer.stdout:
+                what, *where = line.split()
+                if what == "restored":
+                    assert int(where[0]) >= len(accepted)
+                    killer.start()
+                elif what == "accepted":
+                    accepted.append(where[0])
+                elif line.endswith("\n"):  # the last may be half a line
+                    said = uploading if what == "uploading" else landed
+                    said.add((where[0], int(where[1])))
+            killer.join()
+        assert writer.returncode == -signal.SIGKILL
+    restored = restored_from(path)
+    assert not restored.was_closed
+    jobs = {job.job_id: job.snapshot().images for job in restored.jobs}
+    assert [job_id for job_id in jobs if job_id in set(accepted)] == accepted
+    for job_id, index in landed:
+        assert jobs[job_id][index].link == link(index)
+    for job_id, index in uploading:
+        image = jobs[job_id][index]
+        assert image.link or image.maybe_duplicate
+    assert len(landed) > 100, "the test has seen something"
+
+
+WORKER = """
+import os, signal, sys
+from pathlib import Path
+from imageload.job import Failed
+from imageload.journal import open_journal
+from tests.journals import FAILURE, job_of, tell
+
+journal, restored = open_journal(Path(sys.argv[1]))
+if not restored.jobs:
+    journal.accept([job_of(4)])
+    os.kill(os.getpid(), signal.SIGKILL)
+job = restored.jobs[0]
+for index in map(int, sys.argv[2]):
+    journal.working(job, index)
+for index in map(int, sys.argv[3]):
+    tell(journal, job, Failed(index, FAILURE))
+if sys.argv[4] == "dies":
+    os.kill(os.getpid(), signal.SIGKILL)
+journal.close()
+"""
+
+
+def start(path: Path, working: str, ended: str, how: str) -> None:
+    """A process that works on images, ends some, and ends itself."""
+    arguments = [sys.executable, "-c", WORKER, str(path), working, ended, how]
+    subprocess.run(arguments, cwd=ROOT, check=False)
+
+
+def test_an_image_that_was_in_work_when_processes_died_is_counted(path: Path) -> None:
+    def run(working: str, ended: str, how: str) -> dict[int, int]:
+        """What the next start says of an image, after a process that ended so."""
+        start(path, working, ended, how)
+        restored = restored_from(path)
+        assert restored.was_closed is (how == "closes")
+        return restored.deaths.get(restored.jobs[0].job_id, {})
+
+    assert run("", "", "dies") == {}
+    assert run("0123", "3", "dies") == {0: 1, 1: 1, 2: 1}
+    assert run("12", "", "closes") == {0: 1, 1: 1, 2: 1}
+    assert run("12", "", "dies") == {0: 1, 1: 2, 2: 2}
+    assert run("1", "2", "closes") == {0: 1, 1: 2}
+
+
+def test_a_death_is_counted_once_though_the_next_process_dies_too(path: Path) -> None:
+    for working in ("", "0", "", ""):
+        start(path, working, "", "dies")
+    restored = restored_from(path)
+    assert restored.deaths == {restored.jobs[0].job_id: {0: 1}}

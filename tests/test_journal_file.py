@@ -1,0 +1,312 @@
+"""What imageload.journal_file promises: one process at a time, every version that ever was, and a
+file that cannot be read is reported, never emptied.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from imageload import journal_file
+from imageload.errors import JournalError
+from imageload.job import Downloaded, Item, Job, Uploaded, Uploading
+from imageload.journal import open_journal
+from imageload.journal_file import JournalFile
+from imageload.journal_rows import MIGRATIONS
+from imageload.views import image_json
+from tests.disks import small_disk
+from tests.journals import (
+    SECRET,
+    after_a_restart,
+    fail,
+    finish,
+    job_of,
+    link,
+    opened,
+    report,
+    restored_from,
+    tell,
+)
+
+ROOT = Path(__file__).parent.parent
+OLD = Path(__file__).parent / "old_journals"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal"
+
+
+def filled(path: Path) -> list[Job]:
+    """A journal with a bit of everything, closed; its jobs."""
+    jobs = [Job(["https://a.example/ü.png", Item("b", "A bird", "It sings.")]), job_of(30)]
+    jobs += [job_of(3_000), job_of(2)]
+    with opened(path) as (journal, _):
+        journal.accept(jobs)
+        finish(journal, jobs[1])
+        fail(journal, jobs[3])
+        for index in range(1_500):
+            changes = Downloaded(index, report(index)), Uploading(index)
+            tell(journal, jobs[2], *changes, Uploaded(index, link(index), SECRET))
+        journal.set_note("token", "t0k3n")
+    return jobs
+
+
+def refused(path: Path) -> str:
+    """The sentence with which the journal is refused."""
+    with pytest.raises(JournalError) as error:
+        open_journal(path)
+    return str(error.value)
+
+
+# One process at a time
+
+HOLDER = """
+import sys
+from pathlib import Path
+from imageload.journal import open_journal
+journal, _ = open_journal(Path(sys.argv[1]))
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_refused_and_told_who_holds_the_journal(path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"open\n"
+        assert f"held by process {holder.pid}." in refused(path)
+        holder.send_signal(signal.SIGKILL)
+        holder.wait(10)
+    assert restored_from(path).jobs == []
+
+
+def test_one_process_cannot_open_it_twice_and_can_again_when_it_closed_it(path: Path) -> None:
+    with opened(path):
+        assert f"held by process {os.getpid()}." in refused(path)
+    assert restored_from(path).was_closed
+
+
+def test_every_transaction_is_on_the_disk_before_it_counts(path: Path) -> None:
+    """No killed process can show it, a power cut would: without FULL it may lose the last ones."""
+    file = JournalFile(path)
+    settings = ("journal_mode", "wal"), ("synchronous", 2), ("fullfsync", 1), ("secure_delete", 2)
+    for name, value in settings:
+        assert file.connection.execute(f"PRAGMA {name}").fetchone() == (value,)
+    file.close()
+
+
+# What cannot be a journal
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    assert f"is not there: {tmp_path / 'no'}." in refused(tmp_path / "no" / "journal")
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_folder_in_its_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "journal").mkdir()
+    assert "is a folder. Name a file." in refused(tmp_path / "journal")
+
+
+def test_a_journal_on_a_disk_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 1_024) as disk:
+        restored_from(disk / "journal")
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        assert "Read-only file system" in refused(disk / "journal")
+
+
+@pytest.mark.parametrize("ending", ["", ".lock", ".work"])
+def test_a_journal_that_may_not_be_written_is_refused(ending: str) -> None:
+    """To a process that is not root's: to root nothing is closed."""
+    program = """if True:
+        import os, sys
+        from pathlib import Path
+        from imageload.errors import JournalError
+        from imageload.journal import open_journal
+        os.geteuid() or os.setuid(65534)
+        path, closed = map(Path, sys.argv[1:])
+        journal, _ = open_journal(path)
+        journal.close()
+        closed.chmod(0o400)
+        try:
+            open_journal(path)
+        except JournalError as error:
+            print(error)
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        path = Path(folder) / "journal"
+        arguments = [sys.executable, "-c", program, str(path), f"{path}{ending}"]
+        said = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert said.stdout.startswith(f"The journal {path} cannot be ")
+
+
+def test_somebody_elses_database_is_refused_and_left_alone(path: Path) -> None:
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE job (x)")
+    other.close()
+    before = path.read_bytes()
+    assert "no journal of imageload" in refused(path)
+    with pytest.raises(JournalError, match="no journal of imageload"):
+        open_journal(path, move_damaged_aside=True)
+    assert path.read_bytes() == before
+
+
+# Versions
+
+
+def test_a_newer_journal_is_refused_and_left_alone(path: Path) -> None:
+    filled(path)
+    with sqlite3.connect(path) as other:
+        other.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    other.close()
+    before = path.read_bytes()
+    assert f"of version {len(MIGRATIONS) + 1}, and this program knows" in refused(path)
+    with pytest.raises(JournalError, match="newer program"):
+        open_journal(path, move_damaged_aside=True)
+    assert path.read_bytes() == before
+
+
+def test_an_older_journal_is_brought_up_to_date_and_keeps_what_it_has(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = filled(path)
+    more = "ALTER TABLE note ADD COLUMN later TEXT; CREATE TABLE more (x)"
+    monkeypatch.setattr(journal_file, "MIGRATIONS", (*MIGRATIONS, more))
+    again = restored_from(path).jobs
+    assert [job.snapshot() for job in again] == [after_a_restart(job) for job in jobs]
+    with sqlite3.connect(path) as other:
+        assert other.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS) + 1,)
+        assert other.execute("SELECT count(later) FROM note").fetchone() == (0,)
+    other.close()
+    monkeypatch.undo()
+    assert "newer program" in refused(path)
+
+
+def test_a_migration_that_breaks_off_has_changed_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = filled(path)
+    broken = "CREATE TABLE more (x); INSERT INTO nowhere VALUES (1)"
+    monkeypatch.setattr(journal_file, "MIGRATIONS", (*MIGRATIONS, broken))
+    assert "cannot be opened: no such table" in refused(path)
+    monkeypatch.undo()
+    again = restored_from(path).jobs
+    assert [job.snapshot() for job in again] == [after_a_restart(job) for job in jobs]
+
+
+@pytest.mark.parametrize("version", range(1, len(MIGRATIONS) + 1))
+def test_every_version_that_ever_was_is_read(version: int, path: Path) -> None:
+    """The dumps are of journals that were written by the program of their version."""
+    with sqlite3.connect(path) as old:
+        old.executescript((OLD / f"version-{version}.sql").read_text(encoding="utf-8"))
+    old.close()
+    expected = json.loads((OLD / f"version-{version}.json").read_text(encoding="utf-8"))
+    with opened(path) as (journal, restored):
+        shown = {
+            job.job_id: [image_json(image) for image in job.snapshot().images]
+            for job in restored.jobs
+        }
+        assert shown == expected["jobs"]
+        assert [found.link for found in journal.links()] == expected["links"]
+        assert journal.note("a name") == "a value"
+
+
+# Damage
+
+
+def test_an_empty_file_is_damage_not_a_new_journal(path: Path) -> None:
+    path.touch()
+    assert "is damaged: it is empty" in refused(path)
+
+
+def test_something_else_than_a_database_is_damage(path: Path) -> None:
+    path.write_text("https://origin.example/1.png\n" * 1_000)
+    assert "is damaged: file is not a database" in refused(path)
+
+
+def test_a_wal_whose_database_is_gone_is_not_thrown_away(path: Path) -> None:
+    wal = path.with_name("journal-wal")
+    wal.write_bytes(b"jobs")
+    assert "is gone, but journal-wal is still there" in refused(path)
+    assert wal.read_bytes() == b"jobs"
+
+
+def test_a_torn_journal_is_reported_with_what_can_be_read_and_left_as_it_is(path: Path) -> None:
+    filled(path)
+    torn = path.read_bytes()[: path.stat().st_size * 3 // 4]
+    path.write_bytes(torn)
+    sentence = refused(path)
+    assert "is damaged: database disk image is malformed" in sentence
+    assert "of it can be read" in sentence
+    assert "--journal-reset" in sentence
+    assert path.read_bytes() == torn
+
+
+def test_no_garbled_page_goes_unnoticed_or_empties_anything(path: Path) -> None:
+    jobs = filled(path)
+    whole, chance = path.read_bytes(), random.Random(1)
+    expected = [after_a_restart(job) for job in jobs]
+    pages = range(0, len(whole), 4_096)
+    noticed = 0
+    for page in pages:
+        garbled = whole[:page] + chance.randbytes(4_096) + whole[page + 4_096 :]
+        path.write_bytes(garbled)
+        sentence = ""
+        try:
+            found = restored_from(path).jobs
+        except JournalError as error:
+            sentence = str(error)
+        if sentence:
+            noticed += 1
+            assert "is damaged" in sentence
+            assert path.read_bytes() == garbled
+        else:
+            assert [job.snapshot() for job in found] == expected
+    assert noticed > len(pages) / 2
+
+
+def test_a_damaged_journal_is_moved_aside_only_on_request(path: Path) -> None:
+    filled(path)
+    garbled = path.read_bytes()[:20_000]
+    path.write_bytes(garbled)
+    refused(path)
+    journal, restored = open_journal(path, move_damaged_aside=True)
+    job = job_of(1)
+    journal.accept([job])
+    assert journal.close()
+    assert restored.jobs == []
+    assert [job.job_id for job in restored_from(path).jobs] == [job.job_id]
+    (aside,) = path.parent.glob("journal.damaged-*")
+    assert aside.read_bytes() == garbled
+    assert aside.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_sound_journal_is_not_moved_aside(path: Path) -> None:
+    jobs = filled(path)
+    journal, restored = open_journal(path, move_damaged_aside=True)
+    assert journal.close()
+    assert [job.snapshot() for job in restored.jobs] == [after_a_restart(job) for job in jobs]
+    assert not list(path.parent.glob("journal.damaged-*"))
+
+
+def test_a_start_that_failed_lets_go_of_the_journal(path: Path) -> None:
+    path.touch()
+    refused(path)
+    path.unlink()
+    assert restored_from(path).jobs == []

@@ -1,0 +1,278 @@
+"""A service with a journal goes on after a restart; without room it waits, and says so."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox.testing import RunningSandbox
+from tests.disks import full, small_disk
+from tests.origin import Origin
+from tests.service import ROOT, RunningService, ServiceProcess, running_service
+from tests.test_albums import account
+from tests.test_limits import all_landed, until, urls, wired
+from tests.test_undo import codes, distinct
+
+Start = Callable[..., ServiceProcess]
+
+
+@pytest.fixture
+def start(tmp_path: Path, sandbox: RunningSandbox) -> Iterator[Start]:
+    """Starts the service with its journal and temp files in the test's folder."""
+    started: list[ServiceProcess] = []
+    (tmp_path / "temp").mkdir()
+
+    def start_one(*arguments: str, journal: Path = tmp_path / "journal") -> ServiceProcess:
+        started.append(
+            ServiceProcess(
+                "--port=0",
+                "--allow-origin=127.0.0.1",
+                f"--journal={journal}",
+                f"--temp-dir={tmp_path / 'temp'}",
+                f"--imgur-base-url={sandbox.url}",
+                f"--imgur-link-base={sandbox.url}",
+                *arguments,
+                environment={"IMGUR_CLIENT_ID": "test"},
+            )
+        )
+        return started[-1]
+
+    yield start_one
+    for process in started:
+        process.stop(signal.SIGKILL)
+
+
+def test_jobs_links_failures_and_albums_are_there_after_a_restart(
+    start: Start, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    first = start()
+    pages = [*distinct(origin, 5), origin.image("missing.png")]
+    job_id = first.post(json={"urls": pages, "album": "Birds", "title": "A bird"}).json()["jobId"][
+        0
+    ]
+    before = first.finish(job_id)
+    records, album = (
+        first.records(job_id),
+        first.get("/v1/images/upload").json()["jobs"][0]["album"],
+    )
+    links = first.get("/v1/images").json()
+    assert first.stop() == 0
+    second = start()
+    after = second.status(job_id)
+    assert after == before
+    assert second.records(job_id) == records
+    assert second.get("/v1/images/upload").json()["jobs"][0]["album"] == album
+    assert second.get("/v1/images").json() == links
+    assert album["link"]
+    again = second.session.delete(f"{second.url}/v1/images/upload/{job_id}?purge=true", timeout=10)
+    assert again.json()["purging"] == 5, "the deletehashes were kept"
+    second.finish(job_id)
+    assert sandbox.images() == []
+
+
+def test_a_job_that_is_stopped_in_its_middle_goes_on_and_uploads_nothing_twice(
+    start: Start, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    first = start("--uploads=4")
+    sandbox.fault("slow_answer", seconds=0.1, count=0)
+    pages = distinct(origin, 120)
+    job_id = first.submit(pages)
+    until(lambda: len(first.status(job_id)["uploaded"]["completed"]) > 10)
+    assert first.stop() == 0
+    log = "".join(first.log)
+    assert "Traceback" not in log
+    sandbox.clear_faults()
+    second = start()
+    assert second.status(job_id)["status"] in ("pending", "in-progress")
+    status = second.finish(job_id)
+    assert len(status["uploaded"]["completed"]) == 120
+    assert len(sandbox.images()) == 120, "nothing twice"
+    assert not any(each["maybe_duplicate"] for each in second.records(job_id).values())
+
+
+def test_a_purge_goes_on_after_a_restart(
+    start: Start, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    first = start()
+    job_id = first.submit(distinct(origin, 30))
+    first.finish(job_id)
+    sandbox.fault("slow_answer", match="DELETE", seconds=0.2, count=0)
+    first.session.delete(f"{first.url}/v1/images/upload/{job_id}?purge=true", timeout=10)
+    until(lambda: len(sandbox.images()) < 25)
+    first.stop(signal.SIGKILL)
+    sandbox.clear_faults()
+    second = start()
+    assert second.finish(job_id)["uploaded"]["completed"] == []
+    assert sandbox.images() == []
+
+
+def test_the_budgets_are_known_after_a_clean_stop_and_asked_for_after_another(
+    start: Start, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    first = start()
+    first.finish(first.submit(distinct(origin, 3)))
+    known = first.get("/v1/quota").json()["budgets"]
+    first.stop()
+    asked = sandbox.stats()["requests"]["credits"]
+    second = start()
+    assert [each["limit"] for each in second.get("/v1/quota").json()["budgets"]] == [
+        each["limit"] for each in known
+    ]
+    assert sandbox.stats()["requests"]["credits"] == asked
+    second.stop(signal.SIGKILL)
+    start()
+    until(lambda: sandbox.stats()["requests"]["credits"] == asked + 1)
+
+
+def test_a_rotated_refresh_token_outlives_the_process(
+    tmp_path: Path, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    sandbox.settings(rotate_refresh_tokens=True)
+    options: dict[str, Any] = {**account(sandbox), "journal": str(tmp_path / "journal")}
+    for _ in range(2):
+        with running_service(tmp_path / "temp", **wired(sandbox, **options)) as service:
+            assert all_landed(service, [service.submit(urls(origin, 2), dedupe=False)])
+    assert sandbox.stats()["oauth_refreshes"] == 2
+
+
+def test_a_second_process_on_the_journal_does_not_start_and_says_who_holds_it(
+    start: Start, tmp_path: Path
+) -> None:
+    first = start()
+    result = subprocess.run(
+        [sys.executable, "main.py", "--port=0", f"--journal={tmp_path / 'journal'}"],
+        cwd=ROOT,
+        env={"IMGUR_CLIENT_ID": "x", "PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert str(first.process.pid) in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_finished_jobs_leave_memory_and_their_links_stay(
+    tmp_path: Path, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    kept = {"journal": str(tmp_path / "journal"), "keep_jobs": 2}
+    with running_service(tmp_path / "temp", **wired(sandbox, **kept)) as service:
+        jobs = [service.submit(distinct(origin, 3, name)) for name in "abcde"]
+        for job_id in jobs:
+            service.finish(job_id)
+        links = service.get("/v1/images").json()["uploaded"]
+        assert len(links) == 15
+        assert service.service.image_load.retire() == 3
+        until(lambda: len(_listed(service)) == 2)
+        assert _listed(service) == jobs[:2:-1]
+        assert service.get(f"/v1/images/upload/{jobs[0]}").status_code == 505
+        assert service.get("/v1/images").json()["uploaded"] == links
+        paged, path = [], "/v1/images?limit=4"
+        while path:
+            page = service.get(path)
+            paged += page.json()["uploaded"]
+            path = page.links.get("next", {}).get("url", "")
+        assert paged == links
+        shared = service.submit(distinct(origin, 3, "a"))
+        service.finish(shared)
+    with running_service(tmp_path / "temp", **wired(sandbox, **kept)) as service:
+        assert _listed(service) == [shared, *jobs[:2:-1]]
+        assert len(service.get("/v1/images").json()["uploaded"]) == 18
+
+
+def _listed(service: RunningService) -> list[str]:
+    return [job["job_id"] for job in service.get("/v1/images/upload").json()["jobs"]]
+
+
+def test_an_image_that_kills_the_service_each_time_is_given_up(
+    start: Start, origin: Origin
+) -> None:
+    hanging = origin.page("/h", origin.hang)
+    first = start("--downloads=1")
+    job_id = first.submit([hanging, *distinct(origin, 2)])
+    for _ in range(3):
+        assert origin.hanging.acquire(timeout=10)
+        first.stop(signal.SIGKILL)
+        first = start("--downloads=1")
+    until(lambda: first.status(job_id)["uploaded"]["failed"] == [hanging])
+    assert first.records(job_id)[hanging]["error"]["code"] == "poison"
+    assert len(first.finish(job_id)["uploaded"]["completed"]) == 2
+
+
+# Running out
+
+
+def test_a_full_disk_for_the_journal_refuses_new_jobs_loses_none_and_heals(
+    start: Start, origin: Origin, tmp_path: Path, sandbox: RunningSandbox
+) -> None:
+    with small_disk(tmp_path / "disk", 4_000) as disk:
+        service = start(journal=disk / "journal")
+        sandbox.fault("slow_answer", seconds=0.05, count=0)
+        job_id = service.submit(distinct(origin, 100))
+        with full(disk):
+            until(lambda: service.post(json=distinct(origin, 2, "no")).status_code == 503)
+            refused = service.post(json=distinct(origin, 2, "no"))
+            assert refused.json()["type"] == "urn:imageload:problem:journal-unavailable"
+            assert refused.headers["Retry-After"]
+            until(lambda: service.get("/readyz").status_code == 503)
+            assert service.get("/readyz").json()["journal"]
+        until(lambda: service.get("/readyz").status_code == 200)
+        status = service.finish(job_id)
+        assert len(status["uploaded"]["completed"]) == 100
+        other = service.submit(distinct(origin, 2, "yes"))
+        service.finish(other)
+        service.stop(signal.SIGKILL)
+        again = start(journal=disk / "journal")
+        assert again.status(job_id) == status
+        assert len(again.get("/v1/images/upload").json()["jobs"]) == 2
+        again.stop()
+    assert len(sandbox.images()) == 102
+
+
+def test_a_full_disk_for_temp_files_ends_jobs_and_is_over_when_there_is_room(
+    tmp_path: Path, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    with small_disk(tmp_path / "disk", 400) as disk:
+        with (
+            running_service(disk / "temp", **wired(sandbox, journal="")) as service,
+            full(disk),
+        ):
+            job_id = service.submit(distinct(origin, 20))
+            service.finish(job_id)
+            assert set(codes(service, job_id)) <= {None, "disk_full"}
+            assert "disk_full" in codes(service, job_id)
+            assert service.get("/healthz").status_code == 200
+        with running_service(disk / "temp", **wired(sandbox)) as service:
+            # More images than there is room for at once.
+            assert all_landed(service, [service.submit(distinct(origin, 200, "more"))])
+
+
+def test_64_descriptors_are_enough_for_a_job_of_200_images(
+    start: Start, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = [sys.executable, "-c", "import resource,os,sys;"
+             "resource.setrlimit(resource.RLIMIT_NOFILE,(64,64));"
+             "os.execv(sys.executable,[sys.executable,*sys.argv[1:]])"]  # fmt: skip
+    popen = subprocess.Popen
+
+    def limited(command: list[str], **keywords: Any) -> subprocess.Popen[str]:
+        return popen([*limit, *command[1:]], **keywords)
+
+    monkeypatch.setattr(subprocess, "Popen", limited)
+    service = start()
+    monkeypatch.undo()
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (soft, hard)
+    job_id = service.submit(distinct(origin, 200))
+    status = service.finish(job_id, 60)
+    assert len(status["uploaded"]["completed"]) == 200, "".join(service.log)[-3_000:]
+    assert service.get("/healthz").status_code == 200
+    assert service.stop() == 0
