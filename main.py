@@ -28,21 +28,23 @@ from imageload.config import SANDBOX_CLIENT_ID, Config
 from imageload.errors import BadRequest, JournalError
 from imageload.job import Job
 from imageload.temp_folder import temp_folder
-from imageload.views import status_json, summary_json
+from imageload.views import summary_json
 from sandbox.child import SandboxError, SandboxProcess
 from web.base import BaseHandler
+from web.events import EventsHandler, JobEventsHandler
 from web.jobs import JobImagesHandler, MapHandler, RetryHandler
 from web.lists import read_posted
 from web.operations import HealthHandler, QuotaHandler, ReadyHandler
 from web.page_handler import PageFileHandler, PageHandler
 from web.service import Service
+from web.status import StatusHandler, tag_of_list
 
 _log = logging.getLogger("imageload")
 
 _TEND_SECONDS = 30.0
 
 
-class UploadHandler(BaseHandler):
+class UploadHandler(StatusHandler):
     """POST /v1/images/upload: lists of URLs in, `{"jobId": [id, ...]}` back; GET: the jobs."""
 
     async def post(self) -> None:
@@ -58,6 +60,7 @@ class UploadHandler(BaseHandler):
         else:  # which waits for the disk
             upload = functools.partial(self.image_load.upload, orders)
             jobs = await asyncio.get_running_loop().run_in_executor(None, upload)
+        self.changes.accepted(jobs)
         job_ids = [job.job_id for job in jobs]
         if len(job_ids) == 1:
             self.set_header("Location", f"/v1/images/upload/{job_ids[0]}")
@@ -67,8 +70,7 @@ class UploadHandler(BaseHandler):
         """Answer the status of ?jobId=, or without one the jobs, newest first, a page at a time."""
         job_id = self.get_query_argument("jobId", None)
         if job_id is not None:
-            job = self.job(job_id.removeprefix(":"))
-            await self.answer_of_job(job, lambda: status_json(job.snapshot()))
+            await self.answer_status(self.job(job_id.removeprefix(":")))
             return
         limit = self.count_argument("limit", 100, 1_000) or 100
         after = self.get_query_argument("after", None)
@@ -81,10 +83,14 @@ class UploadHandler(BaseHandler):
         if len(page) > limit:
             self.link_next(limit=limit, after=page[limit - 1].job_id)
         summaries = [job.summary() for job in page[:limit]]
-        self.answer({"jobs": [{**summary_json(each), **self.waiting(each)} for each in summaries]})
+        waits = [self.waiting(each) for each in summaries]
+        tag = tag_of_list(summaries, waits, is_last=len(page) <= limit)
+        if not self.is_known(tag):
+            pairs = zip(summaries, waits, strict=True)
+            self.answer({"jobs": [{**summary_json(each), **wait} for each, wait in pairs]})
 
 
-class JobStatusHandler(BaseHandler):
+class JobStatusHandler(StatusHandler):
     """GET /v1/images/upload/<jobId>: where every URL of the job is; 505 for an unknown jobId.
 
     DELETE: cancel what has not ended; `purge=true` also deletes from Imgur what has landed.
@@ -92,8 +98,7 @@ class JobStatusHandler(BaseHandler):
 
     async def get(self, job_id: str) -> None:
         """Answer the job's three lists; `:<jobId>` is taken too."""
-        job = self.job(job_id)
-        await self.answer_of_job(job, lambda: status_json(job.snapshot()))
+        await self.answer_status(self.job(job_id))
 
     async def delete(self, job_id: str) -> None:
         """Answer how many images that concerns: 202; it goes on in the background."""
@@ -179,7 +184,9 @@ ROUTES: tuple[tuple[str, type[BaseHandler]], ...] = (
     (r"/v1/images/upload/:?([^/]+)/images", JobImagesHandler),
     (r"/v1/images/upload/:?([^/]+)/retry", RetryHandler),
     (r"/v1/images/upload/:?([^/]+)/map", MapHandler),
+    (r"/v1/images/upload/:?([^/]+)/events", JobEventsHandler),
     (r"/v1/images/upload/:?([^/]+)", JobStatusHandler),
+    (r"/v1/events", EventsHandler),
     (r"/v1/quota", QuotaHandler),
     (r"/healthz", HealthHandler),
     (r"/readyz", ReadyHandler),
@@ -220,6 +227,7 @@ async def serve(config: Config, temp_dir: Path) -> int:
     if not await loop.run_in_executor(None, service.close, 10.0, config.grace_seconds):
         _log.warning("threads were still at work when the service stopped")
     server.stop()
+    await service.changes.close()
     await server.close_all_connections()
     return 1 if broken.is_set() else 0
 

@@ -241,6 +241,15 @@ class Config:
     unknown_job_status: int = _option(
         505, "status", "the answer to an unknown jobId; 404 for those who prefer it"
     )
+    max_streams: int = _option(
+        500, "count", "event streams and held answers open at once; past it a stream is refused 503"
+    )
+    keepalive_seconds: float = _option(
+        15.0, "seconds", "an idle stream's pause; who takes nothing for as long is dropped"
+    )
+    max_wait_seconds: float = _option(
+        50.0, "seconds", "the most that Prefer: wait is given; proxies often give up after 60"
+    )
     log_level: str = _option("INFO", "level", "DEBUG, INFO, WARNING or ERROR")
 
     def __post_init__(self) -> None:

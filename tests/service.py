@@ -11,9 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import requests
 
@@ -22,6 +22,8 @@ from main import ROUTES
 from web.service import Service
 
 ROOT = Path(__file__).parent.parent
+
+T = TypeVar("T")
 
 
 class Client:
@@ -95,6 +97,7 @@ class RunningService(Client):
             ready.put(url)
             await self._stop.wait()
             server.stop()
+            await self.service.changes.close()
             await server.close_all_connections()
 
         try:
@@ -106,6 +109,10 @@ class RunningService(Client):
     def temp_files(self) -> list[str]:
         """What lies in the temp directory."""
         return sorted(path.name for path in self.temp_dir.iterdir())
+
+    def on_loop(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """What `work` gives, done on the event loop."""
+        return asyncio.run_coroutine_threadsafe(work(), self._loop).result(30)
 
     def stop(self) -> None:
         """End it: no thread is left behind."""

@@ -10,7 +10,7 @@ import contextlib
 import http
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
@@ -26,13 +26,15 @@ from imageload.journal import Journal
 from imageload.loader import ImageLoad
 from imageload.uploads import Uploads
 from imageload.views import utc_text
+from web.changes import Changes
+from web.news import Bell
 
 _log = logging.getLogger(__name__)
 
 PROBLEM = "urn:imageload:problem:"
 
 # A job this long is rendered beside the event loop: 1,000 images take some 0.7 ms.
-_LARGE_JOB = 10_000
+LARGE_JOB = 10_000
 
 _DRAIN_SECONDS = 5.0
 
@@ -53,13 +55,22 @@ class BaseHandler(tornado.web.RequestHandler):
     """
 
     def initialize(
-        self, image_load: ImageLoad, config: Config, uploads: Uploads, journal: Journal | None
+        self,
+        image_load: ImageLoad,
+        config: Config,
+        uploads: Uploads,
+        journal: Journal | None,
+        changes: Changes,
     ) -> None:
         """Called by Tornado with the arguments of the route."""
         self.journal = journal
         self.image_load = image_load
         self.uploads = uploads
         self.config = config
+        self.changes = changes
+        self.is_gone = False
+        """The client has closed the connection."""
+        self._wait: asyncio.Future[bool] | None = None
         self.body = bytearray()
 
     def set_default_headers(self) -> None:
@@ -123,7 +134,7 @@ class BaseHandler(tornado.web.RequestHandler):
 
     async def answer_of_job(self, job: Job, view: Callable[[], object]) -> None:
         """Answer `view` as JSON; that of a large job is made beside the event loop."""
-        if len(job) < _LARGE_JOB:
+        if len(job) < LARGE_JOB:
             self.answer(view())
             return
         loop = asyncio.get_running_loop()
@@ -150,13 +161,43 @@ class BaseHandler(tornado.web.RequestHandler):
 
     def waiting(self, job: Snapshot) -> dict[str, str | None]:
         """Until when the job's uploads wait for Imgur, and for which of its limits; None: not."""
-        # With all downloaded and not finished, an album is made, or a purge is under way.
-        waits = job.counts["downloaded"] or not (job.counts["queued"] or job.finished)
-        closed = self.uploads.closed if waits else None
-        return {
-            "waiting_until": moment_text(closed.until - time.monotonic()) if closed else None,
-            "waiting_for": closed.reason if closed else None,
-        }
+        return waiting_of(self.uploads, job)
+
+    def set_tag(self, tag: str) -> None:
+        """Give the answer an ETag: a strong one, for its bytes are the same as long as `tag` is.
+
+        Caches may keep the answer, but have to ask each time.
+        """
+        self.set_header("Etag", f'"{self.changes.token}-{tag}"')
+        self.set_header("Cache-Control", "private, no-cache")
+
+    def is_known(self, tag: str) -> bool:
+        """`set_tag`; True where the client has it already, and a 304 has been answered."""
+        self.set_tag(tag)
+        if not self.check_etag_header():
+            return False
+        self.set_status(304)
+        self.finish()
+        return True
+
+    async def rung(self, bell: Bell, seconds: float) -> bool:
+        """Wait for `bell`; False where `seconds` pass, or the client goes, before it rings."""
+        if self.is_gone:
+            return False
+        wait = self._wait = bell.wait()
+        timer = asyncio.get_running_loop().call_later(seconds, _give_up, wait)
+        try:
+            return await wait
+        finally:
+            timer.cancel()
+            bell.forget(wait)
+
+    def on_connection_close(self) -> None:
+        """End a wait, for the client has gone; called by Tornado."""
+        super().on_connection_close()
+        self.is_gone = True
+        if self._wait is not None:
+            _give_up(self._wait)
 
     def count_argument(self, name: str, default: int | None, most: int) -> int | None:
         """The whole number in the query argument `name`, from 1 to `most`."""
@@ -221,9 +262,35 @@ class BaseHandler(tornado.web.RequestHandler):
             _log.error("a request met a bug path=%s", self.request.path, exc_info=(typ, value, tb))
 
 
+def waiting_of(uploads: Uploads, job: Snapshot) -> dict[str, str | None]:
+    """What a BaseHandler's `waiting` gives, for those who are no handler."""
+    # With all downloaded and not finished, an album is made, or a purge is under way.
+    waits = job.counts["downloaded"] or not (job.counts["queued"] or job.finished)
+    closed = uploads.closed if waits else None
+    return {
+        "waiting_until": moment_text(closed.until - time.monotonic()) if closed else None,
+        "waiting_for": closed.reason if closed else None,
+    }
+
+
+def tag_of_job(job: Snapshot, waiting: Mapping[str, str | None] | None = None) -> str:
+    """What changes whenever the job does, or what it waits for."""
+    return f"{job.job_id}-{job.version}{tag_of_waiting(waiting or {})}"
+
+
+def tag_of_waiting(waiting: Mapping[str, str | None]) -> str:
+    """What changes whenever these do."""
+    return "".join(f"-{text}" for text in waiting.values() if text)
+
+
 def moment_text(seconds: float) -> str:
     """The moment in so many seconds, rounded up, as all of our answers write it."""
     return utc_text(datetime.now(UTC) + timedelta(seconds=seconds + 1))
+
+
+def _give_up(wait: asyncio.Future[bool]) -> None:
+    if not wait.done():
+        wait.set_result(False)
 
 
 class NotFoundHandler(BaseHandler):

@@ -11,7 +11,7 @@ from typing import get_args
 from imageload.errors import BadRequest
 from imageload.job import State
 from imageload.views import album_json, image_json, map_csv, map_json
-from web.base import BaseHandler
+from web.base import BaseHandler, tag_of_job
 
 _DEFAULT_RECORDS = 1_000
 _MAX_RECORDS = 10_000
@@ -31,10 +31,13 @@ class JobImagesHandler(BaseHandler):
         state = self.get_query_argument("state", None)
         if state is not None and state not in get_args(State):
             raise BadRequest(f"state is one of {', '.join(get_args(State))}.")
-        images = job.snapshot().images
+        snapshot = job.snapshot()
+        waiting = self.waiting(snapshot)
+        if self.is_known(tag_of_job(snapshot, waiting)):
+            return
         found = (
             (number, image)
-            for number, image in enumerate(islice(images, after, None), after + 1)
+            for number, image in enumerate(islice(snapshot.images, after, None), after + 1)
             if state in (None, image.state)
         )
         page = list(islice(found, limit + 1))
@@ -42,8 +45,7 @@ class JobImagesHandler(BaseHandler):
             arguments: dict[str, str | int] = {"limit": limit, "after": page[limit - 1][0]}
             self.link_next(**arguments, **({"state": state} if state else {}))
         records = [image for _, image in page[:limit]]
-        summary = job.summary()
-        about = {"album": album_json(summary.album), **self.waiting(summary)}
+        about = {"album": album_json(snapshot.album), **waiting}
         await self.answer_of_job(
             job, lambda: {"images": [image_json(image) for image in records], **about}
         )

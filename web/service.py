@@ -33,7 +33,8 @@ from imageload.temp_files import TempBytes, TempFiles
 from imageload.transfer import Bounds, Transfer
 from imageload.uploads import Uploads
 from imgurapi import ImgurAPI
-from web.base import BaseHandler, NotFoundHandler
+from web.base import BaseHandler, NotFoundHandler, waiting_of
+from web.changes import Changes
 from web.notes import current_token, keep_budgets, keep_token, restore_budgets
 
 _log = logging.getLogger(__name__)
@@ -86,6 +87,8 @@ class Service:
             anonymous=config.imgur_anonymous,
             outage_seconds=config.outage_seconds,
         )
+        self.changes = Changes(config.max_streams, functools.partial(waiting_of, self.uploads))
+        self.uploads.watch(self.changes, self.changes.nudge)
         self._downloads = self._fitting_downloads(origins, files)
         road = Road(
             download=self._downloads,
@@ -104,7 +107,8 @@ class Service:
             grace_seconds=config.grace_seconds,
             # What is under way may come on top of what is held.
             temp_bytes=TempBytes(config.temp_bytes - config.downloads * config.max_bytes),
-            readers=(self.journal.record,) if self.journal is not None else (),
+            # First what is written down, then what is told.
+            readers=(*([self.journal.record] if self.journal is not None else []), self.changes),
             record=self.journal,
         )
         self.image_load = ImageLoad(
@@ -119,6 +123,7 @@ class Service:
             "config": config,
             "uploads": self.uploads,
             "journal": self.journal,
+            "changes": self.changes,
         }
         self.application = tornado.web.Application(
             [(path, handler, arguments) for path, handler in routes],

@@ -1,0 +1,574 @@
+"""What the event streams promise: nothing missed, nothing twice, wherever a listener is cut off;
+and that no listener, slow, gone or one of very many, costs the service more than a little.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imageload.errors import Failure
+from imageload.job import (
+    AlbumEnded,
+    Change,
+    Downloaded,
+    Failed,
+    Job,
+    Purged,
+    PurgeFailed,
+    Report,
+    Requeued,
+    Started,
+    Uploaded,
+)
+from sandbox.testing import RunningSandbox, running_sandbox
+from tests.events import Event, Listener
+from tests.origin import IMAGES, Origin, answer
+from tests.service import RunningService, ServiceProcess, running_service
+from tests.test_api import assert_problem
+from web.changes import Changes
+
+FAILURE = Failure("http_status", "The origin answered 404 Not Found.", transient=False)
+REPORT = Report("", 200, 1_000, "image/png", 1, 1, "0" * 64)
+PATIENCE = 20.0
+KEEPALIVE = 0.5
+
+
+@pytest.fixture
+def small(sandbox: RunningSandbox, tmp_path: Path) -> Iterator[RunningService]:
+    """A service with limits that are soon reached."""
+    with running_service(
+        tmp_path / "temp",
+        imgur_base_url=sandbox.url,
+        imgur_link_base=sandbox.url,
+        keepalive_seconds=KEEPALIVE,
+        max_streams=2,
+    ) as running:
+        yield running
+
+
+def events_url(service: RunningService, job_id: str) -> str:
+    """The URL of the job's stream."""
+    return f"{service.url}/v1/images/upload/{job_id}/events"
+
+
+def listen(service: RunningService, job_id: str, last_id: str | None = None) -> Listener:
+    """A listener to the job's stream."""
+    return Listener(events_url(service, job_id), last_id)
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    """Return once it is so."""
+    deadline = time.monotonic() + PATIENCE
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)  # a poll's pace: nobody tells of this
+
+
+def registered(service: RunningService, job: Job) -> Job:
+    """`job` among the service's, without a thread: the test applies its Changes."""
+    service.service.image_load.job_list_s[job.job_id] = job
+    return job
+
+
+def apply(service: RunningService, job: Job, *changes: Change) -> None:
+    """What a job's thread does with its Changes."""
+    for change in changes:
+        job.apply(change)
+        service.service.changes(job, change)
+
+
+def job_of(images: int, **keywords: Any) -> Job:
+    """A job that was not begun."""
+    return Job([f"https://a.example/{number}" for number in range(images)], **keywords)
+
+
+def numbers(events: list[Event]) -> list[int]:
+    """The numbers of the images that `image` events are of."""
+    return [event.data["number"] for event in events if event.name == "image"]
+
+
+class Gate:
+    """An origin's page that answers an image for each time it is opened."""
+
+    def __init__(self, origin: Origin) -> None:
+        self._opened = threading.Semaphore(0)
+        self._answer = answer((IMAGES / "png-1-pixel.png").read_bytes())
+        self._origin = origin
+        origin.default = self
+
+    def __call__(self, connection: Any) -> None:
+        """Let one visitor in."""
+        if not self._origin.released.is_set():
+            self._opened.acquire(timeout=PATIENCE)
+        self._answer(connection)
+
+    def open(self, times: int) -> None:
+        """Let so many more in."""
+        self._opened.release(times)
+
+    def urls(self, count: int) -> list[str]:
+        """URLs behind the gate."""
+        return [f"{self._origin.url}/gate/{number}" for number in range(count)]
+
+
+def test_a_stream_cut_ten_times_in_mid_job_misses_nothing_and_says_nothing_twice(
+    service: RunningService, origin: Origin
+) -> None:
+    gate = Gate(origin)
+    job_id = service.submit(gate.urls(300))
+    heard: list[Event] = []
+    last_id = None
+    for cut in range(10):
+        gate.open(25)
+        with listen(service, job_id, last_id) as listener:
+            heard += listener.until("image", 15 + cut)
+            last_id = listener.last_id
+            listener.cut()
+    assert not service.status(job_id)["finished"]
+    gate.open(50)
+    with listen(service, job_id, last_id) as listener:
+        heard += listener.until("complete")
+        assert list(listener.events()) == []
+    assert sorted(numbers(heard)) == list(range(1, 301))
+    assert [event.name for event in heard].count("complete") == 1
+    places = [int(event.id.split("-")[1]) for event in heard if event.name == "image"]
+    assert places == list(range(1, 301))
+
+
+def test_a_finished_jobs_stream_tells_all_of_it_and_closes(
+    service: RunningService, origin: Origin
+) -> None:
+    urls = [origin.image("png-1-pixel.png"), origin.image("missing.png"), "foo"]
+    job_id = service.submit(urls)
+    service.finish(job_id)
+    records = service.records(job_id)
+    with listen(service, job_id) as listener:
+        events = list(listener.events())
+    assert [event.name for event in events] == ["progress", "image", "image", "image", "complete"]
+    for number, event in enumerate(events[1:4], 1):
+        assert event.data == {"number": number, **records[urls[number - 1]]}
+    state = events[-1].data
+    size = (IMAGES / "png-1-pixel.png").stat().st_size
+    assert (state["job_id"], state["status"], state["finished"]) == (job_id, "complete", True)
+    assert state["bytes"] == {"downloaded": size, "uploaded": size}
+    assert (state["counts"]["completed"], state["counts"]["failed"]) == (1, 2)
+    assert events[0].data == state
+
+
+def test_a_browser_that_comes_back_after_the_end_is_told_to_stay_away(
+    service: RunningService,
+) -> None:
+    job_id = service.submit(["foo"])
+    with listen(service, job_id) as listener:
+        first, last = [e for e in listener.events() if e.name in ("image", "complete")]
+    with listen(service, job_id, last.id) as listener:
+        assert (listener.answer.status, listener.answer.read()) == (204, b"")
+    with listen(service, job_id, first.id) as listener:
+        assert [event.name for event in listener.events()] == ["progress", "complete"]
+
+
+def test_the_answer_is_an_event_stream_that_nobody_keeps_or_buffers(
+    service: RunningService,
+) -> None:
+    job_id = service.submit(["foo"])
+    with listen(service, job_id) as listener:
+        headers = listener.answer.headers
+        assert headers["Content-Type"] == "text/event-stream"
+        assert headers["Cache-Control"] == "no-store"
+        assert headers["X-Accel-Buffering"] == "no"
+        assert listener.answer.readline() == b"retry: 2000\n"
+
+
+@pytest.mark.parametrize("path", ["/v1/images/upload/{}/events", "/v1/events"])
+def test_head_gives_the_headers_of_a_stream_and_does_not_hang(
+    service: RunningService, origin: Origin, path: str
+) -> None:
+    job_id = service.submit([origin.page("/hang", origin.hang)])
+    answered = service.session.head(service.url + path.format(job_id), timeout=10)
+    assert (answered.status_code, answered.content) == (200, b"")
+    assert answered.headers["Content-Type"] == "text/event-stream"
+
+
+def test_an_unknown_job_has_no_stream(service: RunningService) -> None:
+    assert_problem(service.get("/v1/images/upload/malformed/events"), 505, "unknown-job")
+
+
+@pytest.mark.parametrize(
+    "last_id", ["nonsense", "", "-", "00000000-1", "{}-999", "{}-", "{}-x", "{}-1" + "0" * 99]
+)
+def test_an_id_that_is_not_ours_begins_from_the_start(
+    service: RunningService, last_id: str
+) -> None:
+    job = registered(service, job_of(2))
+    apply(service, job, Started(), Failed(1, FAILURE), Failed(0, FAILURE))
+    with listen(service, job.job_id) as listener:
+        token = listener.until("image")[-1].id.partition("-")[0]
+    with listen(service, job.job_id, last_id.format(token)) as listener:
+        assert numbers(list(listener.events())) == [1, 2]
+
+
+def test_progress_comes_at_most_ten_times_a_second_however_fast_the_job(
+    service: RunningService,
+) -> None:
+    job = registered(service, job_of(8_000))
+
+    def work() -> None:
+        apply(service, job, Started())
+        for index in range(len(job)):
+            apply(service, job, Downloaded(index, REPORT), Failed(index, FAILURE))
+
+    with listen(service, job.job_id) as listener:
+        events = listener.until("progress")
+        begun = time.monotonic()
+        worker = threading.Thread(target=work)
+        worker.start()
+        events += listener.events()
+        seconds = time.monotonic() - begun
+        worker.join()
+    assert numbers(events) == list(range(1, 8_001))
+    progress = [event.data["counts"] for event in events if event.name == "progress"]
+    assert 2 <= len(progress) <= 10 * seconds + 2
+    assert events[-1].data["bytes"] == {"downloaded": 8_000_000, "uploaded": 0}
+
+
+def test_images_that_are_tried_again_or_purged_are_events_again(service: RunningService) -> None:
+    job = registered(service, job_of(3))
+    landed = [Uploaded(index, f"https://i.imgur.com/{index}.png") for index in (0, 1)]
+    apply(service, job, Started(), *(Downloaded(index, REPORT) for index in range(3)), *landed)
+    with listen(service, job.job_id) as listener:
+        assert numbers(listener.until("image", 2)) == [1, 2]
+        apply(service, job, Failed(2, FAILURE))
+        (*_, complete) = listener.events()
+    assert complete.data["bytes"] == {"downloaded": 3_000, "uploaded": 2_000}
+
+    apply(service, job, Requeued(2), Purged(0, FAILURE), PurgeFailed(1, FAILURE))
+    with listen(service, job.job_id, complete.id) as listener:
+        events = listener.until("image", 3)
+        told = [(e.data["number"], e.data["state"]) for e in events if e.name == "image"]
+        assert told == [(3, "queued"), (1, "failed"), (2, "completed")]
+        progress = listener.until("progress")[-1]
+        assert progress.data["bytes"] == {"downloaded": 2_000, "uploaded": 1_000}
+        again = Downloaded(2, REPORT), Uploaded(2, "https://i.imgur.com/2.png")
+        apply(service, job, *again)
+        (*_, image, complete) = listener.events()
+    assert (image.data["number"], image.data["state"]) == (3, "completed")
+    assert complete.data["bytes"] == {"downloaded": 3_000, "uploaded": 2_000}
+    with listen(service, job.job_id) as listener:
+        assert numbers(list(listener.events())) == [1, 2, 3]
+
+
+def test_a_stream_stays_open_until_the_album_is_made_too(service: RunningService) -> None:
+    job = registered(service, job_of(1, album="Birds"))
+    apply(service, job, Started(), Failed(0, FAILURE))
+    with listen(service, job.job_id) as listener:
+        listener.until("image")
+        apply(service, job, AlbumEnded(link="https://imgur.com/a/1"))
+        complete = listener.until("complete")[-1]
+    assert complete.data["album"]["link"] == "https://imgur.com/a/1"
+
+
+def test_an_idle_stream_is_kept_alive_by_comments(small: RunningService, origin: Origin) -> None:
+    job_id = small.submit([origin.page("/hang", origin.hang)])
+    with listen(small, job_id) as listener:
+        assert [listener.comment() for _ in range(2)] == ["keepalive"] * 2
+
+
+def test_a_listener_that_takes_nothing_is_dropped_and_can_go_on_later(
+    small: RunningService, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    # 3 MB of events: a system's buffers must not be able to take it all.
+    job = registered(small, Job([f"https://a.example/{'x' * 3_000}/{n}" for n in range(1_000)]))
+    apply(small, job, Started(), *(Failed(index, FAILURE) for index in range(len(job))))
+    with Listener(events_url(small, job.job_id), receive_buffer=4_096) as listener:
+        wait_for(lambda: "takes nothing" in caplog.text and not small.service.changes.taken)
+        heard = list(listener.events())
+        assert 0 < listener.received < 600_000
+    assert numbers(heard) == list(range(1, len(numbers(heard)) + 1))
+    with listen(small, job.job_id, listener.last_id) as listener:
+        heard += listener.events()
+    assert numbers(heard) == list(range(1, 1_001))
+
+
+def test_a_listener_that_reads_slowly_is_kept_and_told_everything(small: RunningService) -> None:
+    job = registered(small, Job([f"https://a.example/{'x' * 3_000}/{n}" for n in range(300)]))
+    apply(small, job, Started(), *(Failed(index, FAILURE) for index in range(len(job))))
+    with Listener(events_url(small, job.job_id), receive_buffer=4_096) as listener:
+        begun, heard = time.monotonic(), []
+        for event in listener.events():
+            heard.append(event)
+            time.sleep(0.004)  # that is how slow it is
+        assert time.monotonic() - begun > 2 * KEEPALIVE
+    assert numbers(heard) == list(range(1, 301))
+
+
+def test_two_hundred_listeners_to_a_job_cost_one_encoding(
+    service: RunningService, origin: Origin
+) -> None:
+    gate = Gate(origin)
+    job_id = service.submit(gate.urls(100))
+    changes = service.service.changes
+
+    async def read_all() -> list[bytes]:
+        readers = []
+        for _ in range(200):
+            host, port = service.url.removeprefix("http://").split(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            path = f"/v1/images/upload/{job_id}/events"
+            writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+            readers.append((reader, writer))
+        while changes.taken < 200:
+            await asyncio.sleep(0.005)
+        gate.open(100)
+        bodies = await asyncio.gather(*(reader.read() for reader, _ in readers))
+        for _, writer in readers:
+            writer.close()
+        return bodies
+
+    bodies = asyncio.run(asyncio.wait_for(read_all(), PATIENCE))
+    images = {
+        b"".join(part for part in body.split(b"\n\n") if b": image" in part) for body in bodies
+    }
+    assert len(images) == 1
+    assert images.pop().count(b'"state":"completed"') == 100
+    assert changes.blocks.encoded < 100
+
+
+def test_streams_past_the_limit_are_refused_until_one_ends(
+    small: RunningService, origin: Origin
+) -> None:
+    job_id = small.submit([origin.page("/hang", origin.hang)])
+    with listen(small, job_id), Listener(f"{small.url}/v1/events"):
+        refused = small.get(f"/v1/images/upload/{job_id}/events")
+        assert_problem(refused, 503, "too-many-streams")
+        assert int(refused.headers["Retry-After"]) > 0
+        assert_problem(small.get("/v1/events"), 503, "too-many-streams")
+        assert small.status(job_id)["finished"] is False
+    wait_for(lambda: small.service.changes.taken == 0)
+    with listen(small, job_id) as listener:
+        listener.until("progress")
+
+
+def test_at_the_end_of_the_service_streams_are_told_and_closed(
+    service: RunningService, origin: Origin
+) -> None:
+    with listen(service, service.submit(["foo"])) as listener:
+        listener.until("complete")
+    job_id = service.submit([origin.page("/hang", origin.hang)])
+    with listen(service, job_id) as listener, Listener(f"{service.url}/v1/events") as all_jobs:
+        listener.until("progress")
+        begun = time.monotonic()
+        service.on_loop(service.service.changes.close)
+        assert service.service.changes.taken == 0
+        assert [event.name for event in listener.events()][-1] == "shutdown"
+        assert [event.name for event in all_jobs.events()][-1] == "shutdown"
+        assert time.monotonic() - begun < 10
+    assert_problem(service.get(f"/v1/images/upload/{job_id}/events"), 503, "shutting-down")
+
+
+def test_a_stopped_process_ends_its_jobs_and_then_their_streams(
+    sandbox: RunningSandbox, origin: Origin
+) -> None:
+    process = ServiceProcess(
+        "--port=0",
+        "--allow-origin=127.0.0.1",
+        f"--imgur-base-url={sandbox.url}",
+        environment={"IMGUR_CLIENT_ID": "test"},
+    )
+    job_id = process.submit([origin.page("/hang", origin.hang)])
+    ended = process.submit(["foo"])
+    with Listener(f"{process.url}/v1/images/upload/{ended}/events") as listener:
+        listener.until("complete")
+    all_jobs = Listener(f"{process.url}/v1/events")
+    with Listener(f"{process.url}/v1/images/upload/{job_id}/events") as listener, all_jobs:
+        listener.until("progress")
+        assert process.stop() == 0
+        events = list(listener.events())
+        told = list(all_jobs.events())
+    assert [event.data["finished"] for event in told if event.name == "job"][-1] is True
+    assert told[-1].name == "shutdown"
+    assert [event.data["error"]["code"] for event in events if event.name == "image"] == [
+        "shutdown"
+    ]
+    assert events[-1].name == "complete"
+
+
+def test_the_stream_of_all_jobs_tells_how_each_comes_along(
+    service: RunningService, origin: Origin
+) -> None:
+    earlier = service.submit(["foo"])
+    service.finish(earlier)
+    with Listener(f"{service.url}/v1/events") as listener:
+        gate = Gate(origin)
+        job_id = service.submit(gate.urls(2))
+        states: list[dict[str, Any]] = []
+        for event in listener.events():
+            assert event.data["job_id"] == job_id
+            states.append(event.data)
+            if len(states) == 1:
+                gate.open(2)
+            if event.data["finished"]:
+                break
+    assert states[0]["counts"]["pending"] == 2
+    assert states[-1] == service.get("/v1/images/upload?limit=1").json()["jobs"][0]
+
+
+def test_a_job_that_only_waits_is_told_of_too(
+    sandbox: RunningSandbox, origin: Origin, tmp_path: Path
+) -> None:
+    with running_service(tmp_path / "t", imgur_base_url=sandbox.url, max_active_jobs=1) as service:
+        service.submit([origin.page("/hang", origin.hang)])
+        assert origin.hanging.acquire(timeout=PATIENCE)
+        with Listener(f"{service.url}/v1/events") as listener:
+            job_id = service.submit(["foo"])
+            (event,) = listener.until("job")
+        assert (event.data["job_id"], event.data["status"]) == (job_id, "pending")
+
+
+def test_the_stream_of_all_jobs_goes_on_where_it_was_cut_off(service: RunningService) -> None:
+    with Listener(f"{service.url}/v1/events") as listener:
+        service.submit(["foo"])
+        for event in listener.events():
+            if event.data["finished"]:
+                break
+    missed = [service.submit(["foo"]) for _ in range(2)]
+    for job_id in missed:
+        service.finish(job_id)
+    with Listener(f"{service.url}/v1/events", listener.last_id) as again:
+        heard: dict[str, bool] = {}
+        for event in again.events():
+            heard[event.data["job_id"]] = event.data["finished"]
+            if len(heard) == 2 and all(heard.values()):
+                break
+    assert list(heard) == missed
+
+
+def test_an_id_of_another_service_is_told_the_state_of_every_job(service: RunningService) -> None:
+    jobs = [registered(service, job_of(1)) for _ in range(300)]
+    with Listener(f"{service.url}/v1/events", "00000000-7") as listener:
+        told = [event.data["job_id"] for event in listener.until("job", 300)]
+    assert told == [job.job_id for job in jobs]
+
+
+def test_a_job_that_changes_without_pause_is_told_of_twice_a_second(
+    service: RunningService,
+) -> None:
+    job = registered(service, job_of(100_000))
+    done = threading.Event()
+
+    def work() -> None:
+        for index in itertools.takewhile(lambda _: not done.is_set(), range(len(job))):
+            apply(service, job, Failed(index, FAILURE))
+            done.wait(0.0002)
+
+    with Listener(f"{service.url}/v1/events") as listener:
+        worker = threading.Thread(target=work)
+        worker.start()
+        begun = time.monotonic()
+        events = listener.until("job", 3)
+        seconds = time.monotonic() - begun
+        done.set()
+        worker.join()
+    assert seconds > 0.9
+    failed = [event.data["counts"]["failed"] for event in events]
+    assert failed == sorted(set(failed))
+
+
+def test_the_end_is_not_told_before_the_last_image_is() -> None:
+    async def hear() -> None:
+        changes, job = Changes(1), job_of(1)
+        feed = changes.feed(job)
+        job.apply(Failed(0, FAILURE))  # and its thread is about to say so
+        assert not feed.is_complete(job)
+        changes(job, Failed(0, FAILURE))
+        await asyncio.wait_for(feed.bell.wait(), PATIENCE)
+        assert feed.is_complete(job)
+        assert feed.news.last == 1
+
+    asyncio.run(hear())
+
+
+def test_a_change_that_is_applied_while_the_first_listener_comes_is_told_once() -> None:
+    async def hear() -> None:
+        changes, job = Changes(1), job_of(2)
+        job.apply(Failed(0, FAILURE))
+        feed = changes.feed(job)
+        changes(job, Failed(0, FAILURE))  # its thread says so only now
+        job.apply(Failed(1, FAILURE))
+        changes(job, Failed(1, FAILURE))
+        await asyncio.wait_for(feed.bell.wait(), PATIENCE)
+        assert list(feed.news.between(0, feed.news.last)) == [(1, 0), (2, 1)]
+        assert feed.news.last == 2
+
+    asyncio.run(hear())
+
+
+def test_what_a_job_waits_for_is_said_with_its_progress() -> None:
+    async def hear() -> list[bytes]:
+        waits: dict[str, Any] = {}
+        changes = Changes(1, waiting=lambda _: waits)
+        job = job_of(1)
+        feed = changes.feed(job)
+        before = feed.progress(job)
+        waits["waiting_for"] = "quota"
+        threading.Thread(target=changes.nudge).start()
+        await asyncio.wait_for(feed.bell.wait(), PATIENCE)
+        return [before, feed.progress(job)]
+
+    before, after = asyncio.run(hear())
+    assert b"waiting_for" not in before
+    assert b'"waiting_for":"quota"' in after
+
+
+def test_listeners_hear_that_uploads_wait_for_imgur_and_until_when(
+    origin: Origin, tmp_path: Path
+) -> None:
+    with (
+        running_sandbox(tmp_path / "sandbox", user_credits=15) as sandbox,
+        running_service(
+            tmp_path / "temp", imgur_base_url=sandbox.url, imgur_link_base=sandbox.url
+        ) as service,
+    ):
+        urls = [f"{origin.image('png-1-pixel.png')}?{number}" for number in range(3)]
+        with Listener(f"{service.url}/v1/events") as all_jobs:
+            job_id = service.submit(urls, dedupe=False)
+            with listen(service, job_id) as listener:
+                for events in (listener.events(), all_jobs.events()):
+                    waits = (e.data for e in events if e.data.get("waiting_for"))
+                    state = next(waits)
+                    assert state["waiting_for"] == "user"
+                    assert state["waiting_until"].endswith("Z")
+                    assert state["finished"] is False
+
+
+def test_what_was_kept_for_a_jobs_listeners_goes_with_the_job() -> None:
+    async def forget() -> int:
+        changes = Changes(1)
+        job = job_of(1)
+        changes.feed(job)
+        del job
+        gc.collect()
+        return changes.feeds
+
+    assert asyncio.run(forget()) == 0
+
+
+def test_changes_after_the_event_loop_has_ended_hurt_nobody() -> None:
+    changes, job = Changes(1), job_of(1)
+
+    async def listen_once() -> None:
+        changes.feed(job)
+
+    asyncio.run(listen_once())
+    job.apply(Started())
+    changes(job, Started())
