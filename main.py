@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
+import hashlib
 import itertools
 import logging
 import os
@@ -32,10 +32,12 @@ from imageload.views import summary_json
 from sandbox.child import SandboxError, SandboxProcess
 from web.base import BaseHandler
 from web.events import EventsHandler, JobEventsHandler
+from web.idempotency import checked_key
 from web.jobs import JobImagesHandler, MapHandler, RetryHandler
 from web.lists import read_posted
 from web.operations import HealthHandler, QuotaHandler, ReadyHandler
 from web.page_handler import PageFileHandler, PageHandler
+from web.request_id import RequestIdFilter
 from web.service import Service
 from web.status import StatusHandler, tag_of_list
 
@@ -48,23 +50,43 @@ class UploadHandler(StatusHandler):
     """POST /v1/images/upload: lists of URLs in, `{"jobId": [id, ...]}` back; GET: the jobs."""
 
     async def post(self) -> None:
-        """Accept one job for each list in the body, all of them or none: 202, or a problem."""
+        """Accept one job for each list in the body, all of them or none: 202, or a problem.
+
+        With an Idempotency-Key that came before: the answer that its first request got.
+        """
+        key = checked_key(self.request.headers.get("Idempotency-Key"))
+        if key is None:
+            job_ids = await self._accept()
+        else:
+            caller = self.front.access.caller(self.request)
+            fingerprint = await self.beside(self._fingerprint)
+            job_ids, is_replay = await self.front.keys.once(
+                (caller, key), fingerprint, self._accept
+            )
+            if is_replay:
+                self.set_header("Idempotency-Replayed", "true")
+        if len(job_ids) == 1:
+            self.set_header("Location", f"/v1/images/upload/{job_ids[0]}")
+        self.answer({"jobId": job_ids}, 202)
+
+    async def _accept(self) -> list[str]:
+        """The ids of the jobs that the body asks for, which are on their way."""
+        jobs = await self.beside(self._upload)
+        self.changes.accepted(jobs)
+        return [job.job_id for job in jobs]
+
+    def _upload(self) -> list[Job]:
         orders = read_posted(
             bytes(self.body),
             self.request.headers.get("Content-Type", ""),
             max_urls=self.config.max_urls,
             max_lists=self.config.max_lists,
         )
-        if self.journal is None:
-            jobs = self.image_load.upload(orders)
-        else:  # which waits for the disk
-            upload = functools.partial(self.image_load.upload, orders)
-            jobs = await asyncio.get_running_loop().run_in_executor(None, upload)
-        self.changes.accepted(jobs)
-        job_ids = [job.job_id for job in jobs]
-        if len(job_ids) == 1:
-            self.set_header("Location", f"/v1/images/upload/{job_ids[0]}")
-        self.answer({"jobId": job_ids}, 202)
+        return self.image_load.upload(orders)
+
+    def _fingerprint(self) -> bytes:
+        content_type = self.request.headers.get("Content-Type", "")
+        return hashlib.sha256(content_type.encode() + b"\n" + self.body).digest()
 
     async def get(self) -> None:
         """Answer the status of ?jobId=, or without one the jobs, newest first, a page at a time."""
@@ -128,13 +150,7 @@ class UploadLinks(BaseHandler):
                 self.link_next(limit=limit, after=page[limit - 1][0])
             self.answer({"uploaded": [link for _, link in page[:limit]]})
             return
-        self.write(b'{"uploaded":[')
-        separator = b""
-        while batch := await loop.run_in_executor(None, lambda: list(islice(links, 2_000))):
-            self.write(separator + msgspec.json.encode([link for _, link in batch])[1:-1])
-            separator = b","
-            await self.flush()
-        await self.finish(b"]}")
+        await self.answer_parts(_parts(link for _, link in links))
 
     def _links(self, after: str | None) -> Iterator[tuple[str, str]]:
         """(place, link) of every link behind the place `after`, which is `<jobId>:<number>`.
@@ -174,6 +190,15 @@ class UploadLinks(BaseHandler):
             place = self.journal.number(job), done - 1
         for found in self.journal.links(place, retired_only=True):
             yield f"{found.job_id}:{found.n + 1}", found.link
+
+
+def _parts(links: Iterator[str]) -> Iterator[bytes]:
+    """`{"uploaded": [link, ...]}`, some thousands at a time."""
+    before = b'{"uploaded":['
+    while batch := list(islice(links, 2_000)):
+        yield before + msgspec.json.encode(batch)[1:-1]
+        before = b","
+    yield b"]}" if before == b"," else before + b"]}"
 
 
 ROUTES: tuple[tuple[str, type[BaseHandler]], ...] = (
@@ -221,6 +246,8 @@ async def serve(config: Config, temp_dir: Path) -> int:
     )
     tending.start()
     _log.info("listening on %s", url)
+    if service.front.access.is_open_to_all:
+        _log.warning("whoever reaches this address can make the service fetch: see --api-token")
     await stop.wait()
     tending.stop()
     _log.info("stopping, uploads under way have %.0f s", config.grace_seconds)
@@ -273,8 +300,10 @@ def main(arguments: Sequence[str]) -> int:
     config = options.parse(arguments, os.environ)
     _raise_descriptor_limit()
     logging.basicConfig(
-        level=config.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+        level=config.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s%(request)s"
     )
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(RequestIdFilter())
     try:
         with temp_folder(config.temp_dir) as temp_dir, imgur_or_sandbox(config) as wired:
             return asyncio.run(serve(wired, temp_dir))

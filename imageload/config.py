@@ -10,12 +10,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 VERSION = "0.1.0"
 SANDBOX_CLIENT_ID = "sandbox"
+
+BEARER_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+"""What can be shown as a token (RFC 6750's b64token)."""
+
+_SITE = re.compile(r"https?://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -79,11 +85,36 @@ class Config:
     address: str = _option(
         "127.0.0.1", "address", "only this machine by default: whoever can post can make us fetch"
     )
+    allow_host: tuple[str, ...] = _option(
+        (), "names", "more names that requests may be sent to, as a proxy before us passes them on"
+    )
+    cors_origin: tuple[str, ...] = _option(
+        (), "names", "sites whose pages may use the API, as https://app.example; comma between them"
+    )
+    api_token: tuple[str, ...] = _option(
+        (), "names", "what callers show as `Authorization: Bearer`; none: no token", secret=True
+    )
+    api_token_file: str = _option("", "path", "a file with more of them, one a line")
+    max_connections: int = _option(
+        4_000, "count", "open connections; past it the longest silent one makes way"
+    )
+    client_seconds: float = _option(
+        10.0, "seconds", "how long a client may make us wait for its head or its body; then 408"
+    )
+    client_speed_bytes: int = _option(
+        1_000, "bytes/s", "so much, sent or taken by a client, gives it a second more"
+    )
+    idle_seconds: float = _option(
+        75.0, "seconds", "a connection between two requests, or an answer that nobody takes"
+    )
     max_urls: int = _option(
         100_000, "count", "URLs in one job; a status of 100,000 is some 10 MB of JSON"
     )
     max_lists: int = _option(1_000, "count", "lists, so jobs, in one request")
     max_body_bytes: int = _option(32 * 2**20, "bytes", "a request's body; read into memory whole")
+    max_bodies_bytes: int = _option(
+        256 * 2**20, "bytes", "the bodies of all requests together; past it 503"
+    )
     max_active_jobs: int = _option(
         64, "count", "jobs at work at once, each with a thread; the rest wait in their order"
     )
@@ -255,6 +286,10 @@ class Config:
     def __post_init__(self) -> None:
         if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise ValueError("--log-level is DEBUG, INFO, WARNING or ERROR")
+        if not all(_SITE.fullmatch(site) for site in self.cors_origin):
+            raise ValueError("--cors-origin is as browsers say it: https://app.example, no path")
+        if not all(BEARER_TOKEN.fullmatch(token) for token in self.api_token):
+            raise ValueError("--api-token has letters, digits and ._~+/-, and commas between two")
         if not all(port.isdecimal() and 0 < int(port) < 65536 for port in self.origin_ports):
             raise ValueError("--origin-ports are numbers from 1 to 65535, comma between them")
         if self.unknown_job_status not in (404, 505):

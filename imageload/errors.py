@@ -5,9 +5,14 @@
     ├── JournalError             the journal cannot be used; the service does not start with it
     ├── Refused                  a request that is not taken; nothing was made of it
     │   ├── BadRequest           400: what was sent cannot be read as lists of URLs
+    │   ├── Unauthorized         401: no token, or one that we do not know
+    │   ├── CrossOrigin          403: a page of another site sends it
     │   ├── TooMany              413: a list or a request past its limit
+    │   ├── UnknownHost          421: sent to a name that is not ours
+    │   ├── KeyReused            422: an Idempotency-Key that came with another body before
     │   ├── BacklogFull          429: come back later
     │   ├── JobBusy              409: the job is being cancelled or purged
+    │   ├── OutOfRoom            503: too many bodies in memory at once
     │   ├── OutOfThreads         503: the system gives no thread to work with
     │   ├── JournalUnavailable   503: what was sent cannot be written down for now
     │   └── ShuttingDown         503: the service is about to stop
@@ -77,12 +82,48 @@ class BadRequest(Refused):
     """What was sent cannot be read as one or more lists of URLs."""
 
 
+class Unauthorized(Refused):
+    """The request shows no token that this service knows; `challenge` is its WWW-Authenticate."""
+
+    status = 401
+    slug = "unauthorized"
+    title = "Unauthorized"
+
+    def __init__(self, message: str, challenge: str) -> None:
+        super().__init__(message)
+        self.challenge = challenge
+
+
+class CrossOrigin(Refused):
+    """A page of another site makes a browser send this, and that site is not allowed to."""
+
+    status = 403
+    slug = "cross-origin"
+    title = "Cross-origin request"
+
+
 class TooMany(Refused):
     """More URLs, lists or bytes in one request than the service takes."""
 
     status = 413
     slug = "too-large"
     title = "Too large"
+
+
+class UnknownHost(Refused):
+    """The request's Host is none of the service's names."""
+
+    status = 421
+    slug = "unknown-host"
+    title = "Unknown host"
+
+
+class KeyReused(Refused):
+    """An Idempotency-Key that another body had before."""
+
+    status = 422
+    slug = "key-reused"
+    title = "Idempotency-Key reused"
 
 
 class BacklogFull(Refused):
@@ -100,6 +141,15 @@ class JobBusy(Refused):
     status = 409
     slug = "job-busy"
     title = "Job busy"
+    retry_after = 5
+
+
+class OutOfRoom(Refused):
+    """The bodies of all requests take more memory than they may."""
+
+    status = 503
+    slug = "out-of-room"
+    title = "Out of room"
     retry_after = 5
 
 

@@ -18,7 +18,9 @@ from typing import Any, TypeVar
 import requests
 
 from imageload.config import Config
+from imageload.job import Downloaded, Job, Report, Uploaded
 from main import ROUTES
+from web.connections import Server
 from web.service import Service
 
 ROOT = Path(__file__).parent.parent
@@ -81,6 +83,7 @@ class RunningService(Client):
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
         self.service: Service
+        self.server: Server
         ready: queue.SimpleQueue[str | BaseException] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, args=(config, ready), daemon=True)
         self._thread.start()
@@ -93,12 +96,12 @@ class RunningService(Client):
         async def serve() -> None:
             self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
             self.service = Service(config, self.temp_dir, ROUTES)
-            server, url = self.service.listen()
+            self.server, url = self.service.listen()
             ready.put(url)
             await self._stop.wait()
-            server.stop()
+            self.server.stop()
             await self.service.changes.close()
-            await server.close_all_connections()
+            await self.server.close_all_connections()
 
         try:
             asyncio.run(serve())
@@ -113,6 +116,14 @@ class RunningService(Client):
     def on_loop(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """What `work` gives, done on the event loop."""
         return asyncio.run_coroutine_threadsafe(work(), self._loop).result(30)
+
+    def add_landed(self, links: list[str]) -> None:
+        """A job more, whose images have landed at these links."""
+        job = Job(f"http://a.example/{number}" for number in range(len(links)))
+        for index, link in enumerate(links):
+            job.apply(Downloaded(index, Report("", 200, 9, "image/png", 1, 1, "")))
+            job.apply(Uploaded(index, link))
+        self.service.image_load.job_list_s[job.job_id] = job
 
     def stop(self) -> None:
         """End it: no thread is left behind."""

@@ -21,7 +21,8 @@ def assert_problem(answer: requests.Response, status: int, slug: str) -> dict[st
     assert answer.status_code == status, answer.text
     assert answer.headers["Content-Type"] == "application/problem+json"
     problem: dict[str, Any] = answer.json()
-    assert set(problem) == {"type", "title", "status", "detail"}
+    assert set(problem) == {"type", "title", "status", "detail", "instance"}
+    assert problem["instance"] == f"urn:imageload:request:{answer.headers['X-Request-ID']}"
     assert problem["status"] == status
     assert problem["type"].endswith(f":{slug}")
     assert len(problem["detail"]) > 10
@@ -312,10 +313,10 @@ def test_unknown_paths_and_methods_are_problem_documents(service: RunningService
     assert_problem(service.get("/v1/images/upload/a/b/c"), 404, "not-found")
     assert_problem(service.get("/page/secret.txt"), 404, "not-found")
     for method, path, allowed in (
-        ("PUT", "/v1/images", "GET, HEAD"),
-        ("DELETE", "/healthz", "GET, HEAD"),
-        ("PATCH", "/v1/images/upload", "GET, HEAD, POST"),
-        ("POST", "/v1/images", "GET, HEAD"),
+        ("PUT", "/v1/images", "GET, HEAD, OPTIONS"),
+        ("DELETE", "/healthz", "GET, HEAD, OPTIONS"),
+        ("PATCH", "/v1/images/upload", "GET, HEAD, POST, OPTIONS"),
+        ("POST", "/v1/images", "GET, HEAD, OPTIONS"),
     ):
         answer = service.session.request(method, service.url + path, data=b"x", timeout=10)
         assert_problem(answer, 405, "method-not-allowed")

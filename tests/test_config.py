@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 NAMES = [option.name for option in options()]
 SECRETS = (
+    "api_token",
     "imgur_client_id",
     "imgur_client_secret",
     "imgur_refresh_token",
@@ -51,6 +52,14 @@ SAMPLES: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
 NARROWER: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
     "temp_bytes": (("2000000000", 2_000_000_000), ("3000000000", 3_000_000_000)),
     "client_ids": (("one, two=500/9", ("one", "two=500/9")), ("three=10", ("three=10",))),
+    "api_token": (("abc-1, d/e+f==", ("abc-1", "d/e+f==")), ("x,,", ("x",))),
+    "cors_origin": (
+        (
+            "https://a.example, http://localhost:3000",
+            ("https://a.example", "http://localhost:3000"),
+        ),
+        ("http://[::1]:80,", ("http://[::1]:80",)),
+    ),
     "origin_ports": (("80, 81", ("80", "81")), ("443,,", ("443",))),
 }
 
@@ -283,6 +292,9 @@ def test_a_config_is_frozen() -> None:
         ({"imgur_anonymous": False}, "--imgur-anonymous"),
         ({"imgur_refresh_token": "t"}, "IMGUR_CLIENT_SECRET"),
         ({"imgur_base_url": "api.imgur.com"}, "--imgur-base-url"),
+        ({"cors_origin": ("https://a.example/",)}, "--cors-origin"),
+        ({"cors_origin": ("*",)}, "--cors-origin"),
+        ({"api_token": ("two words",)}, "--api-token"),
     ],
 )
 def test_a_config_that_contradicts_itself_cannot_be_made(

@@ -218,6 +218,7 @@ def test_an_outage_that_does_not_end_fails_images_with_its_reason(
         assert codes == {"upload_blocked"}
         assert service.temp_files == []
         sandbox.clear_faults()
+        until(lambda: service.get("/v1/quota").json()["waiting_for"] is None)
         retried = service.session.post(
             f"{service.url}/v1/images/upload/{job_id}/retry?only=transient", timeout=10
         )

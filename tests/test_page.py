@@ -459,3 +459,42 @@ def test_the_page_says_whether_the_sandbox_answers(
     ):
         expect(other.page.locator("#watch")).to_have_text("No job yet. Paste some URLs above.")
         expect(other.page.get_by_text("IMGUR_CLIENT_ID")).to_be_hidden()
+
+
+def test_a_service_that_wants_a_token_is_shown_one(
+    browser: Browser, origin: str, tmp_path: Path
+) -> None:
+    with (
+        running_service(tmp_path, IMAGELOAD_API_TOKEN="right-token") as urls,
+        visiting(browser, urls) as visit,
+    ):
+        page, url = visit.page, f"{origin}/png-rgb.png"
+        token = page.get_by_label("This service answers to those who have a token")
+        expect(token).to_be_focused()
+        expect(page.locator("#watch")).to_have_text("Unauthorized")
+        visit.paste(url)
+        page.get_by_role("button", name="Upload").click()
+        expect(page.locator("#refused")).to_contain_text("Unauthorized")
+        expect(page.get_by_label("Image URLs")).to_have_value(url)
+
+        token.fill("wrong-token")
+        page.keyboard.press("Enter")
+        expect(page.locator("#token-refused")).to_have_text(
+            "The token is none that this service knows."
+        )
+        token.fill("right-token")
+        page.get_by_role("button", name="Use it").click()
+        expect(token).to_be_hidden()
+        expect(page.locator("#watch")).to_have_text("No job yet. Paste some URLs above.")
+        expect(page.locator("#refused")).to_be_empty()
+        page.get_by_role("button", name="Upload").click()
+        _, job = visit.accepted_job()
+        expect(job.locator("header .state")).to_have_text("complete")
+        expect_loaded(job.locator(".image img"))
+
+        page.reload()
+        expect(job.locator("header .state")).to_have_text("complete")
+        expect(token).to_be_hidden()
+        assert page.evaluate("localStorage.length") == 0
+        assert not [request for request in visit.requests if "-token" in request]
+        visit.expect_problem("status of 401 (Unauthorized)")

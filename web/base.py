@@ -1,18 +1,15 @@
-"""What every handler shares: problem documents, bounded bodies, JSON answers, paging.
-
-An error is always an RFC 9457 problem document: never a traceback, never HTML.
-"""
+"""What every handler shares: who may ask, bounded bodies, answers, paging."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import http
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+import zlib
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import ClassVar, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -20,39 +17,40 @@ import tornado.iostream
 import tornado.web
 
 from imageload.config import Config
-from imageload.errors import BadRequest, Refused, TooMany
+from imageload.errors import BadRequest, OutOfRoom, Refused, TooMany
 from imageload.job import Job, Snapshot
 from imageload.journal import Journal
 from imageload.loader import ImageLoad
 from imageload.uploads import Uploads
 from imageload.views import utc_text
 from web.changes import Changes
+from web.compress import LARGEST_ON_LOOP, SMALLEST, accepts_gzip, compressed, compressor
 from web.news import Bell
+from web.problems import Problem, ProblemHandler
+from web.request_id import about, enter
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-PROBLEM = "urn:imageload:problem:"
-
 # A job this long is rendered beside the event loop: 1,000 images take some 0.7 ms.
-LARGE_JOB = 10_000
+LARGE_JOB = 2_000
+
+# A body this long is read beside the event loop: some 500 URLs, which become a job in 3 ms.
+_LARGE_BODY = 16 * 1_024
 
 _DRAIN_SECONDS = 5.0
 
 
-class Problem(tornado.web.HTTPError):
-    """An answer that is a problem document: `slug` for programs, the rest for people."""
-
-    def __init__(self, status: int, slug: str, title: str, detail: str) -> None:
-        super().__init__(status)
-        self.slug, self.title, self.detail = slug, title, detail
-
-
 @tornado.web.stream_request_body
-class BaseHandler(tornado.web.RequestHandler):
-    """A handler whose errors are problem documents and whose body is bounded.
+class BaseHandler(ProblemHandler):
+    """A handler whose callers are judged and whose body is bounded.
 
     The body is collected in `body`; one past the limit is answered 413 before it is read.
     """
+
+    is_open: ClassVar[bool] = False
+    """Whether it answers without a token too, where others want one."""
 
     def initialize(
         self,
@@ -72,20 +70,23 @@ class BaseHandler(tornado.web.RequestHandler):
         """The client has closed the connection."""
         self._wait: asyncio.Future[bool] | None = None
         self.body = bytearray()
+        self._room_taken = 0
+        self._body_refused = False
+        self._at_work = False
 
-    def set_default_headers(self) -> None:
-        """Called by Tornado before anything else is set."""
-        self.clear_header("Server")
-        self.set_header("X-Content-Type-Options", "nosniff")
-        self.set_header("Cache-Control", "no-store")
-
-    async def prepare(self) -> None:
-        """Refuse a declared body that is too long, before it is read."""
-        length = self.request.headers.get("Content-Length", "")
-        if length.isascii() and length.isdigit() and int(length[:19]) > self.config.max_body_bytes:
-            await self._refuse_unread(
-                TooMany(f"The body may have {self.config.max_body_bytes:,} bytes.")
-            )
+    def prepare(self) -> Awaitable[None] | None:
+        """Refuse by the head alone what can be, before a body is read."""
+        enter(self.request_id)
+        refused = self.front.access.refusal(self.request, is_open=self.is_open)
+        headers = self.request.headers
+        length = headers.get("Content-Length", "0")
+        if refused is None and length.isdecimal() and int(length[:19]) > self.config.max_body_bytes:
+            refused = self._too_long()
+        if refused is None:
+            return None
+        if length == "0" and "Transfer-Encoding" not in headers:
+            raise refused
+        return self._refuse_unread(refused)
 
     async def _refuse_unread(self, refused: Refused) -> None:
         """Answer now, and take the connection from Tornado, which would break it off.
@@ -93,26 +94,75 @@ class BaseHandler(tornado.web.RequestHandler):
         What the client still sends is thrown away for a while: with a body unread, closing would
         reset the connection, and a client that is busy sending would never see the answer.
         """
-        body = self._problem(refused.status, refused.slug, refused.title, str(refused))
+        with contextlib.suppress(tornado.iostream.StreamClosedError):
+            await self._answer_early(refused)
+            await _drain(self.detach())
+
+    def _answer_early(self, refused: Refused) -> Awaitable[None]:
+        body = self._refusal(refused)
         self.set_header("Connection", "close")
         self.set_header("Content-Length", str(len(body)))
         self.write(body)
-        await self.flush()
-        stream = self.detach()
-        _log.info("%s %s %d", self.request.method, self.request.path, refused.status)
-        with contextlib.suppress(tornado.iostream.StreamClosedError, TimeoutError):
-            async with asyncio.timeout(_DRAIN_SECONDS):
-                while True:
-                    await stream.read_bytes(2**16, partial=True)
-        stream.close()
+        with about(self.request_id):
+            _log.info("%s %s %d", self.request.method, self.request.path, refused.status)
+        return self.flush()
+
+    def data_received(self, chunk: bytes) -> None:
+        """Collect the body, while it is within the limits."""
+        if self._body_refused:
+            return
+        room = self.front.room
+        if len(self.body) + len(chunk) > self.config.max_body_bytes:
+            self._refuse_rest(self._too_long())
+        elif not room.take(len(chunk)):
+            self._refuse_rest(OutOfRoom("The service holds too many requests. Try again soon."))
+        else:
+            self._room_taken += len(chunk)
+            self.body += chunk
+
+    def _refuse_rest(self, refused: Refused) -> None:
+        """Answer amid a body, and read on for a while, for the same reason."""
+        self._body_refused = True
+        self.body = bytearray()
+        self._give_back()
+        self._answer_early(refused)
+        stream = self.request.connection.stream  # type: ignore[union-attr]
+        asyncio.get_running_loop().call_later(_DRAIN_SECONDS, stream.close)
+        # Tornado calls this in place of get or post, should the body end before that.
+        setattr(self, str(self.request.method).lower(), lambda *_: self.detach().close())
+
+    def _too_long(self) -> TooMany:
+        return TooMany(f"The body may have {self.config.max_body_bytes:,} bytes.")
+
+    def _give_back(self) -> None:
+        self.front.room.give_back(self._room_taken)
+        self._room_taken = 0
+
+    def on_finish(self) -> None:
+        """Called by Tornado when the answer is complete."""
+        self._give_back()
+
+    def on_connection_close(self) -> None:
+        """Called by Tornado when the client has gone before that; ends a wait."""
+        self.is_gone = True
+        if self._wait is not None:
+            _give_up(self._wait)
+        if not self._at_work:  # else the body is still in use
+            self._give_back()
+
+    async def beside(self, work: Callable[[], T]) -> T:
+        """What `work` makes of the body; where that takes long, beside the event loop.
+
+        That is where the body is large, or the work waits for a disk.
+        """
+        self._at_work = True
+        if len(self.body) < _LARGE_BODY and self.journal is None:
+            return work()
+        return await self.front.run(work)
 
     def decode_argument(self, value: bytes, name: str | None = None) -> str:  # noqa: ARG002
         """Text of any bytes in a path or query: a malformed jobId is an unknown one, no more."""
         return value.decode("utf-8", errors="replace")
-
-    def data_received(self, chunk: bytes) -> None:
-        """Collect the body; one of undeclared length is cut off by the server at its limit."""
-        self.body += chunk
 
     def compute_etag(self) -> None:
         """No ETag: Tornado's would hash every body whole."""
@@ -122,6 +172,15 @@ class BaseHandler(tornado.web.RequestHandler):
         """A GET without its body, where there is a GET."""
         return self.get(*path)
 
+    def options(self, *_: str) -> None:
+        """What may be asked of this path, and by which other site's pages."""
+        methods = self.allowed_methods()
+        self.set_status(204)
+        self.set_header("Allow", ", ".join(methods))
+        for name, value in self.front.access.preflight_headers(self.request, methods).items():
+            self.set_header(name, value)
+        self.finish()
+
     def answer(self, value: object, status: int = 200) -> None:
         """Answer `value` as JSON."""
         self.answer_encoded(msgspec.json.encode(value), status)
@@ -130,7 +189,16 @@ class BaseHandler(tornado.web.RequestHandler):
         """Answer JSON that is encoded already."""
         self.set_status(status)
         self.set_header("Content-Type", "application/json")
-        self.finish(encoded)
+        self.finish(self.packed(encoded))
+
+    async def finish_large(self, body: bytes) -> None:
+        """`finish` with a body of any size, compressed beside the event loop where it is large."""
+        if len(body) > LARGEST_ON_LOOP and self._may_pack():
+            loop = asyncio.get_running_loop()
+            body = await loop.run_in_executor(None, compressed, body)
+            self.finish(body)
+        else:
+            self.finish(self.packed(body))
 
     async def answer_of_job(self, job: Job, view: Callable[[], object]) -> None:
         """Answer `view` as JSON; that of a large job is made beside the event loop."""
@@ -139,7 +207,40 @@ class BaseHandler(tornado.web.RequestHandler):
             return
         loop = asyncio.get_running_loop()
         encoded = await loop.run_in_executor(None, lambda: msgspec.json.encode(view()))
-        self.answer_encoded(encoded)
+        self.set_header("Content-Type", "application/json")
+        await self.finish_large(encoded)
+
+    async def answer_parts(self, parts: Iterable[bytes]) -> None:
+        """Answer a body of `parts`, which are sent as they are made, while the client is there."""
+        zipped = compressor() if self._may_pack() else None
+        with contextlib.suppress(tornado.iostream.StreamClosedError):
+            source = iter(parts)
+            while part := await self._next(source):
+                if zipped is not None:
+                    part = zipped.compress(part) + zipped.flush(zlib.Z_SYNC_FLUSH)
+                self.write(part)
+                await self.flush()
+                await asyncio.sleep(0)  # a client that takes all at once is not the only one
+            await self.finish(zipped.flush() if zipped is not None else None)
+
+    async def _next(self, parts: Iterator[bytes]) -> bytes:
+        """The next part; none at the end. With a journal the disk may be asked for it."""
+        if self.journal is None:
+            return next(parts, b"")
+        return await self.front.run(lambda: next(parts, b""))
+
+    def packed(self, body: bytes) -> bytes:
+        """`body` as it is sent: as gzip, where the client takes that and it is quickly done."""
+        is_quick = SMALLEST <= len(body) <= LARGEST_ON_LOOP
+        return compressed(body) if is_quick and self._may_pack() else body
+
+    def _may_pack(self) -> bool:
+        """Whether the client takes gzip; the headers then say that it gets it."""
+        self.add_header("Vary", "Accept-Encoding")
+        if not accepts_gzip(self.request.headers.get("Accept-Encoding", "")):
+            return False
+        self.set_header("Content-Encoding", "gzip")
+        return True
 
     def job(self, job_id: str) -> Job:
         """The job with this id; a Problem `unknown-job` where there is none."""
@@ -164,11 +265,11 @@ class BaseHandler(tornado.web.RequestHandler):
         return waiting_of(self.uploads, job)
 
     def set_tag(self, tag: str) -> None:
-        """Give the answer an ETag: a strong one, for its bytes are the same as long as `tag` is.
+        """Give the answer an ETag: a weak one, for its bytes may be compressed or not.
 
         Caches may keep the answer, but have to ask each time.
         """
-        self.set_header("Etag", f'"{self.changes.token}-{tag}"')
+        self.set_header("Etag", f'W/"{self.changes.token}-{tag}"')
         self.set_header("Cache-Control", "private, no-cache")
 
     def is_known(self, tag: str) -> bool:
@@ -192,13 +293,6 @@ class BaseHandler(tornado.web.RequestHandler):
             timer.cancel()
             bell.forget(wait)
 
-    def on_connection_close(self) -> None:
-        """End a wait, for the client has gone; called by Tornado."""
-        super().on_connection_close()
-        self.is_gone = True
-        if self._wait is not None:
-            _give_up(self._wait)
-
     def count_argument(self, name: str, default: int | None, most: int) -> int | None:
         """The whole number in the query argument `name`, from 1 to `most`."""
         text = self.get_query_argument(name, None)
@@ -213,53 +307,13 @@ class BaseHandler(tornado.web.RequestHandler):
         query = urlencode(arguments)
         self.set_header("Link", f'<{self.request.path}?{query}>; rel="next"')
 
-    def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Answer what went wrong as a problem document; called by Tornado."""
-        error = kwargs.get("exc_info", (None, None, None))[1]
-        if isinstance(error, Refused):
-            slug, title, detail = error.slug, error.title, str(error)
-            status_code = error.status
-            if error.retry_after is not None:
-                self.set_header("Retry-After", str(error.retry_after))
-        elif isinstance(error, Problem):
-            slug, title, detail = error.slug, error.title, error.detail
-        else:
-            slug, title, detail = self._plain_problem(status_code)
-        if self.request.method not in self.SUPPORTED_METHODS:
-            self.set_header("Connection", "close")  # Tornado will not read its body
-        self.finish(self._problem(status_code, slug, title, detail))
 
-    def _problem(self, status: int, slug: str, title: str, detail: str) -> bytes:
-        self.set_status(status)
-        self.set_header("Content-Type", "application/problem+json")
-        body = {"type": PROBLEM + slug, "title": title, "status": status, "detail": detail}
-        return msgspec.json.encode(body)
-
-    def _plain_problem(self, status: int) -> tuple[str, str, str]:
-        phrase = http.HTTPStatus(status).phrase
-        slug = phrase.lower().replace(" ", "-")
-        if status == 405:
-            allowed = ", ".join(self.allowed_methods())
-            self.set_header("Allow", allowed)
-            return slug, phrase, f"This path takes {allowed or 'no method'}."
-        if status == 404:
-            return slug, phrase, "There is nothing at this path; the README lists what there is."
-        if status >= 500:
-            return slug, phrase, "A bug in the service; its log has more."
-        return slug, phrase, "The request is not as this path takes it."
-
-    def allowed_methods(self) -> list[str]:
-        """The methods that this handler takes."""
-        own = [m for m in ("GET", "POST", "DELETE") if self._takes(m.lower())]
-        return ["GET", "HEAD", *own[1:]] if "GET" in own else own
-
-    def _takes(self, method: str) -> bool:
-        return getattr(type(self), method) is not getattr(tornado.web.RequestHandler, method)
-
-    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
-        """Log a bug with its traceback, and nothing of what a client did wrong; by Tornado."""
-        if not isinstance(value, (Refused, tornado.web.HTTPError)):
-            _log.error("a request met a bug path=%s", self.request.path, exc_info=(typ, value, tb))
+async def _drain(stream: tornado.iostream.IOStream) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            while True:
+                await stream.read_bytes(2**16, partial=True)
+    stream.close()
 
 
 def waiting_of(uploads: Uploads, job: Snapshot) -> dict[str, str | None]:
@@ -295,6 +349,8 @@ def _give_up(wait: asyncio.Future[bool]) -> None:
 
 class NotFoundHandler(BaseHandler):
     """Any method on a path that does not exist: 404 as a problem document."""
+
+    is_open = True
 
     def _missing(self, *_: str) -> None:
         raise tornado.web.HTTPError(404)

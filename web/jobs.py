@@ -77,7 +77,7 @@ class MapHandler(BaseHandler):
             self.set_header("Content-Type", "text/csv; charset=utf-8; header=present")
             name = f"imageload-{job.job_id}.csv"
             self.set_header("Content-Disposition", f'attachment; filename="{name}"')
-            self.finish(text)
+            await self.finish_large(text.encode())
             return
         await self.answer_of_job(
             job, lambda: {"job_id": job.job_id, "map": map_json(job.snapshot())}
@@ -87,7 +87,7 @@ class MapHandler(BaseHandler):
         wanted = self.get_query_argument("format", None)
         if wanted not in (None, "json", "csv"):
             raise BadRequest("format is json or csv.")
-        self.set_header("Vary", "Accept")
+        self.add_header("Vary", "Accept")
         accept = self.request.headers.get("Accept", "")
         return wanted == "csv" or (wanted is None and prefers(accept, "text/csv"))
 

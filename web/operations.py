@@ -14,6 +14,8 @@ from web.base import BaseHandler, moment_text
 class HealthHandler(BaseHandler):
     """GET /healthz: 200 and `{"status": "ok"}` as long as the process answers at all."""
 
+    is_open = True
+
     def get(self) -> None:
         """Answer that we live."""
         self.answer({"status": "ok"})
@@ -21,6 +23,8 @@ class HealthHandler(BaseHandler):
 
 class ReadyHandler(BaseHandler):
     """GET /readyz: 200 where work may be sent; 503 while stopping, or where somebody must act."""
+
+    is_open = True
 
     def get(self) -> None:
         """Answer whether to send us work, and how Imgur takes it."""

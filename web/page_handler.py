@@ -18,6 +18,8 @@ _FILES = {path.name: path for path in FOLDER.iterdir() if path.suffix in _TYPES}
 class PageHandler(BaseHandler):
     """GET /: the page. Only the host of the links may be asked, and for pictures only."""
 
+    is_open = True
+
     def get(self) -> None:
         """Answer the page, told whether the sandbox answers in place of Imgur."""
         link_base = urlsplit(self.config.imgur_link_base)
@@ -32,11 +34,14 @@ class PageHandler(BaseHandler):
         )
         page = (FOLDER / "index.html").read_text(encoding="utf-8")
         mode = "sandbox" if self.config.imgur_client_id == SANDBOX_CLIENT_ID else "imgur"
-        self.finish(page.replace('data-mode=""', f'data-mode="{mode}"'))
+        page = page.replace('data-mode=""', f'data-mode="{mode}"')
+        self.finish(self.packed(page.encode()))
 
 
 class PageFileHandler(BaseHandler):
     """GET /page/<name>: a script, a style sheet or a picture of the page."""
+
+    is_open = True
 
     def get(self, name: str) -> None:
         """Answer the file."""
@@ -45,4 +50,4 @@ class PageFileHandler(BaseHandler):
             raise tornado.web.HTTPError(404)
         self.set_header("Content-Type", f"{_TYPES[path.suffix]}; charset=utf-8")
         self.set_header("Cache-Control", "no-cache")
-        self.finish(path.read_bytes())
+        self.finish(self.packed(path.read_bytes()))

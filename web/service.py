@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import certifi
-import tornado.httpserver
 import tornado.netutil
 import tornado.web
 
@@ -33,19 +32,25 @@ from imageload.temp_files import TempBytes, TempFiles
 from imageload.transfer import Bounds, Transfer
 from imageload.uploads import Uploads
 from imgurapi import ImgurAPI
+from web.access import Access, read_tokens
 from web.base import BaseHandler, NotFoundHandler, waiting_of
 from web.changes import Changes
+from web.connections import BACKLOG, Server
+from web.front import Front, Room
+from web.idempotency import IdempotencyKeys
 from web.notes import current_token, keep_budgets, keep_token, restore_budgets
 
 _log = logging.getLogger(__name__)
 
 _DEATHS = 3
+# As Node's: a head of 64 kB in tiny fields would hold up the event loop for 60 ms.
+_MAX_HEAD_BYTES = 16 * 2**10
 
 Routes = Sequence[tuple[str, type[BaseHandler]]]
 
 
 class Service:
-    """`image_load` does the work, `application` answers HTTP by `routes`.
+    """`image_load` does the work, `application` answers HTTP by `routes`, behind `front`.
 
     `config` names Imgur in full: `imgur_client_id` is set. Temp files go into `temp_dir`.
     """
@@ -118,6 +123,11 @@ class Service:
             ledger=self.journal,
             keep=Keep(jobs=config.keep_jobs, hours=config.keep_hours),
         )
+        self.front = Front(
+            Access(config, read_tokens(config)),
+            IdempotencyKeys(self.image_load.job_list_s),
+            Room(config.max_bodies_bytes),
+        )
         arguments = {
             "image_load": self.image_load,
             "config": config,
@@ -130,6 +140,7 @@ class Service:
             default_handler_class=NotFoundHandler,
             default_handler_args=arguments,
             log_function=_log_request,
+            front=self.front,
         )
         self._engine.start()
         is_known = self.journal is not None and restore_budgets(self.journal, quota)
@@ -161,16 +172,13 @@ class Service:
             files=files,
         )
 
-    def listen(self) -> tuple[tornado.httpserver.HTTPServer, str]:
+    def listen(self) -> tuple[Server, str]:
         """The server, listening on the running event loop, and its URL; OSError if it cannot."""
         config = self._config
-        sockets = tornado.netutil.bind_sockets(config.port, config.address or None)
-        server = tornado.httpserver.HTTPServer(
-            self.application,
-            max_body_size=config.max_body_bytes,
-            max_header_size=64 * 2**10,
-            idle_connection_timeout=75,
-            body_timeout=60,
+        sockets = tornado.netutil.bind_sockets(config.port, config.address or None, backlog=BACKLOG)
+        # Handlers bound the bodies, for they can say so; the server would break off.
+        server = Server(
+            self.application, config=config, max_header_size=_MAX_HEAD_BYTES, max_body_size=2**62
         )
         server.add_sockets(sockets)
         host, port = sockets[0].getsockname()[:2]
@@ -191,6 +199,7 @@ class Service:
         Uploads under way have `grace` seconds to end, and then all has `seconds`. Meanwhile
         requests are answered, and POSTs refused.
         """
+        self.front.close()
         self.image_load.stop()
         self._downloads.stop()
         self.uploads.stop()

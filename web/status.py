@@ -32,7 +32,8 @@ class StatusHandler(BaseHandler):
             return
         of, encoded = await encoded_status(job, feed)
         if not self.is_known(tag_of_job(of)):
-            self.answer_encoded(encoded)
+            self.set_header("Content-Type", "application/json")
+            await self.finish_large(encoded)
 
     async def _hold(self, job: Job, seconds: float) -> JobFeed | None:
         """Wait until the job is another than the client knows, or finished, or `seconds` are over.

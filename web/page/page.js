@@ -3,12 +3,15 @@
 
 import { JobView, anchor, countsOf } from "./jobs.js";
 import { Poll } from "./poll.js";
-import { Problem, newestJobs, upload } from "./service.js";
+import { Problem, hasToken, newestJobs, upload, useToken } from "./service.js";
 
 const JOBS_AT_ONCE = 50;
 
 const [form, urls, send, accepted, refused, refresh, watch, list, older] = [
   "upload", "urls", "send", "accepted", "refused", "refresh", "watch", "jobs", "older",
+].map((id) => document.getElementById(id));
+const [tokenForm, token, tokenRefused, links] = [
+  "token-form", "token", "token-refused", "links",
 ].map((id) => document.getElementById(id));
 
 const views = new Map(); // jobId: JobView
@@ -18,6 +21,8 @@ const poll = new Poll(loadJobs, tellWatch);
 
 async function loadJobs() {
   const answer = await newestJobs(wanted);
+  tokenForm.hidden = true;
+  links.hidden = hasToken(); // a browser that follows a link shows no token
   older.hidden = !answer.older;
   arrange(answer.jobs);
   for (const view of [...views.values()]) await view.loadImages();
@@ -59,6 +64,7 @@ async function post() {
     jobIds.forEach(tellAccepted);
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
+    if (problem.wantsToken) askForToken(problem);
     const title = document.createElement("strong");
     title.textContent = problem.title;
     refused.append(title, paragraph(problem.message));
@@ -68,6 +74,13 @@ async function post() {
     send.textContent = "Upload";
   }
   poll.now();
+}
+
+function askForToken(problem) {
+  const wasHidden = tokenForm.hidden;
+  tokenForm.hidden = false;
+  if (wasHidden) token.focus();
+  tokenRefused.textContent = hasToken() ? problem.message : "";
 }
 
 function paragraph(text) {
@@ -97,6 +110,11 @@ function tellEnd(job) {
 
 function tellWatch({ unfinished, problem, milliseconds }) {
   watch.classList.toggle("trouble", Boolean(problem));
+  if (problem?.wantsToken) {
+    watch.textContent = problem.title;
+    askForToken(problem);
+    return;
+  }
   if (problem) {
     watch.textContent = `${problem.title}: asking again in ${milliseconds / 1_000} s.`;
     return;
@@ -110,6 +128,14 @@ function tellWatch({ unfinished, problem, milliseconds }) {
   if (watch.textContent !== text) watch.textContent = text;
 }
 
+tokenForm.addEventListener("submit", (event) => {
+  event.preventDefault();
+  useToken(token.value.trim());
+  token.value = "";
+  tokenRefused.replaceChildren();
+  refused.replaceChildren();
+  poll.now();
+});
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   post();

@@ -3,6 +3,7 @@
 //   unfinished             every second; every 15 s while nobody sees the tab
 //   nothing unfinished     not at all, until `now` is called
 //   no answer              after 2 s, 4 s, 8 s, ... at most 30 s
+//   no answer to us        not at all: asking again would not help
 
 import { Problem } from "./service.js";
 
@@ -20,7 +21,8 @@ export class Poll {
 
   /**
    * `work` is an async function: how many jobs are unfinished, or a Problem. After each round,
-   * `tell` is called with that number, or with the Problem and the milliseconds to the next try.
+   * `tell` is called with that number, or with the Problem and the milliseconds to the next try,
+   * if there is to be one.
    */
   constructor(work, tell) {
     this.#work = work;
@@ -54,6 +56,10 @@ export class Poll {
       if (unfinished) this.#later(document.hidden ? HIDDEN_MS : BUSY_MS);
     } catch (problem) {
       if (!(problem instanceof Problem)) throw problem;
+      if (problem.wantsToken) {
+        this.#tell({ problem });
+        return;
+      }
       this.#failures += 1;
       const milliseconds = Math.min(LONGEST_MS, BUSY_MS * 2 ** this.#failures);
       this.#tell({ problem, milliseconds });

@@ -1,16 +1,32 @@
 // What the page asks of the service: jobs, their images, an upload. Knows nothing of the document.
 
+const TOKEN = "imageload-token";
+
 const ANSWER_MS = 30_000;
 const UPLOAD_MS = 120_000;
 const IMAGES_A_PAGE = 250;
 const MOST_JOBS_A_PAGE = 1_000;
 
-/** Why there is no answer to work with: a title and a detail, both for people. */
+/**
+ * Why there is no answer to work with: a title and a detail, both for people. `wantsToken`: the
+ * service answers, but not to us.
+ */
 export class Problem extends Error {
-  constructor(title, detail) {
+  constructor(title, detail, wantsToken = false) {
     super(detail);
     this.title = title;
+    this.wantsToken = wantsToken;
   }
+}
+
+/** Show `token` to the service from now on, as long as this tab is open. */
+export function useToken(token) {
+  sessionStorage.setItem(TOKEN, token);
+}
+
+/** Whether there is a token to show. */
+export function hasToken() {
+  return sessionStorage.getItem(TOKEN) !== null;
 }
 
 /** Post `text`, URLs with newlines or commas between them; the jobIds, or a Problem. */
@@ -51,7 +67,8 @@ async function ask(path, milliseconds, request = {}) {
   let answer, body;
   try {
     const signal = AbortSignal.timeout(milliseconds);
-    answer = await fetch(path, { cache: "no-store", ...request, signal });
+    const headers = { ...request.headers, ...authorization() };
+    answer = await fetch(path, { cache: "no-store", ...request, headers, signal });
     body = isJson(answer) ? await answer.json() : null;
   } catch {
     throw new Problem(
@@ -63,6 +80,10 @@ async function ask(path, milliseconds, request = {}) {
   return { body, next: nextPage(answer) };
 }
 
+function authorization() {
+  return hasToken() ? { Authorization: `Bearer ${sessionStorage.getItem(TOKEN)}` } : {};
+}
+
 function isJson(answer) {
   return /^application\/([a-z.]+\+)?json\b/.test(answer.headers.get("Content-Type") ?? "");
 }
@@ -71,6 +92,7 @@ function problemOf(answer, body) {
   return new Problem(
     body?.title ?? `Answer ${answer.status}`,
     body?.detail ?? "That is no answer of this service: is something else in front of it?",
+    answer.status === 401,
   );
 }
 

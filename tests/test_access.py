@@ -1,0 +1,330 @@
+"""Who may ask: names that are ours, pages of other sites, tokens."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from imageload.config import Config
+from main import ROUTES
+from tests.service import ROOT, RunningService, ServiceProcess, running_service
+from tests.test_api import assert_problem
+from tests.wire import PATH
+from web.access import read_tokens
+
+APP = "https://app.example"
+TOKENS = ("first-token", "second/token==")
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """A service on a loopback address, where one site may call it."""
+    folder = tmp_path_factory.mktemp("temp")
+    with running_service(folder / "t", cors_origin=(APP,)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """A service that wants a token."""
+    folder = tmp_path_factory.mktemp("temp")
+    with running_service(folder / "t", cors_origin=(APP,), api_token=TOKENS) as running:
+        yield running
+
+
+def ask(
+    service: RunningService, method: str = "GET", path: str = "/v1/images", **fields: str
+) -> requests.Response:
+    """Send the fields, `_` for `-`, and a body where the method has one."""
+    headers = {name.replace("_", "-"): value for name, value in fields.items()}
+    body = '["ftp://a.example/"]' if method == "POST" else None
+    path = PATH if method == "POST" else path
+    return requests.request(method, service.url + path, headers=headers, data=body, timeout=10)
+
+
+# Host
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "localhost",
+        "LOCALHOST:8888",
+        "localhost.",
+        "a.localhost:80",
+        "[::1]:8888",
+    ],
+)
+def test_a_service_on_loopback_answers_to_loopbacks_names(
+    service: RunningService, host: str
+) -> None:
+    assert ask(service, Host=host).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["10.1.2.3", "10.1.2.3:80", "[2001:db8::1]"])
+def test_an_ip_address_is_no_name_that_anybody_could_turn(
+    service: RunningService, host: str
+) -> None:
+    assert ask(service, Host=host).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:8888",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "1.2",
+    ],
+)
+@pytest.mark.parametrize("path", ["/", "/healthz", "/v1/images", "/nothing"])
+def test_a_name_that_was_made_to_lead_here_reads_nothing(
+    service: RunningService, host: str, path: str
+) -> None:
+    assert_problem(ask(service, path=path, Host=host), 421, "unknown-host")
+
+
+def test_a_name_that_was_made_to_lead_here_posts_nothing(service: RunningService) -> None:
+    before = service.get(PATH).json()
+    host = "evil.example:8888"
+    answer = ask(service, "POST", Host=host, Origin=f"http://{host}", Sec_Fetch_Site="same-origin")
+    assert_problem(answer, 421, "unknown-host")
+    assert service.get(PATH).json() == before
+
+
+def test_a_name_that_a_proxy_passes_on_is_allowed_by_option(tmp_path: Path) -> None:
+    with running_service(tmp_path / "t", allow_host=("Images.example",)) as service:
+        assert ask(service, Host="images.example").status_code == 200
+        assert ask(service, Host="localhost").status_code == 200
+        assert ask(service, Host="www.images.example").status_code == 421
+
+
+def test_on_other_addresses_any_name_may_be_ours_unless_they_are_listed(tmp_path: Path) -> None:
+    with running_service(tmp_path / "t", address="0.0.0.0") as service:
+        assert ask(service, Host="any.example").status_code == 200
+    with running_service(tmp_path / "t", address="0.0.0.0", allow_host=("a.example",)) as service:
+        assert ask(service, Host="a.example").status_code == 200
+        assert ask(service, Host="any.example").status_code == 421
+
+
+# Origin
+
+
+def test_a_post_without_an_origin_is_no_pages_post(service: RunningService) -> None:
+    assert ask(service, "POST").status_code == 202
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": ""},
+        {"Origin": "http://[", "Content_Type": "text/plain"},
+        {"Origin": "http://evil.example", "Sec_Fetch_Site": "cross-site"},
+        {"Origin": "http://127.0.0.1", "Sec_Fetch_Site": "same-site"},
+        {"Origin": "https://app.example.evil.example"},
+        {"Origin": "http://app.example"},
+        {"Origin": f"{APP}:8443"},
+        {"Sec_Fetch_Site": "cross-site"},
+    ],
+)
+def test_a_post_that_another_sites_page_sends_is_refused(
+    service: RunningService, fields: dict[str, str]
+) -> None:
+    before = service.get(PATH).json()
+    answer = ask(service, "POST", **fields)
+    assert_problem(answer, 403, "cross-origin")
+    assert "Access-Control-Allow-Origin" not in answer.headers
+    assert service.get(PATH).json() == before
+
+
+def test_our_own_page_may_post(service: RunningService) -> None:
+    assert ask(service, "POST", Origin=service.url).status_code == 202
+    behind_tls = {"Host": "localhost", "Origin": "https://localhost"}
+    assert ask(service, "POST", **behind_tls).status_code == 202
+    # A proxy has changed Host; the browser still says whose page it is.
+    fields = {"Origin": "https://images.example", "Sec_Fetch_Site": "same-origin"}
+    assert ask(service, "POST", **fields).status_code == 202
+
+
+def test_a_site_that_is_listed_may_post_and_read(service: RunningService) -> None:
+    for method in ("POST", "GET"):
+        answer = ask(service, method, Origin=APP, Sec_Fetch_Site="cross-site")
+        assert answer.status_code in (200, 202)
+        assert answer.headers["Access-Control-Allow-Origin"] == APP
+        assert "Origin" in answer.headers["Vary"]
+        exposed = answer.headers["Access-Control-Expose-Headers"].split(", ")
+        assert {"Location", "Link", "Retry-After", "ETag", "X-Request-ID"} <= set(exposed)
+        assert "Access-Control-Allow-Credentials" not in answer.headers
+
+
+def test_a_site_that_is_listed_may_read_why_it_was_refused(service: RunningService) -> None:
+    answer = ask(service, path="/nothing", Origin=APP)
+    assert_problem(answer, 404, "not-found")
+    assert answer.headers["Access-Control-Allow-Origin"] == APP
+
+
+def test_no_other_site_may_read(service: RunningService) -> None:
+    answer = ask(service, Origin="https://evil.example")
+    assert answer.status_code == 200
+    assert "Access-Control-Allow-Origin" not in answer.headers
+    assert answer.headers["Vary"].startswith("Origin")  # a cache must not mix the two up
+    assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+def test_a_browser_that_asks_first_is_told_what_a_listed_site_may(service: RunningService) -> None:
+    fields = {
+        "Access_Control_Request_Method": "POST",
+        "Access_Control_Request_Headers": "authorization,content-type,idempotency-key",
+    }
+    answer = ask(service, "OPTIONS", PATH, Origin=APP, **fields)
+    assert answer.status_code == 204
+    assert answer.headers["Access-Control-Allow-Origin"] == APP
+    assert "POST" in answer.headers["Access-Control-Allow-Methods"].split(", ")
+    allowed = answer.headers["Access-Control-Allow-Headers"].lower().split(", ")
+    assert {"authorization", "content-type", "idempotency-key"} <= set(allowed)
+    other = ask(service, "OPTIONS", PATH, Origin="https://evil.example", **fields)
+    assert other.status_code == 204
+    assert not [name for name in other.headers if name.startswith("Access-Control")]
+
+
+def test_without_the_option_no_site_is_told_anything(tmp_path: Path) -> None:
+    with running_service(tmp_path / "t") as service:
+        answer = ask(service, Origin=APP)
+        assert not [name for name in answer.headers if name.startswith("Access-Control")]
+        assert ask(service, "POST", Origin=APP).status_code == 403
+
+
+# Tokens
+
+
+@pytest.mark.parametrize("token", TOKENS)
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
+def test_any_of_the_tokens_opens(guarded: RunningService, token: str, scheme: str) -> None:
+    assert ask(guarded, Authorization=f"{scheme} {token}").status_code == 200
+    assert ask(guarded, "POST", Authorization=f"{scheme} {token}").status_code == 202
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+def test_without_a_token_nothing_is_done(guarded: RunningService, method: str) -> None:
+    answer = ask(guarded, method)
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"] == 'Bearer realm="imageload"'
+    if method != "HEAD":
+        assert_problem(answer, 401, "unauthorized")
+
+
+@pytest.mark.parametrize(
+    "shown",
+    ["Bearer wrong", "Bearer", "Bearer ", "Bearer first-token,second/token==", "Bearer first-toke"],
+)
+def test_a_wrong_token_opens_nothing(guarded: RunningService, shown: str) -> None:
+    answer = ask(guarded, Authorization=shown)
+    assert_problem(answer, 401, "unauthorized")
+    assert answer.headers["WWW-Authenticate"].endswith('error="invalid_token"')
+    assert "first-token" not in answer.text
+
+
+@pytest.mark.parametrize("shown", ["first-token", "Basic Zmlyc3Q6dG9rZW4=", "Token first-token"])
+def test_another_scheme_is_no_token(guarded: RunningService, shown: str) -> None:
+    assert ask(guarded, Authorization=shown).status_code == 401
+
+
+def test_every_path_of_the_api_wants_a_token(guarded: RunningService) -> None:
+    for path in ("/v1/images", PATH, f"{PATH}?jobId=a", f"{PATH}/a", f"{PATH}/:a/images"):
+        assert ask(guarded, path=path).status_code == 401, path
+
+
+def test_the_page_and_what_operators_probe_are_open_and_nothing_else(
+    guarded: RunningService,
+) -> None:
+    is_open = {path for path, handler in ROUTES if handler.is_open}
+    assert is_open == {"/", r"/page/([a-z0-9_.-]+)", "/healthz", "/readyz"}
+    for path in ("/", "/page/page.js", "/healthz", "/readyz"):
+        assert ask(guarded, path=path).status_code == 200
+
+
+def test_a_browser_asks_first_without_a_token(guarded: RunningService) -> None:
+    answer = ask(guarded, "OPTIONS", PATH, Origin=APP, Access_Control_Request_Method="POST")
+    assert answer.status_code == 204
+    refused = ask(guarded, Origin=APP)
+    assert refused.status_code == 401
+    assert refused.headers["Access-Control-Allow-Origin"] == APP
+
+
+def test_a_large_body_without_a_token_is_answered_before_it_is_read(
+    guarded: RunningService,
+) -> None:
+    answer = requests.post(guarded.url + PATH, data=b"x" * 20_000_000, timeout=10)
+    assert_problem(answer, 401, "unauthorized")
+    assert answer.headers["Connection"] == "close"
+
+
+def test_tokens_stand_in_a_file_one_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text("# ours\nfirst-token\n\n  second/token==  \r\n", encoding="utf-8")
+    assert read_tokens(Config(api_token_file=str(file))) == list(TOKENS)
+    both = Config(api_token=("third",), api_token_file=str(file))
+    assert read_tokens(both) == ["third", *TOKENS]
+
+
+@pytest.mark.parametrize("text", ["", "\n# only\n", "two words\n", "good\nschlüssel\n"])
+def test_a_file_that_has_no_tokens_opens_nothing(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(OSError, match="tokens") as caught:
+        read_tokens(Config(api_token_file=str(file)))
+    assert "schl" not in str(caught.value)
+    with pytest.raises(FileNotFoundError):
+        read_tokens(Config(api_token_file=str(tmp_path / "missing")))
+
+
+def test_a_start_that_lets_anybody_in_says_so(tmp_path: Path) -> None:
+    for address, says in (("0.0.0.0", True), ("127.0.0.1", False)):
+        process = ServiceProcess(
+            "--port=0", f"--address={address}", f"--temp-dir={tmp_path}", "--imgur-client-id=x"
+        )
+        assert process.stop() == 0
+        assert ("see --api-token" in "".join(process.log)) is says
+
+
+def test_a_start_with_a_bad_file_of_tokens_ends_with_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    for name, words in (("empty", "not a file of tokens"), ("missing", "No such file")):
+        start = [sys.executable, "main.py", "--port=0", "--imgur-client-id=x"]
+        ended = subprocess.run(
+            [*start, f"--api-token-file={tmp_path / name}"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert ended.returncode == 1
+        assert words in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
+def test_a_token_is_in_no_log_line(tmp_path: Path) -> None:
+    process = ServiceProcess(
+        "--port=0",
+        "--log-level=DEBUG",
+        f"--temp-dir={tmp_path}",
+        environment={"IMAGELOAD_API_TOKEN": "5ecret-1", "IMGUR_CLIENT_ID": "x"},
+    )
+    try:
+        for token, status in (("5ecret-1", 200), ("5ecret-2", 401)):
+            headers = {"Authorization": f"Bearer {token}"}
+            assert process.get("/v1/images", headers=headers).status_code == status
+    finally:
+        process.stop()
+    assert "5ecret" not in "".join(process.log)
+    assert " 401 " in "".join(process.log)

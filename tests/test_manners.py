@@ -1,0 +1,385 @@
+"""What a client gets beside its answer: a name for it in the log, gzip, OPTIONS, one POST twice."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import re
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+
+from imageload.errors import BacklogFull, BadRequest, KeyReused
+from main import ROUTES
+from tests.service import RunningService, ServiceProcess, running_service
+from tests.test_api import assert_problem
+from tests.wire import PATH
+from web.compress import LARGEST_ON_LOOP, SMALLEST, accepts_gzip
+from web.idempotency import IdempotencyKeys, checked_key
+
+URLS = ["ftp://a.example/"]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """A service with a small backlog."""
+    folder = tmp_path_factory.mktemp("temp")
+    with running_service(folder / "t", max_urls=100_000) as running:
+        yield running
+
+
+# OPTIONS
+
+
+def paths() -> list[str]:
+    """A path of every route."""
+    job = "4227cacf-2ee1-4b52-b231-110304c4e203"
+    fill = {"([^/]+)": job, "([a-z0-9_.-]+)": "page.js", ":?": "", "/?": ""}
+    found = []
+    for path, _ in ROUTES:
+        for pattern, text in fill.items():
+            path = path.replace(pattern, text)
+        found.append(path)
+    return found
+
+
+@pytest.mark.parametrize("path", paths())
+def test_every_path_says_which_methods_it_takes(service: RunningService, path: str) -> None:
+    answer = requests.options(service.url + path, timeout=10)
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert "Content-Type" not in answer.headers
+    allowed = answer.headers["Allow"].split(", ")
+    assert "OPTIONS" in allowed
+    for method in {"GET", "POST", "DELETE", "PUT", "PATCH"} - set(allowed):
+        refused = requests.request(method, service.url + path, timeout=10)
+        assert_problem(refused, 405, "method-not-allowed")
+        assert refused.headers["Allow"] == answer.headers["Allow"]
+
+
+def test_a_path_that_is_none_has_no_methods(service: RunningService) -> None:
+    assert_problem(requests.options(f"{service.url}/nothing", timeout=10), 404, "not-found")
+
+
+def test_the_security_headers_are_on_every_answer(service: RunningService) -> None:
+    for path in ("/", "/v1/images", "/nothing", f"{PATH}/none"):
+        for method in ("GET", "HEAD", "OPTIONS", "PUT"):
+            headers = requests.request(method, service.url + path, timeout=10).headers
+            assert headers["X-Content-Type-Options"] == "nosniff"
+            assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+            assert headers["Cache-Control"] == "no-store"
+            assert "Server" not in headers
+
+
+# X-Request-ID
+
+
+def test_every_answer_has_a_name_of_its_own(service: RunningService) -> None:
+    names = [service.get("/healthz").headers["X-Request-ID"] for _ in range(50)]
+    assert len(set(names)) == 50
+    assert all(re.fullmatch(r"[0-9a-f]{16}", name) for name in names)
+
+
+@pytest.mark.parametrize("name", ["a", "A.b_c-9", "x" * 64])
+def test_a_name_that_the_client_gives_is_kept(service: RunningService, name: str) -> None:
+    answer = service.get("/nothing", headers={"X-Request-ID": name})
+    assert answer.headers["X-Request-ID"] == name
+    assert answer.json()["instance"] == f"urn:imageload:request:{name}"
+
+
+@pytest.mark.parametrize("name", ["", "x" * 65, "a b", "a,b", 'a"b', "\xfc", "a:b"])
+def test_a_name_that_could_do_harm_is_replaced(service: RunningService, name: str) -> None:
+    answer = service.get("/healthz", headers={"X-Request-ID": name.encode("latin-1")})
+    assert re.fullmatch(r"[0-9a-f]{16}", answer.headers["X-Request-ID"])
+
+
+def test_what_a_request_logs_has_its_name(tmp_path: Path) -> None:
+    process = ServiceProcess(
+        "--port=0", "--log-level=DEBUG", f"--temp-dir={tmp_path}", "--imgur-client-id=x"
+    )
+    try:
+        large = [f"ftp://a.example/{n}" for n in range(2_000)]
+        for name, urls in (("small-1", URLS), ("large-1", large)):
+            answer = process.post(json=urls, headers={"X-Request-ID": name})
+            assert answer.status_code == 202
+        process.get("/nothing", headers={"X-Request-ID": "lost-1"})
+        process.get("/healthz")
+    finally:
+        process.stop()
+    log = "".join(process.log)
+    assert re.search(r" accepted job=\S+ urls=1 request=small-1\n", log)
+    assert re.search(r" accepted job=\S+ urls=2000 request=large-1\n", log)
+    assert re.search(r"GET /nothing 404 .* request=lost-1\n", log)
+    assert re.search(r"GET /healthz 200 .* request=[0-9a-f]{16}\n", log)
+    assert "request=" not in next(line for line in process.log if "listening on" in line)
+    assert "request=" not in next(line for line in process.log if "failed job=" in line)
+
+
+# gzip
+
+
+@pytest.fixture(scope="module")
+def status_paths(service: RunningService) -> dict[int, str]:
+    """By how many images they have: the statuses of finished jobs."""
+    jobs = {}
+    for count in (1, 100, 1_000, 6_000):
+        job_id = service.submit([f"ftp://a.example/{n}/{'x' * 60}" for n in range(count)])
+        service.finish(job_id)
+        jobs[count] = f"{PATH}/{job_id}"
+    return jobs
+
+
+def raw_get(service: RunningService, path: str, encoding: str) -> tuple[requests.Response, bytes]:
+    """The answer to a client that takes `encoding`, and its body as it was sent."""
+    with requests.get(
+        service.url + path, headers={"Accept-Encoding": encoding}, stream=True, timeout=10
+    ) as answer:
+        return answer, answer.raw.read(decode_content=False)
+
+
+@pytest.mark.parametrize("count", [100, 1_000, 6_000])
+def test_a_large_answer_is_sent_as_gzip_where_that_is_taken(
+    service: RunningService, status_paths: dict[int, str], count: int
+) -> None:
+    _, plain = raw_get(service, status_paths[count], "identity")
+    answer, body = raw_get(service, status_paths[count], "br, gzip")
+    assert answer.headers["Content-Encoding"] == "gzip"
+    assert answer.headers["Content-Length"] == str(len(body))
+    assert answer.headers["Vary"] == "Accept-Encoding"
+    assert gzip.decompress(body) == plain
+    assert len(body) < len(plain) / 4
+
+
+def test_an_answer_too_large_for_the_event_loop_is_compressed_too(
+    service: RunningService, status_paths: dict[int, str]
+) -> None:
+    assert len(raw_get(service, status_paths[6_000], "identity")[1]) > LARGEST_ON_LOOP
+
+
+def test_a_small_answer_is_sent_as_it_is(
+    service: RunningService, status_paths: dict[int, str]
+) -> None:
+    answer, body = raw_get(service, status_paths[1], "gzip")
+    assert "Content-Encoding" not in answer.headers
+    assert len(body) < SMALLEST
+    assert json.loads(body)["finished"]
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip;q=0", "br", ""])
+def test_who_does_not_take_gzip_does_not_get_it(
+    service: RunningService, status_paths: dict[int, str], encoding: str
+) -> None:
+    answer, body = raw_get(service, status_paths[6_000], encoding)
+    assert "Content-Encoding" not in answer.headers
+    assert answer.headers["Vary"] == "Accept-Encoding"
+    assert json.loads(body)["finished"]
+
+
+def test_links_that_are_streamed_are_compressed_as_they_go(service: RunningService) -> None:
+    links = [f"https://i.imgur.com/{n:07d}.png" for n in range(5_000)]
+    service.add_landed(links)
+    _, plain = raw_get(service, "/v1/images", "identity")
+    answer, body = raw_get(service, "/v1/images", "gzip")
+    assert answer.headers["Content-Encoding"] == "gzip"
+    assert answer.headers["Transfer-Encoding"] == "chunked"
+    assert gzip.decompress(body) == plain
+    assert json.loads(plain)["uploaded"] == links
+    assert len(body) < len(plain) / 4
+
+
+def test_the_page_is_compressed(service: RunningService) -> None:
+    for path in ("/", "/page/page.css"):
+        answer, body = raw_get(service, path, "gzip")
+        assert answer.headers["Content-Encoding"] == "gzip"
+        assert gzip.decompress(body) == raw_get(service, path, "identity")[1]
+
+
+def test_head_says_what_get_would(service: RunningService, status_paths: dict[int, str]) -> None:
+    url = service.url + status_paths[100]
+    answers = [requests.request(method, url, timeout=10) for method in ("GET", "HEAD")]
+    for answer in answers:
+        del answer.headers["X-Request-ID"], answer.headers["Date"]
+    assert answers[0].headers == answers[1].headers
+
+
+@pytest.mark.parametrize(
+    ("header", "taken"),
+    [
+        ("gzip", True),
+        ("GZIP", True),
+        ("x-gzip", True),
+        ("deflate, gzip;q=1.0, *;q=0.5", True),
+        ("br;q=1.0 , gzip ; q=0.8", True),
+        ("gzip;q=0.001", True),
+        ("gzip;q=0", False),
+        ("gzip;q=0.000", False),
+        ("gzip;q=none", False),
+        ("", False),
+        ("identity", False),
+        ("*", False),
+        ("gzipped", False),
+        ("notgzip", False),
+    ],
+)
+def test_accept_encoding_is_read_as_the_rfc_has_it(header: str, taken: bool) -> None:
+    assert accepts_gzip(header) is taken
+
+
+# Idempotency-Key
+
+
+def send(
+    service: RunningService, key: str, body: object = URLS, **headers: str
+) -> requests.Response:
+    """POST `body` with this key."""
+    fields = {"Idempotency-Key": key, **headers}
+    return requests.post(service.url + PATH, data=json.dumps(body), headers=fields, timeout=30)
+
+
+def job_count(service: RunningService) -> int:
+    """How many jobs there are."""
+    return len(service.service.image_load.job_list_s)
+
+
+def test_a_post_sent_again_is_the_same_job(service: RunningService) -> None:
+    before = job_count(service)
+    first, again = send(service, "again-1"), send(service, "again-1")
+    assert (first.status_code, first.json()) == (again.status_code, again.json())
+    assert first.headers["Location"] == again.headers["Location"]
+    assert "Idempotency-Replayed" not in first.headers
+    assert again.headers["Idempotency-Replayed"] == "true"
+    service.finish(first.json()["jobId"][0])
+    assert send(service, "again-1").json() == first.json()
+    assert job_count(service) == before + 1
+
+
+def test_several_lists_sent_again_are_the_same_jobs(service: RunningService) -> None:
+    before = job_count(service)
+    answers = [send(service, "lists-1", [URLS, ["foo"], ["bar"]]).json() for _ in range(2)]
+    assert answers[0] == answers[1]
+    assert job_count(service) == before + 3
+
+
+def test_another_key_or_none_is_another_job(service: RunningService) -> None:
+    bodies = [send(service, key).json() for key in ("one-1", "two-1")]
+    bodies += [service.post(json=URLS).json() for _ in range(2)]
+    assert len({body["jobId"][0] for body in bodies}) == 4
+
+
+def test_a_key_with_another_body_is_refused(service: RunningService) -> None:
+    first = send(service, "other-1")
+    before = job_count(service)
+    assert_problem(send(service, "other-1", ["foo"]), 422, "key-reused")
+    as_text = send(service, "other-1", URLS, **{"Content-Type": "text/plain"})
+    assert_problem(as_text, 422, "key-reused")
+    assert send(service, "other-1").json() == first.json()
+    assert job_count(service) == before
+
+
+@pytest.mark.parametrize("count", [1, 3_000])
+def test_of_many_at_once_with_one_key_one_makes_a_job(service: RunningService, count: int) -> None:
+    before = job_count(service)
+    start = threading.Barrier(8)
+    body = [f"ftp://a.example/{n}" for n in range(count)]
+
+    def post(_: int) -> str:
+        start.wait(10)
+        answer = send(service, f"race-{count}", body)
+        assert answer.status_code == 202
+        return str(answer.json()["jobId"])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(post, range(8)))) == 1
+    assert job_count(service) == before + 1
+
+
+def test_a_refused_post_leaves_no_key(service: RunningService) -> None:
+    assert_problem(send(service, "refused-1", []), 400, "bad-request")
+    assert_problem(send(service, "refused-1", {}), 400, "bad-request")
+    assert send(service, "refused-1").status_code == 202
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "two words", "schl\xfcssel"])
+def test_a_key_that_is_none_is_refused(service: RunningService, key: str) -> None:
+    before = job_count(service)
+    headers = {"Idempotency-Key": key.encode("latin-1")}
+    assert_problem(service.post(json=URLS, headers=headers), 400, "bad-request")
+    assert job_count(service) == before
+    assert send(service, "x" * 255).status_code == 202
+
+
+def test_the_same_key_of_two_callers_is_two_keys(tmp_path: Path) -> None:
+    with running_service(tmp_path / "t", api_token=("one", "two")) as service:
+        answers = [
+            send(service, "same", body, Authorization=f"Bearer {token}")
+            for token, body in (("one", URLS), ("two", ["foo"]), ("one", URLS))
+        ]
+        assert [answer.status_code for answer in answers] == [202] * 3
+        assert answers[0].json() == answers[2].json()
+        assert answers[0].json() != answers[1].json()
+
+
+def test_a_key_is_forgotten_with_its_jobs_and_keys_are_never_more_than_jobs() -> None:
+    async def run() -> None:
+        known: set[str] = set()
+        keys = IdempotencyKeys(known)
+
+        async def accept_as(*job_ids: str) -> list[str]:
+            known.update(job_ids)
+            return list(job_ids)
+
+        assert await keys.once(("", "k"), b"1", lambda: accept_as("a", "b")) == (["a", "b"], False)
+        known.remove("a")
+        assert await keys.once(("", "k"), b"1", lambda: accept_as("c")) == (["a", "b"], True)
+        known.remove("b")
+        assert await keys.once(("", "k"), b"2", lambda: accept_as("d")) == (["d"], False)
+        for number in range(100):
+            name = str(number)
+            known.discard(str(number - (7 if number % 2 else 10)))
+            await keys.once(("", name), b"", lambda name=name: accept_as(name))  # type: ignore[misc]
+            assert len(keys) <= len(known)
+        assert len(keys) > 5
+        known.clear()
+        await keys.once(("", "last"), b"", lambda: accept_as("z"))
+        assert len(keys) == 1
+
+    asyncio.run(run())
+
+
+def test_who_waits_for_a_post_that_is_refused_is_refused_too() -> None:
+    async def run() -> None:
+        keys = IdempotencyKeys(set())
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        async def refuse() -> list[str]:
+            begun.set()
+            await go_on.wait()
+            raise BacklogFull("full")
+
+        async def never() -> list[str]:
+            raise AssertionError
+
+        first = asyncio.create_task(keys.once(("", "k"), b"1", refuse))
+        await begun.wait()
+        second = asyncio.create_task(keys.once(("", "k"), b"1", never))
+        with pytest.raises(KeyReused):
+            await keys.once(("", "k"), b"2", never)
+        await asyncio.sleep(0)
+        go_on.set()
+        for task in (first, second):
+            with pytest.raises(BacklogFull):
+                await task
+        assert len(keys) == 0
+
+    asyncio.run(run())
+
+
+def test_a_key_is_visible_ascii() -> None:
+    assert checked_key(None) is None
+    assert checked_key('"8e03978e-40d5-43e8-bc93-6894a57f9324"') is not None
+    with pytest.raises(BadRequest, match="255"):
+        checked_key("a\tb")

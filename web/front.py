@@ -1,0 +1,68 @@
+"""What all requests of one service share: who may ask, what came before, and how much at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from imageload.errors import ShuttingDown
+from web.access import Access
+from web.idempotency import IdempotencyKeys
+
+T = TypeVar("T")
+
+# More would not be faster, for they hold the interpreter, and the event loop waits for each.
+_READERS = 2
+
+
+class Room:
+    """How many bytes the bodies of all requests may have together: `left` more.
+
+    For one event loop.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.left = most
+
+    def take(self, count: int) -> bool:
+        """Take so many, where there are as many."""
+        if count > self.left:
+            return False
+        self.left -= count
+        return True
+
+    def give_back(self, count: int) -> None:
+        """Give back what was taken."""
+        self.left += count
+
+
+class Front:
+    """`access`, `keys` and `room`, and threads that read large bodies."""
+
+    def __init__(self, access: Access, keys: IdempotencyKeys, room: Room) -> None:
+        self.access = access
+        self.keys = keys
+        self.room = room
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
+        self._is_closed = False
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """What `work` gives, done in one of the threads, for the same request.
+
+        Raises ShuttingDown where it was not begun because of `close`.
+        """
+        context = contextvars.copy_context()
+        try:
+            return await asyncio.wrap_future(self._readers.submit(context.run, work))
+        except (RuntimeError, asyncio.CancelledError):
+            if self._is_closed:
+                raise ShuttingDown("The service is stopping. Send this again later.") from None
+            raise
+
+    def close(self) -> None:
+        """Begin no more work."""
+        self._is_closed = True
+        self._readers.shutdown(wait=False, cancel_futures=True)
