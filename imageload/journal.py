@@ -152,7 +152,10 @@ class Journal:
         again. Nothing is recorded of a job that is not in the journal.
         """
         number = self._numbers.get(job)
-        if number is None or isinstance(change, Downloaded):
+        if number is None:
+            return
+        if isinstance(change, Downloaded):  # what follows looks at no image any more
+            self._black_box.erase((number, change.index))
             return
         if isinstance(change, JobChange):
             if not isinstance(change, AlbumEnded) or not _is_stop(change):
@@ -178,7 +181,7 @@ class Journal:
         self._writer.edit(lambda batch: batch.heads.update({number: row}))
 
     def working(self, job: Job, index: int) -> None:
-        """Work on the image begins, which may kill the process; it ends with the image."""
+        """Work on the image begins, which may kill the process; it ends with its download."""
         number = self._numbers.get(job)
         if number is not None:
             self._black_box.note((number, index))

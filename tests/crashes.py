@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import requests
 
@@ -78,9 +79,13 @@ class Crashes:
         """Let a last service end all jobs, and count."""
         service = self._start()
         try:
-            for job_id, urls in self._jobs.items():
+            for job_id in self._jobs:
                 service.finish(job_id, seconds)
-                self._count(service, job_id, urls)
+            images = self._sandbox.images()
+            stored = Counter(image["sha256"] for image in images)
+            by_id = {image["id"]: image["sha256"] for image in images}
+            for job_id, urls in self._jobs.items():
+                self._count(service.records(job_id), urls, stored, by_id)
         finally:
             assert service.stop() == 0, "".join(service.log)
         self.counts.left = len([path for path in self._temp.rglob("*") if path.is_file()])
@@ -108,10 +113,13 @@ class Crashes:
             urls.append(url)
         return urls
 
-    def _count(self, service: ServiceProcess, job_id: str, urls: list[str]) -> None:
-        stored = Counter(image["sha256"] for image in self._sandbox.images())
-        by_id = {image["id"]: image["sha256"] for image in self._sandbox.images()}
-        records = service.records(job_id)
+    def _count(
+        self,
+        records: dict[str, dict[str, Any]],
+        urls: list[str],
+        stored: Counter[str],
+        by_id: dict[str, str],
+    ) -> None:
         counts = self.counts
         counts.images += len(urls)
         for url in urls:

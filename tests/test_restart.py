@@ -198,7 +198,7 @@ def test_an_image_that_kills_the_service_each_time_is_given_up(
     hanging = origin.page("/h", origin.hang)
     first = start("--downloads=1")
     job_id = first.submit([hanging, *distinct(origin, 2)])
-    for _ in range(3):
+    for _ in range(5):
         assert origin.hanging.acquire(timeout=10)
         first.stop(signal.SIGKILL)
         first = start("--downloads=1")

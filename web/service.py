@@ -42,7 +42,8 @@ from web.notes import current_token, keep_budgets, keep_token, restore_budgets
 
 _log = logging.getLogger(__name__)
 
-_DEATHS = 3
+# Fewer may be bad luck: whatever was being downloaded when the process was killed counts.
+_DEATHS = 5
 # As Node's: a head of 64 kB in tiny fields would hold up the event loop for 60 ms.
 _MAX_HEAD_BYTES = 16 * 2**10
 
