@@ -191,8 +191,11 @@ class JobsFeed:
 
     def touch_unfinished(self) -> None:
         """Something is new of all jobs that are not finished."""
-        for job_id, job in list(self._jobs.items()):
-            if not job.summary().finished:
+        # Other threads forget jobs meanwhile. A list of the keys is made in one go; of the items,
+        # whose pairs are made one by one, it may not be.
+        for job_id in list(self._jobs):
+            job = self._jobs.get(job_id)
+            if job is not None and not job.summary().finished:
                 self.touch(job_id)
 
     def tell(self) -> None:
