@@ -62,11 +62,11 @@ _ANSWER = {
 # What imgurpython's constructor asks for.
 _CREDITS = {
     "data": {
-        "UserLimit": 500,
-        "UserRemaining": 500,
+        "UserLimit": 10000000,
+        "UserRemaining": 10000000,
         "UserReset": 1700003600,
-        "ClientLimit": 12500,
-        "ClientRemaining": 12500,
+        "ClientLimit": 100000000,
+        "ClientRemaining": 100000000,
     },
     "success": True,
     "status": 200,
