@@ -25,10 +25,11 @@ from pathlib import Path
 from bench.images import make_images
 from bench.process import BenchError, Usage
 from bench.servers import Servers, find_nginx, running_servers
-from bench.table import latency_table, speed_table
+from bench.table import latency_table, ratio_line, speed_table
 from bench.ways import ROOT, Curl, FirstVersion, Service, running_service
 
 SERVICE = "the service"
+JOURNALED = "the service with a journal"
 CURL = "`curl --parallel`: a download pass, an upload pass"
 FIRST_VERSION = "the first version: urllib and imgurpython, one at a time"
 
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
 def measure(options: argparse.Namespace) -> None:
     """Measure and print; raises BenchError."""
     nginx, curl = _tools()
-    trees = {SERVICE: ROOT}
+    trees = {SERVICE: ROOT, JOURNALED: ROOT}
     trees |= {f"the service in {tree}": Path(tree).resolve() for tree in options.against}
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imageload-bench-")))
@@ -75,8 +76,9 @@ def measure(options: argparse.Namespace) -> None:
         for number, (name, tree) in enumerate(trees.items()):
             temp_dir = _made(folder / f"service-{number}")
             ends = servers.origin, servers.imgur(name)
+            journal = folder / "journal" if name == JOURNALED else None
             services[name] = stack.enter_context(
-                running_service(tree, temp_dir, *ends, options.wide)
+                running_service(tree, temp_dir, *ends, options.wide, journal)
             )
             services[name].warm_up(names[0])
         work, origin = _made(folder / "work"), servers.origin
@@ -167,6 +169,7 @@ def _print_tables(
         f"{options.wide} wide, {options.rounds} rounds"
     )
     print(speed_table(title, usages, CURL), end="\n\n")
+    print(ratio_line(JOURNALED, SERVICE, usages), end="\n\n")
     rows = [
         row
         for name, service in services.items()
@@ -181,6 +184,7 @@ def _print_tables(
                 service.job_idle_seconds,
                 service.job_seconds,
             ),
+            (f"{name}: POST of a job of one URL", service.post_idle_seconds, ()),
         )
     ]
     print(latency_table(rows))

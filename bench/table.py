@@ -30,9 +30,17 @@ def speed_table(title: str, usages: Mapping[str, Sequence[Usage]], beside: str) 
     return "\n".join(lines)
 
 
+def ratio_line(name: str, beside: str, usages: Mapping[str, Sequence[Usage]]) -> str:
+    """How fast `name` is beside another: the median of the rounds, the least, the largest."""
+    pairs = zip(usages[name], usages[beside], strict=True)
+    ratios = [_rate(one) / _rate(two) for one, two in pairs]
+    spread = f"{min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} rounds"
+    return f"{name}: {statistics.median(ratios):.2f} of the images/s of {beside} ({spread})"
+
+
 def latency_table(rows: Sequence[tuple[str, Sequence[float], Sequence[float]]]) -> str:
-    """A row for each path: its name, seconds of its GETs while idle, and at work."""
-    lines = ["| status GET, p50/p99 in ms | idle | at work |", "| --- | ---: | ---: |"]
+    """A row for each call: its name, seconds of its answers while idle, and at work."""
+    lines = ["| status GETs and POSTs, p50/p99 in ms | idle | at work |", "| --- | ---: | ---: |"]
     lines += [f"| {name} | {_spread(idle)} | {_spread(busy)} |" for name, idle, busy in rows]
     return "\n".join(lines)
 
@@ -46,4 +54,4 @@ def _spread(seconds: Sequence[float]) -> str:
         return "-"
     ordered = sorted(seconds)
     p50, p99 = (1000 * ordered[math.ceil(len(ordered) * part) - 1] for part in (0.5, 0.99))
-    return f"{p50:.1f}/{p99:.1f} ({len(ordered):,} GETs)"
+    return f"{p50:.1f}/{p99:.1f} ({len(ordered):,} of them)"

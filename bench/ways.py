@@ -107,7 +107,7 @@ class Service:
     """The service, started once for all rounds; a job each, followed by its status over HTTP.
 
     How long the GETs took is kept: those of the job itself and, from a thread beside, those of
-    a finished job of one image; both also while the service is idle.
+    a finished job of one image; both also while the service is idle, and POSTs then.
     """
 
     def __init__(self, child: Child, address: str, origin: str) -> None:
@@ -115,6 +115,7 @@ class Service:
         self.small_job_idle_seconds: list[float] = []
         self.job_seconds: list[float] = []
         self.job_idle_seconds: list[float] = []
+        self.post_idle_seconds: list[float] = []
         self._child = child
         self._origin = origin
         self._address = address
@@ -155,7 +156,10 @@ class Service:
         return Usage(len(names), seconds, cpu_seconds, self._child.peak_bytes())
 
     def measure_idle(self, count: int) -> None:
-        """GET the statuses of the small job and of the last large one `count` times each."""
+        """GET the statuses of the small job and of the last large one `count` times each, and POST.
+
+        What is posted has no image, so that nothing is at work meanwhile.
+        """
         for path, seconds in (
             (self._small_job_path, self.small_job_idle_seconds),
             (self._job_path, self.job_idle_seconds),
@@ -163,6 +167,11 @@ class Service:
             for _ in range(count):
                 seconds.append(self._client.timed_get(path)[1])
                 time.sleep(_PAUSE_NEAR_THE_END)
+        for _ in range(count):
+            begun = time.monotonic()
+            self._client.send("POST", "/v1/images/upload", b'["ftp://no.image/"]')
+            self.post_idle_seconds.append(time.monotonic() - begun)
+            time.sleep(_PAUSE_NEAR_THE_END)
 
     def _follow(self, deadline: float) -> _Uploaded:
         while time.monotonic() < deadline:
@@ -187,7 +196,7 @@ class Service:
 
 @contextlib.contextmanager
 def running_service(
-    tree: Path, folder: Path, origin: str, imgur: str, wide: int
+    tree: Path, folder: Path, origin: str, imgur: str, wide: int, journal: Path | None = None
 ) -> Iterator[Service]:
     """The service of the checkout `tree` until the end of the block, on any free port.
 
@@ -206,6 +215,8 @@ def running_service(
         f"--job-window={4 * wide}",
         f"--temp-dir={folder}",
     ]
+    if journal is not None:
+        command.append(f"--journal={journal}")
     with Child(command, folder / "service.log", folder) as child:
         address = _address(child)
         with Service(child, address, origin) as service:

@@ -186,13 +186,14 @@ class Journal:
         if number is not None:
             self._black_box.note((number, index))
 
-    def when_durable(self, done: Done) -> None:
+    def when_durable(self, done: Done, *, hurry: bool = True) -> None:
         """Call `done`, from the journal's thread, once all that was recorded so far is durable.
 
         It is called late where the disk is in trouble, and never where that outlasts the journal.
-        It must be quick.
+        It must be quick. Without `hurry` nothing is written sooner for it, and it is called after
+        those that are in one.
         """
-        self._writer.when_durable(done)
+        self._writer.when_durable(done, hurry=hurry)
 
     def retire(self, job_ids: Iterable[str], done: Done | None = None) -> None:
         """The jobs leave memory: after a restart they are not among the jobs, but their links are.

@@ -67,6 +67,8 @@ Columns = tuple[str, ...]
 
 _ENDED = ("completed", "failed")
 _PAGE = 1_000
+# sqlite3 lets go of the interpreter at each statement, and at work has to wait to have it back.
+_ROWS_A_STATEMENT = (64, 16, 4, 1)
 
 _ADD_JOB = (
     "INSERT INTO job (number, id, created, dedupe, started, album, purging, items) "
@@ -149,7 +151,7 @@ class Batch:
             self.heads.values(),
         )
         for columns, rows in self._image_rows().items():
-            write(_put_image(columns), rows)
+            _put_images(connection, columns, rows)
         write("UPDATE job SET retired = 1 WHERE id = ?", [(job_id,) for job_id in self.retired])
         for statement in _DELETE_JOB:
             write(statement, [(job_id,) for job_id in self.deleted])
@@ -212,12 +214,23 @@ def _image_row(place: Place, image: Image) -> tuple[Columns, Row]:
     return columns, row
 
 
+def _put_images(connection: sqlite3.Connection, columns: Columns, rows: Sequence[Row]) -> None:
+    """Make rows of images anew, many with one statement."""
+    done = 0
+    for count in _ROWS_A_STATEMENT:
+        while len(rows) - done >= count:
+            values = list(itertools.chain.from_iterable(rows[done : done + count]))
+            connection.execute(_put_image(columns, count), values)
+            done += count
+
+
 @functools.cache
-def _put_image(columns: Columns) -> str:
-    """The statement that makes an image's row anew. A job that was deleted gets none any more."""
+def _put_image(columns: Columns, count: int) -> str:
+    """The statement that makes `count` rows anew. A job that was deleted gets none any more."""
+    values = ",".join([f"({','.join('?' * len(columns))})"] * count)
     return (
         f"INSERT OR REPLACE INTO image ({','.join(columns)}) "  # noqa: S608  # names from above
-        f"SELECT {_marks(columns)} WHERE EXISTS (SELECT 1 FROM job WHERE number = ?1)"
+        f"SELECT * FROM (VALUES {values}) WHERE EXISTS (SELECT 1 FROM job WHERE number = column1)"
     )
 
 

@@ -5,8 +5,8 @@
                                     ▲         │ full, broken
                                     └─────────┘ kept, tried again; new jobs are refused
 
-Writing begins at once where somebody waits, but not sooner than 10 ms after the transaction before;
-else after 50 ms. It knows nothing of Jobs, and what it writes is never logged.
+Writing begins at once where somebody is in a hurry, but not sooner than 10 ms after the transaction
+before; else after 50 ms. It knows nothing of Jobs, and what it writes is never logged.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class _NewJobs:
 @dataclass(frozen=True, slots=True)
 class _Waiter:
     done: Done
+    hurry: bool
 
 
 _News = tuple[Place, Image] | Edit | _NewJobs | _Waiter
@@ -68,7 +69,7 @@ class Writer:
         # Of the thread alone:
         self._batch = Batch()
         self._new_jobs: list[_NewJobs] = []
-        self._waiters: list[Done] = []
+        self._waiters: list[_Waiter] = []
         self._retry_seconds = _RETRY_SECONDS
         self._written_at = 0.0
         self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
@@ -93,9 +94,9 @@ class Writer:
         self._tell(new, hurry=True)
         return new.durable
 
-    def when_durable(self, done: Done) -> None:
+    def when_durable(self, done: Done, *, hurry: bool = True) -> None:
         """Call `done`, from the thread, once all that it was told so far is durable."""
-        self._tell(_Waiter(done), hurry=True)
+        self._tell(_Waiter(done, hurry), hurry=hurry)
 
     @property
     def trouble(self) -> str | None:
@@ -157,7 +158,7 @@ class Writer:
             if isinstance(news, tuple):
                 self._batch.images[news[0]] = news[1]
             elif isinstance(news, _Waiter):
-                self._waiters.append(news.done)
+                self._waiters.append(news)
             elif not isinstance(news, _NewJobs):
                 news(self._batch)
             elif news.durable.set_running_or_notify_cancel():
@@ -209,8 +210,10 @@ class Writer:
         for new in written:
             new.durable.set_result(None)
         waiters, self._waiters = self._waiters, []
-        for done in waiters:
+        # Files are deleted by some, and each time another thread may take the interpreter.
+        waiters.sort(key=lambda waiter: not waiter.hurry)
+        for waiter in waiters:
             try:
-                done()
+                waiter.done()
             except Exception:
                 _log.exception("one who waited for the journal raised")

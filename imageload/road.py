@@ -43,8 +43,11 @@ class Upload:
 class Record(Protocol):
     """What is written down of jobs, so that a restart goes on with them."""
 
-    def when_durable(self, done: Callable[[], None], /) -> None:
-        """Call `done`, from any thread, once all Changes that were applied so far are durable."""
+    def when_durable(self, done: Callable[[], None], /, *, hurry: bool = True) -> None:
+        """Call `done`, from any thread, once all Changes that were applied so far are durable.
+
+        Nothing is written down sooner for what is in no `hurry`.
+        """
 
     def working(self, job: Job, index: int, /) -> None:
         """Work on the image begins, which may kill the process."""

@@ -80,6 +80,13 @@ class _Announcement:
 
 
 @dataclass(frozen=True, slots=True)
+class _Announced:
+    """It is durable that an image's upload begins: now it may."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class _AlbumResult:
     """What came of the job's album."""
 
@@ -93,7 +100,7 @@ class _Again:
     only_transient: bool
 
 
-_Message = _Result | Shared | _Turn | _AlbumResult | _Again | _Announcement
+_Message = _Result | Shared | _Turn | _AlbumResult | _Again | _Announcement | _Announced
 
 
 class Run:
@@ -113,6 +120,7 @@ class Run:
         self._tries: dict[int, int] = {}
         self._downloads: set[int] = set()
         self._uploads: set[int] = set()
+        self._announced: dict[int, Upload] = {}
         self._in_line_since: dict[int, float] = {}
         self._leads = Leads(road.sharing, job.job_id, self._inbox.tell)
         self._album_under_way = False
@@ -161,6 +169,7 @@ class Run:
         """Fail what has not ended and delete its temp files: no bug leaves a job open for ever."""
         self._road.upload.unwatch(self)
         self._announce_purge()
+        self._forget_announced()
         self._take_late_results()
         self._refuse_turns()
         error: ImageError = InternalError("A bug in the service kept this image from going on.")
@@ -190,6 +199,10 @@ class Run:
                 self._apply(cancelled if self._cancelling else _album_ended(value))
             case _Announcement(index, go_on):
                 self._announce(index, go_on)
+            case _Announced(index):
+                upload = self._announced.pop(index, None)
+                if upload is not None:
+                    self._start_upload(index, upload)
             case _Result():
                 self._take(message)
 
@@ -219,6 +232,7 @@ class Run:
         self._backlog.clear()
         self._due_uploads.clear()
         self._leads.give_up()
+        self._forget_announced()
         self._end_open_images(_cancelled(), but=self._downloads | self._uploads)
 
     def _announce_purge(self) -> None:
@@ -407,16 +421,32 @@ class Run:
             title=image.title,
             description=image.description,
             was_lost=image.maybe_duplicate,
-            announce=self._announcement(index) if self._road.record is not None else None,
         )
+        record, way = self._road.record, self._road.upload
+        begins_soon = len(self._uploads) < way.slots and not way.is_parked
         self._uploads.add(index)
         self._in_line_since.setdefault(index, time.monotonic())
+        if record is None:
+            self._start_upload(index, upload)
+        elif begins_soon:
+            # While this is being written down, those before it have the slots.
+            self._announced[index] = upload
+            self._announce(index, lambda: self._inbox.tell(_Announced(index)))
+        else:
+            self._start_upload(index, replace(upload, announce=self._announcement(index)))
+
+    def _start_upload(self, index: int, upload: Upload) -> None:
         self._start(
             self._road.upload,
             index,
             upload,
             lambda value: self._deliver(_Result(index, outcome_of(value))),
         )
+
+    def _forget_announced(self) -> None:
+        """What has not been started is not under way."""
+        self._uploads.difference_update(self._announced)
+        self._announced.clear()
 
     def _announcement(self, index: int) -> Callable[[Callable[[], None]], None]:
         return lambda go_on: self._inbox.tell(_Announcement(index, go_on))
@@ -512,7 +542,8 @@ class Run:
             self._discard(report)
         self._apply(Uploaded(index, landed.link, landed.deletehash, tries, reused))
         if self._road.record is not None:
-            self._road.record.when_durable(functools.partial(self._discard, report))
+            discard = functools.partial(self._discard, report)
+            self._road.record.when_durable(discard, hurry=False)
 
     def _end_as_failed(self, index: int, failure: Failure) -> None:
         report = self._job.image(index).report

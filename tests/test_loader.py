@@ -13,7 +13,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import pytest
 
@@ -34,7 +34,7 @@ from imageload.job import (
 from imageload.loader import ImageLoad, Order
 from imageload.loggable import loggable
 from imageload.retry import RetryRule
-from imageload.road import Reader, Road
+from imageload.road import Reader, Record, Road
 from imageload.run import Run
 from imageload.sharing import Sharing
 from imageload.transfer import Bounds, Exchange, Pause, Request, Steps, Transfer
@@ -44,6 +44,7 @@ from tests.threads import Threads, ToImgur
 # Only ever waited out where something is broken.
 PATIENCE = 20.0
 
+T = TypeVar("T")
 DownloadCall = Callable[[str], Report]
 UploadCall = Callable[[str], Landed]
 
@@ -99,6 +100,25 @@ class Folder:
         return [path.name for path in self.path.iterdir()]
 
 
+class SlowRecord:
+    """A Record in which nothing is durable until the test says so."""
+
+    def __init__(self) -> None:
+        self.waiting: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+
+    def when_durable(self, done: Callable[[], None], *, hurry: bool = True) -> None:  # noqa: ARG002
+        """Keep `done` for the test, whatever the `hurry`."""
+        self.waiting.put(done)
+
+    def working(self, job: Job, index: int) -> None:
+        """No test here kills its process."""
+
+    def write(self, count: int) -> None:
+        """Make the next `count` that wait durable, as soon as they do."""
+        for done in [self.waiting.get(timeout=PATIENCE) for _ in range(count)]:
+            done()
+
+
 def nowhere(_: str) -> Report:
     """A download without a file, for jobs in which files do not matter."""
     return report_of(Path("/nonexistent/file"))
@@ -121,6 +141,7 @@ class Wired:
         max_waiting_jobs: int = 100,
         outage_seconds: float = math.inf,
         readers: tuple[Reader, ...] = (),
+        record: Record | None = None,
     ) -> None:
         self._finished: defaultdict[str, threading.Event] = defaultdict(threading.Event)
         self.changes: defaultdict[str, list[Change]] = defaultdict(list)
@@ -139,6 +160,7 @@ class Wired:
             window=window,
             outage_seconds=outage_seconds,
             readers=(*readers, self._read),
+            record=record,
         )
         self.load = ImageLoad(
             road, max_active_jobs=max_active_jobs, max_waiting_jobs=max_waiting_jobs
@@ -216,15 +238,15 @@ def wire(folder: Folder) -> Iterator[Wire]:
     assert sorted(given_back) == sorted(folder.made), "each file goes back, once"
 
 
-class Tap:
+class Tap(Generic[T]):
     """Calls that say which URL they are at and then wait to be let on."""
 
-    def __init__(self, inner: DownloadCall) -> None:
+    def __init__(self, inner: Callable[[str], T]) -> None:
         self.at: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._inner = inner
         self._let_on = threading.Semaphore(0)
 
-    def __call__(self, url: str) -> Report:
+    def __call__(self, url: str) -> T:
         self.at.put(url)
         assert self._let_on.acquire(timeout=PATIENCE)
         return self._inner(url)
@@ -1342,3 +1364,71 @@ def test_jobs_accepted_together_share_also_where_they_wait(wire: Wire, folder: F
     for job in jobs:
         wired.wait(job)
     assert downloads == dict.fromkeys(urls(3), 1)
+
+
+def test_no_upload_begins_before_it_is_durable_that_it_does(wire: Wire, folder: Folder) -> None:
+    record, uploads = SlowRecord(), Tap(folder.upload)
+    wired = wire(folder.download, uploads, window=3, record=record)
+    job = wired.start(urls(3))
+    announced = [record.waiting.get(timeout=PATIENCE) for _ in range(3)]
+    assert [type(change).__name__ for change in wired.changes[job.job_id]].count("Uploading") == 3
+    assert uploads.at.empty()
+    announced[0]()
+    uploads.next(1)
+    assert uploads.at.empty()
+    for written in announced[1:]:
+        written()
+    uploads.next(2)
+    uploads.let_on(3)
+    record.write(3)
+    assert {image.state for image in wired.wait(job).values()} == {"completed"}
+    assert folder.files() == []
+
+
+def test_a_temp_file_stays_until_it_is_durable_that_its_image_has_landed(
+    wire: Wire, folder: Folder
+) -> None:
+    record = SlowRecord()
+    wired = wire(folder.download, folder.upload, record=record)
+    job = wired.start(urls(1))
+    record.write(1)
+    assert wired.wait(job)[urls(1)[0]].state == "completed"
+    assert len(folder.files()) == 1
+    record.write(1)
+    assert folder.files() == []
+
+
+def test_a_job_that_is_cancelled_before_its_uploads_may_begin_leaves_nothing(
+    wire: Wire, folder: Folder
+) -> None:
+    record, uploads = SlowRecord(), Tap(folder.upload)
+    wired = wire(folder.download, uploads, window=3, record=record)
+    job = wired.start(urls(3))
+    announced = [record.waiting.get(timeout=PATIENCE) for _ in range(3)]
+    assert wired.load.cancel(job).cancelled == 3
+    images = wired.wait(job)
+    assert {image.failure.code for image in images.values() if image.failure} == {"cancelled"}
+    assert {image.state for image in images.values()} == {"failed"}
+    for written in announced:
+        written()
+    wired.close()
+    assert uploads.at.empty()
+    assert folder.files() == []
+
+
+def test_a_stop_before_uploads_may_begin_leaves_no_upload_and_no_file(
+    wire: Wire, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does it wait for what has not begun."""
+    monkeypatch.setattr("imageload.run._LATE_SECONDS", 3 * PATIENCE)
+    record, uploads = SlowRecord(), Tap(folder.upload)
+    wired = wire(folder.download, uploads, window=3, record=record)
+    job = wired.start(urls(3))
+    announced = [record.waiting.get(timeout=PATIENCE) for _ in range(3)]
+    wired.close()
+    for written in announced:
+        written()
+    images = job.snapshot().images
+    assert {image.failure.code for image in images if image.failure} == {"shutdown"}
+    assert uploads.at.empty()
+    assert folder.files() == []
