@@ -35,9 +35,9 @@ from web.events import EventsHandler, JobEventsHandler
 from web.idempotency import checked_key
 from web.jobs import JobImagesHandler, MapHandler, RetryHandler
 from web.lists import read_posted
-from web.operations import HealthHandler, QuotaHandler, ReadyHandler
+from web.logs import set_up_logging
+from web.operations import HealthHandler, MetricsHandler, QuotaHandler, ReadyHandler
 from web.page_handler import PageFileHandler, PageHandler
-from web.request_id import RequestIdFilter
 from web.service import Service
 from web.status import StatusHandler, tag_of_list
 
@@ -202,19 +202,21 @@ def _parts(links: Iterator[str]) -> Iterator[bytes]:
 
 
 ROUTES: tuple[tuple[str, type[BaseHandler]], ...] = (
-    (r"/", PageHandler),
-    (r"/page/([a-z0-9_.-]+)", PageFileHandler),
-    (r"/v1/images", UploadLinks),
-    (r"/v1/images/upload/?", UploadHandler),
-    (r"/v1/images/upload/:?([^/]+)/images", JobImagesHandler),
-    (r"/v1/images/upload/:?([^/]+)/retry", RetryHandler),
-    (r"/v1/images/upload/:?([^/]+)/map", MapHandler),
-    (r"/v1/images/upload/:?([^/]+)/events", JobEventsHandler),
-    (r"/v1/images/upload/:?([^/]+)", JobStatusHandler),
-    (r"/v1/events", EventsHandler),
-    (r"/v1/quota", QuotaHandler),
-    (r"/healthz", HealthHandler),
-    (r"/readyz", ReadyHandler),
+    ("/", PageHandler),
+    ("/page/{file}", PageFileHandler),
+    ("/v1/images", UploadLinks),
+    ("/v1/images/upload", UploadHandler),
+    ("/v1/images/upload/", UploadHandler),
+    ("/v1/images/upload/{job_id}/images", JobImagesHandler),
+    ("/v1/images/upload/{job_id}/retry", RetryHandler),
+    ("/v1/images/upload/{job_id}/map", MapHandler),
+    ("/v1/images/upload/{job_id}/events", JobEventsHandler),
+    ("/v1/images/upload/{job_id}", JobStatusHandler),
+    ("/v1/events", EventsHandler),
+    ("/v1/quota", QuotaHandler),
+    ("/healthz", HealthHandler),
+    ("/readyz", ReadyHandler),
+    ("/metrics", MetricsHandler),
 )
 
 
@@ -299,11 +301,7 @@ def main(arguments: Sequence[str]) -> int:
     """The process: its exit status. Options are in `imageload.config`."""
     config = options.parse(arguments, os.environ)
     _raise_descriptor_limit()
-    logging.basicConfig(
-        level=config.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s%(request)s"
-    )
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(RequestIdFilter())
+    set_up_logging(config.log_level, config.log_format)
     try:
         with temp_folder(config.temp_dir) as temp_dir, imgur_or_sandbox(config) as wired:
             return asyncio.run(serve(wired, temp_dir))

@@ -282,10 +282,13 @@ class Config:
         50.0, "seconds", "the most that Prefer: wait is given; proxies often give up after 60"
     )
     log_level: str = _option("INFO", "level", "DEBUG, INFO, WARNING or ERROR")
+    log_format: str = _option("text", "format", "text for people, json for what collects logs")
 
     def __post_init__(self) -> None:
         if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise ValueError("--log-level is DEBUG, INFO, WARNING or ERROR")
+        if self.log_format not in ("text", "json"):
+            raise ValueError("--log-format is text or json")
         if not all(_SITE.fullmatch(site) for site in self.cors_origin):
             raise ValueError("--cors-origin is as browsers say it: https://app.example, no path")
         if not all(BEARER_TOKEN.fullmatch(token) for token in self.api_token):

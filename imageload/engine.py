@@ -29,7 +29,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pycurl
 
@@ -58,6 +58,15 @@ class _Task:
     done: Done
     steps: Steps[Any] | None = None
     prepared: Prepared | None = None
+    begun: float = 0.0
+
+
+class Pool(NamedTuple):
+    """How many slots something has by now, how many of them are taken, and how many wait."""
+
+    slots: int
+    busy: int
+    waiting: int
 
 
 class Lane:
@@ -66,14 +75,21 @@ class Lane:
     All but `submit`, `cancel` and `waiting` is its engine's. A key that is alone may use half of
     the `slots`, see FairQueue. Before a task gets one, `gate` is asked in how many seconds it may
     go: 0 is now, inf is when another has ended. What waits there holds no slot and no connection.
+    `clock` is told how many seconds each was in its slot.
     """
 
     def __init__(
-        self, engine: Engine, transfer: Transfer, slots: int, gate: Callable[[], float] | None
+        self,
+        engine: Engine,
+        transfer: Transfer,
+        slots: int,
+        gate: Callable[[], float] | None,
+        clock: Callable[[float], object] | None,
     ) -> None:
         self.transfer = transfer
         self.slots = slots
         self.gate = gate
+        self.clock = clock
         self.opens_at: float | None = None
         self._engine = engine
         self.queue: FairQueue[_Task] = FairQueue(slots)
@@ -104,6 +120,11 @@ class Lane:
         """How many tasks wait for their turn."""
         return len(self.queue)
 
+    @property
+    def pool(self) -> Pool:
+        """How full it is."""
+        return Pool(self.queue.slots, self.queue.busy, len(self.queue))
+
     def give_back(self, task: _Task, outcome: object) -> None:
         """Free the slot of a task that ended.
 
@@ -111,6 +132,8 @@ class Lane:
         now on, and one more each time that so many have ended otherwise.
         """
         self.queue.give_back(task.key)
+        if self.clock is not None:
+            self.clock(time.monotonic() - task.begun)
         if isinstance(outcome, (ResourceError, DiskFull)):
             self._set_slots(max(1, self.queue.slots // 2))
         elif self.queue.slots < self.slots:
@@ -183,9 +206,15 @@ class Engine:
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
-    def lane(self, transfer: Transfer, slots: int, gate: Callable[[], float] | None = None) -> Lane:
+    def lane(
+        self,
+        transfer: Transfer,
+        slots: int,
+        gate: Callable[[], float] | None = None,
+        clock: Callable[[float], object] | None = None,
+    ) -> Lane:
         """A Lane for `transfer`; before `start`."""
-        lane = Lane(self, transfer, slots, gate)
+        lane = Lane(self, transfer, slots, gate, clock)
         lane.multi.setopt(
             pycurl.M_SOCKETFUNCTION,
             lambda what, number, _multi, _data: self._watch(lane, what, number),
@@ -304,6 +333,7 @@ class Engine:
             if found is None:
                 return
             task = found[1]
+            task.begun = time.monotonic()
             try:
                 task.steps = task.make()
                 wanted = next(task.steps)

@@ -30,6 +30,11 @@ class FairQueue(Generic[T]):
         """How many items wait."""
         return self._waiting
 
+    @property
+    def busy(self) -> int:
+        """How many slots are taken."""
+        return self._busy
+
     def put(self, key: Hashable, item: T) -> None:
         """Stand `item` in the line of `key`."""
         self._lines.setdefault(key, deque()).append(item)

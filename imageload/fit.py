@@ -13,13 +13,14 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imageload import errors
 from imageload.convert import NEEDS, Converted, Converter
-from imageload.engine import Way
+from imageload.engine import Pool, Way
 from imageload.job import Report
 from imageload.temp_files import TempFiles
 
@@ -49,12 +50,22 @@ class _Unfit:
 class FittingDownloads:
     """Downloads on `way`, whose Reports are fit to be uploaded. What a Run starts images on."""
 
-    def __init__(self, way: Way, *, fit: Fit, converter: Converter, files: TempFiles) -> None:
+    def __init__(
+        self,
+        way: Way,
+        *,
+        fit: Fit,
+        converter: Converter,
+        files: TempFiles,
+        clock: Callable[[float], object] | None = None,
+    ) -> None:
+        """`clock` is told how many seconds each conversion took."""
         self.slots = way.slots
         self._way = way
         self._fit = fit
         self._converter = converter
         self._files = files
+        self._clock = clock
         self._closed = False
         # Threads of our own, and all from the start: an executor queues first and may fail then.
         self._queue: queue.SimpleQueue[_Unfit | None] = queue.SimpleQueue()
@@ -84,6 +95,17 @@ class FittingDownloads:
             self._queue.put(unfit)
 
         self._way.start(key, url, downloaded)
+
+    @property
+    def pool(self) -> Pool:
+        """How many downloads are under way, and wait for a slot."""
+        return self._way.lane.pool
+
+    @property
+    def conversions(self) -> Pool:
+        """How many conversions are under way, and wait for a process."""
+        unfit, workers = len(self._unfit), self._converter.workers
+        return Pool(workers, min(unfit, workers), max(0, unfit - workers))
 
     def cancel(self, key: str) -> None:
         """End what `key` has waiting or under way, soon."""
@@ -125,11 +147,14 @@ class FittingDownloads:
         if unfit.done is None:
             self._files.give_back(report.temp_fn, report.bytes)
             return
+        begun = time.monotonic()
         try:
             outcome: object = self._fitted(report)
         except Exception as error:  # told to who waits, as all else
             self._files.give_back(report.temp_fn, report.bytes)
             outcome = error
+        if self._clock is not None:
+            self._clock(time.monotonic() - begun)
         if not self._tell(unfit, outcome) and isinstance(outcome, Report):
             self._files.give_back(outcome.temp_fn, outcome.bytes)
 

@@ -17,7 +17,7 @@ import logging
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,6 +52,8 @@ from imageload.journal_writer import Done, Writer
 
 _log = logging.getLogger(__name__)
 
+Clock = Callable[[float], object]
+
 _RUNNING = "journal:running"
 """The note that is there while a process holds the journal, and after one died."""
 
@@ -70,12 +72,15 @@ class Restored:
     was_closed: bool
 
 
-def open_journal(path: Path, *, move_damaged_aside: bool = False) -> tuple[Journal, Restored]:
+def open_journal(
+    path: Path, *, move_damaged_aside: bool = False, clock: Clock | None = None
+) -> tuple[Journal, Restored]:
     """The journal in the file at `path`, which is made where there is none, and what it held.
 
     Raises JournalError where it cannot be had: its folder is missing, it cannot be written, another
     process holds it, it is of a newer version, or it is damaged. A damaged one is moved aside, and
     an empty one begun, only with `move_damaged_aside`; a sound one is never touched by that.
+    `clock` is told how many seconds each transaction took.
     """
     file = JournalFile(path, move_damaged_aside=move_damaged_aside)
     try:
@@ -92,7 +97,7 @@ def open_journal(path: Path, *, move_damaged_aside: bool = False) -> tuple[Journ
         box.clear()
         numbered, file.jobs = file.jobs, []
         restored = Restored([job for _, job in numbered], deaths(connection), was_closed)
-        return Journal(file, box, numbered, kept), restored
+        return Journal(file, box, numbered, kept, clock), restored
     except (OSError, sqlite3.Error) as error:
         file.close()
         raise JournalError(f"The journal {file.path} cannot be written: {error}.") from None
@@ -113,6 +118,7 @@ class Journal:
         black_box: BlackBox,
         numbered: Iterable[tuple[int, Job]],
         kept_notes: dict[str, str],
+        clock: Clock | None,
     ) -> None:
         self._file = file
         self._black_box = black_box
@@ -121,7 +127,7 @@ class Journal:
         self._numbering = threading.Lock()
         self._last_number = last_number(file.connection)
         self._is_closed = False
-        self._writer = Writer(file.connection, file.check_in_place)
+        self._writer = Writer(file.connection, file.check_in_place, clock)
 
     def accept(self, jobs: Sequence[Job], *, seconds: float = 5.0) -> None:
         """Write down new `jobs`, all or none; they are durable when this returns.

@@ -55,12 +55,19 @@ _News = tuple[Place, Image] | Edit | _NewJobs | _Waiter
 class Writer:
     """Writes through `connection`, which is its own until it is closed. Any thread may call it.
 
-    `check` is called before each transaction; it raises where writing would be in vain.
+    `check` is called before each transaction; it raises where writing would be in vain. `clock` is
+    told how many seconds each took.
     """
 
-    def __init__(self, connection: sqlite3.Connection, check: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        check: Callable[[], None],
+        clock: Callable[[float], object] | None,
+    ) -> None:
         self._connection = connection
         self._check = check
+        self._clock = clock
         self._inbox: deque[_News] = deque()
         self._news, self._hurry = threading.Event(), threading.Event()
         self._closing = threading.Event()
@@ -170,7 +177,10 @@ class Writer:
         try:
             if self._batch:
                 self._check()
+                begun = time.monotonic()
                 self._batch.write(self._connection)
+                if self._clock is not None:
+                    self._clock(time.monotonic() - begun)
         except UNWRITABLE as error:
             dropped = self._batch.drop_unwritable(self._connection)
             if dropped:

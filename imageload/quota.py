@@ -128,6 +128,7 @@ class Meter:
         terms: Terms,
         lock: threading.Lock,
         clock: Callable[[], float],
+        on_end: Callable[[BaseException | None], object] | None = None,
     ) -> None:
         self.number = number
         self.user = Budget("user", terms.hour)
@@ -136,6 +137,7 @@ class Meter:
         self._terms = terms
         self._lock = lock
         self._clock = clock
+        self._on_end = on_end
         self._hold: _Hold | None = None
         self._trouble_since: float | None = None
         self._failures = 0
@@ -184,6 +186,8 @@ class Meter:
                 if budget.name not in told and counted:
                     budget.spend(amount, now)
             self._judge(permit, error, now)
+        if self._on_end is not None:
+            self._on_end(error)
 
     def presume(self, user: int | None, client: int | None) -> None:
         """Take these for the budgets until Imgur says otherwise."""
@@ -311,14 +315,26 @@ class Quota:
     """The Meters of all client ids, and what they say together."""
 
     def __init__(
-        self, clients: int = 1, terms: Terms | None = None, clock: Callable[[], float] | None = None
+        self,
+        clients: int = 1,
+        terms: Terms | None = None,
+        clock: Callable[[], float] | None = None,
+        on_end: Callable[[BaseException | None], object] | None = None,
     ) -> None:
+        """`on_end` is told of each request that was sent how it ended: well, or with an error."""
         terms = terms or Terms()
         self._clock = clock or time.monotonic
         self._lock = threading.Lock()
         posts = Budget("posts", terms.hour)
         self.meters = tuple(
-            Meter(number, posts=posts, terms=terms, lock=self._lock, clock=self._clock)
+            Meter(
+                number,
+                posts=posts,
+                terms=terms,
+                lock=self._lock,
+                clock=self._clock,
+                on_end=on_end,
+            )
             for number in range(1, clients + 1)
         )
 

@@ -35,6 +35,11 @@ class TempFiles:
         self._spare: list[str] = []
         self._in_use = 0
 
+    @property
+    def in_use(self) -> int:
+        """How many files somebody has."""
+        return self._in_use
+
     def take(self) -> tuple[int, str]:
         """An open file and its path. It may hold old bytes: the end must be cut off.
 
@@ -97,6 +102,11 @@ class TempBytes:
         self._held: dict[str, int] = {}
         self._total = 0
         self._waiting: dict[str, Callable[[], object]] = {}
+
+    @property
+    def held(self) -> int:
+        """How many bytes the images that wait have, in all."""
+        return self._total
 
     def hold(self, job_id: str, length: int) -> None:
         """The job has a file of this length more."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from imageload import errors
-from imageload.engine import Done, Engine
+from imageload.engine import Done, Engine, Pool
 from imageload.job import Landed
 from imageload.quota import CALL_COST, UPLOAD_COST, Closed, Quota, error_of
 from imageload.retry import RetryRule
@@ -46,15 +46,19 @@ class Uploads:
         retry: RetryRule,
         anonymous: bool = True,
         outage_seconds: float = math.inf,
+        clock: Callable[[float], object] | None = None,
     ) -> None:
-        """`outage_seconds` is how long a `request` waits for an Imgur in trouble."""
+        """`outage_seconds` is how long a `request` waits for an Imgur in trouble.
+
+        `clock` is told how many seconds each try of an upload took.
+        """
         self.slots = slots
         self.quota = quota
         self.anonymous = anonymous
         self._apis = {api.meter.number: api for api in apis}
         self._retry = retry
         self._outage_seconds = outage_seconds
-        self._lane = engine.lane(transfer, slots, self._seconds_to_turn)
+        self._lane = engine.lane(transfer, slots, self._seconds_to_turn, clock)
         self._calls = engine.lane(transfer, _CALL_SLOTS)
         self._asks = engine.lane(transfer, 2 * len(apis))
         self._is_parked = False
@@ -120,6 +124,11 @@ class Uploads:
         for api in self._apis.values():
             api.meter.hold_until_asked(_ASK_SECONDS)
             self._ask(api)
+
+    @property
+    def pool(self) -> Pool:
+        """How many uploads are under way, and wait for a slot or for Imgur."""
+        return self._lane.pool
 
     @property
     def parked(self) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -180,8 +181,9 @@ class ServiceProcess(Client):
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.log.append(line)
-            if " listening on http" in line:
-                self._listening.put(line.split()[-1])
+            found = re.search(r"\blistening on (http[^\s\"]+)", line)
+            if found is not None:
+                self._listening.put(found[1])
         self._listening.put(None)
 
     def stop(self, number: int = signal.SIGTERM) -> int:

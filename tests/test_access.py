@@ -14,7 +14,7 @@ from imageload.config import Config
 from main import ROUTES
 from tests.service import ROOT, RunningService, ServiceProcess, running_service
 from tests.test_api import assert_problem
-from tests.wire import PATH
+from tests.wire import PATH, Wire
 from web.access import read_tokens
 
 APP = "https://app.example"
@@ -222,6 +222,15 @@ def test_without_a_token_nothing_is_done(guarded: RunningService, method: str) -
         assert_problem(answer, 401, "unauthorized")
 
 
+def test_who_is_refused_may_go_on_over_the_same_connection(guarded: RunningService) -> None:
+    head = b"GET /v1/images HTTP/1.1\r\nHost: localhost\r\n"
+    with Wire(guarded.url) as wire:
+        wire.send(head + b"\r\n")
+        assert wire.answer().status == 401
+        wire.send(head + b"Authorization: Bearer " + TOKENS[0].encode() + b"\r\n\r\n")
+        assert wire.answer().status == 200
+
+
 @pytest.mark.parametrize(
     "shown",
     ["Bearer wrong", "Bearer", "Bearer ", "Bearer first-token,second/token==", "Bearer first-toke"],
@@ -247,7 +256,7 @@ def test_the_page_and_what_operators_probe_are_open_and_nothing_else(
     guarded: RunningService,
 ) -> None:
     is_open = {path for path, handler in ROUTES if handler.is_open}
-    assert is_open == {"/", r"/page/([a-z0-9_.-]+)", "/healthz", "/readyz"}
+    assert is_open == {"/", "/page/{file}", "/healthz", "/readyz"}
     for path in ("/", "/page/page.js", "/healthz", "/readyz"):
         assert ask(guarded, path=path).status_code == 200
 

@@ -60,6 +60,7 @@ NARROWER: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
         ),
         ("http://[::1]:80,", ("http://[::1]:80",)),
     ),
+    "log_format": (("json", "json"), ("text", "text")),
     "origin_ports": (("80, 81", ("80", "81")), ("443,,", ("443",))),
 }
 

@@ -47,10 +47,9 @@ def test_every_make_target_is_in_the_readme_and_explains_itself() -> None:
 
 
 def test_every_route_of_the_api_is_in_the_readme() -> None:
-    shown = [pattern for pattern, _ in ROUTES if not pattern.startswith("/page/")]
-    listed = set(re.findall(r"^\| `(?:GET|POST) ([^`]*)`", README, re.MULTILINE))
-    for pattern in shown:
-        assert any(re.fullmatch(pattern, path) for path in listed), pattern
+    shown = [path.rstrip("/") or "/" for path, _ in ROUTES if not path.startswith("/page/")]
+    listed = set(re.findall(r"^\| `(?:GET|POST) ([^`?]*)[^`]*`", README, re.MULTILINE))
+    assert {path.replace("{job_id}", "<jobId>") for path in shown} <= listed
 
 
 def test_every_error_code_is_explained() -> None:

@@ -39,13 +39,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
 def paths() -> list[str]:
     """A path of every route."""
     job = "4227cacf-2ee1-4b52-b231-110304c4e203"
-    fill = {"([^/]+)": job, "([a-z0-9_.-]+)": "page.js", ":?": "", "/?": ""}
-    found = []
-    for path, _ in ROUTES:
-        for pattern, text in fill.items():
-            path = path.replace(pattern, text)
-        found.append(path)
-    return found
+    return [path.format(job_id=job, file="page.js") for path, _ in ROUTES]
 
 
 @pytest.mark.parametrize("path", paths())

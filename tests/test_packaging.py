@@ -65,3 +65,16 @@ def test_files_that_are_no_modules_come_along() -> None:
 def test_the_command_leads_to_a_function() -> None:
     command = EntryPoint("imageload", PROJECT["scripts"]["imageload"], "console_scripts")
     assert callable(command.load())
+
+
+def test_the_container_gets_every_module() -> None:
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+    ignore = (ROOT / "deploy" / "Dockerfile.dockerignore").read_text(encoding="utf-8")
+    copied = {
+        name.rstrip("/")
+        for line in re.findall(r"^COPY (.*) \S+$", dockerfile, re.MULTILINE)
+        for name in line.split()
+    }
+    modules = {f"{name}.py" for name in SETUPTOOLS["py-modules"]}
+    assert copied >= modules | {"imageload", "web", "sandbox", "requirements.txt"}
+    assert {line[1:] for line in ignore.splitlines() if line.startswith("!")} == copied

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 import zlib
@@ -28,6 +29,7 @@ from web.compress import LARGEST_ON_LOOP, SMALLEST, accepts_gzip, compressed, co
 from web.news import Bell
 from web.problems import Problem, ProblemHandler
 from web.request_id import about, enter
+from web.scrape import Scrape
 
 T = TypeVar("T")
 
@@ -59,8 +61,13 @@ class BaseHandler(ProblemHandler):
         uploads: Uploads,
         journal: Journal | None,
         changes: Changes,
+        scrape: Scrape,
+        route: str = "other",
     ) -> None:
-        """Called by Tornado with the arguments of the route."""
+        """Called by Tornado with the arguments of the route, whose path is `route`."""
+        self.scrape = scrape
+        self.route = route
+        self._held_seconds = 0.0
         self.journal = journal
         self.image_load = image_load
         self.uploads = uploads
@@ -85,8 +92,13 @@ class BaseHandler(ProblemHandler):
         if refused is None:
             return None
         if length == "0" and "Transfer-Encoding" not in headers:
-            raise refused
+            self._in_place_of_method(functools.partial(_refuse, refused))
+            return None
         return self._refuse_unread(refused)
+
+    def _in_place_of_method(self, work: Callable[..., None]) -> None:
+        """Have `work` done once the request is read: what ends sooner loses its connection."""
+        setattr(self, str(self.request.method).lower(), work)
 
     async def _refuse_unread(self, refused: Refused) -> None:
         """Answer now, and take the connection from Tornado, which would break it off.
@@ -104,8 +116,17 @@ class BaseHandler(ProblemHandler):
         self.set_header("Content-Length", str(len(body)))
         self.write(body)
         with about(self.request_id):
-            _log.info("%s %s %d", self.request.method, self.request.path, refused.status)
+            self.log()
         return self.flush()
+
+    def log(self) -> None:
+        """Note that the request was answered, in the log and in a metric."""
+        status, request = self.get_status(), self.request
+        seconds = request.request_time()
+        level = logging.INFO if status >= 400 else logging.DEBUG
+        _log.log(level, "%s %s %d %.3f s", request.method, request.path, status, seconds)
+        held = min(self._held_seconds, seconds)
+        self.scrape.request_ended(self.route, request.method, status, seconds - held)
 
     def data_received(self, chunk: bytes) -> None:
         """Collect the body, while it is within the limits."""
@@ -128,8 +149,7 @@ class BaseHandler(ProblemHandler):
         self._answer_early(refused)
         stream = self.request.connection.stream  # type: ignore[union-attr]
         asyncio.get_running_loop().call_later(_DRAIN_SECONDS, stream.close)
-        # Tornado calls this in place of get or post, should the body end before that.
-        setattr(self, str(self.request.method).lower(), lambda *_: self.detach().close())
+        self._in_place_of_method(lambda *_: self.detach().close())
 
     def _too_long(self) -> TooMany:
         return TooMany(f"The body may have {self.config.max_body_bytes:,} bytes.")
@@ -287,9 +307,11 @@ class BaseHandler(ProblemHandler):
             return False
         wait = self._wait = bell.wait()
         timer = asyncio.get_running_loop().call_later(seconds, _give_up, wait)
+        begun = time.monotonic()
         try:
             return await wait
         finally:
+            self._held_seconds += time.monotonic() - begun
             timer.cancel()
             bell.forget(wait)
 
@@ -306,6 +328,10 @@ class BaseHandler(ProblemHandler):
         """Say where the next page is (RFC 8288)."""
         query = urlencode(arguments)
         self.set_header("Link", f'<{self.request.path}?{query}>; rel="next"')
+
+
+def _refuse(refused: Refused, *_: str) -> None:
+    raise refused
 
 
 async def _drain(stream: tornado.iostream.IOStream) -> None:

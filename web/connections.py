@@ -16,6 +16,7 @@ import asyncio
 import errno
 import logging
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Literal
 
@@ -38,6 +39,11 @@ from web.problems import PROBLEM
 _log = logging.getLogger(__name__)
 
 Phase = Literal["idle", "head", "body", "answering"]
+Cut = Literal["too-slow", "made-way", "refused", "idle", "not-reading"]
+CUTS: tuple[Cut, ...] = ("too-slow", "made-way", "refused", "idle", "not-reading")
+"""Why a connection was ended: its request came too slowly; another one needed its place; there was
+no place for it; it was silent between requests; its client does not take the answer."""
+_USUAL: tuple[Cut, ...] = ("idle",)
 
 BACKLOG = 1_024
 _ACCEPTED_AT_ONCE = 64
@@ -99,7 +105,7 @@ class Server(tornado.httpserver.HTTPServer):
     """Tornado's server, with bounds for its connections. It listens where `add_sockets` says."""
 
     def initialize(  # type: ignore[override]
-        self, *args: Any, config: Config, **keywords: Any
+        self, *args: Any, config: Config, on_cut: Callable[[Cut], object], **keywords: Any
     ) -> None:
         """Called by Tornado with the arguments of the constructor."""
         super().initialize(*args, **keywords)
@@ -116,6 +122,9 @@ class Server(tornado.httpserver.HTTPServer):
         self._silent: dict[ClientStream, None] = {}
         self._sending: dict[ClientStream, None] = {}
         self._warned = float("-inf")
+        self._on_cut = on_cut
+        self._cuts: Counter[Cut] = Counter()
+        self._told_of_cuts = float("-inf")
         self._watching: asyncio.Task[None] | None = None
 
     @property
@@ -174,6 +183,7 @@ class Server(tornado.httpserver.HTTPServer):
             connection.setblocking(False)
             connection.send(_FULL)
             connection.close()
+            self._note("refused")
             return
         stream = ClientStream(connection, self._gone, since=self._loop.time())
         self._open.add(stream)
@@ -183,7 +193,7 @@ class Server(tornado.httpserver.HTTPServer):
     def _make_way(self) -> bool:
         for waiting in (self._silent, self._sending):
             if waiting:
-                next(iter(waiting)).dismiss()
+                self._cut(next(iter(waiting)), "made-way")
                 return True
         return False
 
@@ -236,7 +246,7 @@ class Server(tornado.httpserver.HTTPServer):
             if moved:
                 self.enter(stream, "head")
             elif now - stream.since > self._idle_seconds:
-                stream.dismiss()
+                self._cut(stream, "idle")
             return
         if stream.phase == "answering" and not stream.writing():
             stream.waited = 0.0
@@ -244,9 +254,27 @@ class Server(tornado.httpserver.HTTPServer):
         stream.waited = max(0.0, stream.waited + passed - moved / self._speed)
         if stream.phase == "answering":
             if stream.waited > self._idle_seconds:
-                stream.dismiss()
+                self._cut(stream, "not-reading")
         elif stream.waited > self._seconds:
-            stream.dismiss(_TOO_SLOW if stream.moved else b"")
+            self._cut(stream, "too-slow", _TOO_SLOW if stream.moved else b"")
+
+    # What was cut
+
+    def _cut(self, stream: ClientStream, reason: Cut, answer: bytes = b"") -> None:
+        stream.dismiss(answer)
+        self._note(reason)
+
+    def _note(self, reason: Cut) -> None:
+        """Count it; the log tells of many with one line a minute, lest clients fill it."""
+        self._on_cut(reason)
+        if reason not in _USUAL:
+            self._cuts[reason] += 1
+        now = self._loop.time()
+        if self._cuts and now - self._told_of_cuts > _SECONDS_BETWEEN_WARNINGS:
+            self._told_of_cuts = now
+            told = ", ".join(f"{name} {count}" for name, count in sorted(self._cuts.items()))
+            _log.warning("connections were cut since the last line like this: %s", told)
+            self._cuts.clear()
 
 
 class _Followed(HTTPMessageDelegate):

@@ -43,6 +43,18 @@ class ReadyHandler(BaseHandler):
         self.answer(answer, 200 if is_ready else 503)
 
 
+class MetricsHandler(BaseHandler):
+    """GET /metrics: a scrape for Prometheus, in its text format or as OpenMetrics."""
+
+    async def get(self) -> None:
+        """Answer what was counted and how things stand."""
+        accept = self.request.headers.get("Accept", "")
+        loop = asyncio.get_running_loop()
+        text, content_type = await loop.run_in_executor(None, self.scrape.text, accept)
+        self.set_header("Content-Type", content_type)
+        await self.finish_large(text)
+
+
 class QuotaHandler(BaseHandler):
     """GET /v1/quota: Imgur's budgets, what waits for them, and when all of it will be done."""
 

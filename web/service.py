@@ -24,6 +24,7 @@ from imageload.hosts import Hosts
 from imageload.job import Failed, Job
 from imageload.journal import Journal, Restored, open_journal
 from imageload.loader import ImageLoad, Keep
+from imageload.metrics import Metrics
 from imageload.quota import Quota, Terms
 from imageload.retry import RetryRule
 from imageload.road import Road
@@ -39,6 +40,7 @@ from web.connections import BACKLOG, Server
 from web.front import Front, Room
 from web.idempotency import IdempotencyKeys
 from web.notes import current_token, keep_budgets, keep_token, restore_budgets
+from web.scrape import Scrape, Standing
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +50,10 @@ _DEATHS = 5
 _MAX_HEAD_BYTES = 16 * 2**10
 
 Routes = Sequence[tuple[str, type[BaseHandler]]]
+"""Paths with `{parameters}`, and what answers there."""
+
+# A jobId may have before it the colon that the first version's documents had.
+_PARAMETERS = {"{job_id}": ":?([^/]+)", "{file}": "([a-z0-9_.-]+)"}
 
 
 class Service:
@@ -68,12 +74,15 @@ class Service:
         self._engine = Engine(on_break)
         origins, imgur = _transfers(config)
         self._transfers = (origins, imgur)
+        self._metrics = metrics = Metrics()
         files = TempFiles(temp_dir)
         self.journal: Journal | None = None
         restored = Restored([], {}, True)
         if config.journal:
             self.journal, restored = open_journal(
-                Path(config.journal), move_damaged_aside=config.journal_reset
+                Path(config.journal),
+                move_damaged_aside=config.journal_reset,
+                clock=metrics.commit_clock,
             )
         retry = RetryRule(
             max_tries=config.max_tries,
@@ -81,7 +90,7 @@ class Service:
             cap_seconds=config.retry_cap_seconds,
             retry_lost=config.retry_lost,
         )
-        quota, apis = _imgur(config, imgur, self.journal)
+        quota, apis = _imgur(config, imgur, self.journal, metrics)
         self.imgur = apis[0]
         self.uploads = Uploads(
             self._engine,
@@ -92,10 +101,14 @@ class Service:
             retry=retry,
             anonymous=config.imgur_anonymous,
             outage_seconds=config.outage_seconds,
+            clock=metrics.clock("upload"),
         )
         self.changes = Changes(config.max_streams, functools.partial(waiting_of, self.uploads))
         self.uploads.watch(self.changes, self.changes.nudge)
         self._downloads = self._fitting_downloads(origins, files)
+        # What is under way may come on top of what is held.
+        temp_bytes = TempBytes(config.temp_bytes - config.downloads * config.max_bytes)
+        recorders = [self.journal.record] if self.journal is not None else []
         road = Road(
             download=self._downloads,
             upload=self.uploads,
@@ -111,10 +124,9 @@ class Service:
             window=config.job_window,
             outage_seconds=config.outage_seconds,
             grace_seconds=config.grace_seconds,
-            # What is under way may come on top of what is held.
-            temp_bytes=TempBytes(config.temp_bytes - config.downloads * config.max_bytes),
+            temp_bytes=temp_bytes,
             # First what is written down, then what is told.
-            readers=(*([self.journal.record] if self.journal is not None else []), self.changes),
+            readers=(*recorders, metrics, self.changes),
             record=self.journal,
         )
         self.image_load = ImageLoad(
@@ -129,18 +141,37 @@ class Service:
             IdempotencyKeys(self.image_load.job_list_s),
             Room(config.max_bodies_bytes),
         )
+        self._server: Server | None = None
+        self._scrape = Scrape(metrics)
+        self._scrape.add(
+            Standing(
+                image_load=self.image_load,
+                uploads=self.uploads,
+                changes=self.changes,
+                journal=self.journal,
+                files=files,
+                temp_bytes=temp_bytes,
+                pools={
+                    "download": lambda: self._downloads.pool,
+                    "convert": lambda: self._downloads.conversions,
+                    "upload": lambda: self.uploads.pool,
+                },
+                connections=lambda: self._server.connections if self._server is not None else 0,
+            )
+        )
         arguments = {
             "image_load": self.image_load,
             "config": config,
             "uploads": self.uploads,
             "journal": self.journal,
             "changes": self.changes,
+            "scrape": self._scrape,
         }
         self.application = tornado.web.Application(
-            [(path, handler, arguments) for path, handler in routes],
+            [(_pattern(path), handler, {**arguments, "route": path}) for path, handler in routes],
             default_handler_class=NotFoundHandler,
             default_handler_args=arguments,
-            log_function=_log_request,
+            log_function=BaseHandler.log,
             front=self.front,
         )
         self._engine.start()
@@ -161,7 +192,8 @@ class Service:
             downgrade=config.allow_downgrade,
         )
         downloader = Downloader(origins, bounds, files)
-        way = Way(self._engine.lane(origins, config.downloads), downloader.steps)
+        clock = self._metrics.clock("download")
+        way = Way(self._engine.lane(origins, config.downloads, clock=clock), downloader.steps)
         return FittingDownloads(
             way,
             fit=Fit(convert=config.convert, shrink=config.shrink, max_bytes=config.imgur_max_bytes),
@@ -171,6 +203,7 @@ class Service:
                 max_pixels=config.max_pixels,
             ),
             files=files,
+            clock=self._metrics.clock("convert"),
         )
 
     def listen(self) -> tuple[Server, str]:
@@ -178,8 +211,12 @@ class Service:
         config = self._config
         sockets = tornado.netutil.bind_sockets(config.port, config.address or None, backlog=BACKLOG)
         # Handlers bound the bodies, for they can say so; the server would break off.
-        server = Server(
-            self.application, config=config, max_header_size=_MAX_HEAD_BYTES, max_body_size=2**62
+        self._server = server = Server(
+            self.application,
+            config=config,
+            on_cut=self._scrape.connection_cut,
+            max_header_size=_MAX_HEAD_BYTES,
+            max_body_size=2**62,
         )
         server.add_sockets(sockets)
         host, port = sockets[0].getsockname()[:2]
@@ -234,7 +271,7 @@ def _transfers(config: Config) -> tuple[Transfer, Transfer]:
 
 
 def _imgur(
-    config: Config, transfer: Transfer, journal: Journal | None
+    config: Config, transfer: Transfer, journal: Journal | None, metrics: Metrics
 ) -> tuple[Quota, list[ImgurAPI]]:
     """The budgets of every client id, and an ImgurAPI for each; an account has only the first."""
     entries = [client_budgets(entry) for entry in config.client_ids]
@@ -247,7 +284,7 @@ def _imgur(
         unhinted_wait=config.quota_wait_seconds,
         blocked_wait=config.blocked_wait_seconds,
     )
-    quota = Quota(len(clients), terms)
+    quota = Quota(len(clients), terms, on_end=metrics.imgur_request_ended)
     token, on_token = config.imgur_refresh_token, None
     if journal is not None and token:
         on_token = functools.partial(keep_token, journal, token)
@@ -281,8 +318,7 @@ def _end_poison(road: Road, job: Job, deaths: Mapping[int, int]) -> None:
             _log.error("failed job=%s code=poison image=%d", job.job_id, index)
 
 
-def _log_request(handler: tornado.web.RequestHandler) -> None:
-    status, request = handler.get_status(), handler.request
-    level = logging.INFO if status >= 400 else logging.DEBUG
-    seconds = request.request_time()
-    _log.log(level, "%s %s %d %.3f s", request.method, request.path, status, seconds)
+def _pattern(path: str) -> str:
+    for parameter, pattern in _PARAMETERS.items():
+        path = path.replace(parameter, pattern)
+    return path

@@ -1,0 +1,145 @@
+"""What happens to images, counted for Prometheus: a reader of Changes, and a clock for each phase.
+
+    Road ──Change──► Metrics ──► registry ◄── a scrape (web/scrape.py adds how things stand)
+
+Every label takes its values from a bounded set: states, phases, codes of `imageload/errors.py`.
+Names and units follow https://prometheus.io/docs/practices/naming/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+
+from imageload.errors import ImageError, image_error_codes
+from imageload.job import (
+    AnswerMissed,
+    Change,
+    Downloaded,
+    Failed,
+    Job,
+    Purged,
+    PurgeFailed,
+    Requeued,
+    Uploaded,
+)
+
+Phase = Literal["download", "convert", "upload"]
+PHASES: tuple[Phase, ...] = ("download", "convert", "upload")
+
+# From an image on the same machine to one that takes all of its deadline.
+_PHASE_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+_COMMIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+
+# A second series for each of ours, with the moment of its making, which nobody asks for.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+Observe = Callable[[float], object]
+
+
+class Metrics:
+    """A reader for a Road's `readers`; may be called from any thread.
+
+    `registry` is what a scrape reads. Others may register in it too.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ends = self._counter(
+            "imageload_images", "Images that have ended, by state and error code.", "state", "code"
+        )
+        self._completed = ends.labels("completed", "")
+        self._failed = {code: ends.labels("failed", code) for code in image_error_codes()}
+        self._reused = self._counter(
+            "imageload_images_reused", "Images that took the link of another upload."
+        )
+        self._requeued = self._counter(
+            "imageload_images_requeued", "Failed images that were asked to be tried again."
+        )
+        self._answers_lost = self._counter(
+            "imageload_upload_answers_lost", "Uploads whose answer was lost: maybe twice on Imgur."
+        )
+        purges = self._counter(
+            "imageload_images_purged", "Images deleted from Imgur, or not, by error code.", "code"
+        )
+        self._purged = purges.labels("")
+        self._not_purged = {code: purges.labels(code) for code in image_error_codes()}
+        tries = self._counter(
+            "imageload_retries", "Tries of images after the first, by phase.", "phase"
+        )
+        self._download_retries = tries.labels("download")
+        self._upload_retries = tries.labels("upload")
+        self._downloaded_bytes = self._counter(
+            "imageload_downloaded_bytes", "Bytes of the images that were downloaded."
+        )
+        self._uploaded_bytes = self._counter(
+            "imageload_uploaded_bytes", "Bytes of the images that Imgur took."
+        )
+        requests = self._counter(
+            "imageload_imgur_requests", "Requests to Imgur that ended, by error code.", "code"
+        )
+        codes = ("", *image_error_codes())
+        self._imgur_requests = {code: requests.labels(code) for code in codes}
+        seconds = Histogram(
+            "imageload_phase_seconds",
+            "How long one try of a phase of an image took, by phase.",
+            ["phase"],
+            buckets=_PHASE_BUCKETS,
+            registry=self.registry,
+        )
+        self._phases = {phase: seconds.labels(phase) for phase in PHASES}
+        self._commits = Histogram(
+            "imageload_journal_commit_seconds",
+            "How long a transaction of the journal took.",
+            buckets=_COMMIT_BUCKETS,
+            registry=self.registry,
+        )
+
+    def __call__(self, job: Job, change: Change) -> None:
+        """Count `change`, which was applied to `job`."""
+        match change:
+            case Downloaded(_, report, attempts):
+                self._downloaded_bytes.inc(report.bytes)
+                if attempts > 1:
+                    self._download_retries.inc(attempts - 1)
+            case Uploaded(index, reused=False):
+                self._completed.inc()
+                uploaded = job.image(index).report
+                self._uploaded_bytes.inc(uploaded.bytes if uploaded is not None else 0)
+                if change.attempts > 1:
+                    self._upload_retries.inc(change.attempts - 1)
+            case Uploaded():
+                self._completed.inc()
+                self._reused.inc()
+            case Failed(index, failure, attempts):
+                self._failed[failure.code].inc()
+                was_downloaded = job.image(index).report is not None
+                retries = self._upload_retries if was_downloaded else self._download_retries
+                retries.inc(max(0, attempts - 1))
+            case Requeued():
+                self._requeued.inc()
+            case AnswerMissed():
+                self._answers_lost.inc()
+            case Purged():
+                self._purged.inc()
+            case PurgeFailed(_, failure):
+                self._not_purged[failure.code].inc()
+
+    def clock(self, phase: Phase) -> Observe:
+        """What to tell how many seconds a try of `phase` took."""
+        return self._phases[phase].observe
+
+    @property
+    def commit_clock(self) -> Observe:
+        """What to tell how many seconds a transaction of the journal took."""
+        return self._commits.observe
+
+    def imgur_request_ended(self, error: BaseException | None) -> None:
+        """A request to Imgur has ended, well or with `error`."""
+        if error is None or isinstance(error, ImageError):
+            self._imgur_requests[error.code if error is not None else ""].inc()
+
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        return Counter(name, help_text, labels, registry=self.registry)

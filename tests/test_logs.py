@@ -1,0 +1,65 @@
+"""Log lines: text for people, JSON for what collects them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Any
+
+from tests.service import ServiceProcess
+from web.logs import JsonFormatter
+
+
+def line_of(template: str, *args: object, **extra: Any) -> dict[str, Any]:
+    record = logging.LogRecord("a.b", logging.WARNING, "f", 1, template, args, None)
+    vars(record).update(extra)
+    text = JsonFormatter().format(record)
+    assert "\n" not in text
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def test_what_a_line_names_is_a_field() -> None:
+    line = line_of("failed job=%s code=%s in %.1f s, %d%% of images=%d", "a b", "dns", 1.5, 7, 3)
+    assert line["message"] == "failed job=a b code=dns in 1.5 s, 7% of images=3"
+    assert {name: line[name] for name in ("job", "code", "images")} == {
+        "job": "a b",
+        "code": "dns",
+        "images": 3,
+    }
+    assert (line["level"], line["logger"]) == ("WARNING", "a.b")
+
+
+def test_a_line_breaks_for_nothing() -> None:
+    line = line_of("reason=%s", ValueError('a\n"b" \ud800'.encode("utf-8", "replace").decode()))
+    assert line["reason"].startswith('a\n"b"')
+    assert line_of("no argument %s")["message"] == "no argument %s"
+
+
+def test_a_name_never_hides_what_every_line_has() -> None:
+    assert line_of("level=%s message=%s", "x", "y")["level"] == "WARNING"
+
+
+def test_the_request_and_a_traceback_are_fields() -> None:
+    try:
+        raise RuntimeError("lost")
+    except RuntimeError:
+        line = line_of("it broke", request=" request=abc", exc_info=sys.exc_info())
+    assert line["request"] == "abc"
+    assert line["exception"].endswith("RuntimeError: lost")
+
+
+def test_the_service_logs_json_where_that_is_asked_for() -> None:
+    service = ServiceProcess("--port=0", "--log-format=json", environment={"IMGUR_CLIENT_ID": "x"})
+    try:
+        answer = service.post(json=["ftp://no.example/"], headers={"X-Request-ID": "mine"})
+        (job_id,) = answer.json()["jobId"]
+        service.finish(job_id)
+    finally:
+        service.stop()
+    lines = [json.loads(line) for line in service.log]
+    (accepted,) = [line for line in lines if line["message"].startswith("accepted")]
+    assert (accepted["job"], accepted["urls"], accepted["request"]) == (job_id, 1, "mine")
+    (failed,) = [line for line in lines if line["message"].startswith("failed")]
+    assert (failed["job"], failed["code"]) == (job_id, "invalid_url")
