@@ -256,7 +256,9 @@ class Server(tornado.httpserver.HTTPServer):
             if stream.waited > self._idle_seconds:
                 self._cut(stream, "not-reading")
         elif stream.waited > self._seconds:
-            self._cut(stream, "too-slow", _TOO_SLOW if stream.moved else b"")
+            # A browser that connects ahead of its need says nothing.
+            reason: Cut = "too-slow" if stream.moved else "idle"
+            self._cut(stream, reason, _TOO_SLOW if stream.moved else b"")
 
     # What was cut
 

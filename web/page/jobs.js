@@ -1,32 +1,68 @@
-// A job and its images as elements, changed in place. What strangers wrote (a URL, a message, a
-// link) becomes text, or an href after `webURL` has looked at it; nothing is read as markup.
+// A job as a card of the list: how far it is, what it waits for, its images, what may be done to it.
 
-import { imagePages } from "./service.js";
+import { clone, many, number, partsOf, setOrRemove, show } from "./dom.js";
+import { ImageRow, webURL } from "./rows.js";
+import { allRecords, records } from "./service.js";
+import { WindowedList } from "./window.js";
 
-const ROWS_AT_ONCE = 1_000;
-const THUMBNAIL = "b"; // Imgur's square of 160 pixels
+const REASONS = {
+  user: "Imgur’s hourly credits are used up",
+  client: "Imgur’s daily credits are used up",
+  posts: "Imgur takes no more uploads from this address this hour",
+  blocked: "Imgur refuses this service for now",
+  credentials: "Imgur does not take this service’s client id or token; whoever runs it has to act",
+  unavailable: "Imgur is out of order, or cannot be reached",
+  unasked: "Imgur is being asked for its limits",
+};
 
-/** One job of the list: `element` stands in the page, `update` and `loadImages` keep it true. */
+/** One job of the list: `element` stands in the page, `update` keeps it true. */
 export class JobView {
   #parts;
   #job = null;
-  #rows = [];
-  #settled = 0; // so many images, from the first on, will not change any more
-  #wanted = ROWS_AT_ONCE;
+  #list;
+  #records = []; // by index; those of an older `#age` may have changed, even if they had ended
+  #ages = [];
+  #age = 0;
+  #filtered = null;
+  #loading = false;
+  #again = false;
+  #act;
 
-  /** `refresh` is called when images come into view that are not loaded. */
-  constructor(jobId, refresh) {
+  /**
+   * `act` has what the card's buttons call: `retry`, `cancel`, `undo` and `copy`, each with this
+   * view, and `told` with the Problem where images cannot be loaded.
+   */
+  constructor(jobId, act) {
+    this.jobId = jobId;
+    this.#act = act;
     this.element = clone("job-template");
-    this.element.id = anchor(jobId);
-    this.#parts = partsOf(this.element, {
-      id: ".job-id", state: ".state", time: "time", counts: ".counts", bar: "progress",
-      details: "details", summary: "summary", images: ".images", more: ".more",
+    this.element.id = jobId;
+    const parts = (this.#parts = partsOf(this.element, {
+      heading: "h3", link: ".job-link", id: ".job-id", state: ".state", time: "time",
+      counts: ".counts", bar: "progress", waiting: ".waiting", album: ".album", told: ".told",
+      retry: ".retry", cancel: ".cancel", undo: ".undo", copying: ".copying", copy: ".copy",
+      format: ".format", details: "details", summary: "summary", filter: ".filter",
+      scroller: ".window", images: ".images",
+    }));
+    parts.id.textContent = jobId;
+    parts.link.href = `#${jobId}`;
+    parts.heading.id = `heading-${jobId}`;
+    parts.scroller.setAttribute("aria-label", `Images of job ${jobId}`);
+    for (const name of ["retry", "cancel", "undo", "copy"]) {
+      parts[name].setAttribute("aria-describedby", parts.heading.id);
+      parts[name].addEventListener("click", () => act[name](this));
+    }
+    this.#list = new WindowedList(parts.scroller, parts.images, {
+      makeRow: () => new ImageRow(),
+      recordOf: (index) => (this.#filtered ?? this.#records)[index],
+      onMove: () => this.#refresh(),
     });
-    this.#parts.id.textContent = jobId;
-    this.#parts.details.addEventListener("toggle", () => this.#lacks() && refresh());
-    this.#parts.more.addEventListener("click", () => {
-      this.#wanted += ROWS_AT_ONCE;
-      refresh();
+    parts.details.addEventListener("toggle", () => this.#refresh());
+    parts.filter.addEventListener("change", () => {
+      this.#filtered = parts.filter.value ? [] : null;
+      this.#list.resize(0);
+      this.#list.reset();
+      this.#refresh();
     });
   }
 
@@ -34,16 +70,28 @@ export class JobView {
     return this.#job;
   }
 
+  /** How its links are to be copied. */
+  get format() {
+    return this.#parts.format.value;
+  }
+
   /** Show the images too. */
   open() {
     this.#parts.details.open = true;
+  }
+
+  /** Tell what came of what was done to the job. */
+  tell(text) {
+    show(this.#parts.told, text);
   }
 
   /** Show `job`, a record of the list of jobs. */
   update(job) {
     const { state, time, counts, bar, summary } = this.#parts;
     const { total, completed, failed } = job.counts;
-    if (this.#job?.finished && !job.finished) this.#settled = 0;
+    const before = this.#job?.counts;
+    // Something has gone back: a retry, or an undo.
+    if (before && (completed < before.completed || failed < before.failed)) this.#age += 1;
     this.#job = job;
     show(state, job.status);
     state.dataset.state = job.status;
@@ -54,96 +102,91 @@ export class JobView {
     show(counts, countsOf(job));
     bar.max = total;
     bar.value = completed + failed;
-    show(summary, total === 1 ? "1 image" : `${number(total)} images`);
+    show(summary, many(total, "image"));
+    this.#showWaiting(job);
+    this.#showAlbum(job.album);
+    this.#showActions(job);
+    this.#refresh();
   }
 
-  /** Bring the images that can be seen and may have changed up to date; may throw a Problem. */
-  async loadImages() {
-    if (!this.#lacks()) return;
-    let index = this.#settled;
-    for await (const records of imagePages(this.#job.job_id, this.#settled)) {
-      this.#show(records.slice(0, this.#end - index), index);
-      index += records.length;
-      if (index >= this.#end) break;
+  #showWaiting({ waiting_until: until, waiting_for: reason }) {
+    const { waiting } = this.#parts;
+    waiting.hidden = !reason;
+    const text = reason && `Waits until ${momentOf(until)}: ${REASONS[reason] ?? reason}.`;
+    show(waiting, text ? `${text} It goes on by itself.` : "");
+  }
+
+  #showAlbum(album) {
+    const { album: line } = this.#parts;
+    line.hidden = !album;
+    if (!album) return;
+    const { title, link, words } = partsOf(line, { title: "bdi", link: "a", words: "span" });
+    show(title, album.title);
+    setOrRemove(link, "href", webURL(album.link)?.href);
+    show(link, album.link ?? "");
+    show(words, album.error?.message ?? (album.link ? "" : "is made when all images have ended."));
+  }
+
+  #showActions({ finished, counts: { completed, failed } }) {
+    const { retry, cancel, undo, copying } = this.#parts;
+    show(retry, `Retry ${number(failed)} failed`);
+    retry.hidden = !failed || !finished;
+    cancel.hidden = finished;
+    undo.hidden = !completed;
+    copying.hidden = !completed;
+  }
+
+  // Bring the images that can be seen and may have changed up to date.
+  async #refresh() {
+    if (!this.#parts.details.open || !this.#job) return;
+    if (this.#loading) {
+      this.#again = true;
+      return;
     }
-    const left = this.#job.counts.total - this.#end;
-    this.#parts.more.hidden = left <= 0;
-    show(this.#parts.more, `Show ${number(Math.min(left, ROWS_AT_ONCE))} more of ${number(left)}`);
+    this.#loading = true;
+    try {
+      do {
+        this.#again = false;
+        await (this.#filtered ? this.#loadFiltered() : this.#loadSeen());
+      } while (this.#again);
+    } catch (problem) {
+      this.#act.told(problem);
+    } finally {
+      this.#loading = false;
+    }
   }
 
-  get #end() {
-    return Math.min(this.#wanted, this.#job.counts.total);
-  }
-
-  #lacks() {
-    return this.#parts.details.open && this.#settled < this.#end;
-  }
-
-  #show(records, start) {
-    const fresh = document.createDocumentFragment();
-    records.forEach((record, offset) => {
-      const index = start + offset;
-      if (index === this.#rows.length) {
-        this.#rows.push(new ImageRow());
-        fresh.append(this.#rows[index].element);
-      }
-      this.#rows[index].update(record);
-      const ended = record.state === "completed" || record.state === "failed";
-      if (ended && index === this.#settled) this.#settled += 1;
+  async #loadSeen() {
+    this.#list.resize(this.#job.counts.total);
+    let [start, end] = this.#list.range;
+    while (start < end && !this.#lacks(start)) start += 1;
+    while (start < end && !this.#lacks(end - 1)) end -= 1;
+    if (start === end) return;
+    const age = this.#age;
+    const found = await records(this.jobId, start, end - start);
+    if (this.#filtered) return;
+    found.forEach((record, offset) => {
+      this.#records[start + offset] = record;
+      this.#ages[start + offset] = age;
     });
-    this.#parts.images.append(fresh);
-  }
-}
-
-class ImageRow {
-  #parts;
-  #shown = "";
-
-  constructor() {
-    this.element = clone("image-template");
-    this.#parts = partsOf(this.element, {
-      thumbnail: "img", state: ".state", size: ".size", source: "bdi", link: ".link",
-      anchor: "a", reason: ".reason", code: ".reason code", message: ".reason span",
-    });
-    const { thumbnail } = this.#parts;
-    thumbnail.addEventListener("error", () => (thumbnail.hidden = true));
+    this.#list.draw();
   }
 
-  /** Show `record`, one of a job's images. */
-  update(record) {
-    const key = JSON.stringify(record);
-    if (key === this.#shown) return;
-    this.#shown = key;
-    const { state, size, source } = this.#parts;
-    this.element.dataset.state = state.dataset.state = record.state;
-    show(state, record.state);
-    show(size, sizeOf(record));
-    show(source, record.url);
-    this.#showLink(record.link);
-    this.#showReason(record.error);
+  #lacks(index) {
+    const state = this.#records[index]?.state;
+    return this.#ages[index] !== this.#age || !["completed", "failed"].includes(state);
   }
 
-  #showLink(link) {
-    const { thumbnail, link: line, anchor } = this.#parts;
-    const url = webURL(link);
-    line.hidden = !link;
-    show(anchor, link ?? "");
-    setOrRemove(anchor, "href", url?.href);
-    const picture = url && thumbnailOf(url);
-    if (setOrRemove(thumbnail, "src", picture)) thumbnail.hidden = !picture;
+  async #loadFiltered() {
+    const state = this.#parts.filter.value;
+    if (this.#filtered.age === this.#age && this.#filtered.length === this.#job.counts[state]) return;
+    const age = this.#age;
+    const found = await allRecords(this.jobId, state);
+    if (state !== this.#parts.filter.value) return;
+    this.#filtered = Object.assign(found, { age });
+    this.#list.resize(found.length);
+    this.#list.draw();
   }
-
-  #showReason(error) {
-    const { reason, code, message } = this.#parts;
-    reason.hidden = !error;
-    show(code, error?.code ?? "");
-    show(message, error?.message ?? "");
-  }
-}
-
-/** The id of a job's element. */
-export function anchor(jobId) {
-  return `job-${jobId}`;
 }
 
 /** "3 completed, 1 failed, 2 pending", of a record of the list of jobs; what is 0 is left out. */
@@ -152,46 +195,10 @@ export function countsOf({ counts: { completed, failed, pending } }) {
   return words.map(([word, count]) => `${number(count)} ${word}`).join(", ");
 }
 
-/** `text` as a URL where it is one of the web, else null: the only way to an href or src. */
-function webURL(text) {
-  const url = URL.canParse(text) ? new URL(text) : null;
-  return url && ["http:", "https:"].includes(url.protocol) ? url : null;
-}
-
-// https://i.imgur.com/abc1234.png: its thumbnail is abc1234b.jpg, whatever the image is.
-function thumbnailOf(url) {
-  const id = url.pathname.match(/^\/([A-Za-z0-9]+)\.[A-Za-z0-9]+$/)?.[1];
-  return id ? `${url.origin}/${id}${THUMBNAIL}.jpg` : null;
-}
-
-function sizeOf({ type, width, height, bytes }) {
-  const words = [];
-  if (type) words.push(type);
-  if (width && height) words.push(`${width}\u00a0×\u00a0${height}`);
-  if (bytes) words.push(`${number(Math.ceil(bytes / 1_000))}\u00a0kB`);
-  return words.join(" · ");
-}
-
-function number(count) {
-  return count.toLocaleString("en");
-}
-
-function clone(id) {
-  return document.getElementById(id).content.firstElementChild.cloneNode(true);
-}
-
-function partsOf(element, selectors) {
-  const found = ([name, selector]) => [name, element.querySelector(selector)];
-  return Object.fromEntries(Object.entries(selectors).map(found));
-}
-
-function show(element, text) {
-  if (element.textContent !== text) element.textContent = text;
-}
-
-function setOrRemove(element, name, value) {
-  if (element.getAttribute(name) === (value ?? null)) return false;
-  if (value) element.setAttribute(name, value);
-  else element.removeAttribute(name);
-  return true;
+/** A moment of today as its time, another one with its day. */
+export function momentOf(text) {
+  const moment = new Date(text);
+  const time = moment.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  const isToday = moment.toDateString() === new Date().toDateString();
+  return isToday ? time : `${time} on ${moment.toLocaleDateString()}`;
 }

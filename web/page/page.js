@@ -1,33 +1,45 @@
-// The page: a form that posts, a list of jobs that is kept true. See poll.js for when it asks,
-// service.js for what, jobs.js for how a job looks.
+// The page: a form that posts, and a list of jobs that is kept true. See follow.js for how it hears
+// of them, service.js for what it asks, jobs.js for how a job looks, find.js for what is pasted.
 
-import { JobView, anchor, countsOf } from "./jobs.js";
-import { Poll } from "./poll.js";
-import { Problem, hasToken, newestJobs, upload, useToken } from "./service.js";
+import { many, number, paragraph, show } from "./dom.js";
+import { findURLs } from "./find.js";
+import { Follow } from "./follow.js";
+import { JobView, countsOf, momentOf } from "./jobs.js";
+import { linksAs } from "./links.js";
+import {
+  Problem, allRecords, cancel, hasToken, jobOf, newestJobs, quota, retry, upload, useToken,
+} from "./service.js";
 
 const JOBS_AT_ONCE = 50;
+const LARGEST_FILE = 32 * 2 ** 20;
+const RELOAD_MS = 500;
+const QUOTA_MS = 5_000;
 
-const [form, urls, send, accepted, refused, refresh, watch, list, older] = [
-  "upload", "urls", "send", "accepted", "refused", "refresh", "watch", "jobs", "older",
+const [form, urls, send, accepted, refused, found, others, file, watch, limits, list, older] = [
+  "upload", "urls", "send", "accepted", "refused", "found", "others", "file", "watch", "limits",
+  "jobs", "older",
 ].map((id) => document.getElementById(id));
-const [tokenForm, token, tokenRefused, links] = [
-  "token-form", "token", "token-refused", "links",
+const [tokenForm, token, tokenRefused, links, undoDialog, copyDialog] = [
+  "token-form", "token", "token-refused", "links", "undo-dialog", "copy-dialog",
 ].map((id) => document.getElementById(id));
 
 const views = new Map(); // jobId: JobView
 const posted = new Map(); // jobId: its line under the form; those that have not ended
+const linked = new Map(); // jobId: a job that the address names and the list does not reach
 let wanted = JOBS_AT_ONCE;
-const poll = new Poll(loadJobs, tellWatch);
+let reload = 0;
+let askedForQuota = -Infinity;
+const follow = new Follow({ load: loadJobs, hear: hearOf, tell: tellWatch });
+
+// The list
 
 async function loadJobs() {
   const answer = await newestJobs(wanted);
+  await loadLinked(answer.jobs);
   tokenForm.hidden = true;
   links.hidden = hasToken(); // a browser that follows a link shows no token
   older.hidden = !answer.older;
-  arrange(answer.jobs);
-  for (const view of [...views.values()]) await view.loadImages();
-  answer.jobs.filter((job) => job.finished && posted.has(job.job_id)).forEach(tellEnd);
-  return answer.jobs.filter((job) => !job.finished).length;
+  arrange([...answer.jobs, ...linked.values()]);
 }
 
 function arrange(jobs) {
@@ -39,17 +51,71 @@ function arrange(jobs) {
   }
   jobs.forEach((job, index) => {
     const view = views.get(job.job_id) ?? added(job.job_id);
-    view.update(job);
     const there = list.children[index];
     if (there !== view.element) list.insertBefore(view.element, there ?? null);
+    update(view, job);
   });
 }
 
 function added(jobId) {
-  const view = new JobView(jobId, () => poll.now());
+  const view = new JobView(jobId, { retry: retryFailed, cancel: cancelJob, undo, copy, told: tellOf });
   views.set(jobId, view);
-  if (posted.has(jobId) || location.hash === `#${anchor(jobId)}`) view.open();
+  if (posted.has(jobId) || jobId === linkedId()) view.open();
   return view;
+}
+
+function update(view, job) {
+  view.update(job);
+  if (job.finished && posted.has(job.job_id)) tellEnd(job);
+}
+
+function hearOf(job) {
+  const view = views.get(job.job_id);
+  if (linked.has(job.job_id)) linked.set(job.job_id, job);
+  if (view) update(view, job);
+  else loadSoon();
+  tellWatch();
+}
+
+function loadSoon() {
+  reload ||= setTimeout(async () => {
+    reload = 0;
+    await attempt(loadJobs, tellProblem);
+    tellWatch();
+  }, RELOAD_MS);
+}
+
+function linkedId() {
+  return decodeURIComponent(location.hash.slice(1));
+}
+
+async function loadLinked(jobs) {
+  const jobId = linkedId();
+  linked.clear();
+  if (!jobId || jobs.some((job) => job.job_id === jobId)) return;
+  try {
+    linked.set(jobId, await jobOf(jobId));
+  } catch (problem) {
+    if (!(problem instanceof Problem) || ![404, 505].includes(problem.status)) throw problem;
+    refused.replaceChildren(paragraph(`There is no job ${jobId} here, or not any more.`));
+  }
+}
+
+// The form
+
+function findings() {
+  const { kind, images, others: rest } = findURLs(urls.value);
+  const isAll = others.querySelector("input").checked;
+  return { kind, images, rest, taken: isAll ? [...images, ...rest] : images };
+}
+
+function tellFound() {
+  const { kind, images, rest } = urls.value.trim() ? findings() : { images: [], rest: [] };
+  const noun = kind === "list" ? "image" : "image URL";
+  const where = kind === "list" || !kind ? "" : ` found in this ${kind}`;
+  show(found, kind ? `${many(images.length, noun)}${where}.` : "");
+  others.hidden = !rest.length;
+  show(others.querySelector("span"), `Also ${many(rest.length, "URL")} whose name is not an image’s`);
 }
 
 async function post() {
@@ -59,45 +125,45 @@ async function post() {
   accepted.querySelectorAll("[data-ended]").forEach((line) => line.remove());
   refused.replaceChildren();
   try {
-    const jobIds = await upload(urls.value);
-    urls.value = "";
+    const texts = ["album", "title", "description"].map((name) => [name, form.elements[name].value.trim()]);
+    const order = { urls: findings().taken, ...Object.fromEntries(texts.filter(([, text]) => text)) };
+    const jobIds = await upload(order);
+    form.reset();
+    tellFound();
     jobIds.forEach(tellAccepted);
+    loadSoon();
   } catch (problem) {
-    if (!(problem instanceof Problem)) throw problem;
-    if (problem.wantsToken) askForToken(problem);
-    const title = document.createElement("strong");
-    title.textContent = problem.title;
-    refused.append(title, paragraph(problem.message));
+    tellProblem(problem);
     if (urls.value.trim()) refused.append(paragraph("Your list is still in the box."));
   } finally {
     urls.readOnly = false;
     send.textContent = "Upload";
   }
-  poll.now();
 }
 
-function askForToken(problem) {
-  const wasHidden = tokenForm.hidden;
-  tokenForm.hidden = false;
-  if (wasHidden) token.focus();
-  tokenRefused.textContent = hasToken() ? problem.message : "";
-}
-
-function paragraph(text) {
-  const element = document.createElement("p");
-  element.textContent = text;
-  return element;
+async function takeFile(chosen) {
+  if (!chosen) return;
+  refused.replaceChildren();
+  if (chosen.type.startsWith("image/")) {
+    refused.append(paragraph(`${chosen.name} is an image. This takes lists of image URLs.`));
+  } else if (chosen.size > LARGEST_FILE) {
+    refused.append(paragraph(`${chosen.name} is too large for the box; post it with curl.`));
+  } else {
+    urls.value = [urls.value.trimEnd(), await chosen.text()].filter(Boolean).join("\n");
+    tellFound();
+    urls.focus();
+  }
 }
 
 function tellAccepted(jobId) {
   const line = paragraph("Accepted. jobId: ");
   const link = document.createElement("a");
-  link.href = `#${anchor(jobId)}`;
+  link.href = `#${jobId}`;
   link.textContent = jobId;
   line.append(link);
   accepted.append(line);
   posted.set(jobId, line);
-  views.get(jobId)?.open(); // a poll may have met it before us
+  views.get(jobId)?.open(); // an event may have been quicker than the answer
 }
 
 function tellEnd(job) {
@@ -108,7 +174,103 @@ function tellEnd(job) {
   line.dataset.ended = "";
 }
 
-function tellWatch({ unfinished, problem, milliseconds }) {
+// What is done to a job
+
+function retryFailed(view) {
+  return act(view, async () => {
+    const count = await retry(view.jobId);
+    return `${many(count, "image")} ${count === 1 ? "is" : "are"} tried again.`;
+  });
+}
+
+function cancelJob(view) {
+  return act(view, async () => {
+    const { cancelled } = await cancel(view.jobId);
+    return `${many(cancelled, "image")} cancelled.`;
+  });
+}
+
+function undo(view) {
+  const { completed, pending } = view.job.counts;
+  const rest = pending ? ` ${many(pending, "image")} not yet there will be cancelled.` : "";
+  const words = `${many(completed, "image")} will be deleted from Imgur, and every link to ${completed === 1 ? "it" : "them"} will be dead.${rest} This cannot be taken back.`;
+  show(undoDialog.querySelector("p"), words);
+  show(undoDialog.querySelector(".yes"), `Delete ${many(completed, "image")}`);
+  undoDialog.onclose = () => {
+    if (undoDialog.returnValue === "yes") purge(view);
+  };
+  undoDialog.returnValue = "";
+  undoDialog.showModal();
+}
+
+function purge(view) {
+  return act(view, async () => {
+    const { purging } = await cancel(view.jobId, { purge: true });
+    return `${many(purging, "image")} ${purging === 1 ? "is" : "are"} being deleted from Imgur.`;
+  });
+}
+
+function copy(view) {
+  return act(view, async () => {
+    const records = await allRecords(view.jobId, "completed");
+    const text = linksAs(view.format, records);
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch { // not over plain http, unless from this machine; nor where the user forbids it
+      const box = copyDialog.querySelector("textarea");
+      box.value = text;
+      copyDialog.showModal();
+      box.select();
+      return "";
+    }
+    return `${many(records.length, "link")} copied.`;
+  });
+}
+
+function act(view, work) {
+  view.tell("");
+  return attempt(
+    async () => view.tell(await work()),
+    (problem) => {
+      view.tell(`${problem.title}: ${problem.message}`);
+      if (problem.wantsToken) askForToken(problem);
+    },
+  );
+}
+
+async function attempt(work, tell) {
+  try {
+    await work();
+  } catch (problem) {
+    if (!(problem instanceof Problem)) throw problem;
+    tell(problem);
+  }
+}
+
+// What is told
+
+function tellProblem(problem) {
+  if (!(problem instanceof Problem)) throw problem;
+  if (problem.wantsToken) askForToken(problem);
+  const title = document.createElement("strong");
+  title.textContent = problem.title;
+  refused.append(title, paragraph(problem.message));
+}
+
+// Of what the page does by itself; should it go on, the stream breaks too, and says so.
+function tellOf(problem) {
+  if (!(problem instanceof Problem)) throw problem;
+  if (problem.wantsToken) askForToken(problem);
+}
+
+function askForToken(problem) {
+  const wasHidden = tokenForm.hidden;
+  tokenForm.hidden = false;
+  if (wasHidden) token.focus();
+  tokenRefused.textContent = hasToken() ? problem.message : "";
+}
+
+function tellWatch({ problem, milliseconds } = {}) {
   watch.classList.toggle("trouble", Boolean(problem));
   if (problem?.wantsToken) {
     watch.textContent = problem.title;
@@ -119,14 +281,26 @@ function tellWatch({ unfinished, problem, milliseconds }) {
     watch.textContent = `${problem.title}: asking again in ${milliseconds / 1_000} s.`;
     return;
   }
-  const busy = unfinished === 1 ? "1 job is unfinished" : `${unfinished} jobs are unfinished`;
-  const text = unfinished
-    ? `${busy}; this list follows.`
-    : views.size
-      ? "Every job is complete."
-      : "No job yet. Paste some URLs above.";
-  if (watch.textContent !== text) watch.textContent = text;
+  const jobs = [...views.values()].map((view) => view.job);
+  const unfinished = jobs.filter((job) => !job.finished).length;
+  const busy = `${many(unfinished, "job")} ${unfinished === 1 ? "is" : "are"} unfinished`;
+  const quiet = jobs.length ? "Every job is complete." : "No job yet. Paste some URLs above.";
+  show(watch, unfinished ? `${busy}; this list follows.` : quiet);
+  tellLimits(jobs.some((job) => job.waiting_for));
 }
+
+async function tellLimits(isWaiting) {
+  limits.hidden = !isWaiting;
+  if (!isWaiting || performance.now() - askedForQuota < QUOTA_MS) return;
+  askedForQuota = performance.now();
+  await attempt(async () => {
+    const { parked, done_at: doneAt } = await quota();
+    const by = doneAt ? ` Within Imgur’s limits all will be done by ${momentOf(doneAt)}.` : "";
+    show(limits, `${many(parked, "image")} ${parked === 1 ? "waits" : "wait"} for Imgur.${by}`);
+  }, tellOf);
+}
+
+// What the user does
 
 tokenForm.addEventListener("submit", (event) => {
   event.preventDefault();
@@ -134,7 +308,7 @@ tokenForm.addEventListener("submit", (event) => {
   token.value = "";
   tokenRefused.replaceChildren();
   refused.replaceChildren();
-  poll.now();
+  follow.now();
 });
 form.addEventListener("submit", (event) => {
   event.preventDefault();
@@ -143,11 +317,45 @@ form.addEventListener("submit", (event) => {
 urls.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
 });
-refresh.addEventListener("click", () => poll.now());
+let typing = 0;
+urls.addEventListener("input", () => {
+  clearTimeout(typing);
+  typing = setTimeout(tellFound, 200);
+});
+file.addEventListener("change", async () => {
+  await takeFile(file.files[0]);
+  file.value = "";
+});
+form.addEventListener("dragover", (event) => {
+  if (!event.dataTransfer.types.includes("Files")) return; // text the box takes by itself
+  event.preventDefault();
+  form.classList.add("over");
+});
+for (const name of ["dragleave", "drop"]) {
+  form.addEventListener(name, () => form.classList.remove("over"));
+}
+form.addEventListener("drop", (event) => {
+  if (!event.dataTransfer.files.length) return;
+  event.preventDefault();
+  takeFile(event.dataTransfer.files[0]);
+});
+for (const dialog of [undoDialog, copyDialog]) {
+  dialog.addEventListener("click", (event) => {
+    const { value } = event.target.closest("button") ?? {};
+    if (value) dialog.close(value);
+  });
+}
+document.getElementById("refresh").addEventListener("click", () => follow.now());
 older.addEventListener("click", () => {
   wanted += JOBS_AT_ONCE;
-  poll.now();
+  loadSoon();
 });
-document.addEventListener("visibilitychange", () => document.hidden || poll.now());
-window.addEventListener("online", () => poll.now());
-poll.now();
+window.addEventListener("hashchange", async () => {
+  refused.replaceChildren();
+  if (!views.has(linkedId())) await attempt(loadJobs, tellProblem);
+  const view = views.get(linkedId());
+  view?.open();
+  view?.element.scrollIntoView();
+  view?.element.focus({ preventScroll: true });
+});
+follow.now();

@@ -1,21 +1,24 @@
-// What the page asks of the service: jobs, their images, an upload. Knows nothing of the document.
+// What the page asks of the service, and what it is told. Knows nothing of the document.
 
 const TOKEN = "imageload-token";
 
 const ANSWER_MS = 30_000;
 const UPLOAD_MS = 120_000;
-const IMAGES_A_PAGE = 250;
+// The service sends something every 15 s, unless its operator wants it otherwise.
+const SILENCE_MS = 60_000;
 const MOST_JOBS_A_PAGE = 1_000;
+const MOST_RECORDS_A_PAGE = 10_000;
 
 /**
  * Why there is no answer to work with: a title and a detail, both for people. `wantsToken`: the
  * service answers, but not to us.
  */
 export class Problem extends Error {
-  constructor(title, detail, wantsToken = false) {
+  constructor(title, detail, status = 0) {
     super(detail);
     this.title = title;
-    this.wantsToken = wantsToken;
+    this.status = status;
+    this.wantsToken = status === 401;
   }
 }
 
@@ -29,12 +32,12 @@ export function hasToken() {
   return sessionStorage.getItem(TOKEN) !== null;
 }
 
-/** Post `text`, URLs with newlines or commas between them; the jobIds, or a Problem. */
-export async function upload(text) {
+/** Post an order: `urls`, and where they are wanted `album`, `title`, `description`; the jobIds. */
+export async function upload(order) {
   const { body } = await ask("/v1/images/upload", UPLOAD_MS, {
     method: "POST",
-    headers: { "Content-Type": "text/plain; charset=utf-8" },
-    body: text,
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify(order),
   });
   return body.jobId;
 }
@@ -51,33 +54,112 @@ export async function newestJobs(count) {
   return { jobs: jobs.slice(0, count), older: Boolean(next) || jobs.length > count };
 }
 
-/** The records behind the first `after` images of a job, as the pages that they come in. */
-export async function* imagePages(jobId, after) {
+/** One job as the list of jobs has it; a Problem of status 404 or 505 where there is none. */
+export async function jobOf(jobId) {
+  const { body: job } = await ask(pathOf(jobId), ANSWER_MS);
+  const { body: images } = await ask(`${pathOf(jobId)}/images?limit=1`, ANSWER_MS);
+  const [pending, completed, failed] = ["pending", "completed", "failed"].map(
+    (list) => job.uploaded[list].length,
+  );
+  const { job_id, created, status, finished } = job;
+  const { album, waiting_until, waiting_for } = images;
+  const counts = { total: pending + completed + failed, pending, completed, failed };
+  return { job_id, created, status, finished, counts, album, waiting_until, waiting_for };
+}
+
+/** So many records behind the first `after` images of a job. */
+export async function records(jobId, after, count) {
   const start = after ? `&after=${after}` : "";
-  const path = `/v1/images/upload/${encodeURIComponent(jobId)}/images`;
-  let next = `${path}?limit=${IMAGES_A_PAGE}${start}`;
+  const { body } = await ask(`${pathOf(jobId)}/images?limit=${count}${start}`, ANSWER_MS);
+  return body.images;
+}
+
+/** All records of a job; with `state` only those in it. */
+export async function allRecords(jobId, state = "") {
+  const found = [];
+  let next = `${pathOf(jobId)}/images?limit=${MOST_RECORDS_A_PAGE}${state && `&state=${state}`}`;
   while (next) {
     const page = await ask(next, ANSWER_MS);
-    yield page.body.images;
+    found.push(...page.body.images);
     next = page.next;
+  }
+  return found;
+}
+
+/** Try the job's failed images again; how many. */
+export async function retry(jobId) {
+  const { body } = await ask(`${pathOf(jobId)}/retry`, ANSWER_MS, { method: "POST" });
+  return body.requeued;
+}
+
+/** End what has not ended; with `purge` delete what has landed too. How many images: both counts. */
+export async function cancel(jobId, { purge = false } = {}) {
+  const path = `${pathOf(jobId)}${purge ? "?purge=true" : ""}`;
+  const { body } = await ask(path, ANSWER_MS, { method: "DELETE" });
+  return body;
+}
+
+/** Imgur's budgets, and when all that is pending will be done. */
+export async function quota() {
+  return (await ask("/v1/quota", ANSWER_MS)).body;
+}
+
+/**
+ * What happens to all jobs, as `{ name, data }`, until `signal` aborts it or it ends. The first one
+ * has no name: from then on nothing is missed. Not an EventSource, which cannot show a token.
+ */
+export async function* events(signal) {
+  const silence = new AbortController();
+  const signals = AbortSignal.any([signal, silence.signal]);
+  const watchdog = () => setTimeout(() => silence.abort(), SILENCE_MS);
+  let timer = watchdog();
+  try {
+    const headers = { Accept: "text/event-stream", ...authorization() };
+    const answer = await reached(fetch("/v1/events", { cache: "no-store", headers, signal: signals }));
+    if (!answer.ok) throw problemOf(answer, isJson(answer) ? await answer.json() : null);
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    for (let rest = ""; ;) {
+      const { done, value } = await reached(reader.read());
+      if (done) return;
+      clearTimeout(timer);
+      timer = watchdog();
+      const parts = (rest + value).split("\n\n");
+      rest = parts.pop();
+      yield* parts.map(eventOf);
+    }
+  } finally {
+    clearTimeout(timer);
+    silence.abort();
   }
 }
 
+function eventOf(part) {
+  const field = (name) => part.match(new RegExp(`^${name}: ?(.*)$`, "m"))?.[1] ?? "";
+  return { name: field("event"), data: field("data") };
+}
+
+function pathOf(jobId) {
+  return `/v1/images/upload/${encodeURIComponent(jobId)}`;
+}
+
 async function ask(path, milliseconds, request = {}) {
-  let answer, body;
+  const signal = AbortSignal.timeout(milliseconds);
+  const headers = { ...request.headers, ...authorization() };
+  const answer = await reached(fetch(path, { cache: "no-store", ...request, headers, signal }));
+  const body = isJson(answer) ? await reached(answer.json()) : null;
+  if (!answer.ok || body === null) throw problemOf(answer, body);
+  return { body, next: nextPage(answer) };
+}
+
+async function reached(promise) {
   try {
-    const signal = AbortSignal.timeout(milliseconds);
-    const headers = { ...request.headers, ...authorization() };
-    answer = await fetch(path, { cache: "no-store", ...request, headers, signal });
-    body = isJson(answer) ? await answer.json() : null;
+    return await promise;
   } catch {
     throw new Problem(
       "The service cannot be reached",
       `Nothing came back from ${location.origin}. Is the service still running?`,
     );
   }
-  if (!answer.ok || body === null) throw problemOf(answer, body);
-  return { body, next: nextPage(answer) };
 }
 
 function authorization() {
@@ -92,7 +174,7 @@ function problemOf(answer, body) {
   return new Problem(
     body?.title ?? `Answer ${answer.status}`,
     body?.detail ?? "That is no answer of this service: is something else in front of it?",
-    answer.status === 401,
+    answer.status,
   );
 }
 

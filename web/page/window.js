@@ -1,0 +1,102 @@
+// A list of any length in which only the rows that can be seen exist. Rows are all of one height.
+
+const BEYOND = 8; // rows above and below what can be seen
+
+/** `scroller` shows a part of `list`, an ol whose rows `makeRow` makes: `{ element, update }`. */
+export class WindowedList {
+  #scroller;
+  #list;
+  #makeRow;
+  #recordOf;
+  #onMove;
+  #rows = new Map(); // index: row
+  #count = 0;
+  #height = 0;
+  #frame = 0;
+
+  /** `recordOf(index)` is what a row shows; `onMove` is called when other rows can be seen. */
+  constructor(scroller, list, { makeRow, recordOf, onMove }) {
+    this.#scroller = scroller;
+    this.#list = list;
+    this.#makeRow = makeRow;
+    this.#recordOf = recordOf;
+    this.#onMove = onMove;
+    scroller.addEventListener("scroll", () => this.#soon(), { passive: true });
+    new ResizeObserver(() => {
+      this.#height = 0;
+      this.#soon();
+    }).observe(scroller);
+  }
+
+  /** The indices that rows are there for: from the first up to, and without, the second. */
+  get range() {
+    const height = this.#rowHeight();
+    const first = Math.floor(this.#scroller.scrollTop / height) - BEYOND;
+    const seen = Math.ceil(this.#scroller.clientHeight / height) + 2 * BEYOND;
+    const start = Math.max(0, Math.min(first, this.#count - seen));
+    return [start, Math.min(this.#count, Math.max(0, first) + seen)];
+  }
+
+  /** Have `count` rows. */
+  resize(count) {
+    if (count === this.#count) return;
+    this.#count = count;
+    this.draw();
+  }
+
+  /** Forget where the reader was, and begin at the top. */
+  reset() {
+    this.#scroller.scrollTop = 0;
+    this.draw();
+  }
+
+  /** Show the rows that can be seen as they are now. */
+  draw() {
+    const height = this.#rowHeight();
+    this.#list.style.height = `${height * this.#count}px`;
+    const [start, end] = this.range;
+    for (const [index, row] of this.#rows) {
+      const isHeld = row.element.contains(document.activeElement) && index < this.#count;
+      if ((index < start || index >= end) && !isHeld) {
+        row.element.remove();
+        this.#rows.delete(index);
+      }
+    }
+    for (let index = start; index < end; index += 1) {
+      const row = this.#rows.get(index) ?? this.#added(index);
+      row.element.style.transform = `translateY(${index * height}px)`;
+      row.element.ariaSetSize = String(this.#count);
+      row.update(this.#recordOf(index));
+    }
+  }
+
+  #added(index) {
+    const row = this.#makeRow();
+    row.element.ariaPosInSet = String(index + 1);
+    row.element.dataset.index = String(index);
+    const later = [...this.#list.children].find((each) => Number(each.dataset.index) > index);
+    this.#list.insertBefore(row.element, later ?? null);
+    this.#rows.set(index, row);
+    return row;
+  }
+
+  #soon() {
+    if (this.#frame) return;
+    this.#frame = requestAnimationFrame(() => {
+      this.#frame = 0;
+      this.draw();
+      this.#onMove();
+    });
+  }
+
+  // Style sheets say how high a row is; a row that is there knows.
+  #rowHeight() {
+    if (this.#height) return this.#height;
+    const there = this.#rows.values().next().value?.element;
+    const probe = there ?? this.#list.appendChild(this.#makeRow().element);
+    const height = probe.getBoundingClientRect().height;
+    if (!there) probe.remove();
+    this.#height = height;
+    return height || 1;
+  }
+}
