@@ -1,0 +1,198 @@
+"""Every command in the documents is run, as a reader would run it, line by line.
+
+A document is one shell session in a folder like a clone. Ports and the URLs of others are replaced
+by what there is here; `curl` fails on an answer that is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from sandbox.testing import RunningSandbox
+from tests.conftest import real_component
+from tests.origin import Origin
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+JOB_ID = "4227cacf-2ee1-4b52-b231-110304c4e203"
+
+NOT_RUN = {
+    "python3 -m pip install -r requirements.txt": "the tests have it done already",
+    ".venv/bin/python -m pip install -r requirements.txt": "the same",
+    "python3 -m venv .venv": "the same",
+}
+SERVERS = re.compile(
+    r"^(?:\w+=\S+ )*(?:make run|\S*python3? (?:main\.py|-m (?:sandbox|http\.server)))"
+)
+SETUP = """
+set -euo pipefail
+curl() { command curl --fail-with-body --silent --show-error --max-time 60 "$@"; }
+answers() { command curl --silent --output answer "http://127.0.0.1:$1/"; }
+# A port that something answers at; what is started there replaces what was.
+start() {
+    if [ -n "${server[$1]:-}" ]; then
+        kill -- "-${server[$1]}"
+        while answers "$1"; do sleep 0.1; done
+    fi
+    set -m; eval "$2" >>"server-$1.log" 2>&1 & server[$1]=$!; set +m
+    for _ in $(seq 300); do
+        if answers "$1"; then return; fi
+        if ! kill -0 "${server[$1]}"; then break; fi
+        sleep 0.1
+    done
+    cat "server-$1.log"; return 1
+}
+server=()
+finish() { for group in "${server[@]}"; do kill -- "-$group" 2>/dev/null || true; done; }
+trap finish EXIT
+"""
+
+
+def commands(document: Path) -> list[str]:
+    """The lines of the document's shell blocks."""
+    text = document.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = [line.strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Somebody who has a clone in `folder`, and does what a document says."""
+
+    folder: Path
+    environment: dict[str, str]
+    replaced: dict[str, str]
+
+    def script(self, lines: list[str]) -> str:
+        """The session: each line is shown, and the first that fails ends it."""
+        found = [SETUP]
+        for line in lines:
+            here = line
+            for theirs, ours in self.replaced.items():
+                here = here.replace(theirs, ours)
+            found.append(f"printf '\\n+ %s\\n' {shlex.quote(here)}")
+            if SERVERS.match(line):
+                port = self._port(line)
+                found.append(f"start {port} {shlex.quote(here)}")
+            else:
+                found.append(here)
+        return "\n".join(found) + "\n"
+
+    def _port(self, line: str) -> str:
+        if "http.server" in line:
+            return self.replaced[":8000"].removeprefix(":")
+        return self.replaced["8889"] if "-m sandbox" in line else self.environment["PORT"]
+
+    def follow(self, lines: list[str]) -> str:
+        """Do it; what was printed."""
+        process = subprocess.Popen(
+            ["bash", "-c", self.script(lines)],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            printed, _ = process.communicate(timeout=120)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        assert process.returncode == 0, printed
+        return printed
+
+
+@pytest.fixture
+def reader(tmp_path: Path, origin: Origin, sandbox: RunningSandbox) -> Reader:
+    """A folder like a clone in which `make test` was run once, and the programs on the PATH."""
+    real_component("curl")
+    clone, programs = tmp_path / "clone", tmp_path / "bin"
+    (clone / ".venv" / "bin").mkdir(parents=True)
+    programs.mkdir()
+    for path in ROOT.iterdir():
+        if path.name not in (".git", ".venv", ".imageload", ".sandbox"):
+            (clone / path.name).symlink_to(path)
+    (clone / "urls.txt").write_text(f"{origin.image('png-rgb.png')}\n")
+    for program, call in (
+        (clone / ".venv" / "bin" / "python", '"$@"'),
+        (programs / "python", '"$@"'),
+        (programs / "python3", '"$@"'),
+        (programs / "imageload", '-m imageload "$@"'),
+        (programs / "pbcopy", "-c 'import sys; assert sys.stdin.read()'"),
+    ):
+        program.write_text(f"#!/bin/sh\nexec {shlex.quote(sys.executable)} {call}\n")
+        program.chmod(0o755)
+    for stamp in (".made", ".run", ".dev"):  # in this order, as make compares them
+        (clone / ".venv" / stamp).touch()
+    port = free_port()
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("IMGUR_", "IMAGELOAD_"))}
+    environment = {
+        **{k: v for k, v in inherited.items() if not k.startswith(("MAKE", "MFLAGS", "PYTEST"))},
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "PORT": str(port),
+        "IMAGELOAD_PORT": str(port),
+        "IMAGELOAD_SANDBOX_PORT": "0",
+        "IMAGELOAD_ALLOW_ORIGIN": "127.0.0.1",
+        "IMAGELOAD_SERVER": f"http://127.0.0.1:{port}",
+        "IMGUR_BASE_URL": sandbox.url,
+        "IMGUR_LINK_BASE": sandbox.url,
+    }
+    replaced = {
+        ":8888": f":{port}",
+        "8889": str(free_port()),
+        ":8000": f":{free_port()}",
+        "0.0.0.0": "127.0.0.1",
+        "https://www.python.org/static/img/python-logo.png": origin.image("png-rgb.png"),
+        "https://www.gnu.org/graphics/gnu-head.jpg": origin.image("jpeg-baseline.jpg"),
+        "https://us.example/bird.jpg": origin.image("jpeg-progressive.jpg"),
+        "https://us.example/cat.png": origin.image("png-rgb.png"),
+    }
+    replaced["server 8000"] = "server " + replaced[":8000"].removeprefix(":")
+    return Reader(clone, environment, replaced)
+
+
+@pytest.mark.parametrize(
+    "document", [path for path in DOCUMENTS if commands(path)], ids=lambda path: path.stem
+)
+def test_every_command_of_a_document_works(document: Path, reader: Reader) -> None:
+    lines = commands(document)
+    to_run = [line for line in lines if line not in NOT_RUN]
+    if not any(line.startswith(("make", "IMGUR_")) for line in to_run) and to_run:
+        # Such a document presumes a service, and a job whose id it knows.
+        first = (
+            'curl -d @urls.txt -H "Content-Type: text/plain" http://127.0.0.1:8888/v1/images/upload'
+        )
+        find = """python3 -c 'import json, sys; print(json.load(sys.stdin)["jobId"][0])'"""
+        to_run = ["make run", f"JOB=$({first} | {find})", *to_run]
+        to_run = [_with_job(line) for line in to_run]
+    printed = reader.follow(to_run)
+    assert printed.count("\n+ ") == len(to_run)
+
+
+def _with_job(line: str) -> str:
+    """The line with the job that there is, also within quotes."""
+    return re.sub(rf"'([^' ]*){JOB_ID}([^' ]*)'", r'"\1$JOB\2"', line).replace(JOB_ID, "$JOB")
+
+
+def test_what_is_not_run_is_still_in_a_document() -> None:
+    written = {line for document in DOCUMENTS for line in commands(document)}
+    assert set(NOT_RUN) <= written
