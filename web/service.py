@@ -72,47 +72,58 @@ class Service:
         """`on_break` is called, from a thread, where a bug leaves the service without transfers."""
         self._config = config
         self._engine = Engine(on_break)
-        origins, imgur = _transfers(config)
-        self._transfers = (origins, imgur)
-        self._metrics = metrics = Metrics()
+        self._transfers = origins, imgur = _transfers(config)
+        self._metrics = Metrics()
+        self._server: Server | None = None
         files = TempFiles(temp_dir)
-        self.journal: Journal | None = None
-        restored = Restored([], {}, True)
-        if config.journal:
-            self.journal, restored = open_journal(
-                Path(config.journal),
-                move_damaged_aside=config.journal_reset,
-                clock=metrics.commit_clock,
-            )
-        retry = RetryRule(
-            max_tries=config.max_tries,
-            seconds=config.retry_seconds,
-            cap_seconds=config.retry_cap_seconds,
-            retry_lost=config.retry_lost,
+        # What is under way may come on top of what is held.
+        temp_bytes = TempBytes(config.temp_bytes - config.downloads * config.max_bytes)
+        self.journal, restored = _journal(config, self._metrics)
+        self.uploads = self._ways_to_imgur(imgur)
+        self.changes = Changes(config.max_streams, functools.partial(waiting_of, self.uploads))
+        self.uploads.watch(self.changes, self.changes.nudge)
+        self._downloads = self._fitting_downloads(origins, files)
+        road = self._road(files, temp_bytes)
+        self.image_load = ImageLoad(
+            road,
+            max_active_jobs=config.max_active_jobs,
+            max_waiting_jobs=config.max_waiting_jobs,
+            ledger=self.journal,
+            keep=Keep(jobs=config.keep_jobs, hours=config.keep_hours),
         )
-        quota, apis = _imgur(config, imgur, self.journal, metrics)
+        self.front = Front(
+            Access(config, read_tokens(config)),
+            IdempotencyKeys(self.image_load.job_list_s),
+            Room(config.max_bodies_bytes),
+        )
+        self._scrape = Scrape(self._metrics)
+        self._scrape.add(self._standing(files, temp_bytes))
+        self.application = self._application(routes)
+        self._begin(restored, road)
+
+    def _ways_to_imgur(self, imgur: Transfer) -> Uploads:
+        config = self._config
+        quota, apis = _imgur(config, imgur, self.journal, self._metrics)
         self.imgur = apis[0]
-        self.uploads = Uploads(
+        return Uploads(
             self._engine,
             imgur,
             config.uploads,
             apis=apis,
             quota=quota,
-            retry=retry,
+            retry=_retry_rule(config),
             anonymous=config.imgur_anonymous,
             outage_seconds=config.outage_seconds,
-            clock=metrics.clock("upload"),
+            clock=self._metrics.clock("upload"),
         )
-        self.changes = Changes(config.max_streams, functools.partial(waiting_of, self.uploads))
-        self.uploads.watch(self.changes, self.changes.nudge)
-        self._downloads = self._fitting_downloads(origins, files)
-        # What is under way may come on top of what is held.
-        temp_bytes = TempBytes(config.temp_bytes - config.downloads * config.max_bytes)
+
+    def _road(self, files: TempFiles, temp_bytes: TempBytes) -> Road:
+        config = self._config
         recorders = [self.journal.record] if self.journal is not None else []
-        road = Road(
+        return Road(
             download=self._downloads,
             upload=self.uploads,
-            retry=retry,
+            retry=_retry_rule(config),
             hosts=Hosts(
                 per_host=config.per_host,
                 failures=config.host_failures,
@@ -126,55 +137,47 @@ class Service:
             grace_seconds=config.grace_seconds,
             temp_bytes=temp_bytes,
             # First what is written down, then what is told.
-            readers=(*recorders, metrics, self.changes),
+            readers=(*recorders, self._metrics, self.changes),
             record=self.journal,
         )
-        self.image_load = ImageLoad(
-            road,
-            max_active_jobs=config.max_active_jobs,
-            max_waiting_jobs=config.max_waiting_jobs,
-            ledger=self.journal,
-            keep=Keep(jobs=config.keep_jobs, hours=config.keep_hours),
+
+    def _standing(self, files: TempFiles, temp_bytes: TempBytes) -> Standing:
+        return Standing(
+            image_load=self.image_load,
+            uploads=self.uploads,
+            changes=self.changes,
+            journal=self.journal,
+            files=files,
+            temp_bytes=temp_bytes,
+            pools={
+                "download": lambda: self._downloads.pool,
+                "convert": lambda: self._downloads.conversions,
+                "upload": lambda: self.uploads.pool,
+            },
+            connections=lambda: self._server.connections if self._server is not None else 0,
         )
-        self.front = Front(
-            Access(config, read_tokens(config)),
-            IdempotencyKeys(self.image_load.job_list_s),
-            Room(config.max_bodies_bytes),
-        )
-        self._server: Server | None = None
-        self._scrape = Scrape(metrics)
-        self._scrape.add(
-            Standing(
-                image_load=self.image_load,
-                uploads=self.uploads,
-                changes=self.changes,
-                journal=self.journal,
-                files=files,
-                temp_bytes=temp_bytes,
-                pools={
-                    "download": lambda: self._downloads.pool,
-                    "convert": lambda: self._downloads.conversions,
-                    "upload": lambda: self.uploads.pool,
-                },
-                connections=lambda: self._server.connections if self._server is not None else 0,
-            )
-        )
+
+    def _application(self, routes: Routes) -> tornado.web.Application:
         arguments = {
             "image_load": self.image_load,
-            "config": config,
+            "config": self._config,
             "uploads": self.uploads,
             "journal": self.journal,
             "changes": self.changes,
             "scrape": self._scrape,
         }
-        self.application = tornado.web.Application(
+        return tornado.web.Application(
             [(_pattern(path), handler, {**arguments, "route": path}) for path, handler in routes],
             default_handler_class=NotFoundHandler,
             default_handler_args=arguments,
             log_function=BaseHandler.log,
             front=self.front,
         )
+
+    def _begin(self, restored: Restored, road: Road) -> None:
+        """Start the engine, learn how Imgur's budgets stand, and go on with jobs of before."""
         self._engine.start()
+        quota = self.uploads.quota
         is_known = self.journal is not None and restore_budgets(self.journal, quota)
         if not (is_known and restored.was_closed):
             self.uploads.ask()
@@ -249,6 +252,26 @@ class Service:
         ended = self.image_load.close(seconds / 2) and ended
         self._keep_budgets()
         return (self.journal is None or self.journal.close(seconds)) and ended
+
+
+def _journal(config: Config, metrics: Metrics) -> tuple[Journal | None, Restored]:
+    """The journal and what it held, where there is to be one."""
+    if not config.journal:
+        return None, Restored([], {}, True)
+    return open_journal(
+        Path(config.journal),
+        move_damaged_aside=config.journal_reset,
+        clock=metrics.commit_clock,
+    )
+
+
+def _retry_rule(config: Config) -> RetryRule:
+    return RetryRule(
+        max_tries=config.max_tries,
+        seconds=config.retry_seconds,
+        cap_seconds=config.retry_cap_seconds,
+        retry_lost=config.retry_lost,
+    )
 
 
 def _transfers(config: Config) -> tuple[Transfer, Transfer]:
