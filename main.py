@@ -39,6 +39,7 @@ from web.logs import set_up_logging
 from web.operations import HealthHandler, MetricsHandler, QuotaHandler, ReadyHandler
 from web.page_handler import PageFileHandler, PageHandler
 from web.service import Service
+from web.shapes import AcceptedJson, EndingJson, JobsJson, LinksJson
 from web.status import StatusHandler, tag_of_list
 
 _log = logging.getLogger("imageload")
@@ -67,7 +68,8 @@ class UploadHandler(StatusHandler):
                 self.set_header("Idempotency-Replayed", "true")
         if len(job_ids) == 1:
             self.set_header("Location", f"/v1/images/upload/{job_ids[0]}")
-        self.answer({"jobId": job_ids}, 202)
+        answer: AcceptedJson = {"jobId": job_ids}
+        self.answer(answer, 202)
 
     async def _accept(self) -> list[str]:
         """The ids of the jobs that the body asks for, which are on their way."""
@@ -109,7 +111,8 @@ class UploadHandler(StatusHandler):
         tag = tag_of_list(summaries, waits, is_last=len(page) <= limit)
         if not self.is_known(tag):
             pairs = zip(summaries, waits, strict=True)
-            self.answer({"jobs": [{**summary_json(each), **wait} for each, wait in pairs]})
+            jobs: JobsJson = {"jobs": [{**summary_json(each), **wait} for each, wait in pairs]}
+            self.answer(jobs)
 
 
 class JobStatusHandler(StatusHandler):
@@ -130,8 +133,12 @@ class JobStatusHandler(StatusHandler):
             raise BadRequest("purge is true or false.")
         action = self.image_load.purge if purge == "true" else self.image_load.cancel
         ending = await asyncio.get_running_loop().run_in_executor(None, action, job)
-        answer = {"cancelled": ending.cancelled, "purging": ending.purging}
-        self.answer({"job_id": job.job_id, **answer}, 202)
+        answer: EndingJson = {
+            "job_id": job.job_id,
+            "cancelled": ending.cancelled,
+            "purging": ending.purging,
+        }
+        self.answer(answer, 202)
 
 
 class UploadLinks(BaseHandler):
@@ -148,7 +155,8 @@ class UploadLinks(BaseHandler):
             page = await loop.run_in_executor(None, lambda: list(islice(links, limit + 1)))
             if len(page) > limit:
                 self.link_next(limit=limit, after=page[limit - 1][0])
-            self.answer({"uploaded": [link for _, link in page[:limit]]})
+            answer: LinksJson = {"uploaded": [link for _, link in page[:limit]]}
+            self.answer(answer)
             return
         await self.answer_parts(_parts(link for _, link in links))
 

@@ -30,6 +30,7 @@ from imageload.job import (
     Started,
     Uploaded,
 )
+from imageload.views import WaitingJson
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.events import Event, Listener
 from tests.origin import IMAGES, Origin, answer
@@ -515,19 +516,19 @@ def test_a_change_that_is_applied_while_the_first_listener_comes_is_told_once() 
 
 def test_what_a_job_waits_for_is_said_with_its_progress() -> None:
     async def hear() -> list[bytes]:
-        waits: dict[str, Any] = {}
+        waits: WaitingJson = {"waiting_until": None, "waiting_for": None}
         changes = Changes(1, waiting=lambda _: waits)
         job = job_of(1)
         feed = changes.feed(job)
         before = feed.progress(job)
-        waits["waiting_for"] = "quota"
+        waits["waiting_for"] = "user"
         threading.Thread(target=changes.nudge).start()
         await asyncio.wait_for(feed.bell.wait(), PATIENCE)
         return [before, feed.progress(job)]
 
     before, after = asyncio.run(hear())
-    assert b"waiting_for" not in before
-    assert b'"waiting_for":"quota"' in after
+    assert b'"waiting_for":null' in before
+    assert b'"waiting_for":"user"' in after
 
 
 def test_listeners_hear_that_uploads_wait_for_imgur_and_until_when(

@@ -58,6 +58,7 @@ FLOORS = {
     "web.file_limit": 6,
     "web.idempotency": 6,
     "web.lists": 6,
+    "web.shapes": 3,
     "web.notes": 6,
     "web.request_id": 6,
     "web.logs": 7,

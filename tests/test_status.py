@@ -13,6 +13,7 @@ import pytest
 import requests
 
 from imageload.job import Failed, Job, Snapshot, Started
+from imageload.views import WaitingJson
 from sandbox.testing import RunningSandbox
 from tests.origin import Origin
 from tests.service import RunningService, running_service
@@ -229,8 +230,8 @@ def test_the_wait_of_a_prefer_header_is_read_as_rfc_7240_has_it(
 
 def test_the_list_changes_with_what_its_jobs_wait_for() -> None:
     jobs = [job_of(1).summary(), job_of(1).summary()]
-    waits: list[dict[str, str | None]] = [
-        {"waiting_until": until, "waiting_for": until and "user"}
+    waits: list[WaitingJson] = [
+        {"waiting_until": until, "waiting_for": "user" if until else None}
         for until in (None, "2026-11-22T21:37:16Z", "2026-11-22T22:37:16Z")
     ]
     tags = {

@@ -8,7 +8,7 @@ import functools
 import logging
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar, TypeVar
 from urllib.parse import urlencode
@@ -23,7 +23,7 @@ from imageload.job import Job, Snapshot
 from imageload.journal import Journal
 from imageload.loader import ImageLoad
 from imageload.uploads import Uploads
-from imageload.views import utc_text
+from imageload.views import WaitingJson, utc_text
 from web.changes import Changes
 from web.compress import LARGEST_ON_LOOP, SMALLEST, accepts_gzip, compressed, compressor
 from web.news import Bell
@@ -280,7 +280,7 @@ class BaseHandler(ProblemHandler):
             "until the service restarts.",
         )
 
-    def waiting(self, job: Snapshot) -> dict[str, str | None]:
+    def waiting(self, job: Snapshot) -> WaitingJson:
         """Until when the job's uploads wait for Imgur, and for which of its limits; None: not."""
         return waiting_of(self.uploads, job)
 
@@ -342,7 +342,7 @@ async def _drain(stream: tornado.iostream.IOStream) -> None:
     stream.close()
 
 
-def waiting_of(uploads: Uploads, job: Snapshot) -> dict[str, str | None]:
+def waiting_of(uploads: Uploads, job: Snapshot) -> WaitingJson:
     """What a BaseHandler's `waiting` gives, for those who are no handler."""
     # With all downloaded and not finished, an album is made, or a purge is under way.
     waits = job.counts["downloaded"] or not (job.counts["queued"] or job.finished)
@@ -353,12 +353,13 @@ def waiting_of(uploads: Uploads, job: Snapshot) -> dict[str, str | None]:
     }
 
 
-def tag_of_job(job: Snapshot, waiting: Mapping[str, str | None] | None = None) -> str:
+def tag_of_job(job: Snapshot, waiting: WaitingJson | None = None) -> str:
     """What changes whenever the job does, or what it waits for."""
-    return f"{job.job_id}-{job.version}{tag_of_waiting(waiting or {})}"
+    wait = "" if waiting is None else tag_of_waiting(waiting)
+    return f"{job.job_id}-{job.version}{wait}"
 
 
-def tag_of_waiting(waiting: Mapping[str, str | None]) -> str:
+def tag_of_waiting(waiting: WaitingJson) -> str:
     """What changes whenever these do."""
     return "".join(f"-{text}" for text in waiting.values() if text)
 

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from imageload.errors import Refused, ShuttingDown
 from imageload.job import Change, Job, Snapshot
+from imageload.views import WaitingJson
 from web.feeds import JobFeed, JobsFeed, Waiting
 from web.news import Blocks
 
@@ -40,9 +41,9 @@ class TooManyStreams(Refused):
     retry_after = 30
 
 
-def waits_for_nothing(_: Snapshot) -> Mapping[str, object]:
+def waits_for_nothing(_: Snapshot) -> WaitingJson:
     """A Waiting for jobs that wait for nothing."""
-    return {}
+    return {"waiting_until": None, "waiting_for": None}
 
 
 class Changes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from imageload.job import (
     Change,
@@ -18,7 +17,7 @@ from imageload.job import (
     Snapshot,
     Uploaded,
 )
-from imageload.views import image_json, summary_json
+from imageload.views import WaitingJson, WaitingSummaryJson, image_json, summary_json
 from web.news import (
     BLOCK_BYTES,
     BLOCK_NEWS,
@@ -30,10 +29,11 @@ from web.news import (
     encode_event,
     place_in,
 )
+from web.shapes import BytesJson, ImageEventJson, ProgressEventJson
 
 _JOBS_SECONDS = 0.5
 
-Waiting = Callable[[Snapshot], Mapping[str, Any]]
+Waiting = Callable[[Snapshot], WaitingJson]
 """What a job waits for, if it does: more keys for its `progress` and `job` events."""
 
 
@@ -112,7 +112,7 @@ class JobFeed:
         events: list[bytes] = []
         size = 0
         for number, index in self.news.between(place, last):
-            record = {"number": index + 1, **image_json(job.image(index))}
+            record: ImageEventJson = {"number": index + 1, **image_json(job.image(index))}
             events.append(encode_event("image", record, f"{self._token}-{number}"))
             size += len(events[-1])
             if size >= BLOCK_BYTES:
@@ -135,9 +135,13 @@ class JobFeed:
         return self._blocks.get(key, lambda: (self._state("complete", job, end_id), 0))[0]
 
     def _state(self, name: str, job: Job, event_id: str = "") -> bytes:
-        sums = {"downloaded": self._downloaded, "uploaded": self._uploaded}
+        sums: BytesJson = {"downloaded": self._downloaded, "uploaded": self._uploaded}
         summary = job.summary()
-        state = {**summary_json(summary), "bytes": sums, **self._waiting(summary)}
+        state: ProgressEventJson = {
+            **summary_json(summary),
+            "bytes": sums,
+            **self._waiting(summary),
+        }
         return encode_event(name, state, event_id)
 
     def _end_id(self) -> str:
@@ -231,7 +235,10 @@ class JobsFeed:
             place = number
             if (job := self._jobs.get(job_id)) is not None:
                 summary = job.summary()
-                value = {**summary_json(summary), **self._waiting(summary)}
+                value: WaitingSummaryJson = {
+                    **summary_json(summary),
+                    **self._waiting(summary),
+                }
                 events.append(encode_event("job", value, self.id_of(number)))
         return b"".join(events), place if behind else self.last
 

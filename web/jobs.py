@@ -12,6 +12,7 @@ from imageload.errors import BadRequest
 from imageload.job import State
 from imageload.views import album_json, image_json, map_csv, map_json
 from web.base import BaseHandler, tag_of_job
+from web.shapes import ImagesJson, MapJson, RequeuedJson
 
 _DEFAULT_RECORDS = 1_000
 _MAX_RECORDS = 10_000
@@ -45,10 +46,15 @@ class JobImagesHandler(BaseHandler):
             arguments: dict[str, str | int] = {"limit": limit, "after": page[limit - 1][0]}
             self.link_next(**arguments, **({"state": state} if state else {}))
         records = [image for _, image in page[:limit]]
-        about = {"album": album_json(snapshot.album), **waiting}
-        await self.answer_of_job(
-            job, lambda: {"images": [image_json(image) for image in records], **about}
-        )
+
+        def view() -> ImagesJson:
+            return {
+                "images": [image_json(image) for image in records],
+                "album": album_json(snapshot.album),
+                **waiting,
+            }
+
+        await self.answer_of_job(job, view)
 
 
 class RetryHandler(BaseHandler):
@@ -62,7 +68,8 @@ class RetryHandler(BaseHandler):
             raise BadRequest("only is transient, or is not there.")
         retry = functools.partial(self.image_load.retry, job, only_transient=only == "transient")
         requeued = await asyncio.get_running_loop().run_in_executor(None, retry)
-        self.answer({"job_id": job.job_id, "requeued": requeued}, 202)
+        answer: RequeuedJson = {"job_id": job.job_id, "requeued": requeued}
+        self.answer(answer, 202)
 
 
 class MapHandler(BaseHandler):
@@ -79,9 +86,11 @@ class MapHandler(BaseHandler):
             self.set_header("Content-Disposition", f'attachment; filename="{name}"')
             await self.finish_large(text.encode())
             return
-        await self.answer_of_job(
-            job, lambda: {"job_id": job.job_id, "map": map_json(job.snapshot())}
-        )
+
+        def view() -> MapJson:
+            return {"job_id": job.job_id, "map": map_json(job.snapshot())}
+
+        await self.answer_of_job(job, view)
 
     def _wants_csv(self) -> bool:
         wanted = self.get_query_argument("format", None)

@@ -1,5 +1,6 @@
 """A POST's body to Orders: the forms that the contract takes, and what is wrong with others.
 
+`Posted` and `Entry` say what is taken, to `read_posted` and to readers of the OpenAPI document.
 What an entry says is not judged here: one that is no URL fails by itself, later, in its job.
 """
 
@@ -7,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from imageload.errors import BadRequest, TooMany
 from imageload.job import Item
@@ -20,10 +22,68 @@ _NEWLINE = re.compile(r"[\r\n]+")
 _COMMA = re.compile(r",(?=\s|,|$|[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
 _FORMS = 'Send {"urls": ["https://...", ...]}, a bare list of URLs, or several lists in one.'
 
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+# How msgspec ends its sentences: "... - at `$.urls[0][12].title`".
+_PLACE = re.compile(r" - at `\$(?:\.urls)?((?:\[\d+\])*)(?:\.(\w+))?`$")
 
 # Longer than any that is read; Imgur does not say what it takes.
-_LONGEST = {"album": 1_000, "title": 1_000, "description": 10_000}
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+Title = Annotated[str, Meta(max_length=1_000)]
+Description = Annotated[str, Meta(max_length=10_000)]
+
+_A_URL = {
+    "anyOf": [
+        {"type": "string", "pattern": r"\S"},
+        {"type": "object", "required": ["url"], "properties": {"url": {"pattern": r"\S"}}},
+    ]
+}
+_A_LIST = {"items": {"type": ["string", "object", "null"]}, "contains": _A_URL}
+_LISTS = {
+    "items": {"type": ["array", "null"], "contains": _A_URL},
+    "contains": {"type": "array"},
+}
+
+
+class Entry(msgspec.Struct):
+    """An image's URL, with the texts that it gets on Imgur."""
+
+    url: str
+    title: Title | None = None
+    description: Description | None = None
+
+
+_OneEntry = str | Entry | None
+Urls = Annotated[
+    list[_OneEntry | list[_OneEntry]],
+    Meta(
+        description="URLs, or lists of URLs: a job for each. White space around a URL, blank and "
+        "null entries are dropped, and a URL given twice in a list is one image.",
+        extra_json_schema={"anyOf": [_A_LIST, _LISTS]},
+    ),
+]
+
+
+class Posted(msgspec.Struct):
+    """What to upload, and how."""
+
+    urls: Urls
+    album: Annotated[
+        Title | None,
+        Meta(description="The title of the Imgur album that each job's images go into."),
+    ] = None
+    title: Annotated[Title | None, Meta(description="Of images that have none of their own.")] = (
+        None
+    )
+    description: Annotated[
+        Description | None, Meta(description="Of images that have none of their own.")
+    ] = None
+    dedupe: Annotated[
+        bool,
+        Meta(description="false: download and upload images anew whose link is known already."),
+    ] = True
+
+
+Body = Posted | Urls
+"""What a POST may have as JSON."""
 
 
 def read_posted(body: bytes, content_type: str, *, max_urls: int, max_lists: int) -> list[Order]:
@@ -32,42 +92,29 @@ def read_posted(body: bytes, content_type: str, *, max_urls: int, max_lists: int
     `text/plain` is one list, separated by newlines and commas; anything else is read as JSON.
     Raises BadRequest, or TooMany, for the whole of it.
     """
-    keys: dict[str, Any] = {}
     if content_type.partition(";")[0].strip().lower() == "text/plain":
-        lists: list[Any] = [_split(body)]
+        posted = Posted([*_split(body)])
     else:
-        value = _decoded(body)
-        lists = _lists(value)
-        keys = value if isinstance(value, dict) else {}
-    dedupe = keys.get("dedupe", True)
-    if not isinstance(dedupe, bool):
-        raise BadRequest("dedupe is true or false.")
+        posted = _posted(_decoded(body))
+    lists = _lists(posted.urls)
     if len(lists) > max_lists:
         raise TooMany(f"One request may have {max_lists:,} lists; this one has {len(lists):,}.")
-    album = _text(keys, "album", "")
-    common = Item("", _text(keys, "title", ""), _text(keys, "description", ""))
+    common = Item("", _cleaned_text(posted.title), _cleaned_text(posted.description))
+    album = _cleaned_text(posted.album)
     several = len(lists) > 1
     return [
         Order(
             items=_cleaned(entries, common, f"List {number}: " if several else "", max_urls),
-            dedupe=dedupe,
+            dedupe=posted.dedupe,
             album=album,
         )
         for number, entries in enumerate(lists)
     ]
 
 
-def _text(keys: dict[str, Any], name: str, where: str) -> str | None:
-    """The text under `name`, without control characters; None where there is none."""
-    text = keys.get(name)
-    if text is None:
-        return None
-    if not isinstance(text, str):
-        raise BadRequest(f"{where}{name} is a text.")
-    text = _CONTROLS.sub("", text).strip()
-    if len(text) > _LONGEST[name]:
-        raise BadRequest(f"{where}{name} may have {_LONGEST[name]:,} characters.")
-    return text or None
+def _cleaned_text(text: str | None) -> str | None:
+    """`text` without control characters; None where there is none."""
+    return (_CONTROLS.sub("", text).strip() or None) if text is not None else None
 
 
 def _split(body: bytes) -> list[str]:
@@ -89,9 +136,35 @@ def _decoded(body: bytes) -> Any:
         raise BadRequest(f"The body is no JSON that can be read. {_FORMS}") from None
 
 
-def _lists(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        value = value.get("urls")
+def _posted(value: Any) -> Posted:
+    try:
+        posted: Posted | list[Any] = msgspec.convert(value, Body)
+    except msgspec.ValidationError as error:
+        _lists(value.get("urls") if isinstance(value, dict) else value)
+        raise BadRequest(_explained(str(error))) from None
+    return posted if isinstance(posted, Posted) else Posted(posted)
+
+
+def _explained(error: str) -> str:
+    """What msgspec found wrong, in the words of who sent it."""
+    found = _PLACE.search(error)
+    numbers = re.findall(r"\d+", found[1]) if found else []
+    key = found[2] if found else None
+    *in_list, entry = numbers or [None]
+    where = "".join(f"List {number}: " for number in in_list)
+    if key in (None, "url"):
+        return f"{where}Entry {entry} is no text, and no object with a url. {_FORMS}"
+    if key == "dedupe":
+        return "dedupe is true or false."
+    here = f"{where}Entry {entry}: " if numbers else ""
+    if " of length <= " in error:
+        most = int(error.partition(" of length <= ")[2].split()[0])
+        return f"{here}{key} may have {most:,} characters."
+    return f"{here}{key} is a text."
+
+
+def _lists(value: Any) -> list[list[_OneEntry]]:
+    """The lists that are in `value`, which is one, or several in one."""
     if not isinstance(value, list):
         raise BadRequest(f"There is no list of URLs in the body. {_FORMS}")
     inner = [entry for entry in value if isinstance(entry, list)]
@@ -103,23 +176,21 @@ def _lists(value: Any) -> list[Any]:
     return inner
 
 
-def _cleaned(entries: Iterable[Any], common: Item, where: str, max_urls: int) -> list[str | Item]:
+def _cleaned(
+    entries: Iterable[_OneEntry], common: Item, where: str, max_urls: int
+) -> list[str | Item]:
     items: dict[str, str | Item] = {}
     is_plain = common.title is None and common.description is None
-    for index, entry in enumerate(entries):
+    for entry in entries:
         if entry is None:
             continue
         texts = common
-        if isinstance(entry, dict):
-            here = f"{where}Entry {index}: "
-            title, description = _text(entry, "title", here), _text(entry, "description", here)
+        if isinstance(entry, Entry):
+            title, description = _cleaned_text(entry.title), _cleaned_text(entry.description)
             texts = Item("", title or common.title, description or common.description)
-            url = entry.get("url")
+            url = entry.url.strip()
         else:
-            url = entry
-        if not isinstance(url, str):
-            raise BadRequest(f"{where}Entry {index} is no text, and no object with a url. {_FORMS}")
-        url = url.strip()
+            url = entry.strip()
         if url and url not in items:
             items[url] = url if texts is common and is_plain else texts._replace(url=url)
     if not items:

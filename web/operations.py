@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from typing import Any
 
 from imageload.budget import BudgetView
 from web.base import BaseHandler, moment_text
+from web.shapes import BudgetJson, HealthJson, QuotaJson, ReadyJson
 
 
 class HealthHandler(BaseHandler):
@@ -18,7 +18,8 @@ class HealthHandler(BaseHandler):
 
     def get(self) -> None:
         """Answer that we live."""
-        self.answer({"status": "ok"})
+        answer: HealthJson = {"status": "ok"}
+        self.answer(answer)
 
 
 class ReadyHandler(BaseHandler):
@@ -34,10 +35,10 @@ class ReadyHandler(BaseHandler):
         is_ready = not (is_stopping or trouble) and (
             closed is None or closed.reason != "credentials"
         )
-        answer = {
+        answer: ReadyJson = {
             "status": "stopping" if is_stopping else "ready" if is_ready else "not ready",
-            "waiting_for": closed and closed.reason,
-            "reason": closed and closed.sentence,
+            "waiting_for": closed.reason if closed else None,
+            "reason": closed.sentence if closed else None,
             "journal": trouble,
         }
         self.answer(answer, 200 if is_ready else 503)
@@ -62,15 +63,15 @@ class QuotaHandler(BaseHandler):
         """Answer how things stand."""
         self.answer(await asyncio.get_running_loop().run_in_executor(None, self._view))
 
-    def _view(self) -> dict[str, Any]:
+    def _view(self) -> QuotaJson:
         closed = self.uploads.closed
         summaries = [job.summary().counts for job in self.image_load.jobs()]
         pending = sum(counts["queued"] + counts["downloaded"] for counts in summaries)
         seconds = self.uploads.seconds_for(pending)
         return {
-            "waiting_until": closed and moment_text(closed.until - time.monotonic()),
-            "waiting_for": closed and closed.reason,
-            "reason": closed and closed.sentence,
+            "waiting_until": moment_text(closed.until - time.monotonic()) if closed else None,
+            "waiting_for": closed.reason if closed else None,
+            "reason": closed.sentence if closed else None,
             "parked": self.uploads.parked,
             "pending": pending,
             "done_at": None if seconds == math.inf else moment_text(seconds),
@@ -78,7 +79,7 @@ class QuotaHandler(BaseHandler):
         }
 
 
-def _budget_json(budget: BudgetView) -> dict[str, Any]:
+def _budget_json(budget: BudgetView) -> BudgetJson:
     resets = budget.resets_at
     return {
         "client": budget.client,

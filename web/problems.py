@@ -13,6 +13,7 @@ import tornado.web
 from imageload.errors import Refused, Unauthorized
 from web.front import Front
 from web.request_id import request_id
+from web.shapes import ProblemJson
 
 _log = logging.getLogger(__name__)
 
@@ -74,8 +75,14 @@ class ProblemHandler(tornado.web.RequestHandler):
     def _problem(self, status: int, slug: str, title: str, detail: str) -> bytes:
         self.set_status(status)
         self.set_header("Content-Type", "application/problem+json")
-        body = {"type": PROBLEM + slug, "title": title, "status": status, "detail": detail}
-        return msgspec.json.encode({**body, "instance": f"urn:imageload:request:{self.request_id}"})
+        body: ProblemJson = {
+            "type": PROBLEM + slug,
+            "title": title,
+            "status": status,
+            "detail": detail,
+            "instance": f"urn:imageload:request:{self.request_id}",
+        }
+        return msgspec.json.encode(body)
 
     def _plain_problem(self, status: int) -> tuple[str, str, str]:
         phrase = http.HTTPStatus(status).phrase

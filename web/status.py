@@ -9,13 +9,13 @@ A job's ETag is its version, so no body is made or hashed to find out that nothi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from imageload.errors import Refused
 from imageload.job import Job, Snapshot
-from imageload.views import status_json
+from imageload.views import WaitingJson, status_json
 from web.base import LARGE_JOB, BaseHandler, tag_of_job, tag_of_waiting
 from web.feeds import JobFeed
 
@@ -93,9 +93,7 @@ def preferred_wait(header: str) -> float:
     return 0.0
 
 
-def tag_of_list(
-    jobs: Sequence[Snapshot], waits: Sequence[Mapping[str, str | None]], *, is_last: bool
-) -> str:
+def tag_of_list(jobs: Sequence[Snapshot], waits: Sequence[WaitingJson], *, is_last: bool) -> str:
     """What changes whenever one of these jobs does, or what it waits for, or which jobs they are.
 
     Versions only grow, so their sum tells every change of a list that has the same two ends.

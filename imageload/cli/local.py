@@ -23,7 +23,7 @@ from imageload.cli.source import Body, CommandError, Entry, Misuse, Page
 from imageload.config import SANDBOX_CLIENT_ID, Config
 from imageload.errors import Refused
 from imageload.job import Snapshot
-from imageload.views import image_json, summary_json
+from imageload.views import WaitingJson, image_json, summary_json
 from main import ROUTES, imgur_or_sandbox
 from sandbox.child import SandboxError
 from web.base import moment_text
@@ -65,7 +65,7 @@ class Local:
         summaries = [self._jobs[job_id].summary() for job_id in job_ids]
         return [{**summary_json(each), **self._waiting(each)} for each in summaries]
 
-    def _waiting(self, job: Snapshot) -> dict[str, str | None]:
+    def _waiting(self, job: Snapshot) -> WaitingJson:
         closed = self._service.uploads.closed if job.counts["downloaded"] else None
         return {
             "waiting_until": moment_text(closed.until - time.monotonic()) if closed else None,
@@ -75,7 +75,8 @@ class Local:
     def records(self, job_id: str, *, state: str | None = None, after: str | None = None) -> Page:  # noqa: ARG002 - there is one page
         """All of the job's records, on one page."""
         images = self._jobs[job_id].snapshot().images
-        return Page([image_json(image) for image in images if state in (None, image.state)], None)
+        found = [image for image in images if state in (None, image.state)]
+        return Page([{**image_json(image)} for image in found], None)
 
     def stop(self) -> None:
         """End every job as it stands: what had not landed fails with the code `shutdown`."""
