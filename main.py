@@ -37,7 +37,7 @@ from web.jobs import JobImagesHandler, MapHandler, RetryHandler
 from web.lists import read_posted
 from web.logs import set_up_logging
 from web.operations import HealthHandler, MetricsHandler, QuotaHandler, ReadyHandler
-from web.page_handler import PageFileHandler, PageHandler
+from web.page_handler import DocsHandler, OpenApiHandler, PageFileHandler, PageHandler
 from web.service import Service
 from web.shapes import AcceptedJson, EndingJson, JobsJson, LinksJson
 from web.status import StatusHandler, tag_of_list
@@ -225,6 +225,8 @@ ROUTES: tuple[tuple[str, type[BaseHandler]], ...] = (
     ("/healthz", HealthHandler),
     ("/readyz", ReadyHandler),
     ("/metrics", MetricsHandler),
+    ("/openapi.json", OpenApiHandler),
+    ("/docs", DocsHandler),
 )
 
 

@@ -810,6 +810,22 @@ def test_the_page_says_whether_the_sandbox_answers(
         expect(other.page.get_by_text("IMGUR_CLIENT_ID")).to_be_hidden()
 
 
+def test_the_api_is_read_and_tried_on_a_page_of_its_own(
+    browser: Browser, service: tuple[str, ...]
+) -> None:
+    with visiting(browser, (f"{service[0]}/docs", *service)) as visit:
+        operations = visit.page.locator(".opblock")
+        described = requests.get(f"{service[0]}/openapi.json", timeout=10).json()["paths"]
+        expect(operations).to_have_count(sum(len(item) for item in described.values()))
+        post = visit.page.locator("#operations-jobs-postUrls")
+        post.locator(".opblock-summary-control").click()
+        post.locator("textarea").fill('["ftp://a.example/"]')
+        post.get_by_role("button", name="Execute").click()
+        answer = post.locator(".live-responses-table .response").first
+        expect(answer).to_contain_text("202")
+        expect(answer).to_contain_text(JOB_ID)
+
+
 def test_a_service_that_wants_a_token_is_shown_one(
     browser: Browser, origin: str, tmp_path: Path
 ) -> None:

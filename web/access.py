@@ -62,9 +62,14 @@ class Access:
         self._tokens = [_digest(token) for token in tokens]
 
     @property
+    def wants_token(self) -> bool:
+        """Whether there are tokens, one of which has to be shown."""
+        return bool(self._tokens)
+
+    @property
     def is_open_to_all(self) -> bool:
         """Whether other machines may ask, and without a token."""
-        return not (self._tokens or self._is_local)
+        return not (self.wants_token or self._is_local)
 
     def refusal(self, request: HTTPServerRequest, *, is_open: bool) -> Refused | None:
         """Why the request is not taken; None where it is. `is_open`: without a token too."""

@@ -16,6 +16,7 @@ from web.shapes import ImagesJson, MapJson, RequeuedJson
 
 _DEFAULT_RECORDS = 1_000
 _MAX_RECORDS = 10_000
+_MAX_AFTER = 999_999_999
 
 
 class JobImagesHandler(BaseHandler):
@@ -28,7 +29,7 @@ class JobImagesHandler(BaseHandler):
         """Answer one page of records, and where the next one is."""
         job = self.job(job_id)
         limit = self.count_argument("limit", _DEFAULT_RECORDS, _MAX_RECORDS) or _DEFAULT_RECORDS
-        after = self.count_argument("after", 0, len(job)) or 0
+        after = self.count_argument("after", 0, _MAX_AFTER) or 0
         state = self.get_query_argument("state", None)
         if state is not None and state not in get_args(State):
             raise BadRequest(f"state is one of {', '.join(get_args(State))}.")

@@ -5,7 +5,7 @@ Requests are in `web.lists`, a job's views in `imageload.views`.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal, NotRequired, TypedDict
 
 from msgspec import Meta
 
@@ -136,6 +136,6 @@ class ProblemJson(TypedDict):
     title: str
     status: Annotated[int, Meta(ge=400, le=599)]
     detail: str
-    instance: Annotated[
-        str, Meta(description="The request's X-Request-ID.", extra_json_schema={"format": "uri"})
+    instance: NotRequired[
+        Annotated[str, Meta(description="Names the request.", extra_json_schema={"format": "uri"})]
     ]

@@ -1,0 +1,161 @@
+"""/openapi.json against the service: what it says is what there is, and what is answered."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openapi_spec_validator
+import pytest
+from jsonschema import Draft202012Validator
+from jsonschema.validators import validator_for
+
+from imageload.config import Config
+from imageload.errors import Refused
+from main import ROUTES
+from tests.service import RunningService, ServiceProcess
+from web.openapi import document
+
+CONFIG = Path(__file__).parent / "schemathesis.toml"
+TOKEN = "a-token-of-a-test"
+
+
+@pytest.fixture(scope="module")
+def described() -> dict[str, Any]:
+    """The document of a service with the usual options."""
+    return document(Config(), wants_token=False)
+
+
+def operations(described: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(path, method, operation) of all that there are."""
+    for path, item in described["paths"].items():
+        for method, operation in item.items():
+            yield path, method, operation
+
+
+def test_every_method_of_every_route_is_described_and_nothing_else(
+    described: dict[str, Any],
+) -> None:
+    # A slash at the end is another spelling, and HEAD and OPTIONS are what every path has.
+    there = {
+        (path.rstrip("/") or "/", method.lower())
+        for path, handler in ROUTES
+        for method in ("GET", "POST", "DELETE")
+        if method.lower() in {name for each in handler.__mro__[:-1] for name in own(each)}
+    }
+    assert {(path, method) for path, method, _ in operations(described)} == there
+
+
+def own(handler: type) -> set[str]:
+    """The methods that this class itself answers; those of Tornado's own refuse."""
+    return set() if handler.__module__.startswith("tornado") else set(vars(handler))
+
+
+def test_it_is_a_valid_document_of_openapi_3_1(described: dict[str, Any]) -> None:
+    assert described["openapi"] == "3.1.0"
+    openapi_spec_validator.validate(described)
+
+
+def test_every_example_is_as_its_schema_has_it(described: dict[str, Any]) -> None:
+    seen = 0
+    for schema, value in examples(described):
+        # A Draft 2020-12 schema may refer to what lies beside it.
+        whole = {**schema, "components": described["components"]}
+        validator_for(whole, Draft202012Validator)(whole).validate(value)
+        seen += 1
+    assert seen > 50
+
+
+def examples(part: Any) -> Iterator[tuple[dict[str, Any], Any]]:
+    """(schema, example) of every media type and parameter within `part`."""
+    if isinstance(part, list):
+        for each in part:
+            yield from examples(each)
+    elif isinstance(part, dict):
+        if isinstance(part.get("schema"), dict):
+            found = part.get("examples", {})
+            yield from ((part["schema"], example["value"]) for example in found.values())
+            if "example" in part:
+                yield part["schema"], part["example"]
+        for each in part.values():
+            yield from examples(each)
+
+
+def test_every_answer_with_content_but_a_file_has_an_example(described: dict[str, Any]) -> None:
+    for path, method, operation in operations(described):
+        for status, response in operation["responses"].items():
+            content = response.get("content", {})
+            if operation["tags"] != ["pages"] or int(status) >= 400:
+                assert not content or list(examples(content)), (path, method, status)
+
+
+def test_every_problem_that_is_raised_is_described() -> None:
+    text = json.dumps(document(Config(), wants_token=True))
+    shown = set(re.findall(r"urn:imageload:problem:([a-z-]+)", text))
+    classes: list[type[Refused]] = Refused.__subclasses__()
+    raised = {each.slug for each in classes}
+    assert shown == raised | {"unknown-job", "not-found", "too-slow", "too-many-connections"}
+
+
+def test_the_status_of_an_unknown_job_is_the_one_that_was_chosen() -> None:
+    chosen = document(Config(unknown_job_status=404), wants_token=False)
+    responses = chosen["paths"]["/v1/images/upload/{job_id}"]["get"]["responses"]
+    assert "404" in responses
+    assert "505" not in responses
+
+
+def test_a_token_is_asked_for_where_there_are_tokens() -> None:
+    with_tokens = document(Config(), wants_token=True)
+    wanted = {
+        (path, method): bool(operation["security"])
+        for path, method, operation in operations(with_tokens)
+    }
+    assert wanted["/v1/images/upload", "post"]
+    assert not wanted["/healthz", "get"]
+    for path, method, operation in operations(with_tokens):
+        assert ("401" in operation["responses"]) == wanted[path, method]
+
+
+def test_it_is_answered_without_a_token(service: RunningService) -> None:
+    answer = service.get("/openapi.json")
+    assert answer.headers["Content-Type"] == "application/json"
+    assert answer.json()["info"]["title"] == "imageload"
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("token", ["", TOKEN])
+def test_schemathesis_finds_nothing(tmp_path: Path, token: str) -> None:
+    options = [f"--journal={tmp_path / 'journal'}"] if token else []
+    service = ServiceProcess(
+        "--port=0",
+        "--sandbox-port=0",
+        f"--sandbox-dir={tmp_path / 'sandbox'}",
+        f"--temp-dir={tmp_path}",
+        "--deny-origin=0.0.0.0/0,::/0",
+        *options,
+        environment={"IMAGELOAD_API_TOKEN": token} if token else {},
+    )
+    try:
+        asked = subprocess.run(
+            [
+                *(sys.executable, "-m", "schemathesis.cli", f"--config-file={CONFIG}", "run"),
+                f"{service.url}/openapi.json",
+                *(["--header", f"Authorization: Bearer {token}"] if token else []),
+            ],
+            cwd=tmp_path,
+            env={**os.environ, "NO_COLOR": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        assert service.stop() == 0, "".join(service.log)
+    assert asked.returncode == 0, asked.stdout[-5_000:] + asked.stderr[-1_000:]
+    assert int(re.findall(r"(\d+) passed", asked.stdout)[-1]) > 300, asked.stdout
+    assert not [line for line in service.log if " ERROR " in line or "Traceback" in line]

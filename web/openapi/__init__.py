@@ -1,0 +1,113 @@
+"""The OpenAPI 3.1 document: what is said of every path, and all that it refers to.
+
+Schemas are drawn from the types that check requests and fill answers, problems from the errors that
+become them, so neither can say what the service does not do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from imageload.config import VERSION, Config
+from imageload.views import StatusJson
+from web.lists import Body
+from web.openapi.parts import HEADERS, PARAMETERS, REQUEST_ID, SCHEMA, TAGS, Operation, Responses
+from web.openapi.paths import operations
+from web.openapi.problems import problem_responses
+from web.shapes import (
+    AcceptedJson,
+    EndingJson,
+    HealthJson,
+    ImageEventJson,
+    ImagesJson,
+    JobsJson,
+    LinksJson,
+    MapJson,
+    ProblemJson,
+    ProgressEventJson,
+    QuotaJson,
+    ReadyJson,
+    RequeuedJson,
+)
+
+_SHAPES = (
+    Body,
+    AcceptedJson,
+    EndingJson,
+    HealthJson,
+    ImageEventJson,
+    ImagesJson,
+    JobsJson,
+    LinksJson,
+    MapJson,
+    ProblemJson,
+    ProgressEventJson,
+    QuotaJson,
+    ReadyJson,
+    RequeuedJson,
+    StatusJson,
+)
+_ABOUT = """\
+POST a list of image URLs, follow the job, take the links.
+
+Whatever can be asked with GET can be asked with HEAD, and every path answers OPTIONS. Errors are
+problem documents (RFC 9457): `type` is for programs, `detail` says what to do. Every answer has an
+`X-Request-ID`. Keys that are not described may be added to answers, and should be ignored."""
+
+
+def document(config: Config, *, wants_token: bool) -> dict[str, Any]:
+    """The document of a service with this `config`; `wants_token`: it has tokens."""
+    (body, *_), schemas = msgspec.json.schema_components(_SHAPES, ref_template=SCHEMA)
+    paths: dict[str, dict[str, Any]] = {}
+    for each in operations(unknown_job_status=config.unknown_job_status):
+        paths.setdefault(each.path, {})[each.method] = _operation(each, wants_token=wants_token)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "imageload",
+            "version": VERSION,
+            "summary": "Put a list of image URLs on Imgur.",
+            "description": _ABOUT,
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/"}],
+        "tags": TAGS,
+        "paths": paths,
+        "components": {
+            "schemas": {"Body": body, **schemas},
+            "parameters": PARAMETERS,
+            "headers": HEADERS,
+            "securitySchemes": {
+                "token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "One of --api-token or --api-token-file.",
+                }
+            },
+        },
+    }
+
+
+def _operation(of: Operation, *, wants_token: bool) -> dict[str, Any]:
+    slugs = [*of.problems, "unknown-host", "too-slow", "too-many-connections"]
+    if wants_token and not of.is_open:
+        slugs.append("unauthorized")
+    if of.method in ("post", "delete"):
+        slugs.append("cross-origin")
+    responses: Responses = {**of.responses, **problem_responses(slugs, of.unknown_job_status)}
+    for response in responses.values():
+        response.setdefault("headers", {})["X-Request-ID"] = REQUEST_ID
+    value: dict[str, Any] = {
+        "operationId": of.name,
+        "tags": [of.tag],
+        "summary": of.summary,
+        "description": of.description,
+        "parameters": of.parameters,
+        "responses": dict(sorted(responses.items())),
+        "security": [{"token": []}] if wants_token and not of.is_open else [],
+    }
+    if of.body is not None:
+        value["requestBody"] = of.body
+    return value
