@@ -49,6 +49,9 @@ from web.shapes import (
     RequeuedJson,
 )
 
+# What may keep the service from taking on work.
+_BUSY = ("backlog-full", "out-of-room", "out-of-threads", "journal-unavailable", "shutting-down")
+
 
 def operations(*, unknown_job_status: int) -> list[Operation]:
     """Every method of every path, in the order in which they are shown."""
@@ -91,11 +94,7 @@ def _jobs() -> list[Operation]:
                 "bad-request",
                 "too-large",
                 "key-reused",
-                "backlog-full",
-                "out-of-room",
-                "out-of-threads",
-                "journal-unavailable",
-                "shutting-down",
+                *_BUSY,
             ),
         ),
         Operation(
@@ -206,11 +205,7 @@ def _acting() -> list[Operation]:
                 "unknown-job",
                 "job-busy",
                 "too-large",
-                "backlog-full",
-                "out-of-room",
-                "out-of-threads",
-                "journal-unavailable",
-                "shutting-down",
+                *_BUSY,
             ),
         ),
         Operation(
@@ -233,11 +228,7 @@ def _acting() -> list[Operation]:
                 "bad-request",
                 "unknown-job",
                 "too-large",
-                "backlog-full",
-                "out-of-room",
-                "out-of-threads",
-                "journal-unavailable",
-                "shutting-down",
+                *_BUSY,
             ),
         ),
     ]
