@@ -68,7 +68,7 @@ Columns = tuple[str, ...]
 _ENDED = ("completed", "failed")
 _PAGE = 1_000
 # sqlite3 lets go of the interpreter at each statement, and at work has to wait to have it back.
-_ROWS_A_STATEMENT = (64, 16, 4, 1)
+_ROWS_A_STATEMENT = 64
 
 _ADD_JOB = (
     "INSERT INTO job (number, id, created, dedupe, started, album, purging, items) "
@@ -216,12 +216,10 @@ def _image_row(place: Place, image: Image) -> tuple[Columns, Row]:
 
 def _put_images(connection: sqlite3.Connection, columns: Columns, rows: Sequence[Row]) -> None:
     """Make rows of images anew, many with one statement."""
-    done = 0
-    for count in _ROWS_A_STATEMENT:
-        while len(rows) - done >= count:
-            values = list(itertools.chain.from_iterable(rows[done : done + count]))
-            connection.execute(_put_image(columns, count), values)
-            done += count
+    for first in range(0, len(rows), _ROWS_A_STATEMENT):
+        some = rows[first : first + _ROWS_A_STATEMENT]
+        values = list(itertools.chain.from_iterable(some))
+        connection.execute(_put_image(columns, len(some)), values)
 
 
 @functools.cache

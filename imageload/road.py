@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from imageload.announcement import Announcement
 from imageload.errors import ImageError, InternalError, Shutdown
 from imageload.hosts import Hosts
 from imageload.job import Change, Job, Landed, Report
@@ -36,8 +37,8 @@ class Upload:
     title: str | None = None
     description: str | None = None
     was_lost: bool = False
-    announce: Callable[[Callable[[], None]], None] | None = None
-    """Called before it is sent; it is sent when what this is given has been called."""
+    announcement: Announcement | None = None
+    """What has to be durable before it is sent."""
 
 
 class Record(Protocol):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from imageload.album import album_steps
+from imageload.announcement import Announcer
 from imageload.backlog import Backlog, host_of
 from imageload.errors import (
     Cancelled,
@@ -72,16 +73,8 @@ class _Result:
 
 
 @dataclass(frozen=True, slots=True)
-class _Announcement:
-    """An upload waits for its Change to be durable: then `go_on` is called."""
-
-    index: int
-    go_on: Callable[[], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Announced:
-    """It is durable that an image's upload begins: now it may."""
+class _Turned:
+    """An upload's turn has come, and it waits to be announced."""
 
     index: int
 
@@ -100,7 +93,7 @@ class _Again:
     only_transient: bool
 
 
-_Message = _Result | Shared | _Turn | _AlbumResult | _Again | _Announcement | _Announced
+_Message = _Result | Shared | _Turn | _AlbumResult | _Again | _Turned
 
 
 class Run:
@@ -120,7 +113,9 @@ class Run:
         self._tries: dict[int, int] = {}
         self._downloads: set[int] = set()
         self._uploads: set[int] = set()
-        self._announced: dict[int, Upload] = {}
+        self._announcer = Announcer(
+            self._write_uploading, lambda index: self._inbox.tell(_Turned(index))
+        )
         self._in_line_since: dict[int, float] = {}
         self._leads = Leads(road.sharing, job.job_id, self._inbox.tell)
         self._album_under_way = False
@@ -169,7 +164,6 @@ class Run:
         """Fail what has not ended and delete its temp files: no bug leaves a job open for ever."""
         self._road.upload.unwatch(self)
         self._announce_purge()
-        self._forget_announced()
         self._take_late_results()
         self._refuse_turns()
         error: ImageError = InternalError("A bug in the service kept this image from going on.")
@@ -197,12 +191,8 @@ class Run:
                 self._album_under_way = False
                 cancelled = AlbumEnded(failure=_cancelled().failure())
                 self._apply(cancelled if self._cancelling else _album_ended(value))
-            case _Announcement(index, go_on):
-                self._announce(index, go_on)
-            case _Announced(index):
-                upload = self._announced.pop(index, None)
-                if upload is not None:
-                    self._start_upload(index, upload)
+            case _Turned(index):
+                self._announcer.turned(index)
             case _Result():
                 self._take(message)
 
@@ -232,7 +222,6 @@ class Run:
         self._backlog.clear()
         self._due_uploads.clear()
         self._leads.give_up()
-        self._forget_announced()
         self._end_open_images(_cancelled(), but=self._downloads | self._uploads)
 
     def _announce_purge(self) -> None:
@@ -377,6 +366,8 @@ class Run:
         # its temp file; a download that waits has nothing, and lets others by. While all uploads
         # wait for Imgur, only the disk bounds how far downloads run ahead.
         waiting = len(self._due_uploads) + self._leads.following_bytes
+        # What is being announced waits for our own disk, and is soon as many as Imgur takes.
+        waiting -= self._announcer.under_way
         busy = len(self._downloads) + len(self._uploads) + waiting
         if busy >= self._road.window and not self._road.upload.is_parked:
             return False
@@ -422,41 +413,24 @@ class Run:
             description=image.description,
             was_lost=image.maybe_duplicate,
         )
-        record, way = self._road.record, self._road.upload
-        begins_soon = len(self._uploads) < way.slots and not way.is_parked
+        way = self._road.upload
+        if self._road.record is not None:
+            upload = replace(upload, announcement=self._announcer.add(index))
+            if not way.is_parked:
+                self._announcer.make_ahead(index, before=len(self._uploads) - way.slots)
         self._uploads.add(index)
         self._in_line_since.setdefault(index, time.monotonic())
-        if record is None:
-            self._start_upload(index, upload)
-        elif begins_soon:
-            # While this is being written down, those before it have the slots.
-            self._announced[index] = upload
-            self._announce(index, lambda: self._inbox.tell(_Announced(index)))
-        else:
-            self._start_upload(index, replace(upload, announce=self._announcement(index)))
-
-    def _start_upload(self, index: int, upload: Upload) -> None:
         self._start(
-            self._road.upload,
-            index,
-            upload,
-            lambda value: self._deliver(_Result(index, outcome_of(value))),
+            way, index, upload, lambda value: self._deliver(_Result(index, outcome_of(value)))
         )
 
-    def _forget_announced(self) -> None:
-        """What has not been started is not under way."""
-        self._uploads.difference_update(self._announced)
-        self._announced.clear()
-
-    def _announcement(self, index: int) -> Callable[[Callable[[], None]], None]:
-        return lambda go_on: self._inbox.tell(_Announcement(index, go_on))
-
-    def _announce(self, index: int, go_on: Callable[[], None]) -> None:
-        """Write down that the upload begins, before it does: from now on it may be on Imgur."""
-        record = self._road.record
-        if record is not None and self._job.image(index).state == "downloaded":
-            self._apply(Uploading(index))
-            record.when_durable(go_on)
+    def _write_uploading(self, index: int, durable: Callable[[], None]) -> bool:
+        """Write down that the upload begins: from now on it may be on Imgur."""
+        if self._road.record is None or self._job.image(index).state != "downloaded":
+            return False
+        self._apply(Uploading(index))
+        self._road.record.when_durable(durable)
+        return True
 
     def _start(self, travel: Travel[T], index: int, argument: T, done: Done) -> bool:
         self._count_try(index)
@@ -495,6 +469,7 @@ class Run:
         goes_on = goes_on and not self._stopped
         self._downloads.discard(index)
         self._uploads.discard(index)
+        self._announcer.forget(index)
         if isinstance(value, Report):
             self._road.temp_bytes.hold(self._job.job_id, value.bytes)
             self._apply(Downloaded(index, value, self._tries.pop(index)))
@@ -536,6 +511,7 @@ class Run:
 
     def _land(self, index: int, landed: Landed, *, reused: bool = False) -> None:
         report, tries = self._report(index), self._tries.pop(index, 0)
+        self._announcer.landed()
         self._in_line_since.pop(index, None)
         self._leads.settle(index, Ended(report, landed))
         if self._road.record is None:

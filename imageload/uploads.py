@@ -185,8 +185,9 @@ class Uploads:
 
     def _steps(self, upload: Upload) -> Steps[Landed]:
         api = self._apis[self.quota.best(UPLOAD_COST, post=True).number]
-        if upload.announce is not None:
-            yield Until(upload.announce)
+        announcement = upload.announcement
+        if announcement is not None and not announcement.is_durable:
+            yield Until(announcement.hold)
         began = time.monotonic()
         try:
             if upload.was_lost and not self.anonymous:

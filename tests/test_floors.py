@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 FLOORS = {
+    "imageload.announcement": 0,
     "imageload.config": 0,
     "imageload.errors": 0,
     "imageload.inbox": 0,

@@ -183,6 +183,7 @@ class Wired:
     def close(self) -> None:
         """What the service does at its end; no thread is left."""
         self.load.stop()
+        self.to_imgur.stop()
         for travel in self._travels:
             assert travel.close(PATIENCE)
         assert self.load.close(PATIENCE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -91,6 +92,8 @@ class ToImgur:
         self.is_parked = False
         self.unqueued = 0
         self._parked: list[tuple[str, Done]] = []
+        self._held: dict[int, tuple[str, Upload, Done]] = {}
+        self._numbers = itertools.count()
         self._travel = travel
         self._answer = answer
         self._watchers: dict[object, Callable[[], object]] = {}
@@ -99,12 +102,32 @@ class ToImgur:
         """Take the upload's file along; what comes while uploads wait, waits."""
         if self.is_parked:
             self._parked.append((key, done))
-        else:
+        elif upload.announcement is None:
             self._travel.start(key, upload.path, done)
+        else:
+            number = next(self._numbers)
+            self._held[number] = key, upload, done
+            upload.announcement.hold(lambda: self._go_on(number))
+
+    def _go_on(self, number: int) -> None:
+        """It is durable that this upload begins, if it is still wanted."""
+        held = self._held.pop(number, None)
+        if held is not None:
+            key, upload, done = held
+            self._travel.start(key, upload.path, done)
+
+    def stop(self) -> None:
+        """End what waits to be announced: it has not begun."""
+        for number, (_, _, done) in list(self._held.items()):
+            if self._held.pop(number, None) is not None:
+                done(TransferError("stopped", "closed"))
 
     def cancel(self, key: str) -> None:
         """Stop what waits under `key`."""
         self.unqueue(key)
+        for number, (of, _, done) in list(self._held.items()):
+            if of == key and self._held.pop(number, None) is not None:
+                done(TransferError("stopped", "cancelled"))
         self._travel.cancel(key)
 
     def unqueue(self, key: str) -> None:
