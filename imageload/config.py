@@ -8,6 +8,8 @@ names they have elsewhere, such as `IMGUR_CLIENT_ID`. It never reads a file and 
 from __future__ import annotations
 
 import argparse
+import base64
+import binascii
 import dataclasses
 import math
 import re
@@ -269,6 +271,12 @@ class Config:
     grace_seconds: float = _option(
         25.0, "seconds", "how long uploads under way may take to end when the service is stopped"
     )
+    callback_seconds: float = _option(
+        10.0, "seconds", "one request to a job's callback, which is made four times at most"
+    )
+    callback_secret: str = _option(
+        "", "text", "signs what callbacks are told, as Standard Webhooks have it", secret=True
+    )
     unknown_job_status: int = _option(
         505, "status", "the answer to an unknown jobId; 404 for those who prefer it"
     )
@@ -303,6 +311,7 @@ class Config:
             raise ValueError("IMGUR_REFRESH_TOKEN needs IMGUR_CLIENT_SECRET beside it")
         for entry in self.client_ids:
             client_budgets(entry)
+        signing_key(self.callback_secret)
         if self.temp_bytes < 2 * self.downloads * self.max_bytes:
             least = 2 * self.downloads * self.max_bytes
             raise ValueError(
@@ -311,6 +320,19 @@ class Config:
             )
         if self.imgur_base_url and not self.imgur_base_url.startswith(("http://", "https://")):
             raise ValueError("--imgur-base-url is an http or https URL")
+
+
+def signing_key(secret: str) -> bytes:
+    """The key that a `callback_secret` stands for: base64 behind `whsec_`, else the text itself.
+
+    Raises ValueError where that is no base64.
+    """
+    if not secret.startswith("whsec_"):
+        return secret.encode()
+    try:
+        return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except binascii.Error:
+        raise ValueError("--callback-secret: what follows whsec_ is no base64") from None
 
 
 def client_budgets(entry: str) -> tuple[str, int | None, int | None]:

@@ -51,6 +51,23 @@ class Album:
 
 
 @dataclass(frozen=True, slots=True)
+class Callback:
+    """Where a job's end is told: `is_told` it was, or `failure` says why it could not be.
+
+    `url` may carry a secret.
+    """
+
+    url: str
+    is_told: bool = False
+    failure: Failure | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Has it still to be told?"""
+        return not self.is_told and self.failure is None
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What is known of an image that was downloaded.
 
@@ -212,7 +229,14 @@ class AlbumReopened:
     """The album, which had failed, is tried again."""
 
 
-JobChange = Started | AlbumEnded | AlbumReopened | PurgeBegun | PurgeEnded
+@dataclass(frozen=True, slots=True)
+class CallbackEnded:
+    """The job's end was told to its callback, or why it could not be (`failure`)."""
+
+    failure: Failure | None = None
+
+
+JobChange = Started | AlbumEnded | AlbumReopened | PurgeBegun | PurgeEnded | CallbackEnded
 Change = JobChange | ImageChange
 
 
@@ -229,6 +253,7 @@ class Snapshot:
     maybe_duplicates: int = 0
     album: Album | None = None
     purging: bool = False
+    callback: Callback | None = None
 
     @property
     def finished(self) -> bool:
@@ -249,7 +274,7 @@ class Job:
     """A list of URLs on its way to Imgur.
 
     With `dedupe` an image that another job brings or brought over is not brought again. With
-    `album`, a title, the images that land go into one album.
+    `album`, a title, the images that land go into one album. Its end is told to the URL `callback`.
     """
 
     def __init__(
@@ -259,6 +284,7 @@ class Job:
         *,
         dedupe: bool = True,
         album: str | None = None,
+        callback: str | None = None,
         created: datetime | None = None,
     ) -> None:
         self.job_id = job_id or str(uuid.uuid4())
@@ -270,6 +296,7 @@ class Job:
         self._counts["queued"] = len(self._images)
         self._maybe_duplicates = 0
         self._album = Album(album) if album is not None else None
+        self._callback = Callback(callback) if callback is not None else None
         self._started = False
         self._purging = False
         self._version = 0
@@ -285,6 +312,7 @@ class Job:
         started: bool = False,
         album: Album | None = None,
         purging: bool = False,
+        callback: Callback | None = None,
     ) -> Job:
         """The job as it was when the process that worked on it ended; at version 0.
 
@@ -300,6 +328,7 @@ class Job:
             job._counts[image.state] += 1
             job._maybe_duplicates += image.maybe_duplicate
         job._album = album
+        job._callback = callback
         job._purging = purging
         job._started = started and job.summary().finished
         return job
@@ -328,8 +357,12 @@ class Job:
                     self._album = replace(self._album, is_open=True, failure=None)
                 case AlbumEnded():
                     self._end_album(change)
+                case CallbackEnded():
+                    self._end_callback(change)
                 case _:
                     self._apply_to_image(change)
+            if isinstance(change, (Requeued, PurgeBegun, AlbumReopened)) and self._callback:
+                self._callback = Callback(self._callback.url)  # the job will end anew
             self._version += 1
 
     def _apply_to_image(self, change: ImageChange) -> None:
@@ -356,6 +389,19 @@ class Job:
             deletehash=change.deletehash or old.deletehash,
             failure=change.failure,
         )
+
+    def _end_callback(self, change: CallbackEnded) -> None:
+        if self._callback is None:
+            raise IllegalChange("CallbackEnded in a job that has no callback")
+        if not self._view(()).finished:
+            return  # begun again meanwhile: it is another end that is to be told of then
+        told = change.failure is None
+        self._callback = Callback(self._callback.url, is_told=told, failure=change.failure)
+
+    @property
+    def callback(self) -> Callback | None:
+        """Where its end is told."""
+        return self._callback
 
     @property
     def started(self) -> bool:
@@ -392,6 +438,7 @@ class Job:
             self._maybe_duplicates,
             self._album,
             self._purging,
+            self._callback,
         )
 
 

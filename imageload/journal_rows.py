@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from imageload.errors import Failure
-from imageload.job import Album, Image, Item, Job, Report, Snapshot
+from imageload.job import Album, Callback, Image, Item, Job, Report, Snapshot
 
 MIGRATIONS = (
     """
@@ -50,6 +50,7 @@ MIGRATIONS = (
     CREATE TABLE note (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     """,
     "ALTER TABLE job ADD COLUMN purging INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE job ADD COLUMN callback TEXT",
 )
 """From each version of the schema to the next. What stands here never changes; more may follow."""
 
@@ -71,8 +72,8 @@ _PAGE = 1_000
 _ROWS_A_STATEMENT = 64
 
 _ADD_JOB = (
-    "INSERT INTO job (number, id, created, dedupe, started, album, purging, items) "
-    "VALUES (?,?,?,?,?,?,?,?)"
+    "INSERT INTO job (number, id, created, dedupe, started, album, purging, callback, items) "
+    "VALUES (?,?,?,?,?,?,?,?,?)"
 )
 _BASE = ("job", "n", "state", "attempts", "reused", "uploading", "maybe_duplicate")
 _LINK = ("link", "deletehash")
@@ -86,6 +87,7 @@ _DELETE_JOB = (
 )
 _items = msgspec.json.Decoder(list[str | Item])
 _album = msgspec.json.Decoder(Album)
+_callback = msgspec.json.Decoder(Callback)
 
 
 class Link(NamedTuple):
@@ -147,7 +149,7 @@ class Batch:
         write = connection.executemany
         write(_ADD_JOB, self.jobs)
         write(
-            "UPDATE job SET started = ?, album = ?, purging = ? WHERE number = ?",
+            "UPDATE job SET started = ?, album = ?, purging = ?, callback = ? WHERE number = ?",
             self.heads.values(),
         )
         for columns, rows in self._image_rows().items():
@@ -180,10 +182,12 @@ def head_row(number: int, job: Job) -> Row:
     return *_standing(job.summary()), number
 
 
-def _standing(snapshot: Snapshot) -> tuple[bool, str | None, bool]:
-    album = snapshot.album
-    text = None if album is None else msgspec.json.encode(album).decode()
-    return snapshot.started, text, snapshot.purging
+def _standing(snapshot: Snapshot) -> tuple[bool, str | None, bool, str | None]:
+    return snapshot.started, _text(snapshot.album), snapshot.purging, _text(snapshot.callback)
+
+
+def _text(value: Album | Callback | None) -> str | None:
+    return None if value is None else msgspec.json.encode(value).decode()
 
 
 def _image_row(place: Place, image: Image) -> tuple[Columns, Row]:
@@ -257,7 +261,7 @@ def jobs(
 ) -> Iterator[tuple[int, Job]]:
     """The jobs `where`, each with its number, oldest first. Raises one of UNREADABLE."""
     heads = connection.execute(
-        f"""SELECT number, id, created, dedupe, started, album, purging, items FROM job
+        f"""SELECT number, id, created, dedupe, started, album, purging, callback, items FROM job
             WHERE {where} ORDER BY number""",  # noqa: S608  # no input of anybody's
         arguments,
     )
@@ -268,7 +272,7 @@ def jobs(
     )
     groups = itertools.groupby(rows, itemgetter(0))
     group = next(groups, None)
-    for number, job_id, created, dedupe, started, album, purging, items in heads:
+    for number, job_id, created, dedupe, started, album, purging, callback, items in heads:
         known: dict[int, Any] = {}
         if group is not None and group[0] == number:
             known = {row[1]: row for row in group[1]}
@@ -281,6 +285,7 @@ def jobs(
             started=bool(started),
             album=None if album is None else _album.decode(album),
             purging=bool(purging),
+            callback=None if callback is None else _callback.decode(callback),
         )
         yield number, job
 

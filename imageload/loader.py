@@ -39,6 +39,7 @@ class Order:
     items: Sequence[str | Item]
     dedupe: bool = True
     album: str | None = None
+    callback: str | None = None
 
 
 class Work(Protocol):
@@ -135,7 +136,10 @@ class ImageLoad:
 
         All or none: raises BacklogFull, OutOfThreads or ShuttingDown, and nothing was registered.
         """
-        jobs = [Job(order.items, dedupe=order.dedupe, album=order.album) for order in orders]
+        jobs = [
+            Job(each.items, dedupe=each.dedupe, album=each.album, callback=each.callback)
+            for each in orders
+        ]
         if self._ledger is not None and jobs:
             with self._lock:
                 self._check_room(len(jobs))

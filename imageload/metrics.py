@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 from imageload.errors import ImageError, image_error_codes
 from imageload.job import (
     AnswerMissed,
+    CallbackEnded,
     Change,
     Downloaded,
     Failed,
@@ -66,6 +67,11 @@ class Metrics:
         )
         self._purged = purges.labels("")
         self._not_purged = {code: purges.labels(code) for code in image_error_codes()}
+        callbacks = self._counter(
+            "imageload_callbacks", "Jobs whose end was told to their callback, or not.", "result"
+        )
+        self._called_back = callbacks.labels("told")
+        self._not_called_back = callbacks.labels("failed")
         tries = self._counter(
             "imageload_retries", "Tries of images after the first, by phase.", "phase"
         )
@@ -126,6 +132,10 @@ class Metrics:
                 self._purged.inc()
             case PurgeFailed(_, failure):
                 self._not_purged[failure.code].inc()
+            case CallbackEnded(None):
+                self._called_back.inc()
+            case CallbackEnded():
+                self._not_called_back.inc()
 
     def clock(self, phase: Phase) -> Observe:
         """What to tell how many seconds a try of `phase` took."""

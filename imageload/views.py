@@ -8,12 +8,13 @@ from __future__ import annotations
 import csv
 import io
 from datetime import datetime
-from typing import Annotated, TypedDict
+from typing import Annotated, Literal, TypedDict
+from urllib.parse import urlsplit
 
 from msgspec import Meta
 
 from imageload.errors import Failure
-from imageload.job import Album, Image, Snapshot, State, Status
+from imageload.job import Album, Callback, Image, Snapshot, State, Status
 from imageload.quota import Reason
 
 JobId = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
@@ -65,6 +66,14 @@ class AlbumJson(TypedDict):
     error: ErrorJson | None
 
 
+class CallbackJson(TypedDict):
+    """What became of telling the callback that the job has ended."""
+
+    host: Annotated[str, Meta(description="Of its URL, the rest of which may be a secret.")]
+    told: bool
+    error: ErrorJson | None
+
+
 class CountsJson(TypedDict):
     """How many of a job's images are where."""
 
@@ -86,6 +95,15 @@ class SummaryJson(TypedDict):
     finished: Annotated[bool, Meta(description="Nothing more will happen.")]
     counts: CountsJson
     album: AlbumJson | None
+    callback: CallbackJson | None
+
+
+class CalledJson(TypedDict):
+    """What a callback is told when its job has ended."""
+
+    type: Literal["job.complete"]
+    timestamp: Moment
+    data: SummaryJson
 
 
 class WaitingJson(TypedDict):
@@ -166,6 +184,7 @@ def summary_json(snapshot: Snapshot) -> SummaryJson:
             "maybe_duplicate": snapshot.maybe_duplicates,
         },
         "album": album_json(snapshot.album),
+        "callback": _callback_json(snapshot.callback),
     }
 
 
@@ -174,6 +193,16 @@ def album_json(album: Album | None) -> AlbumJson | None:
     if album is None:
         return None
     return {"title": album.title, "link": album.link, "error": _error_json(album.failure)}
+
+
+def _callback_json(callback: Callback | None) -> CallbackJson | None:
+    if callback is None:
+        return None
+    return {
+        "host": urlsplit(callback.url).hostname or "",
+        "told": callback.is_told,
+        "error": _error_json(callback.failure),
+    }
 
 
 def _error_json(failure: Failure | None) -> ErrorJson | None:

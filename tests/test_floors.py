@@ -37,6 +37,7 @@ FLOORS = {
     "imageload.views": 2,
     "imgurapi": 2,
     "imageload.backlog": 3,
+    "imageload.callbacks": 3,
     "imageload.fit": 3,
     "imageload.leads": 3,
     "imageload.metrics": 3,

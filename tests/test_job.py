@@ -25,6 +25,7 @@ from imageload.job import (
     STATES,
     AlbumEnded,
     AnswerMissed,
+    CallbackEnded,
     Change,
     Downloaded,
     Failed,
@@ -479,7 +480,37 @@ def test_the_summary_json_counts_the_images_of_each_list() -> None:
         "finished": False,
         "counts": {"total": 4, "pending": 2, "completed": 1, "failed": 1, "maybe_duplicate": 0},
         "album": None,
+        "callback": None,
     }
+
+
+def test_what_a_callback_was_told_counts_until_the_job_goes_on() -> None:
+    job = Job([url(0)], callback="https://user.example/told?key=secret")
+    job.apply(CallbackEnded())
+    assert callback_of(job)["told"] is False, "it has not ended yet"
+    job.apply(Failed(0, FAILURE))
+    job.apply(CallbackEnded(FAILURE))
+    assert callback_of(job) == {
+        "host": "user.example",
+        "told": False,
+        "error": {"code": FAILURE.code, "message": FAILURE.message},
+    }
+    job.apply(CallbackEnded())
+    assert callback_of(job)["told"] is True
+    job.apply(Requeued(0))
+    assert callback_of(job) == {"host": "user.example", "told": False, "error": None}
+
+
+def callback_of(job: Job) -> dict[str, object]:
+    """What its users see of the job's callback."""
+    callback = summary_json(job.summary())["callback"]
+    assert callback is not None
+    return {**callback}
+
+
+def test_a_job_without_a_callback_has_none_to_end() -> None:
+    with pytest.raises(IllegalChange):
+        job_of(1).apply(CallbackEnded())
 
 
 def test_an_image_record_says_all_that_is_known_and_null_for_the_rest() -> None:

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from imageload.errors import BadRequest, TooMany
+from imageload.errors import BadRequest, InvalidURL, TooMany
+from imageload.guard import check_url
 from imageload.job import Item
 from imageload.loader import Order
 
@@ -29,6 +30,9 @@ _PLACE = re.compile(r" - at `\$(?:\.urls)?((?:\[\d+\])*)(?:\.(\w+))?`$")
 # Longer than any that is read; Imgur does not say what it takes.
 Title = Annotated[str, Meta(max_length=1_000)]
 Description = Annotated[str, Meta(max_length=10_000)]
+
+# For the document; `check_url` decides, and takes other alphabets too.
+_CALLBACK = r"^https?://[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:[1-9][0-9]{0,3})?(/[!-~]*)?$"
 
 _A_URL = {
     "anyOf": [
@@ -70,6 +74,10 @@ class Posted(msgspec.Struct):
         Title | None,
         Meta(description="The title of the Imgur album that each job's images go into."),
     ] = None
+    callback: Annotated[
+        Annotated[str, Meta(max_length=2_000, extra_json_schema={"pattern": _CALLBACK})] | None,
+        Meta(description="An http or https URL that each job's end is told to, by a POST."),
+    ] = None
     title: Annotated[Title | None, Meta(description="Of images that have none of their own.")] = (
         None
     )
@@ -101,12 +109,15 @@ def read_posted(body: bytes, content_type: str, *, max_urls: int, max_lists: int
         raise TooMany(f"One request may have {max_lists:,} lists; this one has {len(lists):,}.")
     common = Item("", _cleaned_text(posted.title), _cleaned_text(posted.description))
     album = _cleaned_text(posted.album)
+    if posted.callback is not None:
+        _check_callback(posted.callback)
     several = len(lists) > 1
     return [
         Order(
             items=_cleaned(entries, common, f"List {number}: " if several else "", max_urls),
             dedupe=posted.dedupe,
             album=album,
+            callback=posted.callback,
         )
         for number, entries in enumerate(lists)
     ]
@@ -115,6 +126,13 @@ def read_posted(body: bytes, content_type: str, *, max_urls: int, max_lists: int
 def _cleaned_text(text: str | None) -> str | None:
     """`text` without control characters; None where there is none."""
     return (_CONTROLS.sub("", text).strip() or None) if text is not None else None
+
+
+def _check_callback(url: str) -> None:
+    try:
+        check_url(url)
+    except InvalidURL as error:
+        raise BadRequest(f"callback: {error.message}") from None
 
 
 def _split(body: bytes) -> list[str]:

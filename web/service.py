@@ -12,6 +12,7 @@ import certifi
 import tornado.netutil
 import tornado.web
 
+from imageload.callbacks import Callbacks
 from imageload.config import Config, client_budgets
 from imageload.convert import Converter
 from imageload.download import Bounds as DownloadBounds
@@ -21,7 +22,7 @@ from imageload.errors import Poison
 from imageload.fit import Fit, FittingDownloads
 from imageload.guard import Guard
 from imageload.hosts import Hosts
-from imageload.job import Failed, Job
+from imageload.job import Change, Failed, Job
 from imageload.journal import Journal, Restored, open_journal
 from imageload.loader import ImageLoad, Keep
 from imageload.metrics import Metrics
@@ -46,6 +47,8 @@ _log = logging.getLogger(__name__)
 
 # Fewer may be bad luck: whatever was being downloaded when the process was killed counts.
 _DEATHS = 5
+_CALLBACK_SLOTS = 16
+_CALLBACK_WAITS = (2, 20, 120)  # times --retry-seconds
 # As Node's: a head of 64 kB in tiny fields would hold up the event loop for 60 ms.
 _MAX_HEAD_BYTES = 16 * 2**10
 
@@ -83,6 +86,7 @@ class Service:
         self.changes = Changes(config.max_streams, functools.partial(waiting_of, self.uploads))
         self.uploads.watch(self.changes, self.changes.nudge)
         self._downloads = self._fitting_downloads(origins, files)
+        self._callbacks = self._telling(origins, lambda job, change: road.apply(job, change))
         road = self._road(files, temp_bytes)
         self.image_load = ImageLoad(
             road,
@@ -137,8 +141,19 @@ class Service:
             grace_seconds=config.grace_seconds,
             temp_bytes=temp_bytes,
             # First what is written down, then what is told.
-            readers=(*recorders, self._metrics, self.changes),
+            readers=(*recorders, self._metrics, self.changes, self._callbacks),
             record=self.journal,
+        )
+
+    def _telling(self, origins: Transfer, apply: Callable[[Job, Change], None]) -> Callbacks:
+        config = self._config
+        return Callbacks(
+            self._engine.lane(origins, _CALLBACK_SLOTS),
+            origins,
+            apply,
+            seconds=config.callback_seconds,
+            waits=[config.retry_seconds * times for times in _CALLBACK_WAITS],
+            secret=config.callback_secret,
         )
 
     def _standing(self, files: TempFiles, temp_bytes: TempBytes) -> Standing:
@@ -184,6 +199,7 @@ class Service:
         for job in restored.jobs:
             _end_poison(road, job, restored.deaths.get(job.job_id, {}))
         self.image_load.restore(restored.jobs)
+        self._callbacks.restore(restored.jobs)
 
     def _fitting_downloads(self, origins: Transfer, files: TempFiles) -> FittingDownloads:
         config = self._config
@@ -241,6 +257,7 @@ class Service:
         requests are answered, and POSTs refused.
         """
         self.front.close()
+        self._callbacks.stop()
         self.image_load.stop()
         self._downloads.stop()
         self.uploads.stop()

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from imageload.config import VERSION, Config
-from imageload.views import StatusJson
+from imageload.views import CalledJson, StatusJson
 from web.lists import Body
 from web.openapi.parts import HEADERS, PARAMETERS, REQUEST_ID, SCHEMA, TAGS, Operation, Responses
 from web.openapi.paths import operations
@@ -35,6 +35,7 @@ from web.shapes import (
 _SHAPES = (
     Body,
     AcceptedJson,
+    CalledJson,
     EndingJson,
     HealthJson,
     ImageEventJson,
@@ -110,4 +111,6 @@ def _operation(of: Operation, *, wants_token: bool) -> dict[str, Any]:
     }
     if of.body is not None:
         value["requestBody"] = of.body
+    if of.callbacks:
+        value["callbacks"] = of.callbacks
     return value

@@ -16,6 +16,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "a list": {"value": {"urls": URLS}},
     "a bare list": {"value": URLS},
     "several jobs": {"value": {"urls": [URLS[:1], URLS[1:]]}},
+    "a callback": {"value": {"urls": URLS, "callback": "https://app.example/told"}},
     "an album with titles": {
         "value": {
             "album": "Logos",
@@ -34,7 +35,13 @@ SUMMARY = {
     "finished": True,
     "counts": {"total": 2, "pending": 0, "completed": 1, "failed": 1, "maybe_duplicate": 0},
     "album": ALBUM,
+    "callback": {"host": "app.example", "told": True, "error": None},
     **GOES_ON,
+}
+CALLED = {
+    "type": "job.complete",
+    "timestamp": LATER,
+    "data": {name: value for name, value in SUMMARY.items() if name not in GOES_ON},
 }
 STATUS = {
     "job_id": JOB,

@@ -141,6 +141,7 @@ class Operation:
     parameters: list[dict[str, Any]] = field(default_factory=list)
     body: dict[str, Any] | None = None
     responses: Responses
+    callbacks: dict[str, Any] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     is_open: bool = False
     """Answered without a token too."""

@@ -9,6 +9,7 @@ from imageload.job import State
 from imageload.views import StatusJson
 from web.openapi.examples import (
     ALBUM,
+    CALLED,
     FAILED_IMAGE,
     GOES_ON,
     IMAGE,
@@ -49,6 +50,25 @@ from web.shapes import (
     RequeuedJson,
 )
 
+_SIGNED = ("webhook-id", "webhook-timestamp", "webhook-signature")
+# What a service is sent that asked for it: a request of ours, to it.
+_TOLD: dict[str, Any] = {
+    "operationId": "jobComplete",
+    "summary": "A job has ended.",
+    "description": "As Standard Webhooks have it; signed where there is a --callback-secret. Sent "
+    "until it is answered 2xx, four times at most, and perhaps more than once.",
+    "parameters": [parameter("header", name, "", type="string") for name in _SIGNED],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"$ref": SCHEMA.format(name="CalledJson")},
+                "examples": {"complete": {"value": CALLED}},
+            }
+        },
+    },
+    "responses": {"2XX": {"description": "It was heard."}},
+}
 # What may keep the service from taking on work.
 _BUSY = ("backlog-full", "out-of-room", "out-of-threads", "journal-unavailable", "shutting-down")
 
@@ -83,6 +103,7 @@ def _jobs() -> list[Operation]:
             "An entry that cannot be fetched refuses nothing: it ends in its job's failed list.",
             parameters=refs("parameters", "Idempotency-Key"),
             body=BODY,
+            callbacks={"jobComplete": {"{$request.body#/callback}": {"post": _TOLD}}},
             responses={
                 "202": {
                     **json_of(AcceptedJson, "The jobs are on their way.", one={"jobId": [JOB]}),
