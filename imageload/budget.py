@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 _FRESH = 0.98
+_ROUNDED_SECONDS = 1.0  # Imgur rounds the end of a window up to a second
 
 Name = Literal["user", "client", "posts"]
 
@@ -48,6 +49,7 @@ class Budget:
         self.in_flight = 0
         self._since = -math.inf
         self._learnt_at = -math.inf
+        self._fresh_at: float | None = None
         self._untold: list[tuple[float, int]] = []
         self._is_guess = True
         self._is_asked = False
@@ -108,7 +110,11 @@ class Budget:
         self.resets_at = now + reset if self.resets_at is None else min(self.resets_at, now + reset)
         # Only for forecasts: where hardly anything is spent, the window has just begun.
         is_fresh = self.limit is not None and left >= _FRESH * self.limit
-        self.window = reset if is_fresh and reset > 0 else max(self.window, reset)
+        if is_fresh and reset > 0:
+            self._fresh_at = now if self._fresh_at is None else self._fresh_at
+            self.window = self.resets_at - self._fresh_at
+        elif reset > self.window + _ROUNDED_SECONDS:
+            self.window = reset
 
     def spend(self, cost: int, now: float) -> None:
         """Count what no answer has told of."""
@@ -158,7 +164,7 @@ class Budget:
     def _begin(self, now: float, remaining: int | None, *, is_guess: bool) -> None:
         self._is_guess, self._is_asked = is_guess, False
         self._since, self.remaining, self.resets_at = now, remaining, None
-        self._learnt_at = now
+        self._learnt_at, self._fresh_at = now, None
         self._untold.clear()
 
 

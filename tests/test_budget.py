@@ -315,6 +315,22 @@ def test_how_long_a_window_is_shows_in_a_fresh_one() -> None:
     assert budget.window == 70.0, "it is at least as long as there is left of it"
 
 
+def test_what_imgur_rounds_up_makes_no_window_longer() -> None:
+    budget = Budget("user", HOUR)
+    assert budget.learn(500, 499, 6.0, sent=0.0, now=0.0)
+    assert budget.learn(500, 499, 6.9, sent=0.1, now=0.1)
+    assert budget.window == 6.0, "of two hints at one end the earlier counts"
+    assert budget.learn(500, 100, 6.9, sent=0.2, now=0.2)
+    assert budget.window == 6.0
+
+
+def test_a_window_in_which_little_is_spent_for_long_is_no_shorter_for_it() -> None:
+    budget = Budget("user", HOUR)
+    assert budget.learn(500, 499, HOUR, sent=0.0, now=0.0)
+    assert budget.learn(500, 498, 600.0, sent=3_000.0, now=3_000.0)
+    assert budget.window == HOUR
+
+
 def test_a_view_shows_a_window_that_is_over_as_over() -> None:
     budget = user_budget(limit=500, remaining=3, reset=60.0)
     assert BudgetView.of(budget, 1, 59.0) == BudgetView(1, "user", 500, 3, 60.0)
