@@ -357,7 +357,8 @@ class Quota:
                 if closed is None:
                     return None
                 found.append(closed)
-            return min(found, key=lambda closed: closed.until)
+            # Wrong credentials do not end by themselves: that wait is only until the next look.
+            return min(found, key=lambda closed: (closed.reason == "credentials", closed.until))
 
     def seconds_of_trouble(self) -> float:
         """How long no client id has been able to send for a block or an outage; 0: one is."""
@@ -367,7 +368,10 @@ class Quota:
 
     def seconds_to_open(self, cost: int, *, post: bool) -> float:
         """How long until a request of this cost may be sent; inf: when something comes back."""
-        closed = self.closed(cost, post=post)
+        return self.seconds_until_open(self.closed(cost, post=post))
+
+    def seconds_until_open(self, closed: Closed | None) -> float:
+        """The same, where what stands against it is known."""
         if closed is None:
             return 0.0
         left = closed.until - self._clock()
@@ -409,7 +413,7 @@ class Quota:
             posts = Forecast.of(self.meters[0].posts, 1, now)
             clients = []
             for meter in self.meters:
-                free_at = meter.hold.until if meter.hold is not None else now
+                free_at = _end_of(meter.hold, now)
                 credit = [Forecast.of(b, UPLOAD_COST, now) for b in (meter.user, meter.client)]
                 clients.append((free_at, [*credit, posts]))
         moment = now
@@ -426,6 +430,13 @@ class Quota:
             if uploads <= 0 or min(nexts) == math.inf or min(nexts) <= moment:
                 return moment - now if uploads <= 0 else math.inf
             moment = min(nexts)
+
+
+def _end_of(hold: Closed | None, now: float) -> float:
+    """When what is held goes on, for a forecast; inf where nobody knows."""
+    if hold is None:
+        return now
+    return math.inf if hold.reason == "credentials" else hold.until
 
 
 def error_of(closed: Closed, now: float) -> errors.UploadError:

@@ -244,7 +244,9 @@ class Uploads:
             try:
                 yield from api.ask_credits(anonymous=self.anonymous)
             except errors.CredentialsRefused as error:
-                _log.error("uploads wait, check IMGUR_CLIENT_ID: %s", error.message)
+                number = api.meter.number
+                name = "IMGUR_CLIENT_ID" if number == 1 else "--client-ids"
+                _log.error("client id %d waits, check %s: %s", number, name, error.message)
             except errors.ImageError as error:
                 _log.warning("Imgur does not tell its limits yet: %s", error.message)
                 hold = api.meter.hold

@@ -692,6 +692,19 @@ def test_when_all_are_closed_the_first_to_open_is_waited_for(clock: Clock) -> No
     assert quota.best(UPLOAD_COST, post=True) is quota.meters[2]
 
 
+def test_a_client_id_with_wrong_credentials_is_neither_waited_for_nor_reckoned_with(
+    clock: Clock,
+) -> None:
+    quota = Quota(2, clock=clock)
+    upload(quota.meters[0], told((500, 0, 300.0)))
+    upload(quota.meters[1], error=UNKNOWN)
+    closed = quota.closed(UPLOAD_COST, post=True)
+    assert closed is not None
+    assert (closed.reason, closed.until) == ("user", clock() + 300.0)
+    assert quota.seconds_for(50) == 300.0
+    assert quota.seconds_for(51) == 300.0 + HOUR
+
+
 def test_the_posts_of_all_client_ids_are_one_budget(clock: Clock) -> None:
     quota = Quota(2, clock=clock)
     upload(quota.meters[0], told((500, 400, HOUR), posts=(1_250, 4, 90.0)))
@@ -793,6 +806,12 @@ def test_a_forecast_waits_for_a_hold_too(quota: Quota, meter: Meter, clock: Cloc
     assert [quota.seconds_for(uploads) for uploads in (1, 10)] == [600.0, 600.0]
     clock.now += 700.0
     assert quota.seconds_for(10) == 0.0
+
+
+def test_there_is_no_forecast_while_the_credentials_are_wrong(quota: Quota, meter: Meter) -> None:
+    upload(meter, told((500, 100, 60.0)), UNKNOWN)
+    assert quota.seconds_for(1) == math.inf
+    assert quota.seconds_for(0) == 0.0
 
 
 def test_a_forecast_changes_nothing(quota: Quota, meter: Meter) -> None:
