@@ -94,7 +94,7 @@ class ImgurTravel(Travel[Upload], Protocol):
         """Where an album is seen."""
 
     def watch(self, watcher: object, wake: Callable[[], object], /) -> None:
-        """Have `wake` called when they begin to."""
+        """Have `wake` called when they begin to, go on, or wait for something else."""
 
     def unwatch(self, watcher: object, /) -> None:
         """Take that back."""

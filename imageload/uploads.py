@@ -62,6 +62,7 @@ class Uploads:
         self._calls = engine.lane(transfer, _CALL_SLOTS)
         self._asks = engine.lane(transfer, 2 * len(apis))
         self._is_parked = False
+        self._told: tuple[str, int] | None = None
         self._watchers: dict[object, Callable[[], object]] = {}
         self._asking: set[int] = set()
         self._upload_seconds = 0.0
@@ -160,7 +161,7 @@ class Uploads:
         return max(at_best, self.quota.seconds_for(uploads))
 
     def watch(self, watcher: object, wake: Callable[[], object]) -> None:
-        """Have `wake` called, from any thread, whenever uploads begin to wait."""
+        """Have `wake` called, from any thread, whenever what uploads wait for is another."""
         self._watchers[watcher] = wake
 
     def unwatch(self, watcher: object) -> None:
@@ -169,19 +170,24 @@ class Uploads:
 
     def _seconds_to_turn(self) -> float:
         """The lane's gate."""
-        seconds = self.quota.seconds_to_open(UPLOAD_COST, post=True)
+        closed = self.quota.closed(UPLOAD_COST, post=True)
+        seconds = self.quota.seconds_until_open(closed)
         is_parked = 0 < seconds < math.inf
-        if is_parked and not self._is_parked:
-            closed = self.quota.closed(UPLOAD_COST, post=True)
-            sentence = closed.sentence if closed is not None else "It is open again."
-            _log.warning("uploads wait for %.0f s reason=%s", seconds, sentence)
-            self._is_parked = True
-            for wake in list(self._watchers.values()):
-                wake()
+        if closed is not None and is_parked and not self._is_parked:
+            _log.warning("uploads wait for %.0f s reason=%s", seconds, closed.sentence)
         elif not is_parked and self._is_parked:
             _log.info("uploads go on")
         self._is_parked = is_parked
+        self._tell(closed if is_parked else None)
         return seconds
+
+    def _tell(self, closed: Closed | None) -> None:
+        """Wake the watchers where uploads wait for something else than before."""
+        waits = (closed.reason, round(closed.until)) if closed is not None else None
+        if waits != self._told:
+            self._told = waits
+            for wake in list(self._watchers.values()):
+                wake()
 
     def _steps(self, upload: Upload) -> Steps[Landed]:
         api = self._apis[self.quota.best(UPLOAD_COST, post=True).number]

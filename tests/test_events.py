@@ -552,6 +552,23 @@ def test_listeners_hear_that_uploads_wait_for_imgur_and_until_when(
                     assert state["finished"] is False
 
 
+def test_listeners_hear_that_the_wait_has_become_longer(origin: Origin, tmp_path: Path) -> None:
+    with (
+        running_sandbox(tmp_path / "sandbox", client_ids="another") as sandbox,
+        running_service(
+            tmp_path / "temp",
+            imgur_base_url=sandbox.url,
+            imgur_link_base=sandbox.url,
+            quota_wait_seconds=0.5,
+        ) as service,
+    ):
+        job_id = service.submit([origin.image("png-1-pixel.png")])
+        with listen(service, job_id) as listener:
+            told = (event.data["waiting_until"] for event in listener.events())
+            moments = itertools.groupby(filter(None, told))
+            assert len(list(itertools.islice(moments, 3))) == 3
+
+
 def test_what_was_kept_for_a_jobs_listeners_goes_with_the_job() -> None:
     async def forget() -> int:
         changes = Changes(1)
