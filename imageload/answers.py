@@ -142,7 +142,7 @@ def _meaning(answer: Answer) -> errors.UploadError:
     if 403 in statuses and status != 200:
         sentence = f"Imgur, or a gateway before it, refuses this client.{said}"
         return errors.UploadBlocked(sentence, status_code=status)
-    if 404 in statuses or "unable to find" in words:
+    if _is_imgurs(answer) and (404 in statuses or "unable to find" in words):
         return errors.NotThere(f"Imgur has no such thing.{said}", status_code=status)
     if status == 200 and answer.json is not None:
         return errors.BadAnswer(f"Imgur's answer makes no sense.{said}", status_code=200)
@@ -153,10 +153,15 @@ def _meaning(answer: Answer) -> errors.UploadError:
         return errors.AnswerLost(sentence, status_code=status)
     if status == 500 and "capacity" not in words:
         return errors.ServerFault(f"Imgur broke down over this.{said}", status_code=status)
-    if status >= 500 or status < 400 or status == 408:
+    if status >= 500 or status < 400 or status in (404, 408):
         sentence = f"Imgur is out of order, or something on the way to it.{said}"
         return errors.Unavailable(sentence, status_code=status)
     return errors.Rejected(f"Imgur refused the image.{said}", status_code=status)
+
+
+def _is_imgurs(answer: Answer) -> bool:
+    """Does Imgur say this, and no gateway before it: is it in one of Imgur's own shapes?"""
+    return isinstance(answer.json, dict) and not answer.json.keys().isdisjoint(("data", "errors"))
 
 
 def _has(words: str, parts: Iterable[str]) -> bool:

@@ -68,6 +68,7 @@ CATALOGUE: list[tuple[tuple[int, Any], type[errors.UploadError]]] = [
     (page("405 Not Allowed", 405), errors.Rejected),
     (text("Internal expectation failed", 417), errors.Rejected),
     (text("Unable to find an image with the id, abc", 404), errors.NotThere),
+    (listed("404", "Not Found", 404), errors.NotThere),
     (text("You are not the owner of album 'X', which means you can't add", 400), errors.Rejected),
     ((400, {"data": False, "success": False, "status": 400}), errors.Rejected),
     ((400, {"data": None, "success": False, "status": 400}), errors.Rejected),
@@ -128,6 +129,9 @@ CATALOGUE: list[tuple[tuple[int, Any], type[errors.UploadError]]] = [
     ((504, {"message": "The upstream server is timing out"}), errors.AnswerLost),
     ((502, {"message": "Bad gateway"}), errors.Unavailable),
     ((408, None), errors.Unavailable),
+    # Somebody else's 404 says nothing of what Imgur has.
+    (page("404 Not Found", 404), errors.Unavailable),
+    ((404, {"message": "Endpoint '/3/upload' does not exist"}), errors.Unavailable),
     # Somebody else's answers: captive portals and the like.
     (page("Welcome to our Wi-Fi. Log in here.", 200), errors.Unavailable),
     (page("302 Found", 302), errors.Unavailable),
