@@ -8,6 +8,7 @@ anonymously stays anonymous: imgurpython sends a refused anonymous upload again 
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import logging
@@ -131,7 +132,8 @@ class ImgurAPI(ImgurClient):
             cost = UPLOAD_COST if is_upload else CALL_COST
             return self.meter.take(cost, post=method == "POST", asking=asking)
 
-        answer = yield from self._authorized(send, take, force_anon, asking=asking)
+        check = functools.partial(checked, about=_about(route))
+        answer = yield from self._authorized(send, take, force_anon, asking=asking, check=check)
         if isinstance(answer.json, dict) and "data" in answer.json:
             return answer.json["data"]
         return answer.json
@@ -206,18 +208,19 @@ class ImgurAPI(ImgurClient):
         force_anon: bool,
         *,
         asking: bool = False,
+        check: Callable[[Answer], Answer] = checked,
     ) -> Steps[Answer]:
         """The answer of `send`; an account's token that has run out is renewed once."""
         if self.auth is None or force_anon:
-            return (yield from self._permitted(send, take))
+            return (yield from self._permitted(send, take, check=check))
         token = self.auth.get_current_access_token()
         if token is not None:
             try:
-                return (yield from self._permitted(send, take, token_may_be_old=True))
+                return (yield from self._permitted(send, take, check=check, token_may_be_old=True))
             except _OldToken:
                 _log.info("Imgur does not take the access token any more, it is renewed")
         yield from self._refresh(token, asking=asking)
-        return (yield from self._permitted(send, take))
+        return (yield from self._permitted(send, take, check=check))
 
     def _permitted(
         self,
@@ -396,6 +399,12 @@ class _Multipart:
             room = size - len(piece)
             piece, self._after = piece + self._after[:room], self._after[room:]
         return piece
+
+
+def _about(route: str) -> str:
+    """The id or deletehash of the image or album that `route` leads to; empty: to none."""
+    kind, _, rest = route.partition("/")
+    return rest.partition("/")[0] if kind in ("image", "album") else ""
 
 
 def _renewed(answer: Answer) -> Answer:

@@ -20,6 +20,7 @@ _EPOCH = 1_000_000_000
 _BUDGETS = {"User": "user", "Client": "client", "Post": "posts"}
 # Markup and control characters: neither belongs into a sentence or a log line.
 _TAGS = re.compile(r"(?:<[^>]*>|[\x00-\x1f\x7f])+")
+_OF_US = ("client_id", "access token", "auth header", "authentication")
 
 
 class Answer(NamedTuple):
@@ -86,7 +87,7 @@ class _Complaint(NamedTuple):
     message: str
 
 
-def _complaint(answer: Answer) -> _Complaint:
+def _complaint(answer: Answer, about: str) -> _Complaint:
     """The gist of any of Imgur's four error shapes: text, object, list of errors, no JSON."""
     statuses, message = {answer.status}, ""
     body = answer.json if isinstance(answer.json, dict) else {}
@@ -102,6 +103,8 @@ def _complaint(answer: Answer) -> _Complaint:
             statuses |= {*_codes(item.get("status")), *_codes(item.get("code"))}
             words = [item.get(key) for key in ("message", "detail")]
             message = next((word for word in words if isinstance(word, str) and word), message)
+    if about:
+        message = message.replace(about, "...")
     return _Complaint(frozenset(statuses), _TAGS.sub(" ", message).strip()[:300])
 
 
@@ -110,8 +113,12 @@ def _codes(value: Any) -> list[int]:
     return [int(value)] if re.fullmatch(r"\d{3,4}", str(value)) else []
 
 
-def checked(answer: Answer) -> Answer:
-    """`answer` if it is a success; else raises the UploadError that it means."""
+def checked(answer: Answer, about: str = "") -> Answer:
+    """`answer` if it is a success; else raises the UploadError that it means.
+
+    `about` is the id or deletehash of the one image or album that was asked about. It may be a
+    secret and is not quoted; and what Imgur refuses with it says nothing of other requests.
+    """
     body = answer.json
     refused = isinstance(body, dict) and (
         body.get("success") is False
@@ -120,11 +127,11 @@ def checked(answer: Answer) -> Answer:
     )
     if answer.status == 200 and isinstance(body, dict) and not refused:
         return answer
-    raise _meaning(answer)
+    raise _meaning(answer, about)
 
 
-def _meaning(answer: Answer) -> errors.UploadError:
-    statuses, message = _complaint(answer)
+def _meaning(answer: Answer, about: str) -> errors.UploadError:
+    statuses, message = _complaint(answer, about)
     words = message.lower()
     said = f' Imgur says: "{message}"' if message else ""
     status = answer.status
@@ -135,11 +142,13 @@ def _meaning(answer: Answer) -> errors.UploadError:
     ):
         sentence = f"Imgur refuses this address or client id.{said}"
         return errors.UploadBlocked(sentence, status_code=status)
-    unknown = ("client_id", "access token", "auth header", "authentication", "unauthorized")
-    if 401 in statuses or _has(words, unknown):
+    is_its_own = bool(about) and _is_imgurs(answer)
+    if 401 in statuses or _has(words, _OF_US) or ("unauthorized" in words and not is_its_own):
         sentence = f"Imgur does not take the client id or token.{said}"
         return errors.CredentialsRefused(sentence, status_code=status)
     if 403 in statuses and status != 200:
+        if is_its_own:
+            return errors.Rejected(f"Imgur does not let us change this.{said}", status_code=status)
         sentence = f"Imgur, or a gateway before it, refuses this client.{said}"
         return errors.UploadBlocked(sentence, status_code=status)
     if _is_imgurs(answer) and (404 in statuses or "unable to find" in words):

@@ -64,7 +64,9 @@ class Purge:
         for link in self._images.keys() & self._links_of_others():
             self._purged(link, _TAKEN_OFF)
         for link, indexes in self._images.items():
-            name = image_name(images[indexes[0]], anonymous=self._road.upload.anonymous)
+            image = images[indexes[0]]
+            # A deletehash does whoever asks: the image may be from before an account was used.
+            name = image.deletehash or image_name(image, anonymous=self._road.upload.anonymous)
             if name is None:
                 gone = Rejected("Imgur gave no deletehash for this image: it cannot be deleted.")
                 self._inbox.tell(_Result(link, gone))

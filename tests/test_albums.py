@@ -205,7 +205,7 @@ def test_uploads_are_nobody_s_unless_an_account_is_asked_for(
     assert "oauth" not in sandbox.stats()["requests"]
 
 
-def test_an_account_s_images_go_into_its_album_and_are_purged_by_their_ids(
+def test_an_account_s_images_go_into_its_album_and_are_purged_with_it(
     tmp_path: Path, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     with running_service(tmp_path / "a", **wired(sandbox, **account(sandbox))) as service:
@@ -217,6 +217,37 @@ def test_an_account_s_images_go_into_its_album_and_are_purged_by_their_ids(
         service.finish(job_id)
         assert codes(service, job_id) == ["purged"] * 4
     assert sandbox.images() == []
+
+
+@pytest.mark.parametrize("was_anonymous", [True, False])
+def test_a_purge_finds_images_from_before_an_account_was_asked_for_or_was_not(
+    tmp_path: Path, origin: Origin, sandbox: RunningSandbox, was_anonymous: bool
+) -> None:
+    options = wired(sandbox, **account(sandbox), journal=str(tmp_path / "journal"))
+    first = {**options, "imgur_anonymous": was_anonymous}
+    with running_service(tmp_path / "a", **first) as service:
+        job_id = submit(service, urls=distinct(origin, 4), album="Mine")
+        service.finish(job_id)
+    with running_service(
+        tmp_path / "b", **{**options, "imgur_anonymous": not was_anonymous}
+    ) as service:
+        delete(service, job_id, "?purge=true")
+        service.finish(job_id)
+        assert codes(service, job_id) == ["purged"] * 4
+        assert service.get("/readyz").json()["waiting_for"] is None
+    assert sandbox.images() == []
+
+
+def test_an_image_that_is_another_account_s_stays_and_holds_up_nobody(
+    service: RunningService, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    job_id = service.submit(distinct(origin, 3))
+    service.finish(job_id)
+    sandbox.fault("answer", match="DELETE", status=403, message="Unauthorized")
+    delete(service, job_id, "?purge=true")
+    assert len(service.finish(job_id)["uploaded"]["completed"]) == 1
+    assert service.get("/readyz").json()["waiting_for"] is None
+    assert all_landed(service, [service.submit(distinct(origin, 3, "more"))])
 
 
 # The map

@@ -154,10 +154,12 @@ CATALOGUE: list[tuple[tuple[int, Any], type[errors.UploadError]]] = [
 ]
 
 
-def meaning(status: int, body: object, fields: dict[str, str] | None = None) -> errors.UploadError:
+def meaning(
+    status: int, body: object, fields: dict[str, str] | None = None, about: str = ""
+) -> errors.UploadError:
     """The error that an answer means; it is raised."""
     with pytest.raises(errors.UploadError) as caught:
-        checked(Answer(status, fields or {}, body))
+        checked(Answer(status, fields or {}, body), about)
     return caught.value
 
 
@@ -169,6 +171,37 @@ def test_every_answer_of_the_catalogue_has_its_error(
     assert type(error) is expected
     assert error.status_code == (429 if expected is errors.QuotaExceeded else answer[0])
     assert error.retry_after is None or expected is errors.QuotaExceeded
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (text("Unauthorized", 403), errors.Rejected),
+        (text("Unauthorized", 400), errors.Rejected),
+        (text("Something", 403), errors.Rejected),
+        (text("Invalid client_id", 403), errors.CredentialsRefused),
+        (text("The access token provided is invalid.", 403), errors.CredentialsRefused),
+        (text("Unauthorized", 401), errors.CredentialsRefused),
+        ((403, {"message": "Unauthorized"}), errors.CredentialsRefused),
+        (edge(CAPACITY, 403), errors.UploadBlocked),
+        (edge(FORBIDDEN, 400), errors.UploadBlocked),
+        (page("Access denied", 403), errors.UploadBlocked),
+    ],
+)
+def test_what_imgur_refuses_with_one_image_says_nothing_of_us(
+    answer: tuple[int, Any], expected: type[errors.UploadError]
+) -> None:
+    assert type(meaning(*answer, about="aB3dE6gH9jK2mN5")) is expected
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 429, 500])
+def test_the_name_that_was_asked_about_is_never_quoted(status: int) -> None:
+    """It is a deletehash, mostly, and messages are logged and shown."""
+    secret = "aB3dE6gH9jK2mN5"
+    for words in (f"You must own album {secret}", "x" * 290 + secret, f"<{secret}>{secret}"):
+        for body in (text(words, status), listed(str(status), words, status)):
+            message = meaning(*body, about=secret).message
+            assert secret[:5] not in message
 
 
 @pytest.mark.parametrize(
