@@ -217,7 +217,11 @@ class Run:
         self._announce_purge()
         job_id = self._job.job_id
         self._road.download.cancel(job_id)
-        self._road.upload.cancel(job_id)
+        if self._purge_next:
+            # What is on its way may land, and only its answer has the deletehash to delete it by.
+            self._road.upload.unqueue(job_id)
+        else:
+            self._road.upload.cancel(job_id)
         self._road.upload.cancel_calls(job_id)
         self._backlog.clear()
         self._due_uploads.clear()

@@ -225,6 +225,20 @@ def test_a_purge_in_mid_job_cancels_first_and_then_deletes_what_had_landed(
     assert codes(service, job_id) == ["purged"] * 20 + ["cancelled"] * 5
 
 
+def test_a_purge_deletes_what_was_on_its_way_to_imgur_too(
+    service: RunningService, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    sandbox.fault("slow_answer", seconds=0.5, after=1, count=0)
+    job_id = service.submit(distinct(origin, 40))
+    until(lambda: sandbox.stats()["uploads"] > 5)
+    assert len(service.status(job_id)["uploaded"]["completed"]) == 1
+    delete(service, job_id, "?purge=true")
+    service.finish(job_id)
+    assert sandbox.images() == []
+    assert set(codes(service, job_id)) == {"purged", "cancelled"}
+    assert not any(each["maybe_duplicate"] for each in service.records(job_id).values())
+
+
 def test_an_image_that_another_job_has_too_stays_until_that_is_purged(
     service: RunningService, origin: Origin, sandbox: RunningSandbox
 ) -> None:
