@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.testing import RunningSandbox
+from sandbox.testing import RunningSandbox, running_sandbox
 from tests.disks import full, small_disk
 from tests.origin import Origin
 from tests.service import ROOT, RunningService, ServiceProcess, running_service
@@ -129,6 +129,18 @@ def test_the_budgets_are_known_after_a_clean_stop_and_asked_for_after_another(
     second.stop(signal.SIGKILL)
     start()
     until(lambda: sandbox.stats()["requests"]["credits"] == asked + 1)
+
+
+def test_another_client_id_does_not_wait_for_the_budgets_of_the_one_before(
+    tmp_path: Path, origin: Origin
+) -> None:
+    with running_sandbox(tmp_path / "sandbox", user_credits=35) as sandbox:
+        options = wired(sandbox, journal=str(tmp_path / "journal"))
+        with running_service(tmp_path / "temp", **options) as service:
+            job_id = service.submit(distinct(origin, 6))
+            until(lambda: service.get("/v1/quota").json()["parked"] == 3)
+        with running_service(tmp_path / "temp", **options, imgur_client_id="new") as service:
+            assert all_landed(service, [job_id])
 
 
 def test_a_rotated_refresh_token_outlives_the_process(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 
+from imageload.config import Config, client_budgets
 from imageload.journal import Journal
 from imageload.quota import Quota
 
@@ -15,18 +16,28 @@ _BUDGETS = "imgur:budgets"
 _TOKEN = "imgur:refresh-token"  # noqa: S105 - the name of a note
 
 
-def keep_budgets(journal: Journal, quota: Quota) -> None:
-    """Note how the budgets stand."""
-    journal.set_note(_BUDGETS, json.dumps(quota.standing()))
+def keep_budgets(journal: Journal, quota: Quota, config: Config) -> None:
+    """Note how the budgets of the client ids, or the account, of `config` stand."""
+    journal.set_note(_BUDGETS, json.dumps([_digest(_whose(config)), quota.standing()]))
 
 
-def restore_budgets(journal: Journal, quota: Quota) -> bool:
-    """Let the budgets stand as they were noted; False where they are not all known then."""
+def restore_budgets(journal: Journal, quota: Quota, config: Config) -> bool:
+    """Let the budgets stand as they were noted; False where they are not all known then.
+
+    Those of other client ids, of another account or of another Imgur are not taken for these.
+    """
     try:
-        return quota.stand(json.loads(journal.note(_BUDGETS) or "[]"))
+        whose, standing = json.loads(journal.note(_BUDGETS) or '["", []]')
+        return whose == _digest(_whose(config)) and quota.stand(standing)
     except (ValueError, TypeError):
         _log.warning("the note of Imgur's budgets cannot be read")
         return False
+
+
+def _whose(config: Config) -> str:
+    account = "" if config.imgur_anonymous else config.imgur_refresh_token
+    ids = [config.imgur_client_id, *(client_budgets(entry)[0] for entry in config.client_ids)]
+    return json.dumps([config.imgur_base_url, account, ids])
 
 
 def keep_token(journal: Journal, given: str, rotated: str) -> None:

@@ -193,7 +193,7 @@ class Service:
         """Start the engine, learn how Imgur's budgets stand, and go on with jobs of before."""
         self._engine.start()
         quota = self.uploads.quota
-        is_known = self.journal is not None and restore_budgets(self.journal, quota)
+        is_known = self.journal is not None and restore_budgets(self.journal, quota, self._config)
         if not (is_known and restored.was_closed):
             self.uploads.ask()
         for job in restored.jobs:
@@ -248,7 +248,7 @@ class Service:
 
     def _keep_budgets(self) -> None:
         if self.journal is not None:
-            keep_budgets(self.journal, self.uploads.quota)
+            keep_budgets(self.journal, self.uploads.quota, self._config)
 
     def close(self, seconds: float, grace: float = 0.0) -> bool:
         """End every job as it stands; True when no thread of ours is left.
