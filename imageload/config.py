@@ -309,8 +309,11 @@ class Config:
             raise ValueError("--imgur-anonymous=false needs IMGUR_REFRESH_TOKEN")
         if self.imgur_refresh_token and not self.imgur_client_secret:
             raise ValueError("IMGUR_REFRESH_TOKEN needs IMGUR_CLIENT_SECRET beside it")
-        for entry in self.client_ids:
-            client_budgets(entry)
+        ids = [self.imgur_client_id, *(client_budgets(entry)[0] for entry in self.client_ids)]
+        if not ids[0] and len(ids) > 1:
+            raise ValueError("--client-ids are ids beside IMGUR_CLIENT_ID, which is not set")
+        if len(set(ids)) < len(ids):
+            raise ValueError("--client-ids, with IMGUR_CLIENT_ID, have one of the ids twice")
         signing_key(self.callback_secret)
         if self.temp_bytes < 2 * self.downloads * self.max_bytes:
             least = 2 * self.downloads * self.max_bytes

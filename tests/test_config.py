@@ -65,7 +65,11 @@ NARROWER: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
 }
 
 # What some options need beside them.
-BESIDE = {"IMGUR_CLIENT_SECRET": "beside", "IMGUR_REFRESH_TOKEN": "beside"}
+BESIDE = {
+    "IMGUR_CLIENT_ID": "beside",
+    "IMGUR_CLIENT_SECRET": "beside",
+    "IMGUR_REFRESH_TOKEN": "beside",
+}
 
 
 def help_text(
@@ -293,6 +297,9 @@ def test_a_config_is_frozen() -> None:
         ({"imgur_anonymous": False}, "--imgur-anonymous"),
         ({"imgur_refresh_token": "t"}, "IMGUR_CLIENT_SECRET"),
         ({"imgur_base_url": "api.imgur.com"}, "--imgur-base-url"),
+        ({"client_ids": ("one", "two")}, "IMGUR_CLIENT_ID, which is not set"),
+        ({"imgur_client_id": "one", "client_ids": ("two", "one=9/9")}, "one of the ids twice"),
+        ({"imgur_client_id": "one", "client_ids": ("two", "two")}, "one of the ids twice"),
         ({"cors_origin": ("https://a.example/",)}, "--cors-origin"),
         ({"cors_origin": ("*",)}, "--cors-origin"),
         ({"api_token": ("two words",)}, "--api-token"),
