@@ -13,6 +13,7 @@ It knows nothing of HTTP, and how an image is downloaded or uploaded is handed i
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import threading
@@ -124,6 +125,7 @@ class ImageLoad:
         self._max_active_jobs = max_active_jobs
         self._max_waiting_jobs = max_waiting_jobs
         self._lock = threading.Lock()
+        self._taking_off = threading.Lock()
         self._waiting: deque[_Task] = deque()
         self._active: dict[str, tuple[threading.Thread, Work]] = {}
         self._next: dict[str, _Task] = {}
@@ -371,7 +373,8 @@ class ImageLoad:
         return _Task(job, lambda: Run(self._road, job))
 
     def _purge_of(self, job: Job) -> _Task:
-        return _Task(job, lambda: Purge(self._road, job, lambda: self._links_of_others(job)))
+        others = functools.partial(self._links_of_others, job)
+        return _Task(job, lambda: Purge(self._road, job, others, self._taking_off))
 
     def _check_closing(self) -> None:
         if self._closing:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Set
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from imageload.album import image_name
@@ -36,11 +37,21 @@ class _Result:
 class Purge:
     """`work` deletes what `job` has completed; `settle` says that it is over."""
 
-    def __init__(self, road: Road, job: Job, links_of_others: Callable[[], Set[str]]) -> None:
-        """`links_of_others` gives the links that other jobs have."""
+    def __init__(
+        self,
+        road: Road,
+        job: Job,
+        links_of_others: Callable[[], Set[str]],
+        taking_off: AbstractContextManager[object],
+    ) -> None:
+        """`links_of_others` gives the links that other jobs have.
+
+        `taking_off` is one lock for all purges.
+        """
         self._road = road
         self._job = job
         self._links_of_others = links_of_others
+        self._taking_off = taking_off
         self._inbox: Inbox[_Result | None] = Inbox()
         self._images: dict[str, list[int]] = {}
         self._ended = PurgeEnded()
@@ -61,8 +72,9 @@ class Purge:
                 self._images.setdefault(image.link, []).append(index)
         # In this order: from now on no other job takes one of these links over.
         self._road.sharing.forget(self._images.keys())
-        for link in self._images.keys() & self._links_of_others():
-            self._purged(link, _TAKEN_OFF)
+        with self._taking_off:  # else of two jobs each would leave their images to the other
+            for link in self._images.keys() & self._links_of_others():
+                self._purged(link, _TAKEN_OFF)
         for link, indexes in self._images.items():
             image = images[indexes[0]]
             # A deletehash does whoever asks: the image may be from before an account was used.

@@ -33,6 +33,7 @@ from imageload.job import (
 )
 from imageload.loader import ImageLoad, Order
 from imageload.loggable import loggable
+from imageload.purge import Purge
 from imageload.retry import RetryRule
 from imageload.road import Reader, Record, Road
 from imageload.run import Run
@@ -142,11 +143,12 @@ class Wired:
         outage_seconds: float = math.inf,
         readers: tuple[Reader, ...] = (),
         record: Record | None = None,
+        answer: Callable[[str, str], Any] | None = None,
     ) -> None:
         self._finished: defaultdict[str, threading.Event] = defaultdict(threading.Event)
         self.changes: defaultdict[str, list[Change]] = defaultdict(list)
         self._travels = Threads(download, threads, "download"), Threads(upload, threads, "upload")
-        self.to_imgur = ToImgur(self._travels[1])
+        self.to_imgur = ToImgur(self._travels[1], answer)
         self.hosts = Hosts(
             per_host=per_host, failures=1_000, rest_seconds=3_600, max_wait_seconds=3_600
         )
@@ -1433,3 +1435,44 @@ def test_a_stop_before_uploads_may_begin_leaves_no_upload_and_no_file(
     assert {image.failure.code for image in images if image.failure} == {"shutdown"}
     assert uploads.at.empty()
     assert folder.files() == []
+
+
+# Purges
+
+
+class Door:
+    """A lock at which one can hear that somebody has come to it."""
+
+    def __init__(self) -> None:
+        self.came = threading.Semaphore(0)
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self.came.release()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_of_two_jobs_with_one_image_that_are_purged_at_once_one_deletes_it(wire: Wire) -> None:
+    deleted: list[str] = []
+    door, wired = Door(), wire(answer=lambda method, route: deleted.append(f"{method} {route}"))
+    jobs = [wired.start(urls(1)), wired.start(urls(1))]
+    (link,) = {image.link for job in jobs for image in wired.wait(job).values()}
+
+    def links_of_the_second() -> set[str]:
+        assert door.came.acquire(timeout=PATIENCE)
+        thread.start()
+        assert door.came.acquire(timeout=PATIENCE)
+        return {str(link)}
+
+    first = Purge(wired.road, jobs[0], links_of_the_second, door)
+    second = Purge(wired.road, jobs[1], lambda: {str(jobs[0].image(0).link)}, door)
+    thread = threading.Thread(target=second.work)
+    first.work()
+    thread.join(PATIENCE)
+    first.settle()
+    second.settle()
+    assert deleted == ["DELETE image/d3l3t3h4sh"]
+    assert [job.image(0).state for job in jobs] == ["failed", "failed"]
