@@ -426,6 +426,8 @@ A, B, C = "https://a.example/a.jpg", "http://b.example/b_(1).PNG?w=1&h=2", "http
         (f"{A}\n{B}\n\n{C}\n{A}", "list", [A, B, C], []),
         (f" {A}, {B},{C}\r\n", "list", [A, B, C], []),
         ("https://a.example/x,y.jpg", "list", ["https://a.example/x,y.jpg"], []),
+        (f"{A};{A}?2", "text", [A, f"{A}?2"], []),
+        (f"{A}|{A}?2\n<{B}>", "text", [A, f"{A}?2", B], []),
         (f"{A}\nno-url\nftp://x/y.png", "list", [A, "no-url", "ftp://x/y.png"], []),
         (f"![a]({A}) and ![b c](<{B}> 'title') [page]({C})", "text", [A, B], [C]),
         (f"[![a]({A})]({C})", "text", [A], [C]),
@@ -454,7 +456,8 @@ def test_image_urls_are_found_in_a_web_page_and_nothing_of_it_is_run(visit: Visi
         <img src="{B.replace("&", "&amp;")}" onerror="document.title = 'run'">
         <picture><source srcset="s.jpg 300w, l.jpg 900w"></picture>
         <a href="{C}">page</a><a href="{C}.webp">picture</a><a href="javascript:alert(1)">x</a>
-        <script>document.title = 'run'</script><p>and {A}?bare</p>"""
+        <script>document.title = 'run'</script><p>and {A}?bare</p>
+        <p style="color: red; background: url('{A}?style')">"""
     answer = found(visit, text)
     assert answer["kind"] == "HTML"
     assert answer["images"] == [
@@ -464,10 +467,24 @@ def test_image_urls_are_found_in_a_web_page_and_nothing_of_it_is_run(visit: Visi
         B,
         "https://c.example/d/l.jpg",
         f"{C}.webp",
+        f"{A}?style",
         f"{A}?bare",
     ]
     assert answer["others"] == [C]
+    assert answer["hostless"] == 0
     assert visit.page.title() == "imageload"
+
+
+def test_pictures_whose_address_names_no_host_are_counted(visit: Visit) -> None:
+    visit.paste(
+        '<img src="/a.jpg"><img src="b.png"><img src="//c.example/d.jpg"><img src="">'
+        '<img src="data:image/gif;base64,AA"><a href="/page">page</a>'
+    )
+    expect(visit.page.locator("#found")).to_have_text(
+        "1 image URL found in this HTML. Left out: 2 pictures whose address names no host."
+    )
+    text = visit.page.get_by_label("Image URLs").input_value()
+    assert found(visit, text)["images"] == ["https://c.example/d.jpg"]
 
 
 def test_what_is_not_surely_an_image_is_offered_not_dropped(visit: Visit, origin: str) -> None:

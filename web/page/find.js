@@ -2,7 +2,8 @@
 //
 // Nothing is left out unseen. A plain list is taken entry by entry, so that one that is no URL fails
 // with its reason. In other text URLs are looked for: those that are marked as images or end like
-// one are `images`; all others are `others`, which the user may take too.
+// one are `images`; all others are `others`, which the user may take too. Pictures of a web page that
+// are named without a host cannot be fetched, and are counted.
 
 const IMAGE_PATH = /\.(jpe?g|png|gif|webp|avif|heic|heif|bmp|tiff?|apng|svg|jfif)$/i;
 const URL_IN_TEXT = /https?:\/\/[^\s"'<>`|\\^{}\u201c\u201d]+/gi;
@@ -13,13 +14,15 @@ const MARKED = [
 // What stands between two URLs that no blank parts: Markdown, a tag of BBCode, a comma.
 const BETWEEN = /\]\(|\)\[|\[\/?(?:img|url|b|i|u|center|quote|size|color|list)\b[^\]]*\]|[,;](?=https?:\/\/)/i;
 const MARKUP = /<(?:!doctype|html|head|body|div|p|ul|li|td|span|a|img|source|picture|figure|meta)\b/i;
+const IN_STYLE = /url\(\s*["']?([^"')]+)/gi;
 const LAZY = ["data-src", "data-original", "data-lazy-src"];
 // As the service reads plain text: a comma may be part of a URL.
 const COMMA = /,(?=\s|,|$|https?:\/\/)/i;
 
 /**
  * What was found in `text`: `images` and `others`, each a list of different strings in their order,
- * and `kind`, what the text was taken for: "list", "JSON", "HTML" or "text".
+ * and `kind`, what the text was taken for: "list", "JSON", "HTML" or "text". HTML has `hostless` too,
+ * the number of pictures of whose address only the path is there.
  */
 export function findURLs(text) {
   const json = parsed(text);
@@ -37,7 +40,8 @@ function entriesIn(line) {
 // Words without markup, and not a URL among other things: that would be a row of a table.
 function isPlain(line) {
   const entries = entriesIn(line);
-  const isWord = (entry) => !/[\s"]/.test(entry) && (isURL(entry) || !/[[\](){};]/.test(entry));
+  const isWord = (entry) => !/[\s"<>]|[;|](?=https?:\/\/)/i.test(entry)
+    && (isURL(entry) || !/[[\](){};]/.test(entry));
   return entries.every((entry) => isWord(entry) && trimmed(entry) === entry)
     && (entries.length < 2 || entries.every(isURL));
 }
@@ -94,13 +98,18 @@ function inHTML(text) {
   const base = page.querySelector("x-base[href]")?.getAttribute("href");
   const marked = new Set();
   const found = [];
+  let hostless = 0;
   const add = (value, isMarked) => {
     const url = absolute(value, base);
-    if (!url) return;
+    if (!url) {
+      hostless += Number(isMarked && !/^\s*(?:$|[a-z]+:)/i.test(value ?? ""));
+      return;
+    }
     found.push(url);
     if (isMarked) marked.add(url);
   };
-  for (const element of page.querySelectorAll("img, source, a[href], meta[content]")) {
+  for (const element of page.querySelectorAll("img, source, a[href], meta[content], [data-style]")) {
+    for (const [, url] of (element.dataset.style ?? "").matchAll(IN_STYLE)) add(url, true);
     if (element.matches("img")) {
       const lazy = LAZY.map((name) => element.getAttribute(name)).find(Boolean);
       add(lazy ?? element.getAttribute("src") ?? largest(element.getAttribute("srcset")), true);
@@ -114,13 +123,14 @@ function inHTML(text) {
   }
   page.querySelectorAll("x-script, x-style").forEach((element) => element.remove());
   const bare = [...page.body.textContent.matchAll(URL_IN_TEXT)].map(([run]) => trimmed(run));
-  return sorted("HTML", [...found, ...bare], marked);
+  return { ...sorted("HTML", [...found, ...bare], marked), hostless };
 }
 
 function absolute(value, base) {
   const text = value?.trim();
   if (!text) return null;
   if (/^https?:\/\//i.test(text)) return text;
+  if (text.startsWith("//")) return `https:${text}`;
   if (!base || !URL.canParse(text, base)) return null;
   const url = new URL(text, base);
   return /^https?:$/.test(url.protocol) ? url.href : null;

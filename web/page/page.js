@@ -104,16 +104,17 @@ async function loadLinked(jobs) {
 // The form
 
 function findings() {
-  const { kind, images, others: rest } = findURLs(urls.value);
+  const { others: rest, images, ...words } = findURLs(urls.value);
   const isAll = others.querySelector("input").checked;
-  return { kind, images, rest, taken: isAll ? [...images, ...rest] : images };
+  return { ...words, images, rest, taken: isAll ? [...images, ...rest] : images };
 }
 
 function tellFound() {
-  const { kind, images, rest } = urls.value.trim() ? findings() : { images: [], rest: [] };
+  const { kind, images, rest, hostless } = urls.value.trim() ? findings() : { images: [], rest: [] };
   const noun = kind === "list" ? "image" : "image URL";
   const where = kind === "list" || !kind ? "" : ` found in this ${kind}`;
-  show(found, kind ? `${many(images.length, noun)}${where}.` : "");
+  const lost = hostless ? ` Left out: ${many(hostless, "picture")} whose address names no host.` : "";
+  show(found, kind ? `${many(images.length, noun)}${where}.${lost}` : "");
   others.hidden = !rest.length;
   show(others.querySelector("span"), `Also ${many(rest.length, "URL")} whose name is not an image’s`);
 }
