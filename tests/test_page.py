@@ -327,17 +327,34 @@ def test_an_image_is_shown_as_it_lands_and_its_row_stays(
         expect(row).to_have_js_property("kept", True)
 
 
-def test_what_the_service_refuses_is_told_in_its_words(visit: Visit) -> None:
-    visit.page.get_by_label("Image URLs").fill(" \n,, ")
-    with visit.page.expect_response("**/v1/images/upload") as answered:
+def test_what_the_service_refuses_is_told_in_its_words(browser: Browser, tmp_path: Path) -> None:
+    with (
+        running_service(tmp_path, IMAGELOAD_MAX_URLS="2") as urls,
+        visiting(browser, urls, width=375) as visit,
+    ):
+        visit.paste("no-url-1 \nno-url-2\nno-url-3")
+        with visit.page.expect_response("**/v1/images/upload") as answered:
+            visit.page.get_by_role("button", name="Upload").click()
+        problem = answered.value.json()
+        alert = visit.page.get_by_role("alert")
+        expect(alert).to_contain_text(problem["title"])
+        expect(alert).to_contain_text(problem["detail"])
+        expect(alert).to_be_in_viewport(ratio=1)
+        box = visit.page.get_by_label("Image URLs")
+        expect(box).to_have_value("no-url-1 \nno-url-2\nno-url-3")
+        expect(visit.page.locator("#accepted")).to_be_empty()
+        visit.expect_problem("status of 413")
+
+
+def test_a_box_without_a_url_is_told_of_and_not_posted(visit: Visit) -> None:
+    for text in ("", " \n,, ", "All of this is prose."):
+        visit.page.get_by_label("Image URLs").fill(text)
         visit.page.get_by_role("button", name="Upload").click()
-    problem = answered.value.json()
-    alert = visit.page.get_by_role("alert")
-    expect(alert).to_contain_text(problem["title"])
-    expect(alert).to_contain_text(problem["detail"])
-    expect(visit.page.get_by_label("Image URLs")).to_have_value(" \n,, ")
-    expect(visit.page.locator("#accepted")).to_be_empty()
-    visit.expect_problem("status of 400 (Bad Request)")
+        alert = visit.page.get_by_role("alert")
+        expect(alert).to_have_text("There is no image URL in the box.")
+        expect(visit.page.get_by_label("Image URLs")).to_be_focused()
+        expect(visit.page.get_by_label("Image URLs")).to_have_value(text)
+    assert not [url for url in visit.requests if url.endswith("/v1/images/upload")]
 
 
 def test_a_service_out_of_reach_is_told_and_nothing_typed_is_lost(
@@ -505,19 +522,55 @@ def test_a_file_may_be_chosen_or_dropped(visit: Visit, origin: str) -> None:
     file: FilePayload = {"name": "list.csv", "mimeType": "text/csv", "buffer": content}
     visit.page.get_by_label("Choose a file").set_input_files(file)
     expect(box).to_have_value(content.decode())
-    visit.page.evaluate(
-        """text => {
+    dropped = visit.page.evaluate(
+        """texts => {
             const data = new DataTransfer();
-            data.items.add(new File([text], "more.txt", { type: "text/plain" }));
-            const drop = new DragEvent("drop", { dataTransfer: data, bubbles: true });
-            document.getElementById("urls").dispatchEvent(drop);
+            const type = "text/plain";
+            for (const text of texts) data.items.add(new File([text], "more.txt", { type }));
+            const options = { dataTransfer: data, bubbles: true, cancelable: true };
+            const footer = document.querySelector("footer");
+            const events = ["dragover", "drop"].map((name) => new DragEvent(name, options));
+            return events.map((event) => footer.dispatchEvent(event));
         }""",
-        f"{origin}/jpeg-baseline.jpg",
+        [f"{origin}/jpeg-baseline.jpg", f"{origin}/gif-animated.gif"],
     )
-    expect(visit.page.locator("#found")).to_have_text("2 image URLs found in this text.")
+    assert dropped == [False, False]  # else the browser would leave the page for the file
+    expect(visit.page.locator("#found")).to_have_text("3 image URLs found in this text.")
     image: FilePayload = {"name": "cat.png", "mimeType": "image/png", "buffer": b"x"}
     visit.page.get_by_label("Choose a file").set_input_files(image)
     expect(visit.page.get_by_role("alert")).to_contain_text("cat.png is an image.")
+
+
+def test_pictures_copied_or_dragged_out_of_a_page_give_their_urls(visit: Visit) -> None:
+    page, box = visit.page, visit.page.get_by_label("Image URLs")
+    html = f'<p>Two: <img src="{A}"> <a href="{C}"><img src="{B.replace("&", "&amp;")}"></a></p>'
+    copy = """([html, text]) => navigator.clipboard.write([new ClipboardItem({
+        "text/html": new Blob([html], { type: "text/html" }),
+        "text/plain": new Blob([text], { type: "text/plain" }),
+    })])"""
+    box.focus()
+    page.evaluate(copy, [html, "Two:"])
+    page.keyboard.press("ControlOrMeta+V")
+    expect(box).to_have_value(f"{A}\n{B}")
+
+    box.fill("")
+    page.evaluate(copy, [html, f"My list: {C}"])
+    page.keyboard.press("ControlOrMeta+V")
+    expect(box).to_have_value(f"My list: {C}")
+
+    box.fill("")
+    page.evaluate(
+        """([html, url]) => {
+            const data = new DataTransfer();
+            data.setData("text/uri-list", url);
+            data.setData("text/html", html);
+            data.items.add(new File(["x"], "a.jpg", { type: "image/jpeg" }));
+            const options = { dataTransfer: data, bubbles: true, cancelable: true };
+            document.getElementById("urls").dispatchEvent(new DragEvent("drop", options));
+        }""",
+        [f'<img src="{A}">', C],
+    )
+    expect(box).to_have_value(A)
 
 
 # What is done to a job

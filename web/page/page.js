@@ -121,13 +121,19 @@ function tellFound() {
 
 async function post() {
   if (urls.readOnly) return;
-  urls.readOnly = true;
-  send.textContent = "Sending…";
   accepted.querySelectorAll("[data-ended]").forEach((line) => line.remove());
   refused.replaceChildren();
+  const { taken } = findings();
+  if (!taken.length) {
+    refuse(paragraph("There is no image URL in the box."));
+    urls.focus();
+    return;
+  }
+  urls.readOnly = true;
+  send.textContent = "Sending…";
   try {
     const texts = ["album", "title", "description"].map((name) => [name, form.elements[name].value.trim()]);
-    const order = { urls: findings().taken, ...Object.fromEntries(texts.filter(([, text]) => text)) };
+    const order = { urls: taken, ...Object.fromEntries(texts.filter(([, text]) => text)) };
     const jobIds = await upload(order);
     form.reset();
     tellFound();
@@ -135,25 +141,38 @@ async function post() {
     loadSoon();
   } catch (problem) {
     tellProblem(problem);
-    if (urls.value.trim()) refused.append(paragraph("Your list is still in the box."));
+    refuse(paragraph("Your list is still in the box."));
   } finally {
     urls.readOnly = false;
     send.textContent = "Upload";
   }
 }
 
-async function takeFile(chosen) {
-  if (!chosen) return;
+async function takeFiles(chosen) {
   refused.replaceChildren();
-  if (chosen.type.startsWith("image/")) {
-    refused.append(paragraph(`${chosen.name} is an image. This takes lists of image URLs.`));
-  } else if (chosen.size > LARGEST_FILE) {
-    refused.append(paragraph(`${chosen.name} is too large for the box; post it with curl.`));
-  } else {
-    urls.value = [urls.value.trimEnd(), await chosen.text()].filter(Boolean).join("\n");
-    tellFound();
-    urls.focus();
+  for (const each of chosen) {
+    if (each.type.startsWith("image/")) {
+      refuse(paragraph(`${each.name} is an image. This takes lists of image URLs.`));
+    } else if (each.size > LARGEST_FILE) {
+      refuse(paragraph(`${each.name} is too large for the box; post it with curl.`));
+    } else {
+      take(await each.text());
+    }
   }
+}
+
+function take(text) {
+  urls.value = [urls.value.trimEnd(), text].filter(Boolean).join("\n");
+  tellFound();
+  urls.focus();
+}
+
+// The URLs of the pictures that were copied or dragged out of a page. Such a thing comes as markup,
+// or as an image file with its address, and as text that has neither.
+function picturesIn(transfer) {
+  const { images } = findURLs(transfer.getData("text/html"));
+  const isURL = (line) => /^https?:\/\//i.test(line);
+  return images.length ? images : transfer.getData("text/uri-list").split(/\r?\n/).filter(isURL);
 }
 
 function tellAccepted(jobId) {
@@ -255,7 +274,12 @@ function tellProblem(problem) {
   if (problem.wantsToken) askForToken(problem);
   const title = document.createElement("strong");
   title.textContent = problem.title;
-  refused.append(title, paragraph(problem.message));
+  refuse(title, paragraph(problem.message));
+}
+
+function refuse(...words) {
+  refused.append(...words);
+  refused.scrollIntoView({ block: "nearest" });
 }
 
 // Of what the page does by itself; should it go on, the stream breaks too, and says so.
@@ -323,22 +347,34 @@ urls.addEventListener("input", () => {
   clearTimeout(typing);
   typing = setTimeout(tellFound, 200);
 });
+urls.addEventListener("paste", (event) => {
+  if (/https?:\/\//i.test(event.clipboardData.getData("text/plain"))) return; // the box takes it
+  const pictures = picturesIn(event.clipboardData);
+  if (!pictures.length) return;
+  event.preventDefault();
+  take(pictures.join("\n"));
+});
 file.addEventListener("change", async () => {
-  await takeFile(file.files[0]);
+  await takeFiles([...file.files]);
   file.value = "";
 });
-form.addEventListener("dragover", (event) => {
+// All of the page takes files: a browser leaves it for a file that is dropped beside the form.
+document.addEventListener("dragover", (event) => {
   if (!event.dataTransfer.types.includes("Files")) return; // text the box takes by itself
   event.preventDefault();
   form.classList.add("over");
 });
-for (const name of ["dragleave", "drop"]) {
-  form.addEventListener(name, () => form.classList.remove("over"));
-}
-form.addEventListener("drop", (event) => {
-  if (!event.dataTransfer.files.length) return;
+document.addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) form.classList.remove("over");
+});
+document.addEventListener("drop", (event) => {
+  form.classList.remove("over");
+  const { dataTransfer } = event;
+  if (!dataTransfer.files.length) return;
   event.preventDefault();
-  takeFile(event.dataTransfer.files[0]);
+  const pictures = picturesIn(dataTransfer);
+  if (pictures.length) take(pictures.join("\n"));
+  else takeFiles([...dataTransfer.files]);
 });
 for (const dialog of [undoDialog, copyDialog]) {
   dialog.addEventListener("click", (event) => {
