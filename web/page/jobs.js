@@ -97,11 +97,13 @@ export class JobView {
     state.dataset.state = job.status;
     if (time.dateTime !== job.created) {
       time.dateTime = job.created;
-      time.textContent = new Date(job.created).toLocaleString();
+      time.textContent = momentOf(job.created);
+      time.title = new Date(job.created).toLocaleString();
     }
     show(counts, countsOf(job));
     bar.max = total;
     bar.value = completed + failed;
+    bar.style.setProperty("--landed", completed / (completed + failed || 1));
     show(summary, many(total, "image"));
     this.#showWaiting(job);
     this.#showAlbum(job.album);
@@ -112,7 +114,7 @@ export class JobView {
   #showWaiting({ waiting_until: until, waiting_for: reason }) {
     const { waiting } = this.#parts;
     waiting.hidden = !reason;
-    const text = reason && `Waits until ${momentOf(until)}: ${REASONS[reason] ?? reason}.`;
+    const text = reason && `Waits until ${momentOf(minuteBehind(until))}: ${REASONS[reason] ?? reason}.`;
     show(waiting, text ? `${text} It goes on by itself.` : "");
   }
 
@@ -195,10 +197,15 @@ export function countsOf({ counts: { completed, failed, pending } }) {
   return words.map(([word, count]) => `${number(count)} ${word}`).join(", ");
 }
 
+// The next full minute, or a wait would seem to be over while it still lasts.
+function minuteBehind(text) {
+  return Math.ceil(Date.parse(text) / 60_000) * 60_000;
+}
+
 /** A moment of today as its time, another one with its day. */
 export function momentOf(text) {
   const moment = new Date(text);
-  const time = moment.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  const time = moment.toLocaleTimeString([], { hour: "numeric", minute: "2-digit" });
   const isToday = moment.toDateString() === new Date().toDateString();
   return isToday ? time : `${time} on ${moment.toLocaleDateString()}`;
 }

@@ -19,8 +19,8 @@ const [form, urls, send, accepted, refused, found, others, file, watch, limits, 
   "upload", "urls", "send", "accepted", "refused", "found", "others", "file", "watch", "limits",
   "jobs", "older",
 ].map((id) => document.getElementById(id));
-const [tokenForm, token, tokenRefused, links, undoDialog, copyDialog] = [
-  "token-form", "token", "token-refused", "links", "undo-dialog", "copy-dialog",
+const [tokenForm, token, tokenRefused, none, links, undoDialog, copyDialog] = [
+  "token-form", "token", "token-refused", "none", "links", "undo-dialog", "copy-dialog",
 ].map((id) => document.getElementById(id));
 
 const views = new Map(); // jobId: JobView
@@ -190,7 +190,7 @@ function tellEnd(job) {
   const line = posted.get(job.job_id);
   posted.delete(job.job_id);
   line.firstChild.data = "Complete. jobId: ";
-  line.append(`: ${countsOf(job)}`);
+  line.append(`${countsOf(job)}.`);
   line.dataset.ended = "";
 }
 
@@ -308,9 +308,10 @@ function tellWatch({ problem, milliseconds } = {}) {
   }
   const jobs = [...views.values()].map((view) => view.job);
   const unfinished = jobs.filter((job) => !job.finished).length;
-  const busy = `${many(unfinished, "job")} ${unfinished === 1 ? "is" : "are"} unfinished`;
-  const quiet = jobs.length ? "Every job is complete." : "No job yet. Paste some URLs above.";
-  show(watch, unfinished ? `${busy}; this list follows.` : quiet);
+  const busy = `${many(unfinished, "job")} ${unfinished === 1 ? "is" : "are"} at work`;
+  const quiet = jobs.length ? "Every job is complete." : "No job yet.";
+  show(watch, unfinished ? `${busy}; this list keeps up by itself.` : quiet);
+  none.hidden = jobs.length > 0;
   tellLimits(jobs.some((job) => job.waiting_for));
 }
 

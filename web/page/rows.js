@@ -1,7 +1,7 @@
 // One image of a job as a row. What strangers wrote (a URL, a message, a link) becomes text, or an
 // href after `webURL` has looked at it; nothing is read as markup.
 
-import { clone, number, partsOf, setOrRemove, show } from "./dom.js";
+import { clone, partsOf, setOrRemove, show } from "./dom.js";
 
 const THUMBNAIL = "b"; // Imgur's square of 160 pixels
 
@@ -12,8 +12,8 @@ export class ImageRow {
   constructor() {
     this.element = clone("image-template");
     this.#parts = partsOf(this.element, {
-      thumbnail: "img", state: ".state", size: ".size", source: "bdi", link: ".link",
-      anchor: "a", reason: ".reason", code: ".reason code", message: ".reason span",
+      thumbnail: "img", state: ".state", code: ".code", size: ".size", source: "bdi", link: ".link",
+      anchor: "a", reason: ".reason",
     });
     const { thumbnail } = this.#parts;
     thumbnail.addEventListener("error", () => (thumbnail.hidden = true));
@@ -27,7 +27,7 @@ export class ImageRow {
     const { state, size, source } = this.#parts;
     this.element.dataset.state = state.dataset.state = record?.state ?? "";
     show(state, record?.state ?? "…");
-    show(size, record ? sizeOf(record) : "");
+    show(size, record ? factsOf(record) : "");
     show(source, record?.url ?? "");
     setOrRemove(source, "title", record?.url);
     this.#showLink(record?.link);
@@ -45,11 +45,11 @@ export class ImageRow {
   }
 
   #showReason(error) {
-    const { reason, code, message } = this.#parts;
-    reason.hidden = !error;
+    const { reason, code } = this.#parts;
+    reason.hidden = code.hidden = !error;
     show(code, error?.code ?? "");
-    show(message, error?.message ?? "");
-    setOrRemove(message, "title", error?.message);
+    show(reason, error?.message ?? "");
+    setOrRemove(reason, "title", error?.message);
   }
 }
 
@@ -65,10 +65,13 @@ function thumbnailOf(url) {
   return id ? `${url.origin}/${id}${THUMBNAIL}.jpg` : null;
 }
 
-function sizeOf({ type, width, height, bytes }) {
+function factsOf({ type, width, height, bytes, reused, maybe_duplicate: maybeTwice }) {
   const words = [];
-  if (type) words.push(type);
+  if (type) words.push(type.replace("image/", "").toUpperCase());
   if (width && height) words.push(`${width}\u00a0×\u00a0${height}`);
-  if (bytes) words.push(`${number(Math.ceil(bytes / 1_000))}\u00a0kB`);
+  if (bytes >= 1e6) words.push(`${(bytes / 1e6).toFixed(1)}\u00a0MB`);
+  else if (bytes) words.push(`${Math.ceil(bytes / 1e3)}\u00a0kB`);
+  if (reused) words.push("was here before");
+  if (maybeTwice) words.push("may be on Imgur twice");
   return words.join(" · ");
 }
