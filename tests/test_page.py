@@ -633,6 +633,8 @@ def test_failed_images_are_retried_links_copied_and_all_is_undone(
     page.keyboard.press("Enter")
     dialog.get_by_role("button", name="Delete 2 images").click()
     expect(job.get_by_label("2 failed")).to_be_visible()
+    expect(job.get_by_role("status")).to_have_text("2 images deleted from Imgur.")
+    expect(job).to_be_focused()  # the button that was is gone
     expect(job.locator(".code")).to_have_text(["purged", "purged"])
     assert all("removed" in requests.get(link, timeout=10).url for link in links)
 
@@ -640,11 +642,13 @@ def test_failed_images_are_retried_links_copied_and_all_is_undone(
 def test_a_job_is_cancelled(visit: Visit, origin: str, gate: threading.Event) -> None:
     _, job = visit.upload(f"{origin}/png-rgb.png", f"{origin}/gated/jpeg-baseline.jpg")
     expect(job.get_by_label("1 completed, 1 pending")).to_be_visible()
-    job.get_by_role("button", name="Cancel").click()
+    job.get_by_role("button", name="Cancel").focus()
+    visit.page.keyboard.press("Enter")
     expect(job.get_by_role("status")).to_have_text("1 image cancelled.")
     expect(job.get_by_label("1 completed, 1 failed")).to_be_visible()
     expect(job.locator(".code")).to_have_text(["", "cancelled"])
     expect(job.get_by_role("button", name="Cancel")).to_be_hidden()
+    expect(job).to_be_focused()  # or the next Tab would begin at the top of the page
     gate.set()
 
 
@@ -711,6 +715,8 @@ def test_a_job_has_an_address_that_can_be_shared(
         expect_loaded(job.locator("img"))
         expect(job.locator("header .state")).to_have_text("complete")
         expect(other.page.locator(".job")).to_have_count(51)
+        expect(job).to_be_in_viewport()
+        expect(job).to_be_focused()
         other.page.reload()
         expect(job.locator(".source")).to_have_text(f"{origin}/png-rgb.png")
         newest = other.page.locator(".job").first
@@ -860,6 +866,7 @@ def test_a_phone_and_a_keyboard_are_enough(
         page.keyboard.press("Enter")
         job_id, job = visit.accepted_job()
         expect(job.locator(".image .state")).to_have_text(["completed", "failed"])
+        expect(job.locator("progress")).to_be_in_viewport()
         scroll_width = page.evaluate("document.documentElement.scrollWidth")
         assert scroll_width == 360
         expect(page.locator("#accepted")).to_contain_text("Complete.")
@@ -924,6 +931,7 @@ def test_a_service_that_wants_a_token_is_shown_one(
         token.fill("right-token")
         page.get_by_role("button", name="Use it").click()
         expect(token).to_be_hidden()
+        expect(page.get_by_label("Image URLs")).to_be_focused()
         expect(page.locator("#watch")).to_have_text("No job yet.")
         expect(page.locator("#refused")).to_be_empty()
         page.get_by_role("button", name="Upload").click()

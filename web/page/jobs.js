@@ -26,6 +26,7 @@ export class JobView {
   #filtered = null;
   #loading = false;
   #again = false;
+  #later = null;
   #act;
 
   /**
@@ -80,9 +81,19 @@ export class JobView {
     this.#parts.details.open = true;
   }
 
-  /** Tell what came of what was done to the job. */
-  tell(text) {
+  /**
+   * Tell what came of what was done to the job. `later`, where it is given, is called with the job
+   * until it has more to tell.
+   */
+  tell(text, later = null) {
+    this.#later = later;
     show(this.#parts.told, text);
+    this.#tellLater();
+  }
+
+  #tellLater() {
+    const text = this.#later?.(this.#job);
+    if (text) this.tell(text);
   }
 
   /** Show `job`, a record of the list of jobs. */
@@ -108,6 +119,7 @@ export class JobView {
     this.#showWaiting(job);
     this.#showAlbum(job.album);
     this.#showActions(job);
+    this.#tellLater();
     this.#refresh();
   }
 
@@ -131,11 +143,15 @@ export class JobView {
 
   #showActions({ finished, counts: { completed, failed } }) {
     const { retry, cancel, undo, copying } = this.#parts;
+    const held = document.activeElement;
     show(retry, `Retry ${number(failed)} failed`);
     retry.hidden = !failed || !finished;
     cancel.hidden = finished;
     undo.hidden = !completed;
     copying.hidden = !completed;
+    // Who pressed a button that is gone now would find themselves at the top of the page.
+    const isGone = held?.closest("[hidden]") && this.element.contains(held);
+    if (isGone) this.element.focus({ preventScroll: true });
   }
 
   // Bring the images that can be seen and may have changed up to date.

@@ -36,10 +36,14 @@ const follow = new Follow({ load: loadJobs, hear: hearOf, tell: tellWatch });
 async function loadJobs() {
   const answer = await newestJobs(wanted);
   await loadLinked(answer.jobs);
+  const isHeld = tokenForm.contains(document.activeElement);
   tokenForm.hidden = true;
+  if (isHeld) urls.focus();
   links.hidden = hasToken(); // a browser that follows a link shows no token
   older.hidden = !answer.older;
+  const isNew = !views.has(linkedId());
   arrange([...answer.jobs, ...linked.values()]);
+  if (isNew) showLinked();
 }
 
 function arrange(jobs) {
@@ -50,17 +54,26 @@ function arrange(jobs) {
     views.delete(jobId);
   }
   jobs.forEach((job, index) => {
+    const isOurs = !views.has(job.job_id) && posted.has(job.job_id);
     const view = views.get(job.job_id) ?? added(job.job_id);
     const there = list.children[index];
     if (there !== view.element) list.insertBefore(view.element, there ?? null);
     update(view, job);
+    if (isOurs) bringIntoView(view);
   });
+}
+
+// On a phone a new job is below all that can be seen.
+function bringIntoView({ element }) {
+  const isSeen = element.getBoundingClientRect().top < 0.75 * window.innerHeight;
+  const isCalm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+  if (!isSeen) element.scrollIntoView({ behavior: isCalm ? "instant" : "smooth" });
 }
 
 function added(jobId) {
   const view = new JobView(jobId, { retry: retryFailed, cancel: cancelJob, undo, copy, told: tellOf });
   views.set(jobId, view);
-  if (posted.has(jobId) || jobId === linkedId()) view.open();
+  if (posted.has(jobId)) view.open();
   return view;
 }
 
@@ -87,6 +100,13 @@ function loadSoon() {
 
 function linkedId() {
   return decodeURIComponent(location.hash.slice(1));
+}
+
+function showLinked() {
+  const view = views.get(linkedId());
+  view?.open();
+  view?.element.scrollIntoView();
+  view?.element.focus({ preventScroll: true });
 }
 
 async function loadLinked(jobs) {
@@ -183,7 +203,10 @@ function tellAccepted(jobId) {
   line.append(link);
   accepted.append(line);
   posted.set(jobId, line);
-  views.get(jobId)?.open(); // an event may have been quicker than the answer
+  const view = views.get(jobId);
+  if (!view) return;
+  view.open(); // an event was quicker than the answer
+  bringIntoView(view);
 }
 
 function tellEnd(job) {
@@ -224,10 +247,17 @@ function undo(view) {
 }
 
 function purge(view) {
+  let purging = 0;
+  let hasBegun = false;
+  const end = ({ finished, counts: { completed } }) => {
+    hasBegun ||= !finished || completed < purging;
+    const kept = completed ? ` ${many(completed, "image")} could not be.` : "";
+    return hasBegun && finished ? `${many(purging - completed, "image")} deleted from Imgur.${kept}` : "";
+  };
   return act(view, async () => {
-    const { purging } = await cancel(view.jobId, { purge: true });
+    ({ purging } = await cancel(view.jobId, { purge: true }));
     return `${many(purging, "image")} ${purging === 1 ? "is" : "are"} being deleted from Imgur.`;
-  });
+  }, end);
 }
 
 function copy(view) {
@@ -247,10 +277,10 @@ function copy(view) {
   });
 }
 
-function act(view, work) {
+function act(view, work, later) {
   view.tell("");
   return attempt(
-    async () => view.tell(await work()),
+    async () => view.tell(await work(), later),
     (problem) => {
       view.tell(`${problem.title}: ${problem.message}`);
       if (problem.wantsToken) askForToken(problem);
@@ -390,10 +420,7 @@ older.addEventListener("click", () => {
 });
 window.addEventListener("hashchange", async () => {
   refused.replaceChildren();
-  if (!views.has(linkedId())) await attempt(loadJobs, tellProblem);
-  const view = views.get(linkedId());
-  view?.open();
-  view?.element.scrollIntoView();
-  view?.element.focus({ preventScroll: true });
+  if (views.has(linkedId())) showLinked();
+  else await attempt(loadJobs, tellProblem);
 });
 follow.now();
