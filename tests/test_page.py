@@ -53,6 +53,9 @@ FLAGS = (
 )
 JOBS = "/v1/images/upload?limit="
 STREAM = "/v1/events"
+SCREENS = pytest.mark.parametrize(
+    ("width", "dark"), [(width, dark) for width in (1280, 360) for dark in (False, True)]
+)
 JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
@@ -747,8 +750,9 @@ def test_a_service_that_restarts_is_found_again_by_itself(
         visit.problems = [each for each in visit.problems if "net::ERR_" not in each]
 
 
+@SCREENS
 def test_a_job_that_waits_for_imgur_says_until_when_and_why(
-    browser: Browser, tmp_path: Path, origin: str
+    browser: Browser, tmp_path: Path, origin: str, width: int, dark: bool
 ) -> None:
     with (
         running_sandbox(tmp_path / "s", user_credits=31) as sandbox,
@@ -758,7 +762,7 @@ def test_a_job_that_waits_for_imgur_says_until_when_and_why(
             IMGUR_BASE_URL=sandbox.url,
             IMGUR_LINK_BASE=sandbox.url,
         ) as urls,
-        visiting(browser, (*urls, sandbox.url)) as visit,
+        visiting(browser, (*urls, sandbox.url), width=width, dark=dark) as visit,
     ):
         entries = [f"{origin}/png-rgb.png?{number}" for number in range(5)]
         job = visit.job_of(visit.post(entries, dedupe=False))
@@ -768,7 +772,10 @@ def test_a_job_that_waits_for_imgur_says_until_when_and_why(
         expect(visit.page.locator("#limits")).to_have_text(
             re.compile("2 images wait for Imgur. Within Imgur.s limits all will be done by .*")
         )
+        job.locator("summary").click()
+        expect_loaded(job.locator("img").first)
         expect_no_violations(visit.page)
+        assert visit.page.evaluate("document.documentElement.scrollWidth") == width
 
 
 # Accessibility
@@ -784,25 +791,50 @@ def expect_no_violations(page: Page) -> None:
     assert violations == {}
 
 
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", [1280, 360])
-def test_axe_finds_nothing_wrong(
-    browser: Browser, service: tuple[str, ...], origin: str, width: int, dark: bool
+@SCREENS
+def test_axe_finds_nothing_wrong_before_during_and_after_a_job(
+    browser: Browser,
+    service: tuple[str, ...],
+    origin: str,
+    gate: threading.Event,
+    width: int,
+    dark: bool,
 ) -> None:
     with visiting(browser, service, width=width, dark=dark) as visit:
         page = visit.page
-        expect_no_violations(page)
-        visit.paste(f"![a]({origin}/png-rgb.png), {origin}/no-such.png and {origin}/page")
+
+        def check() -> None:
+            expect_no_violations(page)
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+
+        check()
+        page.get_by_role("button", name="Upload").click()
+        expect(page.get_by_role("alert")).not_to_be_empty()
+        check()
+        images = [
+            f"{origin}/{name}" for name in ("png-rgb.png", "no-such.png", "gated/gif-89a.gif")
+        ]
+        visit.paste(" and ".join([*(f"![a]({image})" for image in images), f"{origin}/page"]))
         page.locator(".texts summary").click()
-        expect_no_violations(page)
+        expect(page.get_by_label("Also 1 URL whose name is not")).to_be_visible()
+        check()
         page.get_by_role("button", name="Upload").click()
         _, job = visit.accepted_job()
-        expect(job.get_by_label("1 completed, 1 failed")).to_be_visible()
+        expect(job.get_by_label("1 completed, 1 failed, 1 pending")).to_be_visible()
         expect_loaded(job.locator("img").first)
-        expect_no_violations(page)
+        check()
+        gate.set()
+        expect(job.get_by_label("2 completed, 1 failed")).to_be_visible()
+        expect(page.locator("#accepted")).to_contain_text("Complete.")
+        check()
+        page.evaluate("void (navigator.clipboard.writeText = () => Promise.reject(Error()))")
+        job.get_by_role("button", name="Copy").click()
+        expect(page.get_by_role("dialog", name="Copy the links")).to_be_visible()
+        check()
+        page.keyboard.press("Escape")
         job.get_by_role("button", name="Undo…").click()
-        expect_no_violations(page)
-        assert page.evaluate("document.documentElement.scrollWidth") == width
+        expect(page.get_by_role("dialog", name="Undo this job?")).to_be_visible()
+        check()
 
 
 def test_of_ten_thousand_images_only_those_in_view_are_there(visit: Visit) -> None:
@@ -907,17 +939,19 @@ def test_the_api_is_read_and_tried_on_a_page_of_its_own(
         expect(answer).to_contain_text(JOB_ID)
 
 
+@SCREENS
 def test_a_service_that_wants_a_token_is_shown_one(
-    browser: Browser, origin: str, tmp_path: Path
+    browser: Browser, origin: str, tmp_path: Path, width: int, dark: bool
 ) -> None:
     with (
         running_service(tmp_path, IMAGELOAD_API_TOKEN="right-token") as urls,
-        visiting(browser, urls) as visit,
+        visiting(browser, urls, width=width, dark=dark) as visit,
     ):
         page, url = visit.page, f"{origin}/png-rgb.png"
         token = page.get_by_label("This service answers to those who have a token")
         expect(token).to_be_focused()
         expect(page.locator("#watch")).to_have_text("Unauthorized")
+        expect_no_violations(page)
         visit.paste(url)
         page.get_by_role("button", name="Upload").click()
         expect(page.locator("#refused")).to_contain_text("Unauthorized")
@@ -928,6 +962,7 @@ def test_a_service_that_wants_a_token_is_shown_one(
         expect(page.locator("#token-refused")).to_have_text(
             "The token is none that this service knows."
         )
+        expect_no_violations(page)
         token.fill("right-token")
         page.get_by_role("button", name="Use it").click()
         expect(token).to_be_hidden()
