@@ -772,6 +772,8 @@ def test_a_job_that_waits_for_imgur_says_until_when_and_why(
         expect(visit.page.locator("#limits")).to_have_text(
             re.compile("2 images wait for Imgur. Within Imgur.s limits all will be done by .*")
         )
+        visit.post([f"{entry}&more" for entry in entries], dedupe=False)
+        expect(visit.page.locator("#limits")).to_contain_text("7 images wait for Imgur.")
         job.locator("summary").click()
         expect_loaded(job.locator("img").first)
         expect_no_violations(visit.page)

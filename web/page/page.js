@@ -28,6 +28,7 @@ const posted = new Map(); // jobId: its line under the form; those that have not
 const linked = new Map(); // jobId: a job that the address names and the list does not reach
 let wanted = JOBS_AT_ONCE;
 let reload = 0;
+let quotaTimer = 0;
 let askedForQuota = -Infinity;
 const follow = new Follow({ load: loadJobs, hear: hearOf, tell: tellWatch });
 
@@ -347,7 +348,14 @@ function tellWatch({ problem, milliseconds } = {}) {
 
 async function tellLimits(isWaiting) {
   limits.hidden = !isWaiting;
-  if (!isWaiting || performance.now() - askedForQuota < QUOTA_MS) return;
+  clearTimeout(quotaTimer);
+  if (!isWaiting) return;
+  const pause = askedForQuota + QUOTA_MS - performance.now();
+  if (pause > 0) {
+    // What is heard last before a long wait is what has to be right.
+    quotaTimer = setTimeout(() => tellLimits(true), pause);
+    return;
+  }
   askedForQuota = performance.now();
   await attempt(async () => {
     const { parked, done_at: doneAt } = await quota();
