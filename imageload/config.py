@@ -281,7 +281,7 @@ class Config:
         505, "status", "the answer to an unknown jobId; 404 for those who prefer it"
     )
     max_streams: int = _option(
-        500, "count", "event streams and held answers open at once; past it a stream is refused 503"
+        2_000, "count", "event streams and held answers at once; at most half of --max-connections"
     )
     keepalive_seconds: float = _option(
         15.0, "seconds", "an idle stream's pause; who takes nothing for as long is dropped"

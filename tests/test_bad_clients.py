@@ -345,17 +345,22 @@ def test_a_process_out_of_files_neither_spins_nor_dies(tmp_path: Path) -> None:
     assert len(process.log) < 10
 
 
-@pytest.mark.parametrize(("files", "most"), [(4_384, 4_000), (1_000, 616), (300, 150)])
-def test_where_few_files_may_be_open_there_are_fewer_connections(files: int, most: int) -> None:
+@pytest.mark.parametrize(
+    ("files", "most", "streams"), [(4_384, 4_000, 2_000), (1_000, 616, 308), (300, 150, 75)]
+)
+def test_where_few_files_may_be_open_there_are_fewer_connections(
+    files: int, most: int, streams: int
+) -> None:
     code = (
         f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}));"
-        "from imageload.config import Config; from web.file_limit import most_connections;"
-        "print(most_connections(Config()))"
+        "from imageload.config import Config;"
+        "from web.file_limit import most_connections, most_streams;"
+        "print(most_connections(Config()), most_streams(Config()))"
     )
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert int(ended.stdout) == most
+    assert ended.stdout == f"{most} {streams}\n"
     assert ("connections" in ended.stderr) is (most < 4_000)
 
 

@@ -8,6 +8,7 @@ import asyncio
 import gc
 import itertools
 import logging
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -313,7 +314,17 @@ def test_a_listener_that_reads_slowly_is_kept_and_told_everything(small: Running
     assert numbers(heard) == list(range(1, 301))
 
 
-def test_two_hundred_listeners_to_a_job_cost_one_encoding(
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """This process may have both ends of a few thousand connections open."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before[0], 8_192), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.usefixtures("many_files")
+def test_a_thousand_listeners_to_a_job_cost_one_encoding(
     service: RunningService, origin: Origin
 ) -> None:
     gate = Gate(origin)
@@ -322,13 +333,13 @@ def test_two_hundred_listeners_to_a_job_cost_one_encoding(
 
     async def read_all() -> list[bytes]:
         readers = []
-        for _ in range(200):
+        for _ in range(1_000):
             host, port = service.url.removeprefix("http://").split(":")
             reader, writer = await asyncio.open_connection(host, int(port))
             path = f"/v1/images/upload/{job_id}/events"
             writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
             readers.append((reader, writer))
-        while changes.taken < 200:
+        while changes.taken < 1_000:
             await asyncio.sleep(0.005)
         gate.open(100)
         bodies = await asyncio.gather(*(reader.read() for reader, _ in readers))

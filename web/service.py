@@ -38,6 +38,7 @@ from web.access import Access, read_tokens
 from web.base import BaseHandler, NotFoundHandler, waiting_of
 from web.changes import Changes
 from web.connections import BACKLOG, Server
+from web.file_limit import most_streams
 from web.front import Front, Room
 from web.idempotency import IdempotencyKeys
 from web.notes import current_token, keep_budgets, keep_token, restore_budgets
@@ -83,7 +84,7 @@ class Service:
         temp_bytes = TempBytes(config.temp_bytes - config.downloads * config.max_bytes)
         self.journal, restored = _journal(config, self._metrics)
         self.uploads = self._ways_to_imgur(imgur)
-        self.changes = Changes(config.max_streams, functools.partial(waiting_of, self.uploads))
+        self.changes = Changes(most_streams(config), functools.partial(waiting_of, self.uploads))
         self.uploads.watch(self.changes, self.changes.nudge)
         self._downloads = self._fitting_downloads(origins, files)
         self._callbacks = self._telling(origins, lambda job, change: road.apply(job, change))
