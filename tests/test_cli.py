@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -524,6 +525,11 @@ def test_a_busy_service_is_asked_again_and_then_takes_the_list(
     assert "The backlog is full. Trying again for 60 s." in ended.err
 
 
+def local(form: str) -> str:
+    """The beginning of 2026 in UTC, by the clock here."""
+    return datetime(2026, 1, 1, tzinfo=UTC).astimezone().strftime(form)
+
+
 def test_what_a_job_waits_for_is_said_once(bare_cli: Cli, contract: Contract) -> None:
     waiting = {"waiting_for": "user", "waiting_until": "2026-01-01T00:00:00Z"}
     contract.put_job(waiting, waiting, {}, FINISHED)
@@ -533,7 +539,7 @@ def test_what_a_job_waits_for_is_said_once(bare_cli: Cli, contract: Contract) ->
     said = [line for line in ended.err.splitlines() if "ait" in line]
     assert said == [
         "imageload: Waiting for Imgur's hourly budget of this address or account, "
-        "until 2026-01-01T00:00:00Z.",
+        f"until {local('%Y-%m-%d %H:%M:%S %Z')}.",
         "imageload: The wait is over.",
     ]
 
@@ -588,7 +594,8 @@ def test_quota_says_what_is_left_and_until_when(bare_cli: Cli, contract: Contrac
     ended = bare_cli("quota")
     assert ended.status == 0
     assert ended.lines[:3] == [
-        "Waiting for Imgur's daily budget of the client id, until 2026-01-01T00:00:00Z.",
+        "Waiting for Imgur's daily budget of the client id, "
+        f"until {local('%Y-%m-%d %H:%M:%S %Z')}.",
         "Imgur's reason: Daily client requests exceeded",
         "1,200 images pending, 4 of them parked",
     ]

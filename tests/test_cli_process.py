@@ -8,17 +8,20 @@ import socket
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from sandbox.testing import RunningSandbox
 from tests.cli import ROOT, in_a_pipe, on_a_terminal
+from tests.contract import JOB, running_contract
 from tests.origin import IMAGES, Origin, answer
 from tests.relay import running_relay
 from tests.service import RunningService, ServiceProcess
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*[34][0-9]")
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
 
@@ -159,6 +162,27 @@ def test_a_terminal_shows_a_bar_and_gets_its_cursor_back(
         after = command.shown.rpartition(SHOW_CURSOR)[2]
         assert after.count("http://") == 3  # two links, and the URL that failed
         assert COLOUR.search(command.shown)
+
+
+def test_a_bar_says_how_long_it_takes_but_not_while_the_job_waits() -> None:
+    counts = {"total": 4, "pending": 2, "completed": 2, "failed": 0}
+    until = datetime.now(UTC).replace(microsecond=0)
+    waiting = {"counts": counts, "waiting_for": "user", "waiting_until": until.isoformat()}
+    over = {"counts": {**counts, "pending": 0, "completed": 4}, "finished": True}
+    with running_contract() as contract:
+        contract.put_job({}, {"counts": {**counts, "pending": 3, "completed": 1}})
+        contract.put_job({"counts": counts}, *[waiting] * 3, over)
+        contract.put(f"GET /v1/images/upload/{JOB}/images", {"images": []})
+        with on_a_terminal("watch", JOB, IMAGELOAD_SERVER=contract.url) as command:
+            command.wait_for(" left")
+            command.wait_for("waiting")
+            assert command.end() == 0
+    shown, _, rest = COLOURS.sub("", command.shown).partition("Waiting for Imgur's hourly budget")
+    assert f"until {until.astimezone():%H:%M:%S %Z}." in rest
+    assert re.search(r"2/4 +0:00:\d\d +0:00:\d\d left", shown)
+    assert re.search(r"2/4 +0:00:\d\d +waiting", rest)
+    assert re.search(r"4/4 +0:00:\d\d *\r?\n", rest)
+    assert " left" not in rest
 
 
 def test_ctrl_c_on_a_terminal_says_how_to_come_back(

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+from imageload.cli.printable import by_our_clock
 from imageload.cli.screen import Progress, Screen
 from imageload.cli.source import Away, Busy, Entry, Record, Source
 
@@ -43,10 +44,10 @@ def follow(
     while True:
         entries = patiently(lambda: source.entries(job_ids), screen.say, patience=patience)
         finished = all(entry["finished"] for entry in entries)
-        screen.show(view(entries), finished=finished)
+        was, waiting = waiting, next(filter(None, map(waiting_text, entries)), "")
+        screen.show(view(entries), finished=finished, waits=bool(waiting))
         if finished:
             return
-        was, waiting = waiting, next(filter(None, map(waiting_text, entries)), "")
         if waiting != was:
             screen.say(waiting or "The wait is over.")
         time.sleep(pause)
@@ -59,7 +60,9 @@ def waiting_text(entry: Entry) -> str:
     if not what:
         return ""
     until = entry.get("waiting_until")
-    return f"Waiting for {_WAITS.get(what, what)}{f', until {until}' if until else ''}."
+    return (
+        f"Waiting for {_WAITS.get(what, what)}{f', until {by_our_clock(until)}' if until else ''}."
+    )
 
 
 def records_of(

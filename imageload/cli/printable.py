@@ -1,4 +1,4 @@
-"""Text from elsewhere, made harmless for a terminal: URLs may carry control characters.
+"""Text from elsewhere, made fit for a terminal: URLs may carry control characters.
 
 An escape sequence in a URL could move the cursor, rename the window or paint a false link.
 """
@@ -6,6 +6,7 @@ An escape sequence in a URL could move the cursor, rename the window or paint a 
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 
 
 def printable(text: str) -> str:
@@ -16,6 +17,13 @@ def printable(text: str) -> str:
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
         for letter in text
     )
+
+
+def by_our_clock(text: str) -> str:
+    """A moment of an answer by the clock of whoever reads it; its day where that is not today."""
+    moment = datetime.fromisoformat(text).astimezone()
+    is_today = moment.date() == datetime.now().astimezone().date()
+    return f"{moment:%H:%M:%S %Z}" if is_today else f"{moment:%Y-%m-%d %H:%M:%S %Z}"
 
 
 def tell(text: str) -> None:

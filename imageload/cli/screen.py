@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from typing import NamedTuple, Protocol
 
 from imageload.cli.printable import printable, tell
@@ -42,8 +43,8 @@ class Progress(NamedTuple):
 class Screen(Protocol):
     """Shows how far it is, and says in a line what else there is to say."""
 
-    def show(self, progress: Progress, *, finished: bool) -> None:
-        """Show `progress`."""
+    def show(self, progress: Progress, *, finished: bool, waits: bool = False) -> None:
+        """Show `progress`; `waits`: nothing will come of it for a while."""
 
     def say(self, text: str) -> None:
         """Say `text`, which stays."""
@@ -56,7 +57,13 @@ class Lines:
         self._shown: tuple[Progress, bool] | None = None
         self._next = 0.0
 
-    def show(self, progress: Progress, *, finished: bool) -> None:
+    def show(
+        self,
+        progress: Progress,
+        *,
+        finished: bool,
+        waits: bool = False,  # noqa: ARG002 - a line has said so
+    ) -> None:
         """Write a line where there is news and the last one is some time ago."""
         now = time.monotonic()
         if self._shown != (progress, finished) and (finished or now >= self._next):
@@ -76,23 +83,27 @@ class Bar:
         from rich import console, progress  # a second's fraction that lines need not wait for
 
         self._bar = progress.Progress(
-            progress.BarColumn(),
+            progress.BarColumn(complete_style="green", finished_style="green"),
             progress.MofNCompleteColumn(),
             progress.TextColumn("{task.description}", markup=False, style="red"),
             progress.TimeElapsedColumn(),
-            progress.TimeRemainingColumn(compact=True),
+            progress.TextColumn("{task.fields[left]}", markup=False, style="cyan"),
             console=console.Console(stderr=True, highlight=False),
         )
-        self._task = self._bar.add_task("", total=None)
+        self._task = self._bar.add_task("", total=None, left="")
 
-    def show(self, progress: Progress, *, finished: bool) -> None:  # noqa: ARG002 - the bar shows it
-        """Move the bar."""
+    def show(self, progress: Progress, *, finished: bool, waits: bool = False) -> None:
+        """Move the bar. How long it takes can be said only while it moves."""
         self._bar.update(
             self._task,
             total=progress.total,
             completed=progress.done + progress.failed,
             description=f"{progress.failed:,} failed" if progress.failed else "",
         )
+        seconds = self._bar.tasks[0].time_remaining
+        left = f"{timedelta(seconds=round(seconds))} left" if seconds else ""
+        left = "" if finished else "waiting" if waits else left
+        self._bar.update(self._task, left=left, refresh=True)
 
     def say(self, text: str) -> None:
         """Write a line above the bar."""

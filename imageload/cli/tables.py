@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from imageload.cli.follow import waiting_text
+from imageload.cli.printable import by_our_clock
 from imageload.cli.source import Entry
 
 
 def of_job(entry: Entry) -> Iterator[str]:
     """A job in a few lines."""
     counts = entry["counts"]
-    yield f"job {entry['job_id']}, created {entry['created']}: {entry['status']}"
+    yield f"job {entry['job_id']}, created {by_our_clock(entry['created'])}: {entry['status']}"
     yield (
         f"{counts['completed']:,} of {counts['total']:,} landed, {counts['failed']:,} failed, "
         f"{counts['pending']:,} pending"
@@ -45,7 +46,8 @@ def of_quota(state: dict[str, Any]) -> Iterator[str]:
     yield waiting_text(state) or "Nothing keeps uploads waiting."
     if state.get("reason"):
         yield f"Imgur's reason: {state['reason']}"
-    done = f"; all done at {state['done_at']}" if state["pending"] and state["done_at"] else ""
+    done_at = state["pending"] and state["done_at"]
+    done = f"; all done at {by_our_clock(done_at)}" if done_at else ""
     yield f"{state['pending']:,} images pending, {state['parked']:,} of them parked{done}"
     row = "{:>6}  {:7}  {:>9}  {:>7}  {}".format
     yield row("CLIENT", "BUDGET", "REMAINING", "LIMIT", "RESETS")
