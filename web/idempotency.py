@@ -64,7 +64,9 @@ class IdempotencyKeys:
         there = self._living(key)
         if there is not None:
             if there.fingerprint != fingerprint:
-                raise KeyReused("This Idempotency-Key came with another body before. Make a new.")
+                raise KeyReused(
+                    "This Idempotency-Key came with another body before. Make a new one."
+                )
             return await asyncio.shield(there.job_ids), True
         mine = self._accepted[key] = _Accepted(fingerprint)
         try:
