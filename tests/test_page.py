@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -313,6 +314,14 @@ def test_a_link_opens_in_a_tab_that_cannot_reach_back(visit: Visit, origin: str)
     opened.value.wait_for_load_state()
     assert opened.value.url == link.get_attribute("href")
     assert opened.value.evaluate("window.opener") is None
+
+
+def test_a_job_is_there_as_soon_as_it_is_accepted(visit: Visit) -> None:
+    expect(visit.page.locator("#watch")).not_to_be_empty()
+    visit.page.clock.install()
+    visit.page.clock.pause_at(time.time() + 3_600)
+    _, job = visit.upload("no-url")
+    expect(job).to_be_visible()
 
 
 def test_an_image_is_shown_as_it_lands_and_its_row_stays(

@@ -92,11 +92,14 @@ function hearOf(job) {
 }
 
 function loadSoon() {
-  reload ||= setTimeout(async () => {
-    reload = 0;
-    await attempt(loadJobs, tellProblem);
-    tellWatch();
-  }, RELOAD_MS);
+  reload ||= setTimeout(loadNow, RELOAD_MS);
+}
+
+async function loadNow() {
+  clearTimeout(reload);
+  reload = 0;
+  await attempt(loadJobs, tellProblem);
+  tellWatch();
 }
 
 function linkedId() {
@@ -159,7 +162,7 @@ async function post() {
     form.reset();
     tellFound();
     jobIds.forEach(tellAccepted);
-    loadSoon();
+    loadNow();
   } catch (problem) {
     tellProblem(problem);
     refuse(paragraph("Your list is still in the box."));
