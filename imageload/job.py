@@ -138,6 +138,13 @@ class Uploading:
 
 
 @dataclass(frozen=True, slots=True)
+class NotSent:
+    """The upload of the image at `index` that was to begin did not: Imgur knows nothing of it."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class AnswerMissed:
     """The answer to an upload of the image at `index` was lost: it may be on Imgur, unknown."""
 
@@ -220,7 +227,15 @@ class AlbumEnded:
 
 
 ImageChange = (
-    Downloaded | Uploading | AnswerMissed | Uploaded | Failed | Requeued | Purged | PurgeFailed
+    Downloaded
+    | Uploading
+    | NotSent
+    | AnswerMissed
+    | Uploaded
+    | Failed
+    | Requeued
+    | Purged
+    | PurgeFailed
 )
 
 
@@ -465,6 +480,8 @@ def _changed(image: Image, change: ImageChange) -> Image:
             )
         case Uploading(), "downloaded":
             return image if image.uploading else replace(image, uploading=True)
+        case NotSent(), "downloaded":
+            return replace(image, uploading=False)
         case AnswerMissed(), "downloaded":
             return replace(image, maybe_duplicate=True)
         case Uploaded(), "downloaded":

@@ -18,22 +18,12 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from imageload.black_box import BlackBox
-from imageload.errors import JournalError, Shutdown
-from imageload.job import (
-    AlbumEnded,
-    Change,
-    Downloaded,
-    Failed,
-    Image,
-    Job,
-    JobChange,
-    Requeued,
-    Uploaded,
-)
+from imageload.errors import JournalError
+from imageload.job import Change, Downloaded, Failed, Job, JobChange, Requeued, Uploaded
 from imageload.journal_file import JournalFile, beside
 from imageload.journal_rows import (
     UNREADABLE,
@@ -154,8 +144,7 @@ class Journal:
     def record(self, job: Job, change: Change) -> None:
         """`change` was applied to `job`: a Reader, called on the thread that applied it.
 
-        What only the service's stop has ended is not recorded as ended: after a restart it begins
-        again. Nothing is recorded of a job that is not in the journal.
+        Nothing is recorded of a job that is not in the journal.
         """
         number = self._numbers.get(job)
         if number is None:
@@ -164,23 +153,14 @@ class Journal:
             self._black_box.erase((number, change.index))
             return
         if isinstance(change, JobChange):
-            if not isinstance(change, AlbumEnded) or not _is_stop(change):
-                self._record_head(number, job)
+            self._record_head(number, job)
             return
         place = number, change.index
         if isinstance(change, (Uploaded, Failed)):
             self._black_box.erase(place)
-            if isinstance(change, Failed) and _is_stop(change):
-                self._record_stop(place, job.image(change.index))
-                return
         self._writer.put(place, job.image(change.index))
         if isinstance(change, Requeued):
             self._record_head(number, job)
-
-    def _record_stop(self, place: Place, image: Image) -> None:
-        """An upload that was announced and not sent is none: it is not on Imgur."""
-        if image.report is not None:
-            self._writer.put(place, replace(image, state="queued", report=None, failure=None))
 
     def _record_head(self, number: int, job: Job) -> None:
         row = head_row(number, job)
@@ -291,7 +271,3 @@ class Journal:
         self._black_box.close()
         self._file.close()
         return not left
-
-
-def _is_stop(change: Failed | AlbumEnded) -> bool:
-    return change.failure is not None and change.failure.code == Shutdown.code

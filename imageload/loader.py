@@ -229,7 +229,7 @@ class ImageLoad:
         """End what has not ended, as `cancelled`, within a second; how many images that may be.
 
         Blocks for as long as the images of a job that waits take to be ended. Done twice, it does
-        the same.
+        the same. Raises ShuttingDown.
         """
         ending = Ending(_pending(job), 0)
         self._end(job)
@@ -238,6 +238,7 @@ class ImageLoad:
 
     def _end(self, job: Job, *, purge: bool = False) -> None:
         with self._lock:
+            self._check_closing()
             _, work = self._active.get(job.job_id, (None, None))
             waiting = [t for t in self._waiting if t.job is job and not job.summary().purging]
             if work is None and waiting:
@@ -322,9 +323,7 @@ class ImageLoad:
                 work.settle()
             except Exception:
                 _log.exception("a job could not be settled job=%s", job.job_id)
-            counts = job.summary().counts
-            ends = counts["completed"], counts["failed"]
-            _log.info("complete job=%s completed=%d failed=%d", job.job_id, *ends)
+            _log_end(job, is_left=self._closing and not job.summary().finished)
 
     def _work(self, job: Job, work: Work) -> None:
         """A thread's life: one job, and the next only where no other thread can be had for it."""
@@ -345,8 +344,9 @@ class ImageLoad:
     def stop(self) -> None:
         """Take no more, and end every job as it stands.
 
-        What had not landed fails with the code `shutdown`: at once in jobs that wait, in others
-        when what they have under way ends, which is the caller's to hasten.
+        What had not landed is left to the ledger, or without one fails with the code `shutdown`:
+        at once in jobs that wait, in others when what they have under way ends, which is the
+        caller's to hasten.
         """
         with self._lock:
             self._closing = True
@@ -418,3 +418,13 @@ class ImageLoad:
 def _pending(job: Job) -> int:
     counts = job.summary().counts
     return counts["queued"] + counts["downloaded"]
+
+
+def _log_end(job: Job, *, is_left: bool) -> None:
+    counts = job.summary().counts
+    ends = counts["completed"], counts["failed"]
+    if is_left:
+        told = job.job_id, *ends, _pending(job)
+        _log.info("left for the next start job=%s completed=%d failed=%d pending=%d", *told)
+    else:
+        _log.info("complete job=%s completed=%d failed=%d", job.job_id, *ends)

@@ -35,6 +35,7 @@ from imageload.job import (
     Failed,
     Job,
     Landed,
+    NotSent,
     PurgeBegun,
     Report,
     Requeued,
@@ -161,21 +162,40 @@ class Run:
                 self._hear(message)
 
     def settle(self) -> None:
-        """Fail what has not ended and delete its temp files: no bug leaves a job open for ever."""
+        """Fail what has not ended and delete its temp files: no bug leaves a job open for ever.
+
+        What only a stop has kept from its end is left open where there is a record: then it goes
+        on after a restart.
+        """
         self._road.upload.unwatch(self)
         self._announce_purge()
         self._take_late_results()
         self._refuse_turns()
-        error: ImageError = InternalError("A bug in the service kept this image from going on.")
-        if self._stopped:
-            error = Shutdown("The service stopped before this image was through.")
-        elif self._cancelled:
-            error = _cancelled()
+        if self._cancelled:
+            self._end_all(_cancelled())
+        elif not self._stopped:
+            self._end_all(InternalError("A bug in the service kept this image from going on."))
+        elif self._road.record is None:
+            self._end_all(Shutdown("The service stopped before this image was through."))
+        else:
+            self._leave_open_images()
+        self._road.sharing.end(self._job.job_id)
+
+    def _end_all(self, error: ImageError) -> None:
         self._end_open_images(error)
         album = self._job.summary().album
         if album is not None and album.is_open:
             self._apply(AlbumEnded(failure=error.failure()))
-        self._road.sharing.end(self._job.job_id)
+
+    def _leave_open_images(self) -> None:
+        for index in self._open_images():
+            self._hand_over(index)
+            image = self._job.image(index)
+            if image.report is not None:
+                self._discard(image.report)
+            # What did not come back in time may still arrive.
+            if image.uploading and index not in self._uploads:
+                self._apply(NotSent(index))
 
     def _hear(self, message: _Message) -> None:
         match message:
@@ -188,6 +208,8 @@ class Run:
                     self._apply(Requeued(index))
                     self._backlog.again(index, 0.0)
             case _AlbumResult(value):
+                if self._stopped and _is_stop(value):
+                    return  # `settle` decides
                 self._album_under_way = False
                 cancelled = AlbumEnded(failure=_cancelled().failure())
                 self._apply(cancelled if self._cancelling else _album_ended(value))
@@ -198,18 +220,17 @@ class Run:
 
     def _end_open_images(self, error: ImageError, but: Set[int] = frozenset()) -> None:
         failure = error.failure()
-        states = ("queued", "downloaded")
-        open_images = [
-            index
-            for index in range(len(self._job))
-            if index not in but and self._job.image(index).state in states
-        ]
+        open_images = [index for index in self._open_images() if index not in but]
         for index in open_images:
             self._hand_over(index)
             self._end_as_failed(index, failure)
         if open_images:
             told = self._job.job_id, failure.code, len(open_images), failure.message
             _log.warning("failed job=%s code=%s images=%d reason=%s", *told)
+
+    def _open_images(self) -> list[int]:
+        states = ("queued", "downloaded")
+        return [n for n in range(len(self._job)) if self._job.image(n).state in states]
 
     def _begin_cancel(self) -> None:
         """Stop what is under way, which then comes back, and end all else now."""
@@ -230,7 +251,8 @@ class Run:
 
     def _announce_purge(self) -> None:
         """Keep the job from being finished before the Purge that comes next."""
-        if self._purge_next and not self._stopped and not self._job.summary().purging:
+        goes_on = not self._stopped or self._road.record is not None
+        if self._purge_next and goes_on and not self._job.summary().purging:
             self._apply(PurgeBegun())
 
     def _wake(self, host: str, granted: bool) -> None:
@@ -490,11 +512,14 @@ class Run:
             self._apply(AnswerMissed(index))
         if self._cancelling:
             return  # `settle` ends it
-        if isinstance(error, (Parked, Shutdown)) and goes_on and image.report is not None:
+        is_unsent = isinstance(error, (Parked, Shutdown))
+        if is_unsent and goes_on and image.report is not None:
             self._out_of_line(index)
             return
         tries = self._tries[index]
-        wait = self._road.retry.wait(error, tries) if goes_on else None
+        wait = self._road.retry.wait(error, tries)
+        if not goes_on and (is_unsent or wait is not None):
+            return  # `settle` ends it, or leaves it
         if wait is None:
             if not goes_on:
                 self._hand_over(index)
@@ -574,6 +599,10 @@ def failed_images(job: Job, *, only_transient: bool) -> list[int]:
 
 def _cancelled() -> Cancelled:
     return Cancelled("The job was cancelled before this image was through.")
+
+
+def _is_stop(value: object) -> bool:
+    return isinstance(value, BaseException) and isinstance(outcome_of(value), Shutdown)
 
 
 def _album_ended(value: object) -> AlbumEnded:

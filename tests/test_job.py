@@ -31,6 +31,7 @@ from imageload.job import (
     Failed,
     Item,
     Job,
+    NotSent,
     Purged,
     PurgeFailed,
     Report,
@@ -48,13 +49,14 @@ FAILURE = NotAnImage("The first bytes are not those of an image.").failure()
 
 LEGAL: dict[State, tuple[type[Change], ...]] = {
     "queued": (Downloaded, Failed),
-    "downloaded": (Uploading, AnswerMissed, Uploaded, Failed),
+    "downloaded": (Uploading, NotSent, AnswerMissed, Uploaded, Failed),
     "completed": (Purged, PurgeFailed),
     "failed": (Requeued,),
 }
 LEADS_TO: dict[type[Change], State] = {
     Downloaded: "downloaded",
     Uploading: "downloaded",
+    NotSent: "downloaded",
     AnswerMissed: "downloaded",
     Uploaded: "completed",
     Failed: "failed",
@@ -277,6 +279,8 @@ def test_what_had_not_ended_begins_again_and_may_be_there_where_an_upload_had_be
         bring_to(job, "downloaded", index)
     job.apply(Uploading(2))
     bring_to(job, "completed", 3)
+    job.apply(Uploading(1))
+    job.apply(NotSent(1))
     again = restored(job).snapshot()
     fresh = job_of(4).snapshot().images
     assert again.images[:3] == (*fresh[:2], replace(fresh[2], maybe_duplicate=True))

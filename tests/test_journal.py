@@ -25,7 +25,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from imageload.errors import Failure, IllegalChange, JournalUnavailable, Shutdown
+from imageload.errors import Failure, IllegalChange, JournalUnavailable
 from imageload.job import (
     AlbumEnded,
     AnswerMissed,
@@ -34,6 +34,7 @@ from imageload.job import (
     Failed,
     Item,
     Job,
+    NotSent,
     Purged,
     PurgeFailed,
     Requeued,
@@ -62,7 +63,6 @@ from tests.journals import (
 )
 
 ROOT = Path(__file__).parent.parent
-STOPPED = Shutdown("The service stopped.").failure()
 
 
 @pytest.fixture
@@ -138,13 +138,13 @@ def test_an_image_whose_upload_had_begun_may_be_there_already(path: Path) -> Non
         assert [image.maybe_duplicate for image in again.snapshot().images][1:3] == [True, True]
 
 
-def test_what_only_the_stop_of_the_service_ended_begins_again(path: Path) -> None:
+def test_what_the_stop_of_the_service_left_open_begins_again(path: Path) -> None:
     job = Job([url(index) for index in range(3)], album="Birds")
     with opened(path) as (journal, _):
         journal.accept([job])
         tell(journal, job, Started(), Downloaded(0, report(0)), Uploading(0), Failed(2, FAILURE))
-        tell(journal, job, Failed(0, STOPPED), Failed(1, STOPPED), AlbumEnded(failure=STOPPED))
-        assert job.summary().finished
+        flush(journal)
+        tell(journal, job, NotSent(0))
     (again,) = restored_from(path).jobs
     images = again.snapshot().images
     assert [image.state for image in images] == ["queued", "queued", "failed"]
@@ -154,12 +154,12 @@ def test_what_only_the_stop_of_the_service_ended_begins_again(path: Path) -> Non
     assert album.is_open
 
 
-def test_what_a_stop_ended_after_it_was_sent_may_be_on_imgur(path: Path) -> None:
+def test_what_was_sent_before_a_stop_may_be_on_imgur(path: Path) -> None:
     job = job_of(1)
     with opened(path) as (journal, _):
         journal.accept([job])
         tell(journal, job, Started(), Downloaded(0, report(0)), Uploading(0), AnswerMissed(0))
-        tell(journal, job, Failed(0, STOPPED))
+        tell(journal, job, NotSent(0))
     (again,) = restored_from(path).jobs
     assert again.image(0).maybe_duplicate
 
@@ -184,6 +184,7 @@ STEPS = st.lists(
             [
                 "down",
                 "up",
+                "unsent",
                 "missed",
                 "landed",
                 "reused",
@@ -206,6 +207,7 @@ def change_of(index: int, kind: str, attempts: int) -> Change:
     changes: dict[str, Change] = {
         "down": Downloaded(index, replace(report(index), height=None), attempts),
         "up": Uploading(index),
+        "unsent": NotSent(index),
         "missed": AnswerMissed(index),
         "landed": Uploaded(index, link(index), SECRET, attempts),
         "reused": Uploaded(index, link(index), None, attempts, reused=True),

@@ -29,6 +29,7 @@ from imageload.job import (
     Landed,
     Report,
     Started,
+    State,
     Uploaded,
 )
 from imageload.loader import ImageLoad, Order
@@ -199,6 +200,11 @@ class Wired:
         """The images of a job for `url_list`, once it is finished."""
         return self.wait(self.start(url_list))
 
+    def is_left(self, job: Job) -> bool:
+        """Whether `job` was left open for a restart to go on with."""
+        is_recorded = self.road.record is not None and self.load.is_closing
+        return is_recorded and not job.summary().finished
+
     def attempts(self, job: Job, kind: type[Downloaded | Uploaded | Failed]) -> dict[str, int]:
         """How many tries each image's Change of `kind` says it took."""
         return {
@@ -234,7 +240,7 @@ def wire(folder: Folder) -> Iterator[Wire]:
     for wired in made:
         wired.close()
         for job in wired.load.jobs():
-            assert job.summary().finished
+            assert job.summary().finished or wired.is_left(job)
     assert set(threading.enumerate()) <= before
     assert folder.files() == []
     given_back = [path for path in folder.given_back if "nonexistent" not in path]
@@ -1432,9 +1438,99 @@ def test_a_stop_before_uploads_may_begin_leaves_no_upload_and_no_file(
     for written in announced:
         written()
     images = job.snapshot().images
-    assert {image.failure.code for image in images if image.failure} == {"shutdown"}
+    assert [(image.failure, image.uploading) for image in images] == [(None, False)] * 3
+    assert wired.is_left(job)
     assert uploads.at.empty()
     assert folder.files() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "maybe_duplicate"),
+    [
+        (errors.Parked("Imgur takes nothing for now."), "downloaded", False),
+        (errors.Unavailable("Later."), "downloaded", False),
+        (errors.Shutdown("Stopped."), "downloaded", False),
+        (errors.AnswerLost("It was sent, and nobody answered."), "downloaded", True),
+        (errors.Rejected("No image."), "failed", False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_stop_fails_no_image_that_another_try_may_bring_where_it_is_written_down(
+    wire: Wire,
+    folder: Folder,
+    error: errors.ImageError,
+    state: State,
+    maybe_duplicate: bool,
+) -> None:
+    at, stopped = threading.Event(), threading.Event()
+
+    def upload(_: str) -> Landed:
+        at.set()
+        assert stopped.wait(PATIENCE)
+        raise error
+
+    record = SlowRecord()
+    wired = wire(folder.download, upload, record=record)
+    job = wired.start(urls(1))
+    record.write(1)
+    assert at.wait(PATIENCE)
+    wired.load.stop()
+    stopped.set()
+    assert wired.load.close(PATIENCE)
+    image = job.image(0)
+    assert (image.state, image.maybe_duplicate, image.uploading) == (state, maybe_duplicate, False)
+    assert folder.files() == []
+
+
+def test_an_upload_that_did_not_come_back_before_the_end_may_be_on_imgur(
+    wire: Wire, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imageload.run._LATE_SECONDS", 0.05)
+    record, uploads = SlowRecord(), Tap(folder.upload)
+    wired = wire(folder.download, uploads, record=record)
+    job = wired.start(urls(1))
+    record.write(1)
+    (path,) = uploads.next(1)
+    assert wired.load.close(PATIENCE)
+    assert job.image(0).uploading
+    Path(path).touch()  # for the upload that comes back now
+    uploads.let_on()
+    wired.close()
+    Path(path).unlink()
+
+
+def test_a_job_that_was_cancelled_does_not_go_on_after_a_restart(
+    wire: Wire, folder: Folder
+) -> None:
+    at, stopped = threading.Event(), threading.Event()
+
+    def upload(_: str) -> Landed:
+        at.set()
+        assert stopped.wait(PATIENCE)
+        raise errors.Shutdown("Nobody wants this image any more.")
+
+    record = SlowRecord()
+    wired = wire(folder.download, upload, record=record)
+    job = wired.start(urls(1))
+    record.write(1)
+    assert at.wait(PATIENCE)
+    wired.load.cancel(job)
+    wired.load.stop()
+    stopped.set()
+    (image,) = wired.wait(job).values()
+    assert image.failure is not None
+    assert image.failure.code == "cancelled"
+
+
+def test_while_the_service_stops_no_job_is_cancelled(wire: Wire) -> None:
+    """It might not be written down any more, and the job go on after a restart."""
+    wired = wire()
+    job = wired.start(urls(1))
+    wired.wait(job)
+    wired.load.stop()
+    for end in (wired.load.cancel, wired.load.purge):
+        with pytest.raises(errors.ShuttingDown):
+            end(job)
 
 
 # Purges

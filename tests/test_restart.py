@@ -14,6 +14,7 @@ import pytest
 
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.disks import full, small_disk
+from tests.events import Listener
 from tests.origin import Origin
 from tests.service import ROOT, RunningService, ServiceProcess, running_service
 from tests.test_albums import account
@@ -95,6 +96,59 @@ def test_a_job_that_is_stopped_in_its_middle_goes_on_and_uploads_nothing_twice(
     assert len(status["uploaded"]["completed"]) == 120
     assert len(sandbox.images()) == 120, "nothing twice"
     assert not any(each["maybe_duplicate"] for each in second.records(job_id).values())
+
+
+def test_who_watches_a_job_that_is_stopped_is_told_that_it_is_not_its_end(
+    start: Start, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    first = start("--uploads=4")
+    sandbox.fault("slow_answer", seconds=0.2, count=0)
+    job_id = first.submit(distinct(origin, 60))
+    with Listener(f"{first.url}/v1/images/upload/{job_id}/events") as listener:
+        listener.until("image")
+        first.process.send_signal(signal.SIGTERM)
+        until(lambda: first.get("/readyz").status_code == 503)
+        assert first.status(job_id)["finished"] is False
+        told = list(listener.events())
+    assert first.process.wait(20) == 0
+    first.stop()
+    assert [event.data["state"] for event in told if event.name == "image"]
+    assert {event.data["state"] for event in told if event.name == "image"} == {"completed"}
+    assert not any(event.data["finished"] for event in told if event.name == "progress")
+    assert told[-1].name == "shutdown"
+    assert f"left for the next start job={job_id}" in "".join(first.log)
+    sandbox.clear_faults()
+    assert len(start().finish(job_id)["uploaded"]["completed"]) == 60
+
+
+@pytest.mark.parametrize("fault", ["503", "429", "forbidden", "internal"])
+def test_what_imgur_refuses_while_the_service_stops_is_tried_again_after_a_restart(
+    start: Start, origin: Origin, sandbox: RunningSandbox, fault: str
+) -> None:
+    first = start()
+    first.finish(first.submit(distinct(origin, 1, "first")))  # or one upload goes ahead, alone
+    sandbox.fault(fault, seconds=0.5, count=0)
+    job_id = first.submit(distinct(origin, 20))
+    sandbox.wait_for("upload", 3)
+    assert first.stop() == 0
+    sandbox.clear_faults()
+    second = start()
+    assert second.finish(job_id)["uploaded"]["failed"] == []
+
+
+def test_an_album_that_is_being_made_when_the_service_stops_is_made_after_a_restart(
+    start: Start, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    first = start()
+    sandbox.fault("slow_answer", match="album", seconds=10.0, count=0)
+    body = {"urls": distinct(origin, 3), "album": "Birds"}
+    (job_id,) = first.post(json=body).json()["jobId"]
+    sandbox.wait_for("album")
+    assert first.stop() == 0
+    sandbox.clear_faults()
+    second = start()
+    second.finish(job_id)
+    assert second.get("/v1/images/upload").json()["jobs"][0]["album"]["link"]
 
 
 def test_a_purge_goes_on_after_a_restart(
