@@ -33,6 +33,17 @@ def test_work_is_done_in_another_thread_and_its_error_is_the_requests() -> None:
     asyncio.run(run())
 
 
+def test_many_wait_for_a_disk_at_once_while_few_read() -> None:
+    async def run() -> None:
+        front, meet = make_front(), threading.Barrier(8)
+        await asyncio.gather(*(front.wait(lambda: meet.wait(10)) for _ in range(8)))
+        front.close()
+        with pytest.raises(ShuttingDown):
+            await front.wait(threading.get_ident)
+
+    asyncio.run(run())
+
+
 def test_what_waits_for_a_thread_when_the_service_stops_is_told_so() -> None:
     async def run() -> None:
         front = make_front()

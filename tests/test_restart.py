@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,13 @@ import pytest
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.disks import full, small_disk
 from tests.events import Listener
+from tests.journals import locked
 from tests.origin import Origin
 from tests.service import ROOT, RunningService, ServiceProcess, running_service
 from tests.test_albums import account
 from tests.test_limits import all_landed, until, urls, wired
 from tests.test_undo import codes, distinct
+from tests.wire import Wire, post
 
 Start = Callable[..., ServiceProcess]
 
@@ -206,6 +210,23 @@ def test_a_rotated_refresh_token_outlives_the_process(
         with running_service(tmp_path / "temp", **wired(sandbox, **options)) as service:
             assert all_landed(service, [service.submit(urls(origin, 2), dedupe=False)])
     assert sandbox.stats()["oauth_refreshes"] == 2
+
+
+def test_posts_wait_for_the_disk_together_and_not_one_behind_the_other(
+    tmp_path: Path, sandbox: RunningSandbox
+) -> None:
+    path = tmp_path / "journal"
+    with (
+        running_service(tmp_path / "temp", **wired(sandbox, journal=str(path))) as service,
+        contextlib.ExitStack() as stack,
+    ):
+        wires = [stack.enter_context(Wire(service.url)) for _ in range(12)]
+        with locked(path):
+            for wire in wires:
+                wire.send(post(b'["ftp://a.example/"]'))
+            until(lambda: len([t for t in threading.enumerate() if "waiter" in t.name]) == 12)
+        # Who waits too long is refused, and that depends on how busy this machine is.
+        assert {wire.answer().status for wire in wires} <= {202, 503}
 
 
 def test_a_second_process_on_the_journal_does_not_start_and_says_who_holds_it(

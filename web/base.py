@@ -176,9 +176,9 @@ class BaseHandler(ProblemHandler):
         That is where the body is large, or the work waits for a disk.
         """
         self._at_work = True
-        if len(self.body) < _LARGE_BODY and self.journal is None:
-            return work()
-        return await self.front.run(work)
+        if len(self.body) >= _LARGE_BODY:
+            return await self.front.run(work)
+        return work() if self.journal is None else await self.front.wait(work)
 
     def decode_argument(self, value: bytes, name: str | None = None) -> str:  # noqa: ARG002
         """Text of any bytes in a path or query: a malformed jobId is an unknown one, no more."""
