@@ -14,7 +14,8 @@
     │   ├── JobBusy              409: the job is being cancelled or purged
     │   ├── OutOfRoom            503: too many bodies in memory at once
     │   ├── OutOfThreads         503: the system gives no thread to work with
-    │   ├── JournalUnavailable   503: what was sent cannot be written down for now
+    │   ├── OutOfFiles           503: the system lets no more files be opened
+    │   ├── JournalUnavailable   503: the journal cannot be written, or read, for now
     │   └── ShuttingDown         503: the service is about to stop
     └── ImageError               ends one image; becomes a Failure in its job
         ├── InternalError, Poison, Shutdown, Cancelled, Deleted, DiskFull, DiskError, ResourceError
@@ -162,8 +163,17 @@ class OutOfThreads(Refused):
     retry_after = 30
 
 
+class OutOfFiles(Refused):
+    """The system lets this process open no more files."""
+
+    status = 503
+    slug = "out-of-files"
+    title = "Out of files"
+    retry_after = 5
+
+
 class JournalUnavailable(Refused):
-    """The journal cannot be written for now, and a job that it does not hold may get lost."""
+    """The journal cannot be read for now, or written: a job that it does not hold may get lost."""
 
     status = 503
     slug = "journal-unavailable"

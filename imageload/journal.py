@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imageload.black_box import BlackBox
-from imageload.errors import JournalError
+from imageload.errors import JournalError, JournalUnavailable
 from imageload.job import Change, Downloaded, Failed, Job, JobChange, Requeued, Uploaded
 from imageload.journal_file import JournalFile, beside
 from imageload.journal_rows import (
@@ -222,14 +222,14 @@ class Journal:
     def links(self, after: Place = (0, -1), *, retired_only: bool = False) -> Iterator[Link]:
         """The links of all jobs, or of the retired ones, oldest job first, from after an image.
 
-        Reads as it goes, and sees what is durable then. Raises JournalError.
+        Reads as it goes, and sees what is durable then. Raises JournalUnavailable.
         """
         while True:
             try:
                 with self._file.reader() as connection:
                     page = links(connection, after, retired_only=retired_only)
             except sqlite3.Error as error:
-                raise JournalError(f"The journal cannot be read: {error}.") from None
+                raise _unreadable(error) from None
             if not page:
                 return
             yield from page
@@ -238,14 +238,14 @@ class Journal:
     def load(self, job_id: str) -> Job | None:
         """The job as it is in the journal, retired or not; None if it is not there.
 
-        What is recorded of this Job is written like that of any other. Raises JournalError.
+        What is recorded of this Job is written like that of any other. Raises JournalUnavailable.
         """
         try:
             with self._file.reader() as connection:
                 connection.execute("BEGIN")  # so that both tables are of one moment
                 found = list(jobs(connection, "job.id = ?", job_id))
         except UNREADABLE as error:
-            raise JournalError(f"The journal cannot be read: {error}.") from error
+            raise _unreadable(error) from error
         if not found:
             return None
         ((number, job),) = found
@@ -271,3 +271,8 @@ class Journal:
         self._black_box.close()
         self._file.close()
         return not left
+
+
+def _unreadable(error: Exception) -> JournalUnavailable:
+    _log.error("the journal cannot be read: %s", error)
+    return JournalUnavailable(f"The journal cannot be read now: {error}. Ask again in a while.")

@@ -89,7 +89,10 @@ class JournalFile:
 
     @contextlib.contextmanager
     def reader(self) -> Iterator[sqlite3.Connection]:
-        """A connection for reading, for the thread that asks; raises sqlite3.Error."""
+        """A connection for reading, for the thread that asks; raises sqlite3.Error.
+
+        Where the file is gone it makes none: SQLite would throw away the WAL that waits for it.
+        """
         connection = _connected(self.path)
         try:
             connection.execute("PRAGMA query_only = 1")
@@ -169,8 +172,13 @@ def _create(path: Path) -> None:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
+    """A connection to the file, which has to be there."""
     return sqlite3.connect(
-        path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        f"{path.as_uri()}?mode=rw",
+        uri=True,
+        timeout=_BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
     )
 
 

@@ -12,7 +12,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from imageload.album import image_name
-from imageload.errors import Deleted, Failure, ImageError, NotThere, Rejected
+from imageload.errors import (
+    Deleted,
+    DiskError,
+    Failure,
+    ImageError,
+    JournalUnavailable,
+    NotThere,
+    Rejected,
+)
 from imageload.inbox import Inbox
 from imageload.job import Change, Job, PurgeBegun, Purged, PurgeEnded, PurgeFailed
 from imageload.road import Road, outcome_of
@@ -73,7 +81,12 @@ class Purge:
         # In this order: from now on no other job takes one of these links over.
         self._road.sharing.forget(self._images.keys())
         with self._taking_off:  # else of two jobs each would leave their images to the other
-            for link in self._images.keys() & self._links_of_others():
+            try:
+                shared = self._images.keys() & self._links_of_others()
+            except JournalUnavailable as error:
+                self._keep_all(DiskError(str(error)))
+                return
+            for link in shared:
                 self._purged(link, _TAKEN_OFF)
         for link, indexes in self._images.items():
             image = images[indexes[0]]
@@ -91,6 +104,11 @@ class Purge:
         """Say that it is over; after a stop it is not."""
         if not self._stopped and self._job.summary().purging:
             self._apply(self._ended)
+
+    def _keep_all(self, error: ImageError) -> None:
+        """Nothing can be deleted, for it is not known what other jobs have."""
+        for link in self._images:
+            self._take(_Result(link, error))
 
     def _delete(self, link: str | None, route: str) -> None:
         upload = self._road.upload

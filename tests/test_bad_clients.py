@@ -345,6 +345,27 @@ def test_a_process_out_of_files_neither_spins_nor_dies(tmp_path: Path) -> None:
     assert len(process.log) < 10
 
 
+@LINUX
+def test_who_asks_for_what_no_file_is_left_for_is_told_to_come_back(tmp_path: Path) -> None:
+    process = ServiceProcess("--port=0", f"--temp-dir={tmp_path}", "--imgur-client-id=x")
+    try:
+        pid = process.process.pid
+        assert process.get("/healthz").status_code == 200  # over a connection that is kept
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        taken = {int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()}
+        first_free = min(set(range(len(taken) + 1)) - taken)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (first_free, before[1]))
+        refused = process.get("/")
+        assert refused.status_code == 503
+        assert refused.json()["type"] == "urn:imageload:problem:out-of-files"
+        assert refused.headers["Retry-After"] == "5"
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        assert process.get("/").status_code == 200
+    finally:
+        assert process.stop() == 0
+    assert "Traceback" not in "".join(process.log)
+
+
 @pytest.mark.parametrize(
     ("files", "most", "streams"), [(4_384, 4_000, 2_000), (1_000, 616, 308), (300, 150, 75)]
 )

@@ -135,6 +135,7 @@ def test_every_refusal_has_its_http_status() -> None:
         errors.JobBusy: 409,
         errors.OutOfRoom: 503,
         errors.OutOfThreads: 503,
+        errors.OutOfFiles: 503,
         errors.JournalUnavailable: 503,
         errors.ShuttingDown: 503,
     }

@@ -478,6 +478,11 @@ def test_a_journal_whose_file_is_taken_away_notices_and_goes_on_when_it_is_back(
         finish(journal, job)
         wait_until(lambda: journal.trouble)
         assert journal.trouble == "its file was moved or deleted"
+        with pytest.raises(JournalUnavailable):
+            list(journal.links())
+        with pytest.raises(JournalUnavailable):
+            journal.load(job.job_id)
+        assert not path.exists(), "an empty one would do away with the WAL"
         (tmp_path / "elsewhere").rename(path)
         flush(journal)
     assert restored_from(path).jobs[0].snapshot() == after_a_restart(job)

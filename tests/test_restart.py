@@ -275,6 +275,46 @@ def test_finished_jobs_leave_memory_and_their_links_stay(
         assert len(service.get("/v1/images").json()["uploaded"]) == 18
 
 
+def test_the_links_are_answered_while_the_service_stops(
+    start: Start, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    service = start()
+    service.finish(service.submit(distinct(origin, 3, "first")))
+    sandbox.fault("slow_answer", seconds=2.0, count=0)
+    service.submit(distinct(origin, 3))
+    sandbox.wait_for("upload", 4)
+    service.process.send_signal(signal.SIGTERM)
+    until(lambda: service.get("/readyz").status_code == 503)
+    assert len(service.get("/v1/images").json()["uploaded"]) == 3
+    assert len(service.get("/v1/images?limit=9").json()["uploaded"]) == 3
+    assert service.process.wait(20) == 0
+
+
+def test_where_the_journal_cannot_be_read_whoever_needs_it_is_told_so(
+    tmp_path: Path, origin: Origin, sandbox: RunningSandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "journal"
+    with running_service(tmp_path / "temp", **wired(sandbox, journal=str(path))) as service:
+        job_id = service.submit(distinct(origin, 2))
+        service.finish(job_id)
+        path.rename(tmp_path / "elsewhere")
+        for asked in ("/v1/images", "/v1/images?limit=9"):
+            refused = service.get(asked)
+            assert refused.status_code == 503
+            assert refused.json()["type"] == "urn:imageload:problem:journal-unavailable"
+        service.session.delete(f"{service.url}/v1/images/upload/{job_id}?purge=true", timeout=10)
+        service.finish(job_id)
+        records = service.records(job_id).values()
+        assert [each["error"]["code"] for each in records] == ["disk_error"] * 2
+        assert {each["state"] for each in records} == {"completed"}, "others may have them too"
+        (tmp_path / "elsewhere").rename(path)
+        until(lambda: service.get("/readyz").status_code == 200)
+        assert len(service.get("/v1/images").json()["uploaded"]) == 2
+        service.session.delete(f"{service.url}/v1/images/upload/{job_id}?purge=true", timeout=10)
+        until(lambda: sandbox.images() == [])
+    assert "Traceback" not in caplog.text
+
+
 def _listed(service: RunningService) -> list[str]:
     return [job["job_id"] for job in service.get("/v1/images/upload").json()["jobs"]]
 

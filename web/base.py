@@ -247,7 +247,9 @@ class BaseHandler(ProblemHandler):
         """The next part; none at the end. With a journal the disk may be asked for it."""
         if self.journal is None:
             return next(parts, b"")
-        return await self.front.run(lambda: next(parts, b""))
+        # Not behind those who wait until something is written, and also while the service stops.
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(None, next, parts, b"")
 
     def packed(self, body: bytes) -> bytes:
         """`body` as it is sent: as gzip, where the client takes that and it is quickly done."""

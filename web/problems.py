@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http
 import logging
 from typing import Any
@@ -10,7 +11,7 @@ import msgspec
 import tornado.iostream
 import tornado.web
 
-from imageload.errors import Refused, Unauthorized
+from imageload.errors import OutOfFiles, Refused, Unauthorized
 from web.front import Front
 from web.request_id import request_id
 from web.shapes import ProblemJson
@@ -53,7 +54,7 @@ class ProblemHandler(tornado.web.RequestHandler):
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Answer what went wrong as a problem document; called by Tornado."""
-        error = kwargs.get("exc_info", (None, None, None))[1]
+        error = _meaning(kwargs.get("exc_info", (None, None, None))[1])
         if self.request.method not in self.SUPPORTED_METHODS:
             self.set_header("Connection", "close")  # Tornado will not read its body
         if isinstance(error, Refused):
@@ -109,5 +110,15 @@ class ProblemHandler(tornado.web.RequestHandler):
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         """Log a bug with its traceback, and nothing of what a client did wrong; by Tornado."""
         clients = (Refused, tornado.web.HTTPError, tornado.iostream.StreamClosedError)
-        if not isinstance(value, clients):
+        meaning = _meaning(value)
+        if isinstance(meaning, OutOfFiles):
+            _log.warning("no more files can be opened path=%s", self.request.path)
+        elif not isinstance(meaning, clients):
             _log.error("a request met a bug path=%s", self.request.path, exc_info=(typ, value, tb))
+
+
+def _meaning(error: BaseException | None) -> BaseException | None:
+    """`error`, or what is to be answered in its place."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return OutOfFiles("The service may open no more files for now. Ask again in a while.")
+    return error
