@@ -27,6 +27,7 @@ from imageload import config as options
 from imageload.config import SANDBOX_CLIENT_ID, Config
 from imageload.errors import BadRequest, JournalError
 from imageload.job import Job
+from imageload.journal_file import check_free
 from imageload.temp_folder import temp_folder
 from imageload.views import summary_json
 from sandbox.child import SandboxError, SandboxProcess
@@ -313,6 +314,8 @@ def main(arguments: Sequence[str]) -> int:
     _raise_descriptor_limit()
     set_up_logging(config.log_level, config.log_format)
     try:
+        if config.journal:  # or the sandbox would say first that its port is taken
+            check_free(Path(config.journal))
         with temp_folder(config.temp_dir) as temp_dir, imgur_or_sandbox(config) as wired:
             return asyncio.run(serve(wired, temp_dir))
     except (OSError, SandboxError, JournalError) as error:

@@ -46,7 +46,7 @@ class JournalFile:
     """
 
     def __init__(self, path: Path, *, move_damaged_aside: bool = False) -> None:
-        self.path = path.absolute()
+        self.path = _real(path)
         try:
             self._lock = _held(self.path)
         except OSError as error:
@@ -110,6 +110,22 @@ class JournalFile:
         self.connection.close()
         os.ftruncate(self._lock, 0)
         os.close(self._lock)
+
+
+def check_free(path: Path) -> None:
+    """Raise JournalError where another process holds the journal at `path`, or no folder is there.
+
+    For who has something to do before it takes the journal: that one may still be slower.
+    """
+    try:
+        os.close(_held(_real(path)))
+    except OSError as error:
+        raise JournalError(f"The journal {path} cannot be opened: {error}.") from None
+
+
+def _real(path: Path) -> Path:
+    """Where the journal is: two that name it by different links meet at one lock."""
+    return Path(os.path.realpath(path))
 
 
 def beside(path: Path, ending: str) -> Path:

@@ -229,14 +229,24 @@ def test_posts_wait_for_the_disk_together_and_not_one_behind_the_other(
         assert {wire.answer().status for wire in wires} <= {202, 503}
 
 
+@pytest.mark.parametrize("name", ["journal", "link"])
+@pytest.mark.parametrize("client_id", ["x", ""])
 def test_a_second_process_on_the_journal_does_not_start_and_says_who_holds_it(
-    start: Start, tmp_path: Path
+    start: Start, tmp_path: Path, sandbox: RunningSandbox, name: str, client_id: str
 ) -> None:
     first = start()
+    (tmp_path / "link").symlink_to(tmp_path / "journal")
     result = subprocess.run(
-        [sys.executable, "main.py", "--port=0", f"--journal={tmp_path / 'journal'}"],
+        [
+            sys.executable,
+            "main.py",
+            "--port=0",
+            f"--sandbox-port={sandbox.port}",  # which is taken, as that of the first one would be
+            f"--sandbox-dir={tmp_path / 'sandbox-of-the-second'}",
+            f"--journal={tmp_path / name}",
+        ],
         cwd=ROOT,
-        env={"IMGUR_CLIENT_ID": "x", "PATH": ""},
+        env={"IMGUR_CLIENT_ID": client_id, "PATH": ""},
         capture_output=True,
         text=True,
         timeout=30,
