@@ -46,6 +46,7 @@ from web.status import StatusHandler, tag_of_list
 _log = logging.getLogger("imageload")
 
 _TEND_SECONDS = 30.0
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 class UploadHandler(StatusHandler):
@@ -244,7 +245,7 @@ async def serve(config: Config, temp_dir: Path) -> int:
             os._exit(1)
         stop.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _STOPS:
         loop.add_signal_handler(number, on_signal)
     broken = asyncio.Event()
 
@@ -252,7 +253,8 @@ async def serve(config: Config, temp_dir: Path) -> int:
         loop.call_soon_threadsafe(broken.set)
         loop.call_soon_threadsafe(stop.set)
 
-    service = Service(config, temp_dir, ROUTES, on_break)
+    # A journal of 100,000 jobs takes seconds to read, in which signals must be heard.
+    service = await loop.run_in_executor(None, Service, config, temp_dir, ROUTES, on_break)
     server, url = service.listen()
     tending = tornado.ioloop.PeriodicCallback(
         lambda: loop.run_in_executor(None, service.tend), _TEND_SECONDS * 1_000
@@ -308,8 +310,15 @@ def _raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
+def _end_early(*_: object) -> None:
+    """A signal before there is anything to stop: what was begun is taken back on the way out."""
+    sys.exit(0)
+
+
 def main(arguments: Sequence[str]) -> int:
     """The process: its exit status. Options are in `imageload.config`."""
+    for number in _STOPS:
+        signal.signal(number, _end_early)
     config = options.parse(arguments, os.environ)
     _raise_descriptor_limit()
     set_up_logging(config.log_level, config.log_format)

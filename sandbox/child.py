@@ -30,7 +30,11 @@ class SandboxProcess:
             start_new_session=True,  # Ctrl-C is for the parent, which then stops us
         )
         assert self._process.stdout is not None
-        words = self._process.stdout.readline().split()
+        try:
+            words = self._process.stdout.readline().split()
+        except BaseException:
+            self.stop()
+            raise
         if not words:
             self.stop()
             raise SandboxError(f"the sandbox ended with status {self._process.wait()}")

@@ -285,6 +285,76 @@ def test_a_second_signal_ends_it_at_once(
     assert time.monotonic() - begun < 2
 
 
+@contextlib.contextmanager
+def slow_start(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A service amid its start, which goes on when a token is written to the descriptor."""
+    os.mkfifo(tmp_path / "tokens")
+    arguments = ["--port=0", "--imgur-client-id=x", f"--temp-dir={tmp_path}"]
+    process = subprocess.Popen(
+        [sys.executable, "main.py", *arguments, f"--api-token-file={tmp_path / 'tokens'}"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    descriptors: list[int] = []
+
+    def is_read() -> bool:
+        with contextlib.suppress(OSError):
+            descriptors.append(os.open(tmp_path / "tokens", os.O_WRONLY | os.O_NONBLOCK))
+        return bool(descriptors)
+
+    try:
+        _until(is_read)
+        yield process, descriptors[0]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_second_signal_ends_a_start_that_takes_long_at_once(tmp_path: Path) -> None:
+    with slow_start(tmp_path) as (process, descriptor):
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)  # two of a kind may be heard as one
+        assert process.wait(5) == 1
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_amid_a_start_that_takes_long_stops_it_cleanly(
+    tmp_path: Path, number: int
+) -> None:
+    with slow_start(tmp_path) as (process, descriptor):
+        process.send_signal(number)
+        os.write(descriptor, b"token")
+        os.close(descriptor)
+        assert "Traceback" not in process.communicate(timeout=10)[1]
+        assert process.returncode == 0
+    assert list(tmp_path.glob("imageload-*")) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_sandbox_is_there_leaves_nothing(tmp_path: Path, number: int) -> None:
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "main.py",
+            "--port=0",
+            "--sandbox-port=0",
+            f"--sandbox-dir={tmp_path / 'sandbox'}",
+            f"--temp-dir={tmp_path}",
+        ],
+        cwd=ROOT,
+        env={name: text for name, text in os.environ.items() if not name.startswith("IMGUR_")},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _until(lambda: bool(list(tmp_path.glob("imageload-*"))))
+    process.send_signal(number)
+    assert "Traceback" not in process.communicate(timeout=20)[1]
+    assert process.returncode == 0
+    assert list(tmp_path.glob("imageload-*")) == []
+
+
 def test_the_sandbox_does_not_outlive_a_killed_service(process: ServiceProcess) -> None:
     url = _sandbox_url(process)
     assert requests.get(url, timeout=5).status_code == 200
