@@ -110,6 +110,11 @@ def test_the_status_of_an_unknown_job_is_the_one_that_was_chosen() -> None:
     assert "505" not in responses
 
 
+def test_a_status_that_has_two_meanings_is_described_with_both(described: dict[str, Any]) -> None:
+    not_ready = described["paths"]["/readyz"]["get"]["responses"]["503"]
+    assert set(not_ready["content"]) == {"application/json", "application/problem+json"}
+
+
 def test_a_token_is_asked_for_where_there_are_tokens() -> None:
     with_tokens = document(Config(), wants_token=True)
     wanted = {

@@ -92,12 +92,17 @@ def document(config: Config, *, wants_token: bool) -> dict[str, Any]:
 
 
 def _operation(of: Operation, *, wants_token: bool) -> dict[str, Any]:
-    slugs = [*of.problems, "unknown-host", "too-slow", "too-many-connections"]
+    slugs = [*of.problems, "unknown-host", "too-slow", "too-many-connections", "out-of-files"]
     if wants_token and not of.is_open:
         slugs.append("unauthorized")
     if of.method in ("post", "delete"):
         slugs.append("cross-origin")
-    responses: Responses = {**of.responses, **problem_responses(slugs, of.unknown_job_status)}
+    responses: Responses = dict(of.responses)
+    for status, problem in problem_responses(slugs, of.unknown_job_status).items():
+        own = responses.get(status, {})
+        sentences = [each["description"] for each in (own, problem) if "description" in each]
+        content = {**own.get("content", {}), **problem["content"]}
+        responses[status] = {**problem, "description": " ".join(sentences), "content": content}
     for response in responses.values():
         response.setdefault("headers", {})["X-Request-ID"] = REQUEST_ID
     value: dict[str, Any] = {

@@ -281,7 +281,7 @@ def _links() -> list[Operation]:
                     "headers": headers("Link"),
                 }
             },
-            problems=("bad-request", "unknown-job"),
+            problems=("bad-request", "unknown-job", "journal-unavailable"),
         ),
         Operation(
             path="/v1/images/upload/{job_id}/map",

@@ -22,6 +22,7 @@ _CLASSES: tuple[tuple[type[errors.Refused], str], ...] = (
     (errors.KeyReused, "This Idempotency-Key came with another body before. Make a new."),
     (errors.BacklogFull, "1,000 jobs wait already. Try again in a while."),
     (errors.OutOfRoom, "The service holds too many requests. Try again soon."),
+    (errors.OutOfFiles, "The service may open no more files for now. Ask again in a while."),
     (errors.OutOfThreads, "The system gives the service no thread. Try again in a while."),
     (errors.JournalUnavailable, "The journal cannot be written: the disk is full."),
     (errors.ShuttingDown, "The service is stopping. Send this again later."),
