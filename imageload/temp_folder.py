@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -33,22 +34,26 @@ def temp_folder(parent: str = "") -> Iterator[Path]:
     """
     place = Path(parent or tempfile.gettempdir())
     sweep(place)
-    folder, lock = _locked_folder(place)
+    # Named before it is there: a signal may end us at any moment, and leaves none.
+    folder = place / f"{_PREFIX}{secrets.token_hex(8)}"
+    lock = None
     try:
+        lock = _made_and_locked(folder)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+        if lock is not None:
+            os.close(lock)
 
 
-def _locked_folder(place: Path) -> tuple[Path, int]:
+def _made_and_locked(folder: Path) -> int:
     flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
+        folder.mkdir(0o700)
         lock = os.open(folder / _LOCK, flags, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
         if folder.exists():
-            return folder, lock
+            return lock
         os.close(lock)  # another's sweep was quicker with the lock than we
 
 

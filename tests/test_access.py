@@ -256,8 +256,9 @@ def test_the_page_and_what_operators_probe_are_open_and_nothing_else(
     guarded: RunningService,
 ) -> None:
     is_open = {path for path, handler in ROUTES if handler.is_open}
-    assert is_open == {"/", "/page/{file}", "/healthz", "/readyz"}
-    for path in ("/", "/page/page.js", "/healthz", "/readyz"):
+    files = {"/page/{file}", "/openapi.json"}
+    assert is_open == {"/", "/docs", "/healthz", "/readyz"} | files
+    for path in ("/", "/page/page.js", "/docs", "/openapi.json", "/healthz", "/readyz"):
         assert ask(guarded, path=path).status_code == 200
 
 

@@ -246,9 +246,11 @@ def test_records_are_filtered_by_state_and_paged(service: RunningService, origin
         path = answer.links.get("next", {}).get("url", "")
     assert [len(page) for page in found] == [4, 2]
     assert sum(found, []) == [url for url in urls if "no-" in url]  # noqa: RUF017
-    for query in ("state=lost", "limit=0", "limit=x", "after=-1", "after=99"):
+    for query in ("state=lost", "limit=0", "limit=x", "after=-1", "after=1e9"):
         answer = service.get(f"/v1/images/upload/{job_id}/images?{query}")
         assert_problem(answer, 400, "bad-request")
+    behind = service.get(f"/v1/images/upload/{job_id}/images?after=99")
+    assert (behind.status_code, behind.json()["images"]) == (200, [])
 
 
 @pytest.mark.parametrize(

@@ -668,6 +668,7 @@ def test_where_the_browser_lets_nobody_copy_the_links_are_there_to_take(
     visit: Visit, origin: str
 ) -> None:
     _, job = visit.upload(f"{origin}/png-rgb.png")
+    expect(job.locator(".link")).to_have_text(re.compile("^http"))
     link = job.locator(".link").inner_text()
     visit.page.evaluate("void (navigator.clipboard.writeText = () => Promise.reject(Error()))")
     job.get_by_role("button", name="Copy").click()
