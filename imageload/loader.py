@@ -172,6 +172,9 @@ class ImageLoad:
 
     def restore(self, jobs: Sequence[Job]) -> None:
         """Take over the jobs of a process before this one, and go on with those not finished."""
+        for job in jobs:
+            if job.summary().purging and _pending(job):  # it had died before all was cancelled
+                self._cancel_unbegun(job)
         with self._lock:
             self.job_list_s.update((job.job_id, job) for job in jobs)
             for job in jobs:
@@ -246,9 +249,13 @@ class ImageLoad:
         if isinstance(work, Run):
             work.cancel(purge=purge)
         elif work is None and waiting:
-            run = Run(self._road, job)
-            run.cancel()
-            run.settle()
+            self._cancel_unbegun(job)
+
+    def _cancel_unbegun(self, job: Job) -> None:
+        """Fail what is open in a job that has no thread."""
+        run = Run(self._road, job)
+        run.cancel()
+        run.settle()
 
     def retry(self, job: Job, *, only_transient: bool = False) -> int:
         """Try the failed images again, or those whose error is transient; how many they are.

@@ -168,6 +168,8 @@ class Run:
         on after a restart.
         """
         self._road.upload.unwatch(self)
+        if self._cancelled and not self._cancelling:
+            self._begin_cancel()
         self._announce_purge()
         self._take_late_results()
         self._refuse_turns()

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -1572,3 +1573,13 @@ def test_of_two_jobs_with_one_image_that_are_purged_at_once_one_deletes_it(wire:
     second.settle()
     assert deleted == ["DELETE image/d3l3t3h4sh"]
     assert [job.image(0).state for job in jobs] == ["failed", "failed"]
+
+
+def test_a_job_that_died_while_it_was_cancelled_for_a_purge_is_not_begun_again(wire: Wire) -> None:
+    landed = Image(urls(2)[0], "completed", link=link_of(urls(2)[0]), deletehash="hash")
+    images = [landed, Image(urls(2)[1])]
+    job = Job.restored(images, "job", created=datetime.now(UTC), started=True, purging=True)
+    wired = wire(answer=lambda method, route: None)  # noqa: ARG005
+    wired.load.restore([job])
+    ended = wired.wait(job).values()
+    assert [each.failure and each.failure.code for each in ended] == ["purged", "cancelled"]

@@ -171,6 +171,23 @@ def test_a_purge_goes_on_after_a_restart(
     assert sandbox.images() == []
 
 
+def test_a_purge_in_mid_job_goes_on_after_a_stop_and_the_job_does_not(
+    start: Start, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    first = start()
+    sandbox.fault("slow_answer", seconds=0.5, after=1, count=0)
+    job_id = first.submit(distinct(origin, 40))
+    until(lambda: sandbox.stats()["uploads"] > 5)
+    first.session.delete(f"{first.url}/v1/images/upload/{job_id}?purge=true", timeout=10)
+    assert first.stop() == 0
+    sandbox.clear_faults()
+    second = start()
+    assert second.finish(job_id)["uploaded"]["pending"] == []
+    images = second.records(job_id).values()
+    assert {each["error"]["code"] for each in images} == {"purged", "cancelled"}
+    assert sandbox.images() == []
+
+
 def test_the_budgets_are_known_after_a_clean_stop_and_asked_for_after_another(
     start: Start, origin: Origin, sandbox: RunningSandbox
 ) -> None:
