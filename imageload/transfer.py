@@ -12,6 +12,7 @@ cookies, netrc, Referer and proxies from the environment never used.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -71,6 +72,7 @@ _KINDS: Mapping[int, Kind] = {
 _MAX_FIELDS = 100  # as many as http.client takes
 _DISCARD_BYTES = 16 * 2**10
 _BUFFER_BYTES = 128 * 2**10
+_RESOLVER_FILES = 3  # as many as it opens to look up a name, seen with libcurl 8.23
 
 
 class TransferError(Exception):
@@ -335,6 +337,7 @@ class Transfer:
         setopt(pycurl.HEADERFUNCTION, answer.header)
         setopt(pycurl.WRITEFUNCTION, answer.write)
         setopt(pycurl.OPENSOCKETFUNCTION, gate.open_socket)
+        setopt(pycurl.SOCKOPTFUNCTION, gate.take_socket)
         if self.resolve:
             setopt(pycurl.RESOLVE, list(self.resolve))
         if request.method not in ("GET", "DELETE"):
@@ -388,7 +391,7 @@ class Prepared:
     def _translate(self, code: int, detail: str) -> TransferError:
         answer, gate, curl = self._answer, self._gate, self.curl
         kind = _KINDS.get(code, "tls" if "SSL" in detail or "certificate" in detail else "broken")
-        if kind == "connect" and gate.out_of_resources:
+        if _lacked_descriptors(kind, gate):
             kind = "resource"
         elif kind == "connect" and gate.refused and not gate.admitted:
             kind, detail = "blocked", gate.refused
@@ -400,20 +403,34 @@ class Prepared:
 
 
 class _Gate:
-    """libcurl's open-socket callback for one request: asks the guard about every connect."""
+    """libcurl's open-socket callback for one request: asks the guard about every connect.
+
+    pycurl works on a duplicate of what `open_socket` returns, and has it when `take_socket` is
+    called. Where it could not have one that does not happen, and libcurl says that nobody answered.
+    """
 
     def __init__(self, host: str, refusal: Refusal | None) -> None:
         self.refused: str | None = None
         self.admitted = False
-        self.out_of_resources = False
+        self._none_left = False
         self._host = host
         self._refusal = refusal
         self._opened: list[socket.socket] = []
 
+    @property
+    def out_of_resources(self) -> bool:
+        """Whether a connect came to nothing for want of descriptors."""
+        return self._none_left or bool(self._opened)
+
     def close(self) -> None:
-        """Close our ends: pycurl works on duplicates of what `open_socket` returns."""
+        """Close our ends."""
         for opened in self._opened:
             opened.close()
+        self._opened.clear()
+
+    def take_socket(self, _descriptor: int, _purpose: int) -> int:
+        self.close()
+        return pycurl.SOCKOPT_OK
 
     def open_socket(self, _purpose: int, address: Any) -> Any:
         family, kind, protocol, name = address
@@ -428,7 +445,7 @@ class _Gate:
         try:
             opened = socket.socket(family, kind, protocol)
         except OSError as error:
-            self.out_of_resources = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS)
+            self._none_left = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS)
             return pycurl.SOCKET_BAD
         self._opened.append(opened)
         return opened
@@ -443,6 +460,23 @@ def _reader(request: Request, answer: _Answer) -> Callable[[int], bytes | int]:
             return pycurl.READFUNC_ABORT
 
     return read
+
+
+def _lacked_descriptors(kind: Kind, gate: _Gate) -> bool:
+    if kind == "connect":
+        return gate.out_of_resources
+    return kind == "dns" and not _can_open(_RESOLVER_FILES)
+
+
+def _can_open(count: int) -> bool:
+    """Whether so many descriptors more may be had."""
+    with contextlib.ExitStack() as opened:
+        try:
+            for _ in range(count):
+                opened.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            return False
+    return True
 
 
 def _bad_head(line: int, most: int, fields: int) -> TransferError:

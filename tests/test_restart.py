@@ -409,8 +409,10 @@ def test_a_full_disk_for_temp_files_ends_jobs_and_is_over_when_there_is_room(
             assert all_landed(service, [service.submit(distinct(origin, 200, "more"))])
 
 
+@pytest.mark.parametrize("clients", [0, 100])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])  # which has two addresses
 def test_64_descriptors_are_enough_for_a_job_of_200_images(
-    start: Start, origin: Origin, monkeypatch: pytest.MonkeyPatch
+    start: Start, origin: Origin, monkeypatch: pytest.MonkeyPatch, clients: int, host: str
 ) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = [sys.executable, "-c", "import resource,os,sys;"
@@ -422,11 +424,49 @@ def test_64_descriptors_are_enough_for_a_job_of_200_images(
         return popen([*limit, *command[1:]], **keywords)
 
     monkeypatch.setattr(subprocess, "Popen", limited)
-    service = start()
+    service = start("--allow-origin=127.0.0.1,localhost")
     monkeypatch.undo()
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (soft, hard)
-    job_id = service.submit(distinct(origin, 200))
-    status = service.finish(job_id, 60)
+    with contextlib.ExitStack() as stack:
+        for _ in range(clients):  # they get half of the descriptors, and say nothing
+            stack.enter_context(Wire(service.url))
+        job_id = service.submit(
+            [url.replace("127.0.0.1", host, 1) for url in distinct(origin, 200)]
+        )
+        status = service.finish(job_id, 60)
     assert len(status["uploaded"]["completed"]) == 200, "".join(service.log)[-3_000:]
     assert service.get("/healthz").status_code == 200
     assert service.stop() == 0
+
+
+@pytest.mark.parametrize("spare", [0, 1, 2, 3, 4])
+def test_who_has_no_descriptor_for_a_connection_does_not_blame_the_origin(
+    origin: Origin, spare: int
+) -> None:
+    """Whatever needs the one too many: the look-up, the socket, or libcurl's copy of it."""
+    code = f"""
+import os, resource, time
+from imageload.transfer import Bounds, Exchange, Request, Transfer, TransferError
+bounds = Bounds(connect_seconds=5, low_speed_bytes=0, low_speed_seconds=1, max_header_bytes=65536)
+transfer = Transfer(bounds, user_agent="test")
+for host in ("127.0.0.1:{origin.port}", "nowhere.invalid"):
+    request = Request(url=f"http://{{host}}/images/png-rgb.png", deadline=time.monotonic() + 5)
+    taken = set(map(int, os.listdir("/dev/fd")))
+    first_free = min(set(range(len(taken) + 1)) - taken)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (first_free + {spare}, most))
+    try:
+        transfer.perform(Exchange(transfer, request, host, lambda head: None))
+        print("answered")
+    except TransferError as error:
+        print(error.kind)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    by_address, by_name = ended.stdout.split()
+    assert by_address in ("resource", "answered")
+    assert by_name in ("resource", "dns", "timeout")
+    if spare < 2:
+        assert (by_address, by_name) == ("resource", "resource")
