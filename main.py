@@ -267,7 +267,7 @@ async def serve(config: Config, temp_dir: Path) -> int:
     tending.stop()
     _log.info("stopping, uploads under way have %.0f s", config.grace_seconds)
     if not await loop.run_in_executor(None, service.close, 10.0, config.grace_seconds):
-        _log.warning("threads were still at work when the service stopped")
+        _log.warning("the service stopped before all of it was at its end")
     server.stop()
     await service.changes.close()
     await server.close_all_connections()

@@ -41,7 +41,7 @@ class Counts:
     unmarked: int = 0
     """And are not marked."""
     left: int = 0
-    """Files in the temp directory at the end."""
+    """Files and folders in the temp directory at the end."""
 
 
 class Crashes:
@@ -88,7 +88,7 @@ class Crashes:
                 self._count(service.records(job_id), urls, stored, by_id)
         finally:
             assert service.stop() == 0, "".join(service.log)
-        self.counts.left = len([path for path in self._temp.rglob("*") if path.is_file()])
+        self.counts.left = len(list(self._temp.rglob("*")))
         return self.counts
 
     def _start(self) -> ServiceProcess:
