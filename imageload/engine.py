@@ -93,12 +93,28 @@ class Lane:
         self.opens_at: float | None = None
         self._engine = engine
         self.queue: FairQueue[_Task] = FairQueue(slots)
-        self.multi = pycurl.CurlMulti()
+        self._multi: pycurl.CurlMulti | None = None
         self.spare: list[pycurl.Curl] = []
         self.under_way: dict[pycurl.Curl, _Task] = {}
         self.timer: float | None = None
         self._well = 0
         self._set_slots(slots)
+
+    @property
+    def multi(self) -> pycurl.CurlMulti:
+        """libcurl's handle, made when it is first needed, for it takes two descriptors."""
+        if self._multi is None:
+            self._multi = pycurl.CurlMulti()
+            self._multi.setopt(pycurl.M_MAXCONNECTS, 2 * self.queue.slots)
+            self._engine.drive(self, self._multi)
+        return self._multi
+
+    def close(self) -> None:
+        """Let go of libcurl's handles."""
+        for curl in self.spare:
+            curl.close()
+        if self._multi is not None:
+            self._multi.close()
 
     def submit(self, key: Hashable, make: Callable[[], Steps[Any]], done: Done) -> None:
         """Have the Steps that `make` gives done in their turn; from any thread.
@@ -143,8 +159,9 @@ class Lane:
 
     def _set_slots(self, slots: int) -> None:
         self.queue.slots, self._well = slots, 0
-        # Connections that are kept hold descriptors as well.
-        self.multi.setopt(pycurl.M_MAXCONNECTS, 2 * slots)
+        if self._multi is not None:
+            # Connections that are kept hold descriptors as well.
+            self._multi.setopt(pycurl.M_MAXCONNECTS, 2 * slots)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,14 +232,17 @@ class Engine:
     ) -> Lane:
         """A Lane for `transfer`; before `start`."""
         lane = Lane(self, transfer, slots, gate, clock)
-        lane.multi.setopt(
-            pycurl.M_SOCKETFUNCTION,
-            lambda what, number, _multi, _data: self._watch(lane, what, number),
-        )
-        lane.multi.setopt(pycurl.M_TIMERFUNCTION, lambda ms: _set_timer(lane, ms))
         lane.spare.append(transfer.handle())  # what is wrong with its options, shows at the start
         self._lanes.append(lane)
         return lane
+
+    def drive(self, lane: Lane, multi: pycurl.CurlMulti) -> None:
+        """Have libcurl tell what `multi`, which is the lane's, waits for."""
+        multi.setopt(
+            pycurl.M_SOCKETFUNCTION,
+            lambda what, number, _multi, _data: self._watch(lane, what, number),
+        )
+        multi.setopt(pycurl.M_TIMERFUNCTION, lambda ms: _set_timer(lane, ms))
 
     def start(self) -> None:
         """Begin; RuntimeError where the system gives no thread."""
@@ -492,9 +512,7 @@ class Engine:
         self._tell_outcomes()
         self._told.set()
         for lane in self._lanes:
-            for curl in lane.spare:
-                curl.close()
-            lane.multi.close()
+            lane.close()
         self._selector.close()
         self._wake_reader.close()
         self._wake_writer.close()
