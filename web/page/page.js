@@ -127,6 +127,8 @@ async function loadLinked(jobs) {
 
 // The form
 
+let typing = 0;
+
 function findings() {
   const { others: rest, images, ...words } = findURLs(urls.value);
   const isAll = others.querySelector("input").checked;
@@ -147,6 +149,8 @@ async function post() {
   if (urls.readOnly) return;
   accepted.querySelectorAll("[data-ended]").forEach((line) => line.remove());
   refused.replaceChildren();
+  clearTimeout(typing);
+  tellFound(); // now, or what it says would move the rest when somebody is at it
   const { taken } = findings();
   if (!taken.length) {
     refuse(paragraph("There is no image URL in the box."));
@@ -384,7 +388,6 @@ form.addEventListener("submit", (event) => {
 urls.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
 });
-let typing = 0;
 urls.addEventListener("input", () => {
   clearTimeout(typing);
   typing = setTimeout(tellFound, 200);
