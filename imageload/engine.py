@@ -479,6 +479,10 @@ class Engine:
 
     def _end(self, lane: Lane, task: _Task, outcome: Any) -> None:
         lane.give_back(task, outcome)
+        if isinstance(outcome, ResourceError) and lane.queue.busy:
+            # Those that are under way have what it lacks, and will give it back: no try is lost.
+            lane.queue.put(task.key, _Task(task.key, task.make, task.done))
+            return
         self._outcomes.append((task.done, outcome))
 
     def _tell_outcomes(self) -> None:

@@ -30,6 +30,7 @@ from imageload.transfer import (
     Steps,
     Transfer,
     TransferError,
+    Until,
 )
 from tests.downloads import Download
 from tests.origin import IMAGES, Origin, answer, raw, reset
@@ -807,3 +808,33 @@ def test_a_want_of_descriptors_halves_the_slots_which_come_back_one_by_one(engin
     assert slots[:5] == [4, 2, 1, 1, 2]
     assert slots[6:10] == [3, 3, 3, 4]
     assert slots[-1] == max(slots) == 8
+
+
+def test_a_want_of_descriptors_beside_others_is_waited_out_and_told_to_nobody(
+    engine: Engine, patient: Download
+) -> None:
+    lane = engine.lane(patient.transfer, 8)
+    ended: queue.SimpleQueue[object] = queue.SimpleQueue()
+    go_on: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+    tries = []
+
+    def holds() -> Steps[str]:
+        yield Until(go_on.put)
+        return "held"
+
+    def lacks() -> Steps[str]:
+        tries.append(lane.queue.slots)
+        yield Pause(0)
+        if lane.queue.busy > 1:
+            raise errors.ResourceError("No descriptor.")
+        return "had"
+
+    engine.start()
+    lane.submit("other", holds, ended.put)
+    let_on = go_on.get(timeout=PATIENCE)
+    lane.submit("key", lacks, ended.put)
+    while lane.pool.slots > 1:
+        assert ended.empty()
+    let_on()
+    assert [ended.get(timeout=PATIENCE) for _ in range(2)] == ["held", "had"]
+    assert tries == [8, 4, 2, 2]  # one more again, for the other has ended well
