@@ -14,6 +14,9 @@ import itertools
 import threading
 from collections.abc import Callable
 
+# With 16 slots at one image a second each it is down to half in some ten seconds.
+_FADING = 0.995
+
 
 class Announcement:
     """`ask` is called where the upload's turn comes and nothing has been written down yet."""
@@ -62,7 +65,8 @@ class Announcer:
         self._ask = ask
         self._waiting: dict[int, Announcement] = {}
         self._made = self._durable = 0  # each has one thread that counts it
-        self._landed = self._landed_meanwhile = 0
+        self._landed = 0
+        self._landed_meanwhile = 0.0
 
     @property
     def under_way(self) -> int:
@@ -82,7 +86,7 @@ class Announcer:
     def turned(self, index: int) -> None:
         """An image's turn has come: it is announced, and those whose turn comes meanwhile."""
         self._make(index)
-        for following in list(itertools.islice(self._waiting, self._landed_meanwhile)):
+        for following in list(itertools.islice(self._waiting, int(self._landed_meanwhile))):
             self._make(following)
 
     def landed(self) -> None:
@@ -101,7 +105,8 @@ class Announcer:
 
         def durable() -> None:
             self._durable += 1
-            self._landed_meanwhile = self._landed - landed
+            # The first of a transaction has waited longest; the others only let that fade.
+            self._landed_meanwhile = max(self._landed - landed, _FADING * self._landed_meanwhile)
             announcement.durable()
 
         announcement.is_made = True

@@ -22,8 +22,10 @@ _log = logging.getLogger(__name__)
 
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _AGAIN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-_MAX_SPARE_FILES = 64
-_MAX_SPARE_BYTES = 2**20
+# With a journal, files come back by the dozen: all whose images are durable with one transaction.
+_MAX_SPARE_FILES = 1_024
+_MAX_SPARE_BYTES = 64 * 2**20
+_LARGEST_SPARE = 2**20
 
 
 class TempFiles:
@@ -32,7 +34,8 @@ class TempFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = str(folder)
         self._lock = threading.Lock()
-        self._spare: list[str] = []
+        self._spare: list[tuple[str, int]] = []
+        self._spare_bytes = 0
         self._in_use = 0
 
     @property
@@ -47,7 +50,8 @@ class TempFiles:
         """
         with self._lock:
             self._in_use += 1
-            spare = self._spare.pop() if self._spare else None
+            spare, length = self._spare.pop() if self._spare else (None, 0)
+            self._spare_bytes -= length
         try:
             if spare is not None:
                 try:
@@ -69,11 +73,13 @@ class TempFiles:
 
     def give_back(self, path: str, length: int) -> None:
         """The file at `path`, of some `length` bytes, is not needed any more."""
-        if length <= _MAX_SPARE_BYTES:
+        if length <= _LARGEST_SPARE:
             with self._lock:
-                if self._in_use > 1 and len(self._spare) < _MAX_SPARE_FILES:
+                has_room = self._spare_bytes + length <= _MAX_SPARE_BYTES
+                if self._in_use > 1 and has_room and len(self._spare) < _MAX_SPARE_FILES:
                     self._in_use -= 1
-                    self._spare.append(path)
+                    self._spare.append((path, length))
+                    self._spare_bytes += length
                     return
         _delete(path)
         self._count_back()
@@ -82,10 +88,11 @@ class TempFiles:
         """One file less is in use; after the last one the spare ones go."""
         with self._lock:
             self._in_use -= 1
-            spare: list[str] = []
+            spare: list[tuple[str, int]] = []
             if not self._in_use:
                 spare, self._spare = self._spare, spare
-        for path in spare:
+                self._spare_bytes = 0
+        for path, _ in spare:
             _delete(path)
 
 

@@ -64,15 +64,20 @@ def test_a_file_that_is_given_back_is_used_again_while_others_are_in_use(folder:
     assert names(folder) == set()
 
 
-def test_all_are_gone_when_the_last_is_given_back(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("count", "length", "kept"), [(200, 1, 199), (1_200, 1, 1_024), (200, MEGABYTE, 64)]
+)
+def test_only_so_many_are_kept_and_all_are_gone_when_the_last_is_given_back(
+    folder: Path, count: int, length: int, kept: int
+) -> None:
     files = TempFiles(folder)
     for _ in range(3):
-        paths = [take(files) for _ in range(200)]
+        paths = [take(files) for _ in range(count)]
         assert names(folder) == set(paths)
         for path in paths[1:]:
-            files.give_back(path, 1)
+            files.give_back(path, length)
         assert paths[0] in names(folder)
-        assert len(names(folder)) < 100, "only so many are kept"
+        assert len(names(folder)) == kept + 1
         files.give_back(paths[0], 1)
         assert names(folder) == set()
 
