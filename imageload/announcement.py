@@ -65,7 +65,7 @@ class Announcer:
         self._ask = ask
         self._waiting: dict[int, Announcement] = {}
         self._made = self._durable = 0  # each has one thread that counts it
-        self._landed = 0
+        self._landed = self._landed_before = 0
         self._landed_meanwhile = 0.0
 
     @property
@@ -101,12 +101,12 @@ class Announcer:
         announcement = self._waiting.pop(index, None)
         if announcement is None:
             return
-        landed = self._landed
 
         def durable() -> None:
             self._durable += 1
-            # The first of a transaction has waited longest; the others only let that fade.
-            self._landed_meanwhile = max(self._landed - landed, _FADING * self._landed_meanwhile)
+            # The first of a transaction sees what landed since the last; the others let it fade.
+            landed, self._landed_before = self._landed - self._landed_before, self._landed
+            self._landed_meanwhile = max(landed, _FADING * self._landed_meanwhile)
             announcement.durable()
 
         announcement.is_made = True

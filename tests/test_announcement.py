@@ -102,6 +102,24 @@ def test_as_many_are_announced_ahead_as_landed_while_the_last_was_written_down(
     assert disk.written == [0, 1, 2, 3, 4, 5, 6]
 
 
+def test_what_landed_before_the_next_were_announced_counts_too(
+    disk: Disk, announcer: Announcer
+) -> None:
+    """Else all are announced when all have landed, and nothing is done while the disk works."""
+    announcer.add(0)
+    announcer.make_ahead(0, before=-1)
+    disk.sync()
+    for _ in range(3):
+        announcer.landed()
+    announcer.add(1)
+    announcer.make_ahead(1, before=-1)
+    disk.sync()
+    for index in range(2, 7):
+        announcer.add(index)
+        announcer.make_ahead(index, before=index - 2)
+    assert disk.written == [0, 1, 2, 3, 4]
+
+
 def test_of_an_imgur_that_takes_nothing_meanwhile_nothing_is_announced_ahead(
     disk: Disk, announcer: Announcer
 ) -> None:
