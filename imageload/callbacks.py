@@ -17,6 +17,7 @@ import hashlib
 import hmac
 import io
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -92,9 +93,9 @@ class Callbacks:
                 return
             self._under_way.add(job.job_id)
         body = msgspec.json.encode(_called_json(state))
-        steps = functools.partial(
-            self._steps, state.callback.url, f"{job.job_id}.{state.version}", body
-        )
+        # Versions begin anew with each process, and who is told may drop an id that it has seen.
+        message_id = f"{job.job_id}.{secrets.token_hex(4)}"
+        steps = functools.partial(self._steps, state.callback.url, message_id, body)
         try:
             self._lane.submit(
                 _host(state.callback.url), steps, lambda end: self._ended(job, state.version, end)

@@ -63,6 +63,14 @@ def called(client: Client, job_id: str) -> dict[str, Any]:
         time.sleep(0.02)  # a poll's pace
 
 
+def await_asked(hook: Contract, count: int) -> None:
+    """Return when `hook` has been asked so often; polls."""
+    deadline = time.monotonic() + PATIENCE
+    while len(hook.asked) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)  # a poll's pace
+
+
 def test_a_callback_is_told_once_when_its_job_has_ended(
     service: RunningService, hook: Contract, origin: Origin
 ) -> None:
@@ -182,10 +190,7 @@ def test_a_job_that_is_retried_tells_again_when_it_has_ended_again(
     job_id = post(service, hook, "ftp://a.example/")
     called(service, job_id)
     service.session.post(f"{service.url}/v1/images/upload/{job_id}/retry", timeout=10)
-    deadline = time.monotonic() + PATIENCE
-    while len(hook.asked) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)  # a poll's pace
+    await_asked(hook, 2)
     assert called(service, job_id)["told"]
     assert len({asked.headers["webhook-id"] for asked in hook.asked}) == 2
 
@@ -220,10 +225,7 @@ def test_what_a_service_had_no_time_to_tell_the_next_one_tells(
     first = process(tmp_path)
     job_id = post(first, hook, "ftp://a.example/")
     first.finish(job_id)
-    deadline = time.monotonic() + PATIENCE
-    while not hook.asked:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)  # a poll's pace
+    await_asked(hook, 1)
     first.stop(signal.SIGKILL)
     second = process(tmp_path)
     try:
@@ -237,6 +239,23 @@ def test_what_a_service_had_no_time_to_tell_the_next_one_tells(
     finally:
         assert third.stop() == 0
     assert len(hook.asked) == 2
+
+
+def test_no_two_ends_of_a_job_have_the_same_id_across_a_restart_either(
+    tmp_path: Path, hook: Contract
+) -> None:
+    hook.put(TARGET, {})
+    first = process(tmp_path)
+    job_id = post(first, hook, "ftp://a.example/")
+    called(first, job_id)
+    assert first.stop() == 0
+    second = process(tmp_path)
+    try:
+        second.session.post(f"{second.url}/v1/images/upload/{job_id}/retry", timeout=10)
+        await_asked(hook, 2)
+    finally:
+        assert second.stop() == 0
+    assert len({asked.headers["webhook-id"] for asked in hook.asked}) == 2
 
 
 def test_what_ends_because_the_service_stops_is_not_told_as_complete(
