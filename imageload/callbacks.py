@@ -104,24 +104,22 @@ class Callbacks:
             self._ended(job, state.version, TransferError("stopped", "nothing is taken any more"))
 
     def _ended(self, job: Job, version: int, end: object) -> None:
-        """What was to be told is told, or given up; where the job has gone on, it tells anew."""
-        with self._door:
-            self._under_way.discard(job.job_id)
+        """The end that `job` came to at `version` is told, or given up."""
         if isinstance(end, TransferError):
             _log.warning("not called back before the service stopped job=%s", job.job_id)
             return
         if isinstance(end, BaseException):
             _log.error("a callback met a bug job=%s", job.job_id, exc_info=end)
             end = Failure(CODE, "A bug in the service kept this from being told.", False)
-        if job.version != version:
-            self.look(job)
-            return
         failure = end if isinstance(end, Failure) else None
-        self._apply(job, CallbackEnded(failure))
         if failure is not None:
             _log.warning("callback failed job=%s reason=%s", job.job_id, failure.message)
         else:
             _log.info("called back job=%s", job.job_id)
+        self._apply(job, CallbackEnded(version, failure))
+        with self._door:
+            self._under_way.discard(job.job_id)
+        self.look(job)  # it may have come to another end meanwhile
 
     def _steps(self, url: str, message_id: str, body: bytes) -> Steps[Failure | None]:
         """Tell it until that is heard: None, or why it was given up."""

@@ -6,8 +6,8 @@ A `Job` is the one mutable thing, `apply` its one verb, a Change one fact about 
        └────────Failed────────┴────────► failed ◄──────────────────────┘
                                            └──Requeued──► queued
 
-Every URL is in exactly one state at every moment. A job is written by one thread, its own;
-any thread may take a snapshot. It never does I/O and knows none of its readers.
+Every URL is in exactly one state at every moment. A job's images are written by one thread, its
+own; any thread may take a snapshot. It never does I/O and knows none of its readers.
 """
 
 from __future__ import annotations
@@ -246,8 +246,12 @@ class AlbumReopened:
 
 @dataclass(frozen=True, slots=True)
 class CallbackEnded:
-    """The job's end was told to its callback, or why it could not be (`failure`)."""
+    """The job's end was told to its callback, or why it could not be (`failure`).
 
+    `version` is the job's at that end: where it has gone on since, there is another end to tell.
+    """
+
+    version: int
     failure: Failure | None = None
 
 
@@ -408,8 +412,8 @@ class Job:
     def _end_callback(self, change: CallbackEnded) -> None:
         if self._callback is None:
             raise IllegalChange("CallbackEnded in a job that has no callback")
-        if not self._view(()).finished:
-            return  # begun again meanwhile: it is another end that is to be told of then
+        if change.version != self._version:
+            return
         told = change.failure is None
         self._callback = Callback(self._callback.url, is_told=told, failure=change.failure)
 

@@ -163,8 +163,9 @@ class Journal:
             self._record_head(number, job)
 
     def _record_head(self, number: int, job: Job) -> None:
-        row = head_row(number, job)
-        self._writer.edit(lambda batch: batch.heads.update({number: row}))
+        # Made when it is taken in: of two threads that record at once the later row must not have
+        # been made first.
+        self._writer.edit(lambda batch: batch.heads.update({number: head_row(number, job)}))
 
     def working(self, job: Job, index: int) -> None:
         """Work on the image begins, which may kill the process; it ends with its download."""

@@ -132,7 +132,7 @@ class Metrics:
                 self._purged.inc()
             case PurgeFailed(_, failure):
                 self._not_purged[failure.code].inc()
-            case CallbackEnded(None):
+            case CallbackEnded(failure=None):
                 self._called_back.inc()
             case CallbackEnded():
                 self._not_called_back.inc()

@@ -19,7 +19,7 @@ from imageload.callbacks import Callbacks
 from imageload.config import Config, signing_key
 from imageload.engine import Engine
 from imageload.errors import Shutdown
-from imageload.job import Failed, Job
+from imageload.job import Change, Failed, Job
 from tests.contract import Contract, running_contract
 from tests.downloads import Download
 from tests.origin import Origin
@@ -265,9 +265,12 @@ def test_what_ends_because_the_service_stops_is_not_told_as_complete(
     engine, transfer = Engine(), Download(tmp_path).transfer
     lane = engine.lane(transfer, 2)
     told = threading.Event()
-    stopped, other = (
-        Callbacks(lane, transfer, lambda *_: told.set(), seconds=5, waits=()) for _ in range(2)
-    )
+
+    def apply(job: Job, change: Change) -> None:
+        job.apply(change)
+        told.set()
+
+    stopped, other = (Callbacks(lane, transfer, apply, seconds=5, waits=()) for _ in range(2))
     jobs = [Job(["ftp://a.example/"], callback=f"{hook.url}/hook") for _ in range(2)]
     for job in jobs:
         job.apply(Failed(0, Shutdown("The service stopped.").failure()))

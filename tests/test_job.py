@@ -490,19 +490,29 @@ def test_the_summary_json_counts_the_images_of_each_list() -> None:
 
 def test_what_a_callback_was_told_counts_until_the_job_goes_on() -> None:
     job = Job([url(0)], callback="https://user.example/told?key=secret")
-    job.apply(CallbackEnded())
-    assert callback_of(job)["told"] is False, "it has not ended yet"
     job.apply(Failed(0, FAILURE))
-    job.apply(CallbackEnded(FAILURE))
+    job.apply(CallbackEnded(job.version, FAILURE))
     assert callback_of(job) == {
         "host": "user.example",
         "told": False,
         "error": {"code": FAILURE.code, "message": FAILURE.message},
     }
-    job.apply(CallbackEnded())
+    job.apply(CallbackEnded(job.version))
     assert callback_of(job)["told"] is True
     job.apply(Requeued(0))
     assert callback_of(job) == {"host": "user.example", "told": False, "error": None}
+
+
+def test_that_one_end_was_told_says_nothing_of_the_next() -> None:
+    job = Job([url(0)], callback="https://user.example/told")
+    job.apply(Failed(0, FAILURE))
+    first_end = job.version
+    job.apply(Requeued(0))
+    job.apply(CallbackEnded(first_end))
+    assert callback_of(job)["told"] is False, "it has begun again"
+    job.apply(Failed(0, FAILURE))
+    job.apply(CallbackEnded(first_end))
+    assert callback_of(job)["told"] is False, "it has ended again"
 
 
 def callback_of(job: Job) -> dict[str, object]:
@@ -514,7 +524,7 @@ def callback_of(job: Job) -> dict[str, object]:
 
 def test_a_job_without_a_callback_has_none_to_end() -> None:
     with pytest.raises(IllegalChange):
-        job_of(1).apply(CallbackEnded())
+        job_of(1).apply(CallbackEnded(0))
 
 
 def test_an_image_record_says_all_that_is_known_and_null_for_the_rest() -> None:

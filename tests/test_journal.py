@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +29,7 @@ from imageload.errors import Failure, IllegalChange, JournalUnavailable
 from imageload.job import (
     AlbumEnded,
     AnswerMissed,
+    CallbackEnded,
     Change,
     Downloaded,
     Failed,
@@ -38,6 +39,7 @@ from imageload.job import (
     Purged,
     PurgeFailed,
     Requeued,
+    Snapshot,
     Started,
     Uploaded,
     Uploading,
@@ -193,6 +195,7 @@ STEPS = st.lists(
                 "gone",
                 "stays",
                 "album",
+                "told",
             ]
         ),
         st.integers(1, 5),
@@ -201,7 +204,7 @@ STEPS = st.lists(
 )
 
 
-def change_of(index: int, kind: str, attempts: int) -> Change:
+def change_of(job: Job, index: int, kind: str, attempts: int) -> Change:
     """A Change, legal or not."""
     failure = Failure("http_status", f"Nö {attempts}.", attempts % 2 == 0, attempts * 100)
     changes: dict[str, Change] = {
@@ -216,6 +219,7 @@ def change_of(index: int, kind: str, attempts: int) -> Change:
         "gone": Purged(index, failure),
         "stays": PurgeFailed(index, failure),
         "album": AlbumEnded("abc", "https://imgur.com/a/abc", SECRET, failure),
+        "told": CallbackEnded(job.version, failure if attempts > 3 else None),
     }
     return changes[kind]
 
@@ -230,7 +234,7 @@ def test_whatever_happened_to_a_job_is_there_after_a_restart(
     retold: list[tuple[int, str, int]],
 ) -> None:
     path = tmp_path_factory.mktemp("walk") / "journal"
-    job = Job([url(0), Item(url(1), "A bird"), url(2), url(3)], album="Birds")
+    job = Job([url(0), Item(url(1), "A bird"), url(2), url(3)], album="Birds", callback=url(4))
     other = job_of(2)
     with opened(path) as (journal, _):
         journal.accept([job, other])
@@ -249,9 +253,36 @@ def walk(journal: Journal, job: Job, steps: list[tuple[int, str, int]]) -> None:
         tell(journal, job, Started())
     for step in steps:
         try:
-            tell(journal, job, change_of(*step))
+            tell(journal, job, change_of(job, *step))
         except IllegalChange:
             continue
+
+
+class OvertakenJob(Job):
+    """A job to which something happens in another thread, once, when it has been looked at."""
+
+    meanwhile: Callable[[], None] | None = None
+
+    def summary(self) -> Snapshot:
+        """The job as it was before that."""
+        seen = super().summary()
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+        return seen
+
+
+def test_of_two_threads_that_record_a_job_at_once_the_later_state_is_kept(path: Path) -> None:
+    job = OvertakenJob([url(0)], callback="https://user.example/told")
+    with opened(path) as (journal, _):
+        journal.accept([job])
+        fail(journal, job)
+        flush(journal)
+        job.meanwhile = lambda: tell(journal, job, Requeued(0))
+        tell(journal, job, CallbackEnded(job.version))
+    (restored,) = restored_from(path).jobs
+    assert restored.callback is not None
+    assert restored.callback.is_open, "the job goes on, and its next end is to be told"
 
 
 def test_many_threads_may_use_it_at_once(path: Path) -> None:
