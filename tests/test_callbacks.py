@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -152,6 +154,22 @@ def test_a_callback_that_will_not_have_it_is_not_told_again(
     job_id = post(service, hook, "ftp://a.example/")
     assert called(service, job_id)["error"]["message"] == f"The callback answered {status}."
     assert len(hook.asked) == 1
+
+
+def test_a_callback_has_all_of_its_time_to_answer(tmp_path: Path, origin: Origin) -> None:
+    def think(connection: socket.socket) -> None:
+        # libcurl gives up on what is too slow for a second after two, or three.
+        connection.settimeout(4)
+        with contextlib.suppress(TimeoutError):
+            while connection.recv(4_096):
+                pass
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    body = {"urls": ["ftp://a.example/"], "callback": origin.page("/hook", think)}
+    with running_service(tmp_path / "t", low_speed_seconds=1.0) as service:
+        (job_id,) = service.post(json=body).json()["jobId"]
+        assert called(service, job_id)["told"]
+    assert origin.requests["/hook"] == 1
 
 
 def test_a_callback_that_leads_to_this_machine_is_not_called(

@@ -76,7 +76,7 @@ class Service:
         """`on_break` is called, from a thread, where a bug leaves the service without transfers."""
         self._config = config
         self._engine = Engine(on_break)
-        self._transfers = origins, imgur = _transfers(config)
+        self._transfers = origins, callbacks, imgur = _transfers(config)
         self._metrics = Metrics()
         self._server: Server | None = None
         files = TempFiles(temp_dir)
@@ -87,7 +87,7 @@ class Service:
         self.changes = Changes(most_streams(config), functools.partial(waiting_of, self.uploads))
         self.uploads.watch(self.changes, self.changes.nudge)
         self._downloads = self._fitting_downloads(origins, files)
-        self._callbacks = self._telling(origins, lambda job, change: road.apply(job, change))
+        self._callbacks = self._telling(callbacks, lambda job, change: road.apply(job, change))
         road = self._road(files, temp_bytes)
         self.image_load = ImageLoad(
             road,
@@ -146,11 +146,11 @@ class Service:
             record=self.journal,
         )
 
-    def _telling(self, origins: Transfer, apply: Callable[[Job, Change], None]) -> Callbacks:
+    def _telling(self, transfer: Transfer, apply: Callable[[Job, Change], None]) -> Callbacks:
         config = self._config
         return Callbacks(
-            self._engine.lane(origins, _CALLBACK_SLOTS),
-            origins,
+            self._engine.lane(transfer, _CALLBACK_SLOTS),
+            transfer,
             apply,
             seconds=config.callback_seconds,
             waits=[config.retry_seconds * times for times in _CALLBACK_WAITS],
@@ -292,8 +292,8 @@ def _retry_rule(config: Config) -> RetryRule:
     )
 
 
-def _transfers(config: Config) -> tuple[Transfer, Transfer]:
-    """The one for origins, under the guard, and the one for Imgur."""
+def _transfers(config: Config) -> tuple[Transfer, Transfer, Transfer]:
+    """The one for origins and the one for callbacks are under the guard, that for Imgur is not."""
     ports = [int(port) for port in config.origin_ports]
     guard = Guard(config.allow_origin, config.deny_origin, ports)
     bounds = Bounds(
@@ -306,9 +306,12 @@ def _transfers(config: Config) -> tuple[Transfer, Transfer]:
     agent, proxy = config.user_agent, config.origin_proxy
     refusal = None if proxy else guard.refusal
     origins = Transfer(bounds, user_agent=agent, refusal=refusal, proxy=proxy)
-    # Imgur may think about a large image for a while: only the deadline ends an upload.
-    imgur = Transfer(replace(bounds, low_speed_bytes=0), user_agent=agent)
-    return origins, imgur
+    # Imgur may think about a large image for a while, and who is called back about what it was
+    # told: only the deadline ends these.
+    patient = replace(bounds, low_speed_bytes=0)
+    callbacks = Transfer(patient, user_agent=agent, refusal=refusal, proxy=proxy)
+    imgur = Transfer(patient, user_agent=agent)
+    return origins, callbacks, imgur
 
 
 def _imgur(
