@@ -30,7 +30,7 @@ from imageload.engine import Lane
 from imageload.errors import Failure, InvalidURL
 from imageload.guard import check_url
 from imageload.job import CallbackEnded, Change, Job, Snapshot
-from imageload.transfer import Exchange, Pause, Request, Steps, Transfer, TransferError
+from imageload.transfer import Exchange, Head, Pause, Request, Steps, Transfer, TransferError
 from imageload.views import CalledJson, summary_json, utc_text
 
 _log = logging.getLogger(__name__)
@@ -146,18 +146,17 @@ class Callbacks:
             body_length=len(body),
             deadline=time.monotonic() + self._seconds,
         )
+        heads: list[Head] = []
         try:
-            head = yield Exchange(self._transfer, request, target.host, lambda _: None)
+            yield Exchange(self._transfer, request, target.host, heads.append)
         except TransferError as error:
-            if error.kind == "stopped":
-                raise
-            if error.kind == "blocked":
-                return f"The callback leads to an address that is not called: {error.detail}", False
-            return f"The callback was not reached: {error.kind}.", True
-        assert head is not None, "an exchange is answered by a head"
-        if 200 <= head.status <= 299:
+            # One that has answered was reached: nobody reads the body, nor needs all of it.
+            if not heads:
+                return _unreached(error)
+        status = heads[0].status
+        if 200 <= status <= 299:
             return "", False
-        return f"The callback answered {head.status}.", head.status in _LATER or head.status >= 500
+        return f"The callback answered {status}.", status in _LATER or status >= 500
 
     def _signed(self, message_id: str, body: bytes) -> tuple[str, ...]:
         moment = str(int(time.time()))
@@ -167,6 +166,14 @@ class Callbacks:
         signed = f"{message_id}.{moment}.".encode() + body
         mac = base64.b64encode(hmac.digest(self._key, signed, hashlib.sha256)).decode()
         return *fields, f"webhook-signature: v1,{mac}"
+
+
+def _unreached(error: TransferError) -> tuple[str, bool]:
+    if error.kind == "stopped":
+        raise error
+    if error.kind == "blocked":
+        return f"The callback leads to an address that is not called: {error.detail}", False
+    return f"The callback was not reached: {error.kind}.", True
 
 
 def _called_json(ended: Snapshot) -> CalledJson:

@@ -172,6 +172,20 @@ def test_a_callback_has_all_of_its_time_to_answer(tmp_path: Path, origin: Origin
     assert origin.requests["/hook"] == 1
 
 
+def test_what_a_callback_has_answered_counts_whatever_becomes_of_the_rest(
+    tmp_path: Path, origin: Origin
+) -> None:
+    def begin(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
+        origin.hang(connection)
+
+    body = {"urls": ["ftp://a.example/"], "callback": origin.page("/hook", begin)}
+    with running_service(tmp_path / "t", callback_seconds=0.5) as service:
+        (job_id,) = service.post(json=body).json()["jobId"]
+        assert called(service, job_id)["told"]
+    assert origin.requests["/hook"] == 1
+
+
 def test_a_callback_that_leads_to_this_machine_is_not_called(
     tmp_path: Path, hook: Contract
 ) -> None:
