@@ -25,7 +25,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol
 
 from imageload.errors import BacklogFull, JobBusy, OutOfThreads, Refused, ShuttingDown
-from imageload.job import AlbumReopened, Item, Job, PurgeBegun, Requeued
+from imageload.job import AlbumReopened, Item, Job, PurgeBegun, Requeued, Snapshot
 from imageload.purge import Purge
 from imageload.road import Road
 from imageload.run import Run, failed_images
@@ -198,7 +198,7 @@ class ImageLoad:
             finished = [
                 job
                 for job in self.job_list_s.values()
-                if job.job_id not in busy and job.summary().finished
+                if job.job_id not in busy and _is_over(job.summary())
             ]
             spare = max(0, len(finished) - self._keep.jobs)
             retired = [job for n, job in enumerate(finished) if n < spare or job.created < oldest]
@@ -420,6 +420,11 @@ class ImageLoad:
                 return
             self._active[job.job_id] = (thread, work)
             self._waiting.popleft()
+
+
+def _is_over(job: Snapshot) -> bool:
+    """Has it ended, and is that told? What has left memory is not told after a restart."""
+    return job.finished and (job.callback is None or not job.callback.is_open)
 
 
 def _pending(job: Job) -> int:

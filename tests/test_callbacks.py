@@ -24,6 +24,7 @@ from imageload.errors import Shutdown
 from imageload.job import Change, Failed, Job
 from tests.contract import Contract, running_contract
 from tests.downloads import Download
+from tests.journals import fail, opened
 from tests.origin import Origin
 from tests.service import Client, RunningService, ServiceProcess, running_service
 from tests.test_api import assert_problem
@@ -271,6 +272,23 @@ def test_what_a_service_had_no_time_to_tell_the_next_one_tells(
     finally:
         assert third.stop() == 0
     assert len(hook.asked) == 2
+
+
+def test_a_job_stays_in_memory_until_its_end_is_told(tmp_path: Path, hook: Contract) -> None:
+    hook.put(TARGET, {}, status=500)
+    hook.put(TARGET, {})
+    path = tmp_path / "journal"
+    job = Job(["ftp://a.example/"], callback=f"{hook.url}/hook")
+    with opened(path) as (journal, _):
+        journal.accept([job])
+        fail(journal, job)
+    options = {"journal": str(path), "keep_hours": 1e-9, "retry_seconds": 60.0}
+    with running_service(tmp_path / "t", **options) as first:
+        await_asked(hook, 1)
+        assert first.service.image_load.retire() == 0
+    with running_service(tmp_path / "t", **options) as second:
+        assert called(second, job.job_id)["told"]
+        assert second.service.image_load.retire() == 1
 
 
 def test_no_two_ends_of_a_job_have_the_same_id_across_a_restart_either(
