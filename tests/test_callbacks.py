@@ -24,6 +24,7 @@ from imageload.errors import Shutdown
 from imageload.job import Change, Failed, Job
 from tests.contract import Contract, running_contract
 from tests.downloads import Download
+from tests.events import Listener
 from tests.journals import fail, opened
 from tests.origin import Origin
 from tests.service import Client, RunningService, ServiceProcess, running_service
@@ -226,6 +227,31 @@ def test_a_job_that_is_retried_tells_again_when_it_has_ended_again(
     await_asked(hook, 2)
     assert called(service, job_id)["told"]
     assert len({asked.headers["webhook-id"] for asked in hook.asked}) == 2
+
+
+def test_a_listener_hears_of_the_end_once_and_not_again_when_the_callback_was_told(
+    service: RunningService, origin: Origin
+) -> None:
+    heard = threading.Event()
+
+    def answer_late(connection: socket.socket) -> None:
+        heard.wait(PATIENCE)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    body = {"urls": ["ftp://a.example/"], "callback": origin.page("/hook", answer_late)}
+    (job_id,) = service.post(json=body).json()["jobId"]
+    url = f"{service.url}/v1/images/upload/{job_id}/events"
+    with Listener(url) as listener:
+        *_, end = listener.events()
+    heard.set()
+    assert called(service, job_id)["told"]
+    deadline = time.monotonic() + PATIENCE
+    while True:  # listeners hear of a change within an eighth of a second
+        with Listener(url, end.id) as listener:
+            if listener.answer.status == 204:
+                return
+            assert {event.id for event in listener.events()} == {end.id}
+        assert time.monotonic() < deadline
 
 
 def test_several_lists_are_told_of_one_by_one(service: RunningService, hook: Contract) -> None:

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping
 
 from imageload.job import (
+    CallbackEnded,
     Change,
     Downloaded,
     Failed,
@@ -51,7 +52,7 @@ class JobFeed:
         self.bell = Bell()
         self.turn = 0
         """Grows whenever something is new."""
-        self._born = self._version = snapshot.version
+        self._born = self._version = self._end = snapshot.version
         images = snapshot.images
         ended = (at for at, image in enumerate(images) if image.state in ("completed", "failed"))
         self.news = News(len(images), ended)
@@ -64,6 +65,8 @@ class JobFeed:
         if version <= self._born:
             return
         self._version = max(self._version, version)
+        if not isinstance(change, CallbackEnded):  # no other end, but word of one
+            self._end = self._version
         match change:
             case Downloaded() if version > self._counted:
                 self._downloaded += change.report.bytes
@@ -145,7 +148,7 @@ class JobFeed:
         return encode_event(name, state, event_id)
 
     def _end_id(self) -> str:
-        return f"{self._token}-{self.news.last}-{self._version}"
+        return f"{self._token}-{self.news.last}-{self._end}"
 
     def is_complete(self, job: Job) -> bool:
         """Whether the job is finished, and all that led there was applied here."""
