@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import binascii
 import dataclasses
 import math
 import re
@@ -275,7 +274,10 @@ class Config:
         10.0, "seconds", "one request to a job's callback, which is made four times at most"
     )
     callback_secret: str = _option(
-        "", "text", "signs what callbacks are told, as Standard Webhooks have it", secret=True
+        "",
+        "text",
+        "signs what callbacks are told: whsec_ and base64, as Standard Webhooks have it",
+        secret=True,
     )
     unknown_job_status: int = _option(
         505, "status", "the answer to an unknown jobId; 404 for those who prefer it"
@@ -328,14 +330,17 @@ class Config:
 def signing_key(secret: str) -> bytes:
     """The key that a `callback_secret` stands for: base64 behind `whsec_`, else the text itself.
 
-    Raises ValueError where that is no base64.
+    Raises ValueError where that is no base64, or nothing.
     """
     if not secret.startswith("whsec_"):
         return secret.encode()
     try:
-        return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-    except binascii.Error:
-        raise ValueError("--callback-secret: what follows whsec_ is no base64") from None
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        key = b""
+    if not key:  # nothing would be signed by it, and nobody told so
+        raise ValueError("--callback-secret: what follows whsec_ is no base64")
+    return key
 
 
 def client_budgets(entry: str) -> tuple[str, int | None, int | None]:
