@@ -1,8 +1,8 @@
 """Jobs that tell somebody when they have ended: a reader of Changes that POSTs to their callbacks.
 
     Road ──Change──► Callbacks ──► a lane of the engine ──► the callback's host, under the guard
-                                        │ told, or given up
-                                        └─► CallbackEnded ──► Job
+                         ▲              │        └─► CallbackEnded ──► Job
+                         └── a wait ◄───┘ it may pass     told, or given up
 
 What is sent, and how it is signed, is as Standard Webhooks 1.0 has it
 (https://www.standardwebhooks.com). It is told at least once: who is told twice, because an answer
@@ -20,13 +20,16 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
 from imageload.config import signing_key
-from imageload.engine import Lane
+from imageload.engine import Done, Engine, Lane
 from imageload.errors import Failure, InvalidURL
 from imageload.guard import check_url
 from imageload.job import CallbackEnded, Change, Job, Snapshot
@@ -37,20 +40,36 @@ _log = logging.getLogger(__name__)
 
 CODE = "callback_failed"
 _LATER = frozenset({408, 425, 429})
+_SLOTS = 16
+# What waits to be told again has no slot there, or five hosts that are down would keep all others
+# from being told. Here it costs nothing.
+_WAITING = 10_000
 
 Apply = Callable[[Job, Change], object]
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """That `job` has ended, at `version`, as its callback at `url` is told it."""
+
+    job: Job
+    version: int
+    url: str
+    id: str
+    body: bytes
 
 
 class Callbacks:
     """A reader for a Road's `readers`; may be called from any thread.
 
-    `lane` is one of `transfer`'s. After a failure that may pass it is told again, after each of
-    `waits` in turn. With a `secret` what is sent is signed. `apply` makes a Change true of a job.
+    It makes lanes of its own, so before the engine's `start`. After a failure that may pass it is
+    told again, after each of `waits` in turn. With a `secret` what is sent is signed. `apply` makes
+    a Change true of a job.
     """
 
     def __init__(
         self,
-        lane: Lane,
+        engine: Engine,
         transfer: Transfer,
         apply: Apply,
         *,
@@ -58,7 +77,8 @@ class Callbacks:
         waits: Sequence[float],
         secret: str = "",
     ) -> None:
-        self._lane = lane
+        self._lane = engine.lane(transfer, _SLOTS)
+        self._waiting = engine.lane(transfer, _WAITING)
         self._transfer = transfer
         self._apply = apply
         self._seconds = seconds
@@ -92,19 +112,42 @@ class Callbacks:
             if self._stopped or job.job_id in self._under_way:
                 return
             self._under_way.add(job.job_id)
-        body = msgspec.json.encode(_called_json(state))
         # Versions begin anew with each process, and who is told may drop an id that it has seen.
         message_id = f"{job.job_id}.{secrets.token_hex(4)}"
-        steps = functools.partial(self._steps, state.callback.url, message_id, body)
-        try:
-            self._lane.submit(
-                _host(state.callback.url), steps, lambda end: self._ended(job, state.version, end)
-            )
-        except RuntimeError:
-            self._ended(job, state.version, TransferError("stopped", "nothing is taken any more"))
+        body = msgspec.json.encode(_called_json(state))
+        message = _Message(job, state.version, state.callback.url, message_id, body)
+        self._send(message, iter(self._waits))
 
-    def _ended(self, job: Job, version: int, end: object) -> None:
-        """The end that `job` came to at `version` is told, or given up."""
+    def _send(self, message: _Message, waits: Iterator[float]) -> None:
+        """Send it, and after a failure that may pass again, when the next of `waits` is over."""
+
+        def answered(end: object) -> None:
+            may_pass = isinstance(end, Failure) and end.transient
+            wait = next(waits, None) if may_pass else None
+            if wait is None:
+                self._ended(message, end)
+            else:
+                steps = functools.partial(_pause, wait)
+                self._do(self._waiting, message.job.job_id, steps, waited)
+
+        def waited(end: object) -> None:
+            if end is None:
+                self._send(message, waits)
+            else:
+                self._ended(message, end)
+
+        steps = functools.partial(self._told, message)
+        self._do(self._lane, urlsplit(message.url).netloc.lower(), steps, answered)
+
+    def _do(self, lane: Lane, key: str, steps: Callable[[], Steps[Any]], done: Done) -> None:
+        try:
+            lane.submit(key, steps, done)
+        except RuntimeError:
+            done(TransferError("stopped", "nothing is taken any more"))
+
+    def _ended(self, message: _Message, end: object) -> None:
+        """The end of a job is told, or given up."""
+        job = message.job
         if isinstance(end, TransferError):
             _log.warning("not called back before the service stopped job=%s", job.job_id)
             return
@@ -116,34 +159,23 @@ class Callbacks:
             _log.warning("callback failed job=%s reason=%s", job.job_id, failure.message)
         else:
             _log.info("called back job=%s", job.job_id)
-        self._apply(job, CallbackEnded(version, failure))
+        self._apply(job, CallbackEnded(message.version, failure))
         with self._door:
             self._under_way.discard(job.job_id)
         self.look(job)  # it may have come to another end meanwhile
 
-    def _steps(self, url: str, message_id: str, body: bytes) -> Steps[Failure | None]:
-        """Tell it until that is heard: None, or why it was given up."""
-        for wait in (*self._waits, None):
-            sentence, may_pass = yield from self._told(url, message_id, body)
-            if not sentence:
-                return None
-            if wait is None or not may_pass:
-                break
-            yield Pause(wait)
-        return Failure(CODE, sentence, transient=may_pass)
-
-    def _told(self, url: str, message_id: str, body: bytes) -> Steps[tuple[str, bool]]:
-        """What went wrong with one request, nothing if it went well, and whether it may pass."""
+    def _told(self, message: _Message) -> Steps[Failure | None]:
+        """Send it once: None where it was heard, or why not."""
         try:
-            target = check_url(url)
+            target = check_url(message.url)
         except InvalidURL as error:
-            return error.message, False
+            return Failure(CODE, error.message, transient=False)
         request = Request(
             url=target.url,
             method="POST",
-            fields=("Content-Type: application/json", *self._signed(message_id, body)),
-            body=io.BytesIO(body),
-            body_length=len(body),
+            fields=("Content-Type: application/json", *self._signed(message)),
+            body=io.BytesIO(message.body),
+            body_length=len(message.body),
             deadline=time.monotonic() + self._seconds,
         )
         heads: list[Head] = []
@@ -155,25 +187,31 @@ class Callbacks:
                 return _unreached(error)
         status = heads[0].status
         if 200 <= status <= 299:
-            return "", False
-        return f"The callback answered {status}.", status in _LATER or status >= 500
+            return None
+        may_pass = status in _LATER or status >= 500
+        return Failure(CODE, f"The callback answered {status}.", transient=may_pass)
 
-    def _signed(self, message_id: str, body: bytes) -> tuple[str, ...]:
+    def _signed(self, message: _Message) -> tuple[str, ...]:
         moment = str(int(time.time()))
-        fields = f"webhook-id: {message_id}", f"webhook-timestamp: {moment}"
+        fields = f"webhook-id: {message.id}", f"webhook-timestamp: {moment}"
         if not self._key:
             return fields
-        signed = f"{message_id}.{moment}.".encode() + body
+        signed = f"{message.id}.{moment}.".encode() + message.body
         mac = base64.b64encode(hmac.digest(self._key, signed, hashlib.sha256)).decode()
         return *fields, f"webhook-signature: v1,{mac}"
 
 
-def _unreached(error: TransferError) -> tuple[str, bool]:
+def _pause(seconds: float) -> Steps[None]:
+    yield Pause(seconds)
+
+
+def _unreached(error: TransferError) -> Failure:
     if error.kind == "stopped":
         raise error
     if error.kind == "blocked":
-        return f"The callback leads to an address that is not called: {error.detail}", False
-    return f"The callback was not reached: {error.kind}.", True
+        sentence = f"The callback leads to an address that is not called: {error.detail}"
+        return Failure(CODE, sentence, transient=False)
+    return Failure(CODE, f"The callback was not reached: {error.kind}.", transient=True)
 
 
 def _called_json(ended: Snapshot) -> CalledJson:
@@ -182,7 +220,3 @@ def _called_json(ended: Snapshot) -> CalledJson:
         "timestamp": utc_text(datetime.now(UTC)),
         "data": summary_json(ended),
     }
-
-
-def _host(url: str) -> str:
-    return url.partition("://")[2].partition("/")[0].lower()

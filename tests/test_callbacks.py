@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +259,20 @@ def test_a_listener_hears_of_the_end_once_and_not_again_when_the_callback_was_to
         assert time.monotonic() < deadline
 
 
+def test_hosts_that_are_down_keep_no_other_from_being_told(tmp_path: Path, hook: Contract) -> None:
+    hook.put(TARGET, {})
+    with ExitStack() as stack:
+        down = [stack.enter_context(running_contract()) for _ in range(5)]
+        service = stack.enter_context(running_service(tmp_path / "t", retry_seconds=60.0))
+        for each in down:
+            each.put(TARGET, {}, status=503)
+            lists = [["ftp://a.example/"]] * 16
+            service.post(json={"urls": lists, "callback": f"{each.url}/hook"})
+        for each in down:
+            await_asked(each, 16)
+        assert called(service, post(service, hook, "ftp://a.example/"))["told"]
+
+
 def test_several_lists_are_told_of_one_by_one(service: RunningService, hook: Contract) -> None:
     hook.put(TARGET, {})
     body = {"urls": [["ftp://a.example/"], ["ftp://b.example/"]], "callback": hook.url + "/hook"}
@@ -343,14 +358,13 @@ def test_what_ends_because_the_service_stops_is_not_told_as_complete(
 ) -> None:
     hook.put(TARGET, {})
     engine, transfer = Engine(), Download(tmp_path).transfer
-    lane = engine.lane(transfer, 2)
     told = threading.Event()
 
     def apply(job: Job, change: Change) -> None:
         job.apply(change)
         told.set()
 
-    stopped, other = (Callbacks(lane, transfer, apply, seconds=5, waits=()) for _ in range(2))
+    stopped, other = (Callbacks(engine, transfer, apply, seconds=5, waits=()) for _ in range(2))
     jobs = [Job(["ftp://a.example/"], callback=f"{hook.url}/hook") for _ in range(2)]
     for job in jobs:
         job.apply(Failed(0, Shutdown("The service stopped.").failure()))

@@ -48,7 +48,6 @@ _log = logging.getLogger(__name__)
 
 # Fewer may be bad luck: whatever was being downloaded when the process was killed counts.
 _DEATHS = 5
-_CALLBACK_SLOTS = 16
 _CALLBACK_WAITS = (2, 20, 120)  # times --retry-seconds
 # As Node's: a head of 64 kB in tiny fields would hold up the event loop for 60 ms.
 _MAX_HEAD_BYTES = 16 * 2**10
@@ -149,7 +148,7 @@ class Service:
     def _telling(self, transfer: Transfer, apply: Callable[[Job, Change], None]) -> Callbacks:
         config = self._config
         return Callbacks(
-            self._engine.lane(transfer, _CALLBACK_SLOTS),
+            self._engine,
             transfer,
             apply,
             seconds=config.callback_seconds,
