@@ -171,6 +171,8 @@ class Run:
         if self._cancelled and not self._cancelling:
             self._begin_cancel()
         self._announce_purge()
+        if self._uploads:  # from here on nobody hears that the turn of one has come
+            self._road.upload.unqueue(self._job.job_id)
         self._take_late_results()
         self._refuse_turns()
         if self._cancelled:

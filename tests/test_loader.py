@@ -516,8 +516,10 @@ class BrokenRule(RetryRule):
     """A rule with a bug."""
 
     def wait(self, error: errors.ImageError, tries: int) -> float | None:
-        """Raise."""
-        raise ZeroDivisionError(f"{error.code}, {tries}")
+        """Raise, where it is asked about a connection."""
+        if isinstance(error, errors.ConnectError):
+            raise ZeroDivisionError(f"{error.code}, {tries}")
+        return super().wait(error, tries)
 
 
 def test_a_bug_of_the_jobs_own_thread_leaves_no_image_open(
@@ -535,6 +537,35 @@ def test_a_bug_of_the_jobs_own_thread_leaves_no_image_open(
     assert codes == {"internal_error"}
     assert images[urls(50)[49]].state == "failed"
     assert "the thread of a job broke" in caplog.text
+
+
+def test_after_a_bug_of_the_jobs_own_thread_no_upload_of_it_begins(
+    wire: Wire, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would hold a slot for ever, or find another image in its temp file."""
+    monkeypatch.setattr("imageload.run._LATE_SECONDS", 3 * PATIENCE)
+    announced = threading.Event()
+
+    def download(url: str) -> Report:
+        if url.endswith("/2"):
+            assert announced.wait(PATIENCE)
+            raise errors.ConnectError("No connection.")
+        return folder.download(url)
+
+    record, uploads = SlowRecord(), Tap(folder.upload)
+    rule = BrokenRule(max_tries=3, seconds=1, cap_seconds=1)
+    wired = wire(download, uploads, window=3, retry=rule, record=record)
+    job = wired.start(urls(3))
+    written = [record.waiting.get(timeout=PATIENCE) for _ in range(2)]
+    announced.set()
+    images = wired.wait(job)
+    assert {image.failure.code for image in images.values() if image.failure} == {"internal_error"}
+    assert {image.state for image in images.values()} == {"failed"}
+    for each in written:
+        each()
+    wired.close()
+    assert uploads.at.empty()
+    assert folder.files() == []
 
 
 def test_temp_files_are_deleted_whatever_the_end(wire: Wire, folder: Folder) -> None:

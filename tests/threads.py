@@ -125,9 +125,6 @@ class ToImgur:
     def cancel(self, key: str) -> None:
         """Stop what waits under `key`."""
         self.unqueue(key)
-        for number, (of, _, done) in list(self._held.items()):
-            if of == key and self._held.pop(number, None) is not None:
-                done(TransferError("stopped", "cancelled"))
         self._travel.cancel(key)
 
     def unqueue(self, key: str) -> None:
@@ -137,6 +134,9 @@ class ToImgur:
         self._parked = [each for each in parked if each[0] != key]
         for of, done in parked:
             if of == key:
+                done(TransferError("stopped", "unqueued"))
+        for number, (of, _, done) in list(self._held.items()):
+            if of == key and self._held.pop(number, None) is not None:
                 done(TransferError("stopped", "unqueued"))
 
     def park(self, outage: tuple[float, ImageError] | None = None) -> None:
