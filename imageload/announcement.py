@@ -90,7 +90,7 @@ class Announcer:
             self._make(following)
 
     def landed(self) -> None:
-        """An image has landed."""
+        """An upload has landed."""
         self._landed += 1
 
     def forget(self, index: int) -> None:

@@ -506,6 +506,7 @@ class Run:
             if goes_on and not self._cancelling:
                 self._upload(index)
         elif isinstance(value, Landed):
+            self._announcer.landed()
             self._land(index, value)
         else:
             self._end_try(index, value, goes_on=goes_on)
@@ -544,7 +545,6 @@ class Run:
 
     def _land(self, index: int, landed: Landed, *, reused: bool = False) -> None:
         report, tries = self._report(index), self._tries.pop(index, 0)
-        self._announcer.landed()
         self._in_line_since.pop(index, None)
         self._leads.settle(index, Ended(report, landed))
         if self._road.record is None:

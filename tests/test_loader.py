@@ -32,6 +32,7 @@ from imageload.job import (
     Started,
     State,
     Uploaded,
+    Uploading,
 )
 from imageload.loader import ImageLoad, Order
 from imageload.loggable import loggable
@@ -41,6 +42,7 @@ from imageload.road import Reader, Record, Road
 from imageload.run import Run
 from imageload.sharing import Sharing
 from imageload.transfer import Bounds, Exchange, Pause, Request, Steps, Transfer
+from tests.journals import wait_until
 from tests.origin import Origin
 from tests.threads import Threads, ToImgur
 
@@ -1424,6 +1426,36 @@ def test_no_upload_begins_before_it_is_durable_that_it_does(wire: Wire, folder: 
     record.write(3)
     assert {image.state for image in wired.wait(job).values()} == {"completed"}
     assert folder.files() == []
+
+
+def test_what_imgur_was_not_asked_to_take_has_no_more_uploads_announced(
+    wire: Wire, folder: Folder
+) -> None:
+    same = urls(20, "same")
+
+    def download(url: str) -> Report:
+        return folder.file_of(same[0] if url in same else url)
+
+    record, downloads, uploads = SlowRecord(), Tap(download), Tap(folder.upload)
+    wired = wire(downloads, uploads, threads=2, window=64, record=record)
+    before = wired.start(same[:1], dedupe=True)
+    downloads.let_on()
+    record.write(1)
+    uploads.let_on()
+    wired.wait(before)
+    record.write(1)
+    own = urls(20, "own")
+    job = wired.start([own[0], *same, *own[1:]], dedupe=True)
+    downloads.let_on(1 + len(same))
+    record.write(1 + len(same))
+    downloads.let_on(len(own) - 1)
+    wait_until(lambda: job.summary().counts["downloaded"] == len(own))
+    begun = [change for change in wired.changes[job.job_id] if isinstance(change, Uploading)]
+    assert len(begun) == 2, "as many as there are slots"
+    wired.load.cancel(job)
+    uploads.let_on()
+    wired.wait(job)
+    record.write(2)
 
 
 def test_a_temp_file_stays_until_it_is_durable_that_its_image_has_landed(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -92,35 +94,57 @@ class ToImgur:
         self.is_parked = False
         self.unqueued = 0
         self._parked: list[tuple[str, Done]] = []
+        self._lock = threading.Lock()
+        self._line: deque[tuple[str, Upload, Done]] = deque()
         self._held: dict[int, tuple[str, Upload, Done]] = {}
+        self._busy = 0
         self._numbers = itertools.count()
         self._travel = travel
         self._answer = answer
         self._watchers: dict[object, Callable[[], object]] = {}
 
     def start(self, key: str, upload: Upload, done: Done) -> None:
-        """Take the upload's file along; what comes while uploads wait, waits."""
+        """Take the upload's file along; what comes while uploads wait, waits.
+
+        What has to be announced takes one of `slots` first, and is held there.
+        """
         if self.is_parked:
             self._parked.append((key, done))
         elif upload.announcement is None:
             self._travel.start(key, upload.path, done)
         else:
-            number = next(self._numbers)
-            self._held[number] = key, upload, done
-            upload.announcement.hold(lambda: self._go_on(number))
+            with self._lock:
+                self._line.append((key, upload, done))
+            self._take_turns()
+
+    def _take_turns(self) -> None:
+        while True:
+            with self._lock:
+                if not self._line or self._busy >= self.slots:
+                    return
+                self._busy += 1
+                number = next(self._numbers)
+                _, upload, _ = self._held[number] = self._line.popleft()
+            assert upload.announcement is not None
+            upload.announcement.hold(functools.partial(self._go_on, number))
 
     def _go_on(self, number: int) -> None:
         """It is durable that this upload begins, if it is still wanted."""
         held = self._held.pop(number, None)
         if held is not None:
             key, upload, done = held
-            self._travel.start(key, upload.path, done)
+            self._travel.start(key, upload.path, functools.partial(self._end, done))
+
+    def _end(self, done: Done, value: object) -> None:
+        with self._lock:
+            self._busy -= 1
+        done(value)
+        self._take_turns()
 
     def stop(self) -> None:
         """End what waits to be announced: it has not begun."""
-        for number, (_, _, done) in list(self._held.items()):
-            if self._held.pop(number, None) is not None:
-                done(TransferError("stopped", "closed"))
+        for key in {key for key, _, _ in [*self._line, *self._held.values()]}:
+            self.unqueue(key)
 
     def cancel(self, key: str) -> None:
         """Stop what waits under `key`."""
@@ -135,9 +159,14 @@ class ToImgur:
         for of, done in parked:
             if of == key:
                 done(TransferError("stopped", "unqueued"))
+        with self._lock:
+            line, self._line = self._line, deque(each for each in self._line if each[0] != key)
+        for of, _, done in line:
+            if of == key:
+                done(TransferError("stopped", "unqueued"))
         for number, (of, _, done) in list(self._held.items()):
             if of == key and self._held.pop(number, None) is not None:
-                done(TransferError("stopped", "unqueued"))
+                self._end(done, TransferError("stopped", "unqueued"))
 
     def park(self, outage: tuple[float, ImageError] | None = None) -> None:
         """Let uploads wait from now on, for a budget or an outage, and say so."""
