@@ -102,7 +102,10 @@ class Lane:
 
     @property
     def multi(self) -> pycurl.CurlMulti:
-        """libcurl's handle, made when it is first needed, for it takes two descriptors."""
+        """libcurl's handle, made when it is first needed, for it takes two descriptors.
+
+        Raises pycurl.error where there are none.
+        """
         if self._multi is None:
             self._multi = pycurl.CurlMulti()
             self._multi.setopt(pycurl.M_MAXCONNECTS, 2 * self.queue.slots)
@@ -469,9 +472,14 @@ class Engine:
             heapq.heappush(self._pauses, (moment, next(self._numbers), lane, task))
             return
         try:
+            multi = lane.multi
+        except pycurl.error as error:
+            self._resume(lane, task, None, TransferError("resource", str(error)))
+            return
+        try:
             curl = lane.spare.pop() if lane.spare else lane.transfer.handle()
             task.prepared = lane.transfer.prepare(curl, wanted)
-            lane.multi.add_handle(curl)
+            multi.add_handle(curl)
         except Exception as error:  # a URL that libcurl cannot even be told
             self._resume(lane, task, None, TransferError("url", str(error)))
             return

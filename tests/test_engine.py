@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import resource
 import socket
 import threading
 import time
@@ -838,3 +839,27 @@ def test_a_want_of_descriptors_beside_others_is_waited_out_and_told_to_nobody(
     let_on()
     assert [ended.get(timeout=PATIENCE) for _ in range(2)] == ["held", "had"]
     assert tries == [8, 4, 2, 2]  # one more again, for the other has ended well
+
+
+def test_a_lane_that_gets_no_descriptors_blames_no_url_and_has_them_later(
+    engine: Engine, download: Download, origin: Origin
+) -> None:
+    def kind() -> Steps[str]:
+        request = Request(url=origin.image("png-rgb.png"), deadline=time.monotonic() + PATIENCE)
+        try:
+            yield Exchange(download.transfer, request, "127.0.0.1", lambda _: None)
+        except TransferError as error:
+            return error.kind
+        return "answered"
+
+    ends = Ends(engine.lane(download.transfer, 2), download)
+    engine.start()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        ends.follow("job", kind)
+        assert ends.one() == "resource"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    ends.follow("job", kind)
+    assert ends.one() == "answered"
