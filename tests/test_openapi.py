@@ -20,10 +20,22 @@ from imageload.config import Config
 from imageload.errors import Refused
 from main import ROUTES
 from tests.service import RunningService, ServiceProcess
+from web.lists import read_posted
 from web.openapi import document
 
 CONFIG = Path(__file__).parent / "schemathesis.toml"
 TOKEN = "a-token-of-a-test"
+
+# Not described, for they are HTTP's own, or for browsers.
+USUAL_HEADERS = {
+    "cache-control",
+    "content-length",
+    "content-type",
+    "cross-origin-resource-policy",
+    "date",
+    "vary",
+    "x-content-type-options",
+}
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +125,58 @@ def test_the_status_of_an_unknown_job_is_the_one_that_was_chosen() -> None:
 def test_a_status_that_has_two_meanings_is_described_with_both(described: dict[str, Any]) -> None:
     not_ready = described["paths"]["/readyz"]["get"]["responses"]["503"]
     assert set(not_ready["content"]) == {"application/json", "application/problem+json"}
+
+
+def problems(response: dict[str, Any]) -> set[str]:
+    """The problems that this answer may have, but for those that any request may meet."""
+    content = response["content"]["application/problem+json"]
+    return {*content["examples"]} - {"too-many-connections", "out-of-files"}
+
+
+def test_each_method_has_the_problems_that_it_may_meet_and_no_others(
+    described: dict[str, Any],
+) -> None:
+    paths = described["paths"]
+    job, events = "/v1/images/upload/{job_id}", {"too-many-streams", "shutting-down"}
+    busy = {"out-of-room", "shutting-down"}
+    assert "429" not in paths[job]["delete"]["responses"], "a full backlog keeps no cancel waiting"
+    assert problems(paths[job]["delete"]["responses"]["503"]) == busy
+    assert problems(paths[f"{job}/retry"]["post"]["responses"]["503"]) == busy
+    assert problems(paths[f"{job}/events"]["get"]["responses"]["503"]) == events
+    assert problems(paths["/v1/events"]["get"]["responses"]["503"]) == events
+
+
+def test_a_callback_is_described_as_widely_as_it_is_taken(described: dict[str, Any]) -> None:
+    whole = {"$ref": "#/components/schemas/Body", "components": described["components"]}
+    for callback in ("http://app.example:12345/told", "https://app.example?key=1"):
+        body = {"urls": ["http://a.example/"], "callback": callback}
+        Draft202012Validator(whole).validate(body)
+        read_posted(json.dumps(body).encode(), "", max_urls=1, max_lists=1)
+
+
+def test_the_headers_of_answers_are_described(
+    service: RunningService, described: dict[str, Any]
+) -> None:
+    job_id = service.submit(["ftp://no.example/"])
+    service.finish(job_id)
+    path = "/v1/images/upload/{job_id}"
+    here = path.format(job_id=job_id)
+    tag = service.get(here).headers["ETag"]
+    for of, answer in (
+        (path, service.get(here, headers={"Prefer": "wait=1"})),
+        (path, service.get(here, headers={"If-None-Match": tag, "Prefer": "wait=1"})),
+        (f"{path}/map", service.get(f"{here}/map?format=csv")),
+        (f"{path}/images", service.get(f"{here}/images")),
+    ):
+        response = described["paths"][of]["get"]["responses"][str(answer.status_code)]
+        there = {name.lower() for name in response["headers"]} | USUAL_HEADERS
+        assert {name.lower() for name in answer.headers} <= there, (of, answer.status_code)
+
+
+def test_the_challenge_for_a_token_is_described() -> None:
+    for _, _, operation in operations(document(Config(), wants_token=True)):
+        if operation["security"]:
+            assert "WWW-Authenticate" in operation["responses"]["401"]["headers"]
 
 
 def test_a_token_is_asked_for_where_there_are_tokens() -> None:

@@ -32,7 +32,8 @@ Title = Annotated[str, Meta(max_length=1_000)]
 Description = Annotated[str, Meta(max_length=10_000)]
 
 # For the document; `check_url` decides, and takes other alphabets too.
-_CALLBACK = r"^https?://[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:[1-9][0-9]{0,3})?(/[!-~]*)?$"
+_PORT = "[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
+_CALLBACK = rf"^https?://[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:({_PORT}))?([/?][!-~]*)?$"
 
 _A_URL = {
     "anyOf": [

@@ -54,8 +54,9 @@ _ABOUT = """\
 POST a list of image URLs, follow the job, take the links.
 
 Whatever can be asked with GET can be asked with HEAD, and every path answers OPTIONS. Errors are
-problem documents (RFC 9457): `type` is for programs, `detail` says what to do. Every answer has an
-`X-Request-ID`. Keys that are not described may be added to answers, and should be ignored."""
+problem documents (RFC 9457): `type` is for programs, `detail` says what to do. Every answer to a
+request that was read has an `X-Request-ID`. Keys that are not described may be added to answers,
+and should be ignored."""
 
 
 def document(config: Config, *, wants_token: bool) -> dict[str, Any]:
@@ -103,8 +104,9 @@ def _operation(of: Operation, *, wants_token: bool) -> dict[str, Any]:
         sentences = [each["description"] for each in (own, problem) if "description" in each]
         content = {**own.get("content", {}), **problem["content"]}
         responses[status] = {**problem, "description": " ".join(sentences), "content": content}
-    for response in responses.values():
-        response.setdefault("headers", {})["X-Request-ID"] = REQUEST_ID
+    for status, response in responses.items():
+        if status != "408":  # sent before the request was read
+            response.setdefault("headers", {})["X-Request-ID"] = REQUEST_ID
     value: dict[str, Any] = {
         "operationId": of.name,
         "tags": [of.tag],

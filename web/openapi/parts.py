@@ -49,6 +49,14 @@ HEADERS: dict[str, dict[str, Any]] = {
         "description": "That the wait was granted, and its length.",
         "schema": {"type": "string", "examples": ["wait=20"]},
     },
+    "Content-Disposition": {
+        "description": "Of CSV: the name of a file to save it in.",
+        "schema": {"type": "string"},
+    },
+    "WWW-Authenticate": {
+        "description": "That a bearer token is wanted, or that the one shown is not known.",
+        "schema": {"type": "string", "examples": ['Bearer realm="imageload"']},
+    },
 }
 
 
@@ -171,6 +179,7 @@ def stream_of(description: str, example: str) -> dict[str, Any]:
 
 
 NOT_MODIFIED = {"description": "Nothing is new.", "headers": headers("ETag")}
+HELD_NOT_MODIFIED = {**NOT_MODIFIED, "headers": headers("ETag", "Preference-Applied")}
 BODY = {
     "required": True,
     "description": "JSON is taken with any content type but text/plain; curl -d sends a form's.",

@@ -26,6 +26,7 @@ from web.openapi.examples import (
 )
 from web.openapi.parts import (
     BODY,
+    HELD_NOT_MODIFIED,
     JOB_ID,
     NOT_MODIFIED,
     SCHEMA,
@@ -50,14 +51,18 @@ from web.shapes import (
     RequeuedJson,
 )
 
-_SIGNED = ("webhook-id", "webhook-timestamp", "webhook-signature")
+_SIGNED = {
+    "webhook-id": "The same for each time that this end of the job is told.",
+    "webhook-timestamp": "Seconds since 1970, of this time.",
+    "webhook-signature": "Where there is a --callback-secret.",
+}
 # What a service is sent that asked for it: a request of ours, to it.
 _TOLD: dict[str, Any] = {
     "operationId": "jobComplete",
     "summary": "A job has ended.",
-    "description": "As Standard Webhooks have it; signed where there is a --callback-secret. Sent "
-    "until it is answered 2xx, four times at most, and perhaps more than once.",
-    "parameters": [parameter("header", name, "", type="string") for name in _SIGNED],
+    "description": "As Standard Webhooks have it. Sent again, four times in all, where the answer "
+    "is 408, 425, 429 or 5xx, or there is none; so perhaps more than once.",
+    "parameters": [parameter("header", *each, type="string") for each in _SIGNED.items()],
     "requestBody": {
         "required": True,
         "content": {
@@ -69,8 +74,8 @@ _TOLD: dict[str, Any] = {
     },
     "responses": {"2XX": {"description": "It was heard."}},
 }
-# What may keep the service from taking on work.
-_BUSY = ("backlog-full", "out-of-room", "out-of-threads", "journal-unavailable", "shutting-down")
+# What may keep the service from doing what it is asked, whatever that is.
+_BUSY = ("too-large", "out-of-room", "shutting-down")
 
 
 def operations(*, unknown_job_status: int) -> list[Operation]:
@@ -113,8 +118,10 @@ def _jobs() -> list[Operation]:
             },
             problems=(
                 "bad-request",
-                "too-large",
                 "key-reused",
+                "backlog-full",
+                "out-of-threads",
+                "journal-unavailable",
                 *_BUSY,
             ),
         ),
@@ -144,7 +151,7 @@ def _jobs() -> list[Operation]:
                         }
                     },
                 },
-                "304": NOT_MODIFIED,
+                "304": HELD_NOT_MODIFIED,
             },
             problems=("bad-request", "unknown-job"),
         ),
@@ -161,7 +168,7 @@ def _jobs() -> list[Operation]:
                     **json_of(StatusJson, "The job.", running=STATUS),
                     "headers": headers("ETag", "Preference-Applied"),
                 },
-                "304": NOT_MODIFIED,
+                "304": HELD_NOT_MODIFIED,
             },
             problems=("unknown-job",),
         ),
@@ -221,13 +228,7 @@ def _acting() -> list[Operation]:
                     RequeuedJson, "They are in line again.", three={"job_id": JOB, "requeued": 3}
                 )
             },
-            problems=(
-                "bad-request",
-                "unknown-job",
-                "job-busy",
-                "too-large",
-                *_BUSY,
-            ),
+            problems=("bad-request", "unknown-job", "job-busy", "backlog-full", *_BUSY),
         ),
         Operation(
             path="/v1/images/upload/{job_id}",
@@ -245,12 +246,7 @@ def _acting() -> list[Operation]:
                     purged={"job_id": JOB, "cancelled": 0, "purging": 200},
                 )
             },
-            problems=(
-                "bad-request",
-                "unknown-job",
-                "too-large",
-                *_BUSY,
-            ),
+            problems=("bad-request", "unknown-job", *_BUSY),
         ),
     ]
 
@@ -294,7 +290,13 @@ def _links() -> list[Operation]:
                 *JOB_ID,
                 parameter("query", "format", "Beats Accept.", type="string", enum=["json", "csv"]),
             ],
-            responses={"200": {**as_json, "content": {**as_json["content"], **as_csv["content"]}}},
+            responses={
+                "200": {
+                    **as_json,
+                    "headers": headers("Content-Disposition"),
+                    "content": {**as_json["content"], **as_csv["content"]},
+                }
+            },
             problems=("bad-request", "unknown-job"),
         ),
     ]
@@ -317,7 +319,7 @@ def _events() -> list[Operation]:
                 "200": stream_of("Events, until the job is finished.", STREAM),
                 "204": {"description": "The Last-Event-ID was the last: no need to come back."},
             },
-            problems=("unknown-job", "too-many-streams"),
+            problems=("unknown-job", "too-many-streams", "shutting-down"),
         ),
         Operation(
             path="/v1/events",
@@ -329,7 +331,7 @@ def _events() -> list[Operation]:
             "changed, at most twice a second, and when it is finished. The stream does not end.",
             parameters=went_on,
             responses={"200": stream_of("Events.", JOBS_STREAM)},
-            problems=("too-many-streams",),
+            problems=("too-many-streams", "shutting-down"),
         ),
     ]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from imageload import errors
 from web.changes import TooManyStreams
+from web.openapi.parts import headers
 from web.problems import PROBLEM
 
 _Problem = tuple[int, str, str]
@@ -39,6 +40,8 @@ _PROBLEMS: dict[str, _Problem] = {
     **{each.slug: (each.status, each.title, detail) for each, detail in _CLASSES},
 }
 _COMES_BACK = frozenset({409, 429, 503})
+_NAMELESS = frozenset({"too-slow", "too-many-connections"})
+"""Answered before a request was read."""
 
 
 def problem_responses(slugs: Iterable[str], unknown_job_status: int) -> dict[str, dict[str, Any]]:
@@ -61,16 +64,14 @@ def _response(status: int) -> dict[str, Any]:
     content = {"schema": {"$ref": "#/components/schemas/ProblemJson"}, "examples": {}}
     response: dict[str, Any] = {"content": {"application/problem+json": content}}
     if status in _COMES_BACK:
-        response["headers"] = {"Retry-After": {"$ref": "#/components/headers/Retry-After"}}
+        response["headers"] = headers("Retry-After")
+    elif status == errors.Unauthorized.status:
+        response["headers"] = headers("WWW-Authenticate")
     return response
 
 
 def _value(slug: str, status: int, title: str, detail: str) -> dict[str, Any]:
-    instance = "urn:imageload:request:5f0c6d1e0b7a4c39"
-    return {
-        "type": PROBLEM + slug,
-        "title": title,
-        "status": status,
-        "detail": detail,
-        "instance": instance,
-    }
+    problem = {"type": PROBLEM + slug, "title": title, "status": status, "detail": detail}
+    if slug in _NAMELESS:
+        return problem
+    return {**problem, "instance": "urn:imageload:request:5f0c6d1e0b7a4c39"}
