@@ -158,9 +158,10 @@ class Journal:
         place = number, change.index
         if isinstance(change, (Uploaded, Failed)):
             self._black_box.erase(place)
-        self._writer.put(place, job.image(change.index))
         if isinstance(change, Requeued):
+            # First, for a process may die in between: its album is open again, its end to be told.
             self._record_head(number, job)
+        self._writer.put(place, job.image(change.index))
 
     def _record_head(self, number: int, job: Job) -> None:
         # Made when it is taken in: of two threads that record at once the later row must not have

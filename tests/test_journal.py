@@ -4,6 +4,8 @@ ended; what cannot be written now is written later, and meanwhile nothing new is
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 import os
 import random
@@ -33,6 +35,7 @@ from imageload.job import (
     Change,
     Downloaded,
     Failed,
+    Image,
     Item,
     Job,
     NotSent,
@@ -270,6 +273,47 @@ class OvertakenJob(Job):
         if meanwhile is not None:
             meanwhile()
         return seen
+
+
+class CutShortJob(Job):
+    """A job whose process could die when one of its images is looked at: `death` is called."""
+
+    death: Callable[[], None] | None = None
+
+    def image(self, index: int) -> Image:
+        """The image, after that."""
+        if self.death is not None:
+            self.death()
+        return super().image(index)
+
+
+def copy_of_what_is_durable(journal: Journal, path: Path, copy: Path) -> None:
+    """Copy the journal at `path` as a process that dies now leaves it."""
+    flush(journal)
+    with (
+        contextlib.closing(sqlite3.connect(path)) as source,
+        contextlib.closing(sqlite3.connect(copy)) as target,
+    ):
+        source.backup(target)
+
+
+def test_the_end_after_a_retry_is_told_also_where_the_retry_was_cut_short(path: Path) -> None:
+    job = CutShortJob([url(0)], album="Birds", callback="https://user.example/told")
+    copy = path.with_name("copy")
+    with opened(path) as (journal, _):
+        journal.accept([job])
+        fail(journal, job)
+        tell(journal, job, AlbumEnded(failure=FAILURE))
+        tell(journal, job, CallbackEnded(job.version))
+        flush(journal)
+        job.death = functools.partial(copy_of_what_is_durable, journal, path, copy)
+        tell(journal, job, Requeued(0))
+    (restored,) = restored_from(copy).jobs
+    summary = restored.summary()
+    assert summary.callback is not None
+    assert summary.album is not None
+    assert summary.callback.is_open
+    assert summary.album.is_open
 
 
 def test_of_two_threads_that_record_a_job_at_once_the_later_state_is_kept(path: Path) -> None:
