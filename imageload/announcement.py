@@ -52,26 +52,20 @@ class Announcer:
     """The announcements of one job; all but `durable` of each is its thread's.
 
     `write` writes down that the upload of an image begins, and calls what it is given when that is
-    durable; False where the image waits for no upload any more. `ask` is told, by the engine, of an
-    image whose turn has come: `turned` has to be called then.
+    durable. `ask` is told, by the engine, of an image whose turn has come: then `turned` has to be
+    called.
     """
 
     def __init__(
         self,
-        write: Callable[[int, Callable[[], None]], bool],
+        write: Callable[[int, Callable[[], None]], object],
         ask: Callable[[int], object],
     ) -> None:
         self._write = write
         self._ask = ask
         self._waiting: dict[int, Announcement] = {}
-        self._made = self._durable = 0  # each has one thread that counts it
         self._landed = self._landed_before = 0
         self._landed_meanwhile = 0.0
-
-    @property
-    def under_way(self) -> int:
-        """How many are on their way to the disk."""
-        return self._made - self._durable
 
     def add(self, index: int) -> Announcement:
         """The announcement of an image that is put in line now."""
@@ -103,12 +97,10 @@ class Announcer:
             return
 
         def durable() -> None:
-            self._durable += 1
             # The first of a transaction sees what landed since the last; the others let it fade.
             landed, self._landed_before = self._landed - self._landed_before, self._landed
             self._landed_meanwhile = max(landed, _FADING * self._landed_meanwhile)
             announcement.durable()
 
         announcement.is_made = True
-        if self._write(index, durable):
-            self._made += 1
+        self._write(index, durable)

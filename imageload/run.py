@@ -396,8 +396,6 @@ class Run:
         # its temp file; a download that waits has nothing, and lets others by. While all uploads
         # wait for Imgur, only the disk bounds how far downloads run ahead.
         waiting = len(self._due_uploads) + self._leads.following_bytes
-        # What is being announced waits for our own disk, and is soon as many as Imgur takes.
-        waiting -= self._announcer.under_way
         busy = len(self._downloads) + len(self._uploads) + waiting
         if busy >= self._road.window and not self._road.upload.is_parked:
             return False
@@ -454,13 +452,11 @@ class Run:
             way, index, upload, lambda value: self._deliver(_Result(index, outcome_of(value)))
         )
 
-    def _write_uploading(self, index: int, durable: Callable[[], None]) -> bool:
+    def _write_uploading(self, index: int, durable: Callable[[], None]) -> None:
         """Write down that the upload begins: from now on it may be on Imgur."""
-        if self._road.record is None or self._job.image(index).state != "downloaded":
-            return False
-        self._apply(Uploading(index))
-        self._road.record.when_durable(durable)
-        return True
+        if self._road.record is not None and self._job.image(index).state == "downloaded":
+            self._apply(Uploading(index))
+            self._road.record.when_durable(durable)
 
     def _start(self, travel: Travel[T], index: int, argument: T, done: Done) -> bool:
         self._count_try(index)

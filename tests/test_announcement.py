@@ -15,16 +15,12 @@ class Disk:
     def __init__(self) -> None:
         self.written: list[int] = []
         self.asked: list[int] = []
-        self.gone: set[int] = set()
         self._durable: list[Callable[[], None]] = []
 
-    def write(self, index: int, durable: Callable[[], None]) -> bool:
-        """Note it, unless it is gone."""
-        if index in self.gone:
-            return False
+    def write(self, index: int, durable: Callable[[], None]) -> None:
+        """Note it."""
         self.written.append(index)
         self._durable.append(durable)
-        return True
 
     def sync(self) -> None:
         """All that was written is durable."""
@@ -132,21 +128,10 @@ def test_of_an_imgur_that_takes_nothing_meanwhile_nothing_is_announced_ahead(
     assert disk.written == [0, 1]
 
 
-def test_what_is_on_its_way_to_the_disk_is_counted(disk: Disk, announcer: Announcer) -> None:
-    for index in range(3):
-        announcer.add(index)
-        announcer.make_ahead(index, before=-1)
-    assert announcer.under_way == 3
-    disk.sync()
-    assert announcer.under_way == 0
-
-
 def test_what_has_left_the_line_is_not_announced(disk: Disk, announcer: Announcer) -> None:
-    disk.gone = {1}
-    for index in range(3):
+    for index in range(2):
         announcer.add(index)
     announcer.forget(0)
-    for index in range(3):
+    for index in range(2):
         announcer.turned(index)
-    assert disk.written == [2]
-    assert announcer.under_way == 1
+    assert disk.written == [1]
