@@ -311,7 +311,7 @@ class Config:
             raise ValueError("--imgur-anonymous=false needs IMGUR_REFRESH_TOKEN")
         if self.imgur_refresh_token and not self.imgur_client_secret:
             raise ValueError("IMGUR_REFRESH_TOKEN needs IMGUR_CLIENT_SECRET beside it")
-        ids = [self.imgur_client_id, *(client_budgets(entry)[0] for entry in self.client_ids)]
+        ids = [client_id for client_id, _, _ in self.clients]
         if not ids[0] and len(ids) > 1:
             raise ValueError("--client-ids are ids beside IMGUR_CLIENT_ID, which is not set")
         if len(set(ids)) < len(ids):
@@ -325,6 +325,11 @@ class Config:
             )
         if self.imgur_base_url and not self.imgur_base_url.startswith(("http://", "https://")):
             raise ValueError("--imgur-base-url is an http or https URL")
+
+    @property
+    def clients(self) -> list[tuple[str, int | None, int | None]]:
+        """Every client id, with its credits an hour and a day where they are named."""
+        return [(self.imgur_client_id, None, None), *map(client_budgets, self.client_ids)]
 
 
 def signing_key(secret: str) -> bytes:

@@ -224,7 +224,11 @@ class BaseHandler(ProblemHandler):
         """Answer `view` as JSON; that of a large job is made beside the event loop."""
         if len(job) < LARGE_JOB:
             self.answer(view())
-            return
+        else:
+            await self.answer_beside(view)
+
+    async def answer_beside(self, view: Callable[[], object]) -> None:
+        """Answer `view` as JSON, made beside the event loop."""
         loop = asyncio.get_running_loop()
         encoded = await loop.run_in_executor(None, lambda: msgspec.json.encode(view()))
         self.set_header("Content-Type", "application/json")

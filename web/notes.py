@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 
-from imageload.config import Config, client_budgets
+from imageload.config import Config
 from imageload.journal import Journal
 from imageload.quota import Quota
 
@@ -36,7 +36,7 @@ def restore_budgets(journal: Journal, quota: Quota, config: Config) -> bool:
 
 def _whose(config: Config) -> str:
     account = "" if config.imgur_anonymous else config.imgur_refresh_token
-    ids = [config.imgur_client_id, *(client_budgets(entry)[0] for entry in config.client_ids)]
+    ids = [client_id for client_id, _, _ in config.clients]
     return json.dumps([config.imgur_base_url, account, ids])
 
 

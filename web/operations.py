@@ -61,7 +61,7 @@ class QuotaHandler(BaseHandler):
 
     async def get(self) -> None:
         """Answer how things stand."""
-        self.answer(await asyncio.get_running_loop().run_in_executor(None, self._view))
+        await self.answer_beside(self._view)
 
     def _view(self) -> QuotaJson:
         closed = self.uploads.closed

@@ -9,7 +9,6 @@ import asyncio
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import msgspec
 import tornado.web
 
 from imageload.config import SANDBOX_CLIENT_ID
@@ -82,10 +81,5 @@ class OpenApiHandler(BaseHandler):
 
     async def get(self) -> None:
         """Answer the document as it is for this service's options."""
-        access, loop = self.front.access, asyncio.get_running_loop()
-        encoded = await loop.run_in_executor(
-            None,
-            lambda: msgspec.json.encode(document(self.config, wants_token=access.wants_token)),
-        )
-        self.set_header("Content-Type", "application/json")
-        await self.finish_large(encoded)
+        wants_token = self.front.access.wants_token
+        await self.answer_beside(lambda: document(self.config, wants_token=wants_token))

@@ -13,7 +13,7 @@ import tornado.netutil
 import tornado.web
 
 from imageload.callbacks import Callbacks
-from imageload.config import Config, client_budgets
+from imageload.config import Config
 from imageload.convert import Converter
 from imageload.download import Bounds as DownloadBounds
 from imageload.download import Downloader
@@ -317,10 +317,7 @@ def _imgur(
     config: Config, transfer: Transfer, journal: Journal | None, metrics: Metrics
 ) -> tuple[Quota, list[ImgurAPI]]:
     """The budgets of every client id, and an ImgurAPI for each; an account has only the first."""
-    entries = [client_budgets(entry) for entry in config.client_ids]
-    clients = [(config.imgur_client_id, None, None), *entries]
-    if not config.imgur_anonymous:
-        clients = clients[:1]
+    clients = config.clients if config.imgur_anonymous else config.clients[:1]
     terms = Terms(
         hour=config.quota_hour_seconds,
         day=config.quota_day_seconds,

@@ -63,8 +63,8 @@ def document(config: Config, *, wants_token: bool) -> dict[str, Any]:
     """The document of a service with this `config`; `wants_token`: it has tokens."""
     (body, *_), schemas = msgspec.json.schema_components(_SHAPES, ref_template=SCHEMA)
     paths: dict[str, dict[str, Any]] = {}
-    for each in operations(unknown_job_status=config.unknown_job_status):
-        paths.setdefault(each.path, {})[each.method] = _operation(each, wants_token=wants_token)
+    for each in operations():
+        paths.setdefault(each.path, {})[each.method] = _operation(each, config, wants_token)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -92,21 +92,22 @@ def document(config: Config, *, wants_token: bool) -> dict[str, Any]:
     }
 
 
-def _operation(of: Operation, *, wants_token: bool) -> dict[str, Any]:
+def _operation(of: Operation, config: Config, wants_token: bool) -> dict[str, Any]:
     slugs = [*of.problems, "unknown-host", "too-slow", "too-many-connections", "out-of-files"]
     if wants_token and not of.is_open:
         slugs.append("unauthorized")
     if of.method in ("post", "delete"):
         slugs.append("cross-origin")
     responses: Responses = dict(of.responses)
-    for status, problem in problem_responses(slugs, of.unknown_job_status).items():
+    for status, problem in problem_responses(slugs, config.unknown_job_status).items():
         own = responses.get(status, {})
         sentences = [each["description"] for each in (own, problem) if "description" in each]
         content = {**own.get("content", {}), **problem["content"]}
         responses[status] = {**problem, "description": " ".join(sentences), "content": content}
     for status, response in responses.items():
         if status != "408":  # sent before the request was read
-            response.setdefault("headers", {})["X-Request-ID"] = REQUEST_ID
+            named = {**response.get("headers", {}), "X-Request-ID": REQUEST_ID}
+            responses[status] = {**response, "headers": named}
     value: dict[str, Any] = {
         "operationId": of.name,
         "tags": [of.tag],

@@ -61,6 +61,7 @@ HEADERS: dict[str, dict[str, Any]] = {
 
 
 def parameter(where: str, name: str, description: str, **schema: Any) -> dict[str, Any]:
+    """A parameter that stands in the path, the query or the head; one in the path must be there."""
     is_path = {"required": True} if where == "path" else {}
     return {"in": where, "name": name, "description": description, **is_path, "schema": schema}
 
@@ -126,10 +127,12 @@ PARAMETERS: dict[str, dict[str, Any]] = {
 
 
 def refs(kind: str, *names: str) -> list[dict[str, str]]:
+    """Where the components of these names are."""
     return [{"$ref": f"#/components/{kind}/{name}"} for name in names]
 
 
 def headers(*names: str) -> dict[str, dict[str, str]]:
+    """A response's headers of these names."""
     return dict(zip(names, refs("headers", *names), strict=True))
 
 
@@ -153,7 +156,6 @@ class Operation:
     problems: tuple[str, ...] = ()
     is_open: bool = False
     """Answered without a token too."""
-    unknown_job_status: int = 505
 
 
 def json_of(shape: Any, description: str, **examples: Any) -> dict[str, Any]:

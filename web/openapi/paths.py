@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, get_args
 
 from imageload.job import State
@@ -78,10 +77,9 @@ _TOLD: dict[str, Any] = {
 _BUSY = ("too-large", "out-of-room", "shutting-down")
 
 
-def operations(*, unknown_job_status: int) -> list[Operation]:
+def operations() -> list[Operation]:
     """Every method of every path, in the order in which they are shown."""
-    found = [*_jobs(), *_acting(), *_links(), *_events(), *_operating(), *_pages()]
-    return [replace(each, unknown_job_status=unknown_job_status) for each in found]
+    return [*_jobs(), *_acting(), *_links(), *_events(), *_operating(), *_pages()]
 
 
 def _jobs() -> list[Operation]:
