@@ -10,66 +10,69 @@ before it will have landed by the time that this is durable, going by how many d
 
 from __future__ import annotations
 
+import functools
 import itertools
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 # With 16 slots at one image a second each it is down to half in some ten seconds.
 _FADING = 0.995
 
 
 class Announcement:
-    """`ask` is called where the upload's turn comes and nothing has been written down yet."""
+    """That of one image. `ask` is called where its turn comes and nothing is written down yet."""
 
-    def __init__(self, ask: Callable[[], object]) -> None:
+    __slots__ = ("_ask", "_go_on", "index", "is_durable", "is_made")
+
+    def __init__(self, index: int, ask: Callable[[int], object]) -> None:
+        self.index = index
         self.is_made = False
         """It is written down, or on its way to the disk. Set by the job's thread."""
         self.is_durable = False
         self._ask = ask
         self._go_on: Callable[[], object] | None = None
-        self._door = threading.Lock()
 
     def hold(self, go_on: Callable[[], None]) -> None:
-        """Call `go_on` when it is durable, which may be at once."""
-        with self._door:
-            self._go_on = go_on
-            is_durable = self.is_durable
-        if is_durable:
+        """Call `go_on` when it is durable, which may be at once; twice, if both happen together."""
+        # First this, then that, and in `durable` the other way round: one of the two sees both.
+        self._go_on = go_on
+        if self.is_durable:
             go_on()
         elif not self.is_made:
-            self._ask()
+            self._ask(self.index)
 
     def durable(self) -> None:
         """Let what waits go on, and what comes later."""
-        with self._door:
-            self.is_durable = True
-            go_on = self._go_on
-        if go_on is not None:
-            go_on()
+        self.is_durable = True
+        if self._go_on is not None:
+            self._go_on()
 
 
 class Announcer:
     """The announcements of one job; all but `durable` of each is its thread's.
 
-    `write` writes down that the upload of an image begins, and calls what it is given when that is
-    durable. `ask` is told, by the engine, of an image whose turn has come: then `turned` has to be
-    called.
+    `write` writes down that the upload of an image begins; False where it does not any more.
+    `when_durable` calls what it is given when all that was written is durable: it is asked by
+    `flush`, once for many. `ask` is told, by the engine, of an image whose turn has come: then
+    `turned` has to be called.
     """
 
     def __init__(
         self,
-        write: Callable[[int, Callable[[], None]], object],
+        write: Callable[[int], bool],
+        when_durable: Callable[[Callable[[], None]], object],
         ask: Callable[[int], object],
     ) -> None:
         self._write = write
+        self._when_durable = when_durable
         self._ask = ask
         self._waiting: dict[int, Announcement] = {}
+        self._made: list[Announcement] = []
         self._landed = self._landed_before = 0
         self._landed_meanwhile = 0.0
 
     def add(self, index: int) -> Announcement:
         """The announcement of an image that is put in line now."""
-        announcement = self._waiting[index] = Announcement(lambda: self._ask(index))
+        announcement = self._waiting[index] = Announcement(index, self._ask)
         return announcement
 
     def make_ahead(self, index: int, *, before: int) -> None:
@@ -83,6 +86,12 @@ class Announcer:
         for following in list(itertools.islice(self._waiting, int(self._landed_meanwhile))):
             self._make(following)
 
+    def flush(self) -> None:
+        """Let those that were made since the last time go on when they are durable."""
+        if self._made:
+            made, self._made = self._made, []
+            self._when_durable(functools.partial(self._durable, made))
+
     def landed(self) -> None:
         """An upload has landed."""
         self._landed += 1
@@ -93,14 +102,13 @@ class Announcer:
 
     def _make(self, index: int) -> None:
         announcement = self._waiting.pop(index, None)
-        if announcement is None:
-            return
+        if announcement is not None and self._write(index):
+            announcement.is_made = True
+            self._made.append(announcement)
 
-        def durable() -> None:
-            # The first of a transaction sees what landed since the last; the others let it fade.
-            landed, self._landed_before = self._landed - self._landed_before, self._landed
-            self._landed_meanwhile = max(landed, _FADING * self._landed_meanwhile)
+    def _durable(self, made: Sequence[Announcement]) -> None:
+        # The first of a transaction sees what landed since the last; the others let it fade.
+        landed, self._landed_before = self._landed - self._landed_before, self._landed
+        self._landed_meanwhile = max(landed, _FADING ** len(made) * self._landed_meanwhile)
+        for announcement in made:
             announcement.durable()
-
-        announcement.is_made = True
-        self._write(index, durable)

@@ -38,12 +38,12 @@ it), a sentence a user can act on, and `transient`: may another try help? Nothin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+
+class Failure(msgspec.Struct, frozen=True, gc=False):
     """Why an image failed, as its job keeps it: a value, with no traceback held alive."""
 
     code: str

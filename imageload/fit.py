@@ -15,8 +15,10 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from imageload import errors
 from imageload.convert import NEEDS, Converted, Converter

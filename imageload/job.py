@@ -15,15 +15,27 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
+
+import msgspec
+from msgspec.structs import replace
 
 from imageload.errors import Failure, IllegalChange
 
 State = Literal["queued", "downloaded", "completed", "failed"]
 Status = Literal["pending", "in-progress", "complete"]
 STATES: tuple[State, ...] = ("queued", "downloaded", "completed", "failed")
+
+
+class _Value(msgspec.Struct, frozen=True, gc=False):
+    """Compared by its fields and never changed, like a Change, but replaced at every step.
+
+    That takes a Struct 0.1 µs and a frozen dataclass 3, and as none can be in a ring, the garbage
+    collector need not look at the images of large jobs. Changes are asked what they are instead,
+    and there a Struct is the slower one.
+    """
 
 
 class Item(NamedTuple):
@@ -34,8 +46,7 @@ class Item(NamedTuple):
     description: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Album:
+class Album(_Value, frozen=True):
     """The album that a job's images go into: what is wanted, and what has become of it.
 
     `is_open`: it has still to be made, or to take in images. `deletehash` is a secret; an
@@ -50,8 +61,7 @@ class Album:
     failure: Failure | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Callback:
+class Callback(_Value, frozen=True):
     """Where a job's end is told: `is_told` it was, or `failure` says why it could not be.
 
     `url` may carry a secret.
@@ -67,8 +77,7 @@ class Callback:
         return not self.is_told and self.failure is None
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(_Value, frozen=True):
     """What is known of an image that was downloaded.
 
     `temp_fn` is the file's path, empty where another image's file was ours. The other facts are
@@ -85,16 +94,14 @@ class Report:
     converted_from: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Landed:
+class Landed(_Value, frozen=True):
     """An image on Imgur: its link, and the deletehash that takes it down again (a secret)."""
 
     link: str
     deletehash: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(_Value, frozen=True):
     """One URL of a job and how far it has come.
 
     `uploading`: an upload of it was begun, so it may be on Imgur. `maybe_duplicate`: the answer to
@@ -259,8 +266,7 @@ JobChange = Started | AlbumEnded | AlbumReopened | PurgeBegun | PurgeEnded | Cal
 Change = JobChange | ImageChange
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(_Value, frozen=True):
     """A job as it was at one moment. Two snapshots of one `version` are equal."""
 
     job_id: str

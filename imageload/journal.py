@@ -23,7 +23,19 @@ from pathlib import Path
 
 from imageload.black_box import BlackBox
 from imageload.errors import JournalError, JournalUnavailable
-from imageload.job import Change, Downloaded, Failed, Job, JobChange, Requeued, Uploaded
+from imageload.job import (
+    AnswerMissed,
+    Change,
+    Downloaded,
+    Failed,
+    Job,
+    NotSent,
+    Purged,
+    PurgeFailed,
+    Requeued,
+    Uploaded,
+    Uploading,
+)
 from imageload.journal_file import JournalFile, beside
 from imageload.journal_rows import (
     UNREADABLE,
@@ -149,19 +161,27 @@ class Journal:
         number = self._numbers.get(job)
         if number is None:
             return
-        if isinstance(change, Downloaded):  # what follows looks at no image any more
-            self._black_box.erase((number, change.index))
-            return
-        if isinstance(change, JobChange):
-            self._record_head(number, job)
-            return
-        place = number, change.index
-        if isinstance(change, (Uploaded, Failed)):
-            self._black_box.erase(place)
-        if isinstance(change, Requeued):
-            # First, for a process may die in between: its album is open again, its end to be told.
-            self._record_head(number, job)
-        self._writer.put(place, job.image(change.index))
+        match change:
+            case Downloaded(index):  # what follows looks at no image any more
+                self._black_box.erase((number, index))
+            case (
+                Uploading(index)
+                | Uploaded(index)
+                | NotSent(index)
+                | AnswerMissed(index)
+                | Purged(index)
+                | PurgeFailed(index)
+            ):
+                self._writer.put((number, index), job.image(index))
+            case Failed(index):
+                self._black_box.erase((number, index))
+                self._writer.put((number, index), job.image(index))
+            case Requeued(index):
+                # First, as a process may die in between: its album is open again, its end untold.
+                self._record_head(number, job)
+                self._writer.put((number, index), job.image(index))
+            case _:
+                self._record_head(number, job)
 
     def _record_head(self, number: int, job: Job) -> None:
         # Made when it is taken in: of two threads that record at once the later row must not have

@@ -64,12 +64,15 @@ Place = tuple[int, int]
 """An image: the number of its job, and its index there."""
 
 Row = tuple[str | int | None, ...]
-Columns = tuple[str, ...]
+_Statement = tuple[str, Sequence[str | int | None]]
 
 _ENDED = ("completed", "failed")
 _PAGE = 1_000
-# sqlite3 lets go of the interpreter at each statement, and at work has to wait to have it back.
-_ROWS_A_STATEMENT = 64
+# At each statement sqlite3 lets go of the interpreter (twice with executemany, three times with
+# execute), which wakes who waits for it, and then has to wait itself.
+_ROWS_OF_A_KIND = 64
+_LEAST = 8
+_STATEMENTS = 100  # sqlite3 keeps 128 prepared
 
 _ADD_JOB = (
     "INSERT INTO job (number, id, created, dedupe, started, album, purging, callback, items) "
@@ -77,9 +80,21 @@ _ADD_JOB = (
 )
 _BASE = ("job", "n", "state", "attempts", "reused", "uploading", "maybe_duplicate")
 _LINK = ("link", "deletehash")
-_REPORT = ("status_code", "bytes", "type", "width", "height", "sha256", "converted_from")
+_REPORT = ("status_code", "bytes", "type", "width", "height", "sha256")
+_CONVERTED = ("converted_from",)
 _FAILURE = ("error_code", "error_message", "error_transient", "error_status_code")
-_ALL = ",".join(f"image.{name}" for name in (*_BASE, *_LINK, *_REPORT, *_FAILURE))
+_COLUMNS = (*_BASE, *_LINK, *_REPORT, *_CONVERTED, *_FAILURE)
+_HAS_LINK, _HAS_REPORT, _WAS_CONVERTED, _HAS_FAILURE = 1, 2, 4, 8
+# The columns that are known of an image, whichever parts it has.
+_KINDS = tuple(
+    _BASE
+    + (_LINK if kind & _HAS_LINK else ())
+    + (_REPORT if kind & _HAS_REPORT else ())
+    + (_CONVERTED if kind & _WAS_CONVERTED else ())
+    + (_FAILURE if kind & _HAS_FAILURE else ())
+    for kind in range(16)
+)
+_ALL = ",".join(f"image.{name}" for name in _COLUMNS)
 _DELETE_JOB = (
     "DELETE FROM image WHERE job = (SELECT number FROM job WHERE id = ?)",
     "DELETE FROM suspect WHERE job = (SELECT number FROM job WHERE id = ?)",
@@ -117,9 +132,14 @@ class Batch:
 
     def write(self, connection: sqlite3.Connection) -> None:
         """Write all of it in one transaction, which is durable when this returns."""
+        images = self._image_statements()
+        if len(images) == 1 and len(self) == len(self.images):
+            statement, values = images[0]
+            connection.executemany(statement, [values])  # a transaction by itself
+            return
         connection.execute("BEGIN IMMEDIATE")
         try:
-            self._write_rows(connection)
+            self._write_rows(connection, images)
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
@@ -138,22 +158,44 @@ class Batch:
                 dropped.append(place)
         return dropped
 
-    def _image_rows(self) -> dict[Columns, list[Row]]:
-        rows: dict[Columns, list[Row]] = {}
-        for place, image in self.images.items():
-            columns, row = _image_row(place, image)
-            rows.setdefault(columns, []).append(row)
-        return rows
+    def _image_statements(self) -> list[_Statement]:
+        """What makes the rows of the images anew, many with one statement.
 
-    def _write_rows(self, connection: sqlite3.Connection) -> None:
-        write = connection.executemany
+        Few enough that they are soon prepared, for to prepare one takes SQLite longer than to do
+        it: of each kind there are 8, 16, 32 or 64, and what is left over are rows of a job 0, which
+        is not there.
+        """
+        kinds: dict[int, list[Row]] = {}
+        for place, image in self.images.items():
+            kind, row = _image_row(place, image)
+            kinds.setdefault(kind, []).append(row)
+        statements: list[_Statement] = []
+        for first in range(0, max(map(len, kinds.values()), default=0), _ROWS_OF_A_KIND):
+            counts: list[tuple[int, int]] = []
+            values: list[str | int | None] = []
+            for kind, rows in kinds.items():
+                some = rows[first : first + _ROWS_OF_A_KIND]
+                if not some:
+                    continue
+                left_over = max(_LEAST, 1 << (len(some) - 1).bit_length()) - len(some)
+                counts.append((kind, len(some) + left_over))
+                values.extend(itertools.chain.from_iterable(some))
+                values.extend(itertools.repeat(0, left_over * len(_KINDS[kind])))
+            statements.append((_put_images(tuple(counts)), values))
+        return statements
+
+    def _write_rows(self, connection: sqlite3.Connection, images: Sequence[_Statement]) -> None:
+        def write(statement: str, rows: Collection[Sequence[str | int | None]]) -> None:
+            if rows:
+                connection.executemany(statement, rows)
+
         write(_ADD_JOB, self.jobs)
         write(
             "UPDATE job SET started = ?, album = ?, purging = ?, callback = ? WHERE number = ?",
             self.heads.values(),
         )
-        for columns, rows in self._image_rows().items():
-            _put_images(connection, columns, rows)
+        for statement, values in images:
+            write(statement, [values])
         write("UPDATE job SET retired = 1 WHERE id = ?", [(job_id,) for job_id in self.retired])
         for statement in _DELETE_JOB:
             write(statement, [(job_id,) for job_id in self.deleted])
@@ -190,13 +232,13 @@ def _text(value: Album | Callback | None) -> str | None:
     return None if value is None else msgspec.json.encode(value).decode()
 
 
-def _image_row(place: Place, image: Image) -> tuple[Columns, Row]:
-    """The columns that are known of an image, and their values; it is the hot path.
+def _image_row(place: Place, image: Image) -> tuple[int, Row]:
+    """Which of the _KINDS an image's row is of, and what is known of it; it is the hot path.
 
     A NULL or a bool takes sqlite3 ten times as long to bind as a text or an int: measured, rows of
     all 20 columns took 12 µs each, where these take 4 to 5.
     """
-    columns: Columns = _BASE
+    kind = 0
     row: Row = (
         *place,
         image.state,
@@ -206,33 +248,32 @@ def _image_row(place: Place, image: Image) -> tuple[Columns, Row]:
         int(image.maybe_duplicate),
     )
     if image.link is not None:
-        columns += _LINK
+        kind += _HAS_LINK
         row += (image.link, image.deletehash)
     # Before the image has ended its report is of no use: the temp file goes with the process.
     if image.report is not None and image.state in _ENDED:
-        columns += _REPORT
+        kind += _HAS_REPORT
         row += _report_row(image.report)
+        if image.report.converted_from is not None:
+            kind += _WAS_CONVERTED
+            row += (image.report.converted_from,)
     if image.failure is not None:
-        columns += _FAILURE
+        kind += _HAS_FAILURE
         row += _failure_row(image.failure)
-    return columns, row
+    return kind, row
 
 
-def _put_images(connection: sqlite3.Connection, columns: Columns, rows: Sequence[Row]) -> None:
-    """Make rows of images anew, many with one statement."""
-    for first in range(0, len(rows), _ROWS_A_STATEMENT):
-        some = rows[first : first + _ROWS_A_STATEMENT]
-        values = list(itertools.chain.from_iterable(some))
-        connection.execute(_put_image(columns, len(some)), values)
-
-
-@functools.cache
-def _put_image(columns: Columns, count: int) -> str:
-    """The statement that makes `count` rows anew. A job that was deleted gets none any more."""
-    values = ",".join([f"({','.join('?' * len(columns))})"] * count)
+@functools.lru_cache(_STATEMENTS)
+def _put_images(counts: tuple[tuple[int, int], ...]) -> str:
+    """The statement that makes so many rows of each kind anew. A job that was deleted gets none."""
+    rows = []
+    for kind, count in counts:
+        known = ("?" if name in _KINDS[kind] else "NULL" for name in _COLUMNS)
+        rows += [f"({','.join(known)})"] * count
     return (
-        f"INSERT OR REPLACE INTO image ({','.join(columns)}) "  # noqa: S608  # names from above
-        f"SELECT * FROM (VALUES {values}) WHERE EXISTS (SELECT 1 FROM job WHERE number = column1)"
+        f"INSERT OR REPLACE INTO image ({','.join(_COLUMNS)}) "  # noqa: S608  # names from above
+        f"SELECT * FROM (VALUES {','.join(rows)}) "
+        "WHERE EXISTS (SELECT 1 FROM job WHERE number = column1)"
     )
 
 
@@ -248,7 +289,6 @@ def _report_row(report: Report) -> Row:
         report.width,
         report.height,
         report.sha256,
-        report.converted_from,
     )
 
 

@@ -25,6 +25,7 @@ from imageload.job import (
     PurgeFailed,
     Requeued,
     Uploaded,
+    Uploading,
 )
 
 Phase = Literal["download", "convert", "upload"]
@@ -106,6 +107,8 @@ class Metrics:
     def __call__(self, job: Job, change: Change) -> None:
         """Count `change`, which was applied to `job`."""
         match change:
+            case Uploading():  # as frequent as those that are counted
+                pass
             case Downloaded(_, report, attempts):
                 self._downloaded_bytes.inc(report.bytes)
                 if attempts > 1:

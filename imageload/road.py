@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+import msgspec
+
 from imageload.announcement import Announcement
 from imageload.errors import ImageError, InternalError, Shutdown
 from imageload.hosts import Hosts
@@ -24,8 +26,7 @@ Reader = Callable[[Job, Change], None]
 Done = Callable[[object], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Upload:
+class Upload(msgspec.Struct, frozen=True, kw_only=True):
     """An image to be uploaded: its file and its texts on Imgur.
 
     `name` is its own, by which an account's image is found again. `was_lost`: the answer to an

@@ -11,9 +11,11 @@ import heapq
 import logging
 import threading
 import time
-from collections.abc import Callable, Set
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Set
+from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from msgspec.structs import replace
 
 from imageload.album import album_steps
 from imageload.announcement import Announcer
@@ -114,9 +116,14 @@ class Run:
         self._tries: dict[int, int] = {}
         self._downloads: set[int] = set()
         self._uploads: set[int] = set()
-        self._announcer = Announcer(
-            self._write_uploading, lambda index: self._inbox.tell(_Turned(index))
-        )
+        self._announcer: Announcer | None = None
+        if road.record is not None:
+            self._announcer = Announcer(
+                self._write_uploading,
+                road.record.when_durable,
+                lambda index: self._inbox.tell(_Turned(index)),
+            )
+        self._spent: list[Report] = []
         self._in_line_since: dict[int, float] = {}
         self._leads = Leads(road.sharing, job.job_id, self._inbox.tell)
         self._album_under_way = False
@@ -158,7 +165,7 @@ class Run:
             self._fill_window()
             if not self._goes_on() and self._close():
                 return
-            for message in self._inbox.messages(self._seconds_to_next_try()):
+            for message in self._messages(self._seconds_to_next_try()):
                 self._hear(message)
 
     def settle(self) -> None:
@@ -183,7 +190,25 @@ class Run:
             self._end_all(Shutdown("The service stopped before this image was through."))
         else:
             self._leave_open_images()
+        self._await_durable()
         self._road.sharing.end(self._job.job_id)
+
+    def _messages(self, seconds: float | None) -> Iterator[_Message]:
+        """What has come, after waiting for it at most so long."""
+        self._await_durable()
+        return self._inbox.messages(seconds)
+
+    def _await_durable(self) -> None:
+        """Have what waits for the disk go on when what was applied so far is durable.
+
+        Asked once for all that came since the last time, for to be told costs each time.
+        """
+        if self._announcer is not None:
+            self._announcer.flush()
+        if self._spent and self._road.record is not None:
+            spent, self._spent = self._spent, []
+            discard = functools.partial(self._discard_all, spent)
+            self._road.record.when_durable(discard, hurry=False)
 
     def _end_all(self, error: ImageError) -> None:
         self._end_open_images(error)
@@ -218,7 +243,8 @@ class Run:
                 cancelled = AlbumEnded(failure=_cancelled().failure())
                 self._apply(cancelled if self._cancelling else _album_ended(value))
             case _Turned(index):
-                self._announcer.turned(index)
+                if self._announcer is not None:
+                    self._announcer.turned(index)
             case _Result():
                 self._take(message)
 
@@ -323,7 +349,7 @@ class Run:
                 _log.warning("%d tasks did not end job=%s", left, self._job.job_id)
                 self._abandoned = True
                 return
-            for message in self._inbox.messages(seconds):
+            for message in self._messages(seconds):
                 if isinstance(message, _Turn) and message.granted:
                     self._backlog.awake(message.host, granted=True)
                 elif isinstance(message, _Result):
@@ -434,29 +460,29 @@ class Run:
                 return
             if isinstance(claim, Follow):
                 return
+        way, announcer = self._road.upload, self._announcer
         upload = Upload(
             path=report.temp_fn,
             name=f"imageload-{self._job.job_id}-{index + 1}",
             title=image.title,
             description=image.description,
             was_lost=image.maybe_duplicate,
+            announcement=announcer.add(index) if announcer is not None else None,
         )
-        way = self._road.upload
-        if self._road.record is not None:
-            upload = replace(upload, announcement=self._announcer.add(index))
-            if not way.is_parked:
-                self._announcer.make_ahead(index, before=len(self._uploads) - way.slots)
+        if announcer is not None and not way.is_parked:
+            announcer.make_ahead(index, before=len(self._uploads) - way.slots)
         self._uploads.add(index)
         self._in_line_since.setdefault(index, time.monotonic())
         self._start(
             way, index, upload, lambda value: self._deliver(_Result(index, outcome_of(value)))
         )
 
-    def _write_uploading(self, index: int, durable: Callable[[], None]) -> None:
+    def _write_uploading(self, index: int) -> bool:
         """Write down that the upload begins: from now on it may be on Imgur."""
-        if self._road.record is not None and self._job.image(index).state == "downloaded":
-            self._apply(Uploading(index))
-            self._road.record.when_durable(durable)
+        if self._job.image(index).state != "downloaded":
+            return False
+        self._apply(Uploading(index))
+        return True
 
     def _start(self, travel: Travel[T], index: int, argument: T, done: Done) -> bool:
         self._count_try(index)
@@ -495,14 +521,16 @@ class Run:
         goes_on = goes_on and not self._stopped
         self._downloads.discard(index)
         self._uploads.discard(index)
-        self._announcer.forget(index)
+        if self._announcer is not None:
+            self._announcer.forget(index)
         if isinstance(value, Report):
             self._road.temp_bytes.hold(self._job.job_id, value.bytes)
             self._apply(Downloaded(index, value, self._tries.pop(index)))
             if goes_on and not self._cancelling:
                 self._upload(index)
         elif isinstance(value, Landed):
-            self._announcer.landed()
+            if self._announcer is not None:
+                self._announcer.landed()
             self._land(index, value)
         else:
             self._end_try(index, value, goes_on=goes_on)
@@ -547,8 +575,7 @@ class Run:
             self._discard(report)
         self._apply(Uploaded(index, landed.link, landed.deletehash, tries, reused))
         if self._road.record is not None:
-            discard = functools.partial(self._discard, report)
-            self._road.record.when_durable(discard, hurry=False)
+            self._spent.append(report)
 
     def _end_as_failed(self, index: int, failure: Failure) -> None:
         report = self._job.image(index).report
@@ -581,6 +608,10 @@ class Run:
         if report.temp_fn:
             self._road.discard(report.temp_fn, report.bytes)
             self._road.temp_bytes.release(self._job.job_id, report.bytes)
+
+    def _discard_all(self, reports: Iterable[Report]) -> None:
+        for report in reports:
+            self._discard(report)
 
     def _apply(self, change: Change) -> None:
         self._road.apply(self._job, change)

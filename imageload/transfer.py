@@ -145,7 +145,10 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Until:
-    """Steps that want to go on when what `begin` is given is called, from any thread."""
+    """Steps that want to go on when what `begin` is given is called, from any thread.
+
+    Called again, it does nothing.
+    """
 
     begin: Callable[[Callable[[], None]], object]
 

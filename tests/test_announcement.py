@@ -15,15 +15,24 @@ class Disk:
     def __init__(self) -> None:
         self.written: list[int] = []
         self.asked: list[int] = []
+        self.ended: set[int] = set()
+        self.flush: Callable[[], None]
         self._durable: list[Callable[[], None]] = []
 
-    def write(self, index: int, durable: Callable[[], None]) -> None:
-        """Note it."""
+    def write(self, index: int) -> bool:
+        """Note it, unless it has ended."""
+        if index in self.ended:
+            return False
         self.written.append(index)
-        self._durable.append(durable)
+        return True
+
+    def when_durable(self, done: Callable[[], None]) -> None:
+        """Note what to call."""
+        self._durable.append(done)
 
     def sync(self) -> None:
         """All that was written is durable."""
+        self.flush()
         durable, self._durable = self._durable, []
         for each in durable:
             each()
@@ -36,7 +45,9 @@ def disk() -> Disk:
 
 @pytest.fixture
 def announcer(disk: Disk) -> Announcer:
-    return Announcer(disk.write, disk.asked.append)
+    announcer = Announcer(disk.write, disk.when_durable, disk.asked.append)
+    disk.flush = announcer.flush
+    return announcer
 
 
 def held(announcement: Announcement) -> list[str]:
@@ -135,3 +146,28 @@ def test_what_has_left_the_line_is_not_announced(disk: Disk, announcer: Announce
     for index in range(2):
         announcer.turned(index)
     assert disk.written == [1]
+
+
+def test_an_upload_that_has_ended_meanwhile_never_goes_on(disk: Disk, announcer: Announcer) -> None:
+    announcements = [announcer.add(index) for index in range(2)]
+    gone_on = [held(announcement) for announcement in announcements]
+    disk.ended.add(0)
+    for index in range(2):
+        announcer.turned(index)
+    disk.sync()
+    assert gone_on == [[], ["on"]]
+
+
+def test_what_is_announced_after_a_flush_goes_on_with_the_next(
+    disk: Disk, announcer: Announcer
+) -> None:
+    first, second = (held(announcer.add(index)) for index in range(2))
+    announcer.turned(0)
+    announcer.flush()
+    announcer.turned(1)
+    disk.flush = lambda: None
+    disk.sync()
+    assert (first, second) == (["on"], [])
+    announcer.flush()
+    disk.sync()
+    assert second == ["on"]

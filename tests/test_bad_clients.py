@@ -234,10 +234,10 @@ def test_a_head_over_the_limit_ends_the_connection(service: RunningService) -> N
         assert wire.rest() == b""
 
 
-def test_a_large_body_is_read_while_others_are_answered(service: RunningService) -> None:
-    body = json.dumps([[f"ftp://a/{n}.{m}" for n in range(6_000)] for m in range(9)]).encode()
+def test_a_large_body_is_read_while_others_are_answered(tmp_path: Path) -> None:
+    body = json.dumps([[f"ftp://a/{n}.{m}" for n in range(9_900)] for m in range(20)]).encode()
     others = 0
-    with Wire(service.url) as poster:
+    with strict(tmp_path) as service, Wire(service.url) as poster:
         poster.send(post(body)[:-1])
         assert service.get("/healthz").status_code == 200
         poster.send(body[-1:])

@@ -87,7 +87,7 @@ def test_a_failure_holds_no_traceback_alive() -> None:
         raise errors.DiskFull("No room.")
     except errors.DiskFull as error:
         failure = error.failure()
-    assert {type(getattr(failure, name)) for name in Failure.__slots__} <= {
+    assert {type(getattr(failure, name)) for name in Failure.__struct_fields__} <= {
         str,
         bool,
         type(None),

@@ -12,13 +12,13 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import FrozenInstanceError, fields, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec.structs import replace
 
 from imageload.errors import ConnectError, IllegalChange, NotAnImage
 from imageload.job import (
@@ -203,8 +203,8 @@ def test_changes_and_snapshots_are_frozen() -> None:
         (job.snapshot(), "version"),
         (job.image(0), "state"),
     ):
-        assert name in {field.name for field in fields(value)}
-        with pytest.raises(FrozenInstanceError):
+        assert hasattr(value, name)
+        with pytest.raises(AttributeError):
             setattr(value, name, None)
 
 

@@ -19,13 +19,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from imageload.errors import Failure, IllegalChange, JournalUnavailable
 from imageload.job import (
@@ -48,6 +48,7 @@ from imageload.job import (
     Uploading,
 )
 from imageload.journal import Journal, open_journal
+from imageload.journal_rows import Batch
 from tests.disks import full, small_disk
 from tests.journals import (
     FAILURE,
@@ -414,6 +415,32 @@ def commits(path: Path) -> int:
     frame = struct.Struct(">4I")
     found = [frame.unpack_from(wal, at) for at in range(32, len(wal), 24 + page)]
     return sum(bool(length) and (one, two) == (salt1, salt2) for _, length, one, two in found)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 63, 64, 65, 130])
+def test_any_number_of_images_of_any_kind_may_be_written_at_once(path: Path, count: int) -> None:
+    job = job_of(5 * count)
+    with opened(path) as (journal, _):
+        journal.accept([job])
+    batch = Batch()
+    for index in range(len(job)):
+        plain = replace(report(index), converted_from=None)
+        ends: list[list[Change]] = [
+            [Downloaded(index, plain), Uploading(index)],
+            [Downloaded(index, plain), Uploading(index), Uploaded(index, link(index), SECRET)],
+            [Downloaded(index, report(index)), Uploaded(index, link(index))],
+            [Failed(index, FAILURE)],
+            [Downloaded(index, plain), Failed(index, FAILURE)],
+        ]
+        for change in ends[index % len(ends)]:
+            job.apply(change)
+        batch.images[1, index] = job.image(index)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        batch.write(connection)
+        (rows,) = connection.execute("SELECT count(*) FROM image").fetchone()
+    assert rows == len(job), "and none of what filled the statements up"
+    (restored,) = restored_from(path).jobs
+    assert restored.snapshot() == after_a_restart(job)
 
 
 def test_one_who_waits_and_raises_hurts_nobody(

@@ -38,7 +38,7 @@ from imageload.loader import ImageLoad, Order
 from imageload.loggable import loggable
 from imageload.purge import Purge
 from imageload.retry import RetryRule
-from imageload.road import Reader, Record, Road
+from imageload.road import Reader, Road
 from imageload.run import Run
 from imageload.sharing import Sharing
 from imageload.transfer import Bounds, Exchange, Pause, Request, Steps, Transfer
@@ -106,21 +106,37 @@ class Folder:
 
 
 class SlowRecord:
-    """A Record in which nothing is durable until the test says so."""
+    """A Record, of one job, in which nothing is durable until the test says so."""
 
     def __init__(self) -> None:
-        self.waiting: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[Callable[[], None], int]] = queue.SimpleQueue()
+        self._applied = Counter[bool]()
 
-    def when_durable(self, done: Callable[[], None], *, hurry: bool = True) -> None:  # noqa: ARG002
-        """Keep `done` for the test, whatever the `hurry`."""
-        self.waiting.put(done)
+    def read(self, _: Job, change: Change) -> None:
+        """Count what will be waited for: in a hurry, or not."""
+        if isinstance(change, (Uploading, Uploaded)):
+            self._applied[isinstance(change, Uploading)] += 1
+
+    def when_durable(self, done: Callable[[], None], *, hurry: bool = True) -> None:
+        """Keep `done` for the test."""
+        self._waiting.put((done, self._applied.pop(hurry)))
 
     def working(self, job: Job, index: int) -> None:
         """No test here kills its process."""
 
+    def take(self, count: int) -> list[Callable[[], None]]:
+        """What to call when the next `count` images that wait may go on, as soon as they wait."""
+        taken: list[Callable[[], None]] = []
+        while count > 0:
+            done, images = self._waiting.get(timeout=PATIENCE)
+            taken.append(done)
+            count -= images
+        assert count == 0, "more wait than that"
+        return taken
+
     def write(self, count: int) -> None:
-        """Make the next `count` that wait durable, as soon as they do."""
-        for done in [self.waiting.get(timeout=PATIENCE) for _ in range(count)]:
+        """Make what the next `count` images wait for durable, as soon as they do."""
+        for done in self.take(count):
             done()
 
 
@@ -146,7 +162,7 @@ class Wired:
         max_waiting_jobs: int = 100,
         outage_seconds: float = math.inf,
         readers: tuple[Reader, ...] = (),
-        record: Record | None = None,
+        record: SlowRecord | None = None,
         answer: Callable[[str, str], Any] | None = None,
     ) -> None:
         self._finished: defaultdict[str, threading.Event] = defaultdict(threading.Event)
@@ -165,7 +181,7 @@ class Wired:
             retry=retry or RetryRule(max_tries=3, seconds=0.002, cap_seconds=0.002),
             window=window,
             outage_seconds=outage_seconds,
-            readers=(*readers, self._read),
+            readers=(*readers, *([record.read] if record is not None else []), self._read),
             record=record,
         )
         self.load = ImageLoad(
@@ -558,7 +574,7 @@ def test_after_a_bug_of_the_jobs_own_thread_no_upload_of_it_begins(
     rule = BrokenRule(max_tries=3, seconds=1, cap_seconds=1)
     wired = wire(download, uploads, window=3, retry=rule, record=record)
     job = wired.start(urls(3))
-    written = [record.waiting.get(timeout=PATIENCE) for _ in range(2)]
+    written = record.take(2)
     announced.set()
     images = wired.wait(job)
     assert {image.failure.code for image in images.values() if image.failure} == {"internal_error"}
@@ -1413,7 +1429,7 @@ def test_no_upload_begins_before_it_is_durable_that_it_does(wire: Wire, folder: 
     record, uploads = SlowRecord(), Tap(folder.upload)
     wired = wire(folder.download, uploads, window=3, record=record)
     job = wired.start(urls(3))
-    announced = [record.waiting.get(timeout=PATIENCE) for _ in range(3)]
+    announced = record.take(3)
     assert [type(change).__name__ for change in wired.changes[job.job_id]].count("Uploading") == 3
     assert uploads.at.empty()
     announced[0]()
@@ -1477,7 +1493,7 @@ def test_a_job_that_is_cancelled_before_its_uploads_may_begin_leaves_nothing(
     record, uploads = SlowRecord(), Tap(folder.upload)
     wired = wire(folder.download, uploads, window=3, record=record)
     job = wired.start(urls(3))
-    announced = [record.waiting.get(timeout=PATIENCE) for _ in range(3)]
+    announced = record.take(3)
     assert wired.load.cancel(job).cancelled == 3
     images = wired.wait(job)
     assert {image.failure.code for image in images.values() if image.failure} == {"cancelled"}
@@ -1497,7 +1513,7 @@ def test_a_stop_before_uploads_may_begin_leaves_no_upload_and_no_file(
     record, uploads = SlowRecord(), Tap(folder.upload)
     wired = wire(folder.download, uploads, window=3, record=record)
     job = wired.start(urls(3))
-    announced = [record.waiting.get(timeout=PATIENCE) for _ in range(3)]
+    announced = record.take(3)
     wired.close()
     for written in announced:
         written()
