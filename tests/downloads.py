@@ -17,6 +17,11 @@ from imageload.temp_files import TempFiles
 from imageload.transfer import Bounds, Transfer
 
 
+def filled(folder: Path) -> list[Path]:
+    """The files in `folder` with a byte in them: an empty one may be there to be used again."""
+    return [path for path in folder.iterdir() if path.stat().st_size]
+
+
 class Download:
     """A Downloader, its temp directory, and the transfer under it."""
 
@@ -79,5 +84,5 @@ class Download:
             self.call(url)
         assert type(caught.value) is error
         assert caught.value.message.endswith(".")
-        assert not list(self.temp_dir.iterdir())
+        assert not filled(self.temp_dir)
         return caught.value

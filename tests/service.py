@@ -21,6 +21,7 @@ import requests
 from imageload.config import Config
 from imageload.job import Downloaded, Job, Report, Uploaded
 from main import ROUTES
+from tests.downloads import filled
 from web.connections import Server
 from web.service import Service
 
@@ -111,8 +112,8 @@ class RunningService(Client):
 
     @property
     def temp_files(self) -> list[str]:
-        """What lies in the temp directory."""
-        return sorted(path.name for path in self.temp_dir.iterdir())
+        """What lies in the temp directory and has a byte in it."""
+        return sorted(path.name for path in filled(self.temp_dir))
 
     def on_loop(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """What `work` gives, done on the event loop."""

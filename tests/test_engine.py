@@ -33,7 +33,7 @@ from imageload.transfer import (
     TransferError,
     Until,
 )
-from tests.downloads import Download
+from tests.downloads import Download, filled
 from tests.origin import IMAGES, Origin, answer, raw, reset
 
 PNG = (IMAGES / "png-rgb.png").read_bytes()
@@ -71,7 +71,7 @@ def patient(tmp_path: Path) -> Iterator[Download]:
     folder = tmp_path / "patient"
     folder.mkdir()
     yield Download(folder, seconds=60)
-    assert not list(folder.iterdir())
+    assert not filled(folder)
 
 
 class Ends:
@@ -491,7 +491,7 @@ def test_a_deadline_ends_a_task_whose_origin_hangs(
     ends.submit("a", origin.page("/hang", origin.hang), 4)  # its Downloader allows 1.5 seconds
     assert {type(end) for end in ends.next(4)} == {errors.TimedOut}
     assert 1.4 < time.monotonic() - begun < 5
-    assert not list(download.temp_dir.iterdir())
+    assert not filled(download.temp_dir)
 
 
 # Connections
@@ -615,7 +615,7 @@ def test_close_ends_what_is_under_way_and_what_waits_within_a_second(
     assert told == {"Shutdown": 4, "TransferError": 46}
     assert ends.empty
     assert not [thread for thread in threading.enumerate() if thread.name == "engine"]
-    assert not list(patient.temp_dir.iterdir())
+    assert not filled(patient.temp_dir)
 
 
 def test_close_throws_stopped_into_steps_wherever_they_are(

@@ -1,5 +1,5 @@
-"""What imageload.temp_files promises: files are used again while others are in use, old bytes never
-show, nothing is left when the last is given back, and no job fills the disk for all others.
+"""What imageload.temp_files promises: files are used again, old bytes never show, none has a byte
+in it when the last is given back, and no job fills the disk for all others.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from imageload.temp_files import TempBytes, TempFiles
-from tests.downloads import Download
+from tests.downloads import Download, filled
 from tests.origin import Origin, answer
 
 MEGABYTE = 2**20
@@ -37,6 +37,12 @@ def take(files: TempFiles, content: bytes = b"x") -> str:
 
 
 def names(folder: Path) -> set[str]:
+    """The files with a byte in them."""
+    return {str(path) for path in filled(folder)}
+
+
+def all_names(folder: Path) -> set[str]:
+    """Those too that have none."""
     return {str(path) for path in folder.iterdir()}
 
 
@@ -62,30 +68,70 @@ def test_a_file_that_is_given_back_is_used_again_while_others_are_in_use(folder:
     for path in (held, first, other):
         files.give_back(path, 1)
     assert names(folder) == set()
+    assert all_names(folder) == {held, first, other}
 
 
 @pytest.mark.parametrize(
     ("count", "length", "kept"), [(200, 1, 199), (1_200, 1, 1_024), (200, MEGABYTE, 64)]
 )
-def test_only_so_many_are_kept_and_all_are_gone_when_the_last_is_given_back(
+def test_only_so_many_are_kept_and_those_few_and_empty_when_the_last_is_given_back(
     folder: Path, count: int, length: int, kept: int
 ) -> None:
     files = TempFiles(folder)
     for _ in range(3):
         paths = [take(files) for _ in range(count)]
         assert names(folder) == set(paths)
+        assert len(all_names(folder)) == count
         for path in paths[1:]:
             files.give_back(path, length)
         assert paths[0] in names(folder)
         assert len(names(folder)) == kept + 1
         files.give_back(paths[0], 1)
         assert names(folder) == set()
+        assert len(all_names(folder)) == min(kept, 128)
 
 
-def test_a_lone_file_is_not_kept(folder: Path) -> None:
+def test_a_lone_file_is_emptied_and_used_again(folder: Path) -> None:
     files = TempFiles(folder)
+    first = take(files)
+    files.give_back(first, 1)
+    assert (names(folder), all_names(folder)) == (set(), {first})
+    assert take(files) == first
+    assert names(folder) == {first}
+    files.give_back(first, 1)
+
+
+def test_what_nobody_has_taken_from_one_tidy_to_the_next_is_deleted(folder: Path) -> None:
+    files = TempFiles(folder)
+    paths = [take(files) for _ in range(5)]
+    for path in paths:
+        files.give_back(path, 1)
+    files.tidy()
+    assert all_names(folder) == set(paths), "they may have come just before"
+    used = [take(files) for _ in range(2)]
+    files.tidy()
+    assert all_names(folder) == set(used), "the other three lay there all the time"
+    for path in used:
+        files.give_back(path, 1)
+    files.tidy()
+    assert all_names(folder) == set(used)
+    files.tidy()
+    assert all_names(folder) == set()
     files.give_back(take(files), 1)
-    assert names(folder) == set()
+    assert len(all_names(folder)) == 1
+
+
+def test_an_empty_file_is_not_followed_to_where_a_link_in_its_place_leads(
+    folder: Path, tmp_path: Path
+) -> None:
+    files, victim = TempFiles(folder), tmp_path / "victim"
+    victim.write_text("precious")
+    path = take(files)
+    Path(path).unlink()
+    Path(path).symlink_to(victim)
+    files.give_back(path, 1)
+    assert victim.read_text() == "precious"
+    assert all_names(folder) == set()
 
 
 def test_a_large_file_is_never_kept(folder: Path) -> None:
@@ -269,8 +315,8 @@ def test_a_spare_file_that_cannot_be_opened_does_not_stay_behind(
         patched.setattr("os.open", too_many)
         with pytest.raises(OSError, match="Too many"):
             files.take()
+    assert all_names(tmp_path) == {first[1]}
     files.give_back(first[1], 0)
-    assert not list(tmp_path.iterdir())
 
 
 def ignore() -> None:

@@ -78,7 +78,7 @@ class Service:
         self._transfers = origins, callbacks, imgur = _transfers(config)
         self._metrics = Metrics()
         self._server: Server | None = None
-        files = TempFiles(temp_dir)
+        self._files = files = TempFiles(temp_dir)
         # What is under way may come on top of what is held.
         temp_bytes = TempBytes(config.temp_bytes - config.downloads * config.max_bytes)
         self.journal, restored = _journal(config, self._metrics)
@@ -245,6 +245,7 @@ class Service:
         """What is to be done now and then; blocks, so not for the event loop."""
         self._keep_budgets()
         self.image_load.retire()
+        self._files.tidy()
 
     def _keep_budgets(self) -> None:
         if self.journal is not None:
