@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import itertools
 import logging
@@ -46,6 +47,7 @@ from web.status import StatusHandler, tag_of_list
 _log = logging.getLogger("imageload")
 
 _TEND_SECONDS = 30.0
+_COLLECT_EVERY = 20_000
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -255,6 +257,7 @@ async def serve(config: Config, temp_dir: Path) -> int:
 
     # A journal of 100,000 jobs takes seconds to read, in which signals must be heard.
     service = await loop.run_in_executor(None, Service, config, temp_dir, ROUTES, on_break)
+    _relieve_collector()
     server, url = service.listen()
     tending = tornado.ioloop.PeriodicCallback(
         lambda: loop.run_in_executor(None, service.tend), _TEND_SECONDS * 1_000
@@ -301,6 +304,16 @@ def imgur_or_sandbox(config: Config) -> Iterator[Config]:
         )
     finally:
         sandbox.stop()
+
+
+def _relieve_collector() -> None:
+    """Have what is there by now looked at no more, and what comes less often.
+
+    Nothing of an image is in a ring, but every 700 new objects the garbage collector looked for
+    one: 1.5 to 2.5 % of the time at 2,500 images/s.
+    """
+    gc.freeze()
+    gc.set_threshold(_COLLECT_EVERY)
 
 
 def _raise_descriptor_limit() -> None:
