@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from bench.images import make_images
 from bench.process import BenchError, Usage
 from bench.servers import Servers, find_nginx, running_servers
 from bench.table import latency_table, ratio_line, speed_table
-from bench.ways import ROOT, Curl, FirstVersion, Service, running_service
+from bench.ways import ROOT, Answers, Curl, FirstVersion, Service, running_service
 
 SERVICE = "the service"
 JOURNALED = "the service with a journal"
@@ -42,7 +43,8 @@ def main(arguments: Sequence[str]) -> int:
     """The process: its exit status, 1 with a sentence where something is missing or failed."""
     options = _parser().parse_args(arguments)
     if options.quick:
-        options.images, options.rounds, options.first_version_images = 200, 2, 40
+        options.images, options.first_version_images = 200, 40
+        options.starts, options.rounds = 1, 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         measure(options)
@@ -57,17 +59,52 @@ def main(arguments: Sequence[str]) -> int:
 
 def measure(options: argparse.Namespace) -> None:
     """Measure and print; raises BenchError."""
-    nginx, curl = _tools()
+    tools = _tools()
     trees = {SERVICE: ROOT, JOURNALED: ROOT}
     trees |= {f"the service in {tree}": Path(tree).resolve() for tree in options.against}
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imageload-bench-")))
+    answers = {name: Answers() for name in trees}
+    usages: dict[str, list[Usage]] = {name: [] for name in (*trees, CURL, FIRST_VERSION)}
+    seen: dict[str, Counter[str]] = {name: Counter() for name in usages}
+    with tempfile.TemporaryDirectory(prefix="imageload-bench-") as name:
+        folder = Path(name)
         names = _images(_made(folder / "images"), options.images, options.bytes)
+        for start in range(options.starts):
+            _say(f"start {start + 1}")
+            work = _made(folder / f"start-{start}")
+            runs, uploads = _measure_start(options, tools, work, names, trees, answers)
+            for way in usages:
+                usages[way] += runs[way]
+                seen[way] += uploads[way]
+    _print_tables(options, usages, answers)
+    for way, counts in seen.items():
+        print(
+            f"uploads seen: {counts['uploads']:,}, bytes {counts['bytes']:,}, "
+            f"over {counts['connections']:,} connections: {way}"
+        )
+    print("", _machine(*tools), sep="\n")
+
+
+def _measure_start(
+    options: argparse.Namespace,
+    tools: tuple[str, str],
+    folder: Path,
+    names: Sequence[str],
+    trees: Mapping[str, Path],
+    answers: Mapping[str, Answers],
+) -> tuple[dict[str, list[Usage]], dict[str, Counter[str]]]:
+    """All rounds by services and servers that are started for them, and what each Imgur saw.
+
+    How fast a process is beside another of the same program is settled at its start, by up to a
+    tenth: which of nginx's workers has which connection, where its memory lies.
+    """
+    nginx, curl = tools
+    images = folder.parent / "images"
+    with contextlib.ExitStack() as stack:
         servers = stack.enter_context(
             running_servers(
                 nginx,
                 _made(folder / "nginx"),
-                folder / "images",
+                images,
                 [*trees, CURL, FIRST_VERSION],
                 options.bytes,
             )
@@ -78,7 +115,7 @@ def measure(options: argparse.Namespace) -> None:
             ends = servers.origin, servers.imgur(name)
             journal = folder / "journal" if name == JOURNALED else None
             services[name] = stack.enter_context(
-                running_service(tree, temp_dir, *ends, options.wide, journal)
+                running_service(tree, temp_dir, *ends, options.wide, answers[name], journal)
             )
             services[name].warm_up(names[0])
         work, origin = _made(folder / "work"), servers.origin
@@ -90,9 +127,7 @@ def measure(options: argparse.Namespace) -> None:
         usages = _rounds(ways, names, options.first_version_images, options.rounds)
         for service in services.values():
             service.measure_idle(_IDLE_GETS)
-        seen = _uploads_seen(servers, usages, services.keys(), options.bytes)
-    _print_tables(options, usages, services)
-    print("", *seen, "", _machine(nginx, curl), sep="\n")
+        return usages, _uploads_seen(servers, usages, services.keys(), options.bytes)
 
 
 def _tools() -> tuple[str, str]:
@@ -141,9 +176,9 @@ def _uploads_seen(
     usages: Mapping[str, Sequence[Usage]],
     warmed_up: Collection[str],
     image_bytes: int,
-) -> list[str]:
-    """A line for each way, of what its Imgur saw; raises BenchError where something is missing."""
-    lines = []
+) -> dict[str, Counter[str]]:
+    """What the Imgur of each way saw; raises BenchError where something is missing."""
+    counts: dict[str, Counter[str]] = {}
     for name, runs in usages.items():
         expected = sum(usage.images for usage in runs) + (name in warmed_up)
         seen = servers.uploads(name, expected)
@@ -152,27 +187,24 @@ def _uploads_seen(
                 f"Imgur saw {seen.count:,} uploads, {seen.bytes:,} bytes, of the {expected:,} "
                 f"of {image_bytes:,} bytes by {name}."
             )
-        lines.append(
-            f"uploads seen: {seen.count:,}, bytes {seen.bytes:,}, "
-            f"over {seen.connections:,} connections: {name}"
-        )
-    return lines
+        counts[name] = Counter(uploads=seen.count, bytes=seen.bytes, connections=seen.connections)
+    return counts
 
 
 def _print_tables(
     options: argparse.Namespace,
     usages: Mapping[str, Sequence[Usage]],
-    services: Mapping[str, Service],
+    answers: Mapping[str, Answers],
 ) -> None:
     title = (
         f"{options.images:,} images of {options.bytes / 1000:g} kB, "
-        f"{options.wide} wide, {options.rounds} rounds"
+        f"{options.wide} wide, {options.starts} starts of {options.rounds} rounds"
     )
     print(speed_table(title, usages, CURL), end="\n\n")
-    print(ratio_line(JOURNALED, SERVICE, usages), end="\n\n")
+    print(ratio_line(JOURNALED, SERVICE, usages, options.rounds), end="\n\n")
     rows = [
         row
-        for name, service in services.items()
+        for name, service in answers.items()
         for row in (
             (
                 f"{name}: a finished job of one image",
@@ -187,7 +219,7 @@ def _print_tables(
             (f"{name}: POST of a job of one URL", service.post_idle_seconds, ()),
         )
     ]
-    print(latency_table(rows))
+    print(latency_table(rows), end="\n\n")
 
 
 def _machine(nginx: str, curl: str) -> str:
@@ -223,13 +255,14 @@ def _parser() -> argparse.ArgumentParser:
     for name, default, text in (
         ("--images", 2_000, "images a round, by the service and by curl"),
         ("--bytes", 50_000, "bytes of each image"),
-        ("--rounds", 5, "rounds; what is shown are medians over them"),
+        ("--starts", 5, "starts of all servers, for one may be faster than another"),
+        ("--rounds", 3, "rounds of each start; what is shown are medians over all"),
         ("--wide", 16, "images under way at once; a pool has twice as many threads"),
         ("--first-version-images", 200, "images a round by the first version, which is slow"),
     ):
         parser.add_argument(name, type=_count, default=default, help=text, metavar="COUNT")
     parser.add_argument(
-        "--quick", action="store_true", help="some 10 s: 200 images, 2 rounds, to see that it works"
+        "--quick", action="store_true", help="some 10 s: 200 images, to see that it works"
     )
     parser.add_argument(
         "--against",

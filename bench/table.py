@@ -30,12 +30,18 @@ def speed_table(title: str, usages: Mapping[str, Sequence[Usage]], beside: str) 
     return "\n".join(lines)
 
 
-def ratio_line(name: str, beside: str, usages: Mapping[str, Sequence[Usage]]) -> str:
-    """How fast `name` is beside another: the median of the rounds, the least, the largest."""
+def ratio_line(name: str, beside: str, usages: Mapping[str, Sequence[Usage]], rounds: int) -> str:
+    """How fast `name` is beside another: the mean over the starts, and the median of each."""
     pairs = zip(usages[name], usages[beside], strict=True)
     ratios = [_rate(one) / _rate(two) for one, two in pairs]
-    spread = f"{min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} rounds"
-    return f"{name}: {statistics.median(ratios):.2f} of the images/s of {beside} ({spread})"
+    starts = [
+        statistics.median(ratios[first : first + rounds]) for first in range(0, len(ratios), rounds)
+    ]
+    each = ", ".join(f"{ratio:.2f}" for ratio in starts)
+    return (
+        f"{name}: {statistics.mean(starts):.2f} of the images/s of {beside} "
+        f"(by start: {each}; rounds: {min(ratios):.2f} to {max(ratios):.2f})"
+    )
 
 
 def latency_table(rows: Sequence[tuple[str, Sequence[float], Sequence[float]]]) -> str:

@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -103,19 +104,26 @@ class _Status(msgspec.Struct):
     uploaded: _Uploaded
 
 
-class Service:
-    """The service, started once for all rounds; a job each, followed by its status over HTTP.
+@dataclass(slots=True)
+class Answers:
+    """How long a service took to answer, in seconds.
 
-    How long the GETs took is kept: those of the job itself and, from a thread beside, those of
-    a finished job of one image; both also while the service is idle, and POSTs then.
+    The GETs are those of the job itself and, from a thread beside, those of a finished job of one
+    image; both also while the service is idle, and POSTs then.
     """
 
-    def __init__(self, child: Child, address: str, origin: str) -> None:
-        self.small_job_seconds: list[float] = []
-        self.small_job_idle_seconds: list[float] = []
-        self.job_seconds: list[float] = []
-        self.job_idle_seconds: list[float] = []
-        self.post_idle_seconds: list[float] = []
+    small_job_seconds: list[float] = field(default_factory=list)
+    small_job_idle_seconds: list[float] = field(default_factory=list)
+    job_seconds: list[float] = field(default_factory=list)
+    job_idle_seconds: list[float] = field(default_factory=list)
+    post_idle_seconds: list[float] = field(default_factory=list)
+
+
+class Service:
+    """A running service; a job each round, followed by its status over HTTP."""
+
+    def __init__(self, child: Child, address: str, origin: str, answers: Answers) -> None:
+        self._answers = answers
         self._child = child
         self._origin = origin
         self._address = address
@@ -149,7 +157,7 @@ class Service:
             uploaded = self._follow(begun + _ROUND_SECONDS)
             seconds = time.monotonic() - begun
         cpu_seconds = self._child.cpu_seconds() - cpu_begun
-        self.small_job_seconds += poller.seconds
+        self._answers.small_job_seconds += poller.seconds
         if len(uploaded.completed) != len(names):
             text = f"{len(uploaded.failed)} of {len(names)} images failed in the service: "
             raise BenchError(text + self._child.output[-500:])
@@ -161,8 +169,8 @@ class Service:
         What is posted has no image, so that nothing is at work meanwhile.
         """
         for path, seconds in (
-            (self._small_job_path, self.small_job_idle_seconds),
-            (self._job_path, self.job_idle_seconds),
+            (self._small_job_path, self._answers.small_job_idle_seconds),
+            (self._job_path, self._answers.job_idle_seconds),
         ):
             for _ in range(count):
                 seconds.append(self._client.timed_get(path)[1])
@@ -170,13 +178,13 @@ class Service:
         for _ in range(count):
             begun = time.monotonic()
             self._client.send("POST", "/v1/images/upload", b'["ftp://no.image/"]')
-            self.post_idle_seconds.append(time.monotonic() - begun)
+            self._answers.post_idle_seconds.append(time.monotonic() - begun)
             time.sleep(_PAUSE_NEAR_THE_END)
 
     def _follow(self, deadline: float) -> _Uploaded:
         while time.monotonic() < deadline:
             status, seconds = self._status(self._job_path)
-            self.job_seconds.append(seconds)
+            self._answers.job_seconds.append(seconds)
             if status.finished:
                 return status.uploaded
             near = len(status.uploaded.pending) * 20 < len(status.uploaded.completed)
@@ -196,7 +204,13 @@ class Service:
 
 @contextlib.contextmanager
 def running_service(
-    tree: Path, folder: Path, origin: str, imgur: str, wide: int, journal: Path | None = None
+    tree: Path,
+    folder: Path,
+    origin: str,
+    imgur: str,
+    wide: int,
+    answers: Answers,
+    journal: Path | None = None,
 ) -> Iterator[Service]:
     """The service of the checkout `tree` until the end of the block, on any free port.
 
@@ -219,7 +233,7 @@ def running_service(
         command.append(f"--journal={journal}")
     with Child(command, folder / "service.log", folder) as child:
         address = _address(child)
-        with Service(child, address, origin) as service:
+        with Service(child, address, origin, answers) as service:
             yield service
 
 
