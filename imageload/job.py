@@ -365,6 +365,8 @@ class Job:
         """Make `change` true, in constant time; raises IllegalChange where it does not fit."""
         with self._lock:
             match change:
+                case Downloaded() | Uploading() | Uploaded():  # first, for these come all the time
+                    self._apply_to_image(change)
                 case Started():
                     if self._started:
                         raise IllegalChange(f"{change} in a job that had started")
@@ -386,7 +388,7 @@ class Job:
                     self._end_callback(change)
                 case _:
                     self._apply_to_image(change)
-            if isinstance(change, (Requeued, PurgeBegun, AlbumReopened)) and self._callback:
+            if self._callback and isinstance(change, (Requeued, PurgeBegun, AlbumReopened)):
                 self._callback = Callback(self._callback.url)  # the job will end anew
             self._version += 1
 

@@ -11,7 +11,7 @@ import heapq
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -207,7 +207,7 @@ class Run:
             self._announcer.flush()
         if self._spent and self._road.record is not None:
             spent, self._spent = self._spent, []
-            discard = functools.partial(self._discard_all, spent)
+            discard = functools.partial(self._discard, *spent)
             self._road.record.when_durable(discard, hurry=False)
 
     def _end_all(self, error: ImageError) -> None:
@@ -604,14 +604,14 @@ class Run:
         assert report is not None, "only what was downloaded is uploaded"
         return report
 
-    def _discard(self, report: Report) -> None:
-        if report.temp_fn:
-            self._road.discard(report.temp_fn, report.bytes)
-            self._road.temp_bytes.release(self._job.job_id, report.bytes)
-
-    def _discard_all(self, reports: Iterable[Report]) -> None:
+    def _discard(self, *reports: Report) -> None:
+        length = 0
         for report in reports:
-            self._discard(report)
+            if report.temp_fn:
+                self._road.discard(report.temp_fn, report.bytes)
+                length += report.bytes
+        if length:
+            self._road.temp_bytes.release(self._job.job_id, length)
 
     def _apply(self, change: Change) -> None:
         self._road.apply(self._job, change)

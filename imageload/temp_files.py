@@ -152,7 +152,7 @@ class TempBytes:
             self._total += length
 
     def release(self, job_id: str, length: int) -> None:
-        """The job has let go of a file of this length; who waited for room is told."""
+        """The job has let go of files of this length; who waited for room is told."""
         with self._lock:
             self._total -= length
             left = self._held.pop(job_id, 0) - length
