@@ -139,6 +139,11 @@ class SlowRecord:
         for done in self.take(count):
             done()
 
+    def write_rest(self) -> None:
+        """Make all durable that is waited for, of jobs whose threads have ended."""
+        while not self._waiting.empty():
+            self._waiting.get()[0]()
+
 
 def nowhere(_: str) -> Report:
     """A download without a file, for jobs in which files do not matter."""
@@ -1426,10 +1431,13 @@ def test_jobs_accepted_together_share_also_where_they_wait(wire: Wire, folder: F
 
 
 def test_no_upload_begins_before_it_is_durable_that_it_does(wire: Wire, folder: Folder) -> None:
-    record, uploads = SlowRecord(), Tap(folder.upload)
-    wired = wire(folder.download, uploads, window=3, record=record)
+    record, downloads, uploads = SlowRecord(), Tap(folder.download), Tap(folder.upload)
+    wired = wire(downloads, uploads, window=3, record=record)
     job = wired.start(urls(3))
-    announced = record.take(3)
+    announced: list[Callable[[], None]] = []
+    for _ in range(3):
+        downloads.let_on()
+        announced += record.take(1)
     assert [type(change).__name__ for change in wired.changes[job.job_id]].count("Uploading") == 3
     assert uploads.at.empty()
     announced[0]()
@@ -1471,7 +1479,8 @@ def test_what_imgur_was_not_asked_to_take_has_no_more_uploads_announced(
     wired.load.cancel(job)
     uploads.let_on()
     wired.wait(job)
-    record.write(2)
+    wired.close()
+    record.write_rest()
 
 
 def test_a_temp_file_stays_until_it_is_durable_that_its_image_has_landed(
