@@ -204,19 +204,19 @@ def _print_tables(
     print(ratio_line(JOURNALED, SERVICE, usages, options.rounds), end="\n\n")
     rows = [
         row
-        for name, service in answers.items()
+        for name, took in answers.items()
         for row in (
             (
                 f"{name}: a finished job of one image",
-                service.small_job_idle_seconds,
-                service.small_job_seconds,
+                took.small_job_idle_seconds,
+                took.small_job_seconds,
             ),
             (
                 f"{name}: the job of {options.images:,} itself",
-                service.job_idle_seconds,
-                service.job_seconds,
+                took.job_idle_seconds,
+                took.job_seconds,
             ),
-            (f"{name}: POST of a job of one URL", service.post_idle_seconds, ()),
+            (f"{name}: POST of a job of one URL", took.post_idle_seconds, ()),
         )
     ]
     print(latency_table(rows), end="\n\n")

@@ -116,13 +116,11 @@ class Run:
         self._tries: dict[int, int] = {}
         self._downloads: set[int] = set()
         self._uploads: set[int] = set()
-        self._announcer: Announcer | None = None
-        if road.record is not None:
-            self._announcer = Announcer(
-                self._write_uploading,
-                road.record.when_durable,
-                lambda index: self._inbox.tell(_Turned(index)),
-            )
+        self._announcer = Announcer(
+            self._write_uploading,
+            self._when_durable,
+            lambda index: self._inbox.tell(_Turned(index)),
+        )
         self._spent: list[Report] = []
         self._in_line_since: dict[int, float] = {}
         self._leads = Leads(road.sharing, job.job_id, self._inbox.tell)
@@ -203,12 +201,14 @@ class Run:
 
         Asked once for all that came since the last time, for to be told costs each time.
         """
-        if self._announcer is not None:
-            self._announcer.flush()
-        if self._spent and self._road.record is not None:
+        self._announcer.flush()
+        if self._spent:
             spent, self._spent = self._spent, []
-            discard = functools.partial(self._discard, *spent)
-            self._road.record.when_durable(discard, hurry=False)
+            self._when_durable(functools.partial(self._discard, *spent), hurry=False)
+
+    def _when_durable(self, done: Callable[[], None], *, hurry: bool = True) -> None:
+        assert self._road.record is not None, "without one nothing waits for it"
+        self._road.record.when_durable(done, hurry=hurry)
 
     def _end_all(self, error: ImageError) -> None:
         self._end_open_images(error)
@@ -243,8 +243,7 @@ class Run:
                 cancelled = AlbumEnded(failure=_cancelled().failure())
                 self._apply(cancelled if self._cancelling else _album_ended(value))
             case _Turned(index):
-                if self._announcer is not None:
-                    self._announcer.turned(index)
+                self._announcer.turned(index)
             case _Result():
                 self._take(message)
 
@@ -460,17 +459,17 @@ class Run:
                 return
             if isinstance(claim, Follow):
                 return
-        way, announcer = self._road.upload, self._announcer
+        way, is_recorded = self._road.upload, self._road.record is not None
         upload = Upload(
             path=report.temp_fn,
             name=f"imageload-{self._job.job_id}-{index + 1}",
             title=image.title,
             description=image.description,
             was_lost=image.maybe_duplicate,
-            announcement=announcer.add(index) if announcer is not None else None,
+            announcement=self._announcer.add(index) if is_recorded else None,
         )
-        if announcer is not None and not way.is_parked:
-            announcer.make_ahead(index, before=len(self._uploads) - way.slots)
+        if is_recorded and not way.is_parked:
+            self._announcer.make_ahead(index, before=len(self._uploads) - way.slots)
         self._uploads.add(index)
         self._in_line_since.setdefault(index, time.monotonic())
         self._start(
@@ -521,16 +520,14 @@ class Run:
         goes_on = goes_on and not self._stopped
         self._downloads.discard(index)
         self._uploads.discard(index)
-        if self._announcer is not None:
-            self._announcer.forget(index)
+        self._announcer.forget(index)
         if isinstance(value, Report):
             self._road.temp_bytes.hold(self._job.job_id, value.bytes)
             self._apply(Downloaded(index, value, self._tries.pop(index)))
             if goes_on and not self._cancelling:
                 self._upload(index)
         elif isinstance(value, Landed):
-            if self._announcer is not None:
-                self._announcer.landed()
+            self._announcer.landed()
             self._land(index, value)
         else:
             self._end_try(index, value, goes_on=goes_on)

@@ -119,7 +119,7 @@ class TempFiles:
                 return
             spare, self._spare, self._spare_bytes = self._spare, [], 0
             room = max(0, _MAX_EMPTY_FILES - len(self._empty))
-        emptied = [path for path, _ in spare[:room] if _empty(path)]
+        emptied = [path for path, _ in spare[:room] if _emptied(path)]
         for path, _ in spare[room:]:
             _delete(path)
         with self._lock:
@@ -183,7 +183,7 @@ def disk_error(error: OSError) -> ImageError:
     return DiskError(f"A temp file cannot be used: {os.strerror(error.errno or 0)}.")
 
 
-def _empty(path: str) -> bool:
+def _emptied(path: str) -> bool:
     """Take the bytes out of the file; where that cannot be done it is deleted."""
     try:
         os.close(os.open(path, _EMPTIED))

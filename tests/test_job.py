@@ -204,7 +204,7 @@ def test_changes_and_snapshots_are_frozen() -> None:
         (job.image(0), "state"),
     ):
         assert hasattr(value, name)
-        with pytest.raises(AttributeError):
+        with pytest.raises(AttributeError, match=r"cannot assign|immutable"):
             setattr(value, name, None)
 
 

@@ -317,6 +317,7 @@ def test_a_spare_file_that_cannot_be_opened_does_not_stay_behind(
             files.take()
     assert all_names(tmp_path) == {first[1]}
     files.give_back(first[1], 0)
+    assert not names(tmp_path)
 
 
 def ignore() -> None:
