@@ -27,9 +27,9 @@ from imgurpython.client import AuthWrapper
 
 from imageload import errors
 from imageload.answers import Answer, budgets, checked, read_json
+from imageload.fetch.tempfiles import disk_error
 from imageload.job import Landed
 from imageload.quota import CALL_COST, UPLOAD_COST, Meter, Permit, Quota
-from imageload.temp_files import disk_error
 from imageload.transfer import (
     Body,
     Exchange,

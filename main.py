@@ -27,9 +27,9 @@ import tornado.ioloop
 from imageload import config as options
 from imageload.config import SANDBOX_CLIENT_ID, Config
 from imageload.errors import BadRequest, JournalError
+from imageload.fetch.tempfolder import temp_folder
 from imageload.job import Job
 from imageload.journal_file import check_free
-from imageload.temp_folder import temp_folder
 from imageload.views import summary_json
 from sandbox.child import SandboxError, SandboxProcess
 from web.base import BaseHandler

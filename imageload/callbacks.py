@@ -31,7 +31,7 @@ import msgspec
 from imageload.config import signing_key
 from imageload.engine import Done, Engine, Lane
 from imageload.errors import Failure, InvalidURL
-from imageload.guard import check_url
+from imageload.fetch.guard import check_url
 from imageload.job import CallbackEnded, Change, Job, Snapshot
 from imageload.transfer import Exchange, Head, Pause, Request, Steps, Transfer, TransferError
 from imageload.views import CalledJson, summary_json, utc_text

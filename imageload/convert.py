@@ -42,8 +42,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from imageload import errors, image
-from imageload.temp_files import disk_error
+from imageload import errors
+from imageload.fetch import sniff as image
+from imageload.fetch.tempfiles import disk_error
 
 if TYPE_CHECKING:
     pass

@@ -31,7 +31,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 from imageload import errors
 from imageload.convert import FRAMES_FACTOR, check_pixels, packed
-from imageload.temp_files import disk_error
+from imageload.fetch.tempfiles import disk_error
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFile

@@ -12,11 +12,11 @@ import msgspec
 
 from imageload.announcement import Announcement
 from imageload.errors import ImageError, InternalError, Shutdown
-from imageload.hosts import Hosts
+from imageload.fetch.hosts import Hosts
+from imageload.fetch.tempfiles import TempBytes
 from imageload.job import Change, Job, Landed, Report
 from imageload.retry import RetryRule
 from imageload.sharing import Sharing
-from imageload.temp_files import TempBytes
 from imageload.transfer import Steps, TransferError
 
 _log = logging.getLogger(__name__)

@@ -19,7 +19,6 @@ from msgspec.structs import replace
 
 from imageload.album import album_steps
 from imageload.announcement import Announcer
-from imageload.backlog import Backlog, host_of
 from imageload.errors import (
     Cancelled,
     Failure,
@@ -28,6 +27,7 @@ from imageload.errors import (
     Parked,
     Shutdown,
 )
+from imageload.fetch.backlog import Backlog, host_of
 from imageload.inbox import Inbox
 from imageload.job import (
     AlbumEnded,

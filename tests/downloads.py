@@ -9,11 +9,11 @@ import certifi
 import pytest
 
 from imageload import errors
-from imageload.download import Bounds as DownloadBounds
-from imageload.download import Downloader
-from imageload.guard import Guard
+from imageload.fetch.download import Bounds as DownloadBounds
+from imageload.fetch.download import Downloader
+from imageload.fetch.guard import Guard
+from imageload.fetch.tempfiles import TempFiles
 from imageload.job import Report
-from imageload.temp_files import TempFiles
 from imageload.transfer import Bounds, Transfer
 
 

@@ -28,7 +28,7 @@ from PIL import Image, ImageChops, ImageCms, ImageDraw, ImageOps, ImageStat
 
 from imageload import errors
 from imageload.convert import FRAMES_FACTOR, NEEDS, Converted, Converter
-from imageload.image import ImageHeader, read_header
+from imageload.fetch.sniff import ImageHeader, read_header
 from tests.test_image import EXPECTED, IMAGES
 
 ROOT = Path(__file__).parent.parent

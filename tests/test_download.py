@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from imageload import errors
-from imageload.download import retry_after
+from imageload.fetch.download import retry_after
 from tests.downloads import Download
 from tests.origin import IMAGES, Origin, answer, raw, redirect, reset
 

@@ -1,4 +1,4 @@
-"""What imageload.guard promises: no connection but to global unicast addresses, whatever spelling
+"""What imageload.fetch.guard promises: no connection but to global unicast addresses, whatever spelling
 leads there, and URLs that are ASCII and mean what they say.
 
 `corpora/ip_verdicts.tsv` has the edges of every special block, `corpora/ssrf_urls.tsv` the
@@ -20,7 +20,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from imageload.errors import InvalidURL
-from imageload.guard import Guard, Target, check_url, special_rule
+from imageload.fetch.guard import Guard, Target, check_url, special_rule
 
 CORPORA = Path(__file__).parent / "corpora"
 Verdict = Literal["allow", "block"]

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imageload import errors, transfer
-from imageload.guard import check_url
+from imageload.fetch.guard import check_url
 from imageload.transfer import TransferError, _Answer
 from tests.downloads import Download
 from tests.origin import IMAGES, Origin, answer

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from imageload.backlog import Backlog, host_of
 from imageload.errors import ConnectError, DnsError, HttpStatus, NotAnImage, OriginBusy, TimedOut
-from imageload.hosts import Busy, Down, Go, Hosts, Wait
+from imageload.fetch.backlog import Backlog, host_of
+from imageload.fetch.hosts import Busy, Down, Go, Hosts, Wait
 
 
 def hosts(**values: float) -> Hosts:

@@ -1,4 +1,4 @@
-"""What imageload.image promises: every real image is known with its size, nothing else is, and no
+"""What imageload.fetch.sniff promises: every real image is known with its size, nothing else is, and no
 bytes whatever make it raise or run long.
 
 The sizes below were written down from Pillow 13.0.0 and pillow-heif 1.8.1, except bmp-os2-v2-short
@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from imageload.image import HEAD_BYTES, ImageHeader, describe, is_svg, read_header, sniff
+from imageload.fetch.sniff import HEAD_BYTES, ImageHeader, describe, is_svg, read_header, sniff
 
 IMAGES = Path(__file__).parent / "images"
 NOT_IMAGES = IMAGES / "not-images"

@@ -20,7 +20,7 @@ import pytest
 
 from imageload import errors
 from imageload.engine import Engine, Way
-from imageload.hosts import Hosts
+from imageload.fetch.hosts import Hosts
 from imageload.job import (
     Change,
     Downloaded,

@@ -1,4 +1,4 @@
-"""What imageload.temp_files promises: files are used again, old bytes never show, none has a byte
+"""What imageload.fetch.tempfiles promises: files are used again, old bytes never show, none has a byte
 in it when the last is given back, and no job fills the disk for all others.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from imageload.temp_files import TempBytes, TempFiles
+from imageload.fetch.tempfiles import TempBytes, TempFiles
 from tests.downloads import Download, filled
 from tests.origin import Origin, answer
 

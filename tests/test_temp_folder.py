@@ -1,4 +1,4 @@
-"""What imageload.temp_folder promises: nothing of a dead process stays, all of a live one does."""
+"""What imageload.fetch.tempfolder promises: nothing of a dead process stays, all of a live one does."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from imageload.temp_folder import sweep, temp_folder
+from imageload.fetch.tempfolder import sweep, temp_folder
 from tests.service import ROOT
 
 HOLDER = """
 import sys
-from imageload.temp_folder import temp_folder
+from imageload.fetch.tempfolder import temp_folder
 with temp_folder(sys.argv[1]) as folder:
     (folder / "tmp1").write_bytes(b"x" * 1000)
     print(folder, flush=True)

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from imageload.errors import BadRequest, InvalidURL, TooMany
-from imageload.guard import check_url
+from imageload.fetch.guard import check_url
 from imageload.job import Item
 from imageload.loader import Order
 

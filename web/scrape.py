@@ -18,10 +18,10 @@ from prometheus_client.registry import Collector
 
 from imageload.config import VERSION
 from imageload.engine import Pool
+from imageload.fetch.tempfiles import TempBytes, TempFiles
 from imageload.journal import Journal
 from imageload.loader import ImageLoad
 from imageload.metrics import Metrics, Phase
-from imageload.temp_files import TempBytes, TempFiles
 from imageload.uploads import Uploads
 from web.changes import Changes
 from web.connections import CUTS, Cut

@@ -15,13 +15,14 @@ import tornado.web
 from imageload.callbacks import Callbacks
 from imageload.config import Config
 from imageload.convert import Converter
-from imageload.download import Bounds as DownloadBounds
-from imageload.download import Downloader
 from imageload.engine import Engine, Way
 from imageload.errors import Poison
+from imageload.fetch.download import Bounds as DownloadBounds
+from imageload.fetch.download import Downloader
+from imageload.fetch.guard import Guard
+from imageload.fetch.hosts import Hosts
+from imageload.fetch.tempfiles import TempBytes, TempFiles
 from imageload.fit import Fit, FittingDownloads
-from imageload.guard import Guard
-from imageload.hosts import Hosts
 from imageload.job import Change, Failed, Job
 from imageload.journal import Journal, Restored, open_journal
 from imageload.loader import ImageLoad, Keep
@@ -30,7 +31,6 @@ from imageload.quota import Quota, Terms
 from imageload.retry import RetryRule
 from imageload.road import Road
 from imageload.sharing import Sharing
-from imageload.temp_files import TempBytes, TempFiles
 from imageload.transfer import Bounds, Transfer
 from imageload.uploads import Uploads
 from imgurapi import ImgurAPI

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from imageload.errors import ImageError
-from imageload.hosts import Busy, Down, Hosts, Wait, Wake
+from imageload.fetch.hosts import Busy, Down, Hosts, Wait, Wake
 
 
 def host_of(url: str) -> str:

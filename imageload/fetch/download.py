@@ -16,10 +16,11 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from urllib.parse import urljoin
 
-from imageload import errors, image
-from imageload.guard import Target, check_url
+from imageload import errors
+from imageload.fetch import sniff as image
+from imageload.fetch.guard import Target, check_url
+from imageload.fetch.tempfiles import TempFiles, disk_error
 from imageload.job import Report
-from imageload.temp_files import TempFiles, disk_error
 from imageload.transfer import (
     Exchange,
     Head,

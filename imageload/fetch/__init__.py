@@ -1,0 +1,1 @@
+"""A URL becomes a temp file, safely."""
