@@ -30,7 +30,7 @@ from imageload.answers import Answer, budgets, checked, read_json
 from imageload.fetch.tempfiles import disk_error
 from imageload.job import Landed
 from imageload.quota import CALL_COST, UPLOAD_COST, Meter, Permit, Quota
-from imageload.transfer import (
+from imageload.transport.request import (
     Body,
     Exchange,
     Head,

@@ -29,11 +29,19 @@ from urllib.parse import urlsplit
 import msgspec
 
 from imageload.config import signing_key
-from imageload.engine import Done, Engine, Lane
 from imageload.errors import Failure, InvalidURL
 from imageload.fetch.guard import check_url
 from imageload.job import CallbackEnded, Change, Job, Snapshot
-from imageload.transfer import Exchange, Head, Pause, Request, Steps, Transfer, TransferError
+from imageload.transport.engine import Done, Engine, Lane
+from imageload.transport.request import (
+    Exchange,
+    Head,
+    Pause,
+    Request,
+    Steps,
+    Transfer,
+    TransferError,
+)
 from imageload.views import CalledJson, summary_json, utc_text
 
 _log = logging.getLogger(__name__)

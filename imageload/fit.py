@@ -22,9 +22,9 @@ from msgspec.structs import replace
 
 from imageload import errors
 from imageload.convert import NEEDS, Converted, Converter
-from imageload.engine import Pool, Way
 from imageload.fetch.tempfiles import TempFiles
 from imageload.job import Report
+from imageload.transport.engine import Pool, Way
 
 _log = logging.getLogger(__name__)
 

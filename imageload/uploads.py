@@ -17,12 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from imageload import errors
-from imageload.engine import Done, Engine, Pool
 from imageload.job import Landed
 from imageload.quota import CALL_COST, UPLOAD_COST, Closed, Quota, error_of
 from imageload.retry import RetryRule
 from imageload.road import Upload
-from imageload.transfer import Pause, Steps, Transfer, Until
+from imageload.transport.engine import Done, Engine, Pool
+from imageload.transport.request import Pause, Steps, Transfer, Until
 from imgurapi import ImgurAPI
 
 _log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from imageload.job import (
     Snapshot,
     Uploaded,
 )
-from imageload.transfer import Steps, run
+from imageload.transport.request import Steps, run
 
 MADE = {"id": "aLbUm12", "deletehash": "d3l3t3"}
 GONE = errors.Rejected("No.").failure()

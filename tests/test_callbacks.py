@@ -20,9 +20,9 @@ import pytest
 
 from imageload.callbacks import Callbacks
 from imageload.config import Config, signing_key
-from imageload.engine import Engine
 from imageload.errors import Shutdown
 from imageload.job import Change, Failed, Job
+from imageload.transport.engine import Engine
 from tests.contract import Contract, running_contract
 from tests.downloads import Download
 from tests.events import Listener

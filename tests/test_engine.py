@@ -1,4 +1,4 @@
-"""What imageload.engine promises: one thread drives many transfers at once, over real sockets;
+"""What imageload.transport.engine promises: one thread drives many transfers at once, over real sockets;
 every task is told how it ended, once, and nothing is left when the engine is closed.
 """
 
@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 from imageload import errors
-from imageload.engine import Engine, Lane, Way
 from imageload.job import Report
-from imageload.transfer import (
+from imageload.transport.engine import Engine, Lane, Way
+from imageload.transport.request import (
     Bounds,
     Exchange,
     Head,
@@ -349,7 +349,7 @@ def test_a_done_that_raises_is_logged_and_hurts_nobody(
         lane.submit("a", partial(returns, 1), raise_it)
     ends.follow("a", partial(returns, 2))
     assert ends.one() == 2
-    logged = [r for r in caplog.records if r.name == "imageload.engine"]
+    logged = [r for r in caplog.records if r.name == "imageload.transport.engine"]
     assert [r.levelno for r in logged] == [logging.ERROR] * 10
 
 

@@ -1,4 +1,4 @@
-"""What imageload.fair promises: shares for all, none for ever, and no item lost."""
+"""What imageload.transport.slots promises: shares for all, none for ever, and no item lost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from imageload.fair import FairQueue
+from imageload.transport.slots import FairQueue
 
 
 def put(queue: FairQueue[int], key: Hashable, count: int = 1) -> None:

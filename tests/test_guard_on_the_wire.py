@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imageload import errors, transfer
+from imageload import errors
 from imageload.fetch.guard import check_url
-from imageload.transfer import TransferError, _Answer
+from imageload.transport import request as transfer
+from imageload.transport.request import TransferError, _Answer
 from tests.downloads import Download
 from tests.origin import IMAGES, Origin, answer
 

@@ -15,7 +15,7 @@ import pytest
 
 from imageload import errors
 from imageload.quota import Quota
-from imageload.transfer import Bounds, Transfer, run
+from imageload.transport.request import Bounds, Transfer, run
 from imgurapi import ImgurAPI
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.origin import IMAGES, Origin, answer

@@ -19,7 +19,6 @@ from typing import Any, Generic, TypeVar, cast
 import pytest
 
 from imageload import errors
-from imageload.engine import Engine, Way
 from imageload.fetch.hosts import Hosts
 from imageload.job import (
     Change,
@@ -41,7 +40,8 @@ from imageload.retry import RetryRule
 from imageload.road import Reader, Road
 from imageload.run import Run
 from imageload.sharing import Sharing
-from imageload.transfer import Bounds, Exchange, Pause, Request, Steps, Transfer
+from imageload.transport.engine import Engine, Way
+from imageload.transport.request import Bounds, Exchange, Pause, Request, Steps, Transfer
 from tests.journals import wait_until
 from tests.origin import Origin
 from tests.threads import Threads, ToImgur

@@ -8,12 +8,12 @@ import threading
 import pytest
 
 from imageload import errors
-from imageload.engine import Engine
 from imageload.job import Landed
 from imageload.quota import Quota, Terms
 from imageload.retry import RetryRule
 from imageload.road import Upload
-from imageload.transfer import Bounds, Transfer
+from imageload.transport.engine import Engine
+from imageload.transport.request import Bounds, Transfer
 from imageload.uploads import Uploads
 from imgurapi import ImgurAPI
 from tests.origin import IMAGES, Origin, Page, answer

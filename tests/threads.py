@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from imageload.errors import ImageError
-from imageload.fair import FairQueue
 from imageload.road import Travel, Upload
-from imageload.transfer import Steps, TransferError, run
+from imageload.transport.request import Steps, TransferError, run
+from imageload.transport.slots import FairQueue
 
 Call = Callable[[str], object]
 Done = Callable[[object], None]

@@ -17,11 +17,11 @@ from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
 from imageload.config import VERSION
-from imageload.engine import Pool
 from imageload.fetch.tempfiles import TempBytes, TempFiles
 from imageload.journal import Journal
 from imageload.loader import ImageLoad
 from imageload.metrics import Metrics, Phase
+from imageload.transport.engine import Pool
 from imageload.uploads import Uploads
 from web.changes import Changes
 from web.connections import CUTS, Cut

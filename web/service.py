@@ -15,7 +15,6 @@ import tornado.web
 from imageload.callbacks import Callbacks
 from imageload.config import Config
 from imageload.convert import Converter
-from imageload.engine import Engine, Way
 from imageload.errors import Poison
 from imageload.fetch.download import Bounds as DownloadBounds
 from imageload.fetch.download import Downloader
@@ -31,7 +30,8 @@ from imageload.quota import Quota, Terms
 from imageload.retry import RetryRule
 from imageload.road import Road
 from imageload.sharing import Sharing
-from imageload.transfer import Bounds, Transfer
+from imageload.transport.engine import Engine, Way
+from imageload.transport.request import Bounds, Transfer
 from imageload.uploads import Uploads
 from imgurapi import ImgurAPI
 from web.access import Access, read_tokens

@@ -34,8 +34,16 @@ from typing import Any, NamedTuple
 import pycurl
 
 from imageload.errors import DiskFull, ResourceError
-from imageload.fair import FairQueue
-from imageload.transfer import Exchange, Pause, Prepared, Steps, Transfer, TransferError, Until
+from imageload.transport.request import (
+    Exchange,
+    Pause,
+    Prepared,
+    Steps,
+    Transfer,
+    TransferError,
+    Until,
+)
+from imageload.transport.slots import FairQueue
 
 _log = logging.getLogger(__name__)
 
