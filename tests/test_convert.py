@@ -1,4 +1,4 @@
-"""What imageload.convert promises: what Imgur does not take becomes what it does, right side up and
+"""What imageload.convert.pool promises: what Imgur does not take becomes what it does, right side up and
 in its colours, without its metadata; and no image harms more than itself.
 
 A named pipe with nobody writing is the image that takes for ever: opening it for writing returns
@@ -27,7 +27,7 @@ import pytest
 from PIL import Image, ImageChops, ImageCms, ImageDraw, ImageOps, ImageStat
 
 from imageload import errors
-from imageload.convert import FRAMES_FACTOR, NEEDS, Converted, Converter
+from imageload.convert.pool import FRAMES_FACTOR, NEEDS, Converted, Converter
 from imageload.fetch.sniff import ImageHeader, read_header
 from tests.test_image import EXPECTED, IMAGES
 
@@ -741,7 +741,7 @@ def test_a_worker_is_nice_and_knows_no_secrets(
 PARENT = """
 import sys
 from pathlib import Path
-from imageload.convert import Converter
+from imageload.convert.pool import Converter
 converter = Converter(workers=1)
 {use}
 print(*(w.pid for w in (*converter._idle, *converter._busy)), flush=True)
@@ -782,7 +782,7 @@ def test_workers_end_with_a_parent_that_is_killed(use: str, tmp_path: Path) -> N
 
 
 def test_importing_the_module_imports_no_codec() -> None:
-    program = "import sys, imageload.convert; print([m for m in sys.modules if 'PIL' in m])"
+    program = "import sys, imageload.convert.pool; print([m for m in sys.modules if 'PIL' in m])"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )

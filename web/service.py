@@ -14,14 +14,14 @@ import tornado.web
 
 from imageload.callbacks import Callbacks
 from imageload.config import Config
-from imageload.convert import Converter
+from imageload.convert.fit import Fit, FittingDownloads
+from imageload.convert.pool import Converter
 from imageload.errors import Poison
 from imageload.fetch.download import Bounds as DownloadBounds
 from imageload.fetch.download import Downloader
 from imageload.fetch.guard import Guard
 from imageload.fetch.hosts import Hosts
 from imageload.fetch.tempfiles import TempBytes, TempFiles
-from imageload.fit import Fit, FittingDownloads
 from imageload.job import Change, Failed, Job
 from imageload.journal import Journal, Restored, open_journal
 from imageload.loader import ImageLoad, Keep

@@ -1,4 +1,4 @@
-"""The process that decodes and encodes for convert.py: `python -m imageload.recode`.
+"""The process that decodes and encodes for convert.py: `python -m imageload.convert.worker`.
 
 It gets requests on its standard input and gives answers on its standard output, both JSON behind
 its length, and ends when its parent does. Only this file imports Pillow. What becomes what, and
@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 from imageload import errors
-from imageload.convert import FRAMES_FACTOR, check_pixels, packed
+from imageload.convert.pool import FRAMES_FACTOR, check_pixels, packed
 from imageload.fetch.tempfiles import disk_error
 
 if TYPE_CHECKING:

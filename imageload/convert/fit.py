@@ -21,7 +21,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from imageload import errors
-from imageload.convert import NEEDS, Converted, Converter
+from imageload.convert.pool import NEEDS, Converted, Converter
 from imageload.fetch.tempfiles import TempFiles
 from imageload.job import Report
 from imageload.transport.engine import Pool, Way

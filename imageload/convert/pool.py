@@ -285,7 +285,7 @@ class _Worker:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         try:
             self._process = subprocess.Popen(  # noqa: S603  # a fixed command
-                [sys.executable, "-m", "imageload.recode", str(max_memory)],
+                [sys.executable, "-m", "imageload.convert.worker", str(max_memory)],
                 cwd=Path(__file__).parent.parent,
                 env=environment,
                 stdin=subprocess.PIPE,
