@@ -26,10 +26,10 @@ from imgurpython import ImgurClient
 from imgurpython.client import AuthWrapper
 
 from imageload import errors
-from imageload.answers import Answer, budgets, checked, read_json
 from imageload.fetch.tempfiles import disk_error
 from imageload.job import Landed
-from imageload.quota import CALL_COST, UPLOAD_COST, Meter, Permit, Quota
+from imageload.targets.imgur.answers import Answer, budgets, checked, read_json
+from imageload.targets.imgur.quota import CALL_COST, UPLOAD_COST, Meter, Permit, Quota
 from imageload.transport.request import (
     Body,
     Exchange,

@@ -26,9 +26,9 @@ from typing import NamedTuple, Protocol
 
 from imageload.errors import BacklogFull, JobBusy, OutOfThreads, Refused, ShuttingDown
 from imageload.job import AlbumReopened, Item, Job, PurgeBegun, Requeued, Snapshot
-from imageload.purge import Purge
 from imageload.road import Road
 from imageload.run import Run, failed_images
+from imageload.targets.imgur.purge import Purge
 
 _log = logging.getLogger(__name__)
 

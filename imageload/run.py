@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from imageload.album import album_steps
 from imageload.announcement import Announcer
 from imageload.errors import (
     Cancelled,
@@ -49,6 +48,7 @@ from imageload.leads import By, Leads, Shared
 from imageload.loggable import loggable
 from imageload.road import Done, Road, Travel, Upload, outcome_of
 from imageload.sharing import Ended, Follow, Lead
+from imageload.targets.imgur.albums import album_steps
 from imageload.transport.request import Steps, TransferError
 
 _log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from imageload.errors import Failure
 from imageload.job import Album, Callback, Image, Snapshot, State, Status
-from imageload.quota import Reason
+from imageload.targets.imgur.quota import Reason
 
 JobId = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
 Moment = Annotated[

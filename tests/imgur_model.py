@@ -16,8 +16,8 @@ from email.utils import formatdate
 from typing import Literal
 
 from imageload import errors
-from imageload.answers import Answer, budgets, checked
-from imageload.quota import UPLOAD_COST, Permit, Quota
+from imageload.targets.imgur.answers import Answer, budgets, checked
+from imageload.targets.imgur.quota import UPLOAD_COST, Permit, Quota
 
 # Far from today, so that epochs are read by the answer's Date and not by this machine's clock.
 _EPOCH = 1_300_000_000

@@ -1,4 +1,4 @@
-"""What imageload.album promises: a job's images as one album, in the order of the input."""
+"""What imageload.targets.imgur.albums promises: a job's images as one album, in the order of the input."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from imageload import errors
-from imageload.album import album_steps, image_name
 from imageload.job import (
     AlbumEnded,
     Downloaded,
@@ -21,6 +20,7 @@ from imageload.job import (
     Snapshot,
     Uploaded,
 )
+from imageload.targets.imgur.albums import album_steps, image_name
 from imageload.transport.request import Steps, run
 
 MADE = {"id": "aLbUm12", "deletehash": "d3l3t3"}

@@ -1,4 +1,4 @@
-"""What imageload.answers promises: budgets from either family of fields, and one UploadError for
+"""What imageload.targets.imgur.answers promises: budgets from either family of fields, and one UploadError for
 each thing that Imgur means, in whichever of its four shapes it says it.
 
 The error texts are Imgur's own, as they stand in public captures and issue threads.
@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imageload import errors
-from imageload.answers import Answer, budgets, checked, read_json
+from imageload.targets.imgur.answers import Answer, budgets, checked, read_json
 
 FAST = "You are uploading too fast. Please wait 12 more minutes."
 CAPACITY = "Imgur is temporarily over capacity. Please try again later."

@@ -1,4 +1,4 @@
-"""What imageload.budget promises: never more left than Imgur said less what is under way, full
+"""What imageload.targets.imgur.budget promises: never more left than Imgur said less what is under way, full
 again when its window is over, and a forecast of how it goes on.
 """
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imageload.budget import Budget, BudgetView, Forecast
+from imageload.targets.imgur.budget import Budget, BudgetView, Forecast
 
 HOUR = 3600.0
 

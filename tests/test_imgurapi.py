@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from imageload import errors
-from imageload.quota import Quota
+from imageload.targets.imgur.quota import Quota
 from imageload.transport.request import Bounds, Transfer, run
 from imgurapi import ImgurAPI
 from sandbox.testing import RunningSandbox, running_sandbox

@@ -35,11 +35,11 @@ from imageload.job import (
 )
 from imageload.loader import ImageLoad, Order
 from imageload.loggable import loggable
-from imageload.purge import Purge
 from imageload.retry import RetryRule
 from imageload.road import Reader, Road
 from imageload.run import Run
 from imageload.sharing import Sharing
+from imageload.targets.imgur.purge import Purge
 from imageload.transport.engine import Engine, Way
 from imageload.transport.request import Bounds, Exchange, Pause, Request, Steps, Transfer
 from tests.journals import wait_until

@@ -1,4 +1,4 @@
-"""What imageload.quota promises: no request without room in every budget, holds that end with one
+"""What imageload.targets.imgur.quota promises: no request without room in every budget, holds that end with one
 request that goes well, and forecasts that come true.
 
 Nothing here waits: the clock is ours.
@@ -14,9 +14,9 @@ from collections import Counter
 import pytest
 
 from imageload import errors
-from imageload.budget import BudgetView
 from imageload.errors import ImageError, UploadError
-from imageload.quota import UPLOAD_COST, Closed, Meter, Permit, Quota, Terms
+from imageload.targets.imgur.budget import BudgetView
+from imageload.targets.imgur.quota import UPLOAD_COST, Closed, Meter, Permit, Quota, Terms
 from tests.imgur_model import Clock
 
 DAY = 86_400.0

@@ -1,4 +1,4 @@
-"""What imageload.quota promises over hours: nothing that Imgur refuses, little that it would have
+"""What imageload.targets.imgur.quota promises over hours: nothing that Imgur refuses, little that it would have
 taken and did not get, and forecasts that come true. Over simulated time, against tests/imgur_model.
 """
 
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imageload.quota import Quota, Terms
+from imageload.targets.imgur.quota import Quota, Terms
 from tests.imgur_model import Clock, Imgur, Resets, Sender
 
 WINDOWS = 4

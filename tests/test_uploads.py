@@ -1,4 +1,4 @@
-"""What imageload.uploads promises, beside what tests/test_limits.py shows with all the rest."""
+"""What imageload.targets.imgur.uploader promises, beside what tests/test_limits.py shows with all the rest."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 
 from imageload import errors
 from imageload.job import Landed
-from imageload.quota import Quota, Terms
 from imageload.retry import RetryRule
 from imageload.road import Upload
+from imageload.targets.imgur.quota import Quota, Terms
+from imageload.targets.imgur.uploader import Uploads
 from imageload.transport.engine import Engine
 from imageload.transport.request import Bounds, Transfer
-from imageload.uploads import Uploads
 from imgurapi import ImgurAPI
 from tests.origin import IMAGES, Origin, Page, answer
 

@@ -22,7 +22,7 @@ from imageload.errors import BadRequest, OutOfRoom, Refused, TooMany
 from imageload.job import Job, Snapshot
 from imageload.journal import Journal
 from imageload.loader import ImageLoad
-from imageload.uploads import Uploads
+from imageload.targets.imgur.uploader import Uploads
 from imageload.views import WaitingJson, utc_text
 from web.changes import Changes
 from web.compress import LARGEST_ON_LOOP, SMALLEST, accepts_gzip, compressed, compressor

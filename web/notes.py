@@ -8,7 +8,7 @@ import logging
 
 from imageload.config import Config
 from imageload.journal import Journal
-from imageload.quota import Quota
+from imageload.targets.imgur.quota import Quota
 
 _log = logging.getLogger(__name__)
 

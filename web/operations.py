@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 
-from imageload.budget import BudgetView
+from imageload.targets.imgur.budget import BudgetView
 from web.base import BaseHandler, moment_text
 from web.shapes import BudgetJson, HealthJson, QuotaJson, ReadyJson
 

@@ -21,8 +21,8 @@ from imageload.fetch.tempfiles import TempBytes, TempFiles
 from imageload.journal import Journal
 from imageload.loader import ImageLoad
 from imageload.metrics import Metrics, Phase
+from imageload.targets.imgur.uploader import Uploads
 from imageload.transport.engine import Pool
-from imageload.uploads import Uploads
 from web.changes import Changes
 from web.connections import CUTS, Cut
 

@@ -26,13 +26,13 @@ from imageload.job import Change, Failed, Job
 from imageload.journal import Journal, Restored, open_journal
 from imageload.loader import ImageLoad, Keep
 from imageload.metrics import Metrics
-from imageload.quota import Quota, Terms
 from imageload.retry import RetryRule
 from imageload.road import Road
 from imageload.sharing import Sharing
+from imageload.targets.imgur.quota import Quota, Terms
+from imageload.targets.imgur.uploader import Uploads
 from imageload.transport.engine import Engine, Way
 from imageload.transport.request import Bounds, Transfer
-from imageload.uploads import Uploads
 from imgurapi import ImgurAPI
 from web.access import Access, read_tokens
 from web.base import BaseHandler, NotFoundHandler, waiting_of

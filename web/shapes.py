@@ -9,8 +9,8 @@ from typing import Annotated, Literal, NotRequired, TypedDict
 
 from msgspec import Meta
 
-from imageload.budget import Name
-from imageload.quota import Reason
+from imageload.targets.imgur.budget import Name
+from imageload.targets.imgur.quota import Reason
 from imageload.views import (
     AlbumJson,
     Count,

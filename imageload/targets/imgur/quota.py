@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from imageload import errors
-from imageload.budget import Budget, BudgetView, Forecast, Name
+from imageload.targets.imgur.budget import Budget, BudgetView, Forecast, Name
 
 UPLOAD_COST = 10
 CALL_COST = 1

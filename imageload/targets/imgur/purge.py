@@ -11,7 +11,6 @@ from collections.abc import Callable, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from imageload.album import image_name
 from imageload.errors import (
     Deleted,
     DiskError,
@@ -24,6 +23,7 @@ from imageload.errors import (
 from imageload.inbox import Inbox
 from imageload.job import Change, Job, PurgeBegun, Purged, PurgeEnded, PurgeFailed
 from imageload.road import Road, outcome_of
+from imageload.targets.imgur.albums import image_name
 from imageload.transport.request import TransferError
 
 _log = logging.getLogger(__name__)

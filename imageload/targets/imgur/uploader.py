@@ -18,9 +18,9 @@ from typing import Any
 
 from imageload import errors
 from imageload.job import Landed
-from imageload.quota import CALL_COST, UPLOAD_COST, Closed, Quota, error_of
 from imageload.retry import RetryRule
 from imageload.road import Upload
+from imageload.targets.imgur.quota import CALL_COST, UPLOAD_COST, Closed, Quota, error_of
 from imageload.transport.engine import Done, Engine, Pool
 from imageload.transport.request import Pause, Steps, Transfer, Until
 from imgurapi import ImgurAPI
