@@ -29,7 +29,7 @@ from imageload.config import SANDBOX_CLIENT_ID, Config
 from imageload.errors import BadRequest, JournalError
 from imageload.fetch.tempfolder import temp_folder
 from imageload.job import Job
-from imageload.journal_file import check_free
+from imageload.store.file import check_free
 from imageload.views import summary_json
 from sandbox.child import SandboxError, SandboxProcess
 from web.base import BaseHandler

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from imageload.job import Change, Downloaded, Job, Report, Started, Uploaded, Uploading
-from imageload.journal import Journal, open_journal
+from imageload.store.sqlite import Journal, open_journal
 
 _IMAGES_OF_A_JOB = 10
 _KEPT = 10_000

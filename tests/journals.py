@@ -24,7 +24,7 @@ from imageload.job import (
     Uploaded,
     Uploading,
 )
-from imageload.journal import Journal, Restored, open_journal
+from imageload.store.sqlite import Journal, Restored, open_journal
 
 SECRET = "d3l3t3h4sh"
 FAILURE = ConnectError("Nobody answers.", status_code=503).failure()

@@ -1,4 +1,4 @@
-"""What imageload.black_box promises: what is noted stays, whatever becomes of the process."""
+"""What imageload.store.black_box promises: what is noted stays, whatever becomes of the process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from imageload.black_box import BlackBox
+from imageload.store.black_box import BlackBox
 from tests.disks import full, small_disk
 
 

@@ -1,4 +1,4 @@
-"""What imageload.journal promises: what it was told is there after a restart, however the process
+"""What imageload.store.sqlite promises: what it was told is there after a restart, however the process
 ended; what cannot be written now is written later, and meanwhile nothing new is taken.
 """
 
@@ -47,8 +47,8 @@ from imageload.job import (
     Uploaded,
     Uploading,
 )
-from imageload.journal import Journal, open_journal
-from imageload.journal_rows import Batch
+from imageload.store.rows import Batch
+from imageload.store.sqlite import Journal, open_journal
 from tests.disks import full, small_disk
 from tests.journals import (
     FAILURE,
@@ -705,7 +705,7 @@ WRITER = """
 import os, sys
 from pathlib import Path
 from imageload.job import Downloaded, Started, Uploaded, Uploading
-from imageload.journal import open_journal
+from imageload.store.sqlite import open_journal
 from tests.journals import job_of, link, report, tell
 
 def say(*words):
@@ -765,7 +765,7 @@ WORKER = """
 import os, signal, sys
 from pathlib import Path
 from imageload.job import Failed
-from imageload.journal import open_journal
+from imageload.store.sqlite import open_journal
 from tests.journals import FAILURE, job_of, tell
 
 journal, restored = open_journal(Path(sys.argv[1]))

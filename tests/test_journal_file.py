@@ -1,4 +1,4 @@
-"""What imageload.journal_file promises: one process at a time, every version that ever was, and a
+"""What imageload.store.file promises: one process at a time, every version that ever was, and a
 file that cannot be read is reported, never emptied.
 """
 
@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from imageload import journal_file
 from imageload.errors import JournalError
 from imageload.job import Downloaded, Item, Job, Uploaded, Uploading
-from imageload.journal import open_journal
-from imageload.journal_file import JournalFile
-from imageload.journal_rows import MIGRATIONS
+from imageload.store import file as journal_file
+from imageload.store.file import JournalFile
+from imageload.store.rows import MIGRATIONS
+from imageload.store.sqlite import open_journal
 from imageload.views import image_json
 from tests.disks import small_disk
 from tests.journals import (
@@ -73,7 +73,7 @@ def refused(path: Path) -> str:
 HOLDER = """
 import sys
 from pathlib import Path
-from imageload.journal import open_journal
+from imageload.store.sqlite import open_journal
 journal, _ = open_journal(Path(sys.argv[1]))
 print("open", flush=True)
 sys.stdin.read()
@@ -137,7 +137,7 @@ def test_a_journal_that_may_not_be_written_is_refused(ending: str) -> None:
         import os, sys
         from pathlib import Path
         from imageload.errors import JournalError
-        from imageload.journal import open_journal
+        from imageload.store.sqlite import open_journal
         os.geteuid() or os.setuid(65534)
         path, closed = map(Path, sys.argv[1:])
         journal, _ = open_journal(path)

@@ -20,8 +20,8 @@ import tornado.web
 from imageload.config import Config
 from imageload.errors import BadRequest, OutOfRoom, Refused, TooMany
 from imageload.job import Job, Snapshot
-from imageload.journal import Journal
 from imageload.loader import ImageLoad
+from imageload.store.sqlite import Journal
 from imageload.targets.imgur.uploader import Uploads
 from imageload.views import WaitingJson, utc_text
 from web.changes import Changes

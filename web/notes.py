@@ -7,7 +7,7 @@ import json
 import logging
 
 from imageload.config import Config
-from imageload.journal import Journal
+from imageload.store.sqlite import Journal
 from imageload.targets.imgur.quota import Quota
 
 _log = logging.getLogger(__name__)

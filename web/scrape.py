@@ -18,9 +18,9 @@ from prometheus_client.registry import Collector
 
 from imageload.config import VERSION
 from imageload.fetch.tempfiles import TempBytes, TempFiles
-from imageload.journal import Journal
 from imageload.loader import ImageLoad
 from imageload.metrics import Metrics, Phase
+from imageload.store.sqlite import Journal
 from imageload.targets.imgur.uploader import Uploads
 from imageload.transport.engine import Pool
 from web.changes import Changes

@@ -23,12 +23,12 @@ from imageload.fetch.guard import Guard
 from imageload.fetch.hosts import Hosts
 from imageload.fetch.tempfiles import TempBytes, TempFiles
 from imageload.job import Change, Failed, Job
-from imageload.journal import Journal, Restored, open_journal
 from imageload.loader import ImageLoad, Keep
 from imageload.metrics import Metrics
 from imageload.retry import RetryRule
 from imageload.road import Road
 from imageload.sharing import Sharing
+from imageload.store.sqlite import Journal, Restored, open_journal
 from imageload.targets.imgur.quota import Quota, Terms
 from imageload.targets.imgur.uploader import Uploads
 from imageload.transport.engine import Engine, Way

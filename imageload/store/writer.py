@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from imageload.errors import JournalUnavailable
 from imageload.job import Image
-from imageload.journal_rows import UNWRITABLE, Batch, Place, Row
+from imageload.store.rows import UNWRITABLE, Batch, Place, Row
 
 _log = logging.getLogger(__name__)
 

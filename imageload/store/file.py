@@ -24,7 +24,7 @@ from pathlib import Path
 
 from imageload.errors import JournalError
 from imageload.job import Job
-from imageload.journal_rows import MIGRATIONS, UNREADABLE, jobs, readable
+from imageload.store.rows import MIGRATIONS, UNREADABLE, jobs, readable
 
 _log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@
 
 A disk that is full or broken loses nothing that was accepted: that is kept in memory and tried
 again until it can be written; meanwhile `trouble` says so and new jobs are refused. The thread is
-`imageload.journal_writer`'s, the tables `imageload.journal_rows`'s, the files
-`imageload.journal_file`'s. It never logs a link, a deletehash or a token.
+`imageload.store.writer`'s, the tables `imageload.store.rows`'s, the files
+`imageload.store.file`'s. It never logs a link, a deletehash or a token.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from imageload.black_box import BlackBox
 from imageload.errors import JournalError, JournalUnavailable
 from imageload.job import (
     AnswerMissed,
@@ -36,8 +35,9 @@ from imageload.job import (
     Uploaded,
     Uploading,
 )
-from imageload.journal_file import JournalFile, beside
-from imageload.journal_rows import (
+from imageload.store.black_box import BlackBox
+from imageload.store.file import JournalFile, beside
+from imageload.store.rows import (
     UNREADABLE,
     Link,
     Place,
@@ -50,7 +50,7 @@ from imageload.journal_rows import (
     links,
     notes,
 )
-from imageload.journal_writer import Done, Writer
+from imageload.store.writer import Done, Writer
 
 _log = logging.getLogger(__name__)
 
