@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from imageload.config import VERSION
 from imageload.fetch.tempfiles import TempBytes, TempFiles
 from imageload.loader import ImageLoad
-from imageload.metrics import Metrics, Phase
+from imageload.observers.metrics import Metrics, Phase
 from imageload.store.sqlite import Journal
 from imageload.targets.imgur.uploader import Uploads
 from imageload.transport.engine import Pool

@@ -12,7 +12,6 @@ import certifi
 import tornado.netutil
 import tornado.web
 
-from imageload.callbacks import Callbacks
 from imageload.config import Config
 from imageload.convert.fit import Fit, FittingDownloads
 from imageload.convert.pool import Converter
@@ -24,7 +23,8 @@ from imageload.fetch.hosts import Hosts
 from imageload.fetch.tempfiles import TempBytes, TempFiles
 from imageload.job import Change, Failed, Job
 from imageload.loader import ImageLoad, Keep
-from imageload.metrics import Metrics
+from imageload.observers.metrics import Metrics
+from imageload.observers.webhooks import Callbacks
 from imageload.retry import RetryRule
 from imageload.road import Road
 from imageload.sharing import Sharing

@@ -1,0 +1,1 @@
+"""React to the Changes of jobs."""
