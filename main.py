@@ -29,20 +29,20 @@ from imageload.config import SANDBOX_CLIENT_ID, Config
 from imageload.errors import BadRequest, JournalError
 from imageload.fetch.tempfolder import temp_folder
 from imageload.job import Job
+from imageload.service import Service
 from imageload.store.file import check_free
 from imageload.views import summary_json
+from imageload.web.base import BaseHandler
+from imageload.web.events import EventsHandler, JobEventsHandler
+from imageload.web.idempotency import checked_key
+from imageload.web.jobs import JobImagesHandler, MapHandler, RetryHandler
+from imageload.web.lists import read_posted
+from imageload.web.logs import set_up_logging
+from imageload.web.operations import HealthHandler, MetricsHandler, QuotaHandler, ReadyHandler
+from imageload.web.pages import DocsHandler, OpenApiHandler, PageFileHandler, PageHandler
+from imageload.web.shapes import AcceptedJson, EndingJson, JobsJson, LinksJson
+from imageload.web.status import StatusHandler, tag_of_list
 from sandbox.child import SandboxError, SandboxProcess
-from web.base import BaseHandler
-from web.events import EventsHandler, JobEventsHandler
-from web.idempotency import checked_key
-from web.jobs import JobImagesHandler, MapHandler, RetryHandler
-from web.lists import read_posted
-from web.logs import set_up_logging
-from web.operations import HealthHandler, MetricsHandler, QuotaHandler, ReadyHandler
-from web.page_handler import DocsHandler, OpenApiHandler, PageFileHandler, PageHandler
-from web.service import Service
-from web.shapes import AcceptedJson, EndingJson, JobsJson, LinksJson
-from web.status import StatusHandler, tag_of_list
 
 _log = logging.getLogger("imageload")
 

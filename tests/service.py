@@ -20,10 +20,10 @@ import requests
 
 from imageload.config import Config
 from imageload.job import Downloaded, Job, Report, Uploaded
+from imageload.service import Service
+from imageload.web.server.connections import Server
 from main import ROUTES
 from tests.downloads import filled
-from web.connections import Server
-from web.service import Service
 
 ROOT = Path(__file__).parent.parent
 

@@ -11,11 +11,11 @@ import pytest
 import requests
 
 from imageload.config import Config
+from imageload.web.access import read_tokens
 from main import ROUTES
 from tests.service import ROOT, RunningService, ServiceProcess, running_service
 from tests.test_api import assert_problem
 from tests.wire import PATH, Wire
-from web.access import read_tokens
 
 APP = "https://app.example"
 TOKENS = ("first-token", "second/token==")

@@ -162,7 +162,7 @@ def test_who_sends_a_body_over_the_limit_all_the_same_still_reads_why_not(
 def test_who_never_stops_sending_is_cut_off(
     service: RunningService, framing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("web.base._DRAIN_SECONDS", 0.2)
+    monkeypatch.setattr("imageload.web.base._DRAIN_SECONDS", 0.2)
     chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
     fields = {"Content_Length": "9" * 15, "Transfer_Encoding": "chunked"}
     field = "Content_Length" if framing == "declared" else "Transfer_Encoding"
@@ -375,7 +375,7 @@ def test_where_few_files_may_be_open_there_are_fewer_connections(
     code = (
         f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}));"
         "from imageload.config import Config;"
-        "from web.file_limit import most_connections, most_streams;"
+        "from imageload.web.server.file_limit import most_connections, most_streams;"
         "print(most_connections(Config()), most_streams(Config()))"
     )
     ended = subprocess.run(

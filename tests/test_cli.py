@@ -22,12 +22,12 @@ from imageload.__main__ import main
 from imageload.cli import posting
 from imageload.cli.remote import Remote
 from imageload.cli.source import Body
+from imageload.web.lists import read_posted
 from sandbox.testing import RunningSandbox
 from tests.contract import JOB, Contract, running_contract
 from tests.origin import IMAGES, Origin, answer, raw, redirect, reset
 from tests.relay import running_relay
 from tests.service import ROOT, RunningService, running_service
-from web.lists import read_posted
 
 
 class Ended(NamedTuple):

@@ -32,12 +32,12 @@ from imageload.job import (
     Uploaded,
 )
 from imageload.views import WaitingJson
+from imageload.web.changes import Changes
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.events import Event, Listener
 from tests.origin import IMAGES, Origin, answer
 from tests.service import RunningService, ServiceProcess, running_service
 from tests.test_api import assert_problem
-from web.changes import Changes
 
 FAILURE = Failure("http_status", "The origin answered 404 Not Found.", transient=False)
 REPORT = Report("", 200, 1_000, "image/png", 1, 1, "0" * 64)

@@ -9,9 +9,9 @@ import pytest
 
 from imageload.config import Config
 from imageload.errors import ShuttingDown
-from web.access import Access
-from web.front import Front, Room
-from web.idempotency import IdempotencyKeys
+from imageload.web.access import Access
+from imageload.web.front import Front, Room
+from imageload.web.idempotency import IdempotencyKeys
 
 
 def make_front() -> Front:

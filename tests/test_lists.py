@@ -1,4 +1,4 @@
-"""What web.lists promises: every form of the contract is read, and whatever else is sent is
+"""What imageload.web.lists promises: every form of the contract is read, and whatever else is sent is
 refused with word of where it is wrong.
 
 `corpora/json_test_suite` is Nicolas Seriot's JSONTestSuite: n_ files are no JSON, y_ files are,
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from imageload.errors import BadRequest, Refused, TooMany
 from imageload.job import Item
 from imageload.loader import Order
-from web.lists import read_posted
+from imageload.web.lists import read_posted
 
 SUITE = sorted((Path(__file__).parent / "corpora/json_test_suite/test_parsing").glob("*.json"))
 

@@ -7,8 +7,8 @@ import logging
 import sys
 from typing import Any
 
+from imageload.web.logs import JsonFormatter
 from tests.service import ServiceProcess
-from web.logs import JsonFormatter
 
 
 def line_of(template: str, *args: object, **extra: Any) -> dict[str, Any]:

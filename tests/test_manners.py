@@ -15,12 +15,12 @@ import pytest
 import requests
 
 from imageload.errors import BacklogFull, BadRequest, KeyReused
+from imageload.web.compress import LARGEST_ON_LOOP, SMALLEST, accepts_gzip
+from imageload.web.idempotency import IdempotencyKeys, checked_key
 from main import ROUTES
 from tests.service import RunningService, ServiceProcess, running_service
 from tests.test_api import assert_problem
 from tests.wire import PATH
-from web.compress import LARGEST_ON_LOOP, SMALLEST, accepts_gzip
-from web.idempotency import IdempotencyKeys, checked_key
 
 URLS = ["ftp://a.example/"]
 

@@ -1,4 +1,4 @@
-"""What web.news promises: bounded memory, numbers that only grow, and no news that is missed."""
+"""What imageload.web.news promises: bounded memory, numbers that only grow, and no news that is missed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from web.news import SLACK, Blocks, News, place_in
+from imageload.web.news import SLACK, Blocks, News, place_in
 
 
 @settings(max_examples=25, deadline=None)

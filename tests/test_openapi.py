@@ -18,10 +18,10 @@ from jsonschema.validators import validator_for
 
 from imageload.config import Config
 from imageload.errors import Refused
+from imageload.web.lists import read_posted
+from imageload.web.openapi import document
 from main import ROUTES
 from tests.service import RunningService, ServiceProcess
-from web.lists import read_posted
-from web.openapi import document
 
 CONFIG = Path(__file__).parent / "schemathesis.toml"
 TOKEN = "a-token-of-a-test"

@@ -1,10 +1,10 @@
-"""What web.jobs.prefers promises: CSV only for who wants it rather than JSON (RFC 9110, 12.5.1)."""
+"""What imageload.web.jobs.prefers promises: CSV only for who wants it rather than JSON (RFC 9110, 12.5.1)."""
 
 from __future__ import annotations
 
 import pytest
 
-from web.jobs import prefers
+from imageload.web.jobs import prefers
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ import requests
 
 from imageload.job import Failed, Job, Snapshot, Started
 from imageload.views import WaitingJson
+from imageload.web.changes import Changes
+from imageload.web.status import encoded_status, preferred_wait, tag_of_list
 from sandbox.testing import RunningSandbox
 from tests.origin import Origin
 from tests.service import RunningService, running_service
 from tests.test_api import assert_problem
 from tests.test_events import FAILURE, PATIENCE, apply, job_of, registered, wait_for
-from web.changes import Changes
-from web.status import encoded_status, preferred_wait, tag_of_list
 
 PATHS = (
     "/v1/images/upload/{}",

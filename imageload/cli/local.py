@@ -23,12 +23,12 @@ from imageload.cli.source import Body, CommandError, Entry, Misuse, Page
 from imageload.config import SANDBOX_CLIENT_ID, Config
 from imageload.errors import Refused
 from imageload.job import Snapshot
+from imageload.service import Service
 from imageload.views import WaitingJson, image_json, summary_json
+from imageload.web.base import moment_text
+from imageload.web.lists import read_posted
 from main import ROUTES, imgur_or_sandbox
 from sandbox.child import SandboxError
-from web.base import moment_text
-from web.lists import read_posted
-from web.service import Service
 
 # Beside a service that runs, the sandbox takes another port; and the screen is ours.
 _OTHER_DEFAULTS = {"IMAGELOAD_SANDBOX_PORT": "0", "IMAGELOAD_LOG_LEVEL": "ERROR"}

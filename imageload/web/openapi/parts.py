@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from web.openapi.examples import BODIES, JOB, URLS
+from imageload.web.openapi.examples import BODIES, JOB, URLS
 
 SCHEMA = "#/components/schemas/{name}"
 REQUEST_ID = {"$ref": "#/components/headers/X-Request-ID"}

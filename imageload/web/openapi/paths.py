@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from imageload.job import State
 from imageload.views import StatusJson
-from web.openapi.examples import (
+from imageload.web.openapi.examples import (
     ALBUM,
     CALLED,
     FAILED_IMAGE,
@@ -23,7 +23,7 @@ from web.openapi.examples import (
     SUMMARY,
     URLS,
 )
-from web.openapi.parts import (
+from imageload.web.openapi.parts import (
     BODY,
     HELD_NOT_MODIFIED,
     JOB_ID,
@@ -38,7 +38,7 @@ from web.openapi.parts import (
     stream_of,
     text_of,
 )
-from web.shapes import (
+from imageload.web.shapes import (
     AcceptedJson,
     EndingJson,
     HealthJson,

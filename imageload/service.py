@@ -33,16 +33,16 @@ from imageload.targets.imgur.quota import Quota, Terms
 from imageload.targets.imgur.uploader import Uploads
 from imageload.transport.engine import Engine, Way
 from imageload.transport.request import Bounds, Transfer
+from imageload.web.access import Access, read_tokens
+from imageload.web.base import BaseHandler, NotFoundHandler, waiting_of
+from imageload.web.changes import Changes
+from imageload.web.front import Front, Room
+from imageload.web.idempotency import IdempotencyKeys
+from imageload.web.notes import current_token, keep_budgets, keep_token, restore_budgets
+from imageload.web.scrape import Scrape, Standing
+from imageload.web.server.connections import BACKLOG, Server
+from imageload.web.server.file_limit import most_streams
 from imgurapi import ImgurAPI
-from web.access import Access, read_tokens
-from web.base import BaseHandler, NotFoundHandler, waiting_of
-from web.changes import Changes
-from web.connections import BACKLOG, Server
-from web.file_limit import most_streams
-from web.front import Front, Room
-from web.idempotency import IdempotencyKeys
-from web.notes import current_token, keep_budgets, keep_token, restore_budgets
-from web.scrape import Scrape, Standing
 
 _log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import tornado.web
 
 from imageload.config import SANDBOX_CLIENT_ID
-from web.base import BaseHandler
-from web.openapi import document
+from imageload.web.base import BaseHandler
+from imageload.web.openapi import document
 
 FOLDER = Path(__file__).parent / "page"
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}

@@ -19,8 +19,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from imageload.errors import Refused, ShuttingDown
 from imageload.job import Change, Job, Snapshot
 from imageload.views import WaitingJson
-from web.feeds import JobFeed, JobsFeed, Waiting
-from web.news import Blocks
+from imageload.web.feeds import JobFeed, JobsFeed, Waiting
+from imageload.web.news import Blocks
 
 # With what a listener is sent at once, that is ten in no second more.
 _TURN_SECONDS = 0.125

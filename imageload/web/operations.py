@@ -7,8 +7,8 @@ import math
 import time
 
 from imageload.targets.imgur.budget import BudgetView
-from web.base import BaseHandler, moment_text
-from web.shapes import BudgetJson, HealthJson, QuotaJson, ReadyJson
+from imageload.web.base import BaseHandler, moment_text
+from imageload.web.shapes import BudgetJson, HealthJson, QuotaJson, ReadyJson
 
 
 class HealthHandler(BaseHandler):

@@ -1,6 +1,6 @@
 """What the API answers beyond a job's own views, as types: handlers fill them, /openapi.json tells.
 
-Requests are in `web.lists`, a job's views in `imageload.views`.
+Requests are in `imageload.web.lists`, a job's views in `imageload.views`.
 """
 
 from __future__ import annotations

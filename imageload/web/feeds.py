@@ -19,7 +19,7 @@ from imageload.job import (
     Uploaded,
 )
 from imageload.views import WaitingJson, WaitingSummaryJson, image_json, summary_json
-from web.news import (
+from imageload.web.news import (
     BLOCK_BYTES,
     BLOCK_NEWS,
     SLACK,
@@ -30,7 +30,7 @@ from web.news import (
     encode_event,
     place_in,
 )
-from web.shapes import BytesJson, ImageEventJson, ProgressEventJson
+from imageload.web.shapes import BytesJson, ImageEventJson, ProgressEventJson
 
 _JOBS_SECONDS = 0.5
 

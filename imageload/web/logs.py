@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from web.request_id import RequestIdFilter
+from imageload.web.request_id import RequestIdFilter
 
 _TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s%(request)s"
 _DIRECTIVE = re.compile(r"%(?:%|[-#0 +]*\d*(?:\.\d+)?[a-zA-Z])")

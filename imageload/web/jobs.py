@@ -11,8 +11,8 @@ from typing import get_args
 from imageload.errors import BadRequest
 from imageload.job import State
 from imageload.views import album_json, image_json, map_csv, map_json
-from web.base import BaseHandler, tag_of_job
-from web.shapes import ImagesJson, MapJson, RequeuedJson
+from imageload.web.base import BaseHandler, tag_of_job
+from imageload.web.shapes import ImagesJson, MapJson, RequeuedJson
 
 _DEFAULT_RECORDS = 1_000
 _MAX_RECORDS = 10_000

@@ -17,9 +17,9 @@ import tornado.http1connection
 import tornado.iostream
 
 from imageload.job import Job
-from web.base import BaseHandler
-from web.feeds import JobFeed
-from web.news import Bell
+from imageload.web.base import BaseHandler
+from imageload.web.feeds import JobFeed
+from imageload.web.news import Bell
 
 _log = logging.getLogger(__name__)
 

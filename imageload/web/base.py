@@ -24,12 +24,12 @@ from imageload.loader import ImageLoad
 from imageload.store.sqlite import Journal
 from imageload.targets.imgur.uploader import Uploads
 from imageload.views import WaitingJson, utc_text
-from web.changes import Changes
-from web.compress import LARGEST_ON_LOOP, SMALLEST, accepts_gzip, compressed, compressor
-from web.news import Bell
-from web.problems import Problem, ProblemHandler
-from web.request_id import about, enter
-from web.scrape import Scrape
+from imageload.web.changes import Changes
+from imageload.web.compress import LARGEST_ON_LOOP, SMALLEST, accepts_gzip, compressed, compressor
+from imageload.web.news import Bell
+from imageload.web.problems import Problem, ProblemHandler
+from imageload.web.request_id import about, enter
+from imageload.web.scrape import Scrape
 
 T = TypeVar("T")
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from imageload import errors
-from web.changes import TooManyStreams
-from web.openapi.parts import headers
-from web.problems import PROBLEM
+from imageload.web.changes import TooManyStreams
+from imageload.web.openapi.parts import headers
+from imageload.web.problems import PROBLEM
 
 _Problem = tuple[int, str, str]
 """Status, title, and the sentence of the example."""

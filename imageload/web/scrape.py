@@ -23,8 +23,8 @@ from imageload.observers.metrics import Metrics, Phase
 from imageload.store.sqlite import Journal
 from imageload.targets.imgur.uploader import Uploads
 from imageload.transport.engine import Pool
-from web.changes import Changes
-from web.connections import CUTS, Cut
+from imageload.web.changes import Changes
+from imageload.web.server.connections import CUTS, Cut
 
 _REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH")

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from imageload.errors import ShuttingDown
-from web.access import Access
-from web.idempotency import IdempotencyKeys
+from imageload.web.access import Access
+from imageload.web.idempotency import IdempotencyKeys
 
 T = TypeVar("T")
 

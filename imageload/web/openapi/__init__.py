@@ -12,11 +12,19 @@ import msgspec
 
 from imageload.config import VERSION, Config
 from imageload.views import CalledJson, StatusJson
-from web.lists import Body
-from web.openapi.parts import HEADERS, PARAMETERS, REQUEST_ID, SCHEMA, TAGS, Operation, Responses
-from web.openapi.paths import operations
-from web.openapi.problems import problem_responses
-from web.shapes import (
+from imageload.web.lists import Body
+from imageload.web.openapi.parts import (
+    HEADERS,
+    PARAMETERS,
+    REQUEST_ID,
+    SCHEMA,
+    TAGS,
+    Operation,
+    Responses,
+)
+from imageload.web.openapi.paths import operations
+from imageload.web.openapi.problems import problem_responses
+from imageload.web.shapes import (
     AcceptedJson,
     EndingJson,
     HealthJson,

@@ -33,8 +33,8 @@ from tornado.httputil import (
 )
 
 from imageload.config import Config
-from web.file_limit import most_connections
-from web.problems import PROBLEM
+from imageload.web.problems import PROBLEM
+from imageload.web.server.file_limit import most_connections
 
 _log = logging.getLogger(__name__)
 

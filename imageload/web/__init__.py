@@ -1,0 +1,1 @@
+"""The HTTP API around the three handlers of main.py."""
