@@ -24,12 +24,12 @@ from pathlib import Path
 import msgspec
 import tornado.ioloop
 
-from imageload import config as options
-from imageload.config import SANDBOX_CLIENT_ID, Config
+from imageload import settings as options
 from imageload.errors import BadRequest, JournalError
 from imageload.fetch.tempfolder import temp_folder
 from imageload.job import Job
 from imageload.service import Service
+from imageload.settings import SANDBOX_CLIENT_ID, Config
 from imageload.store.file import check_free
 from imageload.views import summary_json
 from imageload.web.base import BaseHandler
@@ -329,7 +329,7 @@ def _end_early(*_: object) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The process: its exit status. Options are in `imageload.config`."""
+    """The process: its exit status. Options are in `imageload.settings`."""
     for number in _STOPS:
         signal.signal(number, _end_early)
     config = options.parse(arguments, os.environ)

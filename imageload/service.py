@@ -12,7 +12,6 @@ import certifi
 import tornado.netutil
 import tornado.web
 
-from imageload.config import Config
 from imageload.convert.fit import Fit, FittingDownloads
 from imageload.convert.pool import Converter
 from imageload.errors import Poison
@@ -27,6 +26,7 @@ from imageload.observers.metrics import Metrics
 from imageload.observers.webhooks import Callbacks
 from imageload.retry import RetryRule
 from imageload.road import Road
+from imageload.settings import Config
 from imageload.sharing import Sharing
 from imageload.store.sqlite import Journal, Restored, open_journal
 from imageload.targets.imgur.quota import Quota, Terms

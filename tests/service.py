@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 
 import requests
 
-from imageload.config import Config
 from imageload.job import Downloaded, Job, Report, Uploaded
 from imageload.service import Service
+from imageload.settings import Config
 from imageload.web.server.connections import Server
 from main import ROUTES
 from tests.downloads import filled

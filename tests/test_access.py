@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from imageload.config import Config
+from imageload.settings import Config
 from imageload.web.access import read_tokens
 from main import ROUTES
 from tests.service import ROOT, RunningService, ServiceProcess, running_service

@@ -374,7 +374,7 @@ def test_where_few_files_may_be_open_there_are_fewer_connections(
 ) -> None:
     code = (
         f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}));"
-        "from imageload.config import Config;"
+        "from imageload.settings import Config;"
         "from imageload.web.server.file_limit import most_connections, most_streams;"
         "print(most_connections(Config()), most_streams(Config()))"
     )

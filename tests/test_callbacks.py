@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from imageload.config import Config, signing_key
 from imageload.errors import Shutdown
 from imageload.job import Change, Failed, Job
 from imageload.observers.webhooks import Callbacks
+from imageload.settings import Config, signing_key
 from imageload.transport.engine import Engine
 from tests.contract import Contract, running_contract
 from tests.downloads import Download

@@ -1,4 +1,4 @@
-"""What imageload.config promises: a flag beats the environment, which beats the default; misuse
+"""What imageload.settings promises: a flag beats the environment, which beats the default; misuse
 ends with status 2 and a sentence; secrets stay secret; and --help has all of it.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from imageload.config import VERSION, Config, environment_name, flag, options, parse
+from imageload.settings import VERSION, Config, environment_name, flag, options, parse
 
 ROOT = Path(__file__).parent.parent
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from imageload import config
+from imageload import settings as config
 from imageload.errors import image_error_codes
 from main import ROUTES
 

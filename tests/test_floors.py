@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 FLOORS = {
     "imageload.announcement": 0,
-    "imageload.config": 0,
+    "imageload.settings": 0,
     "imageload.errors": 0,
     "imageload.inbox": 0,
     "imageload.targets.imgur.budget": 0,
@@ -145,7 +145,7 @@ def test_only_a_start_knows_the_sandbox() -> None:
 
 @pytest.mark.parametrize("name", sorted(APART - {"imageload.cli.local"}))
 def test_the_command_line_knows_the_service_by_http_alone(name: str) -> None:
-    assert imported(modules()[name]) <= APART | {"imageload.config"}, "config for the version"
+    assert imported(modules()[name]) <= APART | {"imageload.settings"}, "config for the version"
 
 
 def test_the_sandbox_imports_nothing_of_the_service() -> None:

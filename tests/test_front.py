@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from imageload.config import Config
 from imageload.errors import ShuttingDown
+from imageload.settings import Config
 from imageload.web.access import Access
 from imageload.web.front import Front, Room
 from imageload.web.idempotency import IdempotencyKeys

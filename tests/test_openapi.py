@@ -16,8 +16,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from jsonschema.validators import validator_for
 
-from imageload.config import Config
 from imageload.errors import Refused
+from imageload.settings import Config
 from imageload.web.lists import read_posted
 from imageload.web.openapi import document
 from main import ROUTES

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from imageload.cli import commands, uploading
 from imageload.cli.formats import FORMATS
-from imageload.config import VERSION
+from imageload.settings import VERSION
 
 DEFAULT_SERVER = "http://127.0.0.1:8888"
 

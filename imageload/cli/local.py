@@ -17,13 +17,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from imageload import config as options
+from imageload import settings as options
 from imageload.cli.printable import tell
 from imageload.cli.source import Body, CommandError, Entry, Misuse, Page
-from imageload.config import SANDBOX_CLIENT_ID, Config
 from imageload.errors import Refused
 from imageload.job import Snapshot
 from imageload.service import Service
+from imageload.settings import SANDBOX_CLIENT_ID, Config
 from imageload.views import WaitingJson, image_json, summary_json
 from imageload.web.base import moment_text
 from imageload.web.lists import read_posted

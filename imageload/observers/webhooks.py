@@ -28,10 +28,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from imageload.config import signing_key
 from imageload.errors import Failure, InvalidURL
 from imageload.fetch.guard import check_url
 from imageload.job import CallbackEnded, Change, Job, Snapshot
+from imageload.settings import signing_key
 from imageload.transport.engine import Done, Engine, Lane
 from imageload.transport.request import (
     Exchange,

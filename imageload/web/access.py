@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 
 from tornado.httputil import HTTPServerRequest
 
-from imageload.config import BEARER_TOKEN, Config
 from imageload.errors import CrossOrigin, Refused, Unauthorized, UnknownHost
+from imageload.settings import BEARER_TOKEN, Config
 
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _REALM = 'Bearer realm="imageload"'

@@ -17,10 +17,10 @@ import msgspec
 import tornado.iostream
 import tornado.web
 
-from imageload.config import Config
 from imageload.errors import BadRequest, OutOfRoom, Refused, TooMany
 from imageload.job import Job, Snapshot
 from imageload.loader import ImageLoad
+from imageload.settings import Config
 from imageload.store.sqlite import Journal
 from imageload.targets.imgur.uploader import Uploads
 from imageload.views import WaitingJson, utc_text

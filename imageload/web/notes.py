@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 
-from imageload.config import Config
+from imageload.settings import Config
 from imageload.store.sqlite import Journal
 from imageload.targets.imgur.quota import Quota
 

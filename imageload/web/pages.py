@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import tornado.web
 
-from imageload.config import SANDBOX_CLIENT_ID
+from imageload.settings import SANDBOX_CLIENT_ID
 from imageload.web.base import BaseHandler
 from imageload.web.openapi import document
 

@@ -16,10 +16,10 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
-from imageload.config import VERSION
 from imageload.fetch.tempfiles import TempBytes, TempFiles
 from imageload.loader import ImageLoad
 from imageload.observers.metrics import Metrics, Phase
+from imageload.settings import VERSION
 from imageload.store.sqlite import Journal
 from imageload.targets.imgur.uploader import Uploads
 from imageload.transport.engine import Pool

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from imageload.config import VERSION, Config
+from imageload.settings import VERSION, Config
 from imageload.views import CalledJson, StatusJson
 from imageload.web.lists import Body
 from imageload.web.openapi.parts import (

@@ -32,7 +32,7 @@ from tornado.httputil import (
     ResponseStartLine,
 )
 
-from imageload.config import Config
+from imageload.settings import Config
 from imageload.web.problems import PROBLEM
 from imageload.web.server.file_limit import most_connections
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import resource
 
-from imageload.config import Config
+from imageload.settings import Config
 
 _log = logging.getLogger(__name__)
 
