@@ -24,7 +24,7 @@ from pathlib import Path
 import msgspec
 import tornado.ioloop
 
-from imageload import settings as options
+from imageload import settings
 from imageload.errors import BadRequest, JournalError
 from imageload.fetch.tempfolder import temp_folder
 from imageload.job import Job
@@ -332,7 +332,7 @@ def main(arguments: Sequence[str]) -> int:
     """The process: its exit status. Options are in `imageload.settings`."""
     for number in _STOPS:
         signal.signal(number, _end_early)
-    config = options.parse(arguments, os.environ)
+    config = settings.parse(arguments, os.environ)
     _raise_descriptor_limit()
     set_up_logging(config.log_level, config.log_format)
     try:

@@ -44,20 +44,20 @@ def requires_if_there(name: str) -> list[str]:
 def test_every_module_beside_the_packages_is_installed() -> None:
     assert {path.stem for path in ROOT.glob("*.py")} == set(SETUPTOOLS["py-modules"])
     patterns = SETUPTOOLS["packages"]["find"]["include"]
-    assert {f"{name}*" for name in ("imageload", "web", "sandbox")} == set(patterns)
+    assert {f"{name}*" for name in ("imageload", "sandbox")} == set(patterns)
 
 
 def test_files_that_are_no_modules_come_along() -> None:
     others = {
         str(path.relative_to(ROOT / package))
-        for package in ("imageload", "web", "sandbox")
+        for package in ("imageload", "sandbox")
         for path in (ROOT / package).rglob("*")
         if path.is_file() and path.suffix not in (".py", ".pyc")
     }
     installed = {
-        str(path.relative_to(ROOT / "web"))
-        for pattern in SETUPTOOLS["package-data"]["web"]
-        for path in (ROOT / "web").glob(pattern)
+        str(path.relative_to(ROOT / "imageload"))
+        for pattern in SETUPTOOLS["package-data"]["imageload.web"]
+        for path in (ROOT / "imageload" / "web").glob(pattern)
     }
     assert others <= installed
 
@@ -76,5 +76,5 @@ def test_the_container_gets_every_module() -> None:
         for name in line.split()
     }
     modules = {f"{name}.py" for name in SETUPTOOLS["py-modules"]}
-    assert copied >= modules | {"imageload", "web", "sandbox", "requirements.txt"}
+    assert copied >= modules | {"imageload", "sandbox", "requirements.txt"}
     assert {line[1:] for line in ignore.splitlines() if line.startswith("!")} == copied

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from imageload import settings as options
+from imageload import settings
 from imageload.cli.printable import tell
 from imageload.cli.source import Body, CommandError, Entry, Misuse, Page
 from imageload.errors import Refused
@@ -89,7 +89,7 @@ def running_locally(service_options: Sequence[str]) -> Iterator[Local]:
 
     Raises CommandError where it cannot work. SIGTERM ends it as tidily as Ctrl-C does.
     """
-    config = options.parse(service_options, {**_OTHER_DEFAULTS, **os.environ})
+    config = settings.parse(service_options, {**_OTHER_DEFAULTS, **os.environ})
     logging.basicConfig(level=config.log_level)
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:

@@ -286,7 +286,7 @@ class _Worker:
         try:
             self._process = subprocess.Popen(  # noqa: S603  # a fixed command
                 [sys.executable, "-m", "imageload.convert.worker", str(max_memory)],
-                cwd=Path(__file__).parent.parent,
+                cwd=Path(__file__).parents[2],
                 env=environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
