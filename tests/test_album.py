@@ -1,4 +1,4 @@
-"""What imageload.targets.imgur.albums promises: a job's images as one album, in the order of the input."""
+"""Tests of targets.imgur.albums: a job's images as one album, in the order of the input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What imageload.targets.imgur.answers promises: budgets from either family of fields, and one UploadError for
+"""Tests of targets.imgur.answers: budgets from either family of fields, and one UploadError for
 each thing that Imgur means, in whichever of its four shapes it says it.
 
 The error texts are Imgur's own, as they stand in public captures and issue threads.

@@ -1,4 +1,4 @@
-"""What imageload.store.black_box promises: what is noted stays, whatever becomes of the process."""
+"""Tests of store.black_box: what is noted stays, whatever becomes of the process."""
 
 from __future__ import annotations
 

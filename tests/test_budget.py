@@ -1,4 +1,4 @@
-"""What imageload.targets.imgur.budget promises: never more left than Imgur said less what is under way, full
+"""Tests of targets.imgur.budget: never more left than Imgur said less what is under way, full
 again when its window is over, and a forecast of how it goes on.
 """
 

@@ -1,4 +1,4 @@
-"""What imageload.settings promises: a flag beats the environment, which beats the default; misuse
+"""Tests of settings: a flag beats the environment, which beats the default; misuse
 ends with status 2 and a sentence; secrets stay secret; and --help has all of it.
 """
 

@@ -1,4 +1,4 @@
-"""What imageload.convert.pool promises: what Imgur does not take becomes what it does, right side up and
+"""Tests of convert.pool: what Imgur does not take becomes what it does, right side up and
 in its colours, without its metadata; and no image harms more than itself.
 
 A named pipe with nobody writing is the image that takes for ever: opening it for writing returns

@@ -1,4 +1,4 @@
-"""What imageload.transport.engine promises: one thread drives many transfers at once, over real sockets;
+"""Tests of transport.engine: one thread drives many transfers at once, over real sockets;
 every task is told how it ended, once, and nothing is left when the engine is closed.
 """
 

@@ -1,4 +1,4 @@
-"""What imageload.errors promises: a bounded set of codes, failures that are values, and refusals
+"""Tests of errors: a bounded set of codes, failures that are values, and refusals
 that name their HTTP status.
 """
 

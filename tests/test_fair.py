@@ -1,4 +1,4 @@
-"""What imageload.transport.slots promises: shares for all, none for ever, and no item lost."""
+"""Tests of transport.slots: shares for all, none for ever, and no item lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What imageload.fetch.guard promises: no connection but to global unicast addresses, whatever spelling
+"""Tests of fetch.guard: no connection but to global unicast addresses, whatever spelling
 leads there, and URLs that are ASCII and mean what they say.
 
 `corpora/ip_verdicts.tsv` has the edges of every special block, `corpora/ssrf_urls.tsv` the

@@ -1,4 +1,4 @@
-"""What imageload.fetch.sniff promises: every real image is known with its size, nothing else is, and no
+"""Tests of fetch.sniff: every real image is known with its size, nothing else is, and no
 bytes whatever make it raise or run long.
 
 The sizes below were written down from Pillow 13.0.0 and pillow-heif 1.8.1, except bmp-os2-v2-short

@@ -1,4 +1,4 @@
-"""What imageload.inbox promises: every message once, in its order, and a reader that wakes."""
+"""Tests of inbox: every message once, in its order, and a reader that wakes."""
 
 from __future__ import annotations
 

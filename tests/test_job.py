@@ -1,4 +1,4 @@
-"""What imageload.job promises: legal moves only, one list for every URL at every moment, and JSON
+"""Tests of job: legal moves only, one list for every URL at every moment, and JSON
 views that are those of the contract.
 """
 

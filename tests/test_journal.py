@@ -1,4 +1,4 @@
-"""What imageload.store.sqlite promises: what it was told is there after a restart, however the process
+"""Tests of store.sqlite: what it was told is there after a restart, however the process
 ended; what cannot be written now is written later, and meanwhile nothing new is taken.
 """
 

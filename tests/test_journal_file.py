@@ -1,4 +1,4 @@
-"""What imageload.store.file promises: one process at a time, every version that ever was, and a
+"""Tests of store.file: one process at a time, every version that ever was, and a
 file that cannot be read is reported, never emptied.
 """
 

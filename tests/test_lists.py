@@ -1,4 +1,4 @@
-"""What imageload.web.lists promises: every form of the contract is read, and whatever else is sent is
+"""Tests of web.lists: every form of the contract is read, and whatever else is sent is
 refused with word of where it is wrong.
 
 `corpora/json_test_suite` is Nicolas Seriot's JSONTestSuite: n_ files are no JSON, y_ files are,

@@ -1,4 +1,4 @@
-"""What imageload.web.news promises: bounded memory, numbers that only grow, and no news that is missed."""
+"""Tests of web.news: bounded memory, numbers that only grow, and no news that is missed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What imageload.web.jobs.prefers promises: CSV only for who wants it rather than JSON (RFC 9110, 12.5.1)."""
+"""Tests of web.jobs.prefers: CSV only for who wants it rather than JSON (RFC 9110, 12.5.1)."""
 
 from __future__ import annotations
 

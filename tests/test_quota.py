@@ -1,4 +1,4 @@
-"""What imageload.targets.imgur.quota promises: no request without room in every budget, holds that end with one
+"""Tests of targets.imgur.quota: no request without room in every budget, holds that end with one
 request that goes well, and forecasts that come true.
 
 Nothing here waits: the clock is ours.

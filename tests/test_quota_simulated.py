@@ -1,4 +1,4 @@
-"""What imageload.targets.imgur.quota promises over hours: nothing that Imgur refuses, little that it would have
+"""Tests of targets.imgur.quota over hours: nothing that Imgur refuses, little that it would have
 taken and did not get, and forecasts that come true. Over simulated time, against tests/imgur_model.
 """
 

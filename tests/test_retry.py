@@ -1,4 +1,4 @@
-"""What imageload.retry promises: who is tried again, how often, and after how long."""
+"""Tests of retry: who is tried again, how often, and after how long."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What imageload.fetch.tempfiles promises: files are used again, old bytes never show, none has a byte
+"""Tests of fetch.tempfiles: files are used again, old bytes never show, none has a byte
 in it when the last is given back, and no job fills the disk for all others.
 """
 

@@ -1,4 +1,4 @@
-"""What imageload.fetch.tempfolder promises: nothing of a dead process stays, all of a live one does."""
+"""Tests of fetch.tempfolder: nothing of a dead process stays, all of a live one does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What imageload.targets.imgur.uploader promises, beside what tests/test_limits.py shows with all the rest."""
+"""Tests of targets.imgur.uploader, beside what tests/test_limits.py shows with all the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What imageload.views promises of the map from URLs to links (RFC 4180 where it is CSV)."""
+"""Tests of views of the map from URLs to links (RFC 4180 where it is CSV)."""
 
 from __future__ import annotations
 
