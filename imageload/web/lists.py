@@ -16,11 +16,9 @@ from msgspec import Meta
 from imageload.errors import BadRequest, InvalidURL, TooMany
 from imageload.fetch.guard import check_url
 from imageload.job import Item
+from imageload.lists import split_list
 from imageload.loader import Order
 
-_NEWLINE = re.compile(r"[\r\n]+")
-# A comma separates where a URL, white space, another comma or the end follows it.
-_COMMA = re.compile(r",(?=\s|,|$|[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
 _FORMS = 'Send {"urls": ["https://...", ...]}, a bare list of URLs, or several lists in one.'
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
@@ -141,7 +139,7 @@ def _split(body: bytes) -> list[str]:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadRequest(f"The text is not UTF-8: look at byte {error.start}.") from None
-    return [entry for line in _NEWLINE.split(text) for entry in _COMMA.split(line)]
+    return split_list(text)
 
 
 def _decoded(body: bytes) -> Any:
