@@ -28,10 +28,10 @@ from imageload import settings
 from imageload.errors import BadRequest, JournalError
 from imageload.fetch.tempfolder import temp_folder
 from imageload.job import Job
+from imageload.schemas import AcceptedJson, CancelJson, JobsJson, LinksJson, summary_json
 from imageload.service import Service
 from imageload.settings import SANDBOX_CLIENT_ID, Config
 from imageload.store.file import check_free
-from imageload.views import summary_json
 from imageload.web.base import BaseHandler
 from imageload.web.events import EventsHandler, JobEventsHandler
 from imageload.web.idempotency import checked_key
@@ -40,7 +40,6 @@ from imageload.web.lists import read_posted
 from imageload.web.logs import set_up_logging
 from imageload.web.operations import HealthHandler, MetricsHandler, QuotaHandler, ReadyHandler
 from imageload.web.pages import DocsHandler, OpenApiHandler, PageFileHandler, PageHandler
-from imageload.web.shapes import AcceptedJson, EndingJson, JobsJson, LinksJson
 from imageload.web.status import StatusHandler, tag_of_list
 from sandbox.child import SandboxError, SandboxProcess
 
@@ -137,7 +136,7 @@ class JobStatusHandler(StatusHandler):
             raise BadRequest("purge is true or false.")
         action = self.image_load.purge if purge == "true" else self.image_load.cancel
         ending = await asyncio.get_running_loop().run_in_executor(None, action, job)
-        answer: EndingJson = {
+        answer: CancelJson = {
             "job_id": job.job_id,
             "cancelled": ending.cancelled,
             "purging": ending.purging,

@@ -31,7 +31,7 @@ from imageload.job import (
     Started,
     Uploaded,
 )
-from imageload.views import WaitingJson
+from imageload.schemas import WaitingJson
 from imageload.web.changes import Changes
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.events import Event, Listener

@@ -42,7 +42,7 @@ from imageload.job import (
     Uploaded,
     Uploading,
 )
-from imageload.views import album_json, image_json, map_json, status_json, summary_json
+from imageload.schemas import album_json, image_json, map_json, status_json, summary_json
 
 SECRET = "d3l3t3h4sh"
 FAILURE = NotAnImage("The first bytes are not those of an image.").failure()

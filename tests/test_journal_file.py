@@ -18,11 +18,11 @@ import pytest
 
 from imageload.errors import JournalError
 from imageload.job import Downloaded, Item, Job, Uploaded, Uploading
+from imageload.schemas import image_json
 from imageload.store import file as journal_file
 from imageload.store.file import JournalFile
 from imageload.store.rows import MIGRATIONS
 from imageload.store.sqlite import open_journal
-from imageload.views import image_json
 from tests.disks import small_disk
 from tests.journals import (
     SECRET,

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from imageload.job import Failed, Job, Snapshot, Started
-from imageload.views import WaitingJson
+from imageload.schemas import WaitingJson
 from imageload.web.changes import Changes
 from imageload.web.status import encoded_status, preferred_wait, tag_of_list
 from sandbox.testing import RunningSandbox

@@ -22,9 +22,9 @@ from imageload.cli.printable import tell
 from imageload.cli.source import Body, CommandError, Entry, Misuse, Page
 from imageload.errors import Refused
 from imageload.job import Snapshot
+from imageload.schemas import WaitingJson, image_json, summary_json
 from imageload.service import Service
 from imageload.settings import SANDBOX_CLIENT_ID, Config
-from imageload.views import WaitingJson, image_json, summary_json
 from imageload.web.base import moment_text
 from imageload.web.lists import read_posted
 from main import ROUTES, imgur_or_sandbox

@@ -31,6 +31,7 @@ import msgspec
 from imageload.errors import Failure, InvalidURL
 from imageload.fetch.guard import check_url
 from imageload.job import CallbackEnded, Change, Job, Snapshot
+from imageload.schemas import CalledJson, summary_json, utc_text
 from imageload.settings import signing_key
 from imageload.transport.engine import Done, Engine, Lane
 from imageload.transport.request import (
@@ -42,7 +43,6 @@ from imageload.transport.request import (
     Transfer,
     TransferError,
 )
-from imageload.views import CalledJson, summary_json, utc_text
 
 _log = logging.getLogger(__name__)
 

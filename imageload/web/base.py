@@ -20,10 +20,10 @@ import tornado.web
 from imageload.errors import BadRequest, OutOfRoom, Refused, TooMany
 from imageload.job import Job, Snapshot
 from imageload.loader import ImageLoad
+from imageload.schemas import WaitingJson, utc_text
 from imageload.settings import Config
 from imageload.store.sqlite import Journal
 from imageload.targets.imgur.uploader import Uploads
-from imageload.views import WaitingJson, utc_text
 from imageload.web.changes import Changes
 from imageload.web.compress import LARGEST_ON_LOOP, SMALLEST, accepts_gzip, compressed, compressor
 from imageload.web.news import Bell

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from imageload.errors import Refused, ShuttingDown
 from imageload.job import Change, Job, Snapshot
-from imageload.views import WaitingJson
+from imageload.schemas import WaitingJson
 from imageload.web.feeds import JobFeed, JobsFeed, Waiting
 from imageload.web.news import Blocks
 

@@ -18,7 +18,15 @@ from imageload.job import (
     Snapshot,
     Uploaded,
 )
-from imageload.views import WaitingJson, WaitingSummaryJson, image_json, summary_json
+from imageload.schemas import (
+    BytesJson,
+    ImageEventJson,
+    ProgressEventJson,
+    WaitingJson,
+    WaitingSummaryJson,
+    image_json,
+    summary_json,
+)
 from imageload.web.news import (
     BLOCK_BYTES,
     BLOCK_NEWS,
@@ -30,7 +38,6 @@ from imageload.web.news import (
     encode_event,
     place_in,
 )
-from imageload.web.shapes import BytesJson, ImageEventJson, ProgressEventJson
 
 _JOBS_SECONDS = 0.5
 

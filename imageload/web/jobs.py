@@ -10,9 +10,16 @@ from typing import get_args
 
 from imageload.errors import BadRequest
 from imageload.job import State
-from imageload.views import album_json, image_json, map_csv, map_json
+from imageload.schemas import (
+    ImagesJson,
+    MapJson,
+    RequeuedJson,
+    album_json,
+    image_json,
+    map_csv,
+    map_json,
+)
 from imageload.web.base import BaseHandler, tag_of_job
-from imageload.web.shapes import ImagesJson, MapJson, RequeuedJson
 
 _DEFAULT_RECORDS = 1_000
 _MAX_RECORDS = 10_000

@@ -6,9 +6,9 @@ import asyncio
 import math
 import time
 
+from imageload.schemas import BudgetJson, HealthJson, QuotaJson, ReadyJson
 from imageload.targets.imgur.budget import BudgetView
 from imageload.web.base import BaseHandler, moment_text
-from imageload.web.shapes import BudgetJson, HealthJson, QuotaJson, ReadyJson
 
 
 class HealthHandler(BaseHandler):

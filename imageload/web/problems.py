@@ -12,9 +12,9 @@ import tornado.iostream
 import tornado.web
 
 from imageload.errors import OutOfFiles, Refused, Unauthorized
+from imageload.schemas import ProblemJson
 from imageload.web.front import Front
 from imageload.web.request_id import request_id
-from imageload.web.shapes import ProblemJson
 
 _log = logging.getLogger(__name__)
 

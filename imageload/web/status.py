@@ -15,7 +15,7 @@ import msgspec
 
 from imageload.errors import Refused
 from imageload.job import Job, Snapshot
-from imageload.views import WaitingJson, status_json
+from imageload.schemas import WaitingJson, status_json
 from imageload.web.base import LARGE_JOB, BaseHandler, tag_of_job, tag_of_waiting
 from imageload.web.feeds import JobFeed
 

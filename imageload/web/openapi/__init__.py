@@ -10,8 +10,24 @@ from typing import Any
 
 import msgspec
 
+from imageload.schemas import (
+    AcceptedJson,
+    CalledJson,
+    CancelJson,
+    HealthJson,
+    ImageEventJson,
+    ImagesJson,
+    JobsJson,
+    LinksJson,
+    MapJson,
+    ProblemJson,
+    ProgressEventJson,
+    QuotaJson,
+    ReadyJson,
+    RequeuedJson,
+    StatusJson,
+)
 from imageload.settings import VERSION, Config
-from imageload.views import CalledJson, StatusJson
 from imageload.web.lists import Body
 from imageload.web.openapi.parts import (
     HEADERS,
@@ -24,27 +40,12 @@ from imageload.web.openapi.parts import (
 )
 from imageload.web.openapi.paths import operations
 from imageload.web.openapi.problems import problem_responses
-from imageload.web.shapes import (
-    AcceptedJson,
-    EndingJson,
-    HealthJson,
-    ImageEventJson,
-    ImagesJson,
-    JobsJson,
-    LinksJson,
-    MapJson,
-    ProblemJson,
-    ProgressEventJson,
-    QuotaJson,
-    ReadyJson,
-    RequeuedJson,
-)
 
 _SHAPES = (
     Body,
     AcceptedJson,
     CalledJson,
-    EndingJson,
+    CancelJson,
     HealthJson,
     ImageEventJson,
     ImagesJson,

@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from imageload.job import State
-from imageload.views import StatusJson
+from imageload.schemas import (
+    AcceptedJson,
+    CancelJson,
+    HealthJson,
+    ImagesJson,
+    LinksJson,
+    MapJson,
+    QuotaJson,
+    ReadyJson,
+    RequeuedJson,
+    StatusJson,
+)
 from imageload.web.openapi.examples import (
     ALBUM,
     CALLED,
@@ -37,17 +48,6 @@ from imageload.web.openapi.parts import (
     refs,
     stream_of,
     text_of,
-)
-from imageload.web.shapes import (
-    AcceptedJson,
-    EndingJson,
-    HealthJson,
-    ImagesJson,
-    LinksJson,
-    MapJson,
-    QuotaJson,
-    ReadyJson,
-    RequeuedJson,
 )
 
 _SIGNED = {
@@ -239,7 +239,7 @@ def _acting() -> list[Operation]:
             parameters=[*JOB_ID, purge],
             responses={
                 "202": json_of(
-                    EndingJson,
+                    CancelJson,
                     "How many images that concerns.",
                     purged={"job_id": JOB, "cancelled": 0, "purging": 200},
                 )

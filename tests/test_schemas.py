@@ -1,4 +1,4 @@
-"""Tests of views of the map from URLs to links (RFC 4180 where it is CSV)."""
+"""Tests of schemas, of the map from URLs to links (RFC 4180 where it is CSV)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 
 from imageload import errors
 from imageload.job import Downloaded, Failed, Job, Report, Uploaded
-from imageload.views import map_csv, map_json
+from imageload.schemas import map_csv, map_json
 
 REPORT = Report("", 200, 1, "image/png", 1, 1, "5ha")
 

@@ -1,0 +1,398 @@
+"""The JSON of the HTTP API: its types, and the functions that turn a job into them.
+
+Handlers and webhooks fill these types, and the OpenAPI document is generated from them. No secret
+(a deletehash, a callback's URL) is in any of them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from datetime import datetime
+from typing import Annotated, Literal, NotRequired, TypedDict
+from urllib.parse import urlsplit
+
+from msgspec import Meta
+
+from imageload.errors import Failure
+from imageload.job import Album, Callback, Image, Snapshot, State, Status
+from imageload.targets.imgur.budget import Name
+from imageload.targets.imgur.quota import Reason
+
+JobId = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
+Moment = Annotated[
+    str, Meta(description="UTC, to the second.", extra_json_schema={"format": "date-time"})
+]
+Count = Annotated[int, Meta(ge=0)]
+Link = Annotated[str, Meta(extra_json_schema={"format": "uri"})]
+Finished = Annotated[bool, Meta(description="true: the job is done and will not change.")]
+OriginStatus = Annotated[int | None, Meta(description="The HTTP status of the origin's response.")]
+WaitingFor = Annotated[Reason | None, Meta(description="The limit that uploads wait for.")]
+
+# A job's status, as in version 1 of the API
+
+
+class PendingJson(TypedDict):
+    """An image in progress. Before its download, status_code and temp_fn are null."""
+
+    status_code: OriginStatus
+    url: str
+    temp_fn: Annotated[str | None, Meta(description="The temp file on the service's disk.")]
+
+
+class ListsJson(TypedDict):
+    """Every URL of a job, in exactly one of the lists, in the order of the request."""
+
+    pending: list[PendingJson]
+    completed: Annotated[list[Link], Meta(description="The links of the uploaded images.")]
+    failed: Annotated[list[str], Meta(description="The URLs, as they were posted.")]
+
+
+class StatusJson(TypedDict):
+    """The status of a job."""
+
+    job_id: JobId
+    created: Moment
+    finished: Finished
+    status: Status
+    uploaded: ListsJson
+
+
+class AcceptedJson(TypedDict):
+    """The response to a POST of URLs."""
+
+    jobId: Annotated[  # the contract's name
+        list[JobId], Meta(min_length=1, description="One job for each list, in order.")
+    ]
+
+
+class LinksJson(TypedDict):
+    """Links to uploaded images, those of the oldest job first."""
+
+    uploaded: list[Link]
+
+
+# Jobs
+
+
+class ErrorJson(TypedDict):
+    """The reason of a failure: `code` for programs, `message` for people."""
+
+    code: Annotated[str, Meta(examples=["http_status"])]
+    message: Annotated[str, Meta(examples=["The origin answered 404 Not Found."])]
+
+
+class AlbumJson(TypedDict):
+    """The album of a job's images. `link` is null until every image has ended."""
+
+    title: str
+    link: Link | None
+    error: ErrorJson | None
+
+
+class CallbackJson(TypedDict):
+    """The state of a job's callback."""
+
+    host: Annotated[str, Meta(description="The host. The rest of the URL may be a secret.")]
+    told: Annotated[bool, Meta(description="true: the callback was delivered.")]
+    error: ErrorJson | None
+
+
+class CountsJson(TypedDict):
+    """The number of a job's images in each state."""
+
+    total: Count
+    pending: Count
+    completed: Count
+    failed: Count
+    maybe_duplicate: Annotated[
+        Count,
+        Meta(description="Of the total: may be on Imgur twice, because a response was lost."),
+    ]
+
+
+class SummaryJson(TypedDict):
+    """A job without its images."""
+
+    job_id: JobId
+    created: Moment
+    status: Status
+    finished: Finished
+    counts: CountsJson
+    album: AlbumJson | None
+    callback: CallbackJson | None
+
+
+class CalledJson(TypedDict):
+    """The body of a callback, sent when a job has ended."""
+
+    type: Literal["job.complete"]
+    timestamp: Moment
+    data: SummaryJson
+
+
+class WaitingJson(TypedDict):
+    """The time until which uploads wait for Imgur, and the reason; null if they do not wait."""
+
+    waiting_until: Moment | None
+    waiting_for: WaitingFor
+
+
+class WaitingSummaryJson(SummaryJson, WaitingJson):
+    """A job without its images, and the reason why it waits."""
+
+
+class JobsJson(TypedDict):
+    """Jobs, newest first."""
+
+    jobs: list[WaitingSummaryJson]
+
+
+class RequeuedJson(TypedDict):
+    """The number of failed images that are tried again."""
+
+    job_id: JobId
+    requeued: Count
+
+
+class CancelJson(TypedDict):
+    """The number of images that are cancelled, and of images that are deleted from Imgur."""
+
+    job_id: JobId
+    cancelled: Count
+    purging: Count
+
+
+# Images
+
+
+class ImageJson(TypedDict):
+    """One image of a job."""
+
+    url: str
+    state: State
+    link: Link | None
+    error: ErrorJson | None
+    status_code: OriginStatus
+    attempts: Annotated[Count, Meta(description="Tries of the last step (download or upload).")]
+    bytes: Count | None
+    type: Annotated[str | None, Meta(examples=["image/jpeg"])]
+    width: Count | None
+    height: Count | None
+    sha256: str | None
+    converted_from: Annotated[
+        str | None, Meta(description="The type before the conversion, if it was converted.")
+    ]
+    reused: Annotated[bool, Meta(description="The link comes from an earlier upload.")]
+    maybe_duplicate: Annotated[
+        bool, Meta(description="The image may be on Imgur a second time, under another link.")
+    ]
+    title: str | None
+    description: str | None
+
+
+class ImagesJson(WaitingJson):
+    """A job's images in the order of the request, and their album."""
+
+    images: list[ImageJson]
+    album: AlbumJson | None
+
+
+class MapJson(TypedDict):
+    """The link of every uploaded image by its URL, in the order of the request."""
+
+    job_id: JobId
+    map: dict[str, Link]
+
+
+# Events
+
+
+class ImageEventJson(ImageJson):
+    """The data of an `image` event."""
+
+    number: Annotated[int, Meta(ge=1, description="The image's position in the request, from 1.")]
+
+
+class BytesJson(TypedDict):
+    """Bytes of a job's images so far."""
+
+    downloaded: Count
+    uploaded: Annotated[Count, Meta(description="Without images whose link was reused.")]
+
+
+class ProgressEventJson(SummaryJson, WaitingJson):
+    """The data of a `progress` and of a `complete` event."""
+
+    bytes: BytesJson
+
+
+# Operations
+
+
+class BudgetJson(TypedDict):
+    """One of Imgur's limits; null for numbers that Imgur has not sent."""
+
+    client: Annotated[
+        int | None, Meta(description="The number of the client id, from 1; null: all of them.")
+    ]
+    budget: Name
+    limit: Count | None
+    remaining: int | None
+    resets_at: Moment | None
+
+
+class QuotaJson(WaitingJson):
+    """Imgur's limits, and the images that wait for them."""
+
+    reason: Annotated[str | None, Meta(description="Why uploads wait, for people.")]
+    parked: Annotated[Count, Meta(description="Downloaded images that wait for Imgur.")]
+    pending: Annotated[Count, Meta(description="Images of all jobs that have not ended.")]
+    done_at: Annotated[
+        Moment | None, Meta(description="Estimated end of all uploads; null: never.")
+    ]
+    budgets: list[BudgetJson]
+
+
+class HealthJson(TypedDict):
+    """The process is alive."""
+
+    status: Literal["ok"]
+
+
+class ReadyJson(TypedDict):
+    """Whether the service takes jobs, and why not."""
+
+    status: Literal["ready", "not ready", "stopping"]
+    waiting_for: WaitingFor
+    reason: str | None
+    journal: Annotated[str | None, Meta(description="Why the journal cannot be written.")]
+
+
+class ProblemJson(TypedDict):
+    """An error (RFC 9457): `type` identifies it for programs, `detail` says what to do."""
+
+    type: Annotated[str, Meta(extra_json_schema={"format": "uri"})]
+    title: str
+    status: Annotated[int, Meta(ge=400, le=599)]
+    detail: str
+    instance: NotRequired[
+        Annotated[
+            str, Meta(description="Identifies the request.", extra_json_schema={"format": "uri"})
+        ]
+    ]
+
+
+# A job as JSON
+
+
+def status_json(snapshot: Snapshot) -> StatusJson:
+    """The response of GET /v1/images/upload/<jobId>."""
+    pending: list[PendingJson] = []
+    completed: list[str] = []
+    failed: list[str] = []
+    for image in snapshot.images:
+        if image.state == "completed":
+            completed.append(image.link or "")
+        elif image.state == "failed":
+            failed.append(image.url)
+        else:
+            report = image.report
+            pending.append(
+                {
+                    "status_code": report.status_code if report else None,
+                    "url": image.url,
+                    "temp_fn": (report.temp_fn or None) if report else None,
+                }
+            )
+    return {
+        "job_id": snapshot.job_id,
+        "created": utc_text(snapshot.created),
+        "finished": snapshot.finished,
+        "status": snapshot.status,
+        "uploaded": {"pending": pending, "completed": completed, "failed": failed},
+    }
+
+
+def summary_json(snapshot: Snapshot) -> SummaryJson:
+    """A job without its images: its state, counts, album and callback."""
+    counts = snapshot.counts
+    return {
+        "job_id": snapshot.job_id,
+        "created": utc_text(snapshot.created),
+        "status": snapshot.status,
+        "finished": snapshot.finished,
+        "counts": {
+            "total": sum(counts.values()),
+            "pending": counts["queued"] + counts["downloaded"],
+            "completed": counts["completed"],
+            "failed": counts["failed"],
+            "maybe_duplicate": snapshot.maybe_duplicates,
+        },
+        "album": album_json(snapshot.album),
+        "callback": _callback_json(snapshot.callback),
+    }
+
+
+def album_json(album: Album | None) -> AlbumJson | None:
+    """A job's album, without its deletehash."""
+    if album is None:
+        return None
+    return {"title": album.title, "link": album.link, "error": _error_json(album.failure)}
+
+
+def _callback_json(callback: Callback | None) -> CallbackJson | None:
+    if callback is None:
+        return None
+    return {
+        "host": urlsplit(callback.url).hostname or "",
+        "told": callback.is_told,
+        "error": _error_json(callback.failure),
+    }
+
+
+def _error_json(failure: Failure | None) -> ErrorJson | None:
+    return {"code": failure.code, "message": failure.message} if failure else None
+
+
+def image_json(image: Image) -> ImageJson:
+    """One image of GET /v1/images/upload/<jobId>/images, without its deletehash."""
+    report, failure = image.report, image.failure
+    status_code = failure.status_code if failure else None
+    return {
+        "url": image.url,
+        "state": image.state,
+        "link": image.link,
+        "error": _error_json(failure),
+        "status_code": report.status_code if report else status_code,
+        "attempts": image.attempts,
+        "bytes": report.bytes if report else None,
+        "type": report.type if report else None,
+        "width": report.width if report else None,
+        "height": report.height if report else None,
+        "sha256": report.sha256 if report else None,
+        "converted_from": report.converted_from if report else None,
+        "reused": image.reused,
+        "maybe_duplicate": image.maybe_duplicate,
+        "title": image.title,
+        "description": image.description,
+    }
+
+
+def map_json(snapshot: Snapshot) -> dict[str, str]:
+    """The link of every completed image by its URL, in the order of the request."""
+    return {image.url: image.link for image in snapshot.images if image.link is not None}
+
+
+def map_csv(snapshot: Snapshot) -> str:
+    """`map_json` as CSV (RFC 4180) with a header line."""
+    text = io.StringIO()
+    rows = csv.writer(text)
+    rows.writerow(("url", "link"))
+    rows.writerows(map_json(snapshot).items())
+    return text.getvalue()
+
+
+def utc_text(moment: datetime) -> str:
+    """`moment`, which is UTC, to the second, in the format of every response."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
