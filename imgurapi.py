@@ -30,7 +30,7 @@ from imageload.fetch.tempfiles import disk_error
 from imageload.job import Landed
 from imageload.targets.imgur.answers import Answer, budgets, checked, read_json
 from imageload.targets.imgur.quota import CALL_COST, UPLOAD_COST, Meter, Permit, Quota
-from imageload.transport.request import (
+from imageload.transport.transfer import (
     Body,
     Exchange,
     Head,

@@ -17,7 +17,7 @@ from imageload.fetch.tempfiles import TempBytes
 from imageload.job import Change, Job, Landed, Report
 from imageload.retry import RetryRule
 from imageload.sharing import Sharing
-from imageload.transport.request import Steps, TransferError
+from imageload.transport.transfer import Steps, TransferError
 
 _log = logging.getLogger(__name__)
 

@@ -49,7 +49,7 @@ from imageload.loggable import loggable
 from imageload.road import Done, Road, Travel, Upload, outcome_of
 from imageload.sharing import Ended, Follow, Lead
 from imageload.targets.imgur.albums import album_steps
-from imageload.transport.request import Steps, TransferError
+from imageload.transport.transfer import Steps, TransferError
 
 _log = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ from imageload.store.sqlite import Journal, Restored, open_journal
 from imageload.targets.imgur.quota import Quota, Terms
 from imageload.targets.imgur.uploader import Uploads
 from imageload.transport.engine import Engine, Way
-from imageload.transport.request import Bounds, Transfer
+from imageload.transport.transfer import Bounds, Transfer
 from imageload.web.access import Access, read_tokens
 from imageload.web.base import BaseHandler, NotFoundHandler, waiting_of
 from imageload.web.changes import Changes

@@ -14,7 +14,7 @@ from imageload.fetch.download import Downloader
 from imageload.fetch.guard import Guard
 from imageload.fetch.tempfiles import TempFiles
 from imageload.job import Report
-from imageload.transport.request import Bounds, Transfer
+from imageload.transport.transfer import Bounds, Transfer
 
 
 def filled(folder: Path) -> list[Path]:

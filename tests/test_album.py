@@ -21,7 +21,7 @@ from imageload.job import (
     Uploaded,
 )
 from imageload.targets.imgur.albums import album_steps, image_name
-from imageload.transport.request import Steps, run
+from imageload.transport.transfer import Steps, run
 
 MADE = {"id": "aLbUm12", "deletehash": "d3l3t3"}
 GONE = errors.Rejected("No.").failure()

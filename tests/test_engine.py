@@ -21,7 +21,7 @@ import pytest
 from imageload import errors
 from imageload.job import Report
 from imageload.transport.engine import Engine, Lane, Way
-from imageload.transport.request import (
+from imageload.transport.transfer import (
     Bounds,
     Exchange,
     Head,

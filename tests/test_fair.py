@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from imageload.transport.slots import FairQueue
+from imageload.transport.fair import FairQueue
 
 
 def put(queue: FairQueue[int], key: Hashable, count: int = 1) -> None:

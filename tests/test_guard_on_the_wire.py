@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from imageload import errors
 from imageload.fetch.guard import check_url
-from imageload.transport import request as transfer
-from imageload.transport.request import TransferError, _Answer
+from imageload.transport import transfer
+from imageload.transport.transfer import TransferError, _Answer
 from tests.downloads import Download
 from tests.origin import IMAGES, Origin, answer
 

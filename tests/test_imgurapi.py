@@ -15,7 +15,7 @@ import pytest
 
 from imageload import errors
 from imageload.targets.imgur.quota import Quota
-from imageload.transport.request import Bounds, Transfer, run
+from imageload.transport.transfer import Bounds, Transfer, run
 from imgurapi import ImgurAPI
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.origin import IMAGES, Origin, answer

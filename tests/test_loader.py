@@ -41,7 +41,7 @@ from imageload.run import Run
 from imageload.sharing import Sharing
 from imageload.targets.imgur.purge import Purge
 from imageload.transport.engine import Engine, Way
-from imageload.transport.request import Bounds, Exchange, Pause, Request, Steps, Transfer
+from imageload.transport.transfer import Bounds, Exchange, Pause, Request, Steps, Transfer
 from tests.journals import wait_until
 from tests.origin import Origin
 from tests.threads import Threads, ToImgur

@@ -446,7 +446,7 @@ def test_who_has_no_descriptor_for_a_connection_does_not_blame_the_origin(
     """Whatever needs the one too many: the look-up, the socket, or libcurl's copy of it."""
     code = f"""
 import os, resource, time
-from imageload.transport.request import Bounds, Exchange, Request, Transfer, TransferError
+from imageload.transport.transfer import Bounds, Exchange, Request, Transfer, TransferError
 bounds = Bounds(connect_seconds=5, low_speed_bytes=0, low_speed_seconds=1, max_header_bytes=65536)
 transfer = Transfer(bounds, user_agent="test")
 for host in ("127.0.0.1:{origin.port}", "nowhere.invalid"):

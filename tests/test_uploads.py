@@ -14,7 +14,7 @@ from imageload.road import Upload
 from imageload.targets.imgur.quota import Quota, Terms
 from imageload.targets.imgur.uploader import Uploads
 from imageload.transport.engine import Engine
-from imageload.transport.request import Bounds, Transfer
+from imageload.transport.transfer import Bounds, Transfer
 from imgurapi import ImgurAPI
 from tests.origin import IMAGES, Origin, Page, answer
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from imageload.errors import ImageError
 from imageload.road import Travel, Upload
-from imageload.transport.request import Steps, TransferError, run
-from imageload.transport.slots import FairQueue
+from imageload.transport.fair import FairQueue
+from imageload.transport.transfer import Steps, TransferError, run
 
 Call = Callable[[str], object]
 Done = Callable[[object], None]

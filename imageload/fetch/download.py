@@ -21,7 +21,7 @@ from imageload.fetch import sniff as image
 from imageload.fetch.guard import Target, check_url
 from imageload.fetch.tempfiles import TempFiles, disk_error
 from imageload.job import Report
-from imageload.transport.request import (
+from imageload.transport.transfer import (
     Exchange,
     Head,
     Request,

@@ -34,7 +34,7 @@ from imageload.job import CallbackEnded, Change, Job, Snapshot
 from imageload.schemas import CalledJson, summary_json, utc_text
 from imageload.settings import signing_key
 from imageload.transport.engine import Done, Engine, Lane
-from imageload.transport.request import (
+from imageload.transport.transfer import (
     Exchange,
     Head,
     Pause,

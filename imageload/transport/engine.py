@@ -34,7 +34,8 @@ from typing import Any, NamedTuple
 import pycurl
 
 from imageload.errors import DiskFull, ResourceError
-from imageload.transport.request import (
+from imageload.transport.fair import FairQueue
+from imageload.transport.transfer import (
     Exchange,
     Pause,
     Prepared,
@@ -43,7 +44,6 @@ from imageload.transport.request import (
     TransferError,
     Until,
 )
-from imageload.transport.slots import FairQueue
 
 _log = logging.getLogger(__name__)
 

@@ -1,76 +1,172 @@
-"""A queue shared by many jobs, in which none can take the place of all others.
+"""Slots that many jobs share fairly: no job can take all of them.
 
-What waits, waits in one line a key (a job's id), and the lines are served in turn, so a job of one
-URL never waits behind ten thousand of another. A key may hold at most half of the slots that the
-others leave, rounded up: n busy keys end up with 1/(n+1) of the slots each, and the last share is
-free for whoever comes next. Where none ever gives back, the k-th to come gets the k-th half: of 32
-slots 16, 8, 4, 2, 1, 1, so six keys that hang fill them. Not for several threads.
+Waiting work stands in one line per key (a job's id), and the lines are served in turn, so a job of
+one URL never waits behind ten thousand of another. A key may hold at most half of the slots that
+the others leave, rounded up: with n busy keys each ends up with 1/(n+1) of the slots, and the last
+share is free for the next key. If no key ever gives back, the k-th gets the k-th half: of 32 slots
+16, 8, 4, 2, 1, 1, so six keys that hang fill them. Runs on the transfer loop.
 """
 
 from __future__ import annotations
 
+import asyncio
+import math
+import time
 from collections import deque
-from collections.abc import Hashable
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Hashable
+from typing import NamedTuple, TypeVar
+
+from imageload.errors import DiskFull, ResourceError
 
 T = TypeVar("T")
 
 
-class FairQueue(Generic[T]):
-    """Items wait under their key until `take` gives them one of `slots`; `give_back` frees it."""
+class Pool(NamedTuple):
+    """How full something is: its slots, how many are busy, how many wait for one."""
 
-    def __init__(self, slots: int) -> None:
-        self.slots = slots
-        self._lines: dict[Hashable, deque[T]] = {}
+    slots: int
+    busy: int
+    waiting: int
+
+
+class Slots:
+    """`await run(key, work)` awaits `work()` in a slot.
+
+    When work ends for lack of descriptors, memory or disk (ResourceError, DiskFull), the number of
+    slots is halved; it grows by one each time that so many have ended otherwise.
+    """
+
+    def __init__(
+        self,
+        slots: int,
+        *,
+        gate: Callable[[], float] | None = None,
+        clock: Callable[[float], object] | None = None,
+        on_resize: Callable[[int], object] | None = None,
+    ) -> None:
+        """`gate` returns the seconds until the next work may start: 0 is now, inf is when other
+        work has ended. `clock` gets the seconds that each work spent in its slot. `on_resize` gets
+        the new number of slots.
+        """
+        self._most = self._slots = slots
+        self._gate = gate
+        self._clock = clock
+        self._on_resize = on_resize
+        self._lines: dict[Hashable, deque[asyncio.Future[None]]] = {}
         self._held: dict[Hashable, int] = {}
         self._busy = 0
         self._waiting = 0
-
-    def __len__(self) -> int:
-        """How many items wait."""
-        return self._waiting
+        self._ended_well = 0
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
-    def busy(self) -> int:
-        """How many slots are taken."""
-        return self._busy
+    def pool(self) -> Pool:
+        """How full it is."""
+        return Pool(self._slots, self._busy, self._waiting)
 
-    def put(self, key: Hashable, item: T) -> None:
-        """Stand `item` in the line of `key`."""
-        self._lines.setdefault(key, deque()).append(item)
+    async def run(self, key: Hashable, work: Callable[[], Awaitable[T]]) -> T:
+        """The result of `work()`, awaited in a slot.
+
+        Work that ends with a ResourceError while other slots are busy goes back into the line: the
+        others will give back what it lacked.
+        """
+        while True:
+            await self._acquire(key)
+            begun, error = time.monotonic(), None
+            try:
+                return await work()
+            except BaseException as raised:
+                error = raised
+                if not isinstance(raised, ResourceError) or self._busy <= 1:
+                    raise
+            finally:
+                if self._clock is not None:
+                    self._clock(time.monotonic() - begun)
+                self._resize(error)
+                self._release(key)
+
+    def reconsider(self) -> None:
+        """Ask the gate again, which may have opened."""
+        self._start_waiting()
+
+    async def _acquire(self, key: Hashable) -> None:
+        if not self._waiting and self._has_slot(key) and self._seconds_to_open() <= 0:
+            self._take(key)
+            return
+        granted = asyncio.get_running_loop().create_future()
+        self._lines.setdefault(key, deque()).append(granted)
         self._waiting += 1
+        self._start_waiting()
+        try:
+            await granted
+        except asyncio.CancelledError:
+            if granted.cancelled():
+                self._leave(key, granted)
+            else:
+                self._release(key)
+            raise
 
-    def take(self) -> tuple[Hashable, T] | None:
-        """The next item that may have a slot, with its key; None where there is none now."""
-        for key in self._lines:
-            held = self._held.get(key, 0)
-            left_by_others = self.slots - self._busy + held
-            if held < (left_by_others + 1) // 2:
-                break
-        else:
-            return None
-        line = self._lines.pop(key)
-        item = line.popleft()
-        if line:
-            self._lines[key] = line  # at the end of the turn again
-        self._held[key] = held + 1
-        self._busy += 1
+    def _leave(self, key: Hashable, granted: asyncio.Future[None]) -> None:
         self._waiting -= 1
-        return key, item
+        line = self._lines[key]
+        line.remove(granted)
+        if not line:
+            del self._lines[key]
 
-    def give_back(self, key: Hashable) -> None:
-        """Free a slot that `key` holds."""
+    def _take(self, key: Hashable) -> None:
+        self._held[key] = self._held.get(key, 0) + 1
+        self._busy += 1
+
+    def _release(self, key: Hashable) -> None:
         self._busy -= 1
         self._held[key] -= 1
         if not self._held[key]:
             del self._held[key]
+        if self._waiting:
+            self._start_waiting()
 
-    def drop(self, key: Hashable) -> list[T]:
-        """Everything that waits under `key`, which now waits no more."""
-        line = self._lines.pop(key, deque())
-        self._waiting -= len(line)
-        return list(line)
+    def _has_slot(self, key: Hashable) -> bool:
+        held = self._held.get(key, 0)
+        left_by_others = self._slots - self._busy + held
+        return held < (left_by_others + 1) // 2
 
-    def clear(self) -> list[T]:
-        """Everything that waits, which now waits no more."""
-        return [item for key in list(self._lines) for item in self.drop(key)]
+    def _start_waiting(self) -> None:
+        while self._waiting:
+            seconds = self._seconds_to_open()
+            if seconds > 0:
+                self._look_again_in(seconds)
+                return
+            key = next((key for key in self._lines if self._has_slot(key)), None)
+            if key is None:
+                return
+            line = self._lines.pop(key)
+            granted = line.popleft()
+            if line:
+                self._lines[key] = line  # behind the other keys
+            self._waiting -= 1
+            self._take(key)
+            granted.set_result(None)
+
+    def _seconds_to_open(self) -> float:
+        return self._gate() if self._gate is not None else 0.0
+
+    def _look_again_in(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if seconds < math.inf:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(seconds, self._start_waiting)
+
+    def _resize(self, error: BaseException | None) -> None:
+        if isinstance(error, (ResourceError, DiskFull)):
+            self._set_slots(max(1, self._slots // 2))
+        elif self._slots < self._most:
+            self._ended_well += 1
+            if self._ended_well >= self._slots:
+                self._set_slots(self._slots + 1)
+
+    def _set_slots(self, slots: int) -> None:
+        self._slots, self._ended_well = slots, 0
+        if self._on_resize is not None:
+            self._on_resize(slots)

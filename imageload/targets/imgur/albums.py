@@ -7,7 +7,7 @@ from typing import Any
 
 from imageload import errors
 from imageload.job import AlbumEnded, Image, Snapshot
-from imageload.transport.request import Steps
+from imageload.transport.transfer import Steps
 
 # A form of 100 deletehashes has some 3 kB.
 _IMAGES_AT_ONCE = 100

@@ -24,7 +24,7 @@ from imageload.inbox import Inbox
 from imageload.job import Change, Job, PurgeBegun, Purged, PurgeEnded, PurgeFailed
 from imageload.road import Road, outcome_of
 from imageload.targets.imgur.albums import image_name
-from imageload.transport.request import TransferError
+from imageload.transport.transfer import TransferError
 
 _log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from imageload.retry import RetryRule
 from imageload.road import Upload
 from imageload.targets.imgur.quota import CALL_COST, UPLOAD_COST, Closed, Quota, error_of
 from imageload.transport.engine import Done, Engine, Pool
-from imageload.transport.request import Pause, Steps, Transfer, Until
+from imageload.transport.transfer import Pause, Steps, Transfer, Until
 from imgurapi import ImgurAPI
 
 _log = logging.getLogger(__name__)

@@ -1,0 +1,312 @@
+"""The transfer loop: asyncio in a thread of its own, which drives libcurl's multi interface.
+
+    await transport.perform(request, on_response)
+        easy handle ─► multi ─► sockets in one selector ─► asyncio ─► socket_action ─► Response
+
+Each Transport has connections of its own, so a connection that was opened under the guard is
+never reused by a request without it. Callbacks of libcurl run on the loop, a few microseconds at
+a time; files are written there too, so a slow disk delays transfers, never the HTTP API.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import selectors
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+import pycurl
+
+from imageload.transport.request import (
+    Bounds,
+    Exchange,
+    OnResponse,
+    Refusal,
+    Request,
+    Response,
+    TransferError,
+)
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_BUFFER_BYTES = 128 * 2**10
+_EVENTS = {
+    pycurl.POLL_IN: selectors.EVENT_READ,
+    pycurl.POLL_OUT: selectors.EVENT_WRITE,
+    pycurl.POLL_INOUT: selectors.EVENT_READ | selectors.EVENT_WRITE,
+}
+_ACTIONS = {
+    selectors.EVENT_READ: pycurl.CSELECT_IN,
+    selectors.EVENT_WRITE: pycurl.CSELECT_OUT,
+    selectors.EVENT_READ | selectors.EVENT_WRITE: pycurl.CSELECT_IN | pycurl.CSELECT_OUT,
+}
+
+
+class TransferCancelled(asyncio.CancelledError):
+    """The task that awaited a response was cancelled; `sent_bytes` of the body had been sent."""
+
+    def __init__(self, sent_bytes: int) -> None:
+        super().__init__()
+        self.sent_bytes = sent_bytes
+
+
+class TransferLoop:
+    """An asyncio loop in a thread. Every coroutine that touches a Job runs on it."""
+
+    def __init__(self, on_break: Callable[[], object] | None = None) -> None:
+        """`on_break` is called, on the loop, when a bug leaves transfers without an end."""
+        self.loop = asyncio.new_event_loop()
+        self.on_break = on_break
+        self._thread = threading.Thread(target=self._run, name="transfers", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; RuntimeError if the system has no thread left."""
+        self._thread.start()
+
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run `coroutine` on the loop, from another thread. RuntimeError after `close`."""
+        if self.loop.is_closed():
+            coroutine.close()
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """The result of `coroutine`, run on the loop while the calling thread waits."""
+        if threading.current_thread() is self._thread:
+            coroutine.close()
+            raise RuntimeError("the transfer loop cannot wait for itself: await the coroutine")
+        return self.submit(coroutine).result()
+
+    def close(self, seconds: float = 5.0) -> bool:
+        """Cancel every task and end the thread; True if it has ended after `seconds`."""
+        if self._thread.ident is None:
+            self.loop.close()
+            return True
+        with contextlib.suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_forever()
+            tasks = asyncio.all_tasks(self.loop)
+            for task in tasks:
+                task.cancel()
+            self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        finally:
+            self.loop.close()
+
+
+class Transport:
+    """HTTP requests under one set of rules: limits, a guard, a user agent, a proxy."""
+
+    def __init__(
+        self,
+        transfers: TransferLoop,
+        bounds: Bounds,
+        *,
+        user_agent: str,
+        refusal: Refusal | None = None,
+        proxy: str = "",
+        resolve: Sequence[str] = (),
+    ) -> None:
+        """`refusal` is asked before every connect; with a `proxy`, that is the one to the proxy.
+
+        `resolve` replaces the resolver's answers, in the form of libcurl's RESOLVE option.
+        """
+        self.transfers = transfers
+        self._bounds = bounds
+        self._refusal = refusal
+        self._spare: list[pycurl.Curl] = []
+        self._driver: _Driver | None = None
+        self._kept_connections = 64
+        self._constant: tuple[tuple[int, Any], ...] = (
+            (pycurl.NOSIGNAL, 1),
+            (pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),
+            (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1),
+            (pycurl.HTTP09_ALLOWED, 0),
+            # As bytes: pycurl takes text only if it is ASCII.
+            (pycurl.PROXY, proxy.encode()),
+            (pycurl.CAINFO, os.fsencode(bounds.ca_file)),
+            (pycurl.LOW_SPEED_LIMIT, bounds.low_speed_bytes),
+            (pycurl.LOW_SPEED_TIME, max(1, round(bounds.low_speed_seconds))),
+            (pycurl.BUFFERSIZE, _BUFFER_BYTES),
+            (pycurl.UPLOAD_BUFFERSIZE, _BUFFER_BYTES),
+            (pycurl.USERAGENT, user_agent.encode()),
+            (pycurl.ACCEPT_ENCODING, ""),
+            *(((pycurl.RESOLVE, list(resolve)),) if resolve else ()),
+        )
+        self._spare.append(self._handle())  # a wrong option shows at the start
+
+    def keep_connections(self, count: int) -> None:
+        """Keep at most `count` idle connections open."""
+        self._kept_connections = count
+        if self._driver is not None:
+            self._driver.multi.setopt(pycurl.M_MAXCONNECTS, count)
+
+    async def perform(self, request: Request, on_response: OnResponse) -> Response:
+        """Send `request`; the response, once `on_response`'s sink has got its whole body.
+
+        Raises TransferError, what `on_response` or its sink raises, and TransferCancelled if the
+        task is cancelled.
+        """
+        try:
+            driver = self._driver = self._driver or _Driver(self.transfers, self._kept_connections)
+            curl = self._spare.pop() if self._spare else self._handle()
+        except (pycurl.error, OSError) as error:
+            raise TransferError("resource", str(error)) from None
+        try:
+            exchange = Exchange(
+                curl, request, on_response, bounds=self._bounds, refusal=self._refusal
+            )
+            ended = driver.add(curl)
+        except (pycurl.error, UnicodeError, TypeError, ValueError) as error:
+            self._spare.append(curl)
+            raise TransferError("url", str(error)) from None
+        try:
+            code, detail = await ended
+            return exchange.result(code, detail)
+        except asyncio.CancelledError:
+            raise TransferCancelled(exchange.sent_bytes) from None
+        finally:
+            driver.remove(curl)
+            exchange.close()
+            self._spare.append(curl)
+
+    def close(self) -> None:
+        """Close every connection; on the loop, when no request is in flight."""
+        for curl in self._spare:
+            curl.close()
+        self._spare.clear()
+        if self._driver is not None:
+            self._driver.close()
+            self._driver = None
+
+    def _handle(self) -> pycurl.Curl:
+        """A new easy handle with every option that is the same for all requests."""
+        curl = pycurl.Curl()
+        for option, value in self._constant:
+            curl.setopt(option, value)
+        return curl
+
+
+class _Driver:
+    """One multi handle on the loop.
+
+    Its sockets are in a selector of its own, whose descriptor is the one that asyncio watches:
+    the loop wakes once for many ready sockets, and a socket that comes or goes costs no asyncio
+    handle.
+    """
+
+    def __init__(self, transfers: TransferLoop, kept_connections: int) -> None:
+        self._transfers = transfers
+        self._loop = transfers.loop
+        self._selector = selectors.DefaultSelector()
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0
+        self._ended: dict[pycurl.Curl, asyncio.Future[tuple[int, str]]] = {}
+        self.multi = pycurl.CurlMulti()
+        self.multi.setopt(pycurl.M_MAXCONNECTS, kept_connections)
+        self.multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
+        self.multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
+        self._loop.add_reader(self._fileno(), self._on_ready)
+
+    def _fileno(self) -> int:
+        # Epoll and kqueue, so Linux and macOS: both have a descriptor that can be polled itself.
+        return int(self._selector.fileno())
+
+    def add(self, curl: pycurl.Curl) -> asyncio.Future[tuple[int, str]]:
+        """Start the prepared handle; the Future gives libcurl's (code, detail) at its end."""
+        self.multi.add_handle(curl)
+        ended: asyncio.Future[tuple[int, str]] = self._loop.create_future()
+        self._ended[curl] = ended
+        return ended
+
+    def remove(self, curl: pycurl.Curl) -> None:
+        """Take the handle out, whether it has ended or not."""
+        self._ended.pop(curl, None)
+        self.multi.remove_handle(curl)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._fileno())
+        if self._timer is not None:
+            self._timer.cancel()
+        self.multi.close()
+        self._selector.close()
+
+    def _watch(self, what: int, number: int, _multi: object, _data: object) -> None:
+        if what == pycurl.POLL_REMOVE:
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(number)
+            return
+        events = _EVENTS.get(what)
+        if events is None:
+            return
+        try:
+            self._selector.register(number, events)
+        except KeyError:
+            self._selector.modify(number, events)
+
+    def _set_timer(self, milliseconds: int) -> None:
+        if milliseconds < 0:
+            self._timer_at = 0.0
+            return
+        at = time.monotonic() + milliseconds / 1000
+        self._timer_at = at
+        if self._timer is not None:
+            if isinstance(self._timer, asyncio.TimerHandle) and self._timer.when() > at:
+                self._timer.cancel()
+            else:
+                return  # it comes earlier, and looks then
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if self._timer_at <= time.monotonic():
+            self._timer = self._loop.call_soon(self._on_timer)
+        else:
+            self._timer = self._loop.call_at(self._timer_at, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if not self._timer_at:
+            return
+        if self._timer_at > time.monotonic():
+            self._schedule()
+            return
+        self._timer_at = 0.0
+        self._act((pycurl.SOCKET_TIMEOUT, 0))
+
+    def _on_ready(self) -> None:
+        self._act(*((key.fd, _ACTIONS[mask]) for key, mask in self._selector.select(0)))
+
+    def _act(self, *actions: tuple[int, int]) -> None:
+        """Have libcurl work on these sockets, and end what it has ended."""
+        try:
+            for number, action in actions:
+                self.multi.socket_action(number, action)
+            left = 1
+            while left:
+                left, well, badly = self.multi.info_read()
+                for curl in well:
+                    self._end(curl, 0, "")
+                for curl, code, detail in badly:
+                    self._end(curl, code, detail)
+        except Exception:
+            _log.exception("the transfer loop broke")
+            if self._transfers.on_break is not None:
+                self._transfers.on_break()
+
+    def _end(self, curl: pycurl.Curl, code: int, detail: str) -> None:
+        ended = self._ended.get(curl)
+        if ended is not None and not ended.done():
+            ended.set_result((code, detail))
