@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import openapi_spec_validator
 import pytest
@@ -17,6 +17,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.validators import validator_for
 
 from imageload.errors import Refused
+from imageload.job import State
 from imageload.settings import Config
 from imageload.web.lists import read_posted
 from imageload.web.openapi import document
@@ -109,10 +110,19 @@ def test_every_answer_with_content_but_a_file_has_an_example(described: dict[str
 
 def test_every_problem_that_is_raised_is_described() -> None:
     text = json.dumps(document(Config(), wants_token=True))
-    shown = set(re.findall(r"urn:imageload:problem:([a-z-]+)", text))
+    found = re.findall(
+        r'urn:imageload:problem:([a-z-]+)", "status": (\d+), "title": "([^"]+)"', text
+    )
+    others = {"unknown-job", "not-found", "too-slow", "too-many-connections"}
+    shown = {each for each in found if each[0] not in others}
     classes: list[type[Refused]] = Refused.__subclasses__()
-    raised = {each.slug for each in classes}
-    assert shown == raised | {"unknown-job", "not-found", "too-slow", "too-many-connections"}
+    assert shown == {(each.slug, str(each.status), each.title) for each in classes}
+
+
+def test_the_states_of_an_image_are_those_of_a_job(described: dict[str, Any]) -> None:
+    parameters = described["paths"]["/v1/images/upload/{job_id}/images"]["get"]["parameters"]
+    (state,) = [each for each in parameters if each.get("name") == "state"]
+    assert state["schema"]["enum"] == [*get_args(State)]
 
 
 def test_the_status_of_an_unknown_job_is_the_one_that_was_chosen() -> None:

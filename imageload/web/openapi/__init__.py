@@ -1,133 +1,84 @@
-"""The OpenAPI 3.1 document: what is said of every path, and all that it refers to.
+"""The OpenAPI 3.1 document of the service.
 
-Schemas are drawn from the types that check requests and fill answers, problems from the errors that
-become them, so neither can say what the service does not do.
+openapi.json has every path, in OpenAPI's own words, with two extensions that are replaced here:
+`x-problems` names the problems of an operation (the table is at the end of the file), and
+`x-open` marks operations that need no token. The schemas come from the types in use.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, is_typeddict
 
 import msgspec
 
-from imageload.schemas import (
-    AcceptedJson,
-    CalledJson,
-    CancelJson,
-    HealthJson,
-    ImageEventJson,
-    ImagesJson,
-    JobsJson,
-    LinksJson,
-    MapJson,
-    ProblemJson,
-    ProgressEventJson,
-    QuotaJson,
-    ReadyJson,
-    RequeuedJson,
-    StatusJson,
-)
+from imageload import schemas
 from imageload.settings import VERSION, Config
 from imageload.web.lists import Body
-from imageload.web.openapi.parts import (
-    HEADERS,
-    PARAMETERS,
-    REQUEST_ID,
-    SCHEMA,
-    TAGS,
-    Operation,
-    Responses,
-)
-from imageload.web.openapi.paths import operations
-from imageload.web.openapi.problems import problem_responses
+from imageload.web.problems import PROBLEM
 
-_SHAPES = (
-    Body,
-    AcceptedJson,
-    CalledJson,
-    CancelJson,
-    HealthJson,
-    ImageEventJson,
-    ImagesJson,
-    JobsJson,
-    LinksJson,
-    MapJson,
-    ProblemJson,
-    ProgressEventJson,
-    QuotaJson,
-    ReadyJson,
-    RequeuedJson,
-    StatusJson,
-)
-_ABOUT = """\
-POST a list of image URLs, follow the job, take the links.
+_FILE = Path(__file__).with_name("openapi.json")
+_EVERYWHERE = ("unknown-host", "too-slow", "too-many-connections", "out-of-files")
+_BEFORE_REQUEST = ("too-slow", "too-many-connections")
+_HEADERS = {
+    "401": "WWW-Authenticate",
+    "409": "Retry-After",
+    "429": "Retry-After",
+    "503": "Retry-After",
+}
+_INSTANCE = "urn:imageload:request:5f0c6d1e0b7a4c39"
 
-Whatever can be asked with GET can be asked with HEAD, and every path answers OPTIONS. Errors are
-problem documents (RFC 9457): `type` is for programs, `detail` says what to do. Every answer to a
-request that was read has an `X-Request-ID`. Keys that are not described may be added to answers,
-and should be ignored."""
+Json = dict[str, Any]
 
 
-def document(config: Config, *, wants_token: bool) -> dict[str, Any]:
-    """The document of a service with this `config`; `wants_token`: it has tokens."""
-    (body, *_), schemas = msgspec.json.schema_components(_SHAPES, ref_template=SCHEMA)
-    paths: dict[str, dict[str, Any]] = {}
-    for each in operations():
-        paths.setdefault(each.path, {})[each.method] = _operation(each, config, wants_token)
-    return {
-        "openapi": "3.1.0",
-        "info": {
-            "title": "imageload",
-            "version": VERSION,
-            "summary": "Put a list of image URLs on Imgur.",
-            "description": _ABOUT,
-            "license": {"name": "MIT", "identifier": "MIT"},
-        },
-        "servers": [{"url": "/"}],
-        "tags": TAGS,
-        "paths": paths,
-        "components": {
-            "schemas": {"Body": body, **schemas},
-            "parameters": PARAMETERS,
-            "headers": HEADERS,
-            "securitySchemes": {
-                "token": {
-                    "type": "http",
-                    "scheme": "bearer",
-                    "description": "One of --api-token or --api-token-file.",
-                }
-            },
-        },
-    }
+def document(config: Config, *, wants_token: bool) -> Json:
+    """The document for a service with this `config`; `wants_token`: it requires a token."""
+    document: Json = msgspec.json.decode(_FILE.read_bytes())
+    document["info"]["version"] = VERSION
+    document["components"]["schemas"] = _schemas()
+    problems = document.pop("x-problems")
+    problems["unknown-job"]["status"] = config.unknown_job_status
+    for path in document["paths"].values():
+        for method, operation in path.items():
+            slugs = [*operation.pop("x-problems", ()), *_EVERYWHERE]
+            is_open = operation.pop("x-open", False)
+            operation["security"] = [{"token": []}] if wants_token and not is_open else []
+            if operation["security"]:
+                slugs.append("unauthorized")
+            if method in ("post", "delete"):
+                slugs.append("cross-origin")
+            _add_problems(operation["responses"], {slug: problems[slug] for slug in slugs})
+            for status, response in operation["responses"].items():
+                if status != "408":  # sent before the request has an id
+                    _add_header(response, "X-Request-ID")
+    return document
 
 
-def _operation(of: Operation, config: Config, wants_token: bool) -> dict[str, Any]:
-    slugs = [*of.problems, "unknown-host", "too-slow", "too-many-connections", "out-of-files"]
-    if wants_token and not of.is_open:
-        slugs.append("unauthorized")
-    if of.method in ("post", "delete"):
-        slugs.append("cross-origin")
-    responses: Responses = dict(of.responses)
-    for status, problem in problem_responses(slugs, config.unknown_job_status).items():
-        own = responses.get(status, {})
-        sentences = [each["description"] for each in (own, problem) if "description" in each]
-        content = {**own.get("content", {}), **problem["content"]}
-        responses[status] = {**problem, "description": " ".join(sentences), "content": content}
-    for status, response in responses.items():
-        if status != "408":  # sent before the request was read
-            named = {**response.get("headers", {}), "X-Request-ID": REQUEST_ID}
-            responses[status] = {**response, "headers": named}
-    value: dict[str, Any] = {
-        "operationId": of.name,
-        "tags": [of.tag],
-        "summary": of.summary,
-        "description": of.description,
-        "parameters": of.parameters,
-        "responses": dict(sorted(responses.items())),
-        "security": [{"token": []}] if wants_token and not of.is_open else [],
-    }
-    if of.body is not None:
-        value["requestBody"] = of.body
-    if of.callbacks:
-        value["callbacks"] = of.callbacks
-    return value
+def _schemas() -> Json:
+    types = [Body, *(each for each in vars(schemas).values() if is_typeddict(each))]
+    (body, *_), named = msgspec.json.schema_components(
+        types, ref_template="#/components/schemas/{name}"
+    )
+    return {"Body": body, **named}
+
+
+def _add_problems(responses: Json, problems: Json) -> None:
+    """Add to each status in `responses` the problems that have it, an example for each."""
+    for slug, problem in problems.items():
+        status, title = str(problem["status"]), problem["title"]
+        response = responses.setdefault(status, {"description": "", "content": {}})
+        content = response["content"].setdefault(
+            "application/problem+json",
+            {"schema": {"$ref": "#/components/schemas/ProblemJson"}, "examples": {}},
+        )
+        value = {"type": PROBLEM + slug, **problem}
+        if slug not in _BEFORE_REQUEST:
+            value["instance"] = _INSTANCE
+        content["examples"][slug] = {"summary": title, "value": value}
+        response["description"] = f"{response['description']} {title}.".strip()
+        if status in _HEADERS:
+            _add_header(response, _HEADERS[status])
+
+
+def _add_header(response: Json, name: str) -> None:
+    response.setdefault("headers", {})[name] = {"$ref": f"#/components/headers/{name}"}
