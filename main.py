@@ -28,6 +28,7 @@ from imageload import settings
 from imageload.errors import BadRequest, JournalError
 from imageload.fetch.tempfolder import temp_folder
 from imageload.job import Job
+from imageload.sandbox_process import SandboxError, SandboxProcess
 from imageload.schemas import AcceptedJson, CancelJson, JobsJson, LinksJson, summary_json
 from imageload.service import Service
 from imageload.settings import SANDBOX_CLIENT_ID, Config
@@ -41,7 +42,6 @@ from imageload.web.logs import set_up_logging
 from imageload.web.operations import HealthHandler, MetricsHandler, QuotaHandler, ReadyHandler
 from imageload.web.pages import DocsHandler, OpenApiHandler, PageFileHandler, PageHandler
 from imageload.web.status import StatusHandler, tag_of_list
-from sandbox.child import SandboxError, SandboxProcess
 
 _log = logging.getLogger("imageload")
 
@@ -327,11 +327,14 @@ def _end_early(*_: object) -> None:
     sys.exit(0)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The process: its exit status. Options are in `imageload.settings`."""
+def main(arguments: Sequence[str], *, program: str = "main.py") -> int:
+    """The process: its exit status. Options are in `imageload.settings`.
+
+    `program` is the name of the command in help and error messages.
+    """
     for number in _STOPS:
         signal.signal(number, _end_early)
-    config = settings.parse(arguments, os.environ)
+    config = settings.parse(arguments, os.environ, program=program)
     _raise_descriptor_limit()
     set_up_logging(config.log_level, config.log_format)
     try:
@@ -340,10 +343,10 @@ def main(arguments: Sequence[str]) -> int:
         with temp_folder(config.temp_dir) as temp_dir, imgur_or_sandbox(config) as wired:
             return asyncio.run(serve(wired, temp_dir))
     except (OSError, SandboxError, JournalError) as error:
-        print(f"main.py: the service cannot start: {error}", file=sys.stderr)
+        print(f"{program}: the service cannot start: {error}", file=sys.stderr)
         return 1
     except ValueError as error:
-        print(f"main.py: --allow-origin and --deny-origin: {error}", file=sys.stderr)
+        print(f"{program}: --allow-origin and --deny-origin: {error}", file=sys.stderr)
         return 2
 
 

@@ -384,10 +384,10 @@ def show(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value) or "none"
 
 
-def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
+def _parser(environ: Mapping[str, str], program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="main.py",
-        usage="python3 main.py [--option=value ...]",
+        prog=program,
+        usage=f"{'python3 ' * program.endswith('.py')}{program} [--option=value ...]",
         description="Put lists of image URLs on Imgur: POST /v1/images/upload.",
         epilog="A flag beats the environment variable, which beats the default.",
         allow_abbrev=False,
@@ -420,13 +420,15 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     return parser
 
 
-def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Config:
-    """The Config that flags and environment ask for.
+def parse(
+    arguments: Sequence[str], environ: Mapping[str, str], *, program: str = "main.py"
+) -> Config:
+    """The Config that flags and environment ask for. `program` is the command's name in help.
 
     Misuse (an unknown flag, a value that cannot be read, options that contradict each other) ends
     the process with status 2 and a sentence on stderr; `--help` and `--version` end it with 0.
     """
-    parser = _parser(environ)
+    parser = _parser(environ, program)
     values = vars(parser.parse_args(arguments))
     try:
         return Config(**values)

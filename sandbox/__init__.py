@@ -17,7 +17,7 @@ PNGs over 5 MB into JPEGs and TIFFs into PNGs); there is no video, GIFV or MP4; 
 is one account; nothing expires; an album has no page of its own.
 """
 
-from sandbox.app import Sandbox
-from sandbox.options import Options
+from .app import Sandbox
+from .options import Options
 
 __all__ = ["Options", "Sandbox"]

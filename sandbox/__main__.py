@@ -15,8 +15,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sandbox.app import Sandbox
-from sandbox.options import Options, flag, reasons
+from .app import Sandbox
+from .options import Options, flag, reasons
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     level = logging.DEBUG if options.verbose else logging.WARNING
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
-    logging.getLogger("sandbox").setLevel(level)
+    logging.getLogger(__package__).setLevel(level)
     # What Pillow finds odd in a stranger's file is that stranger's matter.
     warnings.filterwarnings("ignore", module="PIL")
     try:
@@ -68,7 +68,7 @@ def _watch_parent(gone: Callable[[], object]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m sandbox",
+        prog=f"python -m {__package__}",
         description="An Imgur of one's own: the upload API and the image host.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,

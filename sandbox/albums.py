@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from sandbox.body import Form
-from sandbox.call import Api
-from sandbox.envelope import ApiError
-from sandbox.store import Album, new_deletehash, new_id
-from sandbox.tokens import ACCOUNT_NAME
-from sandbox.views import image_view
+from .body import Form
+from .call import Api
+from .envelope import ApiError
+from .store import Album, new_deletehash, new_id
+from .tokens import ACCOUNT_NAME
+from .views import image_view
 
 
 class AlbumCall(Api):

@@ -9,12 +9,12 @@ from dataclasses import replace
 from tornado.httpclient import HTTPClientError
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
-from sandbox.body import Form
-from sandbox.call import Api
-from sandbox.envelope import ApiError
-from sandbox.picture import NotAnImage, look
-from sandbox.store import Album, StoredImage, new_deletehash, new_id
-from sandbox.views import image_view, uploaded_view
+from .body import Form
+from .call import Api
+from .envelope import ApiError
+from .picture import NotAnImage, look
+from .store import Album, StoredImage, new_deletehash, new_id
+from .views import image_view, uploaded_view
 
 FETCH_SECONDS = 15.0
 PAGE = 50

@@ -13,9 +13,9 @@ from tornado.netutil import bind_sockets
 from tornado.routing import HostMatches
 from tornado.web import Application, RequestHandler
 
-from sandbox import albums, api, control, host, oauth
-from sandbox.options import Options
-from sandbox.state import State
+from . import albums, api, control, host, oauth
+from .options import Options
+from .state import State
 
 log = logging.getLogger(__name__)
 

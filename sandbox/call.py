@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from sandbox import envelope
-from sandbox.body import Form, read_form
-from sandbox.envelope import Answer, ApiError, Asked
-from sandbox.handler import Handler
-from sandbox.limits import Caller
-from sandbox.options import listed
-from sandbox.store import Album, StoredImage
-from sandbox.tokens import ACCOUNT_ID
+from . import envelope
+from .body import Form, read_form
+from .envelope import Answer, ApiError, Asked
+from .handler import Handler
+from .limits import Caller
+from .options import listed
+from .store import Album, StoredImage
+from .tokens import ACCOUNT_ID
 
 
 class Api(Handler):

@@ -14,8 +14,8 @@ from typing import Any
 
 from tornado.web import HTTPError, RequestHandler
 
-from sandbox.faults import read_fault
-from sandbox.state import State
+from .faults import read_fault
+from .state import State
 
 LONGEST_WAIT = 60.0
 

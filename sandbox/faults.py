@@ -18,7 +18,7 @@ from collections import Counter
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from sandbox.envelope import HTML, JSON, Answer, ApiError, Asked, failure, phrase, varnish_page
+from .envelope import HTML, JSON, Answer, ApiError, Asked, failure, phrase, varnish_page
 
 ROUTES = ("upload", "image", "credits", "album", "account", "oauth", "link", "other")
 

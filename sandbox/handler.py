@@ -17,10 +17,10 @@ from typing import Any
 from tornado.http1connection import HTTP1Connection
 from tornado.web import RequestHandler, stream_request_body
 
-from sandbox import faults
-from sandbox.envelope import HTML, Answer, Asked, nginx_page, phrase
-from sandbox.faults import Fault
-from sandbox.state import State
+from . import faults
+from .envelope import HTML, Answer, Asked, nginx_page, phrase
+from .faults import Fault
+from .state import State
 
 # A body over its cap is read and dropped up to this many times the cap, so that the client, busy
 # sending, gets to read the 413 instead of a reset.

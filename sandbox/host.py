@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from functools import cache
 
-from sandbox.envelope import Answer
-from sandbox.handler import Handler
-from sandbox.picture import removed_png, thumbnail
+from .envelope import Answer
+from .handler import Handler
+from .picture import removed_png, thumbnail
 
 FOR_EVER = "public, max-age=31536000"
 

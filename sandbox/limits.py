@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
-from sandbox.options import Options
+from .options import Options
 
 MOST_KEYS = 10_000  # then windows that are over are forgotten
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 
-from sandbox import envelope
-from sandbox.body import read_form
-from sandbox.envelope import Answer, ApiError, Asked
-from sandbox.handler import Handler
-from sandbox.options import listed
+from . import envelope
+from .body import read_form
+from .envelope import Answer, ApiError, Asked
+from .handler import Handler
+from .options import listed
 
 
 class Token(Handler):

@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakSet
 
-from sandbox.faults import Faults
-from sandbox.limits import Limits
-from sandbox.options import Options
-from sandbox.store import Store
-from sandbox.tokens import Tokens
+from .faults import Faults
+from .limits import Limits
+from .options import Options
+from .store import Store
+from .tokens import Tokens
 
 LOOP_BYTES = 256 * 1024  # a body so small is parsed on the loop, in under a millisecond
 

@@ -10,10 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sandbox.app import Sandbox
-from sandbox.control import counts
-from sandbox.faults import read_fault
-from sandbox.options import Options
+from .app import Sandbox
+from .control import counts
+from .faults import read_fault
+from .options import Options
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ import secrets
 import time
 from collections.abc import Callable
 
-from sandbox.envelope import ApiError
-from sandbox.options import Options, listed
+from .envelope import ApiError
+from .options import Options, listed
 
 ACCOUNT_ID = 1_000_001
 ACCOUNT_NAME = "sandbox"

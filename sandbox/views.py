@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sandbox.picture import EXTENSIONS
-from sandbox.store import StoredImage
-from sandbox.tokens import ACCOUNT_NAME
+from .picture import EXTENSIONS
+from .store import StoredImage
+from .tokens import ACCOUNT_NAME
 
 
 def link(image: StoredImage, base: str) -> str:

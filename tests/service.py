@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -159,15 +159,24 @@ def running_service(temp_dir: Path, **options: Any) -> Iterator[RunningService]:
 
 
 class ServiceProcess(Client):
-    """`python main.py` with `arguments`; `log` has what it wrote so far."""
+    """`python main.py` with `arguments`; `log` has what it wrote so far.
 
-    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+    `command` and `folder`: another program, started in another folder.
+    """
+
+    def __init__(
+        self,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        command: Sequence[str] = (sys.executable, "main.py"),
+        folder: Path = ROOT,
+    ) -> None:
         self.log: list[str] = []
         self._listening: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         plain = {k: v for k, v in os.environ.items() if not k.startswith(("IMGUR_", "IMAGELOAD_"))}
         self.process = subprocess.Popen(
-            [sys.executable, "main.py", *arguments],
-            cwd=ROOT,
+            [*command, *arguments],
+            cwd=folder,
             env={**plain, **(environment or {})},
             stderr=subprocess.PIPE,
             text=True,

@@ -1,20 +1,30 @@
-"""What `pip install .` installs: every module, what they need, and the command."""
+"""The wheel: its files, and its service and command line outside a checkout."""
 
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
+import sysconfig
 import tomllib
-from importlib.metadata import EntryPoint, requires
+import zipfile
+from collections.abc import Iterator
+from importlib.metadata import requires
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-PROJECT, SETUPTOOLS = PYPROJECT["project"], PYPROJECT["tool"]["setuptools"]
+import pytest
+import requests
+
+from tests.origin import IMAGES, Origin
+from tests.service import ROOT, ServiceProcess
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 NAMED = {*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["cli"]}
 
 
 def name_of(requirement: str) -> str:
-    """The package's name, in its one normal form."""
+    """The package's normalized name."""
     (name,) = re.findall(r"^[A-Za-z0-9_.-]+", requirement)
     return re.sub(r"[-_.]+", "-", name).lower()
 
@@ -34,47 +44,129 @@ def test_the_package_asks_for_what_is_pinned_and_leaves_nothing_out() -> None:
 
 
 def requires_if_there(name: str) -> list[str]:
-    """What the package needs; nothing where it is an extra that is not installed."""
+    """The package's requirements; none for an extra that is not installed."""
     try:
         return requires(name) or []
     except ModuleNotFoundError:
         return []
 
 
-def test_every_module_beside_the_packages_is_installed() -> None:
-    assert {path.stem for path in ROOT.glob("*.py")} == set(SETUPTOOLS["py-modules"])
-    patterns = SETUPTOOLS["packages"]["find"]["include"]
-    assert {f"{name}*" for name in ("imageload", "sandbox")} == set(patterns)
+def run(*command: str | Path, folder: Path) -> str:
+    """Run the command; its stdout."""
+    ended = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, encoding="utf-8", timeout=60
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
 
 
-def test_files_that_are_no_modules_come_along() -> None:
-    others = {
-        str(path.relative_to(ROOT / package))
-        for package in ("imageload", "sandbox")
-        for path in (ROOT / package).rglob("*")
-        if path.is_file() and path.suffix not in (".py", ".pyc")
-    }
-    installed = {
-        str(path.relative_to(ROOT / "imageload"))
-        for pattern in SETUPTOOLS["package-data"]["imageload.web"]
-        for path in (ROOT / "imageload" / "web").glob(pattern)
-    }
-    assert others <= installed
+def build(kind: str, source: Path, folder: Path) -> Path:
+    """The sdist or the wheel of the tree `source`, built by its own backend without a network."""
+    code = f"from setuptools import build_meta; build_meta.build_{kind}({str(folder)!r})"
+    run(sys.executable, "-c", code, folder=source)
+    (built,) = folder.glob("*.tar.gz" if kind == "sdist" else "*.whl")
+    return built
 
 
-def test_the_command_leads_to_a_function() -> None:
-    command = EntryPoint("imageload", PROJECT["scripts"]["imageload"], "console_scripts")
-    assert callable(command.load())
-
-
-def test_the_container_gets_every_module() -> None:
+def copied_files() -> set[str]:
+    """The files and folders of the checkout that the Dockerfile copies."""
     dockerfile = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+    lines = re.findall(r"^COPY (?!--)(.*) \S+$", dockerfile, re.MULTILINE)
+    return {name.rstrip("/") for line in lines for name in line.split()}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of the sdist of the files from which the Dockerfile builds it."""
+    folder = tmp_path_factory.mktemp("built")
+    (folder / "tree").mkdir()
+    for name in copied_files():
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
+        copy(ROOT / name, folder / "tree" / name)
+    sdist = build("sdist", folder / "tree", folder)
+    run("tar", "xzf", sdist, folder=folder)
+    return build("wheel", folder / sdist.name.removesuffix(".tar.gz"), folder)
+
+
+@pytest.fixture(scope="module")
+def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of programs of a fresh virtual environment in which the wheel is installed.
+
+    It sees the libraries of the environment that runs the tests.
+    """
+    folder = tmp_path_factory.mktemp("installed")
+    run(sys.executable, "-m", "venv", "--without-pip", "venv", folder=folder)
+    python = folder / "venv" / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check"]
+    run(*pip, "install", "--no-deps", "--no-index", "--quiet", wheel, folder=folder)
+    find = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = Path(run(python, "-c", find, folder=folder).strip())
+    libraries = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    (site / "libraries.pth").write_text("\n".join(libraries))
+    return python.parent
+
+
+@pytest.fixture
+def installed_service(programs: Path, tmp_path: Path) -> Iterator[ServiceProcess]:
+    """`imageload serve` of the wheel with a sandbox of its own, started in an empty folder."""
+    service = ServiceProcess(
+        "--port=0",
+        "--sandbox-port=0",
+        "--allow-origin=127.0.0.1",
+        command=(str(programs / "imageload"), "serve"),
+        folder=tmp_path,
+    )
+    try:
+        yield service
+    finally:
+        service.stop()
+
+
+def test_the_wheel_holds_one_package_and_one_module(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert {name.partition("/")[0] for name in names} == {"imageload", "imgurapi.py"}
+    shipped = {"imgurapi.py", "imageload/main.py"}
+    for folder in (ROOT / "imageload", ROOT / "sandbox"):
+        inside = "imageload/sandbox" if folder.name == "sandbox" else folder.name
+        files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
+        shipped |= {f"{inside}/{path.relative_to(folder).as_posix()}" for path in files}
+    assert names == shipped
+
+
+def test_an_installed_wheel_runs_a_job_and_opens_its_link(
+    programs: Path, installed_service: ServiceProcess, origin: Origin, tmp_path: Path
+) -> None:
+    job_id = installed_service.submit([origin.image("png-rgb.png")])
+    (link,) = installed_service.finish(job_id)["uploaded"]["completed"]
+    assert requests.get(link, timeout=10).content == (IMAGES / "png-rgb.png").read_bytes()
+    assert requests.get(installed_service.url, timeout=10).status_code == 200
+    assert requests.get(f"{installed_service.url}/openapi.json", timeout=10).json()["paths"]
+    server = f"--server={installed_service.url}"
+    upload: list[str | Path] = [
+        programs / "imageload",
+        "upload",
+        server,
+        origin.image("png-rgb.png"),
+    ]
+    assert run(*upload, folder=tmp_path) == f"{link}\n"
+
+
+def test_a_checkout_serves_by_the_same_command(origin: Origin, tmp_path: Path) -> None:
+    service = ServiceProcess(
+        "--port=0",
+        "--sandbox-port=0",
+        "--allow-origin=127.0.0.1",
+        f"--sandbox-dir={tmp_path}",
+        command=(sys.executable, "-m", "imageload", "serve"),
+    )
+    try:
+        job_id = service.submit([origin.image("png-rgb.png")])
+        assert len(service.finish(job_id)["uploaded"]["completed"]) == 1
+    finally:
+        service.stop()
+
+
+def test_the_container_gets_the_files_that_it_copies() -> None:
     ignore = (ROOT / "deploy" / "Dockerfile.dockerignore").read_text(encoding="utf-8")
-    copied = {
-        name.rstrip("/")
-        for line in re.findall(r"^COPY (.*) \S+$", dockerfile, re.MULTILINE)
-        for name in line.split()
-    }
-    modules = {f"{name}.py" for name in SETUPTOOLS["py-modules"]}
-    assert copied >= modules | {"imageload", "sandbox", "requirements.txt"}
-    assert {line[1:] for line in ignore.splitlines() if line.startswith("!")} == copied
+    assert {line[1:] for line in ignore.splitlines() if line.startswith("!")} == copied_files()

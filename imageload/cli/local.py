@@ -22,13 +22,13 @@ from imageload.cli.printable import tell
 from imageload.cli.source import Body, CommandError, Entry, Misuse, Page
 from imageload.errors import Refused
 from imageload.job import Snapshot
+from imageload.sandbox_process import SandboxError
 from imageload.schemas import WaitingJson, image_json, summary_json
 from imageload.service import Service
 from imageload.settings import SANDBOX_CLIENT_ID, Config
 from imageload.web.base import moment_text
 from imageload.web.lists import read_posted
 from main import ROUTES, imgur_or_sandbox
-from sandbox.child import SandboxError
 
 # Beside a service that runs, the sandbox takes another port; and the screen is ours.
 _OTHER_DEFAULTS = {"IMAGELOAD_SANDBOX_PORT": "0", "IMAGELOAD_LOG_LEVEL": "ERROR"}

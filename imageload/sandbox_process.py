@@ -1,6 +1,8 @@
-"""The sandbox as a child process of another program: started, waited for, stopped.
+"""The sandbox as a child process of the service: start it, read its URL, stop it.
 
-The child ends with its parent, also where that is killed: it holds the other end of a pipe.
+In a checkout the package `sandbox` lies beside `imageload`; a wheel has it inside, as
+`imageload.sandbox`. The child holds the other end of a pipe and ends with this process, also when
+this process is killed.
 """
 
 from __future__ import annotations
@@ -10,24 +12,27 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+_PACKAGE = Path(__file__).parent
+_MODULE = "imageload.sandbox" if (_PACKAGE / "sandbox").is_dir() else "sandbox"
+
 
 class SandboxError(Exception):
-    """The sandbox did not start; its own words are on stderr."""
+    """The sandbox did not start; it has written the reason to stderr."""
 
 
 class SandboxProcess:
-    """`python -m sandbox` beside this process. `url` is where it listens."""
+    """A running sandbox. `url` is its address."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
-        """Start it and wait until it listens; raises SandboxError where it does not."""
-        command = [sys.executable, "-m", "sandbox", "--exit-with-parent", *arguments]
+        """Start the sandbox and wait until it listens. Raises SandboxError if it ends before."""
+        command = [sys.executable, "-m", _MODULE, "--exit-with-parent", *arguments]
         self._process = subprocess.Popen(  # noqa: S603 - our own program
             command,
-            cwd=Path(__file__).parent.parent,
+            cwd=_PACKAGE.parent,  # Python looks for the module here first
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # Ctrl-C is for the parent, which then stops us
+            start_new_session=True,  # Ctrl-C reaches the parent only, which then stops the child
         )
         assert self._process.stdout is not None
         try:
@@ -41,7 +46,7 @@ class SandboxProcess:
         self.url = words[-1]
 
     def stop(self) -> None:
-        """End it, and wait until it is gone."""
+        """End the sandbox and wait until it has ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()

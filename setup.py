@@ -1,0 +1,24 @@
+"""Packages for a wheel: main.py and sandbox/ of the checkout go inside `imageload`.
+
+site-packages gets one package, `imageload`, and one module, `imgurapi`.
+"""
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+
+class BuildPy(build_py):
+    """Adds the checkout's main.py to the package as `imageload.main`."""
+
+    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
+        """(package, module, path) of each module of `package`."""
+        found: list[tuple[str, str, str]] = super().find_package_modules(package, package_dir)
+        return [*found, (package, "main", "main.py")] if package == "imageload" else found
+
+
+setup(
+    packages=[*find_packages(include=["imageload", "imageload.*"]), "imageload.sandbox"],
+    package_dir={"imageload.sandbox": "sandbox"},
+    py_modules=["imgurapi"],
+    cmdclass={"build_py": BuildPy},
+)
