@@ -1,13 +1,13 @@
 """Job, Change, Report: the state machine of a list of images.
 
-A `Job` is the one mutable thing, `apply` its one verb, a Change one fact about it:
+A `Job` is the one mutable value. A Change is one fact about it, and `Job.apply` makes it true:
 
     queued ──Downloaded──► downloaded ──Uploaded──► completed ──Purged──┐
        └────────Failed────────┴────────► failed ◄──────────────────────┘
                                            └──Requeued──► queued
 
-Every URL is in exactly one state at every moment. A job's images are written by one thread, its
-own; any thread may take a snapshot. It never does I/O and knows none of its readers.
+Every URL is in exactly one state at every moment. One thread at a time applies Changes to a job;
+any thread may take a snapshot. This module does no I/O and does not know its observers.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from imageload.errors import Failure, IllegalChange
 
@@ -30,11 +29,10 @@ STATES: tuple[State, ...] = ("queued", "downloaded", "completed", "failed")
 
 
 class _Value(msgspec.Struct, frozen=True, gc=False):
-    """Compared by its fields and never changed, like a Change, but replaced at every step.
+    """A value compared by its fields, which never changes and is replaced at every step.
 
-    That takes a Struct 0.1 µs and a frozen dataclass 3, and as none can be in a ring, the garbage
-    collector need not look at the images of large jobs. Changes are asked what they are instead,
-    and there a Struct is the slower one.
+    Replacing a Struct takes 0.1 µs, a frozen dataclass 3 µs. No value is part of a reference
+    cycle, so the garbage collector skips the images of large jobs (`gc=False`).
     """
 
 
@@ -47,9 +45,9 @@ class Item(NamedTuple):
 
 
 class Album(_Value, frozen=True):
-    """The album that a job's images go into: what is wanted, and what has become of it.
+    """The album for a job's images: the title wanted, and the result.
 
-    `is_open`: it has still to be made, or to take in images. `deletehash` is a secret; an
+    `is_open`: the album must still be made, or still takes images. `deletehash` is a secret; an
     account's album has none.
     """
 
@@ -62,9 +60,9 @@ class Album(_Value, frozen=True):
 
 
 class Callback(_Value, frozen=True):
-    """Where a job's end is told: `is_told` it was, or `failure` says why it could not be.
+    """The URL that is called when a job ends. `is_told`: it was called; `failure`: it cannot be.
 
-    `url` may carry a secret.
+    `url` may contain a secret.
     """
 
     url: str
@@ -73,15 +71,15 @@ class Callback(_Value, frozen=True):
 
     @property
     def is_open(self) -> bool:
-        """Has it still to be told?"""
+        """True while the call is still to be made."""
         return not self.is_told and self.failure is None
 
 
 class Report(_Value, frozen=True):
-    """What is known of an image that was downloaded.
+    """The facts about a downloaded image.
 
-    `temp_fn` is the file's path, empty where another image's file was ours. The other facts are
-    of the file as it is uploaded; `converted_from` is the type it came as, if that was another.
+    `temp_fn` is the file's path; it is empty if the image shares another image's file. The other
+    facts describe the file as it is uploaded; `converted_from` is its original type, if different.
     """
 
     temp_fn: str
@@ -95,18 +93,18 @@ class Report(_Value, frozen=True):
 
 
 class Landed(_Value, frozen=True):
-    """An image on Imgur: its link, and the deletehash that takes it down again (a secret)."""
+    """An image on Imgur: its link, and the deletehash that deletes it there (a secret)."""
 
     link: str
     deletehash: str | None = None
 
 
 class Image(_Value, frozen=True):
-    """One URL of a job and how far it has come.
+    """One URL of a job and its progress.
 
-    `uploading`: an upload of it was begun, so it may be on Imgur. `maybe_duplicate`: the answer to
-    an upload was lost, so it may be there once more than its link says. The failure of an image
-    that is completed is that of its deletion.
+    `uploading`: an upload of it has begun, so it may be on Imgur. `maybe_duplicate`: the response
+    to an upload was lost, so Imgur may have a second copy beside the link. The failure of a
+    completed image is that of its deletion. `version` is the job's at the image's last Change.
     """
 
     url: str
@@ -121,111 +119,133 @@ class Image(_Value, frozen=True):
     description: str | None = None
     uploading: bool = False
     maybe_duplicate: bool = False
+    version: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
-    """The job's thread has begun."""
+class _Change(msgspec.Struct, frozen=True, gc=False, tag=True, omit_defaults=True):
+    """A fact about a job. Its class name is the tag in its encoded form."""
 
 
-@dataclass(frozen=True, slots=True)
-class Downloaded:
-    """The image at `index` lies in its temp file, after `attempts` downloads."""
+class _ImageChange(_Change, frozen=True):
+    """A fact about the image at `index`, whose state must be one of `follows`.
 
-    index: int
-    report: Report
-    attempts: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Uploading:
-    """An upload of the image at `index` begins: from now on it may be on Imgur."""
-
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class NotSent:
-    """The upload of the image at `index` that was to begin did not: Imgur knows nothing of it."""
-
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerMissed:
-    """The answer to an upload of the image at `index` was lost: it may be on Imgur, unknown."""
-
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class Uploaded:
-    """The image at `index` is on Imgur; `reused` says that another upload brought it there.
-
-    `deletehash` takes it down again: a secret.
+    The other fields of the Change become the image's fields of the same name.
     """
 
     index: int
+    follows: ClassVar[tuple[State, ...]]
+    leads_to: ClassVar[State]
+
+    def changed(self, image: Image, version: int) -> Image:
+        """`image` after this Change, at the job's `version`."""
+        known = asdict(self)
+        del known["index"]
+        return replace(image, state=self.leads_to, uploading=False, version=version, **known)
+
+
+class Downloaded(_ImageChange, frozen=True):
+    """The image is in its temp file, after `attempts` downloads."""
+
+    report: Report
+    attempts: int = 1
+    follows, leads_to = ("queued",), "downloaded"
+
+
+class Uploading(_ImageChange, frozen=True):
+    """An upload of the image begins: from now on it may be on Imgur."""
+
+    follows, leads_to = ("downloaded",), "downloaded"
+
+    def changed(self, image: Image, version: int) -> Image:
+        return replace(image, uploading=True, version=version)
+
+
+class NotSent(_ImageChange, frozen=True):
+    """The upload that was to begin was not sent: the image is not on Imgur."""
+
+    follows, leads_to = ("downloaded",), "downloaded"
+
+
+class ResponseLost(_ImageChange, frozen=True):
+    """The response to an upload was lost: the image may be on Imgur."""
+
+    follows, leads_to = ("downloaded",), "downloaded"
+
+    def changed(self, image: Image, version: int) -> Image:
+        return replace(image, maybe_duplicate=True, version=version)
+
+
+class Uploaded(_ImageChange, frozen=True):
+    """The image is on Imgur. `reused`: another image's upload brought it there.
+
+    `deletehash` deletes it there: a secret.
+    """
+
     link: str
     deletehash: str | None = None
     attempts: int = 1
     reused: bool = False
+    follows, leads_to = ("downloaded",), "completed"
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The image at `index` will not land. `attempts` counts the tries of the phase that failed."""
+class Failed(_ImageChange, frozen=True):
+    """The image has failed. `attempts` counts the tries of the phase that failed."""
 
-    index: int
     failure: Failure
     attempts: int = 1
+    follows, leads_to = ("queued", "downloaded"), "failed"
 
 
-@dataclass(frozen=True, slots=True)
-class Requeued:
-    """The image at `index`, which had failed, is tried again from the start."""
+class Requeued(_ImageChange, frozen=True):
+    """The image, which had failed, is tried again from the start."""
 
-    index: int
+    follows, leads_to = ("failed",), "queued"
+
+    def changed(self, image: Image, version: int) -> Image:
+        return _queued_again(image, version)
 
 
-@dataclass(frozen=True, slots=True)
-class Purged:
-    """The image at `index`, which was completed, is not on Imgur any more, or not ours there.
+class Purged(_ImageChange, frozen=True):
+    """The image, which was completed, was deleted from Imgur or is no longer ours there.
 
-    `failure` is the reason that is shown from now on.
+    `failure` is the reason shown from now on.
     """
 
-    index: int
     failure: Failure
+    follows, leads_to = ("completed",), "failed"
+
+    def changed(self, image: Image, version: int) -> Image:
+        gone = replace(image, link=None, deletehash=None, reused=False)
+        return super().changed(gone, version)
 
 
-@dataclass(frozen=True, slots=True)
-class PurgeFailed:
-    """The image at `index` could not be deleted from Imgur: it is still there."""
+class PurgeFailed(_ImageChange, frozen=True):
+    """The image could not be deleted from Imgur: it is still there."""
 
-    index: int
     failure: Failure
+    follows, leads_to = ("completed",), "completed"
 
 
-@dataclass(frozen=True, slots=True)
-class PurgeBegun:
-    """What the job has brought to Imgur is being deleted there."""
+class Started(_Change, frozen=True):
+    """Work on the job has begun."""
 
 
-@dataclass(frozen=True, slots=True)
-class PurgeEnded:
-    """Everything that a purge could do was done.
+class PurgeBegun(_Change, frozen=True):
+    """The deletion of the job's images from Imgur begins."""
 
-    With `album_deleted` the album is gone too; `album_failure` is why it is not.
+
+class PurgeEnded(_Change, frozen=True):
+    """The purge has ended.
+
+    With `album_deleted` the album was deleted too; `album_failure` says why it was not.
     """
 
     album_deleted: bool = False
     album_failure: Failure | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AlbumEnded:
-    """What became of the job's album: made or filled (`id`, `link`), or why not (`failure`)."""
+class AlbumEnded(_Change, frozen=True):
+    """The job's album was made or filled (`id`, `link`), or it failed (`failure`)."""
 
     id: str | None = None
     link: str | None = None
@@ -233,29 +253,15 @@ class AlbumEnded:
     failure: Failure | None = None
 
 
-ImageChange = (
-    Downloaded
-    | Uploading
-    | NotSent
-    | AnswerMissed
-    | Uploaded
-    | Failed
-    | Requeued
-    | Purged
-    | PurgeFailed
-)
-
-
-@dataclass(frozen=True, slots=True)
-class AlbumReopened:
+class AlbumReopened(_Change, frozen=True):
     """The album, which had failed, is tried again."""
 
 
-@dataclass(frozen=True, slots=True)
-class CallbackEnded:
-    """The job's end was told to its callback, or why it could not be (`failure`).
+class CallbackEnded(_Change, frozen=True):
+    """The callback was called, or could not be (`failure`).
 
-    `version` is the job's at that end: where it has gone on since, there is another end to tell.
+    `version` is the job's version at the end that was reported: if the job has changed since, its
+    next end is still to be reported.
     """
 
     version: int
@@ -263,7 +269,15 @@ class CallbackEnded:
 
 
 JobChange = Started | AlbumEnded | AlbumReopened | PurgeBegun | PurgeEnded | CallbackEnded
+ImageChange = (
+    Downloaded | Uploading | NotSent | ResponseLost | Uploaded
+    | Failed | Requeued | Purged | PurgeFailed
+)  # fmt: skip
 Change = JobChange | ImageChange
+
+encode_change = msgspec.msgpack.Encoder().encode
+"""The bytes (msgpack) of a Change. `decode_change` reads them, and raises MsgspecError."""
+decode_change = msgspec.msgpack.Decoder(Change).decode
 
 
 class Snapshot(_Value, frozen=True):
@@ -298,8 +312,8 @@ class Snapshot(_Value, frozen=True):
 class Job:
     """A list of URLs on its way to Imgur.
 
-    With `dedupe` an image that another job brings or brought over is not brought again. With
-    `album`, a title, the images that land go into one album. Its end is told to the URL `callback`.
+    With `dedupe` an image that another job uploads is not uploaded again. With `album`, a title,
+    the uploaded images go into one album. `callback` is the URL that is called when the job ends.
     """
 
     def __init__(
@@ -316,7 +330,10 @@ class Job:
         self.dedupe = dedupe
         self.created = created or datetime.now(UTC).replace(microsecond=0)
         self._lock = threading.Lock()
-        self._images = [_queued(Item(url) if isinstance(url, str) else url) for url in urls]
+        items = (Item(url) if isinstance(url, str) else url for url in urls)
+        self._images = [
+            Image(item.url, title=item.title, description=item.description) for item in items
+        ]
         self._counts: dict[State, int] = dict.fromkeys(STATES, 0)
         self._counts["queued"] = len(self._images)
         self._maybe_duplicates = 0
@@ -338,71 +355,82 @@ class Job:
         album: Album | None = None,
         purging: bool = False,
         callback: Callback | None = None,
+        version: int = 0,
     ) -> Job:
-        """The job as it was when the process that worked on it ended; at version 0.
+        """The job as a process that ended left it, at `version`.
 
-        What had not ended begins again, for its temp file is gone, and so does a job that had not
-        finished; where an upload had begun, the image may be on Imgur already.
+        An unfinished job starts again, and so does each image that has not ended: its temp file is
+        gone, and if its upload had begun it may be on Imgur. Such a reset is one Change: the job's
+        version rises by one, and its open images have that version.
         """
         job = cls((), job_id, dedupe=dedupe, created=created)
-        job._images = [
-            image if image.state in ("completed", "failed") else _begun_again(image)
-            for image in images
-        ]
+        job._album, job._callback, job._purging = album, callback, purging
+        job._images = list(images)
         for image in job._images:
             job._counts[image.state] += 1
-            job._maybe_duplicates += image.maybe_duplicate
-        job._album = album
-        job._callback = callback
-        job._purging = purging
-        job._started = started and job.summary().finished
+        job._started, job._version = started, version
+        if not job.summary().finished and (started or job._counts["downloaded"]):
+            job._started = False
+            job._version += 1
+            job._images = [
+                _queued_again(image, job._version) if image.state in _OPEN else image
+                for image in job._images
+            ]
+            job._counts["queued"] += job._counts["downloaded"]
+            job._counts["downloaded"] = 0
+        job._maybe_duplicates = sum(image.maybe_duplicate for image in job._images)
         return job
 
     def __len__(self) -> int:
         return len(self._images)
 
     def apply(self, change: Change) -> None:
-        """Make `change` true, in constant time; raises IllegalChange where it does not fit."""
+        """Make `change` true, in constant time; raises IllegalChange if it does not fit."""
         with self._lock:
-            match change:
-                case Downloaded() | Uploading() | Uploaded():  # first, for these come all the time
-                    self._apply_to_image(change)
-                case Started():
-                    if self._started:
-                        raise IllegalChange(f"{change} in a job that had started")
-                    self._started = True
-                case PurgeBegun() | PurgeEnded():
-                    begun = isinstance(change, PurgeBegun)
-                    if begun is self._purging:
-                        raise IllegalChange(f"{change} where that is so already")
-                    self._purging = begun
-                    if isinstance(change, PurgeEnded) and self._album is not None:
-                        self._album = _purged(self._album, change)
-                case AlbumReopened():
-                    if self._album is None or self._album.is_open:
-                        raise IllegalChange("AlbumReopened in a job whose album is open, or none")
-                    self._album = replace(self._album, is_open=True, failure=None)
-                case AlbumEnded():
-                    self._end_album(change)
-                case CallbackEnded():
-                    self._end_callback(change)
-                case _:
-                    self._apply_to_image(change)
-            if self._callback and isinstance(change, (Requeued, PurgeBegun, AlbumReopened)):
-                self._callback = Callback(self._callback.url)  # the job will end anew
+            # By type: `match` costs 0.15 µs for each class of Struct that is not the one.
+            if type(change) in _JOB_CHANGES:
+                self._apply_to_job(change)  # type: ignore[arg-type]
+            else:
+                self._apply_to_image(change)  # type: ignore[arg-type]
+            if self._callback and type(change) in _BEGINS_AGAIN:
+                self._callback = Callback(self._callback.url)
             self._version += 1
 
     def _apply_to_image(self, change: ImageChange) -> None:
         if not 0 <= change.index < len(self._images):
             raise IllegalChange(f"there is no image {change.index}")
         before = self._images[change.index]
-        after = _changed(before, change)
+        if before.state not in change.follows:
+            raise IllegalChange(f"{type(change).__name__} does not follow {before.state}")
+        after = change.changed(before, self._version + 1)
         self._images[change.index] = after
         self._counts[before.state] -= 1
         self._counts[after.state] += 1
         self._maybe_duplicates += after.maybe_duplicate - before.maybe_duplicate
-        if self._album is not None and isinstance(change, Requeued):
+        if self._album is not None and type(change) is Requeued:
             self._album = replace(self._album, is_open=True)
+
+    def _apply_to_job(self, change: JobChange) -> None:
+        match change:
+            case Started():
+                if self._started:
+                    raise IllegalChange("Started in a job that had started")
+                self._started = True
+            case PurgeBegun() | PurgeEnded():
+                begins = isinstance(change, PurgeBegun)
+                if begins is self._purging:
+                    raise IllegalChange(f"{change} in a job whose purging is {self._purging}")
+                self._purging = begins
+                if isinstance(change, PurgeEnded) and self._album is not None:
+                    self._album = _purged(self._album, change)
+            case AlbumReopened():
+                if self._album is None or self._album.is_open:
+                    raise IllegalChange("AlbumReopened in a job whose album is open, or none")
+                self._album = replace(self._album, is_open=True, failure=None)
+            case AlbumEnded():
+                self._end_album(change)
+            case CallbackEnded():
+                self._end_callback(change)
 
     def _end_album(self, change: AlbumEnded) -> None:
         if self._album is None or not self._album.is_open:
@@ -427,12 +455,12 @@ class Job:
 
     @property
     def callback(self) -> Callback | None:
-        """Where its end is told."""
+        """The URL that is called when the job ends, and the result."""
         return self._callback
 
     @property
     def started(self) -> bool:
-        """Has its thread begun, now or ever?"""
+        """True once work on the job has begun."""
         return self._started
 
     def image(self, index: int) -> Image:
@@ -441,7 +469,7 @@ class Job:
 
     @property
     def version(self) -> int:
-        """How many Changes were applied."""
+        """Rises by one with every Change, also over restarts. No two states share a version."""
         return self._version
 
     def snapshot(self) -> Snapshot:
@@ -450,27 +478,29 @@ class Job:
             return self._view(tuple(self._images))
 
     def summary(self) -> Snapshot:
-        """The job at this moment without its images: constant time however large it is."""
+        """The job at this moment without its images: constant time, however large it is."""
         with self._lock:
             return self._view(())
 
     def _view(self, images: Sequence[Image]) -> Snapshot:
         return Snapshot(
-            self.job_id,
-            self.created,
-            self._version,
-            self._started,
-            images,
-            dict(self._counts),
-            self._maybe_duplicates,
-            self._album,
-            self._purging,
-            self._callback,
+            job_id=self.job_id,
+            created=self.created,
+            version=self._version,
+            started=self._started,
+            images=images,
+            counts=dict(self._counts),
+            maybe_duplicates=self._maybe_duplicates,
+            album=self._album,
+            purging=self._purging,
+            callback=self._callback,
         )
 
 
-def _queued(item: Item) -> Image:
-    return Image(item.url, title=item.title, description=item.description)
+_OPEN: tuple[State, ...] = ("queued", "downloaded")
+_JOB_CHANGES = frozenset(JobChange.__args__)
+_BEGINS_AGAIN = frozenset((Requeued, PurgeBegun, AlbumReopened))
+"""After one of these the job ends once more, so its callback is called once more."""
 
 
 def _purged(album: Album, change: PurgeEnded) -> Album:
@@ -479,53 +509,11 @@ def _purged(album: Album, change: PurgeEnded) -> Album:
     return replace(album, failure=change.album_failure or album.failure)
 
 
-def _begun_again(image: Image) -> Image:
-    queued = _queued(Item(image.url, image.title, image.description))
-    return replace(queued, maybe_duplicate=image.maybe_duplicate or image.uploading)
-
-
-def _changed(image: Image, change: ImageChange) -> Image:
-    match change, image.state:
-        case Downloaded(), "queued":
-            return replace(
-                image, state="downloaded", report=change.report, attempts=change.attempts
-            )
-        case Uploading(), "downloaded":
-            return image if image.uploading else replace(image, uploading=True)
-        case NotSent(), "downloaded":
-            return replace(image, uploading=False)
-        case AnswerMissed(), "downloaded":
-            return replace(image, maybe_duplicate=True)
-        case Uploaded(), "downloaded":
-            return replace(
-                image,
-                state="completed",
-                link=change.link,
-                deletehash=change.deletehash,
-                attempts=change.attempts,
-                reused=change.reused,
-                uploading=False,
-            )
-        case Failed(), "queued" | "downloaded":
-            return replace(
-                image,
-                state="failed",
-                failure=change.failure,
-                attempts=change.attempts,
-                uploading=False,
-            )
-        case Requeued(), "failed":
-            queued = _queued(Item(image.url, image.title, image.description))
-            return replace(queued, maybe_duplicate=image.maybe_duplicate)
-        case Purged(), "completed":
-            return replace(
-                image,
-                state="failed",
-                failure=change.failure,
-                link=None,
-                deletehash=None,
-                reused=False,
-            )
-        case PurgeFailed(), "completed":
-            return replace(image, failure=change.failure)
-    raise IllegalChange(f"{type(change).__name__} does not follow {image.state}")
+def _queued_again(image: Image, version: int) -> Image:
+    return Image(
+        image.url,
+        title=image.title,
+        description=image.description,
+        maybe_duplicate=image.maybe_duplicate or image.uploading,
+        version=version,
+    )

@@ -30,7 +30,6 @@ from imageload.fetch.backlog import Backlog, host_of
 from imageload.inbox import Inbox
 from imageload.job import (
     AlbumEnded,
-    AnswerMissed,
     Change,
     Downloaded,
     Failed,
@@ -40,6 +39,7 @@ from imageload.job import (
     PurgeBegun,
     Report,
     Requeued,
+    ResponseLost,
     Started,
     Uploaded,
     Uploading,
@@ -535,7 +535,7 @@ class Run:
     def _end_try(self, index: int, error: ImageError, *, goes_on: bool = True) -> None:
         image = self._job.image(index)
         if error.maybe_landed and image.report is not None:
-            self._apply(AnswerMissed(index))
+            self._apply(ResponseLost(index))
         if self._cancelling:
             return  # `settle` ends it
         is_unsent = isinstance(error, (Parked, Shutdown))

@@ -98,6 +98,13 @@ def wait_until(holds: Callable[[], object], seconds: float = 10.0) -> None:
         time.sleep(0.002)  # a poll's pace, not a guess
 
 
+def shown(job: Job) -> Snapshot:
+    """The job without its versions."""
+    snapshot = job.snapshot()
+    images = tuple(replace(image, version=0) for image in snapshot.images)
+    return replace(snapshot, version=0, images=images)
+
+
 def after_a_restart(job: Job) -> Snapshot:
     """How a restart must show the job: what ended stays, what did not begins again."""
 
@@ -109,12 +116,11 @@ def after_a_restart(job: Job) -> Snapshot:
         maybe_there = image.maybe_duplicate or image.uploading
         return Image(image.url, maybe_duplicate=maybe_there, **texts)  # type: ignore[arg-type]
 
-    before = job.snapshot()
+    before = shown(job)
     images = [image_after(image) for image in before.images]
     states = [image.state for image in images]
     return replace(
         before,
-        version=0,
         images=tuple(images),
         started=before.started and before.finished,
         counts={state: states.count(state) for state in before.counts},

@@ -13,7 +13,9 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import get_args
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -24,7 +26,7 @@ from imageload.errors import ConnectError, IllegalChange, NotAnImage
 from imageload.job import (
     STATES,
     AlbumEnded,
-    AnswerMissed,
+    AlbumReopened,
     CallbackEnded,
     Change,
     Downloaded,
@@ -32,15 +34,20 @@ from imageload.job import (
     Item,
     Job,
     NotSent,
+    PurgeBegun,
     Purged,
+    PurgeEnded,
     PurgeFailed,
     Report,
     Requeued,
+    ResponseLost,
     Snapshot,
     Started,
     State,
     Uploaded,
     Uploading,
+    decode_change,
+    encode_change,
 )
 from imageload.schemas import album_json, image_json, map_json, status_json, summary_json
 
@@ -49,7 +56,7 @@ FAILURE = NotAnImage("The first bytes are not those of an image.").failure()
 
 LEGAL: dict[State, tuple[type[Change], ...]] = {
     "queued": (Downloaded, Failed),
-    "downloaded": (Uploading, NotSent, AnswerMissed, Uploaded, Failed),
+    "downloaded": (Uploading, NotSent, ResponseLost, Uploaded, Failed),
     "completed": (Purged, PurgeFailed),
     "failed": (Requeued,),
 }
@@ -57,7 +64,7 @@ LEADS_TO: dict[type[Change], State] = {
     Downloaded: "downloaded",
     Uploading: "downloaded",
     NotSent: "downloaded",
-    AnswerMissed: "downloaded",
+    ResponseLost: "downloaded",
     Uploaded: "completed",
     Failed: "failed",
     Requeued: "queued",
@@ -131,6 +138,28 @@ def check(snapshot: Snapshot) -> None:
     assert (snapshot.status == "complete") is snapshot.finished
 
 
+CHANGES: list[Change] = [
+    Started(),
+    PurgeBegun(),
+    PurgeEnded(album_failure=FAILURE),
+    AlbumEnded("abc", "https://imgur.com/a/abc", SECRET),
+    AlbumReopened(),
+    CallbackEnded(7, FAILURE),
+    *(change(kind, 3) for kind in LEADS_TO),
+]
+
+
+@pytest.mark.parametrize("each", CHANGES, ids=lambda each: type(each).__name__)
+def test_a_change_is_the_same_after_its_codec(each: Change) -> None:
+    assert decode_change(encode_change(each)) == each
+
+
+def test_every_kind_of_change_is_tested_with_the_codec() -> None:
+    assert {type(each) for each in CHANGES} == {*get_args(Change)}
+    with pytest.raises(msgspec.MsgspecError):
+        decode_change(b"\x81\xa4type\xa4None")
+
+
 # The moves
 
 
@@ -182,7 +211,7 @@ def test_a_requeued_image_begins_from_nothing() -> None:
     job.apply(Downloaded(0, report(), attempts=2))
     job.apply(Failed(0, FAILURE, attempts=4))
     job.apply(Requeued(0))
-    assert job.image(0) == fresh
+    assert job.image(0) == replace(fresh, version=3)
 
 
 def test_a_change_brings_what_it_knows() -> None:
@@ -212,7 +241,7 @@ def test_a_requeued_image_keeps_its_texts_and_that_it_may_be_there_already() -> 
     job = Job([Item(url(0), "A bird", "It sings.")])
     job.apply(Downloaded(0, report()))
     job.apply(Uploading(0))
-    job.apply(AnswerMissed(0))
+    job.apply(ResponseLost(0))
     job.apply(Failed(0, FAILURE))
     job.apply(Requeued(0))
     image = job.image(0)
@@ -236,8 +265,8 @@ def test_the_images_that_may_be_there_twice_are_counted() -> None:
     job = job_of(3)
     for index in range(2):
         job.apply(Downloaded(index, report()))
-        job.apply(AnswerMissed(index))
-        job.apply(AnswerMissed(index))
+        job.apply(ResponseLost(index))
+        job.apply(ResponseLost(index))
     job.apply(Uploaded(0, link(0)))
     assert job.summary().maybe_duplicates == 2
     assert [image.maybe_duplicate for image in job.snapshot().images] == [True, True, False]
@@ -256,17 +285,18 @@ def restored(job: Job) -> Job:
         dedupe=job.dedupe,
         started=before.started,
         album=before.album,
+        version=before.version,
     )
 
 
-def test_a_restored_job_that_had_finished_is_as_it_was_but_for_its_version() -> None:
+def test_a_restored_job_that_had_finished_is_as_it_was() -> None:
     job = Job([url(0), Item(url(1), "A bird", "It sings.")], dedupe=False, album="Birds")
     job.apply(Started())
     bring_to(job, "completed", 0)
     bring_to(job, "failed", 1)
     job.apply(AlbumEnded("abc", "https://imgur.com/a/abc", SECRET))
     again = restored(job)
-    assert again.snapshot() == replace(job.snapshot(), version=0)
+    assert again.snapshot() == job.snapshot()
     assert (again.dedupe, again.created, len(again)) == (False, job.created, 2)
     again.apply(Requeued(1))
     check_counts(again.snapshot())
@@ -283,7 +313,9 @@ def test_what_had_not_ended_begins_again_and_may_be_there_where_an_upload_had_be
     job.apply(NotSent(1))
     again = restored(job).snapshot()
     fresh = job_of(4).snapshot().images
-    assert again.images[:3] == (*fresh[:2], replace(fresh[2], maybe_duplicate=True))
+    expected = (*fresh[:2], replace(fresh[2], maybe_duplicate=True))
+    assert again.version == job.version + 1
+    assert again.images[:3] == tuple(replace(image, version=again.version) for image in expected)
     assert again.images[3] == job.image(3)
     assert (again.status, again.maybe_duplicates) == ("pending", 1)
     check_counts(again)
@@ -378,6 +410,26 @@ def test_the_version_counts_the_changes_and_only_those() -> None:
         versions.append(job.version)
     assert versions == [0, 1, 2, 3, 4]
     assert job.snapshot().version == job.summary().version == 4
+
+
+def test_an_image_has_the_version_of_its_last_change() -> None:
+    job = job_of(3)
+    bring_to(job, "completed", 1)
+    bring_to(job, "failed", 0)
+    job.apply(Started())
+    assert [image.version for image in job.snapshot().images] == [3, 2, 0]
+
+
+def test_a_restored_job_goes_on_from_its_version() -> None:
+    job = job_of(2)
+    assert restored(job).snapshot() == job.snapshot(), "it had not begun, so nothing was reset"
+    job.apply(Started())
+    again = restored(job)
+    assert (again.version, again.summary().status) == (2, "pending")
+    assert [image.version for image in again.snapshot().images] == [2, 2]
+    again.apply(Started())
+    again.apply(Failed(1, FAILURE))
+    assert (again.version, again.image(1).version) == (4, 4)
 
 
 def test_snapshots_of_one_version_are_equal_and_stay_as_they_were() -> None:

@@ -30,7 +30,6 @@ from msgspec.structs import replace
 from imageload.errors import Failure, IllegalChange, JournalUnavailable
 from imageload.job import (
     AlbumEnded,
-    AnswerMissed,
     CallbackEnded,
     Change,
     Downloaded,
@@ -42,6 +41,7 @@ from imageload.job import (
     Purged,
     PurgeFailed,
     Requeued,
+    ResponseLost,
     Snapshot,
     Started,
     Uploaded,
@@ -63,6 +63,7 @@ from tests.journals import (
     opened,
     report,
     restored_from,
+    shown,
     tell,
     url,
     wait_until,
@@ -99,7 +100,7 @@ def test_an_accepted_job_is_there_with_all_that_was_posted(path: Path) -> None:
         journal.accept([job])
     (again,) = restored_from(path).jobs
     assert (again.job_id, again.dedupe, again.created) == (job.job_id, False, created)
-    assert again.snapshot() == job.snapshot()
+    assert shown(again) == shown(job)
 
 
 def test_jobs_come_back_in_the_order_in_which_they_were_accepted(path: Path) -> None:
@@ -114,7 +115,7 @@ def test_jobs_come_back_in_the_order_in_which_they_were_accepted(path: Path) -> 
     for _ in range(2):
         restored = restored_from(path).jobs
         assert [job.job_id for job in restored] == [job.job_id for job in jobs]
-        assert [job.snapshot() for job in restored] == [after_a_restart(job) for job in jobs]
+        assert [shown(job) for job in restored] == [after_a_restart(job) for job in jobs]
 
 
 def test_a_job_that_was_at_work_has_not_begun_and_one_that_ended_has(path: Path) -> None:
@@ -133,7 +134,7 @@ def test_an_image_whose_upload_had_begun_may_be_there_already(path: Path) -> Non
     with opened(path) as (journal, _):
         journal.accept([job])
         tell(journal, job, *(Downloaded(index, report(index)) for index in range(4)))
-        tell(journal, job, Uploading(1), Uploading(2), AnswerMissed(2), Uploading(3))
+        tell(journal, job, Uploading(1), Uploading(2), ResponseLost(2), Uploading(3))
         tell(journal, job, Uploaded(3, link(3)))
     (again,) = restored_from(path).jobs
     images = again.snapshot().images
@@ -164,7 +165,7 @@ def test_what_was_sent_before_a_stop_may_be_on_imgur(path: Path) -> None:
     job = job_of(1)
     with opened(path) as (journal, _):
         journal.accept([job])
-        tell(journal, job, Started(), Downloaded(0, report(0)), Uploading(0), AnswerMissed(0))
+        tell(journal, job, Started(), Downloaded(0, report(0)), Uploading(0), ResponseLost(0))
         tell(journal, job, NotSent(0))
     (again,) = restored_from(path).jobs
     assert again.image(0).maybe_duplicate
@@ -179,7 +180,7 @@ def test_an_album_that_a_retry_opened_again_is_open_after_a_restart(path: Path) 
         flush(journal)
         tell(journal, job, Requeued(0))
     (again,) = restored_from(path).jobs
-    assert again.snapshot() == after_a_restart(job)
+    assert shown(again) == after_a_restart(job)
     assert again.summary().album == job.summary().album
 
 
@@ -215,7 +216,7 @@ def change_of(job: Job, index: int, kind: str, attempts: int) -> Change:
         "down": Downloaded(index, replace(report(index), height=None), attempts),
         "up": Uploading(index),
         "unsent": NotSent(index),
-        "missed": AnswerMissed(index),
+        "missed": ResponseLost(index),
         "landed": Uploaded(index, link(index), SECRET, attempts),
         "reused": Uploaded(index, link(index), None, attempts, reused=True),
         "failed": Failed(index, failure, attempts),
@@ -243,12 +244,12 @@ def test_whatever_happened_to_a_job_is_there_after_a_restart(
     with opened(path) as (journal, _):
         journal.accept([job, other])
         walk(journal, job, steps)
-    expected = after_a_restart(job), other.snapshot()
+    expected = after_a_restart(job), shown(other)
     with opened(path) as (journal, restored):
-        assert tuple(job.snapshot() for job in restored.jobs) == expected
+        assert tuple(shown(job) for job in restored.jobs) == expected
         walk(journal, restored.jobs[0], retold)
-        expected = after_a_restart(restored.jobs[0]), other.snapshot()
-    assert tuple(job.snapshot() for job in restored_from(path).jobs) == expected
+        expected = after_a_restart(restored.jobs[0]), shown(other)
+    assert tuple(shown(job) for job in restored_from(path).jobs) == expected
 
 
 def walk(journal: Journal, job: Job, steps: list[tuple[int, str, int]]) -> None:
@@ -440,7 +441,7 @@ def test_any_number_of_images_of_any_kind_may_be_written_at_once(path: Path, cou
         (rows,) = connection.execute("SELECT count(*) FROM image").fetchone()
     assert rows == len(job), "and none of what filled the statements up"
     (restored,) = restored_from(path).jobs
-    assert restored.snapshot() == after_a_restart(job)
+    assert shown(restored) == after_a_restart(job)
 
 
 def test_one_who_waits_and_raises_hurts_nobody(
@@ -513,7 +514,7 @@ def test_a_full_disk_refuses_new_jobs_and_loses_nothing_of_the_old(disk: Path) -
         assert journal.trouble is None
         journal.accept([later])
     first, second = restored_from(path).jobs
-    assert (first.snapshot(), second.job_id) == (after_a_restart(job), later.job_id)
+    assert (shown(first), second.job_id) == (after_a_restart(job), later.job_id)
 
 
 def test_the_job_that_fills_the_disk_is_refused_and_nothing_else_suffers(disk: Path) -> None:
@@ -567,7 +568,7 @@ def test_closing_waits_for_a_disk_that_gets_room_in_time(disk: Path) -> None:
         assert closing.is_alive(), "it has not given up"
     closing.join()
     assert closed == [True]
-    assert restored_from(path).jobs[0].snapshot() == after_a_restart(job)
+    assert shown(restored_from(path).jobs[0]) == after_a_restart(job)
 
 
 def test_a_journal_whose_file_is_taken_away_notices_and_goes_on_when_it_is_back(
@@ -587,7 +588,7 @@ def test_a_journal_whose_file_is_taken_away_notices_and_goes_on_when_it_is_back(
         assert not path.exists(), "an empty one would do away with the WAL"
         (tmp_path / "elsewhere").rename(path)
         flush(journal)
-    assert restored_from(path).jobs[0].snapshot() == after_a_restart(job)
+    assert shown(restored_from(path).jobs[0]) == after_a_restart(job)
 
 
 def test_what_sqlite_cannot_store_is_left_out_and_the_rest_is_kept(
@@ -623,7 +624,7 @@ def test_a_retired_job_is_not_restored_but_its_links_and_it_can_be_had(path: Pat
         ]
         again = journal.load(jobs[0].job_id)
         assert again is not None
-        assert again.snapshot() == after_a_restart(jobs[0])
+        assert shown(again) == after_a_restart(jobs[0])
         tell(journal, again, Purged(0, FAILURE))
         flush(journal)
         assert [found.n for found in journal.links(retired_only=True)] == [1]

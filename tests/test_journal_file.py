@@ -34,6 +34,7 @@ from tests.journals import (
     opened,
     report,
     restored_from,
+    shown,
     tell,
 )
 
@@ -189,7 +190,7 @@ def test_an_older_journal_is_brought_up_to_date_and_keeps_what_it_has(
     more = "ALTER TABLE note ADD COLUMN later TEXT; CREATE TABLE more (x)"
     monkeypatch.setattr(journal_file, "MIGRATIONS", (*MIGRATIONS, more))
     again = restored_from(path).jobs
-    assert [job.snapshot() for job in again] == [after_a_restart(job) for job in jobs]
+    assert [shown(job) for job in again] == [after_a_restart(job) for job in jobs]
     with sqlite3.connect(path) as other:
         assert other.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS) + 1,)
         assert other.execute("SELECT count(later) FROM note").fetchone() == (0,)
@@ -207,7 +208,7 @@ def test_a_migration_that_breaks_off_has_changed_nothing(
     assert "cannot be opened: no such table" in refused(path)
     monkeypatch.undo()
     again = restored_from(path).jobs
-    assert [job.snapshot() for job in again] == [after_a_restart(job) for job in jobs]
+    assert [shown(job) for job in again] == [after_a_restart(job) for job in jobs]
 
 
 @pytest.mark.parametrize("version", range(1, len(MIGRATIONS) + 1))
@@ -277,7 +278,7 @@ def test_no_garbled_page_goes_unnoticed_or_empties_anything(path: Path) -> None:
             assert "is damaged" in sentence
             assert path.read_bytes() == garbled
         else:
-            assert [job.snapshot() for job in found] == expected
+            assert [shown(job) for job in found] == expected
     assert noticed > len(pages) / 2
 
 
@@ -301,7 +302,7 @@ def test_a_sound_journal_is_not_moved_aside(path: Path) -> None:
     jobs = filled(path)
     journal, restored = open_journal(path, move_damaged_aside=True)
     assert journal.close()
-    assert [job.snapshot() for job in restored.jobs] == [after_a_restart(job) for job in jobs]
+    assert [shown(job) for job in restored.jobs] == [after_a_restart(job) for job in jobs]
     assert not list(path.parent.glob("journal.damaged-*"))
 
 

@@ -15,7 +15,6 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 
 from imageload.errors import ImageError, image_error_codes
 from imageload.job import (
-    AnswerMissed,
     CallbackEnded,
     Change,
     Downloaded,
@@ -24,6 +23,7 @@ from imageload.job import (
     Purged,
     PurgeFailed,
     Requeued,
+    ResponseLost,
     Uploaded,
     Uploading,
 )
@@ -129,7 +129,7 @@ class Metrics:
                 retries.inc(max(0, attempts - 1))
             case Requeued():
                 self._requeued.inc()
-            case AnswerMissed():
+            case ResponseLost():
                 self._answers_lost.inc()
             case Purged():
                 self._purged.inc()

@@ -23,7 +23,6 @@ from pathlib import Path
 
 from imageload.errors import JournalError, JournalUnavailable
 from imageload.job import (
-    AnswerMissed,
     Change,
     Downloaded,
     Failed,
@@ -32,6 +31,7 @@ from imageload.job import (
     Purged,
     PurgeFailed,
     Requeued,
+    ResponseLost,
     Uploaded,
     Uploading,
 )
@@ -168,7 +168,7 @@ class Journal:
                 Uploading(index)
                 | Uploaded(index)
                 | NotSent(index)
-                | AnswerMissed(index)
+                | ResponseLost(index)
                 | Purged(index)
                 | PurgeFailed(index)
             ):
