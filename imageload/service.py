@@ -41,7 +41,7 @@ from imageload.web.idempotency import IdempotencyKeys
 from imageload.web.notes import current_token, keep_budgets, keep_token, restore_budgets
 from imageload.web.scrape import Scrape, Standing
 from imageload.web.server.connections import BACKLOG, Server
-from imageload.web.server.file_limit import most_streams
+from imageload.web.server.limits import most_streams
 from imgurapi import ImgurAPI
 
 _log = logging.getLogger(__name__)
@@ -233,7 +233,7 @@ class Service:
         self._server = server = Server(
             self.application,
             config=config,
-            on_cut=self._scrape.connection_cut,
+            on_close=self._scrape.connection_closed,
             max_header_size=_MAX_HEAD_BYTES,
             max_body_size=2**62,
         )

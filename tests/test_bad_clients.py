@@ -8,6 +8,8 @@ import logging
 import os
 import resource
 import select
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -228,10 +230,15 @@ def test_the_bodies_of_all_requests_have_a_limit_together(tmp_path: Path) -> Non
         assert service.post(data=body).status_code == 202
 
 
-def test_a_head_over_the_limit_ends_the_connection(service: RunningService) -> None:
+@pytest.mark.parametrize("earlier_requests", [0, 1])
+def test_a_head_over_the_limit_is_refused(service: RunningService, earlier_requests: int) -> None:
     with Wire(service.url) as wire:
+        for _ in range(earlier_requests):
+            wire.send(request())
+            assert wire.answer().status == 200
         wire.send(request(X="x" * 70_000))
-        assert wire.rest() == b""
+        answer = wire.last_answer()
+        assert (answer.status, answer.problem) == (431, "headers-too-large")
 
 
 def test_a_large_body_is_read_while_others_are_answered(tmp_path: Path) -> None:
@@ -255,6 +262,11 @@ def test_a_large_body_is_read_while_others_are_answered(tmp_path: Path) -> None:
 def connections(service: RunningService) -> int:
     """How many connections the service has."""
     return service.server.connections
+
+
+def open_files() -> int:
+    """How many descriptors this process has."""
+    return len(list(Path("/dev/fd").iterdir()))
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -310,6 +322,14 @@ def test_a_request_at_work_makes_way_for_none(tmp_path: Path) -> None:
             answer = third.last_answer()
             assert (answer.status, answer.problem) == (503, "too-many-connections")
             assert answer.fields["retry-after"] == "5"
+        before = open_files()
+        for _ in range(200):
+            with Wire(service.url) as reset:
+                linger = struct.pack("ii", 1, 0)  # closing resets the connection
+                reset.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        with Wire(service.url) as third:
+            assert third.last_answer().status == 503
+        assert open_files() <= before
         wire.socket.close()
         wait_until(lambda: connections(service) < 2)
         assert requests.get(f"{service.url}/healthz", timeout=5).status_code == 200
@@ -375,7 +395,7 @@ def test_where_few_files_may_be_open_there_are_fewer_connections(
     code = (
         f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}));"
         "from imageload.settings import Config;"
-        "from imageload.web.server.file_limit import most_connections, most_streams;"
+        "from imageload.web.server.limits import most_connections, most_streams;"
         "print(most_connections(Config()), most_streams(Config()))"
     )
     ended = subprocess.run(

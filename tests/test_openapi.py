@@ -113,7 +113,13 @@ def test_every_problem_that_is_raised_is_described() -> None:
     found = re.findall(
         r'urn:imageload:problem:([a-z-]+)", "status": (\d+), "title": "([^"]+)"', text
     )
-    others = {"unknown-job", "not-found", "too-slow", "too-many-connections"}
+    others = {
+        "unknown-job",
+        "not-found",
+        "too-slow",
+        "headers-too-large",
+        "too-many-connections",
+    }
     shown = {each for each in found if each[0] not in others}
     classes: list[type[Refused]] = Refused.__subclasses__()
     assert shown == {(each.slug, str(each.status), each.title) for each in classes}

@@ -24,7 +24,7 @@ from imageload.store.sqlite import Journal
 from imageload.targets.imgur.uploader import Uploads
 from imageload.transport.engine import Pool
 from imageload.web.changes import Changes
-from imageload.web.server.connections import CUTS, Cut
+from imageload.web.server.connections import CLOSE_REASONS, CloseReason
 
 _REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH")
@@ -139,7 +139,7 @@ class Scrape:
             ["reason"],
             registry=self._registry,
         )
-        self._cuts = {reason: cuts.labels(reason) for reason in CUTS}
+        self._cuts = {reason: cuts.labels(reason) for reason in CLOSE_REASONS}
 
     def add(self, standing: Standing) -> None:
         """Have each scrape look at `standing`."""
@@ -150,8 +150,8 @@ class Scrape:
         known = method if method in _METHODS else "other"
         self._seconds.labels(route, known, str(status)).observe(seconds)
 
-    def connection_cut(self, reason: Cut) -> None:
-        """A connection was ended, or not even taken."""
+    def connection_closed(self, reason: CloseReason) -> None:
+        """Count a connection that the service closed."""
         self._cuts[reason].inc()
 
     def text(self, accept: str) -> tuple[bytes, str]:

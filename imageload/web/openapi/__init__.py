@@ -18,8 +18,8 @@ from imageload.web.lists import Body
 from imageload.web.problems import PROBLEM
 
 _FILE = Path(__file__).with_name("openapi.json")
-_EVERYWHERE = ("unknown-host", "too-slow", "too-many-connections", "out-of-files")
-_BEFORE_REQUEST = ("too-slow", "too-many-connections")
+_BEFORE_REQUEST = ("too-slow", "headers-too-large", "too-many-connections")
+_EVERYWHERE = ("unknown-host", "out-of-files", *_BEFORE_REQUEST)
 _HEADERS = {
     "401": "WWW-Authenticate",
     "409": "Retry-After",
@@ -49,7 +49,7 @@ def document(config: Config, *, wants_token: bool) -> Json:
                 slugs.append("cross-origin")
             _add_problems(operation["responses"], {slug: problems[slug] for slug in slugs})
             for status, response in operation["responses"].items():
-                if status != "408":  # sent before the request has an id
+                if status not in ("408", "431"):  # sent before the request has an id
                     _add_header(response, "X-Request-ID")
     return document
 

@@ -1,18 +1,19 @@
-"""Every open connection: how many there may be, and how long a client may make us wait.
+"""Tornado's HTTP server, with limits on connections and on slow clients.
 
-    accept ─► idle ──first byte──► head ─► body ─► answering ─► idle ...
-               │ idle_seconds        │ patience       │ idle_seconds, while none of it is taken
-               └─────────────────────┴──► closed ◄────┘
+    accept ─► head ─► body ─► responding ─► idle ─► head ...
+               │       │          │           └─ idle_seconds
+               │       │          └─ idle_seconds without the client reading any of it
+               └───────┴─ client_seconds, and a second more for each client_speed_bytes
 
-A new connection starts in `head`: who connects and says nothing is cut as who says it too slowly.
-Patience is `client_seconds`; what a client moves gives some of it back. When there are as many
-connections as may be, the one that has been longest without a whole request makes way; so
-thousands that hold a connection each do not keep others out. Nothing here reads HTTP.
+At the limit of connections, a new one evicts the one that has waited longest for a request, else
+the one that has waited longest for the rest of a body. If there is none, the new one gets a 503.
+Without a free file descriptor, accepting pauses.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import socket
@@ -34,49 +35,43 @@ from tornado.httputil import (
 
 from imageload.settings import Config
 from imageload.web.problems import PROBLEM
-from imageload.web.server.file_limit import most_connections
+from imageload.web.server.limits import most_connections
 
 _log = logging.getLogger(__name__)
 
-Phase = Literal["idle", "head", "body", "answering"]
-Cut = Literal["too-slow", "made-way", "refused", "idle", "not-reading"]
-CUTS: tuple[Cut, ...] = ("too-slow", "made-way", "refused", "idle", "not-reading")
-"""Why a connection was ended: its request came too slowly; another one needed its place; there was
-no place for it; it was silent between requests; its client does not take the answer."""
-_USUAL: tuple[Cut, ...] = ("idle",)
+Phase = Literal["idle", "head", "body", "responding"]
+CloseReason = Literal["too-slow", "evicted", "refused", "idle", "not-reading"]
+CLOSE_REASONS: tuple[CloseReason, ...] = ("too-slow", "evicted", "refused", "idle", "not-reading")
 
 BACKLOG = 1_024
 _ACCEPTED_AT_ONCE = 64
-_JUDGED_AT_ONCE = 64
+_CHECKED_AT_ONCE = 64
 _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
 _PAUSE_SECONDS = 0.5
 _SECONDS_BETWEEN_WARNINGS = 60.0
 
 
 class ClientStream(tornado.iostream.IOStream):
-    """A connection and how far its client has come with its request."""
+    """A connection, the phase of its request, and the bytes read and written on it."""
 
-    def __init__(
-        self, connection: socket.socket, on_close: Callable[[ClientStream], None], *, since: float
-    ) -> None:
+    def __init__(self, connection: socket.socket, on_close: Callable[[ClientStream], None]) -> None:
         super().__init__(connection)
         self._on_close = on_close
         self.phase: Phase = "head"
-        self.since = since
         self.moved = 0
         self.seen = 0
         self.waited = 0.0
 
-    def enter(self, phase: Phase, now: float) -> None:
-        """The request has come this far."""
-        self.phase, self.since, self.waited, self.seen = phase, now, 0.0, self.moved
+    def enter(self, phase: Phase) -> None:
+        """Begin `phase`, with the whole of its time."""
+        self.phase, self.waited, self.seen = phase, 0.0, self.moved
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
         """Called by Tornado."""
         try:
             count = super().read_from_fd(buf)
         finally:
-            del buf  # as Tornado's own does: no traceback may hold the view
+            del buf  # as in Tornado: a traceback must not keep the view
         self.moved += count or 0
         return count
 
@@ -89,53 +84,54 @@ class ClientStream(tornado.iostream.IOStream):
         self.moved += count
         return count
 
+    def close(self, exc_info: Any = False) -> None:
+        """Close the connection, with a 431 if Tornado found its head too large."""
+        is_in_head = self.phase in ("idle", "head") and not self.closed()
+        if is_in_head and isinstance(exc_info, tornado.iostream.UnsatisfiableReadError):
+            with contextlib.suppress(OSError):
+                self.socket.send(_HEAD_TOO_LARGE)
+                while self.socket.recv(2**16):  # closing with unread data would reset it
+                    pass
+        super().close(exc_info)
+
     def close_fd(self) -> None:
         """Called by Tornado, once."""
         self._on_close(self)
         super().close_fd()
 
-    def dismiss(self, answer: bytes = b"") -> None:
-        """Close it, with an answer where one can still be sent."""
-        if answer and not self.closed() and not self.writing():
-            self.write(answer)
-        self.close()
-
 
 class Server(tornado.httpserver.HTTPServer):
-    """Tornado's server, with bounds for its connections. It listens where `add_sockets` says."""
+    """Tornado's server with the limits of `config`; `on_close` is called with each CloseReason."""
 
     def initialize(  # type: ignore[override]
-        self, *args: Any, config: Config, on_cut: Callable[[Cut], object], **keywords: Any
+        self, *args: Any, config: Config, on_close: Callable[[CloseReason], object], **keywords: Any
     ) -> None:
         """Called by Tornado with the arguments of the constructor."""
         super().initialize(*args, **keywords)
-        self.conn_params.header_timeout = None  # `_judge` has deadlines, and needs no timers
+        self.conn_params.header_timeout = None  # `_check` has the deadlines
         self.most = most_connections(config)
         self._seconds = config.client_seconds
         self._speed = config.client_speed_bytes
         self._idle_seconds = config.idle_seconds
-        self._every = min(1.0, config.client_seconds / 4, config.idle_seconds / 4)
+        self._interval = min(1.0, config.client_seconds / 4, config.idle_seconds / 4)
         self._loop = asyncio.get_running_loop()
         self._listening: list[socket.socket] = []
         self._open: set[ClientStream] = set()
-        # In the order in which they began to wait for a request, and for its body.
-        self._silent: dict[ClientStream, None] = {}
-        self._sending: dict[ClientStream, None] = {}
-        self._warned = float("-inf")
-        self._on_cut = on_cut
-        self._cuts: Counter[Cut] = Counter()
-        self._told_of_cuts = float("-inf")
+        # Both in the order in which the connections began to wait.
+        self._without_request: dict[ClientStream, None] = {}
+        self._without_body: dict[ClientStream, None] = {}
+        self._on_close = on_close
+        self._closed: Counter[CloseReason] = Counter()
+        self._warned: dict[str, float] = {}
         self._watching: asyncio.Task[None] | None = None
 
     @property
     def connections(self) -> int:
-        """How many are open."""
+        """The number of open connections."""
         return len(self._open)
 
-    # Accepting
-
     def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
-        """Accept connections on these, which are non-blocking."""
+        """Accept connections on these non-blocking sockets."""
         for sock in sockets:
             self._listening.append(sock)
             self._loop.add_reader(sock, self._accept, sock)
@@ -143,7 +139,7 @@ class Server(tornado.httpserver.HTTPServer):
             self._watching = self._loop.create_task(self._watch())
 
     def stop(self) -> None:
-        """Listen no more. What is open stays open, and under the same rules."""
+        """Stop listening. Open connections stay open, under the same limits."""
         super().stop()
         for sock in self._listening:
             self._loop.remove_reader(sock)
@@ -159,163 +155,161 @@ class Server(tornado.httpserver.HTTPServer):
             except ConnectionAbortedError:
                 continue
             except OSError as error:
-                self._warn(error)
-                if error.errno in _OUT_OF_FILES and self._make_way():
+                self._warn("a connection cannot be accepted: %s", error.strerror)
+                if error.errno in _OUT_OF_FILES and self._evict():
                     continue
-                # The socket stays readable: asking again at once would spin.
+                # The socket stays readable: without a pause this would spin.
                 self._loop.remove_reader(sock)
                 self._loop.call_later(_PAUSE_SECONDS, self._resume, sock)
                 return
             self._take(connection, address)
-
-    def _warn(self, error: OSError) -> None:
-        now = self._loop.time()
-        if now - self._warned > _SECONDS_BETWEEN_WARNINGS:
-            self._warned = now
-            _log.warning("a connection cannot be accepted: %s", error.strerror)
 
     def _resume(self, sock: socket.socket) -> None:
         if sock in self._listening:
             self._loop.add_reader(sock, self._accept, sock)
 
     def _take(self, connection: socket.socket, address: Any) -> None:
-        if len(self._open) >= self.most and not self._make_way():
+        if len(self._open) >= self.most and not self._evict():
+            self._count("refused")
             connection.setblocking(False)
-            connection.send(_FULL)
-            connection.close()
-            self._note("refused")
+            with connection, contextlib.suppress(OSError):  # the client may have reset it
+                connection.send(_FULL)
             return
-        stream = ClientStream(connection, self._gone, since=self._loop.time())
+        stream = ClientStream(connection, self._forget)
         self._open.add(stream)
-        self._silent[stream] = None
+        self._without_request[stream] = None
         self.handle_stream(stream, address)
 
-    def _make_way(self) -> bool:
-        for waiting in (self._silent, self._sending):
+    def _evict(self) -> bool:
+        """Close the connection that has waited longest; False if every one has a request."""
+        for waiting in (self._without_request, self._without_body):
             if waiting:
-                self._cut(next(iter(waiting)), "made-way")
+                self._close(next(iter(waiting)), "evicted")
                 return True
         return False
 
-    def _gone(self, stream: ClientStream) -> None:
+    def _forget(self, stream: ClientStream) -> None:
         self._open.discard(stream)
-        self._silent.pop(stream, None)
-        self._sending.pop(stream, None)
-
-    # How far a request has come
+        self._without_request.pop(stream, None)
+        self._without_body.pop(stream, None)
 
     def start_request(
         self, server_conn: object, request_conn: HTTPConnection
     ) -> HTTPMessageDelegate:
-        """Called by Tornado when it begins to wait for a request."""
+        """Called by Tornado before it reads a request."""
         stream: ClientStream = request_conn.stream  # type: ignore[attr-defined]
-        return _Followed(self, stream, super().start_request(server_conn, request_conn))
+        return _PhaseTracker(self, stream, super().start_request(server_conn, request_conn))
 
     def enter(self, stream: ClientStream, phase: Phase) -> None:
-        """The request on `stream` has come this far."""
+        """Begin `phase` on `stream`."""
         if stream not in self._open:
             return
-        self._silent.pop(stream, None)
-        self._sending.pop(stream, None)
-        stream.enter(phase, self._loop.time())
+        self._without_request.pop(stream, None)
+        self._without_body.pop(stream, None)
+        stream.enter(phase)
         if phase == "body":
-            self._sending[stream] = None
-        elif phase != "answering":
-            self._silent[stream] = None
-
-    # Patience
+            self._without_body[stream] = None
+        elif phase != "responding":
+            self._without_request[stream] = None
 
     async def _watch(self) -> None:
         before = self._loop.time()
         while self._listening or self._open:
-            await asyncio.sleep(self._every)
+            await asyncio.sleep(self._interval)
             now = self._loop.time()
-            # A loop that was held up is no client's fault.
-            passed = min(now - before, 2 * self._every)
+            # A delay of the event loop does not count against the clients.
+            passed = min(now - before, 2 * self._interval)
             for number, stream in enumerate(list(self._open), 1):
-                self._judge(stream, now, passed)
-                if number % _JUDGED_AT_ONCE == 0:
+                self._check(stream, passed)
+                if number % _CHECKED_AT_ONCE == 0:
                     await asyncio.sleep(0)  # closing thousands takes a while
             before = now
 
-    def _judge(self, stream: ClientStream, now: float, passed: float) -> None:
+    def _check(self, stream: ClientStream, passed: float) -> None:
+        """Close `stream` if its time is up, `passed` seconds after the last check."""
         if stream.closed():
             return
         moved, stream.seen = stream.moved - stream.seen, stream.moved
-        if stream.phase == "idle":
-            if moved:
-                self.enter(stream, "head")
-            elif now - stream.since > self._idle_seconds:
-                self._cut(stream, "idle")
+        if stream.phase == "idle" and moved:
+            self.enter(stream, "head")
             return
-        if stream.phase == "answering" and not stream.writing():
+        if stream.phase == "responding" and not stream.writing():
             stream.waited = 0.0
             return
         stream.waited = max(0.0, stream.waited + passed - moved / self._speed)
-        if stream.phase == "answering":
-            if stream.waited > self._idle_seconds:
-                self._cut(stream, "not-reading")
-        elif stream.waited > self._seconds:
-            # A browser that connects ahead of its need says nothing.
-            reason: Cut = "too-slow" if stream.moved else "idle"
-            self._cut(stream, reason, _TOO_SLOW if stream.moved else b"")
+        is_request = stream.phase in ("head", "body")
+        if stream.waited <= (self._seconds if is_request else self._idle_seconds):
+            return
+        if stream.phase == "responding":
+            self._close(stream, "not-reading")
+        elif is_request and stream.moved:
+            self._close(stream, "too-slow", _TOO_SLOW)
+        else:  # between requests, or a connection that was never used, as browsers open them
+            self._close(stream, "idle")
 
-    # What was cut
+    def _close(self, stream: ClientStream, reason: CloseReason, response: bytes = b"") -> None:
+        if response and not stream.writing():
+            stream.write(response)
+        stream.close()
+        self._count(reason)
 
-    def _cut(self, stream: ClientStream, reason: Cut, answer: bytes = b"") -> None:
-        stream.dismiss(answer)
-        self._note(reason)
+    def _count(self, reason: CloseReason) -> None:
+        """Count a closed connection, and log the counts."""
+        self._on_close(reason)
+        if reason == "idle":
+            return
+        self._closed[reason] += 1
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(self._closed.items()))
+        if self._warn("connections closed since the last line like this: %s", counts):
+            self._closed.clear()
 
-    def _note(self, reason: Cut) -> None:
-        """Count it; the log tells of many with one line a minute, lest clients fill it."""
-        self._on_cut(reason)
-        if reason not in _USUAL:
-            self._cuts[reason] += 1
+    def _warn(self, message: str, argument: object) -> bool:
+        """Log a warning, but each `message` only once a minute: clients cannot fill the log."""
         now = self._loop.time()
-        if self._cuts and now - self._told_of_cuts > _SECONDS_BETWEEN_WARNINGS:
-            self._told_of_cuts = now
-            told = ", ".join(f"{name} {count}" for name, count in sorted(self._cuts.items()))
-            _log.warning("connections were cut since the last line like this: %s", told)
-            self._cuts.clear()
+        if now - self._warned.get(message, float("-inf")) <= _SECONDS_BETWEEN_WARNINGS:
+            return False
+        self._warned[message] = now
+        _log.warning(message, argument)
+        return True
 
 
-class _Followed(HTTPMessageDelegate):
-    """Tells the server how far a request has come; refuses what may be read in two ways."""
+class _PhaseTracker(HTTPMessageDelegate):
+    """Passes a request on, reports its phases to the server, rejects ambiguous lengths."""
 
     def __init__(self, server: Server, stream: ClientStream, inner: HTTPMessageDelegate) -> None:
         self._server = server
         self._stream = stream
         self._inner = inner
-        if stream.phase == "answering":
+        if stream.phase == "responding":
             server.enter(stream, "idle")
 
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
-        """The head is there."""
-        if "," in headers.get("Content-Length", ""):  # two fields are one, with a comma
+        """Called by Tornado."""
+        if "," in headers.get("Content-Length", ""):  # Tornado joins two headers with a comma
             raise HTTPInputError("more than one Content-Length")
         has_body = headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
-        self._server.enter(self._stream, "body" if has_body else "answering")
+        self._server.enter(self._stream, "body" if has_body else "responding")
         return self._inner.headers_received(start_line, headers)
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        """A part of the body is there."""
+        """Called by Tornado."""
         return self._inner.data_received(chunk)
 
     def finish(self) -> None:
-        """The whole request is there."""
-        if self._stream.phase != "answering":
-            self._server.enter(self._stream, "answering")
+        """Called by Tornado when the request is complete."""
+        if self._stream.phase != "responding":
+            self._server.enter(self._stream, "responding")
         self._inner.finish()
 
     def on_connection_close(self) -> None:
-        """It broke off."""
+        """Called by Tornado."""
         self._inner.on_connection_close()
 
 
-def _last_answer(status: str, slug: str, title: str, detail: str, *fields: str) -> bytes:
-    """An answer with a problem document that is sent past Tornado, and ends the connection."""
+def _final_response(status: str, slug: str, title: str, detail: str, *headers: str) -> bytes:
+    """A problem document that is sent without Tornado, on a connection that is then closed."""
     problem = {"type": PROBLEM + slug, "title": title, "status": int(status[:3])}
     body = msgspec.json.encode({**problem, "detail": detail})
     head = [
@@ -323,21 +317,27 @@ def _last_answer(status: str, slug: str, title: str, detail: str, *fields: str) 
         "Content-Type: application/problem+json",
         f"Content-Length: {len(body)}",
         "Connection: close",
-        *fields,
+        *headers,
     ]
     return "\r\n".join(head).encode() + b"\r\n\r\n" + body
 
 
-_TOO_SLOW = _last_answer(
+_TOO_SLOW = _final_response(
     "408 Request Timeout",
     "too-slow",
     "Too slow",
-    "The request did not come in time. Send it again, over a faster line or in parts.",
+    "The request did not arrive in time. Send it again, over a faster line or in parts.",
 )
-_FULL = _last_answer(
+_HEAD_TOO_LARGE = _final_response(
+    "431 Request Header Fields Too Large",
+    "headers-too-large",
+    "Headers too large",
+    "The request's headers may have 16 kB. Send it again with fewer headers.",
+)
+_FULL = _final_response(
     "503 Service Unavailable",
     "too-many-connections",
     "Too many connections",
-    "Every connection that the service may have is at work. Try again in a while.",
+    "All connections are in use. Try again later.",
     "Retry-After: 5",
 )

@@ -1,0 +1,36 @@
+"""Limits on connections and event streams that fit the process's limit of open files."""
+
+from __future__ import annotations
+
+import logging
+import resource
+
+from imageload.settings import Config
+
+_log = logging.getLogger(__name__)
+
+# Files for all else: transfers, their idle connections, temp files, child processes.
+_OTHER_FILES = 128
+_FILES_PER_TRANSFER = 4
+
+
+def most_connections(config: Config) -> int:
+    """`max_connections`, or fewer if the limit of open files is too low; then logs a warning."""
+    most, files = _limits(config)
+    if most < config.max_connections:
+        _log.warning("at most %d connections, because only %d files may be open", most, files)
+    return most
+
+
+def most_streams(config: Config) -> int:
+    """`max_streams`, but at most half of the connections: requests need the others."""
+    return min(config.max_streams, _limits(config)[0] // 2)
+
+
+def _limits(config: Config) -> tuple[int, int]:
+    """The most connections, and the most open files."""
+    others = _OTHER_FILES + _FILES_PER_TRANSFER * (config.downloads + config.uploads)
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return config.max_connections, files
+    return min(config.max_connections, max(files - others, files // 2)), files
