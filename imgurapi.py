@@ -158,7 +158,7 @@ class ImgurAPI(ImgurClient):
         """Upload the file at `path`; gives the image as Imgur describes it (`link`, `id`, ...).
 
         `config` may have `album`, `name`, `title` and `description`. Raises an UploadError, or
-        DiskError where the file cannot be read.
+        `disk_error` where the file cannot be read.
         """
         return run(self._upload(str(path), config, anon))
 
@@ -181,12 +181,14 @@ class ImgurAPI(ImgurClient):
     ) -> Steps[Landed]:
         """Steps that upload the file at `path`: its link, which is under the link base.
 
-        `config` is that of `upload_from_path`. An answer without such a link is a BadAnswer: it
-        is never handed on.
+        `config` is that of `upload_from_path`. An answer without such a link is an `upload_error`:
+        it is never handed on.
         """
         landed = self.landed((yield from self._upload(path, config, anonymous)))
         if landed is None:
-            raise errors.BadAnswer("Imgur took the image and answered without a link to it.")
+            raise errors.UploadError(
+                "upload_error", "Imgur took the image and answered without a link to it."
+            )
         return landed
 
     def landed(self, image: Any) -> Landed | None:
@@ -296,7 +298,9 @@ class ImgurAPI(ImgurClient):
             if not error.maybe_landed:
                 raise
             # What was lost is the answer to this, not to an upload.
-            raise errors.Unavailable(f"The token was not renewed. {error.message}") from None
+            raise errors.UploadError(
+                "unavailable", f"The token was not renewed. {error.message}"
+            ) from None
         self.auth.current_access_token = answer.json["access_token"]
         rotated = answer.json.get("refresh_token")
         if isinstance(rotated, str) and rotated and rotated != self.auth.refresh_token:
@@ -318,7 +322,7 @@ class ImgurAPI(ImgurClient):
         def on_head(_: Head) -> Sink:
             def take(piece: bytes) -> None:
                 if received.tell() + len(piece) > _MAX_ANSWER_BYTES:
-                    raise errors.BadAnswer("Imgur's answer never ends.")
+                    raise errors.UploadError("upload_error", "Imgur's answer never ends.")
                 received.write(piece)
 
             return take
@@ -392,7 +396,7 @@ class _Multipart:
         if self._file_left and len(piece) < size:
             found = os.read(self._descriptor, min(self._file_left, size - len(piece)))
             if not found:
-                raise errors.DiskError("The temp file has become shorter.")
+                raise errors.ImageError("disk_error", "The temp file has become shorter.")
             self._file_left -= len(found)
             piece += found
         if not self._file_left and len(piece) < size:
@@ -419,7 +423,9 @@ def _renewed(answer: Answer) -> Answer:
         sentence = "Imgur does not take the refresh token."
         raise errors.CredentialsRefused(sentence, status_code=answer.status) from None
     if not isinstance(answer.json.get("access_token"), str):
-        raise errors.BadAnswer("Imgur answered the token's renewal without a token.")
+        raise errors.UploadError(
+            "upload_error", "Imgur answered the token's renewal without a token."
+        )
     return answer
 
 
@@ -438,11 +444,17 @@ def _translated(error: TransferError, length: int) -> errors.ImageError:
             return errors.ResourceError("The service is out of sockets for now.")
         case "timeout":
             sentence = "Imgur did not answer in time."
-            return errors.UploadTimedOut(sentence, maybe_landed=whole_body_sent)
+            return errors.UploadError("upload_timeout", sentence, maybe_landed=whole_body_sent)
         case "dns" | "connect" | "url":
-            return errors.UploadConnectError("Imgur cannot be reached.")
+            return errors.UploadError("upload_connect_error", "Imgur cannot be reached.")
         case "tls":
-            return errors.UploadConnectError(f"Imgur's certificate is not right: {error.detail}.")
+            return errors.UploadError(
+                "upload_connect_error", f"Imgur's certificate is not right: {error.detail}."
+            )
         case _ if whole_body_sent:
-            return errors.AnswerLost("Imgur had the image and closed without an answer.")
-    return errors.UploadConnectError("The connection to Imgur broke while the image was sent.")
+            return errors.UploadError(
+                "response_lost", "Imgur had the image and closed without an answer."
+            )
+    return errors.UploadError(
+        "upload_connect_error", "The connection to Imgur broke while the image was sent."
+    )

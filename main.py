@@ -25,7 +25,7 @@ import msgspec
 import tornado.ioloop
 
 from imageload import settings
-from imageload.errors import BadRequest, JournalError
+from imageload.errors import Refused, StoreError
 from imageload.fetch.tempfolder import temp_folder
 from imageload.job import Job
 from imageload.sandbox_process import SandboxError, SandboxProcess
@@ -133,7 +133,7 @@ class JobStatusHandler(StatusHandler):
         job = self.job(job_id)
         purge = self.get_query_argument("purge", "false")
         if purge not in ("true", "false"):
-            raise BadRequest("purge is true or false.")
+            raise Refused("bad-request", "purge is true or false.")
         action = self.image_load.purge if purge == "true" else self.image_load.cancel
         ending = await asyncio.get_running_loop().run_in_executor(None, action, job)
         answer: CancelJson = {
@@ -173,7 +173,9 @@ class UploadLinks(BaseHandler):
         if after is not None:
             job_id, _, number = after.partition(":")
             if not (number.isascii() and number.isdigit()):
-                raise BadRequest("after is what the Link header of the page before has.")
+                raise Refused(
+                    "bad-request", "after is what the Link header of the page before has."
+                )
             done = int(number[:9])
             last = self.image_load.job_list_s.get(job_id)
         if last is not None:
@@ -342,7 +344,7 @@ def main(arguments: Sequence[str], *, program: str = "main.py") -> int:
             check_free(Path(config.journal))
         with temp_folder(config.temp_dir) as temp_dir, imgur_or_sandbox(config) as wired:
             return asyncio.run(serve(wired, temp_dir))
-    except (OSError, SandboxError, JournalError) as error:
+    except (OSError, SandboxError, StoreError) as error:
         print(f"{program}: the service cannot start: {error}", file=sys.stderr)
         return 1
     except ValueError as error:

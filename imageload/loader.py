@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol
 
-from imageload.errors import BacklogFull, JobBusy, OutOfThreads, Refused, ShuttingDown
+from imageload.errors import Refused
 from imageload.job import AlbumReopened, Item, Job, PurgeBegun, Requeued, Snapshot
 from imageload.road import Road
 from imageload.run import Run, failed_images
@@ -136,7 +136,7 @@ class ImageLoad:
     def upload(self, orders: Sequence[Order]) -> list[Job]:
         """One Job for each order, registered and on its way, in order.
 
-        All or none: raises BacklogFull, OutOfThreads or ShuttingDown, and nothing was registered.
+        All or none: raises Refused, and nothing was registered.
         """
         jobs = [
             Job(each.items, dedupe=each.dedupe, album=each.album, callback=each.callback)
@@ -167,7 +167,10 @@ class ImageLoad:
                 for job in jobs:
                     self._waiting.pop()
                     self._road.sharing.end(job.job_id)
-                raise OutOfThreads("The service has no thread to work with. Try again in a while.")
+                raise Refused(
+                    "out-of-threads",
+                    "The service has no thread to work with. Try again in a while.",
+                )
             self.job_list_s.update((job.job_id, job) for job in jobs)
 
     def restore(self, jobs: Sequence[Job]) -> None:
@@ -232,7 +235,7 @@ class ImageLoad:
         """End what has not ended, as `cancelled`, within a second; how many images that may be.
 
         Blocks for as long as the images of a job that waits take to be ended. Done twice, it does
-        the same. Raises ShuttingDown.
+        the same. Raises Refused (shutting-down).
         """
         ending = Ending(_pending(job), 0)
         self._end(job)
@@ -261,7 +264,7 @@ class ImageLoad:
         """Try the failed images again, or those whose error is transient; how many they are.
 
         An album that failed is tried again too. Blocks for as long as the images take to be
-        requeued. Raises JobBusy while the job is being cancelled or purged, and what `upload` does.
+        requeued. Raises Refused while the job is being cancelled or purged, and what `upload` does.
         """
         failed = failed_images(job, only_transient=only_transient)
         album = job.summary().album
@@ -274,7 +277,9 @@ class ImageLoad:
                 return len(failed)
             is_reserved = job.job_id in self._next or job.job_id in self._requeueing
             if work is not None or job.summary().purging or is_reserved:
-                raise JobBusy("The job is being cancelled or purged. Send this again in a while.")
+                raise Refused(
+                    "job-busy", "The job is being cancelled or purged. Send this again in a while."
+                )
             self._check_room(1)
             self._requeueing.add(job.job_id)
         try:
@@ -385,15 +390,16 @@ class ImageLoad:
 
     def _check_closing(self) -> None:
         if self._closing:
-            raise ShuttingDown("The service is stopping. Send this again in a while.")
+            raise Refused("shutting-down", "The service is stopping. Send this again in a while.")
 
     def _check_room(self, jobs: int) -> None:
         """For the lock's holder: may so many jobs more wait?"""
         self._check_closing()
         room = self._max_waiting_jobs + self._max_active_jobs - len(self._active)
         if len(self._waiting) + jobs > room:
-            raise BacklogFull(
-                f"The backlog is full, at {len(self._waiting):,}. Send this again in a while."
+            raise Refused(
+                "backlog-full",
+                f"The backlog is full, at {len(self._waiting):,}. Send this again in a while.",
             )
 
     def _links_of_others(self, job: Job) -> set[str]:

@@ -4,7 +4,7 @@
 | ------------------------------------------------------- | ------------------ |
 | an error that is not `transient`                        | 1                  |
 | a `transient` one                                       | `max_tries`        |
-| one whose class has a `max_tries` of its own, when less | that               |
+| one with a `max_tries` of its own, when less            | that               |
 | one after which Imgur may have the image (`maybe_landed`) | 2, or 1 without `retry_lost` |
 
 The wait before try n+1 is drawn from the upper half of `seconds` x 2^(n-1), at most

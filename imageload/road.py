@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from imageload.announcement import Announcement
-from imageload.errors import ImageError, InternalError, Shutdown
+from imageload.errors import ImageError, Shutdown
 from imageload.fetch.hosts import Hosts
 from imageload.fetch.tempfiles import TempBytes
 from imageload.job import Change, Job, Landed, Report
@@ -150,4 +150,4 @@ def outcome_of(value: object) -> Report | Landed | ImageError:
         return Shutdown("The service stopped before this image was through.")
     error = value if isinstance(value, BaseException) else None
     _log.error("an image met a bug: %r", value, exc_info=error)
-    return InternalError(f"A bug in the service: {type(value).__name__}.")
+    return ImageError("internal_error", f"A bug in the service: {type(value).__name__}.")

@@ -18,14 +18,7 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 from imageload.announcement import Announcer
-from imageload.errors import (
-    Cancelled,
-    Failure,
-    ImageError,
-    InternalError,
-    Parked,
-    Shutdown,
-)
+from imageload.errors import Deferred, Failure, ImageError, Shutdown
 from imageload.fetch.backlog import Backlog, host_of
 from imageload.inbox import Inbox
 from imageload.job import (
@@ -183,7 +176,9 @@ class Run:
         if self._cancelled:
             self._end_all(_cancelled())
         elif not self._stopped:
-            self._end_all(InternalError("A bug in the service kept this image from going on."))
+            self._end_all(
+                ImageError("internal_error", "A bug in the service kept this image from going on.")
+            )
         elif self._road.record is None:
             self._end_all(Shutdown("The service stopped before this image was through."))
         else:
@@ -538,7 +533,7 @@ class Run:
             self._apply(ResponseLost(index))
         if self._cancelling:
             return  # `settle` ends it
-        is_unsent = isinstance(error, (Parked, Shutdown))
+        is_unsent = isinstance(error, (Deferred, Shutdown))
         if is_unsent and goes_on and image.report is not None:
             self._out_of_line(index)
             return
@@ -625,8 +620,8 @@ def failed_images(job: Job, *, only_transient: bool) -> list[int]:
     ]
 
 
-def _cancelled() -> Cancelled:
-    return Cancelled("The job was cancelled before this image was through.")
+def _cancelled() -> ImageError:
+    return ImageError("cancelled", "The job was cancelled before this image was through.")
 
 
 def _is_stop(value: object) -> bool:

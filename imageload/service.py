@@ -14,7 +14,7 @@ import tornado.web
 
 from imageload.convert.fit import Fit, FittingDownloads
 from imageload.convert.pool import Converter
-from imageload.errors import Poison
+from imageload.errors import ImageError
 from imageload.fetch.download import Bounds as DownloadBounds
 from imageload.fetch.download import Downloader
 from imageload.fetch.guard import Guard
@@ -355,7 +355,7 @@ def _end_poison(road: Road, job: Job, deaths: Mapping[int, int]) -> None:
     for index, count in deaths.items():
         if count >= _DEATHS and job.image(index).state == "queued":
             sentence = f"The service has died {count} times while it was at work on this image."
-            road.apply(job, Failed(index, Poison(sentence).failure()))
+            road.apply(job, Failed(index, ImageError("poison", sentence).failure()))
             _log.error("failed job=%s code=poison image=%d", job.job_id, index)
 
 

@@ -165,10 +165,14 @@ class Config:
     )
     per_host: int = _option(8, "count", "downloads from one origin host at a time: politeness")
     host_failures: int = _option(
-        5, "count", "failures in a row without an answer, after which a host is let alone"
+        5,
+        "count",
+        "failures in a row without an answer, after which a host is left alone",
     )
     host_rest_seconds: float = _option(
-        5.0, "seconds", "how long a failing host is let alone before one download tries it again"
+        5.0,
+        "seconds",
+        "how long a failing host is left alone before one download tries it again",
     )
     host_wait_seconds: float = _option(
         300.0, "seconds", "the longest pause (Retry-After) that an origin host is given"

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import certifi
-import pytest
 
 from imageload import errors
 from imageload.fetch.download import Bounds as DownloadBounds
@@ -15,6 +14,7 @@ from imageload.fetch.guard import Guard
 from imageload.fetch.tempfiles import TempFiles
 from imageload.job import Report
 from imageload.transport.transfer import Bounds, Transfer
+from tests.raising import raises_error
 
 
 def filled(folder: Path) -> list[Path]:
@@ -78,11 +78,10 @@ class Download:
         """Give the temp file of `report` back, as who had it does."""
         self._files.give_back(report.temp_fn, report.bytes)
 
-    def fails_with(self, url: str, error: type[errors.ImageError]) -> errors.ImageError:
-        """The error that `url` ends in, and proof that it left no file."""
-        with pytest.raises(error) as caught:
+    def fails_with(self, url: str, name: str) -> errors.ImageError:
+        """The error of this name that `url` ends in, and proof that it left no file."""
+        with raises_error(name) as caught:
             self.call(url)
-        assert type(caught.value) is error
         assert caught.value.message.endswith(".")
         assert not filled(self.temp_dir)
         return caught.value

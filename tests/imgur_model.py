@@ -189,11 +189,14 @@ class Sender:
 
         def arrive() -> None:
             if fate == "unsent":
-                end(errors.UploadConnectError("No connection."))
+                end(errors.UploadError("upload_connect_error", "No connection."))
                 return
             answer = self.imgur.answer(number)
             if fate == "lost":
-                self.at(self.clock() + self.latency(), lambda: end(errors.AnswerLost("Lost.")))
+                self.at(
+                    self.clock() + self.latency(),
+                    lambda: end(errors.UploadError("response_lost", "Lost.")),
+                )
             else:
                 self.at(self.clock() + self.latency(), lambda: hear(answer))
 

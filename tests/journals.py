@@ -11,7 +11,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from imageload.errors import ConnectError
+from imageload.errors import DownloadError
 from imageload.job import (
     Change,
     Downloaded,
@@ -27,7 +27,7 @@ from imageload.job import (
 from imageload.store.sqlite import Journal, Restored, open_journal
 
 SECRET = "d3l3t3h4sh"
-FAILURE = ConnectError("Nobody answers.", status_code=503).failure()
+FAILURE = DownloadError("connect_error", "Nobody answers.", status_code=503).failure()
 
 
 @contextlib.contextmanager

@@ -22,9 +22,10 @@ from imageload.job import (
 )
 from imageload.targets.imgur.albums import album_steps, image_name
 from imageload.transport.transfer import Steps, run
+from tests.raising import raises_error
 
 MADE = {"id": "aLbUm12", "deletehash": "d3l3t3"}
-GONE = errors.Rejected("No.").failure()
+GONE = errors.UploadError("upload_rejected", "No.").failure()
 Call = tuple[str, str, dict[str, Any]]
 
 
@@ -176,16 +177,16 @@ def test_an_album_that_is_there_has_its_images_set_anew(
 )
 def test_an_album_that_imgur_does_not_name_right_is_a_bad_answer(made: object) -> None:
     calls = Calls(made)
-    with pytest.raises(errors.BadAnswer):
+    with raises_error("upload_error"):
         album_of(calls, job_of(150))
     assert len(calls.made) == 1, "nothing is added to what has no name"
 
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_what_a_call_raises_passes_through(number: int) -> None:
-    trouble = errors.Unavailable("Down.")
+    trouble = errors.UploadError("unavailable", "Down.")
     calls = Calls(*[MADE, True][: number - 1], trouble)
-    with pytest.raises(errors.Unavailable) as caught:
+    with raises_error("unavailable") as caught:
         album_of(calls, job_of(150))
     assert caught.value is trouble
 

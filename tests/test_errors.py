@@ -5,11 +5,14 @@ that name their HTTP status.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from imageload import errors
-from imageload.errors import Failure, ImageError, ImageLoadError, Refused
+from imageload.errors import ERRORS, REFUSALS, Failure, ImageError, ImageLoadError, Refused
+
+ROOT = Path(__file__).parent.parent
 
 # In the API, the log and the metric label: a new code is a new word of the API.
 CODES = {
@@ -48,38 +51,55 @@ CODES = {
     "upload_rejected",
     "upload_timeout",
 }
-
-
-ALL = [value for value in vars(errors).values() if isinstance(value, type)]
-IMAGE_ERRORS = [kind for kind in ALL if issubclass(kind, ImageError)]
-REFUSALS = [kind for kind in ALL if issubclass(kind, Refused)]
+CLASSES = [value for value in vars(errors).values() if isinstance(value, type)]
+OF_ONE_ROW = [kind for kind in CLASSES if issubclass(kind, errors._OfOneRow)]
 
 
 def test_the_codes_are_exactly_these() -> None:
-    assert {kind.code for kind in IMAGE_ERRORS} == CODES
     assert errors.image_error_codes() == CODES
+    assert {ImageError(name, "What went wrong.").code for name in ERRORS} == CODES
 
 
-@pytest.mark.parametrize("kind", IMAGE_ERRORS)
-def test_every_image_error_has_a_code_in_snake_case(kind: type[ImageError]) -> None:
-    assert re.fullmatch(r"[a-z]+(_[a-z]+)*", kind.code)
+@pytest.mark.parametrize("name", ERRORS)
+def test_every_image_error_has_a_code_in_snake_case(name: str) -> None:
+    assert re.fullmatch(r"[a-z]+(_[a-z]+)*", name)
+    assert re.fullmatch(r"[a-z]+(_[a-z]+)*", ImageError(name, "What went wrong.").code)
 
 
-@pytest.mark.parametrize("kind", IMAGE_ERRORS)
-def test_every_image_error_becomes_a_failure_with_all_that_it_knows(
-    kind: type[ImageError],
-) -> None:
-    failure = kind("What went wrong.", status_code=503, retry_after=3).failure()
-    assert failure == Failure(kind.code, "What went wrong.", kind.transient, 503)
-    assert kind("What went wrong.").failure().status_code is None
+@pytest.mark.parametrize("name", ERRORS)
+def test_every_image_error_becomes_a_failure_with_all_that_it_knows(name: str) -> None:
+    error = ImageError(name, "What went wrong.", status_code=503, retry_after=3)
+    assert error.failure() == Failure(error.code, "What went wrong.", ERRORS[name].transient, 503)
+    assert ImageError(name, "What went wrong.").failure().status_code is None
+
+
+def test_an_error_that_is_caught_by_its_type_has_a_row_of_its_own() -> None:
+    named = [kind for kind in OF_ONE_ROW if "row" in vars(kind)]
+    assert len({kind.row for kind in named}) == len(named)
+    for kind in named:
+        error = kind("What went wrong.", retry_after=2)
+        assert (error.name, error.message, error.retry_after) == (kind.row, "What went wrong.", 2)
+
+
+def test_every_name_that_the_sources_raise_is_in_a_table() -> None:
+    pattern = re.compile(r"\b(\w+Error|Refused)\(\s*\"([a-z_-]+)\"")
+    sources = [*(ROOT / "imageload").rglob("*.py"), ROOT / "main.py", ROOT / "imgurapi.py"]
+    for source in sources:
+        for kind, name in pattern.findall(source.read_text(encoding="utf-8")):
+            if kind in ("ImageError", "DownloadError", "UploadError"):
+                assert name in ERRORS, source
+            elif kind == "Refused":
+                assert name in REFUSALS, source
 
 
 def test_failures_are_values() -> None:
-    one, other = (errors.TlsError("Not to be trusted.").failure() for _ in range(2))
+    one, other = (
+        errors.DownloadError("tls_error", "Not to be trusted.").failure() for _ in range(2)
+    )
     assert one == other
     assert one is not other
     assert hash(one) == hash(other)
-    assert one != errors.TlsError("Something else.").failure()
+    assert one != errors.DownloadError("tls_error", "Something else.").failure()
 
 
 def test_a_failure_holds_no_traceback_alive() -> None:
@@ -94,57 +114,60 @@ def test_a_failure_holds_no_traceback_alive() -> None:
     }
 
 
-@pytest.mark.parametrize("kind", IMAGE_ERRORS)
-def test_only_what_may_be_tried_again_limits_its_tries(kind: type[ImageError]) -> None:
-    if kind.max_tries is not None:
-        assert kind.transient
-        assert kind.max_tries >= 2
+@pytest.mark.parametrize("name", ERRORS)
+def test_only_errors_that_may_be_tried_again_limit_their_tries(name: str) -> None:
+    row = ERRORS[name]
+    if row.max_tries is not None:
+        assert row.transient
+        assert row.max_tries >= 2
 
 
-def test_an_image_error_speaks_its_message() -> None:
+def test_an_image_error_has_its_message() -> None:
     error = errors.QuotaExceeded("The limit is reached.", retry_after=60)
     assert str(error) == error.message == "The limit is reached."
     assert (error.status_code, error.retry_after) == (None, 60)
 
 
-def test_the_tree_tells_whose_fault_it_was() -> None:
-    assert issubclass(errors.OriginBusy, errors.HttpStatus)
-    assert issubclass(errors.HttpStatus, errors.DownloadError)
+def test_an_upload_may_have_landed_by_its_row_or_by_what_was_sent() -> None:
+    assert errors.UploadError("response_lost", "Lost.").maybe_landed
+    assert not errors.UploadError("upload_timeout", "Late.").maybe_landed
+    assert errors.UploadError("upload_timeout", "Late.", maybe_landed=True).maybe_landed
+    assert errors.Shutdown("Stopped.", maybe_landed=True).maybe_landed
+
+
+def test_the_tree_says_which_side_failed() -> None:
+    assert issubclass(errors.TooLarge, errors.DownloadError)
     assert issubclass(errors.QuotaExceeded, errors.UploadError)
     assert not issubclass(errors.IllegalChange, ImageError)
     assert not issubclass(Refused, ImageError)
-    assert {kind for kind in ALL if issubclass(kind, ImageLoadError)} == {
-        ImageLoadError,
-        errors.IllegalChange,
-        errors.JournalError,
-        *REFUSALS,
-        *IMAGE_ERRORS,
-    }
+    assert issubclass(errors.StoreUnavailable, Refused)
+    assert issubclass(errors.StoreError, ImageLoadError)
 
 
 def test_every_refusal_has_its_http_status() -> None:
-    assert {kind: kind.status for kind in REFUSALS} == {
-        Refused: 400,
-        errors.BadRequest: 400,
-        errors.Unauthorized: 401,
-        errors.CrossOrigin: 403,
-        errors.TooMany: 413,
-        errors.UnknownHost: 421,
-        errors.KeyReused: 422,
-        errors.BacklogFull: 429,
-        errors.JobBusy: 409,
-        errors.OutOfRoom: 503,
-        errors.OutOfThreads: 503,
-        errors.OutOfFiles: 503,
-        errors.JournalUnavailable: 503,
-        errors.ShuttingDown: 503,
+    assert {slug: row.status for slug, row in REFUSALS.items()} == {
+        "bad-request": 400,
+        "unauthorized": 401,
+        "cross-origin": 403,
+        "too-large": 413,
+        "unknown-host": 421,
+        "key-reused": 422,
+        "backlog-full": 429,
+        "job-busy": 409,
+        "out-of-room": 503,
+        "out-of-threads": 503,
+        "out-of-files": 503,
+        "journal-unavailable": 503,
+        "shutting-down": 503,
+        "too-many-streams": 503,
     }
 
 
-@pytest.mark.parametrize("kind", REFUSALS)
+@pytest.mark.parametrize("slug", REFUSALS)
 def test_every_refusal_has_a_slug_and_a_title_and_passing_ones_say_when_to_come_back(
-    kind: type[Refused],
+    slug: str,
 ) -> None:
-    assert re.fullmatch(r"[a-z]+(-[a-z]+)*", kind.slug)
-    assert kind.title
-    assert (kind.retry_after is not None) is (kind.status in (409, 429, 503))
+    refused = Refused(slug, "What was refused.")
+    assert re.fullmatch(r"[a-z]+(-[a-z]+)*", slug)
+    assert refused.title
+    assert (refused.retry_after is not None) is (refused.status in (409, 429, 503))

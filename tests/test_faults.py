@@ -43,7 +43,7 @@ def test_a_name_that_leads_into_the_house_is_blocked(
     shown = f"[{address}]" if ":" in address else address
     download = made(tmp_path, allow=(), resolve=[f"images.example:{origin.port}:{shown}"])
     error = download.fails_with(
-        f"http://images.example:{origin.port}/images/png-rgb.png", errors.BlockedAddress
+        f"http://images.example:{origin.port}/images/png-rgb.png", "blocked_address"
     )
     assert address not in error.message
     assert origin.connections == 0
@@ -64,7 +64,7 @@ def test_a_name_that_changes_its_mind_is_refused_at_the_second_connect(
     origin.page("/first", change_of_mind)
     with listening:
         listening.setblocking(False)
-        download.fails_with(f"http://{name}/first", errors.BlockedAddress)
+        download.fails_with(f"http://{name}/first", "blocked_address")
         with pytest.raises(BlockingIOError):
             listening.accept()
     assert origin.connections == 1
@@ -114,7 +114,7 @@ def test_a_connect_that_nobody_answers_ends_at_the_connect_deadline(
 ) -> None:
     download = made(tmp_path, seconds=10)
     begun = time.monotonic()
-    download.fails_with(f"http://127.0.0.1:{blackhole}/", errors.TimedOut)
+    download.fails_with(f"http://127.0.0.1:{blackhole}/", "timeout")
     assert time.monotonic() - begun < 4
 
 
@@ -125,7 +125,7 @@ def test_two_hundred_addresses_that_drop_packets_share_one_deadline(
     addresses = ",".join(["127.0.0.1"] * 200)
     download = made(tmp_path, resolve=[f"{name}:{addresses}"], seconds=10)
     begun = time.monotonic()
-    download.fails_with(f"http://{name}/", errors.TimedOut)
+    download.fails_with(f"http://{name}/", "timeout")
     assert time.monotonic() - begun < 4
 
 
@@ -167,7 +167,7 @@ def test_a_bad_certificate_is_a_tls_error(tmp_path: Path, authority: Authority, 
     issuer = Authority(tmp_path) if fault in ("unknown authority", "self-signed") else authority
     with running_origin(issuer.context(*names, expired=fault == "expired")) as origin:
         download = made(tmp_path, ca_file=authority.file)
-        error = download.fails_with(origin.image("png-rgb.png"), errors.TlsError)
+        error = download.fails_with(origin.image("png-rgb.png"), "tls_error")
         assert not error.transient
         assert not origin.requests
 
@@ -183,7 +183,7 @@ def test_plain_http_behind_https_is_a_tls_error(download: Download) -> None:
 
         thread = threading.Thread(target=speak)
         thread.start()
-        download.fails_with(f"https://127.0.0.1:{listening.getsockname()[1]}/", errors.TlsError)
+        download.fails_with(f"https://127.0.0.1:{listening.getsockname()[1]}/", "tls_error")
         thread.join(5)
 
 
@@ -191,7 +191,7 @@ def test_a_handshake_that_never_comes_counts_as_connecting(tmp_path: Path) -> No
     with socket.create_server(("127.0.0.1", 0)) as silent:
         download = made(tmp_path, seconds=10)
         begun = time.monotonic()
-        download.fails_with(f"https://127.0.0.1:{silent.getsockname()[1]}/", errors.TimedOut)
+        download.fails_with(f"https://127.0.0.1:{silent.getsockname()[1]}/", "timeout")
         assert time.monotonic() - begun < 4
 
 
@@ -200,7 +200,7 @@ def test_a_redirect_from_https_to_http_is_refused_unless_allowed(
 ) -> None:
     with running_origin(authority.context("127.0.0.1")) as secure:
         url = secure.page("/r", redirect(origin.image("png-rgb.png")))
-        made(tmp_path, ca_file=authority.file).fails_with(url, errors.BadRedirect)
+        made(tmp_path, ca_file=authority.file).fails_with(url, "bad_redirect")
         assert origin.connections == 0
         lax = made(tmp_path, ca_file=authority.file, downgrade=True)
         assert lax.arrives(url) == PNG
@@ -213,7 +213,7 @@ def test_imgurs_own_placeholder_is_no_image(tmp_path: Path, authority: Authority
         imgur.page("/gone.jpg", redirect(f"https://{name}/removed.png"))
         imgur.page("/removed.png", answer(PNG))
         download = made(tmp_path, ca_file=authority.file, resolve=resolve)
-        download.fails_with(f"https://{name}/gone.jpg", errors.RemovedAtOrigin)
+        download.fails_with(f"https://{name}/gone.jpg", "removed_at_origin")
 
 
 # --- framing -----------------------------------------------------------------------------------
@@ -239,40 +239,40 @@ def once(sent: bytes) -> Callable[[Origin], str]:
 
 
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
-FAULTS: dict[str, tuple[Callable[[Origin], str], type[errors.DownloadError]]] = {
-    "drip-headers": (forever(OK, b"X", 0.1), errors.TimedOut),
-    "drip-chunked": (forever(CHUNKED, b"1\r\nx\r\n", 0.1), errors.TimedOut),
+FAULTS: dict[str, tuple[Callable[[Origin], str], str]] = {
+    "drip-headers": (forever(OK, b"X", 0.1), "timeout"),
+    "drip-chunked": (forever(CHUNKED, b"1\r\nx\r\n", 0.1), "timeout"),
     "slow-after-headers": (
         forever(OK + b"\r\n", b"", 60),
-        errors.TimedOut,
+        "timeout",
     ),
     "chunked-endless": (
         forever(CHUNKED, b"10000\r\n" + bytes(65_536) + b"\r\n"),
-        errors.TooLarge,
+        "too_large",
     ),
     "chunked-trailers-endless": (
         forever(CHUNKED + b"1\r\nx\r\n0\r\n", b"X-T: " + b"t" * 1000 + b"\r\n"),
-        errors.TooLarge,
+        "too_large",
     ),
-    "chunk-size-line-endless": (forever(CHUNKED, b"1" * 65_536), errors.BadResponse),
-    "chunk-size-no-number": (once(CHUNKED + b"zz\r\nabc\r\n"), errors.BadResponse),
-    "chunked-cut": (once(CHUNKED + b"ff\r\nabc"), errors.Truncated),
-    "cl-lies-short": (once(OK + b"Content-Length: 10\r\n\r\n" + PNG[:71]), errors.NotAnImage),
+    "chunk-size-line-endless": (forever(CHUNKED, b"1" * 65_536), "bad_response"),
+    "chunk-size-no-number": (once(CHUNKED + b"zz\r\nabc\r\n"), "bad_response"),
+    "chunked-cut": (once(CHUNKED + b"ff\r\nabc"), "truncated"),
+    "cl-lies-short": (once(OK + b"Content-Length: 10\r\n\r\n" + PNG[:71]), "not_image"),
     "cl-not-a-number": (
         once(OK + b"Content-Length: banana\r\n\r\nnothing like an image"),
-        errors.BadResponse,
+        "bad_response",
     ),
     "cl-negative": (
         once(OK + b"Content-Length: -5\r\n\r\nnothing like an image"),
-        errors.BadResponse,
+        "bad_response",
     ),
     "unknown-encoding": (
         once(OK + b"Content-Encoding: rot13\r\nContent-Length: 3\r\n\r\nabc"),
-        errors.BadResponse,
+        "bad_response",
     ),
     "bad-brotli": (
         once(OK + b"Content-Encoding: br\r\n\r\n" + b"\xff" * 100),
-        errors.BadResponse,
+        "bad_response",
     ),
     "gzip-in-gzip-bomb": (
         once(
@@ -280,34 +280,34 @@ FAULTS: dict[str, tuple[Callable[[Origin], str], type[errors.DownloadError]]] = 
             + b"Content-Encoding: gzip, gzip\r\n\r\n"
             + gzip.compress(gzip.compress(bytes(30_000_000)))
         ),
-        errors.TooLarge,
+        "too_large",
     ),
     "redirect-gzip-bomb": (
         once(
             b"HTTP/1.1 302 Found\r\nLocation: /images/none.png\r\nContent-Encoding: gzip\r\n\r\n"
             + gzip.compress(bytes(30_000_000))
         ),
-        errors.HttpStatus,
+        "http_status",
     ),
-    "status-000": (once(b"HTTP/1.1 000 Zero\r\nContent-Length: 0\r\n\r\n"), errors.BadResponse),
-    "status-205": (once(b"HTTP/1.1 205 Reset\r\nContent-Length: 0\r\n\r\n"), errors.EmptyBody),
+    "status-000": (once(b"HTTP/1.1 000 Zero\r\nContent-Length: 0\r\n\r\n"), "bad_response"),
+    "status-205": (once(b"HTTP/1.1 205 Reset\r\nContent-Length: 0\r\n\r\n"), "empty_body"),
     "headers-101": (
         once(OK + b"".join(b"X-%d: y\r\n" % n for n in range(101)) + b"\r\n"),
-        errors.BadResponse,
+        "bad_response",
     ),
-    "header-70k": (once(OK + b"X: " + b"y" * 70_000 + b"\r\n\r\n"), errors.BadResponse),
-    "header-200k": (once(OK + b"X: " + b"y" * 200_000 + b"\r\n\r\n"), errors.BadResponse),
+    "header-70k": (once(OK + b"X: " + b"y" * 70_000 + b"\r\n\r\n"), "bad_response"),
+    "header-200k": (once(OK + b"X: " + b"y" * 200_000 + b"\r\n\r\n"), "bad_response"),
     "headers-6MB": (
         once(OK + (b"X: " + b"y" * 65_000 + b"\r\n") * 98 + b"\r\n"),
-        errors.TooLarge,
+        "too_large",
     ),
-    "header-endless": (forever(OK + b"X: ", b"y" * 65_536), errors.BadResponse),
-    "garbage-line": (once(b"\x00\xff\x00\xff\r\n\r\n"), errors.BadResponse),
+    "header-endless": (forever(OK + b"X: ", b"y" * 65_536), "bad_response"),
+    "garbage-line": (once(b"\x00\xff\x00\xff\r\n\r\n"), "bad_response"),
     "body-html-as-png": (
         once(OK + b"Content-Type: image/png\r\n\r\n<html><body>gone</body></html>"),
-        errors.NotAnImage,
+        "not_image",
     ),
-    "two-bytes-bm": (once(OK + b"\r\nBM"), errors.NotAnImage),
+    "two-bytes-bm": (once(OK + b"\r\nBM"), "not_image"),
 }
 
 
@@ -346,7 +346,9 @@ def test_odd_fields_are_got_over_or_refused(
     url = origin.page("/a", raw(head + PNG))
     try:
         assert download.arrives(url) == PNG
-    except errors.BadResponse:
+    except errors.DownloadError as error:
+        if error.code != "bad_response":
+            raise
         assert not filled(download.temp_dir)
 
 

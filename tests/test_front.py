@@ -7,11 +7,11 @@ import threading
 
 import pytest
 
-from imageload.errors import ShuttingDown
 from imageload.settings import Config
 from imageload.web.access import Access
 from imageload.web.front import Front, Room
 from imageload.web.idempotency import IdempotencyKeys
+from tests.raising import raises_refused
 
 
 def make_front() -> Front:
@@ -38,7 +38,7 @@ def test_many_wait_for_a_disk_at_once_while_few_read() -> None:
         front, meet = make_front(), threading.Barrier(8)
         await asyncio.gather(*(front.wait(lambda: meet.wait(10)) for _ in range(8)))
         front.close()
-        with pytest.raises(ShuttingDown):
+        with raises_refused("shutting-down"):
             await front.wait(threading.get_ident)
 
     asyncio.run(run())
@@ -63,7 +63,7 @@ def test_what_waits_for_a_thread_when_the_service_stops_is_told_so() -> None:
         go_on.set()
         assert await asyncio.gather(*held) == ["done", "done"]
         for late in (waiting, front.run(hold)):
-            with pytest.raises(ShuttingDown):
+            with raises_refused("shutting-down"):
                 await late
 
     asyncio.run(run())

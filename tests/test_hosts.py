@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from imageload.errors import ConnectError, DnsError, HttpStatus, NotAnImage, OriginBusy, TimedOut
+from imageload.errors import DownloadError
 from imageload.fetch.backlog import Backlog, host_of
 from imageload.fetch.hosts import Busy, Down, Go, Hosts, Wait
 
@@ -59,8 +59,15 @@ def test_a_slot_goes_to_who_asked_first() -> None:
     assert turns.ask("a", first) == Go()
 
 
-@pytest.mark.parametrize("error", [ConnectError("x."), DnsError("x."), TimedOut("x.")])
-def test_a_host_that_fails_again_and_again_is_let_alone(error: ConnectError) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        DownloadError("connect_error", "x."),
+        DownloadError("dns_error", "x."),
+        DownloadError("timeout", "x."),
+    ],
+)
+def test_a_host_that_fails_again_and_again_is_let_alone(error: DownloadError) -> None:
     turns, line = hosts(failures=3, per_host=10), Line()
     for _ in range(3):
         assert turns.ask("a", line) == Go()
@@ -74,24 +81,28 @@ def test_a_host_that_fails_again_and_again_is_let_alone(error: ConnectError) -> 
 
 def test_any_answer_at_all_breaks_the_row_of_failures() -> None:
     turns, line = hosts(failures=2), Line()
-    for error in (ConnectError("x."), HttpStatus("x.", status_code=404), ConnectError("x.")):
+    for error in (
+        DownloadError("connect_error", "x."),
+        DownloadError("http_status", "x.", status_code=404),
+        DownloadError("connect_error", "x."),
+    ):
         assert turns.ask("a", line) == Go()
         turns.done("a", error)
     assert turns.ask("a", line) == Go()
-    turns.done("a", NotAnImage("x.", status_code=200))
+    turns.done("a", DownloadError("not_image", "x.", status_code=200))
     assert turns.ask("a", line) == Go()
 
 
 def test_after_its_rest_one_download_tries_the_host() -> None:
     turns, line = hosts(failures=1, rest_seconds=0.01), Line()
     assert turns.ask("a", line) == Go()
-    turns.done("a", ConnectError("x."))
+    turns.done("a", DownloadError("connect_error", "x."))
     deadline = time.monotonic() + 5
     while isinstance(turns.ask("a", line), Down):
         assert time.monotonic() < deadline
     other = Line()
     assert turns.ask("a", other) == Busy(), "the try is under way"
-    turns.done("a", ConnectError("x."))
+    turns.done("a", DownloadError("connect_error", "x."))
     assert other.woken == [("a", False)], "it failed: ask again, and be told"
     deadline = time.monotonic() + 5
     while isinstance(turns.ask("a", line), Down):
@@ -106,7 +117,7 @@ def test_a_pause_that_a_host_asks_for_is_kept_within_bounds() -> None:
     turns, line = hosts(max_wait_seconds=30), Line()
     assert turns.ask("a", line) == Go()
     begun = time.monotonic()
-    turns.done("a", OriginBusy("x.", status_code=429, retry_after=9_999))
+    turns.done("a", DownloadError("origin_busy", "x.", status_code=429, retry_after=9_999))
     turn = turns.ask("a", line)
     assert isinstance(turn, Wait)
     assert turn.until - begun == pytest.approx(30, abs=1)
@@ -117,7 +128,7 @@ def test_a_pause_sends_those_in_line_to_wait() -> None:
     turns, first, second = hosts(per_host=1), Line(), Line()
     assert turns.ask("a", first) == Go()
     assert turns.ask("a", second) == Busy()
-    turns.done("a", OriginBusy("x.", status_code=503, retry_after=10))
+    turns.done("a", DownloadError("origin_busy", "x.", status_code=503, retry_after=10))
     assert second.woken == [("a", False)]
 
 
@@ -222,7 +233,7 @@ def test_a_backlog_gives_images_in_order_as_far_as_hosts_allow() -> None:
 def test_an_image_of_a_host_that_is_down_comes_with_its_failure() -> None:
     turns, line = hosts(failures=1), Line()
     assert turns.ask("a", line) == Go()
-    turns.done("a", ConnectError("x."))
+    turns.done("a", DownloadError("connect_error", "x."))
     backlog = backlog_of(URLS[:4], turns, line)
     ends = [backlog.next() for _ in range(4)]
     assert sorted(end[0] for end in ends if end) == [0, 1, 2, 3]
@@ -232,7 +243,7 @@ def test_an_image_of_a_host_that_is_down_comes_with_its_failure() -> None:
 def test_a_host_that_pauses_is_asked_again_when_its_time_has_come() -> None:
     turns, line = hosts(max_wait_seconds=0.02), Line()
     assert turns.ask("a", line) == Go()
-    turns.done("a", OriginBusy("x.", status_code=429, retry_after=10))
+    turns.done("a", DownloadError("origin_busy", "x.", status_code=429, retry_after=10))
     backlog = backlog_of(URLS[:1], turns, line)
     assert backlog.next() is None
     wait = backlog.seconds_to_next()
@@ -269,7 +280,7 @@ def test_a_hundred_thousand_urls_of_one_busy_host_cost_no_square() -> None:
 def test_a_host_that_answered_is_not_blamed_for_what_came_after() -> None:
     turns, line = hosts(failures=1), Line()
     for _ in range(5):
-        error = TimedOut("x.")
+        error = DownloadError("timeout", "x.")
         error.answered = True
         assert turns.ask("a", line) == Go()
         turns.done("a", error)

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from msgspec.structs import replace
 
-from imageload.errors import ConnectError, IllegalChange, NotAnImage
+from imageload.errors import DownloadError, IllegalChange
 from imageload.job import (
     STATES,
     AlbumEnded,
@@ -52,7 +52,7 @@ from imageload.job import (
 from imageload.schemas import album_json, image_json, map_json, status_json, summary_json
 
 SECRET = "d3l3t3h4sh"
-FAILURE = NotAnImage("The first bytes are not those of an image.").failure()
+FAILURE = DownloadError("not_image", "The first bytes are not those of an image.").failure()
 
 LEGAL: dict[State, tuple[type[Change], ...]] = {
     "queued": (Downloaded, Failed),
@@ -632,7 +632,7 @@ def test_the_record_says_what_an_image_was_converted_from_and_whether_its_link_i
 
 def test_the_record_of_a_failed_image_has_the_code_the_sentence_and_the_origins_status() -> None:
     job = job_of(1)
-    failure = ConnectError("No connection.", status_code=503).failure()
+    failure = DownloadError("connect_error", "No connection.", status_code=503).failure()
     job.apply(Failed(0, failure, attempts=4))
     record = image_json(job.image(0))
     assert record["error"] == {"code": "connect_error", "message": "No connection."}

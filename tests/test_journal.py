@@ -27,7 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from imageload.errors import Failure, IllegalChange, JournalUnavailable
+from imageload.errors import Failure, IllegalChange, StoreUnavailable
 from imageload.job import (
     AlbumEnded,
     CallbackEnded,
@@ -462,7 +462,7 @@ def test_who_waited_too_long_is_refused_and_the_job_is_not_there_later(path: Pat
         journal.when_durable(busy.set)
         journal.when_durable(lambda: gate.wait(10))
         assert busy.wait(10)
-        with pytest.raises(JournalUnavailable, match="it takes too long"):
+        with pytest.raises(StoreUnavailable, match="it takes too long"):
             journal.accept([refused], seconds=0.05)
         gate.set()
         journal.accept([kept])
@@ -473,7 +473,7 @@ def test_a_job_that_is_written_too_late_is_taken_out_again(path: Path) -> None:
     refused, kept = job_of(1), job_of(1)
     with opened(path) as (journal, _):
         journal.accept([kept])
-        with locked(path), pytest.raises(JournalUnavailable):
+        with locked(path), pytest.raises(StoreUnavailable):
             journal.accept([refused], seconds=0.1)  # within the time that SQLite waits for a lock
         tell(journal, refused, Failed(0, FAILURE))
     assert [job.job_id for job in restored_from(path).jobs] == [kept.job_id]
@@ -482,7 +482,7 @@ def test_a_job_that_is_written_too_late_is_taken_out_again(path: Path) -> None:
 def test_a_closed_journal_takes_nothing(path: Path) -> None:
     with opened(path) as (journal, _):
         pass
-    with pytest.raises(JournalUnavailable, match="closed"):
+    with pytest.raises(StoreUnavailable, match="closed"):
         journal.accept([job_of(1)])
 
 
@@ -505,7 +505,7 @@ def test_a_full_disk_refuses_new_jobs_and_loses_nothing_of_the_old(disk: Path) -
             wait_until(lambda: journal.trouble)
             assert journal.trouble == "database or disk is full"
             began = time.monotonic()
-            with pytest.raises(JournalUnavailable, match="disk is full") as refusal:
+            with pytest.raises(StoreUnavailable, match="disk is full") as refusal:
                 journal.accept([refused])
             assert time.monotonic() - began < 1, "nobody waits for a disk that is known to be full"
             assert (refusal.value.status, refusal.value.slug) == (503, "journal-unavailable")
@@ -521,7 +521,7 @@ def test_the_job_that_fills_the_disk_is_refused_and_nothing_else_suffers(disk: P
     path = disk / "journal"
     small = job_of(1)
     with opened(path) as (journal, _):
-        with pytest.raises(JournalUnavailable, match="disk is full"):
+        with pytest.raises(StoreUnavailable, match="disk is full"):
             journal.accept([job_of(100_000)])
         wait_until(lambda: journal.trouble is None)
         journal.accept([small])
@@ -547,7 +547,7 @@ def test_a_journal_that_ends_on_a_full_disk_says_so_and_keeps_what_it_had(
 
 def refusal(journal: Journal) -> str:
     """Why the journal takes no job."""
-    with pytest.raises(JournalUnavailable) as error:
+    with pytest.raises(StoreUnavailable) as error:
         journal.accept([job_of(1)])
     return str(error.value)
 
@@ -581,9 +581,9 @@ def test_a_journal_whose_file_is_taken_away_notices_and_goes_on_when_it_is_back(
         finish(journal, job)
         wait_until(lambda: journal.trouble)
         assert journal.trouble == "its file was moved or deleted"
-        with pytest.raises(JournalUnavailable):
+        with pytest.raises(StoreUnavailable):
             list(journal.links())
-        with pytest.raises(JournalUnavailable):
+        with pytest.raises(StoreUnavailable):
             journal.load(job.job_id)
         assert not path.exists(), "an empty one would do away with the WAL"
         (tmp_path / "elsewhere").rename(path)

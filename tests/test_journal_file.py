@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from imageload.errors import JournalError
+from imageload.errors import StoreError
 from imageload.job import Downloaded, Item, Job, Uploaded, Uploading
 from imageload.schemas import image_json
 from imageload.store import file as journal_file
@@ -64,7 +64,7 @@ def filled(path: Path) -> list[Job]:
 
 def refused(path: Path) -> str:
     """The sentence with which the journal is refused."""
-    with pytest.raises(JournalError) as error:
+    with pytest.raises(StoreError) as error:
         open_journal(path)
     return str(error.value)
 
@@ -137,7 +137,7 @@ def test_a_journal_that_may_not_be_written_is_refused(ending: str) -> None:
     program = """if True:
         import os, sys
         from pathlib import Path
-        from imageload.errors import JournalError
+        from imageload.errors import StoreError
         from imageload.store.sqlite import open_journal
         os.geteuid() or os.setuid(65534)
         path, closed = map(Path, sys.argv[1:])
@@ -146,7 +146,7 @@ def test_a_journal_that_may_not_be_written_is_refused(ending: str) -> None:
         closed.chmod(0o400)
         try:
             open_journal(path)
-        except JournalError as error:
+        except StoreError as error:
             print(error)
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -163,7 +163,7 @@ def test_somebody_elses_database_is_refused_and_left_alone(path: Path) -> None:
     other.close()
     before = path.read_bytes()
     assert "no journal of imageload" in refused(path)
-    with pytest.raises(JournalError, match="no journal of imageload"):
+    with pytest.raises(StoreError, match="no journal of imageload"):
         open_journal(path, move_damaged_aside=True)
     assert path.read_bytes() == before
 
@@ -178,7 +178,7 @@ def test_a_newer_journal_is_refused_and_left_alone(path: Path) -> None:
     other.close()
     before = path.read_bytes()
     assert f"of version {len(MIGRATIONS) + 1}, and this program knows" in refused(path)
-    with pytest.raises(JournalError, match="newer program"):
+    with pytest.raises(StoreError, match="newer program"):
         open_journal(path, move_damaged_aside=True)
     assert path.read_bytes() == before
 
@@ -271,7 +271,7 @@ def test_no_garbled_page_goes_unnoticed_or_empties_anything(path: Path) -> None:
         sentence = ""
         try:
             found = restored_from(path).jobs
-        except JournalError as error:
+        except StoreError as error:
             sentence = str(error)
         if sentence:
             noticed += 1

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imageload.errors import BadRequest, Refused, TooMany
+from imageload.errors import Refused
 from imageload.job import Item
 from imageload.loader import Order
 from imageload.web.lists import read_posted
+from tests.raising import raises_refused
 
 SUITE = sorted((Path(__file__).parent / "corpora/json_test_suite/test_parsing").glob("*.json"))
 
@@ -40,10 +41,9 @@ def read_text(body: bytes | str) -> list[str]:
 
 
 def refusal(body: bytes | str, content_type: str = "application/json") -> str:
-    """What is wrong with `body`, which is a BadRequest, in lower case."""
-    with pytest.raises(BadRequest) as caught:
+    """What is wrong with `body`, which is a bad request, in lower case."""
+    with raises_refused("bad-request") as caught:
         read(body, content_type)
-    assert type(caught.value) is BadRequest
     assert caught.value.status == 400
     return str(caught.value).lower()
 
@@ -294,7 +294,7 @@ def test_no_file_of_the_json_test_suite_gets_past_us(kind: str) -> None:
     for path in files:
         body = path.read_bytes()
         if kind == "n":
-            with pytest.raises(BadRequest):
+            with raises_refused("bad-request"):
                 read(body)
             continue
         try:
@@ -400,7 +400,7 @@ def test_what_is_dropped_does_not_count() -> None:
 def test_more_than_the_limit_is_too_many_and_the_detail_says_of_what(
     body: str, content_type: str, where: str
 ) -> None:
-    with pytest.raises(TooMany) as caught:
+    with raises_refused("too-large") as caught:
         read(body, content_type)
     assert caught.value.status == 413
     assert where in str(caught.value).lower()

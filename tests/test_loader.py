@@ -44,6 +44,7 @@ from imageload.transport.engine import Engine, Way
 from imageload.transport.transfer import Bounds, Exchange, Pause, Request, Steps, Transfer
 from tests.journals import wait_until
 from tests.origin import Origin
+from tests.raising import raises_refused
 from tests.threads import Threads, ToImgur
 
 # Only ever waited out where something is broken.
@@ -358,7 +359,7 @@ def test_no_more_images_than_the_window_are_under_way(wire: Wire, folder: Folder
         with lock:
             seen[temp_fn] += 1
         if seen[temp_fn] == 1 and len(seen) % 3 == 0:
-            raise errors.Unavailable("Later.")
+            raise errors.UploadError("unavailable", "Later.")
         return folder.upload(temp_fn)
 
     images = wire(download, upload, threads=32, window=5).run(urls(200))
@@ -372,7 +373,7 @@ def test_a_url_that_waits_for_its_next_try_lets_others_by(wire: Wire, folder: Fo
 
     def download(url: str) -> Report:
         if url.endswith("/0"):
-            raise errors.ConnectError("Come back in an hour.", retry_after=3_600)
+            raise errors.DownloadError("connect_error", "Come back in an hour.", retry_after=3_600)
         return folder.download(url)
 
     def reader(job: Job, _: Change) -> None:
@@ -390,7 +391,7 @@ def test_a_url_that_waits_for_its_next_try_lets_others_by(wire: Wire, folder: Fo
 def test_a_temp_file_is_there_for_every_try_of_its_upload(wire: Wire, folder: Folder) -> None:
     def upload(temp_fn: str) -> Landed:
         assert Path(temp_fn).exists()
-        raise errors.Unavailable("Out of order.")
+        raise errors.UploadError("unavailable", "Out of order.")
 
     images = wire(upload=upload).run(urls(5))
     assert {image.failure and image.failure.code for image in images.values()} == {"upload_error"}
@@ -408,7 +409,7 @@ def test_a_passing_download_error_is_tried_again_and_the_attempts_are_counted(
     def download(url: str) -> Report:
         tries[url] += 1
         if tries[url] <= int(url.rpartition("/")[2]):
-            raise errors.ConnectError("No connection.")
+            raise errors.DownloadError("connect_error", "No connection.")
         return folder.download(url)
 
     wired = wire(download)
@@ -421,7 +422,7 @@ def test_a_passing_download_error_is_tried_again_and_the_attempts_are_counted(
     assert wired.attempts(job, Downloaded) == {a: 1, b: 2, c: 3}
     assert wired.attempts(job, Failed) == {d: 3, e: 3}
     assert images[d].attempts == 3
-    assert images[d].failure == errors.ConnectError("No connection.").failure()
+    assert images[d].failure == errors.DownloadError("connect_error", "No connection.").failure()
 
 
 def test_a_passing_upload_error_is_tried_again_without_another_download(
@@ -437,7 +438,7 @@ def test_a_passing_upload_error_is_tried_again_without_another_download(
         url = Path(temp_fn).read_text()
         uploads[url] += 1
         if uploads[url] <= int(url.rpartition("/")[2]):
-            raise errors.Unavailable("Out of order.")
+            raise errors.UploadError("unavailable", "Out of order.")
         return folder.upload(temp_fn)
 
     wired = wire(download, upload)
@@ -448,7 +449,7 @@ def test_a_passing_upload_error_is_tried_again_without_another_download(
     assert uploads == {a: 1, b: 2, c: 3, d: 3}
     assert wired.attempts(job, Uploaded) == {a: 1, b: 2, c: 3}
     assert wired.attempts(job, Failed) == {d: 3}
-    assert images[d].failure == errors.Unavailable("Out of order.").failure()
+    assert images[d].failure == errors.UploadError("unavailable", "Out of order.").failure()
 
 
 def test_the_tries_of_an_upload_are_counted_from_one_whatever_the_download_took(
@@ -462,11 +463,11 @@ def test_the_tries_of_an_upload_are_counted_from_one_whatever_the_download_took(
             raise error
 
     def download(url: str) -> Report:
-        once("download", errors.Truncated("Cut off."))
+        once("download", errors.DownloadError("truncated", "Cut off."))
         return folder.download(url)
 
     def upload(temp_fn: str) -> Landed:
-        once("upload", errors.AnswerLost("No answer."))
+        once("upload", errors.UploadError("response_lost", "No answer."))
         return folder.upload(temp_fn)
 
     wired = wire(download, upload)
@@ -477,7 +478,12 @@ def test_the_tries_of_an_upload_are_counted_from_one_whatever_the_download_took(
 
 
 @pytest.mark.parametrize(
-    "error", [errors.NotAnImage("Text."), errors.BlockedAddress("No."), errors.HttpStatus("404.")]
+    "error",
+    [
+        errors.DownloadError("not_image", "Text."),
+        errors.DownloadError("blocked_address", "No."),
+        errors.DownloadError("http_status", "404."),
+    ],
 )
 def test_an_error_that_no_retry_cures_ends_the_image_at_once(
     wire: Wire, error: errors.ImageError
@@ -540,7 +546,7 @@ class BrokenRule(RetryRule):
 
     def wait(self, error: errors.ImageError, tries: int) -> float | None:
         """Raise, where it is asked about a connection."""
-        if isinstance(error, errors.ConnectError):
+        if error.code == "connect_error":
             raise ZeroDivisionError(f"{error.code}, {tries}")
         return super().wait(error, tries)
 
@@ -550,7 +556,7 @@ def test_a_bug_of_the_jobs_own_thread_leaves_no_image_open(
 ) -> None:
     def download(url: str) -> Report:
         if url.endswith("/9"):
-            raise errors.ConnectError("No connection.")
+            raise errors.DownloadError("connect_error", "No connection.")
         return folder.download(url)
 
     rule = BrokenRule(max_tries=3, seconds=1, cap_seconds=1)
@@ -572,7 +578,7 @@ def test_after_a_bug_of_the_jobs_own_thread_no_upload_of_it_begins(
     def download(url: str) -> Report:
         if url.endswith("/2"):
             assert announced.wait(PATIENCE)
-            raise errors.ConnectError("No connection.")
+            raise errors.DownloadError("connect_error", "No connection.")
         return folder.download(url)
 
     record, uploads = SlowRecord(), Tap(folder.upload)
@@ -594,9 +600,9 @@ def test_after_a_bug_of_the_jobs_own_thread_no_upload_of_it_begins(
 def test_temp_files_are_deleted_whatever_the_end(wire: Wire, folder: Folder) -> None:
     ends: list[Exception | None] = [
         None,
-        errors.Rejected("No."),
-        errors.Unavailable("Later."),
-        errors.BadAnswer("No link."),
+        errors.UploadError("upload_rejected", "No."),
+        errors.UploadError("unavailable", "Later."),
+        errors.UploadError("upload_error", "No link."),
         ValueError("a bug"),
     ]
 
@@ -731,7 +737,7 @@ def test_a_retry_that_is_due_while_the_window_is_full_costs_no_cpu(
     def download(url: str) -> Report:
         if url.endswith("/0") and not failed.is_set():
             failed.set()
-            raise errors.ConnectError("No connection.")
+            raise errors.DownloadError("connect_error", "No connection.")
         if url.endswith("/1"):
             assert released.wait(PATIENCE)
         return folder.download(url)
@@ -753,7 +759,7 @@ def test_what_waits_for_its_next_try_in_an_outage_costs_no_cpu_and_fails_when_it
 
     def upload(_: str) -> Landed:
         wired.to_imgur.park((math.inf, outage))
-        raise errors.Unavailable("Later.", retry_after=0.5)
+        raise errors.UploadError("unavailable", "Later.", retry_after=0.5)
 
     retry = RetryRule(max_tries=3, seconds=0.5, cap_seconds=0.5)
     wired = wire(nowhere, upload, retry=retry, outage_seconds=0.01)
@@ -790,8 +796,8 @@ def test_no_more_downloads_of_a_host_are_under_way_than_it_may_have(
 def test_every_slot_of_a_host_is_given_back_whatever_the_end(wire: Wire, folder: Folder) -> None:
     ends: list[BaseException | None] = [
         None,
-        errors.NotAnImage("Text.", status_code=200),
-        errors.OriginBusy("Later.", status_code=503),
+        errors.DownloadError("not_image", "Text.", status_code=200),
+        errors.DownloadError("origin_busy", "Later.", status_code=503),
         KeyError("a bug"),
         SystemExit(3),
     ]
@@ -898,7 +904,7 @@ def test_a_job_on_the_engine_brings_real_images_over(
         head = yield Exchange(on_engine.transfer, request, "127.0.0.1", lambda _: pieces.append)
         assert head is not None
         if head.status != 200:
-            raise errors.HttpStatus("No image.", status_code=head.status)
+            raise errors.DownloadError("http_status", "No image.", status_code=head.status)
         return folder.file_of(f"{url} {len(b''.join(pieces))}")
 
     url_list = [f"{origin.image('png-rgb.png')}?{number}" for number in range(20)]
@@ -973,7 +979,7 @@ def test_a_failure_of_the_leader_is_that_of_its_followers(wire: Wire) -> None:
     def download(_: str) -> Report:
         begun.set()
         assert released.wait(PATIENCE)
-        raise errors.NotAnImage("Text.")
+        raise errors.DownloadError("not_image", "Text.")
 
     wired = wire(download)
     jobs = [wired.start(urls(1), dedupe=True)]
@@ -982,7 +988,7 @@ def test_a_failure_of_the_leader_is_that_of_its_followers(wire: Wire) -> None:
     released.set()
     for job in jobs:
         (image,) = wired.wait(job).values()
-        assert image.failure == errors.NotAnImage("Text.").failure()
+        assert image.failure == errors.DownloadError("not_image", "Text.").failure()
         assert not image.reused
 
 
@@ -1120,11 +1126,11 @@ def test_past_max_waiting_jobs_a_request_is_refused_whole(wire: Wire, folder: Fo
     running = wired.start(urls(1, "running"))
     tap.next(1)
     waiting = wired.start(urls(1, "waiting"))
-    with pytest.raises(errors.BacklogFull, match="The backlog is full, at 1\\."):
+    with raises_refused("backlog-full", match="The backlog is full, at 1\\."):
         wired.start_several([urls(1, "one"), urls(1, "two")])
     assert wired.load.jobs() == [running, waiting]
     last = wired.start(urls(1, "last"))
-    with pytest.raises(errors.BacklogFull):
+    with raises_refused("backlog-full"):
         wired.start(urls(1, "one more"))
     tap.let_on(3)
     for job in (running, waiting, last):
@@ -1144,7 +1150,7 @@ def test_without_a_thread_a_request_is_refused_and_nothing_registered(
     wired = wire()
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", no_thread)
-        with pytest.raises(errors.OutOfThreads):
+        with raises_refused("out-of-threads"):
             wired.start_several([urls(1), urls(2)])
     assert wired.load.jobs() == []
     assert wired.load.job_list_s == {}
@@ -1291,7 +1297,7 @@ def test_close_keeps_what_has_landed(wire: Wire, folder: Folder) -> None:
     def download(url: str) -> Report:
         if url.endswith("/0"):
             return folder.download(url)
-        raise errors.OriginBusy("Come back in an hour.", retry_after=3_600)
+        raise errors.DownloadError("origin_busy", "Come back in an hour.", retry_after=3_600)
 
     def reader(job: Job, _: Change) -> None:
         if job.summary().counts["completed"]:
@@ -1332,7 +1338,7 @@ def test_after_close_nothing_is_taken(wire: Wire) -> None:
     done = wired.start(urls(1))
     wired.wait(done)
     assert wired.load.close(PATIENCE)
-    with pytest.raises(errors.ShuttingDown):
+    with raises_refused("shutting-down"):
         wired.start(urls(1))
     assert wired.load.jobs() == [done]
 
@@ -1353,7 +1359,7 @@ def test_the_log_has_job_and_url_and_no_secrets(
 
     def download(url: str) -> Report:
         if "lost" in url:
-            raise errors.ConnectError("No connection.")
+            raise errors.DownloadError("connect_error", "No connection.")
         return folder.download(url)
 
     wired = wire(download)
@@ -1536,11 +1542,15 @@ def test_a_stop_before_uploads_may_begin_leaves_no_upload_and_no_file(
 @pytest.mark.parametrize(
     ("error", "state", "maybe_duplicate"),
     [
-        (errors.Parked("Imgur takes nothing for now."), "downloaded", False),
-        (errors.Unavailable("Later."), "downloaded", False),
+        (errors.Deferred("Imgur takes nothing for now."), "downloaded", False),
+        (errors.UploadError("unavailable", "Later."), "downloaded", False),
         (errors.Shutdown("Stopped."), "downloaded", False),
-        (errors.AnswerLost("It was sent, and nobody answered."), "downloaded", True),
-        (errors.Rejected("No image."), "failed", False),
+        (
+            errors.UploadError("response_lost", "It was sent, and nobody answered."),
+            "downloaded",
+            True,
+        ),
+        (errors.UploadError("upload_rejected", "No image."), "failed", False),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -1618,7 +1628,7 @@ def test_while_the_service_stops_no_job_is_cancelled(wire: Wire) -> None:
     wired.wait(job)
     wired.load.stop()
     for end in (wired.load.cancel, wired.load.purge):
-        with pytest.raises(errors.ShuttingDown):
+        with raises_refused("shutting-down"):
             end(job)
 
 

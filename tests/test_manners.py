@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 import requests
 
-from imageload.errors import BacklogFull, BadRequest, KeyReused
+from imageload.errors import Refused
 from imageload.web.compress import LARGEST_ON_LOOP, SMALLEST, accepts_gzip
 from imageload.web.idempotency import IdempotencyKeys, checked_key
 from main import ROUTES
+from tests.raising import raises_refused
 from tests.service import RunningService, ServiceProcess, running_service
 from tests.test_api import assert_problem
 from tests.wire import PATH
@@ -352,7 +353,7 @@ def test_who_waits_for_a_post_that_is_refused_is_refused_too() -> None:
         async def refuse() -> list[str]:
             begun.set()
             await go_on.wait()
-            raise BacklogFull("full")
+            raise Refused("backlog-full", "full")
 
         async def never() -> list[str]:
             raise AssertionError
@@ -360,12 +361,12 @@ def test_who_waits_for_a_post_that_is_refused_is_refused_too() -> None:
         first = asyncio.create_task(keys.once(("", "k"), b"1", refuse))
         await begun.wait()
         second = asyncio.create_task(keys.once(("", "k"), b"1", never))
-        with pytest.raises(KeyReused):
+        with raises_refused("key-reused"):
             await keys.once(("", "k"), b"2", never)
         await asyncio.sleep(0)
         go_on.set()
         for task in (first, second):
-            with pytest.raises(BacklogFull):
+            with raises_refused("backlog-full"):
                 await task
         assert len(keys) == 0
 
@@ -375,5 +376,5 @@ def test_who_waits_for_a_post_that_is_refused_is_refused_too() -> None:
 def test_a_key_is_visible_ascii() -> None:
     assert checked_key(None) is None
     assert checked_key('"8e03978e-40d5-43e8-bc93-6894a57f9324"') is not None
-    with pytest.raises(BadRequest, match="255"):
+    with raises_refused("bad-request", match="255"):
         checked_key("a\tb")

@@ -16,7 +16,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from jsonschema.validators import validator_for
 
-from imageload.errors import Refused
+from imageload.errors import REFUSALS
 from imageload.job import State
 from imageload.settings import Config
 from imageload.web.lists import read_posted
@@ -121,8 +121,7 @@ def test_every_problem_that_is_raised_is_described() -> None:
         "too-many-connections",
     }
     shown = {each for each in found if each[0] not in others}
-    classes: list[type[Refused]] = Refused.__subclasses__()
-    assert shown == {(each.slug, str(each.status), each.title) for each in classes}
+    assert shown == {(slug, str(row.status), row.title) for slug, row in REFUSALS.items()}
 
 
 def test_the_states_of_an_image_are_those_of_a_job(described: dict[str, Any]) -> None:

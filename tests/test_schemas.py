@@ -18,7 +18,7 @@ def landed(*pairs: tuple[str, str | None]) -> Job:
     for index, (_, link) in enumerate(pairs):
         job.apply(Downloaded(index, REPORT))
         if link is None:
-            job.apply(Failed(index, errors.Rejected("No.").failure()))
+            job.apply(Failed(index, errors.UploadError("upload_rejected", "No.").failure()))
         else:
             job.apply(Uploaded(index, link))
     return job

@@ -52,7 +52,7 @@ def test_wrong_credentials_are_asked_about_until_they_are_right_whatever_the_bud
     origin.page("/3/credits", imgur("200 OK", {"data": {}, "success": True}, 500))
     engine.start()
     try:
-        assert isinstance(outcome(uploads), errors.Parked)
+        assert isinstance(outcome(uploads), errors.Deferred)
         origin.page("/3/upload", imgur("200 OK", {"data": {"link": link}}, 490))
         assert outcome(uploads) == Landed(link)
         assert origin.requests["/3/credits"] == 1

@@ -172,7 +172,8 @@ class FittingDownloads:
     def _fitted(self, report: Report) -> Report:
         fit, path = self._fit, Path(report.temp_fn)
         if report.type in NEEDS and not fit.convert:
-            raise errors.UnsupportedType(
+            raise errors.DownloadError(
+                "unsupported_type",
                 f"Imgur does not take {report.type}, and conversion is off.",
                 status_code=report.status_code,
             )

@@ -38,6 +38,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -107,8 +108,9 @@ class Converter:
     def convert(self, path: Path, kind: str, *, max_bytes: int | None = None) -> Converted:
         """The image of type `kind` in `path` as one that Imgur takes, in a new file beside it.
 
-        Raises TooManyPixels, ConversionFailed, DiskFull, DiskError, ResourceError where no worker
-        can be had, Shutdown after close, and TooLarge where the result has more than `max_bytes`.
+        Raises DownloadError (`too_many_pixels`, `conversion_failed`), DiskFull, `disk_error`,
+        ResourceError if no worker can be started, Shutdown after close, and TooLarge if the result
+        has more than `max_bytes`.
         After an error there is no new file.
         """
         return self._recode("convert", path, kind, max_bytes)
@@ -163,14 +165,16 @@ class Converter:
             if self._closed:
                 raise errors.Shutdown("The service stopped during the conversion.") from None
             _log.warning("a worker was lost pid=%d kind=%s: %s", worker.pid, request["kind"], lost)
-            raise errors.ConversionFailed(lost.sentence) from None
+            raise errors.DownloadError("conversion_failed", lost.sentence) from None
         finally:
             self._give_back(worker)
         if "error" in answer:
-            if answer["error"] == errors.InternalError.code:
+            if answer["error"] == "internal_error":
                 _log.error("a bug in a conversion kind=%s\n%s", request["kind"], answer["detail"])
-                raise errors.InternalError("A bug in the service kept this image from going on.")
-            raise _TOLD[answer["error"]](answer["detail"])
+                raise errors.ImageError(
+                    "internal_error", "A bug in the service kept this image from going on."
+                )
+            raise _error_of(answer["error"], answer["detail"])
         return answer
 
     def _take(self) -> _Worker:
@@ -224,22 +228,23 @@ class Converter:
             self._changed.notify_all()
 
 
-_TOLD: Final[dict[str, type[errors.ImageError]]] = {
-    kind.code: kind
-    for kind in (
-        errors.ConversionFailed,
-        errors.TooManyPixels,
-        errors.TooLarge,
-        errors.DiskFull,
-        errors.DiskError,
-        errors.ResourceError,
-    )
+_CLASSES: Final[Mapping[str, type[errors.TooLarge | errors.DiskFull | errors.ResourceError]]] = {
+    "too_large": errors.TooLarge,
+    "disk_full": errors.DiskFull,
+    "resource_error": errors.ResourceError,
 }
+
+
+def _error_of(code: str, message: str) -> errors.ImageError:
+    kind = _CLASSES.get(code)
+    return errors.DownloadError(code, message) if kind is None else kind(message)
 
 
 def check_pixels(pixels: int, most: int) -> None:
     if pixels > most:
-        raise errors.TooManyPixels(f"The image has {pixels:,} pixels; at most {most:,} are taken.")
+        raise errors.DownloadError(
+            "too_many_pixels", f"The image has {pixels:,} pixels; at most {most:,} are taken."
+        )
 
 
 class _NewFile:

@@ -119,18 +119,24 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     except errors.ImageError as error:
         return {"error": error.code, "detail": error.message}
     except MemoryError:
-        failure = errors.ConversionFailed(f"The {name} image needs more memory than it may have.")
+        failure = errors.DownloadError(
+            "conversion_failed", f"The {name} image needs more memory than it may have."
+        )
     except ImportError as error:
-        failure = errors.ConversionFailed(f"This service has no decoder for {name}: {error}.")
+        failure = errors.DownloadError(
+            "conversion_failed", f"This service has no decoder for {name}: {error}."
+        )
     except _BROKEN as error:
         # Pillow's own have no number; EINVAL is a seek to where a broken file points.
         if isinstance(error, OSError) and error.errno not in {None, errno.EINVAL}:
             trouble = disk_error(error)
             return {"error": trouble.code, "detail": trouble.message}
         said = " ".join(str(error).split())[:200] or type(error).__name__
-        failure = errors.ConversionFailed(f"The {name} image cannot be decoded: {said}.")
+        failure = errors.DownloadError(
+            "conversion_failed", f"The {name} image cannot be decoded: {said}."
+        )
     except Exception:
-        return {"error": errors.InternalError.code, "detail": traceback.format_exc()[-8000:]}
+        return {"error": "internal_error", "detail": traceback.format_exc()[-8000:]}
     return {"error": failure.code, "detail": failure.message}
 
 
@@ -159,7 +165,9 @@ def _recoded(request: dict[str, Any]) -> dict[str, Any]:
                 f" at most {file.max_bytes:,} are taken."
             )
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise errors.TooManyPixels(f"The image has more than {max_pixels:,} pixels.") from None
+        raise errors.DownloadError(
+            "too_many_pixels", f"The image has more than {max_pixels:,} pixels."
+        ) from None
 
 
 def _opened(path: Path, kind: str) -> ImageFile.ImageFile:

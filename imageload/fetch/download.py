@@ -10,7 +10,7 @@ import email.utils
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -40,17 +40,16 @@ _ACCEPT = (
     "Accept: image/jpeg,image/png,image/apng,image/gif,image/tiff;q=0.9,image/*;q=0.5,*/*;q=0.1"
 )
 
-_SAYINGS: Mapping[str, tuple[Callable[[str], errors.ImageError], str]] = {
-    "url": (errors.InvalidURL, "This does not read as a URL."),
-    "dns": (errors.DnsError, "The host's name does not resolve."),
-    "connect": (errors.ConnectError, "The origin does not accept connections."),
-    "tls": (errors.TlsError, "The origin's certificate or TLS handshake is not right"),
-    "timeout": (errors.TimedOut, "The origin was too slow."),
-    "too_large": (errors.TooLarge, "The answer's head is larger than any should be."),
-    "response": (errors.BadResponse, "What the origin answered is not proper HTTP."),
-    "truncated": (errors.Truncated, "The image broke off before its end."),
-    "broken": (errors.ConnectError, "The origin closed the connection before it answered."),
-    "resource": (errors.ResourceError, "The service is out of sockets for now."),
+_SAYINGS: Mapping[str, tuple[str, str]] = {
+    "url": ("invalid_url", "This does not read as a URL."),
+    "dns": ("dns_error", "The host's name does not resolve."),
+    "connect": ("connect_error", "The origin does not accept connections."),
+    "tls": ("tls_error", "The origin's certificate or TLS handshake is not right"),
+    "timeout": ("timeout", "The origin was too slow."),
+    "too_large": ("too_large", "The answer's head is larger than any should be."),
+    "response": ("bad_response", "What the origin answered is not proper HTTP."),
+    "truncated": ("truncated", "The image broke off before its end."),
+    "broken": ("connect_error", "The origin closed the connection before it answered."),
 }
 
 
@@ -80,7 +79,7 @@ class Bounds:
 class Downloader:
     """Downloads a URL to one of `files`.
 
-    Safe in any number of threads. Raises a DownloadError, DiskFull, DiskError or
+    Safe in any number of threads. Raises a DownloadError, DiskFull, `disk_error` or
     ResourceError, and Shutdown after the transfer's abort.
     """
 
@@ -114,13 +113,14 @@ class Downloader:
             if head.status not in _REDIRECTS:
                 return _accepted(head)
             target = _redirected(target, head, self._bounds)
-        raise errors.TooManyRedirects(
-            f"The origin redirects more than {self._bounds.max_redirects} times."
+        raise errors.DownloadError(
+            "too_many_redirects",
+            f"The origin redirects more than {self._bounds.max_redirects} times.",
         )
 
     def _hop(self, target: Target, file: _Arrival, deadline: float) -> Steps[Head]:
         if time.monotonic() >= deadline:
-            raise errors.TimedOut("The origin was too slow over its redirects.")
+            raise errors.DownloadError("timeout", "The origin was too slow over its redirects.")
 
         def on_head(head: Head) -> Sink | None:
             return file.begin(head) if head.status == 200 else None
@@ -140,31 +140,39 @@ def _translated(error: TransferError) -> errors.ImageError:
     if error.kind == "stopped":
         return errors.Shutdown("The service stopped before this image was downloaded.")
     if error.kind == "blocked":
-        return errors.BlockedAddress(error.detail)
+        return errors.DownloadError("blocked_address", error.detail)
     if error.kind == "broken" and error.answered:
-        return errors.Truncated("The connection broke before the image was whole.")
-    kind, sentence = _SAYINGS[error.kind]
+        return errors.DownloadError("truncated", "The connection broke before the image was whole.")
+    if error.kind == "resource":
+        return errors.ResourceError("The service is out of sockets for now.")
+    name, sentence = _SAYINGS[error.kind]
     if error.kind == "tls":
         sentence = f"{sentence}: {error.detail}."
     elif error.kind == "timeout":
         sentence = next((said for sign, said in _SLOW if sign in error.detail), sentence)
-    return kind(sentence)
+    return errors.DownloadError(name, sentence)
 
 
 def _accepted(head: Head) -> int:
     if head.status == 200:
         return 200
     if head.status in (204, 205):
-        raise errors.EmptyBody(
-            f"The origin answered {head.status} {_phrase(head.status)}.", status_code=head.status
+        raise errors.DownloadError(
+            "empty_body",
+            f"The origin answered {head.status} {_phrase(head.status)}.",
+            status_code=head.status,
         )
     if not 200 <= head.status <= 599:
-        raise errors.BadResponse(f"The origin answered with the status {head.status}.")
+        raise errors.DownloadError(
+            "bad_response", f"The origin answered with the status {head.status}."
+        )
     sentence = f"The origin answered {head.status} {_phrase(head.status)}".rstrip() + "."
     if head.status in _BUSY:
         wait = retry_after(head.fields.get("retry-after"))
-        raise errors.OriginBusy(sentence, status_code=head.status, retry_after=wait)
-    raise errors.HttpStatus(sentence, status_code=head.status)
+        raise errors.DownloadError(
+            "origin_busy", sentence, status_code=head.status, retry_after=wait
+        )
+    raise errors.DownloadError("http_status", sentence, status_code=head.status)
 
 
 def _phrase(status: int) -> str:
@@ -192,19 +200,25 @@ def retry_after(value: str | None) -> float | None:
 def _redirected(target: Target, head: Head, bounds: Bounds) -> Target:
     location = head.fields.get("location", "")
     if not location:
-        raise errors.BadResponse(
-            f"The origin answered {head.status} without saying where to.", status_code=head.status
+        raise errors.DownloadError(
+            "bad_response",
+            f"The origin answered {head.status} without saying where to.",
+            status_code=head.status,
         )
     # Field values came as latin-1; origins that put UTF-8 there mean it.
     location = location.encode("latin-1").decode("utf-8", errors="replace")
     try:
         following = check_url(urljoin(target.url, location))
     except (errors.InvalidURL, ValueError):
-        raise errors.BadRedirect("The origin redirects to what is no http or https URL.") from None
+        raise errors.DownloadError(
+            "bad_redirect", "The origin redirects to what is no http or https URL."
+        ) from None
     if target.scheme == "https" and following.scheme == "http" and not bounds.downgrade:
-        raise errors.BadRedirect("The origin redirects from https to http.")
+        raise errors.DownloadError("bad_redirect", "The origin redirects from https to http.")
     if _is_imgur(target.host) and following.url.endswith("/removed.png"):
-        raise errors.RemovedAtOrigin("Imgur has removed this image.", status_code=head.status)
+        raise errors.DownloadError(
+            "removed_at_origin", "Imgur has removed this image.", status_code=head.status
+        )
     return following
 
 
@@ -214,14 +228,20 @@ def _is_imgur(host: str) -> bool:
 
 def _judged(file: _Arrival, status: int, bounds: Bounds) -> Report:
     if not file.length:
-        raise errors.EmptyBody("The origin answered 200 with an empty body.", status_code=status)
+        raise errors.DownloadError(
+            "empty_body", "The origin answered 200 with an empty body.", status_code=status
+        )
     header, head = file.judge()
     if header is None:
         what = image.describe(head)
-        kind = errors.UnsupportedType if image.is_svg(head) else errors.NotAnImage
-        raise kind(f"What arrived is no image that Imgur takes: {what}.", status_code=status)
+        name = "unsupported_type" if image.is_svg(head) else "not_image"
+        raise errors.DownloadError(
+            name, f"What arrived is no image that Imgur takes: {what}.", status_code=status
+        )
     if (header.width or 0) * (header.height or 0) > bounds.max_pixels:
-        raise errors.TooManyPixels(f"The image has more than {bounds.max_pixels:,} pixels.")
+        raise errors.DownloadError(
+            "too_many_pixels", f"The image has more than {bounds.max_pixels:,} pixels."
+        )
     return Report(
         temp_fn=file.path,
         status_code=status,

@@ -3,7 +3,7 @@
     ask(host) ─► Go              a slot is yours until `done`
               ─► Busy            stand in line: `wake(host, granted)` comes, in the order of asking
               ─► Wait(until)     the host asked for a pause (Retry-After)
-              ─► Down(error)     it failed again and again, and is let alone
+              ─► Down(error)     it failed several times in a row: no contact for a while
 
 Shared by all jobs and safe in all threads; it holds state only of hosts that are in use or in
 trouble. It never connects to anything.
@@ -17,15 +17,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from imageload.errors import ConnectError, DnsError, ImageError, OriginBusy, TimedOut
+from imageload.errors import DownloadError, ImageError
 
 Wake = Callable[[str, bool], None]
 """Told the host's name, and whether a slot is granted with it: use that, or `release` it. Without
 one, ask again."""
 
 _MAX_HOSTS = 10_000
-# What says of a host that it is not there; any answer at all says that it is.
-_FAILURES = (ConnectError, DnsError, TimedOut)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Down:
-    """The host is let alone for a while; this is the failure of an image that asked."""
+    """The host is not contacted for a while; this is the failure of an image that asked."""
 
     error: ImageError
 
@@ -71,7 +69,7 @@ class Hosts:
     """The turns of all origin hosts.
 
     At most `per_host` downloads of one host run at once. After `failures` in a row without a
-    single answer it is let alone for `rest_seconds`, then asked by one download; what that one
+    single answer it is not contacted for `rest_seconds`, then asked by one download; what that one
     meets decides. A pause that a host asks for is kept up to `max_wait_seconds`.
     """
 
@@ -108,12 +106,12 @@ class Hosts:
         now = time.monotonic()
         with self._lock:
             host = self._hosts[name]
-            if isinstance(error, _FAILURES) and not error.answered:
+            if error is not None and error.host_is_away and not error.answered:
                 host.failures += 1
                 host.open_until = now + self._rest_seconds
             elif error is None or error.answered:
                 host.failures = 0
-            if isinstance(error, OriginBusy) and error.retry_after:
+            if error is not None and error.retry_after:
                 pause = min(error.retry_after, self._max_wait_seconds)
                 host.wait_until = max(host.wait_until, now + pause)
             woken = self._give_back(name, host, now)
@@ -150,9 +148,11 @@ class Hosts:
             del self._hosts[name]
         return woken
 
-    def _down(self, seconds: float) -> ConnectError:
-        return ConnectError(
-            f"The origin failed {self._failures} times in a row and is let alone for a while.",
+    def _down(self, seconds: float) -> DownloadError:
+        return DownloadError(
+            "connect_error",
+            f"The origin failed {self._failures} times in a row and will not be contacted again "
+            "for a few seconds.",
             retry_after=seconds,
         )
 

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from imageload.errors import DiskError, DiskFull, ImageError, ResourceError
+from imageload.errors import DiskFull, ImageError, ResourceError
 
 _log = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ def disk_error(error: OSError) -> ImageError:
         return DiskFull("The disk of the service is full.")
     if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN):
         return ResourceError("The service is out of file descriptors or memory for now.")
-    return DiskError(f"A temp file cannot be used: {os.strerror(error.errno or 0)}.")
+    return ImageError("disk_error", f"A temp file cannot be used: {os.strerror(error.errno or 0)}.")
 
 
 def _emptied(path: str) -> bool:

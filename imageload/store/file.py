@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from imageload.errors import JournalError
+from imageload.errors import StoreError
 from imageload.job import Job
 from imageload.store.rows import MIGRATIONS, UNREADABLE, jobs, readable
 
@@ -41,7 +41,7 @@ class JournalFile:
     """The database at `path`, held for this process and open, and the jobs that were in it.
 
     `jobs` are the jobs that were not retired, oldest first, each with its number. A database that
-    is not there is made. Raises JournalError where it cannot be had; a damaged one is moved aside,
+    is not there is made. Raises StoreError where it cannot be had; a damaged one is moved aside,
     and an empty one made, only with `move_damaged_aside`.
     """
 
@@ -50,7 +50,7 @@ class JournalFile:
         try:
             self._lock = _held(self.path)
         except OSError as error:
-            raise JournalError(f"The journal {self.path} cannot be opened: {error}.") from None
+            raise StoreError(f"The journal {self.path} cannot be opened: {error}.") from None
         try:
             self.connection, self.jobs = self._opened(move_damaged_aside)
             self._identity = _identity(self.path)
@@ -67,7 +67,7 @@ class JournalFile:
                 return _read(self.path)
             except _Damaged as damage:
                 if not move_damaged_aside:
-                    raise JournalError(
+                    raise StoreError(
                         f"The journal {self.path} is damaged: {damage}. Put back a copy of it, or "
                         "start with --journal-reset to have it moved aside and begin anew."
                     ) from None
@@ -76,7 +76,7 @@ class JournalFile:
             _create(self.path)
             return _read(self.path)
         except (OSError, sqlite3.Error) as error:
-            raise JournalError(f"The journal {self.path} cannot be opened: {error}.") from None
+            raise StoreError(f"The journal {self.path} cannot be opened: {error}.") from None
 
     def check_in_place(self) -> None:
         """Raise OSError where the file that is written is not the one at the path any more."""
@@ -113,14 +113,14 @@ class JournalFile:
 
 
 def check_free(path: Path) -> None:
-    """Raise JournalError where another process holds the journal at `path`, or no folder is there.
+    """Raise StoreError where another process holds the journal at `path`, or no folder is there.
 
     For who has something to do before it takes the journal: that one may still be slower.
     """
     try:
         os.close(_held(_real(path)))
     except OSError as error:
-        raise JournalError(f"The journal {path} cannot be opened: {error}.") from None
+        raise StoreError(f"The journal {path} cannot be opened: {error}.") from None
 
 
 def _real(path: Path) -> Path:
@@ -134,11 +134,11 @@ def beside(path: Path, ending: str) -> Path:
 
 
 def _held(path: Path) -> int:
-    """The descriptor of the lock; JournalError where another process has it."""
+    """The descriptor of the lock; StoreError where another process has it."""
     if not path.parent.is_dir():
-        raise JournalError(f"The folder of the journal is not there: {path.parent}.")
+        raise StoreError(f"The folder of the journal is not there: {path.parent}.")
     if path.is_dir():
-        raise JournalError(f"The journal {path} is a folder. Name a file.")
+        raise StoreError(f"The journal {path} is a folder. Name a file.")
     lock = os.open(beside(path, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -146,7 +146,7 @@ def _held(path: Path) -> int:
         except BlockingIOError:
             pid = os.pread(lock, 20, 0).decode(errors="replace").strip()
             holder = f"process {pid}" if pid else "another process"
-            raise JournalError(
+            raise StoreError(
                 f"The journal {path} is held by {holder}. Stop that one, or name another file: "
                 "two services cannot share a journal."
             ) from None
@@ -163,7 +163,7 @@ def _refuse_orphaned_wal(path: Path) -> None:
     """SQLite would delete a WAL whose database is gone, and there may be jobs in it."""
     wal = beside(path, "-wal")
     if wal.exists() and wal.stat().st_size:
-        raise JournalError(
+        raise StoreError(
             f"The journal {path} is gone, but {wal.name} is still there. Put the journal back, or "
             "move that file away."
         )
@@ -243,9 +243,9 @@ def _judge(path: Path, connection: sqlite3.Connection) -> None:
     (kind,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if kind != _APPLICATION_ID:
-        raise JournalError(f"{path} is a database, but no journal of imageload. Name another file.")
+        raise StoreError(f"{path} is a database, but no journal of imageload. Name another file.")
     if version > len(MIGRATIONS):
-        raise JournalError(
+        raise StoreError(
             f"The journal {path} is of version {version}, and this program knows versions up to "
             f"{len(MIGRATIONS)}. Start the newer program that wrote it."
         )

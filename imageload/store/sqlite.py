@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from imageload.errors import JournalError, JournalUnavailable
+from imageload.errors import StoreError, StoreUnavailable
 from imageload.job import (
     Change,
     Downloaded,
@@ -79,7 +79,7 @@ def open_journal(
 ) -> tuple[Journal, Restored]:
     """The journal in the file at `path`, which is made where there is none, and what it held.
 
-    Raises JournalError where it cannot be had: its folder is missing, it cannot be written, another
+    Raises StoreError where it cannot be had: its folder is missing, it cannot be written, another
     process holds it, it is of a newer version, or it is damaged. A damaged one is moved aside, and
     an empty one begun, only with `move_damaged_aside`; a sound one is never touched by that.
     `clock` is told how many seconds each transaction took.
@@ -102,7 +102,7 @@ def open_journal(
         return Journal(file, box, numbered, kept, clock), restored
     except (OSError, sqlite3.Error) as error:
         file.close()
-        raise JournalError(f"The journal {file.path} cannot be written: {error}.") from None
+        raise StoreError(f"The journal {file.path} cannot be written: {error}.") from None
     except BaseException:
         file.close()
         raise
@@ -134,7 +134,7 @@ class Journal:
     def accept(self, jobs: Sequence[Job], *, seconds: float = 5.0) -> None:
         """Write down new `jobs`, all or none; they are durable when this returns.
 
-        Blocks for `seconds` at most, so not for the event loop's thread. Raises JournalUnavailable
+        Blocks for `seconds` at most, so not for the event loop's thread. Raises StoreUnavailable
         where they could not be written in that time; then they are not in the journal.
         """
         with self._numbering:
@@ -244,7 +244,7 @@ class Journal:
     def links(self, after: Place = (0, -1), *, retired_only: bool = False) -> Iterator[Link]:
         """The links of all jobs, or of the retired ones, oldest job first, from after an image.
 
-        Reads as it goes, and sees what is durable then. Raises JournalUnavailable.
+        Reads as it goes, and sees what is durable then. Raises StoreUnavailable.
         """
         while True:
             try:
@@ -260,7 +260,7 @@ class Journal:
     def load(self, job_id: str) -> Job | None:
         """The job as it is in the journal, retired or not; None if it is not there.
 
-        What is recorded of this Job is written like that of any other. Raises JournalUnavailable.
+        What is recorded of this Job is written like that of any other. Raises StoreUnavailable.
         """
         try:
             with self._file.reader() as connection:
@@ -295,6 +295,6 @@ class Journal:
         return not left
 
 
-def _unreadable(error: Exception) -> JournalUnavailable:
+def _unreadable(error: Exception) -> StoreUnavailable:
     _log.error("the journal cannot be read: %s", error)
-    return JournalUnavailable(f"The journal cannot be read now: {error}. Ask again in a while.")
+    return StoreUnavailable(f"The journal cannot be read now: {error}. Ask again in a while.")

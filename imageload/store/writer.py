@@ -20,7 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from imageload.errors import JournalUnavailable
+from imageload.errors import StoreUnavailable
 from imageload.job import Image
 from imageload.store.rows import UNWRITABLE, Batch, Place, Row
 
@@ -92,7 +92,7 @@ class Writer:
         self._tell(edit)
 
     def add(self, rows: list[Row]) -> Future[None]:
-        """Write new jobs; the Future fails with JournalUnavailable where they are not written.
+        """Write new jobs; the Future fails with StoreUnavailable where they are not written.
 
         Cancelled in time, they are not written either.
         """
@@ -111,10 +111,10 @@ class Writer:
         """Why nothing can be written for now; None when all is well."""
         return self._trouble
 
-    def refusal(self) -> JournalUnavailable:
+    def refusal(self) -> StoreUnavailable:
         """What those are told whose jobs are not taken."""
         reason = "it is closed" if self._closing.is_set() else self._trouble or "it takes too long"
-        return JournalUnavailable(
+        return StoreUnavailable(
             f"The journal cannot be written now: {reason}. Send this again in a while."
         )
 

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from tornado.httputil import HTTPServerRequest
 
-from imageload.errors import CrossOrigin, Refused, Unauthorized, UnknownHost
+from imageload.errors import Refused
 from imageload.settings import BEARER_TOKEN, Config
 
 _SAFE = ("GET", "HEAD", "OPTIONS")
@@ -74,16 +74,18 @@ class Access:
     def refusal(self, request: HTTPServerRequest, *, is_open: bool) -> Refused | None:
         """Why the request is not taken; None where it is. `is_open`: without a token too."""
         if self._hosts is not None and not _is_one_of(self._hosts, request.host_name):
-            return UnknownHost(
+            return Refused(
+                "unknown-host",
                 f"This service does not answer to the name {request.host_name}. Where that is its "
-                "name, behind a proxy perhaps, it belongs into --allow-host."
+                "name, behind a proxy perhaps, it belongs into --allow-host.",
             )
         if request.method in _SAFE:
             return None if is_open or request.method == "OPTIONS" else self._token_refusal(request)
         if not self._is_same_site(request):
-            return CrossOrigin(
+            return Refused(
+                "cross-origin",
                 "A page of another site sent this. Where it may, its site belongs into "
-                "--cors-origin; where the page is ours, a proxy before us must pass Host on."
+                "--cors-origin; where the page is ours, a proxy before us must pass Host on.",
             )
         return None if is_open else self._token_refusal(request)
 
@@ -97,19 +99,19 @@ class Access:
             return fetched_from in ("same-origin", "none")
         return origin is None or _netloc(origin) == request.host.lower()
 
-    def _token_refusal(self, request: HTTPServerRequest) -> Unauthorized | None:
+    def _token_refusal(self, request: HTTPServerRequest) -> Refused | None:
         if not self._tokens:
             return None
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
-            return Unauthorized(
+            return _unauthorized(
                 "This service wants a token: send Authorization: Bearer <token>.", _REALM
             )
         shown = _digest(token.strip())
         # Every one is compared, in constant time: how long it takes tells nothing.
         if not sum(hmac.compare_digest(shown, known) for known in self._tokens):
             challenge = f'{_REALM}, error="invalid_token"'
-            return Unauthorized("The token is none that this service knows.", challenge)
+            return _unauthorized("The token is none that this service knows.", challenge)
         return None
 
     def caller(self, request: HTTPServerRequest) -> str:
@@ -177,3 +179,7 @@ def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
     except ValueError:
         return None
+
+
+def _unauthorized(message: str, challenge: str) -> Refused:
+    return Refused("unauthorized", message, headers={"WWW-Authenticate": challenge})

@@ -17,7 +17,7 @@ import msgspec
 import tornado.iostream
 import tornado.web
 
-from imageload.errors import BadRequest, OutOfRoom, Refused, TooMany
+from imageload.errors import Refused
 from imageload.job import Job, Snapshot
 from imageload.loader import ImageLoad
 from imageload.schemas import WaitingJson, utc_text
@@ -136,7 +136,9 @@ class BaseHandler(ProblemHandler):
         if len(self.body) + len(chunk) > self.config.max_body_bytes:
             self._refuse_rest(self._too_long())
         elif not room.take(len(chunk)):
-            self._refuse_rest(OutOfRoom("The service holds too many requests. Try again soon."))
+            self._refuse_rest(
+                Refused("out-of-room", "The service holds too many requests. Try again soon.")
+            )
         else:
             self._room_taken += len(chunk)
             self.body += chunk
@@ -151,8 +153,8 @@ class BaseHandler(ProblemHandler):
         asyncio.get_running_loop().call_later(_DRAIN_SECONDS, stream.close)
         self._in_place_of_method(lambda *_: self.detach().close())
 
-    def _too_long(self) -> TooMany:
-        return TooMany(f"The body may have {self.config.max_body_bytes:,} bytes.")
+    def _too_long(self) -> Refused:
+        return Refused("too-large", f"The body may have {self.config.max_body_bytes:,} bytes.")
 
     def _give_back(self) -> None:
         self.front.room.give_back(self._room_taken)
@@ -327,7 +329,7 @@ class BaseHandler(ProblemHandler):
         if text is None:
             return default
         if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= most):
-            raise BadRequest(f"{name} is a whole number from 1 to {most:,}.")
+            raise Refused("bad-request", f"{name} is a whole number from 1 to {most:,}.")
         return int(text)
 
     def link_next(self, **arguments: str | int) -> None:

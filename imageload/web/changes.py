@@ -16,7 +16,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 
-from imageload.errors import Refused, ShuttingDown
+from imageload.errors import Refused
 from imageload.job import Change, Job, Snapshot
 from imageload.schemas import WaitingJson
 from imageload.web.feeds import JobFeed, JobsFeed, Waiting
@@ -30,15 +30,6 @@ _LISTENER_SECONDS = 0.0005
 
 _News = tuple[Job, Change, int] | None
 """A Change and the version it made; None: what jobs wait for."""
-
-
-class TooManyStreams(Refused):
-    """As many event streams are open as are allowed."""
-
-    status = 503
-    slug = "too-many-streams"
-    title = "Too many streams"
-    retry_after = 30
 
 
 def waits_for_nothing(_: Snapshot) -> WaitingJson:
@@ -159,13 +150,14 @@ class Changes:
 
     @contextlib.contextmanager
     def place(self) -> Iterator[None]:
-        """A place for one who stays; raises TooManyStreams or ShuttingDown."""
+        """A place for one who stays; raises Refused at the limit or after `close`."""
         if self.is_closing:
-            raise ShuttingDown("The service is stopping. Come back in a while.")
+            raise Refused("shutting-down", "The service is stopping. Come back in a while.")
         if self.taken >= self._most:
-            raise TooManyStreams(
+            raise Refused(
+                "too-many-streams",
                 f"{self.taken:,} event streams are open, which is the limit. Poll the job, or "
-                "come back in a while."
+                "come back in a while.",
             )
         self.taken += 1
         try:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from imageload.errors import ShuttingDown
+from imageload.errors import Refused
 from imageload.web.access import Access
 from imageload.web.idempotency import IdempotencyKeys
 
@@ -56,7 +56,7 @@ class Front:
     async def run(self, work: Callable[[], T]) -> T:
         """What `work` gives, done in one of the few threads that read, for the same request.
 
-        Raises ShuttingDown where it was not begun because of `close`.
+        Raises Refused (shutting-down) where it was not begun because of `close`.
         """
         return await self._in(self._readers, work)
 
@@ -70,7 +70,9 @@ class Front:
             return await asyncio.wrap_future(threads.submit(context.run, work))
         except (RuntimeError, asyncio.CancelledError):
             if self._is_closed:
-                raise ShuttingDown("The service is stopping. Send this again later.") from None
+                raise Refused(
+                    "shutting-down", "The service is stopping. Send this again later."
+                ) from None
             raise
 
     def close(self) -> None:

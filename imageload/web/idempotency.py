@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Container, Sized
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from imageload.errors import BadRequest, KeyReused
+from imageload.errors import Refused
 
 _MAX_LENGTH = 255
 _KEY = re.compile(r"[!-~]+")
@@ -32,12 +32,13 @@ class _Accepted:
 
 
 def checked_key(header: str | None) -> str | None:
-    """The Idempotency-Key that a request has; BadRequest where it is none."""
+    """The Idempotency-Key that a request has; raises Refused if it is not one."""
     if header is None:
         return None
     if len(header) > _MAX_LENGTH or not _KEY.fullmatch(header):
-        raise BadRequest(
-            f"Idempotency-Key has 1 to {_MAX_LENGTH} visible ASCII characters, and no space."
+        raise Refused(
+            "bad-request",
+            f"Idempotency-Key has 1 to {_MAX_LENGTH} visible ASCII characters, and no space.",
         )
     return header
 
@@ -58,14 +59,15 @@ class IdempotencyKeys:
         """The jobIds that `accept` gives, and whether it did so for an earlier request.
 
         Of two requests at once one calls `accept`, the other waits for it, and shares its
-        refusal too; a refused request leaves no key. KeyReused where the key came with a body
-        of another `fingerprint` before.
+        refusal too; a refused request leaves no key. Raises Refused (key-reused) if the key came
+        with a body of another `fingerprint` before.
         """
         there = self._living(key)
         if there is not None:
             if there.fingerprint != fingerprint:
-                raise KeyReused(
-                    "This Idempotency-Key came with another body before. Make a new one."
+                raise Refused(
+                    "key-reused",
+                    "This Idempotency-Key came with another body before. Make a new one.",
                 )
             return await asyncio.shield(there.job_ids), True
         mine = self._accepted[key] = _Accepted(fingerprint)

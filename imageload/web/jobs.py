@@ -8,7 +8,7 @@ import functools
 from itertools import islice
 from typing import get_args
 
-from imageload.errors import BadRequest
+from imageload.errors import Refused
 from imageload.job import State
 from imageload.schemas import (
     ImagesJson,
@@ -39,7 +39,7 @@ class JobImagesHandler(BaseHandler):
         after = self.count_argument("after", 0, _MAX_AFTER) or 0
         state = self.get_query_argument("state", None)
         if state is not None and state not in get_args(State):
-            raise BadRequest(f"state is one of {', '.join(get_args(State))}.")
+            raise Refused("bad-request", f"state is one of {', '.join(get_args(State))}.")
         snapshot = job.snapshot()
         waiting = self.waiting(snapshot)
         if self.is_known(tag_of_job(snapshot, waiting)):
@@ -73,7 +73,7 @@ class RetryHandler(BaseHandler):
         job = self.job(job_id)
         only = self.get_query_argument("only", None)
         if only not in (None, "transient"):
-            raise BadRequest("only is transient, or is not there.")
+            raise Refused("bad-request", "only is transient, or is not there.")
         retry = functools.partial(self.image_load.retry, job, only_transient=only == "transient")
         requeued = await asyncio.get_running_loop().run_in_executor(None, retry)
         answer: RequeuedJson = {"job_id": job.job_id, "requeued": requeued}
@@ -103,7 +103,7 @@ class MapHandler(BaseHandler):
     def _wants_csv(self) -> bool:
         wanted = self.get_query_argument("format", None)
         if wanted not in (None, "json", "csv"):
-            raise BadRequest("format is json or csv.")
+            raise Refused("bad-request", "format is json or csv.")
         self.add_header("Vary", "Accept")
         accept = self.request.headers.get("Accept", "")
         return wanted == "csv" or (wanted is None and prefers(accept, "text/csv"))

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from imageload.errors import BadRequest, InvalidURL, TooMany
+from imageload.errors import InvalidURL, Refused
 from imageload.fetch.guard import check_url
 from imageload.job import Item
 from imageload.lists import split_list
@@ -97,7 +97,7 @@ def read_posted(body: bytes, content_type: str, *, max_urls: int, max_lists: int
     """An Order for each list of URLs in `body`, its entries stripped, once each, in order.
 
     `text/plain` is one list, separated by newlines and commas; anything else is read as JSON.
-    Raises BadRequest, or TooMany, for the whole of it.
+    Raises Refused (bad-request, too-large) for the whole of it.
     """
     if content_type.partition(";")[0].strip().lower() == "text/plain":
         posted = Posted([*_split(body)])
@@ -105,7 +105,9 @@ def read_posted(body: bytes, content_type: str, *, max_urls: int, max_lists: int
         posted = _posted(_decoded(body))
     lists = _lists(posted.urls)
     if len(lists) > max_lists:
-        raise TooMany(f"One request may have {max_lists:,} lists; this one has {len(lists):,}.")
+        raise Refused(
+            "too-large", f"One request may have {max_lists:,} lists; this one has {len(lists):,}."
+        )
     common = Item("", _cleaned_text(posted.title), _cleaned_text(posted.description))
     album = _cleaned_text(posted.album)
     if posted.callback is not None:
@@ -131,26 +133,28 @@ def _check_callback(url: str) -> None:
     try:
         check_url(url)
     except InvalidURL as error:
-        raise BadRequest(f"callback: {error.message}") from None
+        raise Refused("bad-request", f"callback: {error.message}") from None
 
 
 def _split(body: bytes) -> list[str]:
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BadRequest(f"The text is not UTF-8: look at byte {error.start}.") from None
+        raise Refused(
+            "bad-request", f"The text is not UTF-8: look at byte {error.start}."
+        ) from None
     return split_list(text)
 
 
 def _decoded(body: bytes) -> Any:
     if not body.strip():
-        raise BadRequest(f"The body is empty. {_FORMS}")
+        raise Refused("bad-request", f"The body is empty. {_FORMS}")
     try:
         return msgspec.json.decode(body.removeprefix(b"\xef\xbb\xbf"))
     except msgspec.DecodeError as error:
-        raise BadRequest(f"The body is no JSON: {error}. {_FORMS}") from None
+        raise Refused("bad-request", f"The body is no JSON: {error}. {_FORMS}") from None
     except (RecursionError, UnicodeDecodeError):
-        raise BadRequest(f"The body is no JSON that can be read. {_FORMS}") from None
+        raise Refused("bad-request", f"The body is no JSON that can be read. {_FORMS}") from None
 
 
 def _posted(value: Any) -> Posted:
@@ -158,7 +162,7 @@ def _posted(value: Any) -> Posted:
         posted: Posted | list[Any] = msgspec.convert(value, Body)
     except msgspec.ValidationError as error:
         _lists(value.get("urls") if isinstance(value, dict) else value)
-        raise BadRequest(_explained(str(error))) from None
+        raise Refused("bad-request", _explained(str(error))) from None
     return posted if isinstance(posted, Posted) else Posted(posted)
 
 
@@ -183,13 +187,13 @@ def _explained(error: str) -> str:
 def _lists(value: Any) -> list[list[_OneEntry]]:
     """The lists that are in `value`, which is one, or several in one."""
     if not isinstance(value, list):
-        raise BadRequest(f"There is no list of URLs in the body. {_FORMS}")
+        raise Refused("bad-request", f"There is no list of URLs in the body. {_FORMS}")
     inner = [entry for entry in value if isinstance(entry, list)]
     if not inner:
         return [value]
     for index, entry in enumerate(value):
         if entry is not None and not isinstance(entry, list):
-            raise BadRequest(f"Entry {index} is no list among lists. {_FORMS}")
+            raise Refused("bad-request", f"Entry {index} is no list among lists. {_FORMS}")
     return inner
 
 
@@ -211,9 +215,11 @@ def _cleaned(
         if url and url not in items:
             items[url] = url if texts is common and is_plain else texts._replace(url=url)
     if not items:
-        raise BadRequest(f"{where}There is no URL in it. {_FORMS}")
+        raise Refused("bad-request", f"{where}There is no URL in it. {_FORMS}")
     if len(items) > max_urls:
-        raise TooMany(
-            f"{where}A job may have {max_urls:,} URLs; this has {len(items):,}. Send several lists."
+        raise Refused(
+            "too-large",
+            f"{where}A job may have {max_urls:,} URLs; this has {len(items):,}."
+            " Send several lists.",
         )
     return list(items.values())

@@ -11,7 +11,7 @@ import msgspec
 import tornado.iostream
 import tornado.web
 
-from imageload.errors import OutOfFiles, Refused, Unauthorized
+from imageload.errors import Refused
 from imageload.schemas import ProblemJson
 from imageload.web.front import Front
 from imageload.web.request_id import request_id
@@ -69,8 +69,8 @@ class ProblemHandler(tornado.web.RequestHandler):
     def _refusal(self, refused: Refused) -> bytes:
         if refused.retry_after is not None:
             self.set_header("Retry-After", str(refused.retry_after))
-        if isinstance(refused, Unauthorized):
-            self.set_header("WWW-Authenticate", refused.challenge)
+        for name, value in refused.headers.items():
+            self.set_header(name, value)
         return self._problem(refused.status, refused.slug, refused.title, str(refused))
 
     def _problem(self, status: int, slug: str, title: str, detail: str) -> bytes:
@@ -111,7 +111,7 @@ class ProblemHandler(tornado.web.RequestHandler):
         """Log a bug with its traceback, and nothing of what a client did wrong; by Tornado."""
         clients = (Refused, tornado.web.HTTPError, tornado.iostream.StreamClosedError)
         meaning = _meaning(value)
-        if isinstance(meaning, OutOfFiles):
+        if isinstance(meaning, Refused) and meaning.slug == "out-of-files":
             _log.warning("no more files can be opened path=%s", self.request.path)
         elif not isinstance(meaning, clients):
             _log.error("a request met a bug path=%s", self.request.path, exc_info=(typ, value, tb))
@@ -120,5 +120,7 @@ class ProblemHandler(tornado.web.RequestHandler):
 def _meaning(error: BaseException | None) -> BaseException | None:
     """`error`, or what is to be answered in its place."""
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-        return OutOfFiles("The service may open no more files for now. Ask again in a while.")
+        return Refused(
+            "out-of-files", "The service may open no more files for now. Ask again in a while."
+        )
     return error

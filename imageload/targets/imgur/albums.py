@@ -34,13 +34,13 @@ def album_steps(
     if album_id is not None:
         try:
             yield from request("POST", f"album/{_address(album_id, deletehash)}", {key: first})
-        except errors.NotThere:  # somebody has deleted it meanwhile
+        except errors.NotFoundOnImgur:  # somebody has deleted it meanwhile
             album_id = None
     if album_id is None:
         made = yield from request("POST", "album", {"title": album.title, key: first})
         album_id, deletehash = _text(made, "id"), _text(made, "deletehash")
         if album_id is None or (anonymous and deletehash is None):
-            raise errors.BadAnswer("Imgur made an album and did not say which.")
+            raise errors.UploadError("upload_error", "Imgur made an album and did not say which.")
     for batch in batches:
         yield from request("POST", f"album/{_address(album_id, deletehash)}/add", {key: batch})
     return AlbumEnded(album_id, link_of(album_id), deletehash)

@@ -148,24 +148,34 @@ def _meaning(answer: Answer, about: str) -> errors.UploadError:
         return errors.CredentialsRefused(sentence, status_code=status)
     if 403 in statuses and status != 200:
         if is_its_own:
-            return errors.Rejected(f"Imgur does not let us change this.{said}", status_code=status)
+            return errors.UploadError(
+                "upload_rejected", f"Imgur does not let us change this.{said}", status_code=status
+            )
         sentence = f"Imgur, or a gateway before it, refuses this client.{said}"
         return errors.UploadBlocked(sentence, status_code=status)
     if _is_imgurs(answer) and (404 in statuses or "unable to find" in words):
-        return errors.NotThere(f"Imgur has no such thing.{said}", status_code=status)
+        return errors.NotFoundOnImgur(f"Imgur has no such thing.{said}", status_code=status)
     if status == 200 and answer.json is not None:
-        return errors.BadAnswer(f"Imgur's answer makes no sense.{said}", status_code=200)
+        return errors.UploadError(
+            "upload_error", f"Imgur's answer makes no sense.{said}", status_code=200
+        )
     if 413 in statuses or "size limit" in words:
-        return errors.OverSize(f"Imgur finds the image too large.{said}", status_code=status)
+        return errors.UploadError(
+            "too_large_for_target", f"Imgur finds the image too large.{said}", status_code=status
+        )
     if status == 504:
         sentence = f"Something on the way to Imgur did not wait for its answer.{said}"
-        return errors.AnswerLost(sentence, status_code=status)
+        return errors.UploadError("response_lost", sentence, status_code=status)
     if status == 500 and "capacity" not in words:
-        return errors.ServerFault(f"Imgur broke down over this.{said}", status_code=status)
+        return errors.UploadError(
+            "server_fault", f"Imgur broke down over this.{said}", status_code=status
+        )
     if status >= 500 or status < 400 or status in (404, 408):
         sentence = f"Imgur is out of order, or something on the way to it.{said}"
-        return errors.Unavailable(sentence, status_code=status)
-    return errors.Rejected(f"Imgur refused the image.{said}", status_code=status)
+        return errors.UploadError("unavailable", sentence, status_code=status)
+    return errors.UploadError(
+        "upload_rejected", f"Imgur refused the image.{said}", status_code=status
+    )
 
 
 def _is_imgurs(answer: Answer) -> bool:

@@ -12,13 +12,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from imageload.errors import (
-    Deleted,
-    DiskError,
     Failure,
     ImageError,
-    JournalUnavailable,
-    NotThere,
-    Rejected,
+    NotFoundOnImgur,
+    StoreUnavailable,
+    UploadError,
 )
 from imageload.inbox import Inbox
 from imageload.job import Change, Job, PurgeBegun, Purged, PurgeEnded, PurgeFailed
@@ -28,9 +26,10 @@ from imageload.transport.transfer import TransferError
 
 _log = logging.getLogger(__name__)
 
-_DELETED = Deleted("Deleted from Imgur, as you asked.").failure()
-_TAKEN_OFF = Deleted(
-    "Taken off this job. It stays on Imgur, for another job has it too; purge that one as well."
+_DELETED = ImageError("purged", "Deleted from Imgur, as you asked.").failure()
+_TAKEN_OFF = ImageError(
+    "purged",
+    "Taken off this job. It stays on Imgur, for another job has it too; purge that one as well.",
 ).failure()
 
 
@@ -83,8 +82,8 @@ class Purge:
         with self._taking_off:  # else of two jobs each would leave their images to the other
             try:
                 shared = self._images.keys() & self._links_of_others()
-            except JournalUnavailable as error:
-                self._keep_all(DiskError(str(error)))
+            except StoreUnavailable as error:
+                self._keep_all(ImageError("disk_error", str(error)))
                 return
             for link in shared:
                 self._purged(link, _TAKEN_OFF)
@@ -93,7 +92,10 @@ class Purge:
             # A deletehash does whoever asks: the image may be from before an account was used.
             name = image.deletehash or image_name(image, anonymous=self._road.upload.anonymous)
             if name is None:
-                gone = Rejected("Imgur gave no deletehash for this image: it cannot be deleted.")
+                gone = UploadError(
+                    "upload_rejected",
+                    "Imgur gave no deletehash for this image: it cannot be deleted.",
+                )
                 self._inbox.tell(_Result(link, gone))
             else:
                 self._delete(link, f"image/{name}")
@@ -136,7 +138,7 @@ class Purge:
 
     def _take(self, result: _Result) -> None:
         error = outcome_of(result.value) if isinstance(result.value, BaseException) else None
-        if isinstance(error, NotThere):
+        if isinstance(error, NotFoundOnImgur):
             error = None
         if isinstance(error, ImageError):
             told = self._job.job_id, error.code, error.message

@@ -35,18 +35,8 @@ _FIRST_REST_SECONDS = 1.0
 _LONGEST_REST_SECONDS = 60.0
 _LONGEST_HOLD_SECONDS = 3600.0
 _MOST_AT_ONCE = 1_000.0
-_UNAVAILABLE = (
-    errors.Unavailable,
-    errors.UploadConnectError,
-    errors.UploadTimedOut,
-    errors.AnswerLost,
-)
-_NOT_COUNTED = (
-    errors.QuotaExceeded,
-    errors.UploadConnectError,
-    errors.DiskError,
-    errors.ResourceError,
-)
+# After these Imgur has counted no request.
+_NOT_COUNTED = frozenset({"rate_limited", "upload_connect_error", "disk_error", "resource_error"})
 _SENTENCES: dict[Reason, str] = {
     "user": "Imgur's hourly credits of this address and client id are used up.",
     "client": "Imgur's daily credits of this client id are used up.",
@@ -173,10 +163,11 @@ class Meter:
 
     def end(self, permit: Permit, told: set[Reason], error: BaseException | None) -> None:
         """Called by the Permit."""
-        counted = not isinstance(error, _NOT_COUNTED)
+        counted = not (isinstance(error, errors.ImageError) and error.code in _NOT_COUNTED)
         answered = error is None or (
             isinstance(error, errors.UploadError)
-            and not isinstance(error, (errors.QuotaExceeded, *_UNAVAILABLE))
+            and not isinstance(error, errors.QuotaExceeded)
+            and not error.imgur_is_away
         )
         with self._lock:
             now = self._clock()
@@ -257,7 +248,7 @@ class Meter:
                 self._hold_on(permit.sent, "blocked", error.message, terms.blocked_wait, now)
             case errors.CredentialsRefused():
                 self._hold_on(permit.sent, "credentials", error.message, terms.unhinted_wait, now)
-            case _ if isinstance(error, _UNAVAILABLE):
+            case errors.UploadError(imgur_is_away=True):
                 self._failures += 1
                 if self._failures >= _FAILURES_IN_A_ROW or self._hold is not None:
                     first = _FIRST_REST_SECONDS
@@ -448,7 +439,7 @@ def error_of(closed: Closed, now: float) -> errors.UploadError:
         case "credentials":
             return errors.CredentialsRefused(closed.sentence, retry_after=wait)
         case "unavailable" | "unasked":
-            return errors.Unavailable(closed.sentence, retry_after=wait)
+            return errors.UploadError("unavailable", closed.sentence, retry_after=wait)
     error = errors.QuotaExceeded(closed.sentence, retry_after=wait)
     error.budget = closed.reason
     return error

@@ -2,7 +2,7 @@
 
     start(job, upload) ─► Lane ─► the quota's gate ─► ImgurAPI.land ─► Landed
                             ▲                              │
-                            └──── Parked: in line again ◄──┘ Imgur takes nothing for now
+                            └──── Deferred: in line again ◄──┘ Imgur takes nothing for now
 
 What waits at the gate holds its temp file and nothing else: no slot, no thread, no connection.
 """
@@ -207,7 +207,7 @@ class Uploads:
             landed = yield from api.land(upload.path, anonymous=self.anonymous, config=config)
         except errors.UploadError as error:
             if self._is_no_fault_of_its_own(api, error):
-                raise errors.Parked(error.message) from error
+                raise errors.Deferred(error.message) from error
             raise
         took = time.monotonic() - began
         self._upload_seconds += (took - self._upload_seconds) * (0.1 if self._upload_seconds else 1)
@@ -228,7 +228,8 @@ class Uploads:
             return True
         if isinstance(error, (errors.QuotaExceeded, errors.UploadBlocked)):
             return True
-        is_down = isinstance(error, (errors.Unavailable, errors.UploadConnectError))
+        # With a `max_tries` of its own, Imgur may have received the image: that counts as a try.
+        is_down = error.imgur_is_away and error.max_tries is None
         return is_down and api.meter.hold is not None
 
     def _ask(self, api: ImgurAPI) -> None:
