@@ -111,7 +111,7 @@ class Hosts:
                 host.open_until = now + self._rest_seconds
             elif error is None or error.answered:
                 host.failures = 0
-            if error is not None and error.retry_after:
+            if error is not None and error.answered and error.retry_after:
                 pause = min(error.retry_after, self._max_wait_seconds)
                 host.wait_until = max(host.wait_until, now + pause)
             woken = self._give_back(name, host, now)
