@@ -1,4 +1,9 @@
-"""The long version of tests/test_crashes.py: python -m tests.soak --kills=300"""
+"""The long versions of two tests.
+
+python -m tests.soak --kills=300                      tests/test_crashes.py
+python -m tests.soak --verbs --seconds=120            tests/test_verbs.py, jobs are retired
+python -m tests.soak --verbs --seconds=120 --kills    tests/test_verbs.py, with kill -9
+"""
 
 from __future__ import annotations
 
@@ -10,23 +15,56 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.crashes import killed_again_and_again
+from tests.verbs import walk_with_kills, walk_with_retirement
 
 
 def main() -> int:
-    """Kill, count, print; 1 where something was lost, wrong, unmarked or left."""
-    parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
-    parser.add_argument("--kills", type=int, default=300)
-    parser.add_argument("--size", type=int, default=50, help="images of a job")
-    parser.add_argument("--seed", type=int, default=int(time.time()))
-    options = parser.parse_args()
+    """Run one of them; its exit status is 1 if anything was lost, wrong, unmarked or left."""
+    options = _parser().parse_args()
     print(f"seed {options.seed}")
     with tempfile.TemporaryDirectory() as folder:
-        counts = killed_again_and_again(
-            Path(folder), options.kills, size=options.size, seed=options.seed
-        )
+        return _verbs(Path(folder), options) if options.verbs else _kills(Path(folder), options)
+
+
+def _kills(folder: Path, options: argparse.Namespace) -> int:
+    counts = killed_again_and_again(
+        folder, options.kills or 300, size=options.size, seed=options.seed
+    )
     for name, count in asdict(counts).items():
         print(f"{name:9} {count:>7,}")
     return 1 if counts.lost or counts.wrong or counts.unmarked or counts.left else 0
+
+
+def _verbs(folder: Path, options: argparse.Namespace) -> int:
+    if options.kills is not None:
+        outcome = walk_with_kills(folder, options.seconds, seed=options.seed)
+    else:
+        outcome = walk_with_retirement(
+            folder, options.seconds, seed=options.seed, journal=not options.memory
+        )
+    for (verb, status), count in sorted(outcome.answers.items()):
+        print(f"{verb} answered {status}: {count:,}")
+    for name, count in outcome.counts.items():
+        print(f"{name}: {count:,}")
+    for sentence in outcome.wrong[:50]:
+        print(f"WRONG: {sentence[:2_000]}")
+    print(f"{len(outcome.wrong)} things are wrong")
+    return 1 if outcome.wrong else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="make soak", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "--kills", type=int, nargs="?", const=0, help="how many; with --verbs, as many as fit"
+    )
+    parser.add_argument("--size", type=int, default=50, help="images of a job")
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--verbs", action="store_true", help="send random requests")
+    parser.add_argument("--seconds", type=float, default=120, help="how long, with --verbs")
+    parser.add_argument("--memory", action="store_true", help="with --verbs: without a journal")
+    return parser
 
 
 if __name__ == "__main__":
