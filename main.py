@@ -26,7 +26,7 @@ import tornado.ioloop
 
 from imageload import settings
 from imageload.errors import Refused, StoreError
-from imageload.fetch.tempfolder import temp_folder
+from imageload.fetch.tempfiles import temp_folder
 from imageload.job import Job
 from imageload.sandbox_process import SandboxError, SandboxProcess
 from imageload.schemas import AcceptedJson, CancelJson, JobsJson, LinksJson, summary_json

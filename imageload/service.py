@@ -12,8 +12,8 @@ import certifi
 import tornado.netutil
 import tornado.web
 
-from imageload.convert.fit import Fit, FittingDownloads
-from imageload.convert.pool import Converter
+from imageload.convert.fit import FittingDownloads
+from imageload.convert.pool import Converters, Rules
 from imageload.errors import ImageError
 from imageload.fetch.download import Bounds as DownloadBounds
 from imageload.fetch.download import Downloader
@@ -213,16 +213,16 @@ class Service:
         downloader = Downloader(origins, bounds, files)
         clock = self._metrics.clock("download")
         way = Way(self._engine.lane(origins, config.downloads, clock=clock), downloader.steps)
+        rules = Rules(
+            convert=config.convert,
+            shrink=config.shrink,
+            max_bytes=config.imgur_max_bytes,
+            max_pixels=config.max_pixels,
+            seconds=config.convert_seconds,
+        )
+        clock = self._metrics.clock("convert")
         return FittingDownloads(
-            way,
-            fit=Fit(convert=config.convert, shrink=config.shrink, max_bytes=config.imgur_max_bytes),
-            converter=Converter(
-                workers=config.converters,
-                seconds=config.convert_seconds,
-                max_pixels=config.max_pixels,
-            ),
-            files=files,
-            clock=self._metrics.clock("convert"),
+            way, lambda: Converters(rules, files, workers=config.converters, clock=clock)
         )
 
     def listen(self) -> tuple[Server, str]:

@@ -18,7 +18,6 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,9 @@ import pytest
 from PIL import Image, ImageChops, ImageCms, ImageDraw, ImageOps, ImageStat
 
 from imageload import errors
-from imageload.convert.pool import FRAMES_FACTOR, NEEDS, Converted, Converter
+from imageload.convert.pool import FRAMES_FACTOR, NEEDS, Rules
 from imageload.fetch.sniff import ImageHeader, read_header
+from tests.conversions import Converted, Converter
 from tests.raising import raises_error
 from tests.test_image import EXPECTED, IMAGES
 
@@ -128,7 +128,7 @@ def test_a_real_image_becomes_what_imgur_takes(
     size = (height, width) if name in TURNED else (width, height)
     assert (converted.type, converted.width, converted.height) == (wanted_type(name), *size)
     assert read_header(converted.path) == ImageHeader(converted.type, *size)
-    assert converted.path.parent == tmp_path
+    assert [*tmp_path.iterdir()] == [path]
     assert path.read_bytes() == (IMAGES / name).read_bytes()
 
 
@@ -423,21 +423,9 @@ def test_a_pixel_bomb_is_refused_by_its_header(kind: str, content: bytes, tmp_pa
     converter = Converter()
     with raises_error("too_many_pixels", match="at most 50,000,000"):
         converter.convert(path, kind)
-    assert processes(converter) == []  # none was even started
+    assert converter.pids() == []  # none was even started
     assert [*tmp_path.iterdir()] == [path]
     converter.close()
-
-
-def processes(converter: Converter) -> list[int]:
-    return [worker.pid for worker in (*converter._idle, *converter._busy)]
-
-
-def directly(converter: Converter, path: Path, kind: str, **request: Any) -> dict[str, Any]:
-    """What a worker answers, without the look at the header that comes before."""
-    standard = {"max_bytes": None, "max_pixels": 50_000_000, "new_path": str(path.parent / "new")}
-    return converter._ask(
-        **{"verb": "convert", "path": str(path), "kind": kind, **standard, **request}
-    )
 
 
 @pytest.mark.skipif(not LINUX, reason="reads /proc")
@@ -452,9 +440,9 @@ def test_a_worker_itself_refuses_a_bomb_and_stays_small(
     path.write_bytes(content)
     converter = Converter(workers=1)
     with pytest.raises(errors.DownloadError) as caught:
-        directly(converter, path, kind)
+        converter.ask(path, kind)
     assert caught.value.code in ("too_many_pixels", "conversion_failed")
-    (worker,) = processes(converter)
+    (worker,) = converter.pids()
     peak = next(
         line for line in Path(f"/proc/{worker}/status").read_text().splitlines() if "VmHWM" in line
     )
@@ -468,10 +456,10 @@ def test_memory_has_a_limit_that_ends_one_image(tmp_path: Path) -> None:
     path.write_bytes(bmp_header(30_000, 30_000))
     converter = Converter(workers=1, max_pixels=20_000)
     with raises_error("conversion_failed", match="more memory than it may have"):
-        directly(converter, path, "image/bmp", max_pixels=10**9)
-    workers = processes(converter)
+        converter.ask(path, "image/bmp", max_pixels=10**9, max_memory=2**29)
+    workers = converter.pids()
     converter.convert(copied("bmp-rle.bmp", tmp_path), "image/bmp")
-    assert processes(converter) == workers
+    assert converter.pids() == workers
     converter.close()
 
 
@@ -585,49 +573,47 @@ def test_an_image_that_pillow_does_not_know_fails(converter: Converter, tmp_path
         converter.convert(copied(UNREADABLE, tmp_path), "image/bmp")
 
 
-def test_a_file_that_is_not_there_is_the_disks_error(converter: Converter, tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_the_disks_error(converter: Converter) -> None:
+    report = converter.report(IMAGES / "webp-lossy-vp8.webp", "image/webp")
+    Path(report.temp_fn).unlink()
     with raises_error("disk_error"):
-        converter.convert(tmp_path / "none", "image/webp")
+        converter.run(converter.converters.if_needed(report, "job"))
 
 
 @pytest.mark.skipif(not LINUX, reason="needs /dev/full")
 def test_a_full_disk_is_told_as_one(converter: Converter) -> None:
     with pytest.raises(errors.DiskFull):
-        directly(converter, IMAGES / "bmp-rle.bmp", "image/bmp", new_path="/dev/full")
+        converter.ask(IMAGES / "bmp-rle.bmp", "image/bmp", new_path="/dev/full")
 
 
 class Endless:
-    """An image that takes for ever, being converted in a thread; `pid` is its worker's."""
+    """An image that a worker converts for as long as the worker lives; `pid` is the worker's."""
 
-    def __init__(self, converter: Converter, folder: Path, name: str = "endless") -> None:
-        path = folder / name
-        os.mkfifo(path)
-        self._pool = ThreadPoolExecutor(1)
-        self.outcome: Future[dict[str, Any]] = self._pool.submit(
-            directly, converter, path, "image/webp"
-        )
-        self._writer = os.open(path, os.O_WRONLY)  # returns when a worker has it open
-        (self.pid,) = {worker.pid for worker in converter._busy}
+    def __init__(self, converter: Converter, key: str = "endless") -> None:
+        report = converter.endless()
+        self.outcome = converter.submit(converter.converters.if_needed(report, key))
+        self._writer = os.open(report.temp_fn, os.O_WRONLY)  # returns when a worker reads it
+        idle = {worker.pid for worker in converter.converters._idle}
+        (self.pid,) = {*converter.pids()} - idle
 
     def error(self) -> BaseException | None:
         try:
             return self.outcome.exception(20)
         finally:
             os.close(self._writer)
-            self._pool.shutdown()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_crash_ends_one_image_and_the_next_one_works(number: int, tmp_path: Path) -> None:
     converter = Converter(workers=1)
-    endless = Endless(converter, tmp_path)
+    endless = Endless(converter)
     os.kill(endless.pid, number)
     error = endless.error()
     assert isinstance(error, errors.DownloadError)
     assert error.code == "conversion_failed"
     assert "crash" in error.message
     converter.convert(copied("webp-lossy-vp8.webp", tmp_path), "image/webp")
-    assert processes(converter) != [endless.pid]
+    assert converter.pids() != [endless.pid]
     converter.close()
 
 
@@ -635,22 +621,21 @@ def test_an_idle_worker_that_ended_is_replaced(tmp_path: Path) -> None:
     converter = Converter(workers=1)
     path = copied("webp-lossy-vp8.webp", tmp_path)
     converter.convert(path, "image/webp")
-    (worker,) = converter._idle
-    worker.kill()
-    worker._process.wait()
+    (worker,) = converter.converters._workers
+    converter.run(worker.end())
     converter.convert(path, "image/webp")
-    assert processes(converter) != [worker.pid]
+    assert converter.pids() != [worker.pid]
     converter.close()
 
 
-def test_what_takes_too_long_is_killed(tmp_path: Path) -> None:
+def test_what_takes_too_long_is_killed() -> None:
     converter = Converter(workers=1, seconds=0.2)
-    endless = Endless(converter, tmp_path)
+    endless = Endless(converter)
     error = endless.error()
     assert isinstance(error, errors.DownloadError)
     assert error.code == "conversion_failed"
     assert "longer than 0.2 seconds" in error.message
-    assert processes(converter) == []
+    assert converter.pids() == []
     assert ended(endless.pid)
     converter.close()
 
@@ -682,37 +667,102 @@ def test_without_a_process_there_is_a_resource_error_and_no_slot_is_lost(
 # --- Threads, processes, the end -----------------------------------------------------------------
 
 
-def test_eight_threads_share_two_warm_workers(tmp_path: Path) -> None:
+def test_many_images_share_two_warm_workers() -> None:
     converter = Converter(workers=2)
-
-    def work(number: int) -> tuple[str, bool]:
-        name = FOREIGN[number % len(FOREIGN)]
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        converted = converter.convert(copied(name, folder), EXPECTED[name][0])
-        return name, converted.type == wanted_type(name)
-
-    with ThreadPoolExecutor(8) as pool:
-        results = [*pool.map(work, range(48))]
-    assert [name for name, right in results if not right] == []
-    assert len(processes(converter)) == 2
-    pids = processes(converter)
+    names = [FOREIGN[number % len(FOREIGN)] for number in range(48)]
+    reports = [converter.report(IMAGES / name, EXPECTED[name][0]) for name in names]
+    futures = [
+        converter.submit(converter.converters.if_needed(report, number % 3))
+        for number, report in enumerate(reports)
+    ]
+    kinds = [future.result(60).type for future in futures]
+    assert kinds == [wanted_type(name) for name in names]
+    assert len(converter.pids()) == 2
+    assert len(converter.clocked) == 48
+    assert converter.converters.pool == (2, 0, 0)
+    pids = converter.pids()
     converter.close()
     assert all(ended(pid) for pid in pids)
 
 
 def test_close_ends_what_runs_what_waits_and_every_process(tmp_path: Path) -> None:
     converter = Converter(workers=1, seconds=600)  # longer than a test may take
-    endless = Endless(converter, tmp_path)
+    endless = Endless(converter)
     path = copied("webp-lossy-vp8.webp", tmp_path)
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(converter.convert, path, "image/webp")
-        converter.close()
-        assert isinstance(waiting.exception(20), errors.Shutdown)
+    report = converter.report(path, "image/webp")
+    waiting = converter.submit(converter.converters.if_needed(report, "other"))
+    converter.run(converter.converters.close())
+    assert isinstance(waiting.exception(20), errors.Shutdown)
     assert isinstance(endless.error(), errors.Shutdown)
     assert ended(endless.pid)
+    assert converter.files.in_use == 0
     with pytest.raises(errors.Shutdown):
         converter.convert(path, "image/webp")
+    converter.close()
+
+
+def test_an_image_that_imgur_accepts_is_not_converted(converter: Converter) -> None:
+    report = converter.report(IMAGES / "truncated.png", "image/png")
+    assert converter.run(converter.converters.if_needed(report, "job")) is report
+    converter.files.give_back(report.temp_fn, report.bytes)
+
+
+@pytest.mark.parametrize(
+    ("rules", "name", "kind"),
+    [
+        (Rules(convert=False), "unsupported_type", "image/webp"),
+        (Rules(max_bytes=1_000), "too_large", "image/png"),
+    ],
+)
+def test_an_image_that_may_not_be_converted_is_refused_without_a_worker(
+    rules: Rules, name: str, kind: str
+) -> None:
+    converter = Converter()
+    converter.converters._rules = rules
+    report = converter.report(IMAGES / "webp-lossy-vp8.webp", kind)
+    with raises_error(name):
+        converter.run(converter.converters.if_needed(report, "job"))
+    assert (converter.pids(), converter.files.in_use) == ([], 0)
+    converter.close()
+
+
+def test_a_conversion_that_is_cancelled_ends_at_once_and_gives_its_files_back(
+    tmp_path: Path,
+) -> None:
+    converter = Converter(workers=1, seconds=600)
+    endless = Endless(converter)
+    report = converter.report(copied("webp-lossy-vp8.webp", tmp_path), "image/webp")
+    queued = converter.submit(converter.converters.if_needed(report, "queued"))
+    other = converter.submit(converter.converters.if_needed(converter.endless(), "large"))
+    while converter.converters.pool != (1, 1, 2):
+        pass
+    for future in (queued, other, endless.outcome):
+        future.cancel()
+    while converter.files.in_use > 0:
+        assert converter.pids() in ([endless.pid], [])
+    path = copied("bmp-rle.bmp", tmp_path)
+    assert converter.convert(path, "image/bmp").type == "image/png"
+    assert ended(endless.pid)
+    assert converter.files.in_use == 1
+    assert converter.converters.pool == (1, 0, 0)
+    converter.close()
+
+
+def test_large_images_are_converted_one_at_a_time_beside_small_ones(tmp_path: Path) -> None:
+    converter = Converter(workers=2, max_pixels=4 * 96 * 64)
+    endless = Endless(converter)  # of unknown size, so it counts as large
+    path = written(tmp_path, quarters((96, 65)), "WEBP")
+    large = converter.submit(
+        converter.converters.if_needed(converter.report(path, "image/webp"), "large")
+    )
+    small = written(tmp_path, quarters((96, 64)), "WEBP")
+    assert converter.convert(small, "image/webp").width == 96
+    assert not large.done()
+    assert converter.converters.pool == (2, 1, 1)
+    os.kill(endless.pid, signal.SIGKILL)
+    assert large.result(20).height == 65
+    assert isinstance(endless.error(), errors.DownloadError)
+    assert converter.files.in_use == 2, "the two results"
     converter.close()
 
 
@@ -720,10 +770,10 @@ def test_a_ctrl_c_is_not_the_workers(tmp_path: Path) -> None:
     converter = Converter(workers=1)
     path = copied("webp-lossy-vp8.webp", tmp_path)
     converter.convert(path, "image/webp")
-    (pid,) = processes(converter)
+    (pid,) = converter.pids()
     os.kill(pid, signal.SIGINT)
     converter.convert(path, "image/webp")
-    assert processes(converter) == [pid]
+    assert converter.pids() == [pid]
     assert os.getpgid(pid) != os.getpgid(0)
     converter.close()
 
@@ -735,7 +785,7 @@ def test_a_worker_is_nice_and_knows_no_secrets(
     monkeypatch.setenv("IMGUR_CLIENT_SECRET", "hush")
     converter = Converter(workers=1)
     converter.convert(copied("bmp-rle.bmp", tmp_path), "image/bmp")
-    (pid,) = processes(converter)
+    (pid,) = converter.pids()
     own = os.getpriority(os.PRIO_PROCESS, 0)
     assert os.getpriority(os.PRIO_PROCESS, pid) == min(own + 10, 19)
     assert b"hush" not in Path(f"/proc/{pid}/environ").read_bytes()
@@ -743,22 +793,20 @@ def test_a_worker_is_nice_and_knows_no_secrets(
 
 
 PARENT = """
-import sys
+import os, sys
 from pathlib import Path
-from imageload.convert.pool import Converter
-from tests.raising import raises_error
+from tests.conversions import Converter
 converter = Converter(workers=1)
 {use}
-print(*(w.pid for w in (*converter._idle, *converter._busy)), flush=True)
+print(*converter.pids(), flush=True)
 sys.stdin.read()
 """
 IDLE = "converter.convert(Path(sys.argv[1]), 'image/webp').path.unlink()"
 BUSY = """
-import os, threading
-os.mkfifo(sys.argv[2])
-request = dict(path=sys.argv[2], kind='image/webp', new_path='/dev/null')
-request |= dict(verb='convert', max_bytes=None, max_pixels=10**6)
-threading.Thread(target=lambda: converter._ask(**request), daemon=True).start()
+report = converter.endless()
+os.rename(report.temp_fn, sys.argv[2])
+os.symlink(sys.argv[2], report.temp_fn)
+converter.submit(converter.converters.if_needed(report, 'job'))
 os.open(sys.argv[2], os.O_WRONLY)
 """
 

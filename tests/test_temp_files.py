@@ -4,6 +4,7 @@ in it when the last is given back, and no job fills the disk for all others.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import stat
@@ -236,7 +237,7 @@ def test_a_file_that_cannot_be_deleted_is_told_in_the_log(
     Path(path).unlink()
     Path(path).mkdir()  # unlink refuses a folder, for root too
     files.give_back(path, 1)
-    assert "a temp file stays behind" in caplog.text
+    assert "a temp file cannot be deleted" in caplog.text
     assert path in caplog.text
 
 
@@ -403,3 +404,21 @@ def test_nobody_who_waits_for_room_is_forgotten_among_threads() -> None:
     with ThreadPoolExecutor(4) as pool:
         for done in [pool.submit(work, job_id) for job_id in "abcd"]:
             done.result(30)
+
+
+def test_a_key_that_waits_for_room_goes_on_after_a_release() -> None:
+    async def scene() -> None:
+        temp_bytes = TempBytes(1_000)
+        temp_bytes.hold("a", 500)
+        await asyncio.wait_for(temp_bytes.wait_for_room("b"), 1)
+        waiting = [asyncio.create_task(temp_bytes.wait_for_room("a")) for _ in range(3)]
+        await asyncio.sleep(0)
+        temp_bytes.hold("b", 100)
+        temp_bytes.release("b", 100)
+        await asyncio.sleep(0)
+        assert not any(task.done() for task in waiting), "a release that makes no room for it"
+        waiting.pop().cancel()
+        temp_bytes.release("a", 100)
+        await asyncio.wait_for(asyncio.gather(*waiting), 1)
+
+    asyncio.run(scene())

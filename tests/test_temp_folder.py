@@ -1,4 +1,4 @@
-"""Tests of fetch.tempfolder: nothing of a dead process stays, all of a live one does."""
+"""Tests of fetch.tempfiles.temp_folder: folders of dead processes are removed."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from imageload.fetch.tempfolder import sweep, temp_folder
+from imageload.fetch.tempfiles import sweep, temp_folder
 from tests.service import ROOT
 
 HOLDER = """
 import sys
-from imageload.fetch.tempfolder import temp_folder
+from imageload.fetch.tempfiles import temp_folder
 with temp_folder(sys.argv[1]) as folder:
     (folder / "tmp1").write_bytes(b"x" * 1000)
     print(folder, flush=True)

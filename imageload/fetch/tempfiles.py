@@ -1,20 +1,30 @@
-"""The temp files of downloads: made, used again, and bounded in bytes.
+"""The temp files of downloads: reused, bounded in bytes, in a folder that is always removed.
 
-Making and deleting a file costs more than filling it (measured on ext4, files of 50 kB: 70 to
-150 µs to make one, 10 to open one that is there). So small files that are given back are kept for
-the next image: as they are while any file is in use, and emptied when the last one is given back.
-What nobody has taken from one `tidy` to the next is deleted.
+Making and deleting a file costs more than filling it (ext4, files of 50 kB: 70 to 150 µs to make
+one, 10 to open an existing one). So small files that are given back are kept for the next image: as
+they are while any file is in use, emptied when the last one is given back. An empty file that is
+not used from one `tidy` to the next is deleted.
+
+Each process has its own folder, `imageload-…`, and holds the lock of the file `.lock` in it
+(flock(2): the kernel releases it when the process ends, even after kill -9). A folder whose lock is
+free belongs to a dead process.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
+import fcntl
 import logging
 import math
 import os
 import secrets
+import shutil
+import tempfile
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from imageload.errors import DiskFull, ImageError, ResourceError
@@ -24,16 +34,21 @@ _log = logging.getLogger(__name__)
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _AGAIN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 _EMPTIED = os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-# With a journal, files come back by the dozen: all whose images are durable with one transaction.
+# With a journal, files come back by the dozen: one transaction makes many images durable.
 _MAX_SPARE_FILES = 1_024
 _MAX_SPARE_BYTES = 64 * 2**20
 _LARGEST_SPARE = 2**20
-# Some more than a job has in use at once.
-_MAX_EMPTY_FILES = 128
+_MAX_EMPTY_FILES = 128  # somewhat more than a job has in use at once
+_PREFIX = "imageload-"
+_LOCK = ".lock"
+_YOUNG_SECONDS = 60.0  # a folder without a lock is another process's, being made, until then
 
 
 class TempFiles:
-    """Files in `folder`, for any thread. While none is in use, none of them has a byte in it."""
+    """Files in `folder`, for any thread. While none is in use, all files in it are empty.
+
+    The lock is for `tidy`, which the service calls from another thread than the transfer loop.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = str(folder)
@@ -46,13 +61,13 @@ class TempFiles:
 
     @property
     def in_use(self) -> int:
-        """How many files somebody has."""
+        """The number of files that are taken and not given back."""
         return self._in_use
 
     def take(self) -> tuple[int, str]:
-        """An open file and its path. It may hold old bytes: the end must be cut off.
+        """An open file and its path. It may hold old bytes: the caller cuts off the end.
 
-        Raises OSError where there is none to be had.
+        Raises OSError.
         """
         with self._lock:
             self._in_use += 1
@@ -71,13 +86,8 @@ class TempFiles:
             self._count_back()
             raise
 
-    def adopt(self) -> None:
-        """Count a file that somebody else made in the folder as one of those in use."""
-        with self._lock:
-            self._in_use += 1
-
     def give_back(self, path: str, length: int) -> None:
-        """The file at `path`, of some `length` bytes, is not needed any more."""
+        """The caller no longer needs the file at `path`, of about `length` bytes."""
         with self._lock:
             has_room = self._spare_bytes + length <= _MAX_SPARE_BYTES
             is_kept = has_room and length <= _LARGEST_SPARE and len(self._spare) < _MAX_SPARE_FILES
@@ -91,8 +101,13 @@ class TempFiles:
             _delete(path)
         self._count_back()
 
+    def delete(self, path: str) -> None:
+        """The caller no longer needs the file at `path`, of unknown length."""
+        _delete(path)
+        self._count_back()
+
     def tidy(self) -> None:
-        """Delete the empty files that nobody has taken since this was called before."""
+        """Delete the empty files that have not been used since the last call."""
         with self._lock:
             untouched, self._empty = self._empty[: self._untouched], self._empty[self._untouched :]
             self._untouched = len(self._empty)
@@ -100,7 +115,7 @@ class TempFiles:
             _delete(path)
 
     def _kept(self) -> str | None:
-        """For the lock's holder: a file to be used again, if there is one."""
+        """A file to reuse, if there is one. The caller holds the lock."""
         if self._spare:
             path, length = self._spare.pop()
             self._spare_bytes -= length
@@ -112,7 +127,7 @@ class TempFiles:
         return path
 
     def _count_back(self) -> None:
-        """One file less is in use; with the last one, the spare ones are emptied."""
+        """Count one file less in use; after the last one, empty the spare ones."""
         with self._lock:
             self._in_use -= 1
             if self._in_use:
@@ -127,55 +142,65 @@ class TempFiles:
 
 
 class TempBytes:
-    """How much disk the images that wait for their upload may take, over all jobs.
+    """Bounds the disk space of the images that wait for their upload, fairly for all keys.
 
-    A job that is alone may hold half of `limit`; others half of what the rest leave, as in
-    FairQueue, so that a small job is not shut out by a large one that waits. For any thread.
+    A key (a job's id) may hold half of what the other keys leave of `limit` bytes, so a large job
+    that waits cannot keep a small one out. A key that holds nothing always has room for one image.
     """
 
     def __init__(self, limit: float = math.inf) -> None:
         self._limit = limit
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # for callers in threads of their own, which pass `wake`
         self._held: dict[str, int] = {}
         self._total = 0
         self._waiting: dict[str, Callable[[], object]] = {}
+        self._released: asyncio.Event | None = None
 
     @property
     def held(self) -> int:
-        """How many bytes the images that wait have, in all."""
+        """The bytes that all keys hold. Any thread may read it."""
         return self._total
 
-    def hold(self, job_id: str, length: int) -> None:
-        """The job has a file of this length more."""
+    def hold(self, key: str, length: int) -> None:
+        """`key` has one more file, of `length` bytes."""
         with self._lock:
-            self._held[job_id] = self._held.get(job_id, 0) + length
+            self._held[key] = self._held.get(key, 0) + length
             self._total += length
 
-    def release(self, job_id: str, length: int) -> None:
-        """The job has let go of files of this length; who waited for room is told."""
+    def release(self, key: str, length: int) -> None:
+        """`key` has given back files of `length` bytes; all waiting keys check for room again."""
         with self._lock:
             self._total -= length
-            left = self._held.pop(job_id, 0) - length
+            left = self._held.pop(key, 0) - length
             if left > 0:
-                self._held[job_id] = left
-            if not self._waiting:
-                return
+                self._held[key] = left
             waiting, self._waiting = self._waiting, {}
         for wake in waiting.values():
             wake()
+        if self._released is not None:
+            self._released.set()
+            self._released = None
 
-    def has_room(self, job_id: str, wake: Callable[[], object]) -> bool:
-        """May the job download another image? If not, `wake` is called when some room came."""
+    def has_room(self, key: str, wake: Callable[[], object] | None = None) -> bool:
+        """`key` may download another image. If not, `wake` is called after the next release."""
         with self._lock:
-            held = self._held.get(job_id, 0)
+            held = self._held.get(key, 0)
             if not held or held < (self._limit - self._total + held) / 2:
                 return True
-            self._waiting[job_id] = wake
+            if wake is not None:
+                self._waiting[key] = wake
             return False
+
+    async def wait_for_room(self, key: str) -> None:
+        """Wait until `key` may download another image. On the loop that calls `release`."""
+        while not self.has_room(key):
+            if self._released is None:
+                self._released = asyncio.Event()
+            await self._released.wait()
 
 
 def disk_error(error: OSError) -> ImageError:
-    """What it means for an image that its temp file could not be used."""
+    """The error of an image whose temp file cannot be made, written or read."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFull("The disk of the service is full.")
     if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN):
@@ -184,7 +209,7 @@ def disk_error(error: OSError) -> ImageError:
 
 
 def _emptied(path: str) -> bool:
-    """Take the bytes out of the file; where that cannot be done it is deleted."""
+    """Truncate the file; delete it if that fails."""
     try:
         os.close(os.open(path, _EMPTIED))
     except OSError:
@@ -195,8 +220,81 @@ def _emptied(path: str) -> bool:
 
 def _delete(path: str) -> None:
     try:
-        os.unlink(path)  # noqa: PTH108 - for every image, and Path costs more than it
+        os.unlink(path)  # noqa: PTH108 - once per image, and Path costs more than the call
     except FileNotFoundError:
         pass
     except OSError as error:
-        _log.warning("a temp file stays behind path=%s reason=%s", path, error)
+        _log.warning("a temp file cannot be deleted path=%s reason=%s", path, error)
+
+
+@contextlib.contextmanager
+def temp_folder(parent: str = "") -> Iterator[Path]:
+    """A new folder in `parent` (the system's temp folder if empty), removed at the end.
+
+    First removes the folders of dead processes there. Raises OSError if it cannot be made.
+    """
+    place = Path(parent or tempfile.gettempdir())
+    sweep(place)
+    # Named before it is made: a signal may end this process between the two.
+    folder = place / f"{_PREFIX}{secrets.token_hex(8)}"
+    lock = None
+    try:
+        lock = _made_and_locked(folder)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def sweep(parent: Path) -> list[Path]:
+    """Delete the folders in `parent` whose processes are dead; links are not followed."""
+    swept = [folder for folder in _folders(parent) if _sweep_one(folder)]
+    if swept:
+        _log.info("removed temp folders of dead processes count=%d", len(swept))
+    return swept
+
+
+def _made_and_locked(folder: Path) -> int:
+    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
+    while True:
+        folder.mkdir(0o700)
+        lock = os.open(folder / _LOCK, flags, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():
+            return lock
+        os.close(lock)  # another process's sweep locked it first, and deleted the folder
+
+
+def _folders(parent: Path) -> Iterator[Path]:
+    try:
+        entries = list(os.scandir(parent))
+    except OSError:
+        return
+    for entry in entries:
+        if not entry.name.startswith(_PREFIX) or not entry.is_dir(follow_symlinks=False):
+            continue
+        with contextlib.suppress(OSError):
+            if entry.stat(follow_symlinks=False).st_uid == os.getuid():
+                yield Path(entry.path)
+
+
+def _sweep_one(folder: Path) -> bool:
+    try:
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        # Without a lock it is being made right now, or half deleted.
+        is_old = time.time() - folder.stat().st_mtime > _YOUNG_SECONDS
+        if is_old:
+            shutil.rmtree(folder, ignore_errors=True)
+        return is_old
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+        return True
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lock)
