@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imageload.cli.arguments import read_arguments
-from imageload.cli.printable import tell
-from imageload.cli.source import CommandError
+from imageload.cli.client import CommandError
+from imageload.cli.output import print_message
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = read.run(read)
         sys.stdout.flush()
     except CommandError as error:
-        tell(str(error))
+        print_message(str(error))
         return error.status
     except KeyboardInterrupt:
         return 130
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        tell(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        print_message(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
         return 1
     return status
 

@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imageload.__main__ import main
-from imageload.cli import posting
-from imageload.cli.remote import Remote
-from imageload.cli.source import Body
+from imageload.cli import urls as lists
+from imageload.cli.client import Body, Client
+from imageload.lists import split_list
 from imageload.web.lists import read_posted
 from sandbox.testing import RunningSandbox
 from tests.contract import JOB, Contract, running_contract
@@ -50,7 +50,7 @@ Cli = Callable[..., Ended]
 def bare_cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
     """Runs a command in this process."""
     monkeypatch.setenv("NO_COLOR", "1")  # from 3.14 on, help has colours
-    for name in ("IMAGELOAD_SERVER", "IMAGELOAD_TOKEN"):
+    for name in ("IMAGELOAD_SERVER", "IMAGELOAD_API_TOKEN"):
         monkeypatch.delenv(name, raising=False)
 
     def run(*arguments: str) -> Ended:
@@ -82,9 +82,11 @@ def only_job(service: RunningService) -> str:
 def test_every_command_and_option_is_in_the_documentation(bare_cli: Cli) -> None:
     text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     commands = re.findall(r"^    (\w+) ", bare_cli("--help").out, re.MULTILINE)
-    assert len(commands) == 9
+    assert len(commands) == 10
     for command in commands:
         assert f"`imageload {command}" in text
+        if command == "serve":
+            continue  # its options are the service's, and in README.md
         for option in re.findall(r"--[a-z-]+", bare_cli(command, "--help").out):
             assert option == "--help" or f"`{option}" in text, option
 
@@ -123,6 +125,20 @@ def test_a_failure_is_listed_with_its_reason_and_makes_the_status_1(
     assert line == (
         f"imageload: failed http_status {origin.url}/gone.png The origin answered 404 Not Found."
     )
+
+
+def test_many_failures_of_one_reason_are_one_line_and_three_examples(
+    cli: Cli, origin: Origin
+) -> None:
+    urls = [f"{origin.url}/gone/{number}" for number in range(5)]
+    failures = cli("upload", *urls, "no://url").err.splitlines()[-6:]
+    assert failures == [
+        "imageload: 5 images failed http_status: The origin answered 404 Not Found.",
+        *[f"imageload:     {url}" for url in urls[:3]],
+        "imageload:     and 2 more",
+        failures[-1],
+    ]
+    assert failures[-1].startswith("imageload: failed invalid_url no://url ")
 
 
 def test_what_failed_can_be_fed_back_until_nothing_is_left(
@@ -220,17 +236,17 @@ LOCAL = ["upload", "--local", "http://x/", "--", "--imgur-client-id=test"]
         (["upload", "no-such-file"], "There is no file no-such-file"),
         (["upload", "tests"], "tests cannot be read: Is a directory"),
         (["upload", "a\0b"], "cannot be read"),
-        (["upload", "http://x/", "README.md"], "Give URLs, or one FILE"),
+        (["upload", "http://x/", "README.md"], "Give URLs, one FILE, or -"),
         (["upload", "--format=pdf", "http://x/"], "invalid choice"),
         (["upload", "--failed-to=/no/such/x", "http://x/"], "/no/such/x cannot be written"),
-        (["upload", "--local", "--detach", "http://x/"], "--local has no server"),
-        (["upload", "--patience=soon", "http://x/"], "'soon' is no number of seconds"),
+        (["upload", "--local", "--detach", "http://x/"], "--local cannot be combined with"),
+        (["upload", "--patience=soon", "http://x/"], "'soon' is not a number of seconds"),
         (["upload", "--server=localhost:8888", "http://x/"], "http://host:port"),
         (["upload", "--server=http://[", "http://x/"], "http://host:port"),
         (["upload", "--server=http://a..b/", "http://x/"], "http://host:port"),
-        (["upload", "--token=geheim\n", "http://x/"], "The token has characters"),
-        (["upload", "--album=A", "pyproject.toml"], "begins like JSON and is none"),
-        (["jobs", "--limit=0"], "'0' is no count"),
+        (["upload", "--token=geheim\n", "http://x/"], "The token contains characters"),
+        (["upload", "--album=A", "pyproject.toml"], "begins like JSON but is not valid"),
+        (["jobs", "--limit=0"], "'0' is not a positive number"),
         ([*LOCAL, "--max-bytes=x"], "'x' is not what it takes"),
         ([*LOCAL, "--no-such-option"], "unrecognized arguments"),
     ],
@@ -257,7 +273,7 @@ def test_no_service_is_said_plainly_and_at_once(bare_cli: Cli) -> None:
     assert ended.status == 1
     assert ended.err == (
         f"imageload: No answer from http://127.0.0.1:{port}: Connection refused. "
-        "`make run` starts a service, and --local needs none.\n"
+        "`imageload serve` starts a service; --local needs none.\n"
     )
 
 
@@ -265,7 +281,7 @@ def test_another_server_is_not_taken_for_the_service(bare_cli: Cli, origin: Orig
     origin.page("/v1/images/upload", answer(b"<html>hello</html>"))
     ended = bare_cli("jobs", "--server", origin.url)
     assert ended.status == 1
-    assert f"What answers at {origin.url} is no imageload service." in ended.err
+    assert f"The server at {origin.url} is not an imageload service." in ended.err
 
 
 def test_a_server_that_speaks_no_http_is_no_traceback(bare_cli: Cli, origin: Origin) -> None:
@@ -277,7 +293,7 @@ def test_a_list_whose_answer_was_lost_is_not_posted_again(bare_cli: Cli, origin:
     origin.page("/v1/images/upload", reset)
     ended = bare_cli("upload", "--server", origin.url, "http://x.example/a.png")
     assert ended.status == 1
-    assert "Whether it took the list is not known: `imageload jobs` shows it." in ended.err
+    assert "The service may have accepted the list: see `imageload jobs`." in ended.err
     assert origin.requests["/v1/images/upload"] == 1
 
 
@@ -419,8 +435,8 @@ def test_quota_lists_the_budgets_of_imgur(cli: Cli, origin: Origin) -> None:
     ended = cli("quota")
     assert ended.status == 0
     assert ended.lines[:2] == [
-        "Nothing keeps uploads waiting.",
-        "0 images pending, 0 of them parked",
+        "Uploads are not waiting.",
+        "0 images pending, 0 of them waiting for Imgur",
     ]
     budgets = json.loads(cli("quota", "--format=json").out)["budgets"]
     assert [row.split()[1] for row in ended.lines[3:]] == [each["budget"] for each in budgets]
@@ -436,10 +452,10 @@ def test_following_a_job_among_many_asks_for_its_entry_alone(
     for _ in range(30):
         service.submit([origin.image("png-rgb.png")])
     with running_relay(service.url) as relay:
-        remote = Remote(relay.url)
-        remote.entries([oldest])
+        client = Client(relay.url)
+        client.entries([oldest])
         before = relay.answered
-        (entry,) = remote.entries([oldest])
+        (entry,) = client.entries([oldest])
         assert entry["counts"]["total"] == 2_000
         assert relay.answered - before < 1_000
 
@@ -448,10 +464,10 @@ def test_a_job_is_found_again_where_its_neighbour_was_forgotten(
     service: RunningService, origin: Origin
 ) -> None:
     ours, neighbour = (service.submit([origin.image("png-rgb.png")]) for _ in range(2))
-    remote = Remote(service.url)
-    remote.entries([ours])
+    client = Client(service.url)
+    client.entries([ours])
     del service.service.image_load.job_list_s[neighbour]
-    (entry,) = remote.entries([ours])
+    (entry,) = client.entries([ours])
     assert entry["job_id"] == ours
 
 
@@ -486,11 +502,11 @@ RECORDS = f"GET /v1/images/upload/{JOB}/images"
 def test_the_token_goes_along_and_is_never_shown(
     bare_cli: Cli, contract: Contract, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("IMAGELOAD_TOKEN", "geheim")
+    monkeypatch.setenv("IMAGELOAD_API_TOKEN", "geheim")
     contract.put("GET /v1/images/upload", {"detail": "Send a token."}, status=401)
     ended = bare_cli("jobs")
     assert ended.status == 2
-    assert "Send a token. IMAGELOAD_TOKEN" in ended.err
+    assert "Send a token. Set the token with IMAGELOAD_API_TOKEN" in ended.err
     assert "geheim" not in ended.err + ended.out + bare_cli("jobs", "--help").out
     assert contract.asked[0].headers["Authorization"] == "Bearer geheim"
 
@@ -512,7 +528,7 @@ def test_a_list_is_not_posted_to_where_a_redirect_leads(bare_cli: Cli, origin: O
     origin.page("/v1/images/upload", redirect("https://x.example/"))
     ended = bare_cli("upload", "--server", origin.url, "http://x.example/")
     assert (ended.status, ended.out) == (2, "")
-    assert f"{origin.url} leads to https://x.example/: give that." in ended.err
+    assert f"{origin.url} redirects to https://x.example/." in ended.err
 
 
 def test_a_busy_service_is_asked_again_and_then_takes_the_list(
@@ -597,7 +613,7 @@ def test_quota_says_what_is_left_and_until_when(bare_cli: Cli, contract: Contrac
         "Waiting for Imgur's daily budget of the client id, "
         f"until {local('%Y-%m-%d %H:%M:%S %Z')}.",
         "Imgur's reason: Daily client requests exceeded",
-        "1,200 images pending, 4 of them parked",
+        "1,200 images pending, 4 of them waiting for Imgur",
     ]
     assert ended.lines[-1].split() == ["1", "user", "3", "500", "2026-01-01T00:00:00Z"]
     assert json.loads(bare_cli("quota", "--format=json").out) == state
@@ -621,15 +637,15 @@ _entries = st.text("ab:/,h \n\r\t\ufeff[{\"'\u2028\x1b", min_size=1, max_size=8)
 def test_text_is_split_as_the_service_splits_it(entries: list[str]) -> None:
     text = "h://x," + ",".join(entries)
     body = Body(text.encode(), "text/plain")
-    assert urls_of(body) == list(dict.fromkeys(posting.split(text)))
+    assert urls_of(body) == list(dict.fromkeys(split_list(text)))
 
 
 @given(st.lists(_entries.map(str.strip).filter(bool), min_size=1, unique=True))
 def test_whatever_failed_the_file_of_it_says_the_same(urls: list[str]) -> None:
-    content = posting.list_of({"url": url} for url in urls)
-    assert urls_of(posting.as_posted(content, {})) == urls
+    content = lists.list_of({"url": url} for url in urls)
+    assert urls_of(lists.as_posted(content, {})) == urls
 
 
 def test_titles_come_along_in_what_is_fed_back() -> None:
     records = [{"url": "http://x.example/", "title": "Bird", "description": None}]
-    assert json.loads(posting.list_of(records)) == [{"url": "http://x.example/", "title": "Bird"}]
+    assert json.loads(lists.list_of(records)) == [{"url": "http://x.example/", "title": "Bird"}]

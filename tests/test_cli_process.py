@@ -1,4 +1,4 @@
-"""The command as a process: in a pipe, on a terminal, interrupted, and with the work in it."""
+"""The command as a process: in a pipe, on a terminal, interrupted, and with --local."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(
         assert command.end() == 130
         (job_id,) = service.service.image_load.job_list_s
         back = f"python -m imageload watch {job_id} --server={service.url}"
-        assert command.shown.endswith(f"The job goes on. Come back with: {back}\n")
+        assert command.shown.endswith(f"The job continues. Come back with: {back}\n")
     gate.open.set()
     assert len(service.finish(job_id)["uploaded"]["completed"]) == 1
 
@@ -196,7 +197,7 @@ def test_ctrl_c_on_a_terminal_says_how_to_come_back(
         assert command.end() == 130
         after = command.shown.rpartition(SHOW_CURSOR)[2]
         (job_id,) = service.service.image_load.job_list_s
-        assert f"The job goes on. Come back with: python -m imageload watch {job_id}\r\n" in after
+        assert f"The job continues. Come back with: python -m imageload watch {job_id}\r\n" in after
     gate.open.set()
 
 
@@ -221,7 +222,7 @@ def test_no_url_takes_over_the_terminal(service: RunningService) -> None:
         assert not {"\x1b", "\x07", "\u202e"} & set(command.shown)
 
 
-# with the work in this process
+# with a service of its own
 
 
 def local(sandbox: RunningSandbox) -> list[str]:
@@ -268,9 +269,25 @@ def test_ctrl_c_ends_local_work_and_what_did_not_land_can_be_fed_back(
         assert gate.reached.wait(10)
         command.interrupt()
         assert command.end() == 130
-        assert f"failed shutdown {origin.url}/gate" in command.shown
+        assert f"failed cancelled {origin.url}/gate" in command.shown
     assert f"{origin.url}/gate\n" in file.read_text()
     assert list(tmp_path.glob("imageload-*")) == []
+    gate.open.set()
+
+
+def test_a_killed_command_leaves_no_service_behind(
+    sandbox: RunningSandbox, origin: Origin, gate: Gate, tmp_path: Path
+) -> None:
+    options = [f"{origin.url}/gate", *local(sandbox)]
+    with in_a_pipe("upload", "--local", *options, TMPDIR=str(tmp_path)) as command:
+        assert gate.reached.wait(10)
+        assert list(tmp_path.glob("imageload-*"))
+        command.process.kill()
+        command.end()
+        deadline = time.monotonic() + 20
+        while list(tmp_path.glob("imageload-*")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert list(tmp_path.glob("imageload-*")) == []
     gate.open.set()
 
 

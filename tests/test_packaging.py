@@ -152,6 +152,19 @@ def test_an_installed_wheel_runs_a_job_and_opens_its_link(
     assert run(*upload, folder=tmp_path) == f"{link}\n"
 
 
+def test_an_installed_wheel_converts_and_works_without_a_server(
+    programs: Path, origin: Origin, tmp_path: Path
+) -> None:
+    upload: list[str | Path] = [
+        programs / "imageload",
+        "upload",
+        "--local",
+        origin.image("webp-lossy-vp8.webp"),
+    ]
+    service_options = ["--", "--allow-origin=127.0.0.1"]
+    assert run(*upload, *service_options, folder=tmp_path).startswith("http://127.0.0.1:")
+
+
 def test_a_checkout_serves_by_the_same_command(origin: Origin, tmp_path: Path) -> None:
     service = ServiceProcess(
         "--port=0",

@@ -35,7 +35,7 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
-from imageload.cli.formats import write
+from imageload.cli.output import write
 from sandbox.testing import running_sandbox
 
 ROOT = Path(__file__).parent.parent

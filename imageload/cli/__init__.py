@@ -1,9 +1,11 @@
-"""The command line: a plain HTTP client of the service, or with --local the work itself.
+"""The command line: a plain HTTP client of the service.
 
-    arguments ─► commands ─► a Source: Remote (over HTTP) or Local (in this process)
-                    │           ▲
-                    ├─► follow ─┘   asks until the jobs are finished; the screen shows it
-                    └─► formats     links, in input order
+    arguments ─► commands ─► client     the HTTP API and its errors
+                    │   ▲
+                    │   └── child       with --local: the service as a child process
+                    ├─► urls            lists of URLs, read and written
+                    ├─► progress        polls until the jobs are finished
+                    └─► output          links, tables, messages
 
-Links go to stdout, all else to stderr. Only `local` knows the service's own modules.
+Links go to stdout, everything else to stderr.
 """

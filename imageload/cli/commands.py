@@ -1,113 +1,223 @@
-"""The commands that ask once, or change a job: each takes the arguments, gives the exit status."""
+"""The commands. Each takes the arguments and returns the exit status.
+
+Ctrl-C ends the following of a job, not the job; with --local it cancels the job.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import shlex
 import sys
-from collections.abc import Iterable, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
 
-from imageload.cli import formats, tables
-from imageload.cli.follow import follow, records_of
-from imageload.cli.printable import printable, tell
-from imageload.cli.remote import Remote
-from imageload.cli.screen import Progress, open_screen
-from imageload.cli.source import Entry, Record
-from imageload.cli.uploading import INTERRUPTED, failure_text
+from imageload.cli import output, urls
+from imageload.cli.child import running_service
+from imageload.cli.client import Away, Client, CommandError, Misuse
+from imageload.cli.output import Entry, Record, print_lines, print_message
+from imageload.cli.progress import Progress, follow
+
+INTERRUPTED = 130
+
+
+def upload(arguments: argparse.Namespace) -> int:
+    """Post the list, follow its jobs, print the links. 0 if all images landed."""
+    body = urls.body_of(arguments.sources, _post_options(arguments))
+    _check_writable(arguments.failed_to)
+    with contextlib.ExitStack() as stack:
+        if arguments.local:
+            service = running_service(arguments.service_options, arguments.token)
+            client = Client(*stack.enter_context(service), arguments.patience)
+        else:
+            client = _client(arguments)
+        try:
+            job_ids = client.submit(body)
+        except KeyboardInterrupt:
+            print_message("The service may have accepted the list: see `imageload jobs`.")
+            return INTERRUPTED
+        if arguments.detach:
+            print(*job_ids, sep="\n")
+            return 0
+        return _follow_and_report(client, job_ids, arguments)
+
+
+def watch(arguments: argparse.Namespace) -> int:
+    """Follow jobs that exist already. 0 if all images landed."""
+    _check_writable(arguments.failed_to)
+    job_ids = list(dict.fromkeys(arguments.job_ids))
+    return _follow_and_report(_client(arguments), job_ids, arguments)
 
 
 def status(arguments: argparse.Namespace) -> int:
-    """Print how far the job is, and every failure with its reason."""
-    remote = _remote(arguments)
-    (entry,) = remote.entries([arguments.job_id])
+    """Print the job's progress and every failure."""
+    client = _client(arguments)
+    (entry,) = client.entries([arguments.job_id])
     if arguments.format == "json":
         print(json.dumps(entry))
         return 0
-    _print_lines(tables.of_job(entry))
+    print_lines(output.job_lines(entry))
     if entry["counts"]["failed"]:
-        records = records_of(remote, arguments.job_id, tell, patience=0, state="failed")
-        _print_lines(map(failure_text, records))
+        print_lines(map(output.failure_text, client.records(arguments.job_id, "failed")))
     return 0
 
 
 def jobs(arguments: argparse.Namespace) -> int:
     """Print the newest jobs."""
-    entries = list(islice(_remote(arguments).jobs(first=arguments.limit), arguments.limit))
+    entries = list(islice(_client(arguments).jobs(first=arguments.limit), arguments.limit))
     if arguments.format == "json":
         print(json.dumps(entries))
     else:
-        _print_lines(tables.of_jobs(entries))
+        print_lines(output.jobs_table(entries))
     return 0
 
 
 def links(arguments: argparse.Namespace) -> int:
-    """Print the links of a job that have landed so far, or those of all jobs."""
-    remote, job_id = _remote(arguments), arguments.job_id
+    """Print the links of a job so far, or of all jobs."""
+    client, job_id = _client(arguments), arguments.job_id
     if job_id is None:
-        records: Iterable[Record] = map(_only_a_link, remote.links())
+        records: Iterable[Record] = map(_record_of_link, client.links())
     else:
-        records = records_of(remote, job_id, tell, patience=0)
-    formats.write(records, arguments.format, sys.stdout)
+        records = client.records(job_id)
+    output.write(records, arguments.format, sys.stdout)
     return 0
 
 
 def quota(arguments: argparse.Namespace) -> int:
-    """Print what Imgur still allows."""
-    state = _remote(arguments).quota()
+    """Print Imgur's remaining budgets."""
+    state = _client(arguments).quota()
     if arguments.format == "json":
         print(json.dumps(state))
     else:
-        _print_lines(tables.of_quota(state))
+        print_lines(output.quota_lines(state))
     return 0
 
 
 def retry(arguments: argparse.Namespace) -> int:
-    """Have failed images tried again."""
-    requeued = _remote(arguments).retry(arguments.job_id, only=arguments.only)
+    """Retry the job's failed images."""
+    requeued = _client(arguments).retry(arguments.job_id, only=arguments.only)
     print(f"{requeued:,} requeued")
     return 0
 
 
 def cancel(arguments: argparse.Namespace) -> int:
-    """End what has not landed."""
-    cancelled, _ = _remote(arguments).cancel(arguments.job_id)
+    """Cancel the images of the job that have not landed."""
+    cancelled, _ = _client(arguments).cancel(arguments.job_id)
     print(f"{cancelled:,} cancelled")
     return 0
 
 
 def undo(arguments: argparse.Namespace) -> int:
-    """Cancel, and delete from Imgur what landed; 0 where nothing of it is left there."""
-    remote, job_id = _remote(arguments), arguments.job_id
-    cancelled, purging = remote.cancel(job_id, purge=True)
-    tell(f"{cancelled:,} cancelled; deleting {purging:,} from Imgur")
+    """Cancel the job and delete its images from Imgur. 0 if none is left there."""
+    client, job_id = _client(arguments), arguments.job_id
+    cancelled, purging = client.cancel(job_id, purge=True)
+    print_message(f"{cancelled:,} cancelled; deleting {purging:,} from Imgur")
 
     def deleted(entries: Sequence[Entry]) -> Progress:
         left = entries[0]["counts"]["completed"]
         return Progress(purging, max(0, purging - left), done_word="deleted")
 
     try:
-        with open_screen() as screen:
-            follow(remote, [job_id], screen, patience=arguments.patience, view=deleted)
-        patience = arguments.patience
-        kept = list(records_of(remote, job_id, tell, patience=patience, state="completed"))
+        follow(client, [job_id], deleted)
+        kept = list(client.records(job_id, "completed"))
     except KeyboardInterrupt:
-        tell(f"The deletion goes on: {arguments.prog} status {job_id}")
+        print_message(f"The deletion continues. See: {arguments.prog} status {job_id}")
         return INTERRUPTED
     for record in kept:
-        error = record["error"] or {"message": "It was not come to."}
-        tell(f"not deleted {record['link']} {error['message']}")
+        error = record["error"] or {"message": "The deletion was not tried."}
+        print_message(f"not deleted {record['link']} {error['message']}")
     return 1 if kept else 0
 
 
-def _remote(arguments: argparse.Namespace) -> Remote:
-    return Remote(arguments.server, arguments.token)
+def _client(arguments: argparse.Namespace) -> Client:
+    return Client(arguments.server, arguments.token, arguments.patience)
 
 
-def _only_a_link(link: str) -> Record:
+def _record_of_link(link: str) -> Record:
     return {"url": "", "link": link, "state": "completed", "error": None}
 
 
-def _print_lines(lines: Iterable[str]) -> None:
-    for line in lines:
-        print(printable(line))
+def _post_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The keys of the POST beside `urls`."""
+    texts = {key: getattr(arguments, key) for key in ("album", "title", "description")}
+    options: dict[str, Any] = {key: text for key, text in texts.items() if text is not None}
+    return {**options, "dedupe": False} if arguments.no_dedupe else options
+
+
+def _follow_and_report(
+    client: Client, job_ids: Sequence[str], arguments: argparse.Namespace
+) -> int:
+    status = 0
+    come_back = "" if arguments.local else _come_back(job_ids, arguments)
+    try:
+        try:
+            print_message(f"job {' '.join(job_ids)}")
+            follow(client, job_ids)
+        except KeyboardInterrupt:
+            if not arguments.local:
+                raise
+            status = INTERRUPTED
+            _cancel_all(client, job_ids)
+        landed = _report(client, job_ids, arguments)
+    except KeyboardInterrupt:
+        if come_back:
+            print_message(f"The job continues. {come_back}")
+        return INTERRUPTED
+    except Away as away:
+        raise CommandError(f"{away} {come_back}".strip()) from None
+    return status or (0 if landed else 1)
+
+
+def _cancel_all(client: Client, job_ids: Sequence[str]) -> None:
+    """Cancel the jobs and wait until they are finished."""
+    print_message("Cancelled: images that have not landed fail.")
+    for job_id in job_ids:
+        client.cancel(job_id)
+    follow(client, job_ids)
+
+
+def _come_back(job_ids: Sequence[str], arguments: argparse.Namespace) -> str:
+    words = [arguments.prog, "watch", *map(shlex.quote, job_ids)]
+    if arguments.server_given:
+        words.append(f"--server={shlex.quote(_client(arguments).shown)}")
+    return f"Come back with: {' '.join(words)}"
+
+
+def _report(client: Client, job_ids: Sequence[str], arguments: argparse.Namespace) -> bool:
+    """Print the links, print and save the failures. True if there are none."""
+    failed: list[Record] = []
+
+    def records() -> Iterator[Record]:
+        for record in chain.from_iterable(map(client.records, job_ids)):
+            if record["state"] == "failed":
+                failed.append(record)
+            yield record
+
+    output.write(records(), arguments.format, sys.stdout)
+    sys.stdout.flush()
+    for line in output.failure_lines(failed):
+        print_message(line)
+    if arguments.failed_to:
+        Path(arguments.failed_to).write_bytes(urls.list_of(failed))
+    return _report_albums(client.entries(job_ids)) and not failed
+
+
+def _report_albums(entries: Sequence[Entry]) -> bool:
+    """Print the albums. True if none failed."""
+    albums = [entry["album"] for entry in entries if entry.get("album")]
+    for album in albums:
+        print_message(output.album_text(album))
+    return not any(album["error"] for album in albums)
+
+
+def _check_writable(name: str | None) -> None:
+    """Create the file, if there is a name, so that a wrong name fails now. Raises Misuse."""
+    try:
+        if name is not None:
+            Path(name).open("ab").close()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "this is not a file name"
+        raise Misuse(f"{name} cannot be written: {reason}.") from None

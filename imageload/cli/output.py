@@ -1,0 +1,223 @@
+"""Text of the command line: links in six formats, tables, and messages.
+
+`csv` and `json` list every image, failed ones too; the other formats list links. The order is that
+of the input. URLs may hold control characters, which could move the cursor or fake a link, so a
+terminal gets them escaped.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any, TextIO
+from urllib.parse import unquote, urlsplit
+
+Entry = dict[str, Any]
+"""A job as in the list of jobs."""
+
+Record = dict[str, Any]
+"""An image as in the images page."""
+
+_MARKDOWN_ESCAPES = str.maketrans({c: f"\\{c}" for c in "\\[]<>`"})
+_LINK_ESCAPES = str.maketrans({c: f"%{ord(c):02X}" for c in " ()<>[]\"'"})
+_LISTED_OF_A_REASON = 3
+
+_WAITS = {
+    "user": "Imgur's hourly budget of this address or account",
+    "client": "Imgur's daily budget of the client id",
+    "posts": "Imgur's budget of uploads",
+    "blocked": "Imgur, which has blocked this address or client id",
+    "unavailable": "Imgur, which is unavailable",
+    "credentials": "valid Imgur credentials",
+}
+
+
+def escape_controls(text: str) -> str:
+    """`text` on one line, with every unprintable character written as its escape."""
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
+        for letter in text
+    )
+
+
+def local_time(text: str) -> str:
+    """An RFC 3339 time in the local time zone, with its date unless that is today."""
+    moment = datetime.fromisoformat(text).astimezone()
+    is_today = moment.date() == datetime.now().astimezone().date()
+    return f"{moment:%H:%M:%S %Z}" if is_today else f"{moment:%Y-%m-%d %H:%M:%S %Z}"
+
+
+def print_message(text: str) -> None:
+    """Write a line to stderr that begins with our name."""
+    print(f"imageload: {escape_controls(text)}", file=sys.stderr, flush=True)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Write lines to stdout, escaped."""
+    for line in lines:
+        print(escape_controls(line))
+
+
+# links
+
+
+def write(records: Iterable[Record], form: str, stream: TextIO) -> None:
+    """Write `records` in the format `form`, escaped if `stream` is a terminal."""
+    safe = escape_controls if stream.isatty() else str
+    for line in FORMATS[form](records):
+        print(safe(line), file=stream)
+
+
+def _text(records: Iterable[Record]) -> Iterator[str]:
+    return (record["link"] for record in records if record["link"])
+
+
+def _markdown(records: Iterable[Record]) -> Iterator[str]:
+    for record in records:
+        if record["link"]:
+            name = _name(record).translate(_MARKDOWN_ESCAPES)
+            yield f"![{name}]({record['link'].translate(_LINK_ESCAPES)})"
+
+
+def _bbcode(records: Iterable[Record]) -> Iterator[str]:
+    return (f"[img]{link.translate(_LINK_ESCAPES)}[/img]" for link in _text(records))
+
+
+def _html(records: Iterable[Record]) -> Iterator[str]:
+    for record in records:
+        if record["link"]:
+            yield f'<img src="{html.escape(record["link"])}" alt="{html.escape(_name(record))}">'
+
+
+def _csv(records: Iterable[Record]) -> Iterator[str]:
+    yield _csv_row("url", "link", "error")
+    for record in records:
+        error = record["error"]["code"] if record["error"] else ""
+        yield _csv_row(record["url"], record["link"] or "", error)
+
+
+def _csv_row(*values: str) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(values)
+    return line.getvalue()
+
+
+def _json(records: Iterable[Record]) -> Iterator[str]:
+    before = "["
+    for record in records:
+        yield before + json.dumps(record)
+        before = ","
+    yield "]" if before == "," else "[]"
+
+
+def _name(record: Record) -> str:
+    """The image's alternative text: its title, else its file name."""
+    title = record.get("title")
+    if not title:
+        try:
+            path = urlsplit(record["url"] or record["link"]).path
+            title = unquote(path.rpartition("/")[2])
+        except ValueError:
+            title = ""
+    return " ".join(title.split()) or "image"
+
+
+FORMATS: dict[str, Callable[[Iterable[Record]], Iterator[str]]] = {
+    "text": _text,
+    "markdown": _markdown,
+    "bbcode": _bbcode,
+    "html": _html,
+    "csv": _csv,
+    "json": _json,
+}
+
+
+# failures
+
+
+def failure_text(record: Record) -> str:
+    """A failed image on one line: code, URL, reason."""
+    error = record["error"]
+    return f"failed {error['code']} {record['url']} {error['message']}"
+
+
+def failure_lines(failed: Iterable[Record]) -> Iterator[str]:
+    """Failures by reason. A reason of more than three images is one line and three examples."""
+    by_reason: dict[tuple[str, str], list[Record]] = {}
+    for record in failed:
+        reason = (record["error"]["code"], record["error"]["message"])
+        by_reason.setdefault(reason, []).append(record)
+    for (code, message), records in by_reason.items():
+        if len(records) <= _LISTED_OF_A_REASON:
+            yield from map(failure_text, records)
+            continue
+        yield f"{len(records):,} images failed {code}: {message}"
+        yield from (f"    {record['url']}" for record in records[:_LISTED_OF_A_REASON])
+        yield f"    and {len(records) - _LISTED_OF_A_REASON:,} more"
+
+
+# jobs and quota
+
+
+def waiting_text(entry: Entry) -> str:
+    """What the job waits for and until when; empty if it does not wait."""
+    reason = entry.get("waiting_for")
+    if not reason:
+        return ""
+    until = f", until {local_time(entry['waiting_until'])}" if entry["waiting_until"] else ""
+    return f"Waiting for {_WAITS.get(reason, reason)}{until}."
+
+
+def job_lines(entry: Entry) -> Iterator[str]:
+    """A job in a few lines."""
+    counts = entry["counts"]
+    yield f"job {entry['job_id']}, created {local_time(entry['created'])}: {entry['status']}"
+    yield (
+        f"{counts['completed']:,} of {counts['total']:,} landed, {counts['failed']:,} failed, "
+        f"{counts['pending']:,} pending"
+    )
+    if counts.get("maybe_duplicate"):
+        yield f"{counts['maybe_duplicate']:,} may be on Imgur twice"
+    if waiting := waiting_text(entry):
+        yield waiting
+    if album := entry.get("album"):
+        yield album_text(album)
+
+
+def album_text(album: dict[str, Any]) -> str:
+    """An album's title, and its link or its error."""
+    error, link = album["error"], album["link"]
+    return f"album {album['title']!r}: {error['message'] if error else link or 'not created yet'}"
+
+
+def jobs_table(entries: Sequence[Entry]) -> Iterator[str]:
+    """A heading, and a line for each job."""
+    row = "{:36}  {:20}  {:11}  {:>7}  {:>7}  {:>7}".format
+    yield row("JOB", "CREATED", "STATUS", "LANDED", "FAILED", "TOTAL")
+    for entry in entries:
+        counts = [entry["counts"][name] for name in ("completed", "failed", "total")]
+        yield row(entry["job_id"], entry["created"], entry["status"], *counts)
+
+
+def quota_lines(state: dict[str, Any]) -> Iterator[str]:
+    """The current wait, the pending images, and a line for each of Imgur's budgets."""
+    yield waiting_text(state) or "Uploads are not waiting."
+    if state.get("reason"):
+        yield f"Imgur's reason: {state['reason']}"
+    pending = state["pending"]
+    done_at = pending and state["done_at"]
+    images = f"{pending:,} image{'' if pending == 1 else 's'} pending"
+    done = f"; all done at {local_time(done_at)}" if done_at else ""
+    yield f"{images}, {state['parked']:,} of them waiting for Imgur{done}"
+    row = "{:>6}  {:7}  {:>9}  {:>7}  {}".format
+    yield row("CLIENT", "BUDGET", "REMAINING", "LIMIT", "RESETS")
+    for budget in state["budgets"]:
+        names = ("client", "budget", "remaining", "limit", "resets_at")
+        yield row(*("-" if budget[name] is None else str(budget[name]) for name in names))
