@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from imageload.announcement import Announcer
 from imageload.errors import Deferred, Failure, ImageError, Shutdown
 from imageload.fetch.backlog import Backlog, host_of
+from imageload.fetch.guard import redact_url
 from imageload.inbox import Inbox
 from imageload.job import (
     AlbumEnded,
@@ -38,7 +39,6 @@ from imageload.job import (
     Uploading,
 )
 from imageload.leads import By, Leads, Shared
-from imageload.loggable import loggable
 from imageload.road import Done, Road, Travel, Upload, outcome_of
 from imageload.sharing import Ended, Follow, Lead
 from imageload.targets.imgur.albums import album_steps
@@ -556,7 +556,7 @@ class Run:
             wait,
             self._job.job_id,
             error.code,
-            loggable(image.url),
+            redact_url(image.url),
         )
 
     def _land(self, index: int, landed: Landed, *, reused: bool = False) -> None:
@@ -583,7 +583,7 @@ class Run:
             "failed job=%s code=%s url=%s reason=%s",
             self._job.job_id,
             failure.code,
-            loggable(self._job.image(index).url),
+            redact_url(self._job.image(index).url),
             failure.message,
         )
 

@@ -20,7 +20,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from imageload.errors import InvalidURL
-from imageload.fetch.guard import Guard, Target, check_url, special_rule
+from imageload.fetch.guard import Guard, Target, check_url, redact_url, special_rule
 
 CORPORA = Path(__file__).parent / "corpora"
 Verdict = Literal["allow", "block"]
@@ -141,10 +141,12 @@ def test_the_refusal_names_the_rule_and_never_the_address() -> None:
     for address in (row["address"] for row in IP_ROWS if row["verdict"] == "block"):
         reason = Guard().refusal("a.example", address, 443)
         rule = special_rule(address)
-        assert reason == f"This URL leads to a {rule} address, and those are not fetched."
+        assert reason
+        assert reason.startswith(f"This URL leads to an address that is not public ({rule}).")
         assert address not in reason
     assert Guard().refusal("a.example", "169.254.169.254", 80) == (
-        "This URL leads to a link-local address, and those are not fetched."
+        "This URL leads to an address that is not public (link-local). The operator can allow it"
+        " with --allow-origin."
     )
 
 
@@ -156,7 +158,8 @@ def test_ports_of_web_servers_are_fetched_from(port: int) -> None:
 @pytest.mark.parametrize("port", [1, 22, 25, 79, 81, 442, 444, 1023])
 def test_other_ports_below_1024_are_not_and_the_reason_names_the_port(port: int) -> None:
     reason = Guard().refusal("a.example", "8.8.8.8", port)
-    assert reason == f"Port {port} is not one that images are fetched from."
+    assert reason
+    assert f"does not fetch from port {port} " in reason
 
 
 def test_the_ports_below_1024_may_be_chosen() -> None:
@@ -225,7 +228,7 @@ def test_a_host_that_is_allowed_as_a_name_is_not_allowed_as_an_address() -> None
     ],
 )
 def test_an_entry_that_is_no_address_network_or_host_is_an_error(entry: str) -> None:
-    with pytest.raises(ValueError, match="is no address, network or host name"):
+    with pytest.raises(ValueError, match="is not an address, network or host name"):
         Guard([entry])
 
 
@@ -286,28 +289,28 @@ def test_a_url_is_made_ascii_and_keeps_its_meaning(given_url: str, url: str, hos
         ("ftp://a.example/x", "Only http:// and https://"),
         ("file:///etc/passwd", "Only http:// and https://"),
         ("data:image/png;base64,AAAA", "Only http:// and https://"),
-        ("http://", "no host"),
-        ("http:///x", "no host"),
-        ("http:a.example", "no host"),
-        ("http://./", "no host"),
-        ("http://a..example/", "no host"),
-        ("http://.example/", "no host"),
-        ("http://a b.example/", "no host"),
-        ("http://a%20b.example/", "escape or a zone"),
-        ("http://%61.example/", "escape or a zone"),
-        ("http://a.example%00/", "escape or a zone"),
-        ("http://[fe80::1%25eth0]/", "escape or a zone"),
-        ("http://[2606:4700::1%eth0]/", "escape or a zone"),
-        ("http://[v1.a]/", "no IPv6 address"),
-        ("http://[v1.127.0.0.1]/", "no IPv6 address"),
-        ("http://*.example/", "no host"),
-        pytest.param(f"http://{'a.' * 127}example/", "no host", id="long host"),
+        ("http://", "no valid host"),
+        ("http:///x", "no valid host"),
+        ("http:a.example", "no valid host"),
+        ("http://./", "no valid host"),
+        ("http://a..example/", "no valid host"),
+        ("http://.example/", "no valid host"),
+        ("http://a b.example/", "no valid host"),
+        ("http://a%20b.example/", "escape or an IPv6 zone"),
+        ("http://%61.example/", "escape or an IPv6 zone"),
+        ("http://a.example%00/", "escape or an IPv6 zone"),
+        ("http://[fe80::1%25eth0]/", "escape or an IPv6 zone"),
+        ("http://[2606:4700::1%eth0]/", "escape or an IPv6 zone"),
+        ("http://[v1.a]/", "not an IPv6 address"),
+        ("http://[v1.127.0.0.1]/", "not an IPv6 address"),
+        ("http://*.example/", "no valid host"),
+        pytest.param(f"http://{'a.' * 127}example/", "longer than 253", id="long host"),
         ("http://user@a.example/", "user name"),
         ("http://user:pass@a.example/", "user name"),
         ("http://@a.example/", "user name"),
         ("http://a.example\\@b.example/", "backslash"),
         ("http://a.example\\b", "backslash"),
-        ("http://a.example/\x00", "characters"),
+        ("http://a.example/\x00", "control characters"),
         ("http://a.example/\r\nHost: b", "characters"),
         ("http://a.exa\tmple/", "characters"),
         ("http://a.example/\x7f", "characters"),
@@ -400,3 +403,45 @@ def test_a_host_with_a_symbol_is_written_as_browsers_write_it() -> None:
 def test_a_dot_at_the_end_does_not_lead_round_a_denied_name(entry: str, host: str) -> None:
     target = check_url(f"http://{host}/")
     assert Guard(deny=[entry]).refusal(target.host, "8.8.8.8", 80) is not None
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("https://a.example/x.png", "https://a.example/x.png"),
+        ("https://a.example:8443/x/", "https://a.example:8443/x/"),
+        ("https://a.example/x?token=s3cret", "https://a.example/x"),
+        ("https://a.example?token=s3cret", "https://a.example"),
+        ("https://a.example/x#s3cret", "https://a.example/x"),
+        ("https://me:s3cret@a.example/x", "https://a.example/x"),
+        ("https://s3cret@a.example/x", "https://a.example/x"),
+        ("https://s3@cr:e@t@a.example/x", "https://a.example/x"),
+        ("https://a.example/@me", "https://a.example/@me"),
+        ("//me:s3cret@a.example/x", "/x"),
+        ("foo", "foo"),
+        ("", ""),
+        ("me:s3cret@a.example/x", "a.example/x"),
+        ("http:/me:s3cret@a.example/x", "http://a.example/x"),
+        ("http:me:s3cret@a.example/x", "http://a.example/x"),
+        ("http:///me:s3cret@a.example/x", "http://a.example/x"),
+        ("https://me:s3cret@", "https://"),
+        ("me:s3c/ret@a.example/x?y@z", "a.example/x"),
+        ("https://[::1/", "(unreadable)"),
+        ("https://a.example/é", r"https://a.example/\xe9"),
+        ("https://a.example/\x00\x1b[31m\x7f", r"https://a.example/\x00\x1b[31m\x7f"),
+        ("https://a.example/x y\u2028z", r"https://a.example/x y\u2028z"),
+        ("https://a.example/\ud800", r"https://a.example/\ud800"),
+        (f"https://a.example/{'x' * 500}", f"https://a.example/{'x' * 182}"),
+    ],
+)
+def test_redact_url_omits_secrets_and_escapes_control_characters(url: str, text: str) -> None:
+    assert redact_url(url) == text
+    assert redact_url(url).isascii()
+    assert len(redact_url(url)) <= 200
+
+
+def test_no_url_breaks_a_line_of_the_log() -> None:
+    for control in map(chr, [*range(32), *range(127, 160), 0x2028, 0x2029]):
+        text = redact_url(f"https://a.example/{control}failed job=forged")
+        assert text.isprintable()
+        assert len(text.splitlines()) == 1

@@ -142,7 +142,7 @@ def test_what_is_denied_is_not_fetched_even_where_it_is_allowed(
             folder, allow=["127.0.0.1"], deny=[denied], resolve=[f"{name}:127.0.0.1"]
         )
         error = download.fails_with(f"http://{name}/images/png-rgb.png", "blocked_address")
-        assert "does not fetch from" in error.message
+        assert "does not fetch from the host" in error.message
     assert origin.connections == 0
 
 

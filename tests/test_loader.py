@@ -34,7 +34,6 @@ from imageload.job import (
     Uploading,
 )
 from imageload.loader import ImageLoad, Order
-from imageload.loggable import loggable
 from imageload.retry import RetryRule
 from imageload.road import Reader, Road
 from imageload.run import Run
@@ -1376,50 +1375,6 @@ def test_the_log_has_job_and_url_and_no_secrets(
     tries = [message for message in messages if message.startswith("try ")]
     assert len(tries) == 2
     assert all(f"job={job.job_id}" in message for message in tries)
-
-
-@pytest.mark.parametrize(
-    ("url", "text"),
-    [
-        ("https://a.example/x.png", "https://a.example/x.png"),
-        ("https://a.example:8443/x/", "https://a.example:8443/x/"),
-        ("https://a.example/x?token=s3cret", "https://a.example/x"),
-        ("https://a.example?token=s3cret", "https://a.example"),
-        ("https://a.example/x#s3cret", "https://a.example/x"),
-        ("https://me:s3cret@a.example/x", "https://a.example/x"),
-        ("https://s3cret@a.example/x", "https://a.example/x"),
-        ("https://s3@cr:e@t@a.example/x", "https://a.example/x"),
-        ("https://a.example/@me", "https://a.example/@me"),
-        ("//me:s3cret@a.example/x", "/x"),
-        ("foo", "foo"),
-        ("", ""),
-        ("me:s3cret@a.example/x", "a.example/x"),
-        ("http:/me:s3cret@a.example/x", "http://a.example/x"),
-        ("http:me:s3cret@a.example/x", "http://a.example/x"),
-        ("http:///me:s3cret@a.example/x", "http://a.example/x"),
-        ("https://me:s3cret@", "https://"),
-        ("me:s3c/ret@a.example/x?y@z", "a.example/x"),
-        ("https://[::1/", "(unreadable)"),
-        ("https://a.example/é", r"https://a.example/\xe9"),
-        ("https://a.example/\x00\x1b[31m\x7f", r"https://a.example/\x00\x1b[31m\x7f"),
-        ("https://a.example/x y\u2028z", r"https://a.example/x y\u2028z"),
-        ("https://a.example/\ud800", r"https://a.example/\ud800"),
-        (f"https://a.example/{'x' * 500}", f"https://a.example/{'x' * 182}"),
-    ],
-)
-def test_loggable_leaves_out_what_may_be_a_secret_and_what_a_log_cannot_bear(
-    url: str, text: str
-) -> None:
-    assert loggable(url) == text
-    assert loggable(url).isascii()
-    assert len(loggable(url)) <= 200
-
-
-def test_no_url_breaks_a_line_of_the_log() -> None:
-    for control in map(chr, [*range(32), *range(127, 160), 0x2028, 0x2029]):
-        text = loggable(f"https://a.example/{control}failed job=forged")
-        assert text.isprintable()
-        assert len(text.splitlines()) == 1
 
 
 def test_jobs_accepted_together_share_also_where_they_wait(wire: Wire, folder: Folder) -> None:

@@ -1,18 +1,19 @@
 """Which schemes, ports and addresses may be fetched.
 
-Two questions, asked at two moments. `check_url` reads a URL as text, before anything is done with
-it. `refusal` judges the address that is about to be connected to, for every connect: the first
-hop, each redirect, each name that was resolved again. A name never decides, so a name that
-changes its mind (DNS rebinding) gains nothing. It never resolves and never connects.
+`check_url` judges a URL as text, before any use of it. `Guard.refusal` judges the address before
+each connect: of the first request, of each redirect, and each time a name is resolved again. A name
+never decides, so a name that changes its address (DNS rebinding) gains nothing. This module never
+resolves a name and never connects.
 
-Addresses: only global unicast. IPv4 is everything but the IANA special-purpose registry
-(RFC 6890 and its updates), multicast (RFC 5771) and one cloud provider's metadata address in
-public space; IPv6 is 2000::/3 (RFC 4291) without the blocks in it that are no destination or
-carry an IPv4 address. `::ffff:0:0/96` is judged as the IPv4 address inside.
+Only global unicast addresses are allowed. IPv4: all except the IANA special-purpose registry
+(RFC 6890 and its updates), multicast (RFC 5771) and one cloud provider's metadata address in public
+space. IPv6: 2000::/3 (RFC 4291) except its blocks that are no destination or contain an IPv4
+address. `::ffff:0:0/96` is judged as the IPv4 address inside.
 """
 
 from __future__ import annotations
 
+import codecs
 import functools
 import ipaddress
 import re
@@ -23,6 +24,9 @@ from urllib.parse import quote, urlsplit
 import idna
 
 from imageload.errors import InvalidURL
+
+# Loads the codec now: it is read from a file, and later there may be no file descriptor for that.
+codecs.lookup("unicode_escape")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -49,13 +53,13 @@ _SPECIAL: tuple[tuple[str, str], ...] = (
     ("240.0.0.0/4", "reserved"),
     ("::/128", "unspecified"),
     ("::1/128", "loopback"),
-    ("::/96", "IPv4-carrying"),
-    ("64:ff9b::/96", "IPv4-carrying"),
-    ("64:ff9b:1::/48", "IPv4-carrying"),
-    ("2001::/32", "IPv4-carrying"),
+    ("::/96", "contains an IPv4 address"),
+    ("64:ff9b::/96", "contains an IPv4 address"),
+    ("64:ff9b:1::/48", "contains an IPv4 address"),
+    ("2001::/32", "contains an IPv4 address"),
     ("2001::/23", "reserved"),
     ("2001:db8::/32", "documentation"),
-    ("2002::/16", "IPv4-carrying"),
+    ("2002::/16", "contains an IPv4 address"),
     ("2620:4f:8000::/48", "reserved"),
     ("3fff::/20", "documentation"),
     ("fc00::/7", "unique-local"),
@@ -68,16 +72,17 @@ _RULES: tuple[tuple[Network, str], ...] = tuple(
 )
 _IPV6_UNICAST = ipaddress.IPv6Network("2000::/3")
 
-# What RFC 3986 lets stand in a path or query, and "%" for what is escaped already.
+# RFC 3986 allows these in a path or query; "%" is there for characters that are escaped already.
 _SAFE = "!#$%&'()*+,/:;=?@[]~"
-_UNFIT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _HOST = re.compile(r"[a-z0-9_.-]{1,253}")
 _MAX_URL = 8_000
+_MAX_HOST = 253  # RFC 1035, without the final dot
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A URL fit to be fetched: all ASCII, with the host as it is looked up."""
+    """A URL that may be fetched: all ASCII, with the host as DNS has it."""
 
     url: str
     scheme: str
@@ -85,26 +90,26 @@ class Target:
 
 
 def check_url(url: str) -> Target:
-    """The Target that `url` names; raises InvalidURL with what is wrong with it.
+    """The Target of `url`; raises InvalidURL, whose message says what is wrong.
 
-    Unicode hosts go through IDNA (UTS 46, non-transitional); unicode and blanks in the path are
+    A Unicode host is encoded by IDNA (UTS 46, non-transitional). Unicode and blanks in the path are
     percent-encoded as UTF-8, as browsers do (WHATWG URL). The fragment is dropped.
     """
     if len(url) > _MAX_URL:
         raise InvalidURL(f"The URL is longer than {_MAX_URL} characters.")
-    if _UNFIT.search(url):
-        raise InvalidURL("The URL has characters in it that no URL may have.")
+    if _FORBIDDEN.search(url):
+        raise InvalidURL("The URL contains control characters or broken Unicode.")
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise InvalidURL("This does not read as a URL: look at its host and port.") from None
+        raise InvalidURL("This is not a valid URL: check its host and port.") from None
     if parts.scheme not in ("http", "https"):
         raise InvalidURL("Only http:// and https:// URLs are fetched.")
     if "\\" in parts.netloc or "@" in parts.netloc:
         raise InvalidURL("A URL with a user name, a password or a backslash is not fetched.")
     if port == 0:
-        raise InvalidURL("Port 0 is no port.")
+        raise InvalidURL("Port 0 is not a valid port.")
     host = _ascii_host(parts.hostname or "", parts.netloc)
     authority = f"[{host}]" if ":" in host else host
     if port is not None:
@@ -118,28 +123,30 @@ def check_url(url: str) -> Target:
 
 
 def _ascii_host(host: str, netloc: str = "") -> str:
+    if len(host) > _MAX_HOST + 1:  # before IDNA, whose time grows faster than the length
+        raise InvalidURL(f"The host is longer than {_MAX_HOST} characters.")
     if "%" in host:
-        raise InvalidURL("The host has an escape or a zone in it; hosts have neither.")
+        raise InvalidURL("The host contains a % escape or an IPv6 zone, which a URL cannot use.")
     if ":" in host or "[" in netloc:
         try:
             return str(ipaddress.IPv6Address(host))
         except ValueError:
-            raise InvalidURL("The host is no IPv6 address.") from None
+            raise InvalidURL("The host is not an IPv6 address.") from None
     if not host.isascii():
         try:
             host = _in_idna(host)
         except (idna.IDNAError, UnicodeError):
-            raise InvalidURL("The host cannot be written in IDNA.") from None
-    host = host.removesuffix(".")  # of the root: the same host, and no second name for it
+            raise InvalidURL("The host is not a valid international domain name (IDNA).") from None
+    host = host.removesuffix(".")  # the DNS root: the same host under a second name
     if not _HOST.fullmatch(host) or "" in host.split("."):
-        raise InvalidURL("The URL has no host that could be looked up.")
+        raise InvalidURL("The URL has no valid host.")
     return host
 
 
 def _in_idna(host: str) -> str:
-    """The host as DNS knows it: by IDNA 2008, or as browsers do it where that knows no way.
+    """The host as DNS has it: by IDNA 2008, or as browsers do if that rejects it.
 
-    Browsers map by UTS 46 and then write any label in Punycode, symbols too (WHATWG URL).
+    Browsers map by UTS 46 and then encode any label in Punycode, symbols too (WHATWG URL).
     """
     try:
         return idna.encode(host, uts46=True).decode()
@@ -152,7 +159,7 @@ def _in_idna(host: str) -> str:
 
 
 def _judged_address(text: str) -> Address:
-    """The address that `text` stands for: without a zone, and the IPv4 one inside a mapped one."""
+    """The address in `text` without its zone; for an IPv4-mapped one the IPv4 address inside."""
     address: Address = ipaddress.ip_address(text.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         return address.ipv4_mapped
@@ -160,9 +167,9 @@ def _judged_address(text: str) -> Address:
 
 
 def _judged_network(text: str) -> Network:
-    """The network that `text` names; of a mapped one, that of the IPv4 addresses inside."""
+    """The network in `text`; for an IPv4-mapped one the network of the IPv4 addresses inside."""
     if "%" in text:
-        raise ValueError("a zone is no part of an address here")
+        raise ValueError("an address here has no zone")
     network = ipaddress.ip_network(text, strict=False)
     mapped = network.network_address.ipv4_mapped if network.version == 6 else None
     if mapped is None or network.prefixlen < 96:
@@ -172,7 +179,7 @@ def _judged_network(text: str) -> Network:
 
 @functools.lru_cache(maxsize=4096)
 def special_rule(text: str) -> str | None:
-    """The name of the rule that keeps the address `text` from being fetched, or None."""
+    """The name of the rule that forbids the address `text`, or None if it may be fetched."""
     address = _judged_address(text)
     for network, rule in _RULES:
         if address.version == network.version and address in network:
@@ -184,12 +191,12 @@ def special_rule(text: str) -> str | None:
 
 def _named_host(entry: str) -> str:
     if re.fullmatch(r"[0-9.]*", entry):
-        raise InvalidURL("This looks like an address, and is none.")
+        raise InvalidURL("This is not a valid IPv4 address.")
     return _ascii_host(entry.lower())
 
 
-class _Places:
-    """Addresses, networks and host names, as an operator lists them."""
+class _HostList:
+    """Addresses, networks and host names from an option."""
 
     def __init__(self, entries: Iterable[str]) -> None:
         networks: list[Network] = []
@@ -201,13 +208,13 @@ class _Places:
                 try:
                     hosts.add(_named_host(entry))
                 except InvalidURL:
-                    message = f"{entry!r} is no address, network or host name"
+                    message = f"{entry!r} is not an address, network or host name"
                     raise ValueError(message) from None
         self._networks = tuple(networks)
         self._hosts = frozenset(hosts)
 
-    def have(self, host: str, address: str) -> bool:
-        """Is either of them listed?"""
+    def has_either(self, host: str, address: str) -> bool:
+        """The host or the address is listed."""
         if host in self._hosts:
             return True
         if not self._networks:
@@ -217,11 +224,11 @@ class _Places:
 
 
 class Guard:
-    """Says what may be connected to. Immutable, so any thread may ask.
+    """Decides which addresses may be connected to. Immutable, so any thread may use it.
 
-    `allow` and `deny` hold addresses, networks and host names; what is allowed is exempt from
-    every rule, but not from `deny`. `ports` are the allowed ports below 1024. Raises ValueError
-    where an entry is none of the three.
+    `allow` and `deny` hold addresses, networks and host names. An allowed one is exempt from every
+    rule, but not from `deny`. `ports` are the allowed ports below 1024. Raises ValueError if an
+    entry is none of the three.
     """
 
     def __init__(
@@ -231,21 +238,43 @@ class Guard:
         ports: Iterable[int] = (80, 443),
     ) -> None:
         self._ports = frozenset(ports)
-        self._allowed = _Places(allow)
-        self._denied = _Places(deny)
+        self._allowed = _HostList(allow)
+        self._denied = _HostList(deny)
 
     def refusal(self, host: str, address: str, port: int) -> str | None:
-        """Why `address` and `port`, which `host` led to, may not be connected to; None: it may.
+        """Why a connection to `address` and `port` for `host` is forbidden; None if it is allowed.
 
-        The reason names the rule, never the address, which may be a secret of our network.
+        The reason names the rule but not the address, which may be a secret of our network.
         """
-        if self._denied.have(host, address):
-            return "This URL leads to a host that this service does not fetch from."
-        if self._allowed.have(host, address):
+        if self._denied.has_either(host, address):
+            return "This service does not fetch from the host that this URL leads to."
+        if self._allowed.has_either(host, address):
             return None
         rule = special_rule(address)
         if rule is not None:
-            return f"This URL leads to a {rule} address, and those are not fetched."
+            return (
+                f"This URL leads to an address that is not public ({rule}). The operator can allow"
+                " it with --allow-origin."
+            )
         if port not in self._ports and port < 1024:
-            return f"Port {port} is not one that images are fetched from."
+            return f"This service does not fetch from port {port} (see --origin-ports)."
         return None
+
+
+def redact_url(url: str) -> str:
+    """`url` for a log line: no query, user name or fragment, control characters escaped.
+
+    The parts left out may be secrets. The rest is cut at 200 characters.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(unreadable)"
+    host = parts.netloc.rpartition("@")[2]
+    if ":" in host and "@" in url and "@" not in parts.netloc:
+        return "(unreadable)"  # a password with a slash in it
+    # Without a host, the path may begin with a user name and a password.
+    path = parts.path if host else parts.path.rpartition("@")[2]
+    if parts.scheme in ("http", "https"):
+        path = f"{parts.scheme}://{host}{path}"
+    return path.encode("unicode_escape").decode("ascii")[:200]
