@@ -1,15 +1,14 @@
-"""What a file is, from its first bytes: the image's type and its size in pixels.
+"""Tells an image's type and its size in pixels from its first bytes.
 
     first 4 kB ──> sniff ──> "image/png" ──> the format's size reader ──> ImageHeader
-                     └─ None ──> describe ──> "an HTML page" (for the error's sentence)
+                     └─ None ──> describe ──> "an HTML page" (for the error message)
 
-It never decodes a pixel, never believes a file name or a Content-Type, and never does more than a
-bounded number of small reads, whatever the bytes say. It tells a picture from something else; that
-the picture is whole, only a decoder could tell.
+It never decodes a pixel, never trusts a file name or a Content-Type, and makes a bounded number of
+small reads for any input. Only a decoder could tell whether the image is complete.
 
-The size readers are our own because this runs for every image. In CPU time of one 2.8 GHz core, the
-median over tests/images by type: read_header 13 µs (GIF) to 60 (HEIC), 31 for JPEG; Pillow 13's
-lazy open 34 (WebP) to 227 (TIFF), 65 for JPEG, 6.8 ms for a WebP of 5.8 MB, which it reads whole.
+The size readers are our own because they run for every image (docs/decisions/image-readers.md).
+CPU time on one 2.8 GHz core, medians over tests/images: 13 µs (GIF) to 60 (HEIC), 31 for a JPEG;
+Pillow 13's lazy open takes 34 (WebP) to 227 (TIFF), 65 for a JPEG.
 """
 
 import codecs
@@ -23,29 +22,29 @@ from pathlib import Path
 from typing import Final
 
 HEAD_BYTES: Final = 4096
-"""As many first bytes as sniff, describe and is_svg look at; more are ignored, fewer may do.
+"""The number of first bytes that sniff, describe and is_svg use; fewer may be enough.
 
-Most types show in 32. The rest is for an APNG whose colour profile comes before its acTL chunk
-(beyond 4 kB it passes for a PNG, which it also is), and for a page that opens with comments.
+32 bytes are enough for most types. The rest is for an APNG with a colour profile before its acTL
+chunk (beyond 4 kB it counts as a PNG, which it also is), and for an HTML page that begins with
+comments.
 """
 
 _MAX_STEPS: Final = 4096  # JPEG segments, boxes, items, TIFF tags; a 200 Mpx HEIC has 819 items
-_MAX_META: Final = (
-    256 * 1024
-)  # bytes of an ISO-BMFF box with boxes in it; that HEIC's meta has 39 k
+# Bytes of an ISO-BMFF box that contains boxes; the meta box of that HEIC has 39 k.
+_MAX_META: Final = 256 * 1024
 
-_Read = Callable[[int, int], bytes]  # (offset, count) -> that part of the file, or what there is
+_Read = Callable[[int, int], bytes]  # (offset, count) -> those bytes, fewer at the end of the file
 _Size = tuple[int, ...]  # width, height
 
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """An image's MIME type, and its width and height in pixels where the file tells them.
+    """An image's MIME type, and its width and height in pixels.
 
-    The size is the stored one: before an EXIF orientation (JPEG, WebP, TIFF) and before the turn of
-    AVIF and HEIC (irot), so a picture that is shown turned has the two exchanged. For GIF it is the
-    screen, for WebP the canvas, for TIFF the first page, for AVIF and HEIC the primary item within
-    its crop (clap). Both are None where the file is cut short, broken or tells zero.
+    The size is the stored one, before any rotation by EXIF (JPEG, WebP, TIFF) or irot (AVIF, HEIC).
+    For a GIF it is the logical screen, for a WebP the canvas, for a TIFF the first page, for AVIF
+    and HEIC the primary item within its crop (clap). Width and height are None if the file is
+    truncated or broken, or says zero.
     """
 
     type: str
@@ -54,7 +53,7 @@ class ImageHeader:
 
 
 def sniff(head: bytes) -> str | None:
-    """The MIME type of the image that begins with these bytes, or None if it is none we know."""
+    """The MIME type of the image that begins with these bytes, or None if it is unknown."""
     head = head[:HEAD_BYTES]
     for signature, kind in _SIGNATURES:
         if signature.match(head):
@@ -63,19 +62,19 @@ def sniff(head: bytes) -> str | None:
 
 
 def read_header(path: str | Path) -> ImageHeader | None:
-    """The type and size of the image in this file, or None if it holds no image we know.
+    """The type and size of the image in this file, or None if it is not a known image.
 
-    Raises only the OSError of the file itself.
+    Raises OSError, and nothing else.
     """
     with Path(path).open("rb", buffering=0) as file:
         descriptor = file.fileno()
         end = os.fstat(descriptor).st_size
-        # Offsets of 2**64 are no use to pread().
+        # pread() does not accept offsets of 2**64.
         return header_of(lambda at, n: os.pread(descriptor, n, at) if at < end else b"", end)
 
 
 def header_of(read: _Read, end: int) -> ImageHeader | None:
-    """The same of `end` bytes that `read(offset, count)` gives."""
+    """The type and size of the image in `end` bytes, which `read(offset, count)` returns."""
     head = read(0, HEAD_BYTES)
     kind = sniff(head)
     if kind is None:
@@ -96,12 +95,12 @@ def header_of(read: _Read, end: int) -> ImageHeader | None:
 
 
 def is_svg(head: bytes) -> bool:
-    """Whether these bytes begin an SVG drawing (which is XML, and no image Imgur would take)."""
+    """These bytes begin an SVG drawing, which is XML and which Imgur rejects."""
     return _markup(head) == "an SVG drawing"
 
 
 def describe(head: bytes) -> str:
-    """A short name of what begins with these bytes, for an error's sentence: "an HTML page"."""
+    """A short description of a file that begins so, for an error message: "an HTML page"."""
     head = head[:HEAD_BYTES]
     if not head:
         return "empty"
@@ -130,7 +129,7 @@ def _png_or_apng(head: bytes) -> str:
 
 
 def _bmp(head: bytes) -> str | None:
-    """BMP, if its number of bits per pixel is one that exists (0: a JPEG or PNG inside)."""
+    """BMP, if its number of bits per pixel is a valid one (0: a JPEG or PNG inside)."""
     at = 24 if head[14] == 12 else 28
     bits = int.from_bytes(head[at : at + 2], "little")
     return "image/bmp" if bits in {0, 1, 2, 4, 8, 16, 24, 32} else None
@@ -144,10 +143,10 @@ _BRANDS: Final = {
 
 
 def _avif_or_heic(head: bytes) -> str | None:
-    """The type that the ftyp box's first telling brand names (ISO 23008-12, annex B; AVIF).
+    """The type by the first known brand in the ftyp box (ISO 23008-12, annex B; AVIF).
 
-    mif1 and msf1 say "an image" of whatever codec: a compatible brand decides, and without one
-    it is taken for HEIC. The brands of MP4 and QuickTime tell nothing here.
+    mif1 and msf1 mean an image of any codec: then a compatible brand decides, and without one it
+    counts as HEIC. The brands of MP4 and QuickTime are ignored.
     """
     major = head[8:12]
     end = min(int.from_bytes(head[:4], "big"), len(head))
@@ -213,7 +212,7 @@ def _jpeg_size(read: _Read) -> _Size | None:
             at += 1
         elif code <= 0x01 or 0xD0 <= code <= 0xD8:  # markers without a segment
             at += 2
-        elif code in {0xD9, 0xDA}:  # the picture's own data, or its end, before any frame
+        elif code in {0xD9, 0xDA}:  # the scan, or the end, before any frame
             return None
         elif 0xC0 <= code <= 0xCF and code not in {0xC4, 0xC8, 0xCC}:
             return struct.unpack(">HH", read(at + 5, 4))[::-1]  # the height comes first
@@ -241,7 +240,7 @@ def _tiff_size(read: _Read) -> _Size | None:
 
 
 def _boxes(read: _Read, at: int = 0) -> Iterator[tuple[bytes, int, int]]:
-    """Each box from there on: its kind, where its body begins and how long it is (14496-12 4.2)."""
+    """The boxes from `at` on: kind, offset and length of the body (ISO 14496-12, 4.2)."""
     for _ in range(_MAX_STEPS):
         head = read(at, 16)
         if len(head) < 8:
@@ -259,7 +258,7 @@ def _boxes(read: _Read, at: int = 0) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _inside(read: _Read, kind: bytes, at: int = 0) -> _Read:
-    """A reader of the body of the first box of that kind; of nothing if there is none."""
+    """A reader of the body of the first box of that kind; reads nothing if there is none."""
     for found, body, length in _boxes(read, at):
         if found == kind:
             inner = read(body, min(length, _MAX_META))
@@ -270,7 +269,7 @@ def _inside(read: _Read, kind: bytes, at: int = 0) -> _Read:
 def _primary_properties(meta: _Read, iprp: _Read) -> set[int]:
     """The numbers, from 1, of the primary item's properties (ISO 14496-12 pitm, 23008-12 ipma).
 
-    Raises IndexError or struct.error where the file does not say it whole.
+    Raises IndexError or struct.error if the file is truncated there.
     """
     pitm = _inside(meta, b"pitm", 4)
     primary = int.from_bytes(pitm(4, 4 if pitm(0, 1)[0] else 2), "big")
@@ -290,7 +289,7 @@ def _primary_properties(meta: _Read, iprp: _Read) -> set[int]:
 
 
 def _avif_or_heic_size(read: _Read) -> _Size | None:
-    """The primary item's ispe within its clap; where no item is named primary, the largest ispe."""
+    """The primary item's ispe within its clap; without a primary item, the largest ispe."""
     meta = _inside(read, b"meta")
     iprp = _inside(meta, b"iprp", 4)
     ipco = _inside(iprp, b"ipco")
@@ -325,7 +324,7 @@ _SIZE_READERS: Final[dict[str, Callable[[_Read], _Size | None]]] = {
     "image/heic": _avif_or_heic_size,
 }
 
-# --- What is no image we know --------------------------------------------------------------------
+# --- Files that are not known images -------------------------------------------------------------
 
 _OTHERS: Final = (
     (re.compile(rb"%PDF-"), "a PDF"),
@@ -340,12 +339,12 @@ _OTHERS: Final = (
     (re.compile(rb"(?s)\0\0[\x01\x02]\0[^\0]\0"), "an icon"),
 )
 
-# What may stand before the first element, an item at a time. (Python before 3.11.5 gets possessive
-# repeats wrong; with plain ones a pattern for all of it would be tried again and again.)
+# One item before the first element. (A pattern for all of them would backtrack, for possessive
+# repeats have a bug in Python before 3.11.5.)
 _PROLOG_ITEM: Final = re.compile(
     rb"(?is)\s+|<!--.*?-->|<\?.*?\?>|<!doctype\s+(\w+)[^>\[]*(?:\[.*?\]\s*)?>"
 )
-# The first element's name, or that in a document type which goes on beyond the head.
+# The name of the first element, or of a document type that is cut off at the head's end.
 _FIRST_NAME: Final = re.compile(rb"(?i)<(?:!doctype\s+)?([a-z][\w:.-]*)")
 _HTML_TAGS: Final = frozenset(
     b"html head body title meta link base script style iframe div span p a b i br h1 h2 h3 hr"
@@ -354,7 +353,7 @@ _HTML_TAGS: Final = frozenset(
 
 
 def _markup(head: bytes) -> str | None:
-    """The name of the markup that begins here, by its first element, or None if none does."""
+    """The kind of markup, by its first element, or None if it is not markup."""
     text = _decoded(head).lstrip()
     if not text.startswith(b"<"):
         return None
@@ -371,7 +370,7 @@ def _markup(head: bytes) -> str | None:
 
 
 def _decoded(head: bytes) -> bytes:
-    """The head without its byte order mark, and with one byte a letter where it is UTF-16."""
+    """The head without its byte order mark; UTF-16 is converted to UTF-8."""
     head = head[:HEAD_BYTES]
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return head.decode("utf-16", "replace").encode()
@@ -379,7 +378,7 @@ def _decoded(head: bytes) -> bytes:
 
 
 def _is_text(head: bytes) -> bool:
-    """Whether the head is UTF-8 (perhaps cut inside a letter) without control characters."""
+    """The head is UTF-8 (perhaps cut inside a character) without control characters."""
     try:
         codecs.utf_8_decode(head, "strict", False)
     except UnicodeDecodeError:
