@@ -16,6 +16,7 @@ class Client:
     """One connection to the service at `address`, which is `host:port`."""
 
     def __init__(self, address: str) -> None:
+        self.address = address
         self._connection = http.client.HTTPConnection(address, timeout=_SECONDS)
 
     def close(self) -> None:

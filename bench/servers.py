@@ -7,7 +7,6 @@ what it uploaded is seen on the wire and not believed.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pwd
 import shutil
@@ -23,54 +22,20 @@ AUTHORIZATION = "Client-ID bench"
 _START_SECONDS = 10.0
 _LOG_SECONDS = 5.0
 
-# An upload's answer as Imgur gives it since 2021.
-_ANSWER = {
-    "status": 200,
-    "success": True,
-    "data": {
-        "id": "abc1234",
-        "deletehash": "abcdefghijklmno",
-        "account_id": None,
-        "account_url": None,
-        "ad_type": None,
-        "ad_url": None,
-        "title": None,
-        "description": None,
-        "name": "",
-        "type": "image/jpeg",
-        "width": 256,
-        "height": 256,
-        "size": 50000,
-        "views": 0,
-        "section": None,
-        "vote": None,
-        "bandwidth": 0,
-        "animated": False,
-        "favorite": False,
-        "in_gallery": False,
-        "in_most_viral": False,
-        "has_sound": False,
-        "is_ad": False,
-        "nsfw": None,
-        "link": "https://i.imgur.com/abc1234.jpg",
-        "tags": [],
-        "datetime": 1700000000,
-        "mp4": "",
-        "hls": "",
-    },
-}
-# What imgurpython's constructor asks for.
-_CREDITS = {
-    "data": {
-        "UserLimit": 10000000,
-        "UserRemaining": 10000000,
-        "UserReset": 1700003600,
-        "ClientLimit": 100000000,
-        "ClientRemaining": 100000000,
-    },
-    "success": True,
-    "status": 200,
-}
+# An upload's response as Imgur gives it since 2021.
+_UPLOADED = (
+    '{"status":200,"success":true,"data":{"id":"abc1234","deletehash":"abcdefghijklmno",'
+    '"account_id":null,"account_url":null,"ad_type":null,"ad_url":null,"title":null,'
+    '"description":null,"name":"","type":"image/jpeg","width":256,"height":256,"size":50000,'
+    '"views":0,"section":null,"vote":null,"bandwidth":0,"animated":false,"favorite":false,'
+    '"in_gallery":false,"in_most_viral":false,"has_sound":false,"is_ad":false,"nsfw":null,'
+    '"link":"https://i.imgur.com/abc1234.jpg","tags":[],"datetime":1700000000,"mp4":"","hls":""}}'
+)
+# The request of imgurpython's constructor.
+_CREDITS = (
+    '{"data":{"UserLimit":10000000,"UserRemaining":10000000,"UserReset":1700003600,'
+    '"ClientLimit":100000000,"ClientRemaining":100000000},"success":true,"status":200}'
+)
 
 _CONF = """
 daemon off; pid {folder}/nginx.pid; user {user}; worker_processes {workers}; error_log stderr;
@@ -150,7 +115,7 @@ class Servers:
 
 @contextlib.contextmanager
 def running_servers(
-    nginx: str, folder: Path, images: Path, ways: Sequence[str], image_bytes: int
+    folder: Path, images: Path, ways: Sequence[str], image_bytes: int
 ) -> Iterator[Servers]:
     """nginx at work until the end of the block; raises BenchError where it does not start."""
     servers = Servers(folder, ways)
@@ -161,8 +126,8 @@ def running_servers(
             port=port,
             log=servers.log(way),
             folder=folder,
-            answer=json.dumps(_ANSWER, separators=(",", ":")),
-            credits=json.dumps(_CREDITS),
+            answer=_UPLOADED,
+            credits=_CREDITS,
         )
         for way, port in zip(ways, servers.ports[1:], strict=True)
     )
@@ -177,7 +142,7 @@ def running_servers(
         imgurs=imgurs,
     )
     (folder / "nginx.conf").write_text(conf)
-    command = [nginx, "-e", "stderr", "-p", folder, "-c", folder / "nginx.conf"]
+    command = [find_nginx(), "-e", "stderr", "-p", folder, "-c", folder / "nginx.conf"]
     with Child(command, folder / "nginx.log", folder) as child:
         for port in servers.ports:
             _wait_for(port, child)

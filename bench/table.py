@@ -1,32 +1,37 @@
-"""What was measured, as Markdown."""
+"""The measurements as Markdown."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from bench.process import Usage
 
+Beside = Mapping[str, str]
+"""From a row's name to the name of the row that it is compared with."""
 
-def speed_table(title: str, usages: Mapping[str, Sequence[Usage]], beside: str) -> str:
-    """A row for each way: medians over its rounds, and its ratio to the way `beside`.
 
-    A ratio is that of two runs of one round; the median of them, and the least and the largest.
+def speed_table(
+    title: str, usages: Mapping[str, Sequence[Usage]], beside: Beside, whose: str
+) -> str:
+    """A row for each way: medians over its rounds, and ratios to `whose` row.
+
+    A ratio compares two runs of one round; shown are the median, the least and the largest.
     """
     lines = [
-        f"| {title} | images/s | of curl's | CPU per image | peak memory |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        f"| {title} | images/s | of {whose} | CPU per image | of {whose} | peak memory |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, runs in usages.items():
-        ratios = [_rate(one) / _rate(two) for one, two in zip(runs, usages[beside], strict=True)]
-        ratio = f"{statistics.median(ratios):.2f}"
-        if name != beside and len(ratios) > 1:
-            ratio += f" ({min(ratios):.2f} to {max(ratios):.2f})"
+        others = usages[beside[name]] if name in beside else ()
         rate = statistics.median(map(_rate, runs))
-        cpu_ms = statistics.median(1000 * each.cpu_seconds / each.images for each in runs)
+        cpu_ms = 1000 * statistics.median(map(_cpu, runs))
         peak_mb = max(each.peak_bytes for each in runs) / 1e6
-        lines.append(f"| {name} | {rate:,.0f} | {ratio} | {cpu_ms:.2f} ms | {peak_mb:.0f} MB |")
+        lines.append(
+            f"| {name} | {rate:,.0f} | {_ratio(_rate, runs, others)} "
+            f"| {cpu_ms:.2f} ms | {_ratio(_cpu, runs, others)} | {peak_mb:.0f} MB |"
+        )
     return "\n".join(lines)
 
 
@@ -44,20 +49,61 @@ def ratio_line(name: str, beside: str, usages: Mapping[str, Sequence[Usage]], ro
     )
 
 
-def latency_table(rows: Sequence[tuple[str, Sequence[float], Sequence[float]]]) -> str:
-    """A row for each call: its name, seconds of its answers while idle, and at work."""
-    lines = ["| status GETs and POSTs, p50/p99 in ms | idle | at work |", "| --- | ---: | ---: |"]
-    lines += [f"| {name} | {_spread(idle)} | {_spread(busy)} |" for name, idle, busy in rows]
+def latency_table(
+    rows: Mapping[tuple[str, str], tuple[Sequence[float], Sequence[float]]], beside: Beside
+) -> str:
+    """A row for each (service, call): seconds of its responses while idle, and at work.
+
+    The ratios, p50/p99, are to the same call of the service that it is compared with.
+    """
+    lines = [
+        "| status GETs and POSTs, p50/p99 in ms | idle | ratio | at work | ratio |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for (name, call), both in rows.items():
+        others = rows.get((beside.get(name, ""), call), ((), ()))
+        cells = [
+            cell
+            for seconds, other in zip(both, others, strict=True)
+            for cell in (_spread(seconds), _spread_ratio(seconds, other))
+        ]
+        lines.append(f"| {name}: {call} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def percentiles(seconds: Sequence[float]) -> tuple[float, float]:
+    """p50 and p99, in milliseconds."""
+    ordered = sorted(seconds)
+    p50, p99 = (1000 * ordered[math.ceil(len(ordered) * part) - 1] for part in (0.5, 0.99))
+    return p50, p99
 
 
 def _rate(usage: Usage) -> float:
     return usage.images / usage.seconds
 
 
+def _cpu(usage: Usage) -> float:
+    return usage.cpu_seconds / usage.images
+
+
+def _ratio(value: Callable[[Usage], float], runs: Sequence[Usage], others: Sequence[Usage]) -> str:
+    if not others or others is runs:
+        return "1.00" if others else "-"
+    # The clock of CPU time ticks every 10 ms, so a short run may have used none.
+    ratios = [value(one) / max(value(two), 1e-9) for one, two in zip(runs, others, strict=True)]
+    spread = f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(ratios) > 1 else ""
+    return f"{statistics.median(ratios):.2f}{spread}"
+
+
 def _spread(seconds: Sequence[float]) -> str:
     if not seconds:
         return "-"
-    ordered = sorted(seconds)
-    p50, p99 = (1000 * ordered[math.ceil(len(ordered) * part) - 1] for part in (0.5, 0.99))
-    return f"{p50:.1f}/{p99:.1f} ({len(ordered):,} of them)"
+    p50, p99 = percentiles(seconds)
+    return f"{p50:.1f}/{p99:.1f} ({len(seconds):,} of them)"
+
+
+def _spread_ratio(seconds: Sequence[float], others: Sequence[float]) -> str:
+    if not seconds or not others:
+        return "-"
+    pairs = zip(percentiles(seconds), percentiles(others), strict=True)
+    return "/".join(f"{one / two:.2f}" for one, two in pairs)

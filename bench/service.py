@@ -1,0 +1,190 @@
+"""A running service, measured over HTTP: jobs are posted and followed, every response is timed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from bench.poller import Client, Poller
+from bench.process import BenchError, Child, Usage
+from bench.trees import Candidate, options_of
+
+_START_SECONDS = 30.0
+_ROUND_SECONDS = 600.0
+_PAUSE = 0.05
+_PAUSE_NEAR_THE_END = 0.005
+_SMALL_JOB_PAUSE = 0.02
+_PENDING_PAUSE = 0.2
+_LISTS_OF_A_POST = 1_000
+_UPLOAD = "/v1/images/upload"
+
+
+class _Uploaded(msgspec.Struct):
+    pending: list[msgspec.Raw]
+    completed: list[str]
+    failed: list[str]
+
+
+class _Status(msgspec.Struct):
+    finished: bool
+    uploaded: _Uploaded
+
+
+@dataclass(slots=True)
+class Answers:
+    """How long a service took to answer, in seconds.
+
+    The GETs are of the job itself and, from a thread beside, of a finished job of one image; both
+    also while the service is idle, and POSTs then.
+    """
+
+    small_job_seconds: list[float] = field(default_factory=list)
+    small_job_idle_seconds: list[float] = field(default_factory=list)
+    job_seconds: list[float] = field(default_factory=list)
+    job_idle_seconds: list[float] = field(default_factory=list)
+    post_idle_seconds: list[float] = field(default_factory=list)
+
+
+class Service:
+    """A running service. Called with file names of the origin it runs one job of them."""
+
+    def __init__(self, child: Child, client: Client, origin: str, answers: Answers) -> None:
+        self._answers = answers
+        self._child = child
+        self._origin = origin
+        self._client = client
+        self._small_job_path = ""
+        self._job_path = ""
+
+    def warm_up(self, name: str) -> None:
+        """Run the job of one image whose status is asked for in every round."""
+        (job_id,) = self._post([[name]])
+        self._small_job_path = f"{_UPLOAD}/{job_id}"
+        while not self._status(self._small_job_path)[0].finished:
+            time.sleep(_PAUSE_NEAR_THE_END)
+
+    def __call__(self, names: Sequence[str]) -> Usage:
+        """One job: from the POST to the status that says it is finished."""
+        with self._measured(len(names)) as usages:
+            (job_id,) = self._post([names])
+            self._job_path = f"{_UPLOAD}?jobId={job_id}"
+            uploaded = self._follow(time.monotonic() + _ROUND_SECONDS)
+        if len(uploaded.completed) != len(names):
+            text = f"{len(uploaded.failed)} of {len(names)} images failed in the service: "
+            raise BenchError(text + self._child.output[-500:])
+        return usages[0]
+
+    def load_all(self, jobs: Sequence[Sequence[str]]) -> Usage:
+        """Several jobs, or one that is long: from the first POST until no image is pending.
+
+        Its own status is not asked for: that of 100,000 images has 10 MB.
+        """
+        with self._measured(sum(map(len, jobs))) as usages:
+            for first in range(0, len(jobs), _LISTS_OF_A_POST):
+                self._post(jobs[first : first + _LISTS_OF_A_POST])
+            deadline = time.monotonic() + _ROUND_SECONDS
+            while json.loads(self._client.send("GET", "/v1/quota"))["pending"]:
+                if time.monotonic() > deadline:
+                    raise BenchError(f"The jobs did not end within {_ROUND_SECONDS:g} s.")
+                time.sleep(_PENDING_PAUSE)
+        return usages[0]
+
+    def measure_idle(self, count: int) -> None:
+        """GET the statuses of the small job and of the last large one `count` times each, and POST.
+
+        The URL that is posted may not be fetched, so that nothing is at work meanwhile.
+        """
+        for path, seconds in (
+            (self._small_job_path, self._answers.small_job_idle_seconds),
+            (self._job_path, self._answers.job_idle_seconds),
+        ):
+            for _ in range(count):
+                seconds.append(self._client.timed_get(path)[1])
+                time.sleep(_PAUSE_NEAR_THE_END)
+        for _ in range(count):
+            begun = time.monotonic()
+            self._client.send("POST", _UPLOAD, b'["ftp://no.image/"]')
+            self._answers.post_idle_seconds.append(time.monotonic() - begun)
+            time.sleep(_PAUSE_NEAR_THE_END)
+
+    @contextlib.contextmanager
+    def _measured(self, images: int) -> Iterator[list[Usage]]:
+        """The Usage of a block, as the only entry of a list; the small job is polled meanwhile."""
+        usages: list[Usage] = []
+        cpu_begun = self._child.cpu_seconds()
+        with Poller(self._client.address, self._small_job_path, _SMALL_JOB_PAUSE) as poller:
+            begun = time.monotonic()
+            yield usages
+            seconds = time.monotonic() - begun
+        cpu_seconds = self._child.cpu_seconds() - cpu_begun
+        self._answers.small_job_seconds += poller.seconds
+        usages.append(Usage(images, seconds, cpu_seconds, self._child.peak_bytes()))
+
+    def _follow(self, deadline: float) -> _Uploaded:
+        while time.monotonic() < deadline:
+            status, seconds = self._status(self._job_path)
+            self._answers.job_seconds.append(seconds)
+            if status.finished:
+                return status.uploaded
+            near = len(status.uploaded.pending) * 20 < len(status.uploaded.completed)
+            time.sleep(_PAUSE_NEAR_THE_END if near else _PAUSE)
+        raise BenchError(f"The service's job did not end within {_ROUND_SECONDS:g} s.")
+
+    def _post(self, jobs: Sequence[Sequence[str]]) -> list[str]:
+        urls = [[self._origin + name for name in names] for names in jobs]
+        body = msgspec.json.encode({"urls": urls, "dedupe": False})
+        job_ids: list[str] = json.loads(self._client.send("POST", _UPLOAD, body))["jobId"]
+        return job_ids
+
+    def _status(self, path: str) -> tuple[_Status, float]:
+        body, seconds = self._client.timed_get(path)
+        return msgspec.json.decode(body, type=_Status), seconds
+
+
+@contextlib.contextmanager
+def running_service(
+    candidate: Candidate, folder: Path, origin: str, imgur: str, wide: int, answers: Answers
+) -> Iterator[Service]:
+    """The service of a checkout until the end of the block, on any free port.
+
+    It gets the options that its `--help` lists. A single job gets half of each pool, so the pools
+    have twice `wide` slots.
+    """
+    known = options_of(candidate.tree)
+    options: dict[str, object] = {
+        "port": 0,
+        "allow-origin": "127.0.0.1",
+        "per-host": 64,
+        "imgur-base-url": imgur,
+        "imgur-client-id": "bench",
+        "downloads": 2 * wide,
+        "uploads": 2 * wide,
+        "job-window": 4 * wide,
+        "temp-dir": folder,
+    }
+    if candidate.journaled:
+        options["journal" if "journal" in known else "store"] = folder / "journal"
+    command: list[object] = [sys.executable, candidate.tree / "main.py"]
+    command += [f"--{name}={value}" for name, value in options.items() if name in known]
+    with Child(command, folder / "service.log", folder) as child:
+        client = Client(_address(child))
+        with contextlib.closing(client):
+            yield Service(child, client, origin, answers)
+
+
+def _address(child: Child) -> str:
+    deadline = time.monotonic() + _START_SECONDS
+    while child.status() is None and time.monotonic() < deadline:
+        found = re.search(r"listening on http://([\d.]+:\d+)\s", child.output)
+        if found:
+            return found[1]
+        time.sleep(0.02)
+    raise BenchError(f"The service does not start: {child.output[-500:].strip()}")
