@@ -381,6 +381,10 @@ class Job:
         job._maybe_duplicates = sum(image.maybe_duplicate for image in job._images)
         return job
 
+    def begin_at(self, version: int) -> None:
+        """Count versions from `version` on. Only before the first Change."""
+        self._version = version
+
     def __len__(self) -> int:
         return len(self._images)
 

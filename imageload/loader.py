@@ -80,8 +80,11 @@ class Ledger(Protocol):
     def delete(self, job_ids: Iterable[str], /) -> None:
         """Forget jobs."""
 
-    def retire(self, job_ids: Iterable[str], done: Callable[[], object], /) -> None:
-        """Jobs are about to leave memory; when `done` is called, their links are kept here."""
+    def retire(self, job_ids: Iterable[str], /) -> None:
+        """Jobs are about to leave memory; their links are kept here."""
+
+    def when_durable(self, done: Callable[[], object], /) -> None:
+        """Call `done` once that is durable."""
 
     def links(self, *, retired_only: bool) -> Iterable[Link]:
         """The links of retired jobs."""
@@ -207,7 +210,8 @@ class ImageLoad:
             retired = [job for n, job in enumerate(finished) if n < spare or job.created < oldest]
             self._retiring.update(job.job_id for job in retired)
         if retired and self._ledger is not None:
-            self._ledger.retire([job.job_id for job in retired], lambda: self._forget(retired))
+            self._ledger.retire([job.job_id for job in retired])
+            self._ledger.when_durable(lambda: self._forget(retired))
         elif retired:
             self._forget(retired)
         return len(retired)

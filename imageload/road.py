@@ -51,9 +51,6 @@ class Record(Protocol):
         Nothing is written down sooner for what is in no `hurry`.
         """
 
-    def working(self, job: Job, index: int, /) -> None:
-        """Work on the image begins, which may kill the process."""
-
 
 class Travel(Protocol[T_contra]):
     """A way for images that many use at once: downloads, or uploads."""

@@ -439,8 +439,6 @@ class Run:
             self._deliver(_Result(index, outcome))
 
         self._downloads.add(index)
-        if road.record is not None:
-            road.record.working(self._job, index)
         if not self._start(road.download, index, image.url, done):
             road.hosts.release(host)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +14,12 @@ import tornado.web
 
 from imageload.convert.fit import FittingDownloads
 from imageload.convert.pool import Converters, Rules
-from imageload.errors import ImageError
 from imageload.fetch.download import Bounds as DownloadBounds
 from imageload.fetch.download import Downloader
 from imageload.fetch.guard import Guard
 from imageload.fetch.hosts import Hosts
 from imageload.fetch.tempfiles import TempBytes, TempFiles
-from imageload.job import Change, Failed, Job
+from imageload.job import Change, Job
 from imageload.loader import ImageLoad, Keep
 from imageload.observers.metrics import Metrics
 from imageload.observers.webhooks import Callbacks
@@ -28,7 +27,7 @@ from imageload.retry import RetryRule
 from imageload.road import Road
 from imageload.settings import Config
 from imageload.sharing import Sharing
-from imageload.store.sqlite import Journal, Restored, open_journal
+from imageload.store import Restored, Store, open_store
 from imageload.targets.imgur.quota import Quota, Terms
 from imageload.targets.imgur.uploader import Uploads
 from imageload.transport.engine import Engine, Way
@@ -46,8 +45,6 @@ from imgurapi import ImgurAPI
 
 _log = logging.getLogger(__name__)
 
-# Fewer may be bad luck: whatever was being downloaded when the process was killed counts.
-_DEATHS = 5
 _CALLBACK_WAITS = (2, 20, 120)  # times --retry-seconds
 # As Node's: a head of 64 kB in tiny fields would hold up the event loop for 60 ms.
 _MAX_HEAD_BYTES = 16 * 2**10
@@ -81,7 +78,9 @@ class Service:
         self._files = files = TempFiles(temp_dir)
         # What is under way may come on top of what is held.
         temp_bytes = TempBytes(config.temp_bytes - config.downloads * config.max_bytes)
-        self.journal, restored = _journal(config, self._metrics)
+        restored = open_store(config.journal, self._metrics.commit_clock)
+        self.store = restored.store
+        self.journal = self.store if self.store.is_durable else None
         self.uploads = self._ways_to_imgur(imgur)
         self.changes = Changes(most_streams(config), functools.partial(waiting_of, self.uploads))
         self.uploads.watch(self.changes, self.changes.nudge)
@@ -103,7 +102,7 @@ class Service:
         self._scrape = Scrape(self._metrics)
         self._scrape.add(self._standing(files, temp_bytes))
         self.application = self._application(routes)
-        self._begin(restored, road)
+        self._begin(restored)
 
     def _ways_to_imgur(self, imgur: Transfer) -> Uploads:
         config = self._config
@@ -189,15 +188,13 @@ class Service:
             front=self.front,
         )
 
-    def _begin(self, restored: Restored, road: Road) -> None:
+    def _begin(self, restored: Restored) -> None:
         """Start the engine, learn how Imgur's budgets stand, and go on with jobs of before."""
         self._engine.start()
         quota = self.uploads.quota
         is_known = self.journal is not None and restore_budgets(self.journal, quota, self._config)
         if not (is_known and restored.was_closed):
             self.uploads.ask()
-        for job in restored.jobs:
-            _end_poison(road, job, restored.deaths.get(job.job_id, {}))
         self.image_load.restore(restored.jobs)
         self._callbacks.restore(restored.jobs)
 
@@ -269,18 +266,7 @@ class Service:
         self._downloads.close()
         ended = self.image_load.close(seconds / 2) and ended
         self._keep_budgets()
-        return (self.journal is None or self.journal.close(seconds)) and ended
-
-
-def _journal(config: Config, metrics: Metrics) -> tuple[Journal | None, Restored]:
-    """The journal and what it held, where there is to be one."""
-    if not config.journal:
-        return None, Restored([], {}, True)
-    return open_journal(
-        Path(config.journal),
-        move_damaged_aside=config.journal_reset,
-        clock=metrics.commit_clock,
-    )
+        return self.store.close(seconds) and ended
 
 
 def _retry_rule(config: Config) -> RetryRule:
@@ -315,7 +301,7 @@ def _transfers(config: Config) -> tuple[Transfer, Transfer, Transfer]:
 
 
 def _imgur(
-    config: Config, transfer: Transfer, journal: Journal | None, metrics: Metrics
+    config: Config, transfer: Transfer, journal: Store | None, metrics: Metrics
 ) -> tuple[Quota, list[ImgurAPI]]:
     """The budgets of every client id, and an ImgurAPI for each; an account has only the first."""
     clients = config.clients if config.imgur_anonymous else config.clients[:1]
@@ -348,15 +334,6 @@ def _imgur(
             )
         )
     return quota, apis
-
-
-def _end_poison(road: Road, job: Job, deaths: Mapping[int, int]) -> None:
-    """Fail the images of `job` that were in work each time that the service died."""
-    for index, count in deaths.items():
-        if count >= _DEATHS and job.image(index).state == "queued":
-            sentence = f"The service has died {count} times while it was at work on this image."
-            road.apply(job, Failed(index, ImageError("poison", sentence).failure()))
-            _log.error("failed job=%s code=poison image=%d", job.job_id, index)
 
 
 def _pattern(path: str) -> str:

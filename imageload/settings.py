@@ -262,9 +262,6 @@ class Config:
     journal: str = _option(
         "", "path", "where jobs are written down to go on after a restart; empty: they are not"
     )
-    journal_reset: bool = _option(
-        False, "true or false", "move a damaged journal aside and begin an empty one"
-    )
     keep_jobs: int = _option(
         10_000, "count", "finished jobs in memory; the oldest leave it first, never one that runs"
     )

@@ -24,21 +24,21 @@ from imageload.job import (
     Uploaded,
     Uploading,
 )
-from imageload.store.sqlite import Journal, Restored, open_journal
+from imageload.store import Restored, Store, open_store
 
 SECRET = "d3l3t3h4sh"
 FAILURE = DownloadError("connect_error", "Nobody answers.", status_code=503).failure()
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[tuple[Journal, Restored]]:
+def opened(path: Path) -> Iterator[tuple[Store, Restored]]:
     """The journal at `path`, closed afterwards with nothing left to write."""
-    journal, restored = open_journal(path)
+    restored = open_store(str(path))
     try:
-        yield journal, restored
-        assert journal.close()
+        yield restored.store, restored
+        assert restored.store.close()
     finally:
-        journal.close(0.0)
+        restored.store.close(0.0)
 
 
 def restored_from(path: Path) -> Restored:
@@ -63,14 +63,14 @@ def job_of(count: int) -> Job:
     return Job([url(index) for index in range(count)])
 
 
-def tell(journal: Journal, job: Job, *changes: Change) -> None:
+def tell(journal: Store, job: Job, *changes: Change) -> None:
     """Apply the Changes, and have them recorded, as a job's thread does."""
     for change in changes:
         job.apply(change)
         journal.record(job, change)
 
 
-def finish(journal: Journal, job: Job) -> None:
+def finish(journal: Store, job: Job) -> None:
     """Every image lands; its link tells its index."""
     tell(journal, job, Started())
     for index in range(len(job)):
@@ -78,15 +78,15 @@ def finish(journal: Journal, job: Job) -> None:
         tell(journal, job, *changes, Uploaded(index, link(index), SECRET))
 
 
-def fail(journal: Journal, job: Job) -> None:
+def fail(journal: Store, job: Job) -> None:
     """Every image fails."""
     tell(journal, job, Started(), *(Failed(index, FAILURE) for index in range(len(job))))
 
 
-def flush(journal: Journal) -> None:
+def flush(journal: Store) -> None:
     """Return when all that was recorded is durable."""
     durable = threading.Event()
-    journal.when_durable(durable.set)
+    journal.when_durable(durable.set, hurry=True)
     assert durable.wait(10), journal.trouble
 
 

@@ -346,19 +346,16 @@ def _listed(service: RunningService) -> list[str]:
     return [job["job_id"] for job in service.get("/v1/images/upload").json()["jobs"]]
 
 
-def test_an_image_that_kills_the_service_each_time_is_given_up(
-    start: Start, origin: Origin
-) -> None:
+def test_a_job_that_kills_the_service_each_time_is_given_up(start: Start, origin: Origin) -> None:
     hanging = origin.page("/h", origin.hang)
     first = start("--downloads=1")
-    job_id = first.submit([hanging, *distinct(origin, 2)])
+    job_id = first.submit([hanging])
     for _ in range(5):
         assert origin.hanging.acquire(timeout=10)
         first.stop(signal.SIGKILL)
         first = start("--downloads=1")
     until(lambda: first.status(job_id)["uploaded"]["failed"] == [hanging])
     assert first.records(job_id)[hanging]["error"]["code"] == "poison"
-    assert len(first.finish(job_id)["uploaded"]["completed"]) == 2
 
 
 # Running out

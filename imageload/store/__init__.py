@@ -1,1 +1,143 @@
-"""Jobs that outlive the process."""
+"""The store: jobs, and what else must outlive the process.
+
+    open_store("")       MemoryStore: keeps nothing beyond the process
+    open_store(path)     SqliteStore: the journal, a SQLite file
+
+`accept` writes new jobs down, `record` every Change that `Job.apply` made, and `durable` waits
+until all of it is on disk. The next `open_store` gives the same jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from imageload.job import Change, Job
+
+Place = tuple[int, int]
+"""An image: the number of its job, and its index there. Older jobs have smaller numbers."""
+
+Clock = Callable[[float], object]
+
+
+class Link(NamedTuple):
+    """An image's link and its place."""
+
+    number: int
+    job_id: str
+    n: int
+    link: str
+
+
+class Posted(NamedTuple):
+    """A POST with an Idempotency-Key: its sender, its key, and the jobs that were made of it.
+
+    `fingerprint` is a hash of its body.
+    """
+
+    caller: str
+    key: str
+    fingerprint: bytes
+    job_ids: tuple[str, ...]
+
+
+class Store(Protocol):
+    """Where jobs live. MemoryStore and SqliteStore pass the same tests.
+
+    Any thread may call any method, except `durable`, which is awaited on the transfer loop.
+    """
+
+    is_durable: bool
+    """True if the store outlives the process."""
+
+    def accept(
+        self, jobs: Sequence[Job], *, posted: Posted | None = None, seconds: float = 5.0
+    ) -> None:
+        """Store new jobs and their Idempotency-Key, all or none; durable when it returns.
+
+        No Change of the jobs may have been applied yet. Blocks for up to `seconds`, so never call
+        it on an event loop. Raises StoreUnavailable; then nothing was stored.
+        """
+
+    def posted(self, caller: str, key: str) -> Posted | None:
+        """The accepted POST with this key. It is kept until all its jobs are retired or deleted."""
+
+    def record(self, job: Job, change: Change) -> None:
+        """Record that `change` was applied to `job`: an observer, which takes a few µs.
+
+        It must be called before the next Change of the job is applied. Jobs that the store does
+        not have are ignored.
+        """
+
+    async def durable(self, *, hurry: bool = True) -> None:
+        """Return once all that was recorded so far is on disk; at once if it is already.
+
+        Without `hurry` it waits for the next regular write, up to 0.05 s later.
+        """
+
+    def when_durable(self, done: Callable[[], object], *, hurry: bool = False) -> None:
+        """Call `done`, from the store's thread, once all that was recorded so far is on disk.
+
+        It must return quickly. It is called late while the disk fails, and never if the store is
+        closed before the disk works again.
+        """
+
+    def retire(self, job_ids: Iterable[str]) -> None:
+        """Drop jobs from the next start's list of jobs; their links stay listed."""
+
+    def delete(self, job_ids: Iterable[str]) -> None:
+        """Delete the jobs, their links and their deletehashes."""
+
+    def load(self, job_id: str) -> Job | None:
+        """The job, even if it is retired; None if the store does not have it.
+
+        Its Changes may be recorded from then on. Reads the disk; raises StoreUnavailable.
+        """
+
+    def number(self, job: Job) -> int:
+        """The job's number; LookupError if the store does not have the job."""
+
+    def links(self, after: Place = (0, -1), *, retired_only: bool = False) -> Iterator[Link]:
+        """The links of all jobs, or of the retired ones, in order, starting after `after`.
+
+        Reads the disk page by page; raises StoreUnavailable.
+        """
+
+    def get_setting(self, name: str) -> str | None:
+        """The text stored under `name`."""
+
+    def set_setting(self, name: str, value: str | None) -> None:
+        """Store a text, which may be a secret; None deletes it."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the store cannot be written at the moment; None if it can."""
+
+    def close(self, seconds: float = 10.0) -> bool:
+        """Write what is left, for up to `seconds`, and close; True if everything is on disk."""
+
+
+class Restored(NamedTuple):
+    """An opened store and its jobs that are not retired, oldest first.
+
+    `was_closed`: the process before this one closed the store, or there was none.
+    """
+
+    store: Store
+    jobs: list[Job]
+    was_closed: bool
+
+
+def open_store(path: str, clock: Clock | None = None) -> Restored:
+    """The SQLite store in the file `path`, made if it is missing; a MemoryStore if `path` is empty.
+
+    `clock` is called with the seconds that each transaction took. Raises StoreError.
+    """
+    if not path:
+        from imageload.store.memory import MemoryStore
+
+        return Restored(MemoryStore(), [], was_closed=True)
+    from imageload.store.sqlite import open_sqlite
+
+    return open_sqlite(Path(path), clock=clock)

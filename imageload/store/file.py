@@ -1,12 +1,10 @@
-"""The journal's files: held by one process, brought up to date, and judged before they are used.
+"""The journal's file: locked by one process, migrated, and checked before it is used.
 
-    FILE                 the SQLite database; FILE-wal and FILE-shm come and go beside it
-    FILE.lock            who holds it: a lock of the system's, which a process loses when it dies
-    FILE.work            the BlackBox
-    FILE.damaged-<when>  what could not be read any more, moved aside where that was asked for
+    FILE         the SQLite database; FILE-wal and FILE-shm come and go beside it
+    FILE.lock    names the process that has it, which holds a lock of the system on it
 
-All are for their owner's eyes: deletehashes and tokens are in them. Nothing here ever empties or
-deletes a file that it cannot read.
+All are readable by their owner only: they contain deletehashes and tokens. A file that cannot be
+read is never emptied or deleted.
 """
 
 from __future__ import annotations
@@ -19,67 +17,65 @@ import os
 import sqlite3
 import stat
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
+
 from imageload.errors import StoreError
-from imageload.job import Job
-from imageload.store.rows import MIGRATIONS, UNREADABLE, jobs, readable
+from imageload.store.rows import MIGRATIONS, record_of_version_3
 
 _log = logging.getLogger(__name__)
+
+UNREADABLE = (sqlite3.DatabaseError, msgspec.MsgspecError, LookupError, ValueError, TypeError)
+"""What reading raises if the file contains what was never written."""
 
 _APPLICATION_ID = 0x696D6C64
 _BUSY_SECONDS = 1.0
 _NOT_READABLE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
-class _Damaged(Exception):
-    """The database cannot be read; the text says why."""
-
-
 class JournalFile:
-    """The database at `path`, held for this process and open, and the jobs that were in it.
+    """The database at `path`, made if it is missing, locked, checked and open as `connection`.
 
-    `jobs` are the jobs that were not retired, oldest first, each with its number. A database that
-    is not there is made. Raises StoreError where it cannot be had; a damaged one is moved aside,
-    and an empty one made, only with `move_damaged_aside`.
+    Raises StoreError.
     """
 
-    def __init__(self, path: Path, *, move_damaged_aside: bool = False) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = _real(path)
-        try:
+        with self.errors_explained():
             self._lock = _held(self.path)
-        except OSError as error:
-            raise StoreError(f"The journal {self.path} cannot be opened: {error}.") from None
         try:
-            self.connection, self.jobs = self._opened(move_damaged_aside)
-            self._identity = _identity(self.path)
+            with self.errors_explained():
+                if not self.path.exists():
+                    _refuse_orphaned_wal(self.path)
+                    _create(self.path)
+                self.connection = _opened(self.path)
+                self._identity = _identity(self.path)
         except BaseException:
             os.close(self._lock)
             raise
 
-    def _opened(self, move_damaged_aside: bool) -> tuple[sqlite3.Connection, list[tuple[int, Job]]]:
+    @contextlib.contextmanager
+    def errors_explained(self) -> Iterator[None]:
+        """Raise StoreError in place of an error of the disk, or of damage to the file.
+
+        It is for reading the whole file, so it keeps the garbage collector off too.
+        """
         try:
-            if not self.path.exists():
-                _refuse_orphaned_wal(self.path)
-                _create(self.path)
-            try:
-                return _read(self.path)
-            except _Damaged as damage:
-                if not move_damaged_aside:
-                    raise StoreError(
-                        f"The journal {self.path} is damaged: {damage}. Put back a copy of it, or "
-                        "start with --journal-reset to have it moved aside and begin anew."
-                    ) from None
-                aside = _move_aside(self.path)
-                _log.error("the journal was damaged and is now %s: %s", aside, damage)
-            _create(self.path)
-            return _read(self.path)
-        except (OSError, sqlite3.Error) as error:
+            with _no_collections():
+                yield
+        except UNREADABLE as error:
+            if isinstance(error, sqlite3.Error) and not _means_damage(error):
+                raise StoreError(f"The journal {self.path} cannot be opened: {error}.") from None
+            raise StoreError(
+                f"The journal {self.path} is damaged: {error}. Put back a copy of it, or move it "
+                "away to start with an empty one."
+            ) from None
+        except OSError as error:
             raise StoreError(f"The journal {self.path} cannot be opened: {error}.") from None
 
     def check_in_place(self) -> None:
-        """Raise OSError where the file that is written is not the one at the path any more."""
+        """Raise OSError if the file at the path is no longer the one that is open."""
         try:
             found = _identity(self.path)
         except FileNotFoundError:
@@ -89,9 +85,9 @@ class JournalFile:
 
     @contextlib.contextmanager
     def reader(self) -> Iterator[sqlite3.Connection]:
-        """A connection for reading, for the thread that asks; raises sqlite3.Error.
+        """A connection for reading on the calling thread; raises sqlite3.Error.
 
-        Where the file is gone it makes none: SQLite would throw away the WAL that waits for it.
+        A missing file is not made: SQLite would delete the WAL that is kept for it.
         """
         connection = _connected(self.path)
         try:
@@ -101,7 +97,7 @@ class JournalFile:
             connection.close()
 
     def close(self) -> None:
-        """Bring everything into the one file, and let another process have it."""
+        """Bring everything into the one file, and unlock it."""
         self.connection.rollback()
         try:
             self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -113,9 +109,9 @@ class JournalFile:
 
 
 def check_free(path: Path) -> None:
-    """Raise StoreError where another process holds the journal at `path`, or no folder is there.
+    """Raise StoreError if another process has the journal at `path`, or its folder is missing.
 
-    For who has something to do before it takes the journal: that one may still be slower.
+    For a process with other work to do before it opens the journal.
     """
     try:
         os.close(_held(_real(path)))
@@ -124,22 +120,21 @@ def check_free(path: Path) -> None:
 
 
 def _real(path: Path) -> Path:
-    """Where the journal is: two that name it by different links meet at one lock."""
+    """The path without symbolic links, so that all names of a journal have one lock."""
     return Path(os.path.realpath(path))
 
 
-def beside(path: Path, ending: str) -> Path:
-    """The file that belongs to the journal at `path`."""
+def _beside(path: Path, ending: str) -> Path:
     return path.with_name(path.name + ending)
 
 
 def _held(path: Path) -> int:
-    """The descriptor of the lock; StoreError where another process has it."""
+    """The descriptor of the lock; raises StoreError if another process has it."""
     if not path.parent.is_dir():
         raise StoreError(f"The folder of the journal is not there: {path.parent}.")
     if path.is_dir():
         raise StoreError(f"The journal {path} is a folder. Name a file.")
-    lock = os.open(beside(path, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = os.open(_beside(path, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -160,8 +155,8 @@ def _held(path: Path) -> int:
 
 
 def _refuse_orphaned_wal(path: Path) -> None:
-    """SQLite would delete a WAL whose database is gone, and there may be jobs in it."""
-    wal = beside(path, "-wal")
+    """Raise StoreError: SQLite would delete a WAL without its database, and jobs may be in it."""
+    wal = _beside(path, "-wal")
     if wal.exists() and wal.stat().st_size:
         raise StoreError(
             f"The journal {path} is gone, but {wal.name} is still there. Put the journal back, or "
@@ -170,8 +165,8 @@ def _refuse_orphaned_wal(path: Path) -> None:
 
 
 def _create(path: Path) -> None:
-    """An empty journal. It comes into its place whole, so one of no length is always damage."""
-    new = beside(path, ".new")
+    """An empty journal. It is renamed when it is whole, so an empty file is always damage."""
+    new = _beside(path, ".new")
     new.unlink(missing_ok=True)
     os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     connection = _connected(new)
@@ -188,7 +183,7 @@ def _create(path: Path) -> None:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    """A connection to the file, which has to be there."""
+    """A connection to the file, which must exist."""
     return sqlite3.connect(
         f"{path.as_uri()}?mode=rw",
         uri=True,
@@ -198,31 +193,24 @@ def _connected(path: Path) -> sqlite3.Connection:
     )
 
 
-def _read(path: Path) -> tuple[sqlite3.Connection, list[tuple[int, Job]]]:
-    """The journal at `path`, open and of the newest schema, and its jobs; raises _Damaged."""
+def _opened(path: Path) -> sqlite3.Connection:
+    """The database at `path`, checked and migrated."""
     path.chmod(stat.S_IMODE(path.stat().st_mode) & 0o700)
     if not path.stat().st_size:
-        raise _Damaged("it is empty")
+        raise ValueError("it is empty")
     connection = _connected(path)
     try:
-        try:
-            _judge(path, connection)
-            _set_up(connection)
-            with _no_collections():
-                return connection, list(jobs(connection))
-        except UNREADABLE as error:
-            if isinstance(error, sqlite3.Error) and not _means_damage(error):
-                raise
-            count = "{:,} jobs and {:,} links of it can be read".format(*readable(connection))
-            raise _Damaged(f"{error} ({count})") from None
+        _check(path, connection)
+        _set_up(connection)
     except BaseException:
         connection.close()
         raise
+    return connection
 
 
 @contextlib.contextmanager
 def _no_collections() -> Iterator[None]:
-    """While many objects come and none go, looking for garbage takes a third of the time."""
+    """While many objects are made and none freed, the collector takes a third of the time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -238,8 +226,8 @@ def _means_damage(error: sqlite3.Error) -> bool:
     return code is None or code & 0xFF in _NOT_READABLE
 
 
-def _judge(path: Path, connection: sqlite3.Connection) -> None:
-    """Raise where this is no journal, or a newer one; bring it up to date where it is older."""
+def _check(path: Path, connection: sqlite3.Connection) -> None:
+    """Raise if this is no journal, a newer one or a damaged one; migrate an older one."""
     (kind,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if kind != _APPLICATION_ID:
@@ -256,6 +244,7 @@ def _judge(path: Path, connection: sqlite3.Connection) -> None:
 
 
 def _migrate(connection: sqlite3.Connection, version: int) -> None:
+    connection.create_function("record_of_version_3", -1, record_of_version_3)
     for number, script in enumerate(MIGRATIONS[version:], version + 1):
         # One script is one transaction: half of it is never there.
         connection.executescript(
@@ -273,15 +262,6 @@ def _set_up(connection: sqlite3.Connection) -> None:
         "journal_size_limit = 16777216",
     ):
         connection.execute(f"PRAGMA {pragma}")
-
-
-def _move_aside(path: Path) -> Path:
-    aside = beside(path, f".damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
-    for ending in ("-wal", ""):
-        if beside(path, ending).exists():
-            beside(path, ending).rename(beside(aside, ending))
-    beside(path, "-shm").unlink(missing_ok=True)
-    return aside
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -1,70 +1,137 @@
-"""The journal's thread: whatever has come is one transaction, one fsync for all who wait for it.
+"""The journal's thread: everything that has arrived is one transaction, one fsync for all waiters.
 
-    put(image), edit(batch) ──┐                        ┌─► when_durable's callbacks
-    add(job rows) ────────────┴─► Batch ─► SQLite ─────┴─► the Futures of new jobs
-                                    ▲         │ full, broken
-                                    └─────────┘ kept, tried again; new jobs are refused
+    put(image), edit(batch) ──┐                        ┌─► futures, and when_durable's callbacks
+    add(new jobs) ────────────┴─► Batch ─► SQLite ─────┴─► the Futures of new jobs
+                                    ▲         │ disk full or broken
+                                    └─────────┘ kept and tried again; new jobs are refused
 
-Writing begins at once where somebody is in a hurry, but not sooner than 7 ms after the transaction
-before; else after 50 ms. It knows nothing of Jobs, and what it writes is never logged.
+It writes at once if somebody waits, but not sooner than 7 ms after the last transaction; otherwise
+within 50 ms. It knows no Jobs, and never logs what it writes.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import itertools
 import logging
 import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import itemgetter
 
 from imageload.errors import StoreUnavailable
 from imageload.job import Image
-from imageload.store.rows import UNWRITABLE, Batch, Place, Row
+from imageload.store import Clock, Place
+from imageload.store.rows import SET_HEAD, Row, image_row, image_statements
 
 _log = logging.getLogger(__name__)
 
 _LAZY_SECONDS = 0.05
-# Each transaction costs some 200 µs of CPU and holds up the other threads, so they are not back to
-# back; 15 ms apart cost 0.06 of the images/s, for then uploads wait for them in their slots.
+# A transaction costs 200 µs of CPU and delays the other threads, so there is a pause after each. A
+# pause of 15 ms cost 6 % of the images/s, as uploads wait for transactions.
 _PACE_SECONDS = 0.007
-_CHECK_SECONDS = 0.05  # between two looks at the file, if no new jobs come
+_CHECK_SECONDS = 0.05  # between two checks of the file, if no new jobs arrive
 _RETRY_SECONDS = 0.1
 _RETRY_CAP_SECONDS = 5.0
 
+# What sqlite3 and msgspec raise for a text or a number that they cannot store.
+_UNWRITABLE = (UnicodeEncodeError, OverflowError)
+
 Done = Callable[[], object]
-Edit = Callable[[Batch], object]
+Statement = tuple[str, Row]
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one transaction writes, in this order. Of two values for one thing the later counts."""
+
+    new: list[Statement] = field(default_factory=list)
+    heads: dict[int, Row] = field(default_factory=dict)
+    images: dict[Place, Image] = field(default_factory=dict)
+    edits: dict[object, Statement] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.new) + len(self.heads) + len(self.images) + len(self.edits)
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Write all of it in one transaction, which is durable when this returns."""
+        rows = [image_row(place, image) for place, image in self.images.items()]
+        images = list(image_statements(rows))
+        if len(images) == 1 and len(self) == len(rows):
+            # A transaction by itself. `executemany` gives up the interpreter's lock twice for a
+            # statement, `execute` three times.
+            statement, values = images[0]
+            connection.executemany(statement, [values])
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            execute(connection, self.new)
+            execute(connection, zip(itertools.repeat(SET_HEAD), self.heads.values()))
+            for statement, values in images:
+                connection.executemany(statement, [values])
+            execute(connection, self.edits.values())
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.rollback()
+            raise
+
+    def drop_unwritable(self) -> list[Place]:
+        """Drop the images that cannot be stored; gives their places."""
+        dropped = [each for each, image in self.images.items() if not _is_writable(each, image)]
+        for place in dropped:
+            del self.images[place]
+        return dropped
+
+
+def execute(connection: sqlite3.Connection, statements: Iterable[Statement]) -> None:
+    """Execute statements, with one call for those in a row that have the same text."""
+    for text, some in itertools.groupby(statements, itemgetter(0)):
+        connection.executemany(text, [row for _, row in some])
+
+
+def _is_writable(place: Place, image: Image) -> bool:
+    try:
+        (image.link or "").encode()
+        image_row(place, image)
+    except _UNWRITABLE:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
 class _NewJobs:
-    rows: list[Row]
+    statements: Collection[Statement]
     durable: Future[None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiter:
+class _Callback:
     done: Done
     hurry: bool
 
 
-_News = tuple[Place, Image] | Edit | _NewJobs | _Waiter
+Edit = Callable[[Batch], object]
+_News = tuple[Place, Image] | Edit | _NewJobs | _Callback | asyncio.Future[None]
 
 
 class Writer:
-    """Writes through `connection`, which is its own until it is closed. Any thread may call it.
+    """Writes through `connection`, which it alone uses until it is closed. Any thread may call it.
 
-    `check` is called before new jobs are written, and often beside that; it raises where writing
-    would be in vain. `clock` is told how many seconds each transaction took.
+    `check` is called before new jobs are written, and every 0.05 s; it raises if writing would be
+    in vain. `clock` is called with the seconds that each transaction took.
     """
 
     def __init__(
         self,
         connection: sqlite3.Connection,
         check: Callable[[], None],
-        clock: Callable[[float], object] | None,
+        clock: Clock | None,
     ) -> None:
         self._connection = connection
         self._check = check
@@ -74,54 +141,64 @@ class Writer:
         self._closing = threading.Event()
         self._deadline = 0.0
         self._trouble: str | None = None
-        # Of the thread alone:
+        self._has_unwritten = False
+        # Only the thread uses these:
         self._batch = Batch()
         self._new_jobs: list[_NewJobs] = []
-        self._waiters: list[_Waiter] = []
+        self._callbacks: list[_Callback] = []
+        self._futures: list[asyncio.Future[None]] = []
         self._retry_seconds = _RETRY_SECONDS
         self._written_at = self._checked_at = 0.0
         self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
         self._thread.start()
 
     def put(self, place: Place, image: Image) -> None:
-        """Write the image as it is now, in place of what was written of it before."""
+        """Write the image as it is now."""
         self._tell((place, image))
 
     def edit(self, edit: Edit) -> None:
-        """Have the batch changed by `edit`."""
+        """Call `edit` with the next batch, on the thread."""
         self._tell(edit)
 
-    def add(self, rows: list[Row]) -> Future[None]:
-        """Write new jobs; the Future fails with StoreUnavailable where they are not written.
+    def add(self, statements: Collection[Statement]) -> Future[None]:
+        """Write new jobs; the Future fails with StoreUnavailable if that is impossible.
 
-        Cancelled in time, they are not written either.
+        If it is cancelled in time, they are not written. Raises StoreUnavailable.
         """
         if self._trouble is not None or self._closing.is_set():
             raise self.refusal()
-        new = _NewJobs(rows, Future())
+        new = _NewJobs(statements, Future())
         self._tell(new, hurry=True)
         return new.durable
 
-    def when_durable(self, done: Done, *, hurry: bool = True) -> None:
-        """Call `done`, from the thread, once all that it was told so far is durable."""
-        self._tell(_Waiter(done, hurry), hurry=hurry)
+    def when_durable(self, done: Done, *, hurry: bool) -> None:
+        """Call `done`, on the thread, once all that was passed in before is durable."""
+        self._tell(_Callback(done, hurry), hurry=hurry)
+
+    async def durable(self, *, hurry: bool) -> None:
+        """Return once all that was passed in before is durable."""
+        # The inbox first: the thread sets the flag before it empties it.
+        if self._inbox or self._has_unwritten:
+            future = asyncio.get_running_loop().create_future()
+            self._tell(future, hurry=hurry)
+            await future
 
     @property
     def trouble(self) -> str | None:
-        """Why nothing can be written for now; None when all is well."""
+        """Why nothing can be written at the moment; None if writing works."""
         return self._trouble
 
     def refusal(self) -> StoreUnavailable:
-        """What those are told whose jobs are not taken."""
+        """The error for new jobs that are not taken."""
         reason = "it is closed" if self._closing.is_set() else self._trouble or "it takes too long"
         return StoreUnavailable(
             f"The journal cannot be written now: {reason}. Send this again in a while."
         )
 
     def close(self, seconds: float) -> int | None:
-        """End the thread when all is written, or after `seconds`: how many rows were not.
+        """End the thread when all is written, or after `seconds`; gives how many rows were not.
 
-        None where the disk does not answer: then the connection is not free.
+        None if the disk does not respond: then the thread still uses the connection.
         """
         self._deadline = time.monotonic() + seconds
         self._closing.set()
@@ -132,7 +209,7 @@ class Writer:
 
     def _tell(self, news: _News, *, hurry: bool = False) -> None:
         self._inbox.append(news)
-        # Looked at first: most of the time it is set, and setting it takes a lock.
+        # Mostly they are set already, and setting an Event takes a lock.
         if hurry and not self._hurry.is_set():
             self._hurry.set()
         if not self._news.is_set():
@@ -142,7 +219,7 @@ class Writer:
         while True:
             self._await_news()
             is_last = self._closing.is_set()
-            self._news.clear()  # before looking, so that what comes now is not overlooked
+            self._news.clear()  # first, so that nothing that arrives from now on is overlooked
             self._hurry.clear()
             self._take_in()
             written = self._write()
@@ -150,13 +227,13 @@ class Writer:
                 return
 
     def _await_news(self) -> None:
-        """Wait until there is something to write, and for what may come along with it."""
+        """Wait until there is something to write, and a little for more."""
         if self._closing.is_set():
             time.sleep(_RETRY_SECONDS if self._trouble else 0.0)
         elif self._trouble is not None:
             self._closing.wait(self._retry_seconds)
         else:
-            # First the pace: at work there is news by then, and somebody in a hurry: no more waits.
+            # The pace first: under load there is news by then, and somebody waits for it.
             pause = self._written_at + _PACE_SECONDS - time.monotonic()
             if pause > 0:
                 time.sleep(pause)
@@ -164,31 +241,34 @@ class Writer:
             self._hurry.wait(_LAZY_SECONDS)
 
     def _take_in(self) -> None:
+        self._has_unwritten = True  # before the inbox is emptied
         while self._inbox:
             news = self._inbox.popleft()
             if isinstance(news, tuple):
                 self._batch.images[news[0]] = news[1]
-            elif isinstance(news, _Waiter):
-                self._waiters.append(news)
+            elif isinstance(news, asyncio.Future):
+                self._futures.append(news)
+            elif isinstance(news, _Callback):
+                self._callbacks.append(news)
             elif not isinstance(news, _NewJobs):
                 news(self._batch)
             elif news.durable.set_running_or_notify_cancel():
-                self._batch.jobs.extend(news.rows)
+                self._batch.new.extend(news.statements)
                 self._new_jobs.append(news)
 
     def _write(self) -> bool:
-        """Write the batch, and tell those who wait; False where that did not work."""
+        """Write the batch, and wake the waiters; False if that did not work."""
         try:
             if self._batch:
                 begun = time.monotonic()
-                if self._batch.jobs or self._trouble or begun > self._checked_at + _CHECK_SECONDS:
+                if self._batch.new or self._trouble or begun > self._checked_at + _CHECK_SECONDS:
                     self._check()
                     self._checked_at = begun
                 self._batch.write(self._connection)
                 if self._clock is not None:
                     self._clock(time.monotonic() - begun)
-        except UNWRITABLE as error:
-            dropped = self._batch.drop_unwritable(self._connection)
+        except _UNWRITABLE as error:
+            dropped = self._batch.drop_unwritable()
             if dropped:
                 _log.error("a bug: rows that cannot be written, by job and index: %s", dropped)
                 return self._write()
@@ -201,8 +281,8 @@ class Writer:
         return True
 
     def _fail(self, error: Exception) -> None:
-        """Keep the batch for the next try, but for the new jobs, which are refused."""
-        self._batch.jobs.clear()
+        """Keep the batch for the next try, without the new jobs, which are refused."""
+        self._batch.new.clear()
         reason = str(error) or type(error).__name__
         if self._trouble is None:
             self._retry_seconds = _RETRY_SECONDS
@@ -222,14 +302,32 @@ class Writer:
         if self._trouble is not None:
             self._trouble = None
             _log.warning("the journal can be written again")
+        self._has_unwritten = False
         written, self._new_jobs = self._new_jobs, []
         for new in written:
             new.durable.set_result(None)
-        waiters, self._waiters = self._waiters, []
-        # Files are deleted by some, and each time another thread may take the interpreter.
-        waiters.sort(key=lambda waiter: not waiter.hurry)
-        for waiter in waiters:
+        self._wake_futures()
+        callbacks, self._callbacks = self._callbacks, []
+        # Some delete files, and at each of these another thread may take the interpreter.
+        callbacks.sort(key=lambda callback: not callback.hurry)
+        for callback in callbacks:
             try:
-                waiter.done()
+                callback.done()
             except Exception:
-                _log.exception("one who waited for the journal raised")
+                _log.exception("a callback of the journal raised")
+
+    def _wake_futures(self) -> None:
+        """Wake all waiters of an event loop with one call."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+        for future in self._futures:
+            by_loop.setdefault(future.get_loop(), []).append(future)
+        self._futures = []
+        for loop, futures in by_loop.items():
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(_finish, futures)
+
+
+def _finish(futures: Iterable[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():  # it may have been cancelled
+            future.set_result(None)

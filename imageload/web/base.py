@@ -22,7 +22,7 @@ from imageload.job import Job, Snapshot
 from imageload.loader import ImageLoad
 from imageload.schemas import WaitingJson, utc_text
 from imageload.settings import Config
-from imageload.store.sqlite import Journal
+from imageload.store import Store
 from imageload.targets.imgur.uploader import Uploads
 from imageload.web.changes import Changes
 from imageload.web.compress import LARGEST_ON_LOOP, SMALLEST, accepts_gzip, compressed, compressor
@@ -59,7 +59,7 @@ class BaseHandler(ProblemHandler):
         image_load: ImageLoad,
         config: Config,
         uploads: Uploads,
-        journal: Journal | None,
+        journal: Store | None,
         changes: Changes,
         scrape: Scrape,
         route: str = "other",

@@ -7,7 +7,7 @@ import json
 import logging
 
 from imageload.settings import Config
-from imageload.store.sqlite import Journal
+from imageload.store import Store
 from imageload.targets.imgur.quota import Quota
 
 _log = logging.getLogger(__name__)
@@ -16,18 +16,18 @@ _BUDGETS = "imgur:budgets"
 _TOKEN = "imgur:refresh-token"  # noqa: S105 - the name of a note
 
 
-def keep_budgets(journal: Journal, quota: Quota, config: Config) -> None:
+def keep_budgets(journal: Store, quota: Quota, config: Config) -> None:
     """Note how the budgets of the client ids, or the account, of `config` stand."""
-    journal.set_note(_BUDGETS, json.dumps([_digest(_whose(config)), quota.standing()]))
+    journal.set_setting(_BUDGETS, json.dumps([_digest(_whose(config)), quota.standing()]))
 
 
-def restore_budgets(journal: Journal, quota: Quota, config: Config) -> bool:
+def restore_budgets(journal: Store, quota: Quota, config: Config) -> bool:
     """Let the budgets stand as they were noted; False where they are not all known then.
 
     Those of other client ids, of another account or of another Imgur are not taken for these.
     """
     try:
-        whose, standing = json.loads(journal.note(_BUDGETS) or '["", []]')
+        whose, standing = json.loads(journal.get_setting(_BUDGETS) or '["", []]')
         return whose == _digest(_whose(config)) and quota.stand(standing)
     except (ValueError, TypeError):
         _log.warning("the note of Imgur's budgets cannot be read")
@@ -40,15 +40,15 @@ def _whose(config: Config) -> str:
     return json.dumps([config.imgur_base_url, account, ids])
 
 
-def keep_token(journal: Journal, given: str, rotated: str) -> None:
+def keep_token(journal: Store, given: str, rotated: str) -> None:
     """Note the refresh token that took the place of the one that was `given` to the service."""
-    journal.set_note(_TOKEN, json.dumps([_digest(given), rotated]))
+    journal.set_setting(_TOKEN, json.dumps([_digest(given), rotated]))
 
 
-def current_token(journal: Journal, given: str) -> str:
+def current_token(journal: Store, given: str) -> str:
     """The newest refresh token that came of the one that is `given`; that itself if none did."""
     try:
-        digest, rotated = json.loads(journal.note(_TOKEN) or "[null, null]")
+        digest, rotated = json.loads(journal.get_setting(_TOKEN) or "[null, null]")
     except (ValueError, TypeError):
         return given
     return str(rotated) if digest == _digest(given) else given

@@ -20,7 +20,7 @@ from imageload.fetch.tempfiles import TempBytes, TempFiles
 from imageload.loader import ImageLoad
 from imageload.observers.metrics import Metrics, Phase
 from imageload.settings import VERSION
-from imageload.store.sqlite import Journal
+from imageload.store import Store
 from imageload.targets.imgur.uploader import Uploads
 from imageload.transport.engine import Pool
 from imageload.web.changes import Changes
@@ -37,7 +37,7 @@ class Standing(Collector):
     image_load: ImageLoad
     uploads: Uploads
     changes: Changes
-    journal: Journal | None
+    journal: Store | None
     files: TempFiles
     temp_bytes: TempBytes
     pools: Mapping[Phase, Callable[[], Pool]]
