@@ -20,7 +20,10 @@ from typing import IO, Final, Protocol, cast
 from PIL import Image, ImageCms, ImageFile, ImageOps
 
 from imageload.convert.gif import Frame, write_gif
-from imageload.convert.pool import FRAMES_FACTOR, check_pixels
+from imageload.errors import DownloadError
+
+FRAMES_FACTOR: Final = 4
+"""All frames of an animation together may have this many times the pixels of a still image."""
 
 BROKEN: Final = (
     OSError,
@@ -86,12 +89,19 @@ def read_picture(path: Path, kind: str, max_pixels: int) -> Picture:
     module, name = _PLUGINS[kind]
     image: ImageFile.ImageFile = getattr(importlib.import_module(module), name)(path)
     pixels = math.prod(image.size)
-    check_pixels(pixels, max_pixels)
+    _check_pixels(pixels, max_pixels)
     frames = getattr(image, "n_frames", 1) if kind in _ANIMATED else 1
     if frames == 1:
         return _still(image, kind, path)
-    check_pixels(pixels * frames, FRAMES_FACTOR * max_pixels)
+    _check_pixels(pixels * frames, FRAMES_FACTOR * max_pixels)
     return Animation(image, kind)
+
+
+def _check_pixels(pixels: int, most: int) -> None:
+    if pixels > most:
+        raise DownloadError(
+            "too_many_pixels", f"The image has {pixels:,} pixels; at most {most:,} are accepted."
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,20 +26,17 @@ when idle, up to 18 bytes per pixel when busy: 0.9 GB at 50 megapixels.
 
 from __future__ import annotations
 
-import asyncio
-import json
 import logging
 import os
-import struct
 import sys
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from msgspec.structs import replace
 
 from imageload import errors
+from imageload.convert.process import Worker
 from imageload.fetch.tempfiles import TempFiles, disk_error
 from imageload.job import Report
 from imageload.transport.slots import Pool, Slots
@@ -49,17 +46,8 @@ _log = logging.getLogger(__name__)
 NEEDS: Final = frozenset({"image/webp", "image/avif", "image/heic", "image/bmp"})
 """The types, as sniff names them, that Imgur rejects."""
 
-FRAMES_FACTOR: Final = 4
-"""All frames of an animation together may have this many times the pixels of a still image."""
-
-_START_SECONDS: Final = 30  # limit for a worker's start, which takes 0.2
-_IMAGES_PER_WORKER: Final = 500  # then it is replaced, which bounds the leaks of a codec
 _MEMORY: Final = 512 * 2**20  # of address space: Python, the codecs' libraries, small images
 _MEMORY_PER_PIXEL: Final = 32  # of address space
-_MAX_MESSAGE: Final = 64 * 1024
-_ENVIRONMENT: Final = frozenset(
-    {"PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "HOME", "LANG", "LC_ALL"}
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +55,8 @@ class Rules:
     """When images are converted, and the limits of one conversion.
 
     `convert`: convert types that Imgur rejects. `shrink`: shrink images of more than `max_bytes`.
-    `max_pixels`: width x height. `seconds`: then the conversion's worker is killed.
+    `max_pixels`: width x height; four times that for all frames of an animation together.
+    `seconds`: then the conversion's worker is killed.
     """
 
     convert: bool = True
@@ -81,8 +70,10 @@ class Converters:
     """Up to `workers` processes that convert images. Runs on the transfer loop.
 
     Processes start when they are needed, and keys (job ids) share them fairly. Images of more than
-    `max_pixels` / (2 x `workers`) are converted one at a time: so all workers together are limited
-    to 512 MiB each and 32 bytes for each of 1.5 x `max_pixels` pixels.
+    `max_pixels` / (2 x `workers`) are converted one at a time, so that all workers together have
+    less than 1.5 x `max_pixels` pixels in memory. The worker of a large image may have 32 bytes of
+    address space per pixel of `max_pixels`, that of another 64 per pixel of its largest: an
+    animation takes up to 50.
     """
 
     def __init__(
@@ -99,8 +90,8 @@ class Converters:
         self._slots = Slots(workers, clock=clock)
         self._large = Slots(1)
         self._small_pixels = rules.max_pixels // (2 * workers)
-        self._idle: list[_Worker] = []
-        self._workers: set[_Worker] = set()
+        self._idle: list[Worker] = []
+        self._workers: set[Worker] = set()
         self._closed = False
 
     @property
@@ -151,18 +142,18 @@ class Converters:
                 f"The image has {report.bytes:,} bytes; Imgur accepts {rules.max_bytes:,}.",
                 status_code=report.status_code,
             )
-        check_pixels((report.width or 0) * (report.height or 0), rules.max_pixels)
 
     def _in_turn(self, report: Report, key: Hashable) -> Awaitable[Report]:
         pixels = (report.width or 0) * (report.height or 0)
         if 0 < pixels <= self._small_pixels:
-            return self._slots.run(key, lambda: self._convert(report, self._small_pixels))
+            memory = _MEMORY + 2 * _MEMORY_PER_PIXEL * self._small_pixels
+            return self._slots.run(key, lambda: self._convert(report, memory))
+        memory = _MEMORY + _MEMORY_PER_PIXEL * self._rules.max_pixels
         return self._large.run(
-            key,
-            lambda: self._slots.run(key, lambda: self._convert(report, self._rules.max_pixels)),
+            key, lambda: self._slots.run(key, lambda: self._convert(report, memory))
         )
 
-    async def _convert(self, report: Report, pixels_in_memory: int) -> Report:
+    async def _convert(self, report: Report, max_memory: int) -> Report:
         try:
             descriptor, new_path = self._files.take()
         except OSError as error:
@@ -176,7 +167,7 @@ class Converters:
             "shrink": self._rules.shrink,
             "max_bytes": self._rules.max_bytes,
             "max_pixels": self._rules.max_pixels,
-            "max_memory": _MEMORY + _MEMORY_PER_PIXEL * pixels_in_memory,
+            "max_memory": max_memory,
             "seconds": self._rules.seconds,
         }
         try:
@@ -201,21 +192,21 @@ class Converters:
             raise _error(response["error"], response["message"], request["type"])
         return response
 
-    async def _take(self) -> _Worker:
+    async def _take(self) -> Worker:
         self._check_open()
         while self._idle:
             worker = self._idle.pop()
             if worker.is_reusable:
                 return worker
             await self._give_back(worker)
-        worker = await _Worker.start()
+        worker = await Worker.start()
         self._workers.add(worker)
         if self._closed:
             await self._give_back(worker)
         self._check_open()
         return worker
 
-    async def _give_back(self, worker: _Worker) -> None:
+    async def _give_back(self, worker: Worker) -> None:
         if worker.is_reusable and not self._closed:
             self._idle.append(worker)
         else:
@@ -225,14 +216,6 @@ class Converters:
     def _check_open(self) -> None:
         if self._closed:
             raise errors.Shutdown("The service stopped before this image was converted.")
-
-
-def check_pixels(pixels: int, most: int) -> None:
-    """Raises `too_many_pixels`."""
-    if pixels > most:
-        raise errors.DownloadError(
-            "too_many_pixels", f"The image has {pixels:,} pixels; at most {most:,} are accepted."
-        )
 
 
 _CLASSES: Final[Mapping[str, type[errors.TooLarge | errors.DiskFull | errors.ResourceError]]] = {
@@ -249,94 +232,3 @@ def _error(name: str, message: str, kind: str) -> errors.ImageError:
         return errors.ImageError(name, "A bug in the service stopped the conversion of this image.")
     known = _CLASSES.get(name)
     return errors.DownloadError(name, message) if known is None else known(message)
-
-
-class _Worker:
-    """One process of convert.worker. It converts one image at a time."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-        self._images = 0
-        self._is_ready = False
-
-    @classmethod
-    async def start(cls) -> _Worker:
-        """A worker that is ready; raises ResourceError."""
-        try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "imageload.convert.worker",
-                cwd=Path(__file__).parents[2],
-                # A decoder needs none of the service's secrets.
-                env={name: text for name, text in os.environ.items() if name in _ENVIRONMENT},
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C in the terminal is for the service
-            )
-        except OSError as error:
-            _log.error("no worker can be started: %s", error)
-            raise errors.ResourceError("The service cannot start a process to convert.") from None
-        worker = cls(process)
-        try:
-            async with asyncio.timeout(_START_SECONDS):
-                await worker._receive()
-        except (OSError, EOFError) as error:
-            _log.error("no worker can be started: %s", error or "timeout")
-            raise errors.ResourceError("The service cannot start a process to convert.") from None
-        finally:
-            if not worker._is_ready:
-                await worker.end()
-        return worker
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
-
-    @property
-    def is_reusable(self) -> bool:
-        """It is alive, has answered its last request and may have another."""
-        return (
-            self._is_ready
-            and self._process.returncode is None
-            and self._images < _IMAGES_PER_WORKER
-        )
-
-    async def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Its response; raises `conversion_failed` after a crash, or after request["seconds"]."""
-        seconds = request["seconds"]
-        self._is_ready = False
-        self._images += 1
-        assert self._process.stdin is not None
-        try:
-            async with asyncio.timeout(seconds):
-                self._process.stdin.write(packed(request))
-                return await self._receive()
-        except TimeoutError:
-            message = f"The image took longer than {seconds:g} seconds to convert."
-        except (OSError, EOFError):
-            message = "The image made its decoder crash."
-        raise errors.DownloadError("conversion_failed", message)
-
-    async def _receive(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        length = int.from_bytes(await self._process.stdout.readexactly(4), "big")
-        if length > _MAX_MESSAGE:
-            raise EOFError("not a message of ours")
-        message: dict[str, Any] = json.loads(await self._process.stdout.readexactly(length))
-        self._is_ready = True
-        return message
-
-    async def end(self) -> None:
-        """Kill it, and wait until it is gone."""
-        if self._process.returncode is None:
-            self._process.kill()
-        await self._process.wait()
-
-
-def packed(message: dict[str, Any]) -> bytes:
-    """A message as it is sent through a pipe: its length in four bytes, then JSON."""
-    content = json.dumps(message).encode()
-    return struct.pack(">I", len(content)) + content

@@ -28,7 +28,7 @@ from PIL import Image
 
 from imageload import errors
 from imageload.convert.picture import BROKEN, Encoding, read_picture
-from imageload.convert.pool import packed
+from imageload.convert.process import packed
 from imageload.fetch.tempfiles import disk_error
 
 _MIN_SIDE: Final = 16  # pixels; no image is made smaller than that
