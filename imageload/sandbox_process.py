@@ -7,10 +7,17 @@ this process is killed.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+
+from imageload.settings import SANDBOX_CLIENT_ID, Config
+
+_log = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).parent
 _MODULE = "imageload.sandbox" if (_PACKAGE / "sandbox").is_dir() else "sandbox"
@@ -56,3 +63,32 @@ class SandboxProcess:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
+
+
+@contextlib.contextmanager
+def imgur_or_sandbox(config: Config) -> Iterator[Config]:
+    """`config`, or without a client id one that leads to a sandbox, which runs within the block.
+
+    Raises SandboxError if the sandbox does not start.
+    """
+    if config.imgur_client_id:
+        yield config
+        return
+    folder = Path(config.sandbox_dir).absolute()
+    limits = [] if config.sandbox_limits else ["--unlimited"]
+    sandbox = SandboxProcess(["--port", str(config.sandbox_port), "--dir", str(folder), *limits])
+    _log.info(
+        "no IMGUR_CLIENT_ID: uploads go to the sandbox at %s, images are in %s",
+        sandbox.url,
+        folder,
+    )
+    try:
+        yield replace(
+            config,
+            imgur_client_id=SANDBOX_CLIENT_ID,
+            imgur_base_url=sandbox.url,
+            imgur_link_base=sandbox.url,
+            imgur_rapidapi_key="",
+        )
+    finally:
+        sandbox.stop()

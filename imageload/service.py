@@ -35,10 +35,10 @@ from imageload.transport.transfer import Bounds, Transfer
 from imageload.web.access import Access, read_tokens
 from imageload.web.base import BaseHandler, NotFoundHandler, waiting_of
 from imageload.web.changes import Changes
-from imageload.web.front import Front, Room
 from imageload.web.idempotency import IdempotencyKeys
+from imageload.web.limits import MemoryLimit, RequestLimits
 from imageload.web.notes import current_token, keep_budgets, keep_token, restore_budgets
-from imageload.web.scrape import Scrape, Standing
+from imageload.web.scrape import Gauges, Scrape
 from imageload.web.server.connections import BACKLOG, Server
 from imageload.web.server.limits import most_streams
 from imgurapi import ImgurAPI
@@ -57,7 +57,7 @@ _PARAMETERS = {"{job_id}": ":?([^/]+)", "{file}": "([a-z0-9_.-]+)"}
 
 
 class Service:
-    """`image_load` does the work, `application` answers HTTP by `routes`, behind `front`.
+    """`image_load` does the work, `application` answers HTTP by `routes`, within `limits`.
 
     `config` names Imgur in full: `imgur_client_id` is set. Temp files go into `temp_dir`.
     """
@@ -94,13 +94,13 @@ class Service:
             ledger=self.journal,
             keep=Keep(jobs=config.keep_jobs, hours=config.keep_hours),
         )
-        self.front = Front(
+        self.limits = RequestLimits(
             Access(config, read_tokens(config)),
             IdempotencyKeys(self.image_load.job_list_s),
-            Room(config.max_bodies_bytes),
+            MemoryLimit(config.max_bodies_bytes),
         )
         self._scrape = Scrape(self._metrics)
-        self._scrape.add(self._standing(files, temp_bytes))
+        self._scrape.add(self._gauges(files, temp_bytes))
         self.application = self._application(routes)
         self._begin(restored)
 
@@ -155,8 +155,8 @@ class Service:
             secret=config.callback_secret,
         )
 
-    def _standing(self, files: TempFiles, temp_bytes: TempBytes) -> Standing:
-        return Standing(
+    def _gauges(self, files: TempFiles, temp_bytes: TempBytes) -> Gauges:
+        return Gauges(
             image_load=self.image_load,
             uploads=self.uploads,
             changes=self.changes,
@@ -185,7 +185,7 @@ class Service:
             default_handler_class=NotFoundHandler,
             default_handler_args=arguments,
             log_function=BaseHandler.log,
-            front=self.front,
+            limits=self.limits,
         )
 
     def _begin(self, restored: Restored) -> None:
@@ -238,8 +238,8 @@ class Service:
         host, port = sockets[0].getsockname()[:2]
         return server, f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
-    def tend(self) -> None:
-        """What is to be done now and then; blocks, so not for the event loop."""
+    def run_maintenance(self) -> None:
+        """Save budgets, retire old jobs, remove old temp files. Blocks: call it in a thread."""
         self._keep_budgets()
         self.image_load.retire()
         self._files.tidy()
@@ -254,7 +254,7 @@ class Service:
         Uploads under way have `grace` seconds to end, and then all has `seconds`. Meanwhile
         requests are answered, and POSTs refused.
         """
-        self.front.close()
+        self.limits.close()
         self._callbacks.stop()
         self.image_load.stop()
         self._downloads.stop()

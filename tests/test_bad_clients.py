@@ -164,7 +164,7 @@ def test_who_sends_a_body_over_the_limit_all_the_same_still_reads_why_not(
 def test_who_never_stops_sending_is_cut_off(
     service: RunningService, framing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imageload.web.base._DRAIN_SECONDS", 0.2)
+    monkeypatch.setattr("imageload.web.bodies._LINGER_SECONDS", 0.2)
     chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
     fields = {"Content_Length": "9" * 15, "Transfer_Encoding": "chunked"}
     field = "Content_Length" if framing == "declared" else "Transfer_Encoding"
@@ -210,7 +210,7 @@ def test_a_chunked_body_over_the_limit_is_refused_while_it_is_sent(
 def test_the_bodies_of_all_requests_have_a_limit_together(tmp_path: Path) -> None:
     body = GOOD.ljust(60_000)
     with strict(tmp_path, client_seconds=10.0, max_bodies_bytes=100_000) as service:
-        room = service.service.front.room
+        room = service.service.limits.memory
         for ends_well in (True, False):
             with Wire(service.url) as first:
                 first.send(post(body)[:-1])

@@ -1,9 +1,8 @@
-"""What a client gets beside its answer: a name for it in the log, gzip, OPTIONS, one POST twice."""
+"""What a client gets beside its answer: an id in the log, HEAD, OPTIONS, a POST sent twice."""
 
 from __future__ import annotations
 
 import asyncio
-import gzip
 import json
 import re
 import threading
@@ -15,7 +14,6 @@ import pytest
 import requests
 
 from imageload.errors import Refused
-from imageload.web.compress import LARGEST_ON_LOOP, SMALLEST, accepts_gzip
 from imageload.web.idempotency import IdempotencyKeys, checked_key
 from main import ROUTES
 from tests.raising import raises_refused
@@ -114,114 +112,25 @@ def test_what_a_request_logs_has_its_name(tmp_path: Path) -> None:
     assert "request=" not in next(line for line in process.log if "failed job=" in line)
 
 
-# gzip
+# HEAD
 
 
-@pytest.fixture(scope="module")
-def status_paths(service: RunningService) -> dict[int, str]:
-    """By how many images they have: the statuses of finished jobs."""
-    jobs = {}
-    for count in (1, 100, 1_000, 6_000):
-        job_id = service.submit([f"ftp://a.example/{n}/{'x' * 60}" for n in range(count)])
-        service.finish(job_id)
-        jobs[count] = f"{PATH}/{job_id}"
-    return jobs
-
-
-def raw_get(service: RunningService, path: str, encoding: str) -> tuple[requests.Response, bytes]:
-    """The answer to a client that takes `encoding`, and its body as it was sent."""
-    with requests.get(
-        service.url + path, headers={"Accept-Encoding": encoding}, stream=True, timeout=10
-    ) as answer:
-        return answer, answer.raw.read(decode_content=False)
-
-
-@pytest.mark.parametrize("count", [100, 1_000, 6_000])
-def test_a_large_answer_is_sent_as_gzip_where_that_is_taken(
-    service: RunningService, status_paths: dict[int, str], count: int
-) -> None:
-    _, plain = raw_get(service, status_paths[count], "identity")
-    answer, body = raw_get(service, status_paths[count], "br, gzip")
-    assert answer.headers["Content-Encoding"] == "gzip"
-    assert answer.headers["Content-Length"] == str(len(body))
-    assert answer.headers["Vary"] == "Accept-Encoding"
-    assert gzip.decompress(body) == plain
-    assert len(body) < len(plain) / 4
-
-
-def test_an_answer_too_large_for_the_event_loop_is_compressed_too(
-    service: RunningService, status_paths: dict[int, str]
-) -> None:
-    assert len(raw_get(service, status_paths[6_000], "identity")[1]) > LARGEST_ON_LOOP
-
-
-def test_a_small_answer_is_sent_as_it_is(
-    service: RunningService, status_paths: dict[int, str]
-) -> None:
-    answer, body = raw_get(service, status_paths[1], "gzip")
-    assert "Content-Encoding" not in answer.headers
-    assert len(body) < SMALLEST
-    assert json.loads(body)["finished"]
-
-
-@pytest.mark.parametrize("encoding", ["identity", "gzip;q=0", "br", ""])
-def test_who_does_not_take_gzip_does_not_get_it(
-    service: RunningService, status_paths: dict[int, str], encoding: str
-) -> None:
-    answer, body = raw_get(service, status_paths[6_000], encoding)
-    assert "Content-Encoding" not in answer.headers
-    assert answer.headers["Vary"] == "Accept-Encoding"
-    assert json.loads(body)["finished"]
-
-
-def test_links_that_are_streamed_are_compressed_as_they_go(service: RunningService) -> None:
-    links = [f"https://i.imgur.com/{n:07d}.png" for n in range(5_000)]
-    service.add_landed(links)
-    _, plain = raw_get(service, "/v1/images", "identity")
-    answer, body = raw_get(service, "/v1/images", "gzip")
-    assert answer.headers["Content-Encoding"] == "gzip"
-    assert answer.headers["Transfer-Encoding"] == "chunked"
-    assert gzip.decompress(body) == plain
-    assert json.loads(plain)["uploaded"] == links
-    assert len(body) < len(plain) / 4
-
-
-def test_the_page_is_compressed(service: RunningService) -> None:
-    for path in ("/", "/page/page.css"):
-        answer, body = raw_get(service, path, "gzip")
-        assert answer.headers["Content-Encoding"] == "gzip"
-        assert gzip.decompress(body) == raw_get(service, path, "identity")[1]
-
-
-def test_head_says_what_get_would(service: RunningService, status_paths: dict[int, str]) -> None:
-    url = service.url + status_paths[100]
+def test_head_has_the_headers_of_get(service: RunningService) -> None:
+    job_id = service.submit(URLS)
+    service.finish(job_id)
+    url = f"{service.url}{PATH}/{job_id}"
     answers = [requests.request(method, url, timeout=10) for method in ("GET", "HEAD")]
     for answer in answers:
         del answer.headers["X-Request-ID"], answer.headers["Date"]
     assert answers[0].headers == answers[1].headers
 
 
-@pytest.mark.parametrize(
-    ("header", "taken"),
-    [
-        ("gzip", True),
-        ("GZIP", True),
-        ("x-gzip", True),
-        ("deflate, gzip;q=1.0, *;q=0.5", True),
-        ("br;q=1.0 , gzip ; q=0.8", True),
-        ("gzip;q=0.001", True),
-        ("gzip;q=0", False),
-        ("gzip;q=0.000", False),
-        ("gzip;q=none", False),
-        ("", False),
-        ("identity", False),
-        ("*", False),
-        ("gzipped", False),
-        ("notgzip", False),
-    ],
-)
-def test_accept_encoding_is_read_as_the_rfc_has_it(header: str, taken: bool) -> None:
-    assert accepts_gzip(header) is taken
+def test_all_links_are_streamed(service: RunningService) -> None:
+    links = [f"https://i.imgur.com/{n:07d}.png" for n in range(5_000)]
+    service.add_landed(links)
+    answer = service.get("/v1/images")
+    assert answer.headers["Transfer-Encoding"] == "chunked"
+    assert answer.json()["uploaded"] == links
 
 
 # Idempotency-Key

@@ -971,9 +971,7 @@ def test_a_service_that_wants_a_token_is_shown_one(
 
         token.fill("wrong-token")
         page.keyboard.press("Enter")
-        expect(page.locator("#token-refused")).to_have_text(
-            "The token is none that this service knows."
-        )
+        expect(page.locator("#token-refused")).to_have_text("The service does not know this token.")
         expect_no_violations(page)
         token.fill("right-token")
         page.get_by_role("button", name="Use it").click()

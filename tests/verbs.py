@@ -130,7 +130,7 @@ def walk_with_retirement(folder: Path, seconds: float, *, seed: int, journal: bo
 
 def _maintain(service: RunningService) -> None:
     """Do at once what main.py does every 30 seconds: retire finished jobs, among others."""
-    service.service.tend()
+    service.service.run_maintenance()
 
 
 def walk_with_kills(folder: Path, seconds: float, *, seed: int) -> Outcome:

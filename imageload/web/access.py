@@ -1,12 +1,12 @@
-"""Who may ask: the names that we answer to, the sites whose pages may call us, and tokens.
+"""Access rules: the service's host names, the sites whose pages may call it, and tokens.
 
-All of it is judged by a request's head. A browser is the one client that others can make send
-something, so the first two rules are about browsers, and hinder no other client:
+All rules look only at the head of a request. Two of them protect against browsers, which other
+sites can make send requests; they do not affect other clients:
 
-    Host      on a loopback address only its names are ours; else a page that has its own name
-              point at 127.0.0.1 (DNS rebinding) could read and post as if it were ours
-    Origin    a POST that another site's page makes a browser send is refused, for a simple
-              request (text/plain) asks for no permission first, and would make us fetch
+    Host      on a loopback address only loopback names are accepted: otherwise a page whose name
+              resolves to 127.0.0.1 (DNS rebinding) could use the service
+    Origin    a POST that another site's page sends is refused: browsers send a simple request
+              (text/plain) without asking for permission first
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _REQUEST_HEADERS = (
     "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, Prefer, "
     "X-Request-ID"
 )
-# Chromium remembers a permission for two hours at most.
+# The most that Chromium allows.
 _PREFLIGHT_SECONDS = 7_200
 
 
 def read_tokens(config: Config) -> list[str]:
-    """Every token that `config` names, those in its file included.
+    """The tokens of --api-token and --api-token-file.
 
-    In the file one stands on a line; blank lines and lines that begin with # are none. OSError
-    where it cannot be read, or has none, or what cannot be one.
+    The file has one token a line; blank lines and lines that begin with # are skipped. Raises
+    OSError if the file cannot be read, has no token, or has a line that cannot be a token.
     """
     tokens = list(config.api_token)
     if config.api_token_file:
@@ -53,44 +53,42 @@ def read_tokens(config: Config) -> list[str]:
 
 
 class Access:
-    """Judges requests by the options `allow_host` and `cors_origin`, and by `tokens`."""
+    """Decides by `allow_host`, `cors_origin` and `tokens` whether a request is accepted."""
 
     def __init__(self, config: Config, tokens: Iterable[str]) -> None:
-        self._hosts = _our_hosts(config)
+        self._hosts = _host_names(config)
         self._is_local = _is_local(config.address)
         self._sites = frozenset(config.cors_origin)
         self._tokens = [_digest(token) for token in tokens]
 
     @property
     def wants_token(self) -> bool:
-        """Whether there are tokens, one of which has to be shown."""
+        """True if requests need a token."""
         return bool(self._tokens)
 
     @property
     def is_open_to_all(self) -> bool:
-        """Whether other machines may ask, and without a token."""
+        """True if other machines can use the service without a token."""
         return not (self.wants_token or self._is_local)
 
     def refusal(self, request: HTTPServerRequest, *, is_open: bool) -> Refused | None:
-        """Why the request is not taken; None where it is. `is_open`: without a token too."""
+        """Why the request is refused, or None. `is_open`: it needs no token."""
         if self._hosts is not None and not _is_one_of(self._hosts, request.host_name):
             return Refused(
                 "unknown-host",
-                f"This service does not answer to the name {request.host_name}. Where that is its "
-                "name, behind a proxy perhaps, it belongs into --allow-host.",
+                f"This service does not answer to the name {request.host_name}. If it is the "
+                "service's name, for example behind a proxy, add it to --allow-host.",
             )
-        if request.method in _SAFE:
-            return None if is_open or request.method == "OPTIONS" else self._token_refusal(request)
-        if not self._is_same_site(request):
+        if request.method not in _SAFE and not self._is_same_site(request):
             return Refused(
                 "cross-origin",
-                "A page of another site sent this. Where it may, its site belongs into "
-                "--cors-origin; where the page is ours, a proxy before us must pass Host on.",
+                "A page of another site sent this request. To allow it, add the site to "
+                "--cors-origin. If the page is the service's own, its proxy must pass Host on.",
             )
-        return None if is_open else self._token_refusal(request)
+        return None if is_open or request.method == "OPTIONS" else self._token_refusal(request)
 
     def _is_same_site(self, request: HTTPServerRequest) -> bool:
-        """As Go's CrossOriginProtection decides: browsers say whose page it is, others nothing."""
+        """The rule of Go's CrossOriginProtection: only browsers say where a page is from."""
         origin = request.headers.get("Origin")
         if origin in self._sites:
             return True
@@ -102,26 +100,24 @@ class Access:
     def _token_refusal(self, request: HTTPServerRequest) -> Refused | None:
         if not self._tokens:
             return None
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
-            return _unauthorized(
-                "This service wants a token: send Authorization: Bearer <token>.", _REALM
-            )
-        shown = _digest(token.strip())
-        # Every one is compared, in constant time: how long it takes tells nothing.
-        if not sum(hmac.compare_digest(shown, known) for known in self._tokens):
+        token = _token(request)
+        if token is None:
+            message = "This service requires a token: send Authorization: Bearer <token>."
+            return Refused("unauthorized", message, {"WWW-Authenticate": _REALM})
+        digest = _digest(token)
+        # All are compared, each in constant time: the duration gives no hint.
+        if not sum(hmac.compare_digest(digest, known) for known in self._tokens):
             challenge = f'{_REALM}, error="invalid_token"'
-            return _unauthorized("The token is none that this service knows.", challenge)
+            message = "The service does not know this token."
+            return Refused("unauthorized", message, {"WWW-Authenticate": challenge})
         return None
 
     def caller(self, request: HTTPServerRequest) -> str:
-        """What tells one caller from another: a digest of what it shows; empty without tokens."""
-        if not self._tokens:
-            return ""
-        return hashlib.sha256(request.headers.get("Authorization", "").encode()).hexdigest()
+        """A name for the caller: a digest of its token; empty if the service has no tokens."""
+        return _digest(_token(request) or "").hex() if self._tokens else ""
 
     def cors_headers(self, request: HTTPServerRequest) -> dict[str, str]:
-        """What any answer tells a browser about who may read it."""
+        """The CORS headers of every response."""
         if not self._sites:
             return {}
         headers = {"Vary": "Origin"}
@@ -134,7 +130,7 @@ class Access:
     def preflight_headers(
         self, request: HTTPServerRequest, methods: Iterable[str]
     ) -> dict[str, str]:
-        """What the answer to OPTIONS says beside them, where the site may send `methods`."""
+        """The further headers of a response to OPTIONS, if the site may send `methods`."""
         if request.headers.get("Origin") not in self._sites:
             return {}
         return {
@@ -142,6 +138,12 @@ class Access:
             "Access-Control-Allow-Headers": _REQUEST_HEADERS,
             "Access-Control-Max-Age": str(_PREFLIGHT_SECONDS),
         }
+
+
+def _token(request: HTTPServerRequest) -> str | None:
+    """The bearer token of the request (RFC 6750), or None."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
 
 
 def _digest(token: str) -> bytes:
@@ -155,8 +157,8 @@ def _netloc(origin: str) -> str:
         return ""
 
 
-def _our_hosts(config: Config) -> frozenset[str] | None:
-    """The names of a service that has a list of them; None where any name may be ours."""
+def _host_names(config: Config) -> frozenset[str] | None:
+    """The only host names that are accepted; None: all are."""
     named = frozenset(name.lower().rstrip(".") for name in config.allow_host)
     if named or _is_local(config.address):
         return named | {"localhost", config.address.lower()}
@@ -169,7 +171,7 @@ def _is_local(address: str) -> bool:
 
 
 def _is_one_of(hosts: frozenset[str], host: str) -> bool:
-    # Nobody can have an IP address lead elsewhere, so one in Host is no rebinding.
+    # An IP address in Host is accepted: DNS rebinding needs a name.
     host = host.rstrip(".")
     return host in hosts or host.endswith(".localhost") or _ip(host) is not None
 
@@ -179,7 +181,3 @@ def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
     except ValueError:
         return None
-
-
-def _unauthorized(message: str, challenge: str) -> Refused:
-    return Refused("unauthorized", message, headers={"WWW-Authenticate": challenge})

@@ -11,9 +11,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from typing import cast
 
-import tornado.http1connection
 import tornado.iostream
 
 from imageload.job import Job
@@ -64,7 +62,7 @@ class StreamHandler(BaseHandler):
     def _begin(self) -> None:
         self.set_header("Content-Type", "text/event-stream")
         self.set_header("X-Accel-Buffering", "no")
-        stream = self._connection_stream()
+        stream = self.client_stream
         if stream.closed():
             return
         stream.set_nodelay(True)
@@ -82,12 +80,9 @@ class StreamHandler(BaseHandler):
             return False
         except TimeoutError:
             _log.info("dropped a listener that takes nothing path=%s", self.request.path)
-            self._connection_stream().close()
+            self.client_stream.close()
             return False
         return True
-
-    def _connection_stream(self) -> tornado.iostream.IOStream:
-        return cast(tornado.http1connection.HTTP1Connection, self.request.connection).stream
 
 
 class JobEventsHandler(StreamHandler):

@@ -1,7 +1,7 @@
-"""A POST that is sent again because its answer was lost makes no second job: Idempotency-Key.
+"""Idempotency-Key: a POST that is sent again, because its response was lost, makes no second job.
 
-A key belongs to the first body that came with it, for as long as one of that POST's jobs is known.
-So there are never more keys than jobs. A restart forgets them.
+A key belongs to the first body that came with it, as long as one of that POST's jobs is known. So
+there are never more keys than jobs. Keys are in memory: a restart forgets them.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _MAX_LENGTH = 255
 _KEY = re.compile(r"[!-~]+")
 
 Key = tuple[str, str]
-"""Who sends it, and what was sent: the same word from two callers is two keys."""
+"""The caller and the header's value: two callers may use the same value."""
 
 
-class Jobs(Container[str], Sized, Protocol):
-    """The jobIds that are known."""
+class JobIds(Container[str], Sized, Protocol):
+    """The ids of the known jobs."""
 
 
 @dataclass(slots=True)
@@ -32,21 +32,19 @@ class _Accepted:
 
 
 def checked_key(header: str | None) -> str | None:
-    """The Idempotency-Key that a request has; raises Refused if it is not one."""
+    """The Idempotency-Key of a request; raises Refused (bad-request) if it is malformed."""
     if header is None:
         return None
     if len(header) > _MAX_LENGTH or not _KEY.fullmatch(header):
-        raise Refused(
-            "bad-request",
-            f"Idempotency-Key has 1 to {_MAX_LENGTH} visible ASCII characters, and no space.",
-        )
+        message = f"Idempotency-Key has 1 to {_MAX_LENGTH} visible ASCII characters, and no space."
+        raise Refused("bad-request", message)
     return header
 
 
 class IdempotencyKeys:
-    """What was made of the POSTs that had a key. For one event loop."""
+    """The keys of accepted POSTs, with their jobs. For one event loop."""
 
-    def __init__(self, known: Jobs) -> None:
+    def __init__(self, known: JobIds) -> None:
         self._known = known
         self._accepted: dict[Key, _Accepted] = {}
 
@@ -56,49 +54,40 @@ class IdempotencyKeys:
     async def once(
         self, key: Key, fingerprint: bytes, accept: Callable[[], Awaitable[list[str]]]
     ) -> tuple[list[str], bool]:
-        """The jobIds that `accept` gives, and whether it did so for an earlier request.
+        """The ids of the jobs of `key`, and True if they are those of an earlier request.
 
-        Of two requests at once one calls `accept`, the other waits for it, and shares its
-        refusal too; a refused request leaves no key. Raises Refused (key-reused) if the key came
-        with a body of another `fingerprint` before.
+        `accept` makes the jobs; of two concurrent requests only one calls it, and the other gets
+        its result or its error. After an error the key is free again. Raises Refused (key-reused)
+        if the key came with another `fingerprint` before.
         """
-        there = self._living(key)
-        if there is not None:
-            if there.fingerprint != fingerprint:
-                raise Refused(
-                    "key-reused",
-                    "This Idempotency-Key came with another body before. Make a new one.",
-                )
-            return await asyncio.shield(there.job_ids), True
-        mine = self._accepted[key] = _Accepted(fingerprint)
+        earlier = self._accepted.get(key)
+        if earlier is not None and not self._has_expired(earlier):
+            if earlier.fingerprint != fingerprint:
+                message = "This Idempotency-Key was used with another body. Use a new key."
+                raise Refused("key-reused", message)
+            return await asyncio.shield(earlier.job_ids), True
+        accepted = self._accepted[key] = _Accepted(fingerprint)
         try:
             job_ids = await accept()
         except BaseException as error:
             del self._accepted[key]
-            mine.job_ids.set_exception(error)
-            mine.job_ids.exception()  # nobody else may be waiting for it
+            accepted.job_ids.set_exception(error)
+            accepted.job_ids.exception()  # mark it as retrieved: there may be no other request
             raise
-        mine.job_ids.set_result(job_ids)
-        self._forget()
+        accepted.job_ids.set_result(job_ids)
+        self._forget_expired()
         return job_ids, False
 
-    def _living(self, key: Key) -> _Accepted | None:
-        accepted = self._accepted.get(key)
-        if accepted is not None and self._is_over(accepted):
-            del self._accepted[key]
-            return None
-        return accepted
+    def _has_expired(self, accepted: _Accepted) -> bool:
+        return accepted.job_ids.done() and not any(
+            job_id in self._known for job_id in accepted.job_ids.result()
+        )
 
-    def _is_over(self, accepted: _Accepted) -> bool:
-        if not accepted.job_ids.done():
-            return False
-        return not any(job_id in self._known for job_id in accepted.job_ids.result())
-
-    def _forget(self) -> None:
-        """Jobs are forgotten oldest first, mostly, so the first keys go with them."""
-        while self._accepted and self._is_over(next(iter(self._accepted.values()))):
+    def _forget_expired(self) -> None:
+        """Forget the oldest keys if they have expired, and all expired ones if need be."""
+        while self._accepted and self._has_expired(next(iter(self._accepted.values()))):
             del self._accepted[next(iter(self._accepted))]
         if len(self._accepted) > len(self._known):
-            over = [key for key, accepted in self._accepted.items() if self._is_over(accepted)]
-            for key in over:
+            keys = [key for key, each in self._accepted.items() if self._has_expired(each)]
+            for key in keys:
                 del self._accepted[key]

@@ -1,4 +1,4 @@
-"""What a job's users see beside its status, and what they do with it."""
+"""A job's images and their links, and the retry of failed images."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from imageload.schemas import (
     map_csv,
     map_json,
 )
-from imageload.web.base import BaseHandler, tag_of_job
+from imageload.web.base import LARGE_JOB, BaseHandler, tag_of_job
 
-_DEFAULT_RECORDS = 1_000
-_MAX_RECORDS = 10_000
+_DEFAULT_IMAGES = 1_000
+_MAX_IMAGES = 10_000
 _MAX_AFTER = 999_999_999
 
 
 class JobImagesHandler(BaseHandler):
-    """GET /v1/images/upload/<jobId>/images: `{"images": [record, ...]}`, in input order.
+    """GET /v1/images/upload/<jobId>/images: `{"images": [image, ...], "album": ...}`.
 
-    `state=` filters, `limit=` and `after=` (the number of an image) page.
+    `state` filters; `limit`, and `after` (an image's number, from 1), page.
     """
 
     async def get(self, job_id: str) -> None:
-        """Answer one page of records, and where the next one is."""
+        """Send one page of images, in the order of the request."""
         job = self.job(job_id)
-        limit = self.count_argument("limit", _DEFAULT_RECORDS, _MAX_RECORDS) or _DEFAULT_RECORDS
+        limit = self.count_argument("limit", _DEFAULT_IMAGES, _MAX_IMAGES) or _DEFAULT_IMAGES
         after = self.count_argument("after", 0, _MAX_AFTER) or 0
         state = self.get_query_argument("state", None)
         if state is not None and state not in get_args(State):
@@ -44,47 +44,43 @@ class JobImagesHandler(BaseHandler):
         waiting = self.waiting(snapshot)
         if self.is_known(tag_of_job(snapshot, waiting)):
             return
-        found = (
-            (number, image)
-            for number, image in enumerate(islice(snapshot.images, after, None), after + 1)
-            if state in (None, image.state)
-        )
+        numbered = enumerate(islice(snapshot.images, after, None), after + 1)
+        found = ((number, image) for number, image in numbered if state in (None, image.state))
         page = list(islice(found, limit + 1))
         if len(page) > limit:
-            arguments: dict[str, str | int] = {"limit": limit, "after": page[limit - 1][0]}
-            self.link_next(**arguments, **({"state": state} if state else {}))
-        records = [image for _, image in page[:limit]]
+            filters = {"state": state} if state else {}
+            self.link_next(limit=limit, after=page[limit - 1][0], **filters)
 
         def view() -> ImagesJson:
             return {
-                "images": [image_json(image) for image in records],
+                "images": [image_json(image) for _, image in page[:limit]],
                 "album": album_json(snapshot.album),
                 **waiting,
             }
 
-        await self.answer_of_job(job, view)
+        await self.send_view(view, in_thread=len(page) > LARGE_JOB)
 
 
 class RetryHandler(BaseHandler):
-    """POST /v1/images/upload/<jobId>/retry: failed images once more; `only=transient` picks."""
+    """POST /v1/images/upload/<jobId>/retry: try failed images again; `only=transient` filters."""
 
     async def post(self, job_id: str) -> None:
-        """Answer how many: 202; 0 where there is none, which is no mistake."""
+        """Send the number of requeued images, which may be 0: 202."""
         job = self.job(job_id)
         only = self.get_query_argument("only", None)
         if only not in (None, "transient"):
-            raise Refused("bad-request", "only is transient, or is not there.")
+            raise Refused("bad-request", "only is transient, or missing.")
         retry = functools.partial(self.image_load.retry, job, only_transient=only == "transient")
         requeued = await asyncio.get_running_loop().run_in_executor(None, retry)
-        answer: RequeuedJson = {"job_id": job.job_id, "requeued": requeued}
-        self.answer(answer, 202)
+        response: RequeuedJson = {"job_id": job.job_id, "requeued": requeued}
+        self.send_json(response, 202)
 
 
 class MapHandler(BaseHandler):
-    """GET /v1/images/upload/<jobId>/map: from every completed image's URL to its link."""
+    """GET /v1/images/upload/<jobId>/map: the link of every completed image by its URL."""
 
     async def get(self, job_id: str) -> None:
-        """Answer JSON, or CSV (RFC 4180) by `format=csv` or the Accept field."""
+        """Send JSON, or CSV (RFC 4180) with `format=csv` or an Accept header that prefers it."""
         job = self.job(job_id)
         if self._wants_csv():
             loop = asyncio.get_running_loop()
@@ -92,13 +88,13 @@ class MapHandler(BaseHandler):
             self.set_header("Content-Type", "text/csv; charset=utf-8; header=present")
             name = f"imageload-{job.job_id}.csv"
             self.set_header("Content-Disposition", f'attachment; filename="{name}"')
-            await self.finish_large(text.encode())
+            self.finish(text.encode())
             return
 
         def view() -> MapJson:
             return {"job_id": job.job_id, "map": map_json(job.snapshot())}
 
-        await self.answer_of_job(job, view)
+        await self.send_view(view, in_thread=len(job) >= LARGE_JOB)
 
     def _wants_csv(self) -> bool:
         wanted = self.get_query_argument("format", None)
@@ -110,16 +106,15 @@ class MapHandler(BaseHandler):
 
 
 def prefers(accept: str, media_type: str) -> bool:
-    """Does an Accept field (RFC 9110, 12.5.1) want `media_type` rather than JSON?"""
+    """True if an Accept header (RFC 9110, 12.5.1) prefers `media_type` to JSON."""
     weights: dict[str, float] = {}
     for part in accept.lower().split(","):
         name, *parameters = (piece.strip() for piece in part.split(";"))
-        weight = 1.0
+        weights[name] = 1.0
         for parameter in parameters:
             if parameter.startswith("q="):
                 with contextlib.suppress(ValueError):
-                    weight = float(parameter[2:])
-        weights[name] = weight
+                    weights[name] = float(parameter[2:])
 
     def weight_of(name: str) -> float:
         ranges = (name, f"{name.partition('/')[0]}/*", "*/*")

@@ -1,42 +1,75 @@
-"""Log lines as text for people, or as JSON for a collector: one object a line.
+"""Log lines, as text or as JSON (one object a line), with the id of the request.
 
-A line's template is the one source for both. What it writes as `name=%s` becomes a field of that
-name, so `failed job=%s code=%s` is found by `job` and by `code`; `message` is always the whole.
+One template serves both formats: `name=%s` in it becomes a field of that name in JSON, so that
+`failed job=%s code=%s` has the fields `job` and `code`. `message` is always the whole text.
 """
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 import logging
+import random
 import re
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
-from imageload.web.request_id import RequestIdFilter
-
 _TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s%(request)s"
 _DIRECTIVE = re.compile(r"%(?:%|[-#0 +]*\d*(?:\.\d+)?[a-zA-Z])")
 _FIELD = re.compile(r"(\w+)=$")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+_current_request: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
 
 
 def set_up_logging(level: str, log_format: str) -> None:
-    """Log to stderr from now on, as `text` or as `json`."""
+    """Log to stderr from now on; `log_format` is `text` or `json`."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(_TEXT))
-    handler.addFilter(RequestIdFilter())
+    handler.addFilter(_add_request)
     logging.basicConfig(level=level, handlers=[handler])
 
 
-class JsonFormatter(logging.Formatter):
-    """A record as one line of JSON: `time` (RFC 3339, UTC), `level`, `logger`, `message`, fields.
+def request_id(proposed: str | None) -> str:
+    """`proposed`, the X-Request-ID of a client or proxy, if it is valid; else a new id."""
+    if proposed is not None and _REQUEST_ID.fullmatch(proposed):
+        return proposed
+    return f"{random.getrandbits(64):016x}"
 
-    `request` is there within a request, `exception` where there is a traceback.
+
+def set_request(name: str) -> None:
+    """Add `request=<name>` to the log lines of this task from now on."""
+    _current_request.set(name)
+
+
+@contextlib.contextmanager
+def request(name: str) -> Iterator[None]:
+    """Add `request=<name>` to the log lines within the block."""
+    token = _current_request.set(name)
+    try:
+        yield
+    finally:
+        _current_request.reset(token)
+
+
+def _add_request(record: logging.LogRecord) -> bool:
+    name = _current_request.get()
+    record.request = f" request={name}" if name else ""
+    return True
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats a record as `time` (RFC 3339, UTC), `level`, `logger`, `message`, and its fields.
+
+    Within a request there is `request`, and with a traceback `exception`.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """The line, without its end."""
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         line: dict[str, Any] = {
             "time": f"{moment}.{int(record.msecs):03d}Z",
@@ -44,9 +77,9 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        request = getattr(record, "request", "")
-        if request:
-            line["request"] = request.partition("=")[2]
+        name = getattr(record, "request", "")
+        if name:
+            line["request"] = name.partition("=")[2]
         if isinstance(record.args, tuple):
             named = zip(_fields(record.msg), record.args, strict=False)
             line |= {name: _plain(value) for name, value in named if name and name not in line}
@@ -57,7 +90,7 @@ class JsonFormatter(logging.Formatter):
 
 @functools.lru_cache(maxsize=1_000)
 def _fields(template: object) -> tuple[str, ...]:
-    """The name before each directive of `template`; empty where there is none."""
+    """The field name before each directive of `template`; empty if there is none."""
     text = str(template)
     names = []
     for directive in _DIRECTIVE.finditer(text):

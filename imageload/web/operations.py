@@ -1,4 +1,4 @@
-"""What those who operate the service ask it: is it alive, is it ready, what may it still upload."""
+"""Health, readiness, metrics and Imgur's limits."""
 
 from __future__ import annotations
 
@@ -12,56 +12,55 @@ from imageload.web.base import BaseHandler, moment_text
 
 
 class HealthHandler(BaseHandler):
-    """GET /healthz: 200 and `{"status": "ok"}` as long as the process answers at all."""
+    """GET /healthz: 200 and `{"status": "ok"}` while the process answers."""
 
     is_open = True
 
     def get(self) -> None:
-        """Answer that we live."""
-        answer: HealthJson = {"status": "ok"}
-        self.answer(answer)
+        """Send the status."""
+        response: HealthJson = {"status": "ok"}
+        self.send_json(response)
 
 
 class ReadyHandler(BaseHandler):
-    """GET /readyz: 200 where work may be sent; 503 while stopping, or where somebody must act."""
+    """GET /readyz: 200 if the service takes jobs; 503 if it stops or an operator has to act."""
 
     is_open = True
 
     def get(self) -> None:
-        """Answer whether to send us work, and how Imgur takes it."""
+        """Send the status, and why uploads wait or the store fails."""
         closed = self.uploads.closed
         is_stopping = self.image_load.is_closing
         trouble = self.journal.trouble if self.journal is not None else None
-        is_ready = not (is_stopping or trouble) and (
-            closed is None or closed.reason != "credentials"
-        )
-        answer: ReadyJson = {
+        is_refused = closed is not None and closed.reason == "credentials"
+        is_ready = not (is_stopping or trouble or is_refused)
+        response: ReadyJson = {
             "status": "stopping" if is_stopping else "ready" if is_ready else "not ready",
             "waiting_for": closed.reason if closed else None,
             "reason": closed.sentence if closed else None,
             "journal": trouble,
         }
-        self.answer(answer, 200 if is_ready else 503)
+        self.send_json(response, 200 if is_ready else 503)
 
 
 class MetricsHandler(BaseHandler):
-    """GET /metrics: a scrape for Prometheus, in its text format or as OpenMetrics."""
+    """GET /metrics: the metrics, in Prometheus' text format or as OpenMetrics."""
 
     async def get(self) -> None:
-        """Answer what was counted and how things stand."""
+        """Send the metrics in the format of the Accept header."""
         accept = self.request.headers.get("Accept", "")
         loop = asyncio.get_running_loop()
         text, content_type = await loop.run_in_executor(None, self.scrape.text, accept)
         self.set_header("Content-Type", content_type)
-        await self.finish_large(text)
+        self.finish(text)
 
 
 class QuotaHandler(BaseHandler):
-    """GET /v1/quota: Imgur's budgets, what waits for them, and when all of it will be done."""
+    """GET /v1/quota: Imgur's limits, the images that wait for them, the estimated end."""
 
     async def get(self) -> None:
-        """Answer how things stand."""
-        await self.answer_beside(self._view)
+        """Send the limits."""
+        await self.send_view(self._view, in_thread=True)
 
     def _view(self) -> QuotaJson:
         closed = self.uploads.closed

@@ -1,6 +1,7 @@
-"""The web pages at / and /docs and their files, under policies that let them ask no other host.
+"""The web pages at / and /docs, and their files.
 
-The page at /docs shows /openapi.json with Swagger UI, whose files lie in page/vendor/.
+Their content security policies allow no other host but the links', for pictures. /docs shows
+/openapi.json with Swagger UI, whose files are in page/vendor/.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ _FILES = {path.name: path for path in FOLDER.rglob("*") if path.suffix in _TYPES
 
 
 class _HtmlHandler(BaseHandler):
-    """A handler that answers a page."""
+    """A handler that sends a page."""
 
     is_open = True
 
-    def answer_page(self, page: str, pictures: str) -> None:
-        """Answer `page`, which may show pictures of this host and of `pictures`."""
+    def send_page(self, page: str, pictures: str) -> None:
+        """Send `page`, which may show pictures of the service and of `pictures` (CSP sources)."""
         self.set_header("Content-Type", "text/html; charset=utf-8")
         self.set_header("Referrer-Policy", "no-referrer")
         self.set_header(
@@ -35,51 +36,50 @@ class _HtmlHandler(BaseHandler):
             f"img-src 'self' {pictures}; base-uri 'none'; form-action 'none'; "
             "frame-ancestors 'none'",
         )
-        self.finish(self.packed(page.encode()))
+        self.finish(page)
 
 
 class PageHandler(_HtmlHandler):
-    """GET /: the page. Only the host of the links may be asked, and for pictures only."""
+    """GET /: the web page."""
 
     def get(self) -> None:
-        """Answer the page, told whether the sandbox answers in place of Imgur."""
+        """Send the page, with a mark if the sandbox stands in for Imgur."""
         link_base = urlsplit(self.config.imgur_link_base)
         page = (FOLDER / "index.html").read_text(encoding="utf-8")
         mode = "sandbox" if self.config.imgur_client_id == SANDBOX_CLIENT_ID else "imgur"
         page = page.replace('data-mode=""', f'data-mode="{mode}"')
-        self.answer_page(page, f"{link_base.scheme}://{link_base.netloc}")
+        self.send_page(page, f"{link_base.scheme}://{link_base.netloc}")
 
 
 class DocsHandler(_HtmlHandler):
-    """GET /docs: /openapi.json to read, and its calls to try."""
+    """GET /docs: /openapi.json to read, with forms to try its calls."""
 
     def get(self) -> None:
-        """Answer the page; the pictures within Swagger UI's style sheet are data: URLs."""
-        self.answer_page((FOLDER / "docs.html").read_text(encoding="utf-8"), "data:")
+        """Send the page. Swagger UI's style sheet has pictures as data: URLs."""
+        self.send_page((FOLDER / "docs.html").read_text(encoding="utf-8"), "data:")
 
 
 class PageFileHandler(BaseHandler):
-    """GET /page/<name>: a script, a style sheet or a picture of the pages."""
+    """GET /page/<name>: a script, style sheet or picture of the pages."""
 
     is_open = True
 
     async def get(self, name: str) -> None:
-        """Answer the file."""
+        """Send the file; 404 if there is none."""
         path = _FILES.get(name)
         if path is None:
             raise tornado.web.HTTPError(404)
         self.set_header("Content-Type", f"{_TYPES[path.suffix]}; charset=utf-8")
         self.set_header("Cache-Control", "no-cache")
-        loop = asyncio.get_running_loop()
-        await self.finish_large(await loop.run_in_executor(None, path.read_bytes))
+        self.finish(await asyncio.get_running_loop().run_in_executor(None, path.read_bytes))
 
 
 class OpenApiHandler(BaseHandler):
-    """GET /openapi.json: the description of the whole API (OpenAPI 3.1)."""
+    """GET /openapi.json: the description of the API (OpenAPI 3.1)."""
 
     is_open = True
 
     async def get(self) -> None:
-        """Answer the document as it is for this service's options."""
-        wants_token = self.front.access.wants_token
-        await self.answer_beside(lambda: document(self.config, wants_token=wants_token))
+        """Send the document for the options of this service."""
+        wants_token = self.limits.access.wants_token
+        await self.send_view(lambda: document(self.config, wants_token=wants_token), in_thread=True)

@@ -32,8 +32,7 @@ class StatusHandler(BaseHandler):
             return
         of, encoded = await encoded_status(job, feed)
         if not self.is_known(tag_of_job(of)):
-            self.set_header("Content-Type", "application/json")
-            await self.finish_large(encoded)
+            self.send_encoded(encoded)
 
     async def _hold(self, job: Job, seconds: float) -> JobFeed | None:
         """Wait until the job is another than the client knows, or finished, or `seconds` are over.

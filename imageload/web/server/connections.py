@@ -299,6 +299,8 @@ class _PhaseTracker(HTTPMessageDelegate):
 
     def finish(self) -> None:
         """Called by Tornado when the request is complete."""
+        if self._stream.closed():  # the handler has refused the body
+            return
         if self._stream.phase != "responding":
             self._server.enter(self._stream, "responding")
         self._inner.finish()

@@ -1,0 +1,73 @@
+"""What all requests share: access rules, idempotency keys, a memory limit and threads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from imageload.errors import Refused
+from imageload.web.access import Access
+from imageload.web.idempotency import IdempotencyKeys
+
+T = TypeVar("T")
+
+# For work that needs the CPU. More threads would only compete with the event loop for the GIL.
+_CPU_THREADS = 2
+# For work that waits for the disk. The store writes once in 10 ms for all that wait: two threads
+# would allow 200 POSTs a second.
+_DISK_THREADS = 16
+
+
+class MemoryLimit:
+    """Bounds the bytes of all request bodies in memory. For one event loop."""
+
+    def __init__(self, most: int) -> None:
+        self.left = most
+
+    def reserve(self, count: int) -> bool:
+        """Reserve `count` bytes; False if fewer are left."""
+        if count > self.left:
+            return False
+        self.left -= count
+        return True
+
+    def release(self, count: int) -> None:
+        """Release reserved bytes."""
+        self.left += count
+
+
+class RequestLimits:
+    """Access rules, idempotency keys, the memory limit, and threads for work off the loop."""
+
+    def __init__(self, access: Access, keys: IdempotencyKeys, memory: MemoryLimit) -> None:
+        self.access = access
+        self.keys = keys
+        self.memory = memory
+        self._cpu = ThreadPoolExecutor(_CPU_THREADS, thread_name_prefix="web-cpu")
+        self._disk = ThreadPoolExecutor(_DISK_THREADS, thread_name_prefix="web-disk")
+        self._is_closed = False
+
+    async def run_in_thread(self, work: Callable[[], T], *, needs_cpu: bool = True) -> T:
+        """The result of `work`, called in a thread; with `needs_cpu` at most two at once.
+
+        The log lines of `work` have the request's id. Raises Refused (shutting-down) if `close`
+        came before `work` began.
+        """
+        threads = self._cpu if needs_cpu else self._disk
+        context = contextvars.copy_context()
+        try:
+            return await asyncio.wrap_future(threads.submit(context.run, work))
+        except (RuntimeError, asyncio.CancelledError):
+            if self._is_closed:
+                message = "The service is stopping. Send this again later."
+                raise Refused("shutting-down", message) from None
+            raise
+
+    def close(self) -> None:
+        """Begin no more work."""
+        self._is_closed = True
+        for threads in (self._cpu, self._disk):
+            threads.shutdown(wait=False, cancel_futures=True)

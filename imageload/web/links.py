@@ -1,0 +1,74 @@
+"""Every link of every job, from any place on: the pages and the stream of GET /v1/images.
+
+A place is `<jobId>:<number of an image, from 1>`. Links of retired jobs come from the store, and
+come first: those jobs are the oldest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import dropwhile, islice
+
+import msgspec
+
+from imageload.errors import Refused
+from imageload.job import Job
+from imageload.loader import ImageLoad
+from imageload.store import Store
+
+_LINKS_AT_ONCE = 2_000
+
+
+class UnknownJob(Exception):
+    """The place's job is not known."""
+
+
+def links_after(
+    place: str | None, image_load: ImageLoad, journal: Store | None
+) -> Iterator[tuple[str, str]]:
+    """(place, link) of each link after `place`, or of all links. Reads the disk.
+
+    Raises Refused (bad-request) if `place` is malformed, and UnknownJob.
+    """
+    job_id, number = _parsed(place) if place is not None else ("", 0)
+    jobs: Iterable[Job] = image_load.jobs()
+    first = image_load.job_list_s.get(job_id)
+    if first is not None:
+        jobs = dropwhile(lambda job: job is not first, jobs)
+    else:
+        yield from _retired_links(job_id, number, journal)
+        number = 0
+    for job in jobs:
+        images = islice(job.snapshot().images, number, None)
+        for of, image in enumerate(images, number + 1):
+            if image.link is not None:
+                yield f"{job.job_id}:{of}", image.link
+        number = 0
+
+
+def _parsed(place: str) -> tuple[str, int]:
+    job_id, _, number = place.partition(":")
+    if not (number.isascii() and number.isdigit() and len(number) <= 9):
+        message = "after is a place from the Link header of the previous page."
+        raise Refused("bad-request", message)
+    return job_id, int(number)
+
+
+def _retired_links(job_id: str, number: int, journal: Store | None) -> Iterator[tuple[str, str]]:
+    """The links of retired jobs after image `number` of the job; of all if `job_id` is empty."""
+    job = journal.load(job_id) if journal is not None and job_id else None
+    if job_id and job is None:
+        raise UnknownJob(job_id)
+    if journal is not None:
+        start = (0, -1) if job is None else (journal.number(job), number - 1)
+        for found in journal.links(start, retired_only=True):
+            yield f"{found.job_id}:{found.n + 1}", found.link
+
+
+def encoded_links(links: Iterator[tuple[str, str]]) -> Iterator[bytes]:
+    """`{"uploaded": [link, ...]}` in parts, so that a long one is never whole in memory."""
+    before = b'{"uploaded":['
+    while batch := [link for _, link in islice(links, _LINKS_AT_ONCE)]:
+        yield before + msgspec.json.encode(batch)[1:-1]
+        before = b","
+    yield b"]}" if before == b"," else before + b"]}"
