@@ -1,4 +1,4 @@
-"""python -m sandbox: one sandbox until SIGTERM, SIGINT, or, on request, the end of its parent."""
+"""python -m sandbox: runs until SIGTERM, SIGINT, or, with --exit-with-parent, its parent's end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .options import Options, flag, reasons
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0 when stopped, 1 when it cannot serve; argparse exits 2 by itself."""
+    """The exit status: 0 after a signal, 1 if it cannot listen. argparse exits with 2."""
     parser = _parser()
     try:
         options = Options(**vars(parser.parse_args(arguments)))
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     level = logging.DEBUG if options.verbose else logging.WARNING
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     logging.getLogger(__package__).setLevel(level)
-    # What Pillow finds odd in a stranger's file is that stranger's matter.
+    # Pillow warns of oddities in uploaded files.
     warnings.filterwarnings("ignore", module="PIL")
     try:
         asyncio.run(_serve(options))
@@ -55,10 +55,10 @@ async def _serve(options: Options) -> None:
 
 
 def _watch_parent(gone: Callable[[], object]) -> None:
-    """Call `gone` at the end of standard input: the parent holds its other end, however it dies."""
+    """Call `gone` at the end of stdin, a pipe from the parent, which ends when the parent does."""
 
     def watch() -> None:
-        with contextlib.suppress(OSError):  # closed before we began
+        with contextlib.suppress(OSError):  # stdin is closed
             while os.read(0, 4096):
                 pass
         gone()
@@ -69,7 +69,7 @@ def _watch_parent(gone: Callable[[], object]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python -m {__package__}",
-        description="An Imgur of one's own: the upload API and the image host.",
+        description="A stand-in for Imgur: the upload API and the image host.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )

@@ -1,7 +1,7 @@
-"""Albums: made of anonymous images by their deletehashes, or of an account's by their ids.
+"""Albums of anonymous images, named by deletehashes, or of an account's images, named by ids.
 
-An anonymous album is addressed by its deletehash wherever it is changed, and by its id only where
-it is read; mixing the two up is what its users stumble over most (PyImgur#46, node-imgur#32).
+Changes address an anonymous album by its deletehash, reads by its id; users often mix these up
+(PyImgur#46, node-imgur#32).
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from .views import image_view
 
 
 class AlbumCall(Api):
-    """What the album handlers share."""
+    """Base of the album handlers."""
 
     route = "album"
 
     def shown(self, album_id: str) -> Album:
-        """The album of an id or deletehash; ApiError 404 when there is none."""
+        """The album of an id or deletehash; ApiError 404 if there is none."""
         album = self.state.store.album(album_id) or self.state.store.album_of_hash(album_id)
         if album is None:
             raise ApiError(404, f"Unable to find an album with the id, {album_id}")
         return album
 
     def owned(self, hash_or_id: str) -> Album:
-        """The album the caller may change; ApiError 403 when it is somebody else's."""
+        """The album the caller may change; ApiError 403 if it belongs to another."""
         album = self.owned_album(hash_or_id)
         if album is None:
             self.shown(hash_or_id)
@@ -38,7 +38,7 @@ class AlbumCall(Api):
         return album
 
     def picked(self, form: Form, album_id: str) -> list[str] | None:
-        """The image ids that the form names, all the caller's; None when it names none at all."""
+        """The image ids that the form names, all the caller's; None without such a field."""
         hashes = form.texts("deletehashes[]", "deletehashes")
         ids = form.texts("ids[]", "ids")
         if hashes is None and ids is None:
@@ -79,7 +79,7 @@ class Albums(AlbumCall):
 
 
 class OneAlbum(AlbumCall):
-    """GET|PUT|POST|DELETE /3/album/{id or deletehash}: shown, edited, its images set, deleted."""
+    """GET|PUT|POST|DELETE /3/album/{id or deletehash}: show, edit, set images, delete."""
 
     async def on_get(self, album_id: str) -> dict[str, object]:
         album = self.shown(album_id)
@@ -137,7 +137,7 @@ class AlbumImages(AlbumCall):
 
 
 class AlbumAdd(AlbumCall):
-    """POST|PUT /3/album/{deletehash}/add: the named images at the end."""
+    """POST|PUT /3/album/{deletehash}/add: append the named images."""
 
     async def on_post(self, hash_or_id: str) -> bool:
         album, form = self.owned(hash_or_id), await self.form()
@@ -151,7 +151,7 @@ class AlbumAdd(AlbumCall):
 
 
 class AlbumRemove(AlbumCall):
-    """DELETE|POST /3/album/{deletehash}/remove_images?ids=: the named images out of the album."""
+    """DELETE|POST /3/album/{deletehash}/remove_images?ids=: remove the named images."""
 
     async def on_delete(self, hash_or_id: str) -> bool:
         album, form = self.owned(hash_or_id), await self.form()

@@ -58,7 +58,7 @@ class Upload(Api):
         return uploaded_view(image, self.state.link_base, old=self.old_shape)
 
     def _kept(self, content: bytes, form: Form) -> StoredImage:
-        """The image, looked at and on disk. Runs in the pool."""
+        """The image, checked and stored. Runs in the thread pool."""
         try:
             picture = look(content)
         except NotAnImage as error:
@@ -112,7 +112,7 @@ class Upload(Api):
 
 
 class Image(Api):
-    """GET|POST|PUT|DELETE /3/image/{id or deletehash}: shown, renamed, deleted."""
+    """GET|POST|PUT|DELETE /3/image/{id or deletehash}: show, rename, delete."""
 
     route = "image"
 
@@ -144,7 +144,7 @@ class Image(Api):
 
 
 class Favorite(Api):
-    """POST /3/image/{id}/favorite: on and off, "favorited" or "unfavorited"."""
+    """POST /3/image/{id}/favorite: toggle; "favorited" or "unfavorited"."""
 
     route = "image"
 
@@ -158,17 +158,17 @@ class Favorite(Api):
 
 
 class Credits(Api):
-    """GET /3/credits: what the caller has left."""
+    """GET /3/credits: the caller's remaining credits."""
 
     route = "credits"
 
     async def on_get(self) -> dict[str, int]:
-        standing = self.state.limits.standing(self.caller, self.state.options)
-        return self.state.limits.credits(standing)
+        budgets = self.state.limits.budgets(self.caller, self.state.options)
+        return self.state.limits.credits(budgets)
 
 
 class AccountImages(Api):
-    """GET /3/account/me/images/{page}: the account's own, newest first, 50 a page."""
+    """GET /3/account/me/images/{page}: the account's images, newest first, 50 a page."""
 
     route = "account"
 

@@ -1,4 +1,4 @@
-"""The route tables, and the server that starts and stops them."""
+"""The route tables and the server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .state import State
 
 log = logging.getLogger(__name__)
 
-ENDLESS = 1 << 40  # Tornado's own cap answers 400 without a word; Handler has one that speaks
+ENDLESS = 1 << 40  # Handler limits the body: Tornado's own limit answers 400 without a message
 MAX_HEADER_BYTES = 64 * 1024
 _DOT = r"(?:\.json|\.xml)?"
 _ID = r"([0-9A-Za-z]{1,20})"
@@ -54,10 +54,10 @@ REST: list[tuple[str, type[RequestHandler]]] = [(r".*", host.NotHere)]
 
 
 def application(state: State) -> Application:
-    """The sandbox as a Tornado application: by Host header only the API, only images, or all.
+    """The Tornado application: the API, the image host, or both and the control, by Host header.
 
-    Imgur's two names are told apart so that an unmodified client can be pointed here by a hosts
-    file; under any other name both are served, and the control besides.
+    Imgur's two names have their own routes, so that a hosts file can direct an unmodified client to
+    the sandbox.
     """
     given = {"state": state}
 
@@ -68,19 +68,14 @@ def application(state: State) -> Application:
         [
             (HostMatches(r"api\.imgur\.com"), routes(API_ROUTES, [(r".*", api.Unknown)])),
             (HostMatches(r"i\.imgur\.com"), routes(HOST_ROUTES, REST)),
-            (r".*", _anywhere(routes)),
+            (r".*", routes(API_ROUTES, API_REST, HOST_ROUTES, CONTROL_ROUTES, REST)),
         ],
         log_function=_log_request,
     )
 
 
-def _anywhere(routes: Any) -> list[Any]:
-    found: list[Any] = routes(API_ROUTES, API_REST, HOST_ROUTES, CONTROL_ROUTES, REST)
-    return found
-
-
 class Sandbox:
-    """One sandbox on one port. Made anywhere; started and stopped on an event loop."""
+    """One sandbox on one port. Start and stop it on an event loop."""
 
     def __init__(self, options: Options) -> None:
         self.state = State(options)
@@ -88,7 +83,7 @@ class Sandbox:
         self.url = ""
 
     async def start(self) -> None:
-        """Listen; `url` holds from now on. OSError when the port cannot be had."""
+        """Listen and set `url`. Raises OSError if the port is not available."""
         options = self.state.options
         sockets = bind_sockets(options.port, options.address, backlog=512)
         context = _tls(options) if options.cert else None
@@ -105,7 +100,7 @@ class Sandbox:
         self.state.link_base = self.state.link_base or self.url
 
     async def stop(self) -> None:
-        """Close every connection, answered or not, and let the threads go."""
+        """Close every connection, also during a request, and end the threads."""
         self.state.closing.set()
         if self._server is not None:
             self._server.stop()
@@ -120,7 +115,7 @@ def _tls(options: Options) -> ssl.SSLContext:
 
 
 def _url(listening: socket.socket, *, tls: bool) -> str:
-    """The address that a client on this machine reaches the socket by."""
+    """The URL of the socket for a client on this machine."""
     address, port = listening.getsockname()[:2]
     if ip_address(address).is_unspecified:
         address = "127.0.0.1" if ":" not in address else "::1"
@@ -129,7 +124,7 @@ def _url(listening: socket.socket, *, tls: bool) -> str:
 
 
 def _log_request(handler: RequestHandler) -> None:
-    """One line a request, without its query: a title is nobody's business."""
+    """Log a request without its query, which may hold a title."""
     request = handler.request
     log.debug(
         "%s %s %d in %.1f ms",

@@ -1,4 +1,4 @@
-"""From a request body to named fields and image bytes: every form real clients send.
+"""Parse a request body into named fields and image bytes, in every form that real clients send.
 
     multipart file part `image` (or `video`)          curl, ShareX, PyImgur, npm imgur
     multipart text, base64                            PicGo 3.1.0
@@ -7,7 +7,7 @@
     the bare bytes, names in the query                flameshot, kusumakarb
     an http URL in place of the bytes                 tremby/imgur.sh
 
-Nothing here knows whether the bytes are an image; sandbox/picture.py does.
+sandbox/picture.py checks whether the bytes are an image.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from urllib.parse import unquote_to_bytes
 
 from tornado.httputil import HTTPInputError, parse_multipart_form_data
 
-IMAGE_FIELDS = ("image", "video")  # `video` is ShareX's name for the same thing
+IMAGE_FIELDS = ("image", "video")  # `video` is ShareX's name for it
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_ \t\r\n"
 _TO_STANDARD = bytes.maketrans(b" -_", b"++/")
 
@@ -37,12 +37,12 @@ class Form:
         return sum(len(value) for values in self.values.values() for value in values)
 
     def text(self, name: str, default: str | None = None) -> str | None:
-        """The first value of a field as text; the default when the field was not sent."""
+        """The first value of a field as text; the default without such a field."""
         found = self.values.get(name)
         return found[0].decode("utf-8", "replace") if found else default
 
     def texts(self, *names: str) -> list[str] | None:
-        """All values of a list field, however spelled (ids[]=a, ids=a,b); None when not sent."""
+        """All values of a list field (ids[]=a or ids=a,b); None without such a field."""
         found = [value for name in names for value in self.values.get(name, [])]
         if not found and not any(name in self.values for name in names):
             return None
@@ -50,7 +50,7 @@ class Form:
         return [item.strip() for item in joined.split(",") if item.strip()]
 
     def image(self) -> tuple[bytes, str]:
-        """The image's bytes and "", or nothing and the URL it is to be fetched from."""
+        """(bytes, "") of the image, or (b"", URL) for an image to be fetched."""
         value = next((self.values[name][0] for name in IMAGE_FIELDS if self.values.get(name)), b"")
         kind = (self.text("type") or "").lower()
         if kind == "url" or (
@@ -65,7 +65,7 @@ class Form:
 
 
 def read_form(content_type: str, body: bytes, query: str) -> Form:
-    """The fields of a request, from its body and its query; the body wins.
+    """The fields of a request, from its body and its query; the body has precedence.
 
     A body that is none of the known forms is taken to be the image itself, as flameshot sends it
     (Content-Type application/application/x-www-form-urlencoded). A body that is broken in its
@@ -105,21 +105,21 @@ def _multipart(content_type: str, body: bytes) -> tuple[dict[str, list[bytes]], 
             values.setdefault(name, []).append(part["body"])  # type: ignore[index]
             filename = filename or str(part["filename"])  # type: ignore[index]
             if name in IMAGE_FIELDS:
-                # A file part is the file, unless its sender says that it is base64.
+                # A file part is the file, unless the form says base64.
                 values.setdefault("type", [b"file"])
     return values, filename
 
 
 def _json(body: bytes) -> dict[str, list[bytes]]:
     try:
-        told = json.loads(body)
+        parsed = json.loads(body)
     except (ValueError, RecursionError):
         return {}
-    if not isinstance(told, dict):
+    if not isinstance(parsed, dict):
         return {}
     return {
         name: [_encoded(item) for item in (value if isinstance(value, list) else [value])]
-        for name, value in told.items()
+        for name, value in parsed.items()
         if value is not None
     }
 
@@ -150,12 +150,12 @@ def _unquoted(value: bytes) -> bytes:
 
 
 def _is_text(body: bytes) -> bool:
-    """False for raw image bytes that call themselves a form, as `curl --data-binary` does."""
+    """False for raw image bytes with the content type of a form, as `curl --data-binary` sends."""
     return all(32 <= byte < 127 for byte in body[:16])
 
 
 def _unbase64(value: bytes) -> bytes:
-    """The decoded bytes; empty when nothing can be made of them.
+    """The decoded bytes; empty if they are not base64.
 
     A space stands for the "+" that a sloppy client did not percent-escape. Line breaks and
     missing padding are forgiven, as PHP's base64_decode forgives them.

@@ -1,7 +1,7 @@
-"""What every API call has in common: who asks, what it costs, the envelope of the answer.
+"""The base of every API call: authorisation, rate limits, the envelope of the response.
 
-Not seen anywhere, so our own choice: "Unauthorized" for what belongs to somebody else (Imgur says
-it on its authorise page), and the words of a 404 for an endpoint that does not exist.
+Two texts have no public source: "Unauthorized" for another user's image (Imgur's authorise page has
+it), and the message of a 404 for an unknown endpoint.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import partial
 
 from . import envelope
 from .body import Form, read_form
-from .envelope import Answer, ApiError, Asked
+from .envelope import ApiError, Asked, Response
 from .handler import Handler
 from .limits import Caller
 from .options import listed
@@ -20,7 +20,7 @@ from .tokens import ACCOUNT_ID
 
 
 class Api(Handler):
-    """A call of /3/…: authorised, charged, answered in an envelope.
+    """A call of /3/…: authorise, charge, answer in an envelope.
 
     A subclass's on_get, on_post, … return the envelope's `data` or raise ApiError.
     """
@@ -29,8 +29,8 @@ class Api(Handler):
     new_order = False
     caller: Caller
 
-    async def answer(self) -> Answer:
-        """The envelope, with the rate headers of whoever asked."""
+    async def answer(self) -> Response:
+        """The envelope, with the rate headers of the caller."""
         asked = self._asked()
         headers: dict[str, str] = {}
         try:
@@ -39,17 +39,17 @@ class Api(Handler):
             self.caller = self._authorised()
             headers = self._charged()
             if self.fault is not None and self.fault.status:
-                told = self.fault.answer(asked)
+                response = self.fault.answer(asked)
             else:
                 payload: object = await self.work()
-                told = envelope.success(self._with_fault(payload), asked)
+                response = envelope.success(self._with_fault(payload), asked)
         except ApiError as error:
-            told = envelope.failure(error, asked)
+            response = envelope.failure(error, asked)
             if isinstance(error, _OverLimit):
                 headers = error.headers
         if self.get_query_argument("_fake_status", "") == "200":
-            told = replace(told, status=200)
-        return replace(told, headers=headers)
+            response = replace(response, status=200)
+        return replace(response, headers=headers)
 
     def _asked(self) -> Asked:
         new_order = self.new_order and not self.old_shape
@@ -63,7 +63,7 @@ class Api(Handler):
 
     @property
     def old_shape(self) -> bool:
-        """Answer uploads as until 2023?"""
+        """Use the response format of uploads until 2023."""
         return self.state.options.old_shape or bool(self.fault and self.fault.old_shape)
 
     def _authorised(self) -> Caller:
@@ -85,20 +85,20 @@ class Api(Handler):
         raise ApiError(403, "Malformed auth header")
 
     def _charged(self) -> dict[str, str]:
-        """The rate headers after this call; ApiError 429 when there is too little left for it."""
+        """The rate headers after this call; ApiError 429 if the budget is too small."""
         options, post = self.state.options, self.request.method == "POST"
-        standing = self.state.limits.charge(self.caller, options, cost=self.cost, post=post)
-        told: dict[str, str] = {}
+        budgets = self.state.limits.charge(self.caller, options, cost=self.cost, post=post)
+        headers: dict[str, str] = {}
         if self.fault is None or self.fault.rate_headers:
-            told = self.state.limits.headers(standing, options.reset, post=post)
-        if standing.refused:
+            headers = self.state.limits.headers(budgets, options.reset, post=post)
+        if budgets.refused:
             raise _OverLimit(
-                told, daily=standing.client.remaining < self.cost, shape=options.limit_shape
+                headers, daily=budgets.client.remaining < self.cost, shape=options.limit_shape
             )
-        return told
+        return headers
 
     def _with_fault(self, payload: object) -> object:
-        """The payload with the link that a fault wants in it."""
+        """The payload with the fault's link, if it has one."""
         if self.fault is None or self.fault.link is None or not isinstance(payload, dict):
             return payload
         if self.fault.link == "":
@@ -106,7 +106,7 @@ class Api(Handler):
         return {**payload, "link": self.fault.link.replace("{id}", str(payload.get("id")))}
 
     async def form(self) -> Form:
-        """The fields of the request; ApiError 413 when its body was over the cap."""
+        """The fields of the request; ApiError 413 if its body was too large."""
         if self.oversize:
             raise ApiError(413, "file is over the size limit")
         sent = (self.request.headers.get("Content-Type", ""), self.body, self.request.query)
@@ -136,10 +136,10 @@ class Api(Handler):
 
 
 class _OverLimit(ApiError):
-    """429; its headers show what is left."""
+    """429, with headers that show the remaining budget."""
 
     def __init__(self, headers: dict[str, str], *, daily: bool, shape: int) -> None:
-        told = daily and shape in (1, 2)  # jomo/imgur-screenshot#94
-        message = "Daily client requests exceeded" if told else "Too Many Requests"
+        is_daily = daily and shape in (1, 2)  # jomo/imgur-screenshot#94
+        message = "Daily client requests exceeded" if is_daily else "Too Many Requests"
         super().__init__(429, message, shape=shape)
         self.headers = headers

@@ -1,7 +1,7 @@
-"""/sandbox/…: what a test asks of the sandbox behind Imgur's face. For loopback peers only.
+"""/sandbox/…: the control API for tests, which Imgur does not have. For loopback peers only.
 
-A page in somebody's browser is a loopback peer too, so a request that carries an Origin header, or
-a Host that is not this machine, is refused as well.
+A page in a browser of this machine is a loopback peer too, so requests with an Origin header, or
+with a Host that is not this machine, are refused as well.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LONGEST_WAIT = 60.0
 
 
 class Control(RequestHandler):
-    """What the control handlers share: who may ask, JSON in, JSON out."""
+    """Base of the control handlers: access, JSON requests, JSON responses."""
 
     def initialize(self, state: State) -> None:
         self.state = state
@@ -33,22 +33,22 @@ class Control(RequestHandler):
         if "Origin" in self.request.headers or not (here or _loopback(self.request.host_name)):
             raise HTTPError(403)
 
-    def told(self) -> Any:
-        """The request's JSON; ValueError when it is none."""
+    def json_body(self) -> Any:
+        """The body as JSON; ValueError if it is not JSON."""
         try:
             return json.loads(self.request.body)
         except RecursionError as error:
             raise ValueError("the body is nested too deep") from error
 
-    def told_object(self) -> dict[str, Any]:
-        """The request's JSON object; ValueError when it is none."""
-        told = self.told() if self.request.body else {}
-        if not isinstance(told, dict):
+    def json_object(self) -> dict[str, Any]:
+        """The body as a JSON object, {} without a body; ValueError if it is not one."""
+        body = self.json_body() if self.request.body else {}
+        if not isinstance(body, dict):
             raise ValueError("the body is not a JSON object")
-        return told
+        return body
 
     def refuse(self, error: ValueError) -> None:
-        """400, with the error's sentence."""
+        """Response 400 with the error's message."""
         self.set_status(400)
         self.finish({"error": str(error)})
 
@@ -57,12 +57,12 @@ class Control(RequestHandler):
 
 
 class FaultControl(Control):
-    """POST /sandbox/faults: queue a fault, or a list of them. DELETE: forget all."""
+    """POST /sandbox/faults: queue a fault, or a list of them. DELETE: drop all."""
 
     def post(self) -> None:
         try:
-            told = self.told()
-            queued = [read_fault(item) for item in (told if isinstance(told, list) else [told])]
+            body = self.json_body()
+            queued = [read_fault(item) for item in (body if isinstance(body, list) else [body])]
         except ValueError as error:
             self.refuse(error)
             return
@@ -80,12 +80,12 @@ class SettingControl(Control):
 
     def post(self) -> None:
         try:
-            told = self.told_object()
-            self.state.options = self.state.options.changed(told)
+            body = self.json_object()
+            self.state.options = self.state.options.changed(body)
         except ValueError as error:
             self.refuse(error)
             return
-        self.finish({name: getattr(self.state.options, name) for name in told})
+        self.finish({name: getattr(self.state.options, name) for name in body})
 
 
 class TokenControl(Control):
@@ -93,16 +93,16 @@ class TokenControl(Control):
 
     def post(self) -> None:
         try:
-            told = self.told_object()
-            seconds = float(str(told.get("seconds", self.state.options.token_seconds)))
+            body = self.json_object()
+            seconds = float(str(body.get("seconds", self.state.options.token_seconds)))
         except ValueError as error:
             self.refuse(error)
             return
-        self.finish(self.state.tokens.issue(str(told.get("client_id", "sandbox")), seconds))
+        self.finish(self.state.tokens.issue(str(body.get("client_id", "sandbox")), seconds))
 
 
 class StatControl(Control):
-    """GET /sandbox/stats: the counts. ?wait=upload:3&seconds=10 first waits for 3 uploads asked."""
+    """GET /sandbox/stats: the counts. ?wait=upload:3&seconds=10 waits for 3 upload requests."""
 
     async def get(self) -> None:
         route, _, count = self.get_query_argument("wait", "").partition(":")
@@ -122,7 +122,7 @@ class StatControl(Control):
 
 
 class ImageControl(Control):
-    """GET /sandbox/images: every stored image, oldest first, deletehashes and all."""
+    """GET /sandbox/images: every stored image, oldest first, with deletehashes."""
 
     def get(self) -> None:
         self.finish({"images": [asdict(image) for image in self.state.store.images()]})

@@ -1,8 +1,8 @@
-"""The bodies Imgur answers with: two orders of success, four shapes of error, and XML.
+"""Imgur's response bodies: two key orders of success, four shapes of error, and XML.
 
-The upload service writes {status, success, data} and leaves slashes alone; every older endpoint
-writes {data, success, status} and escapes each slash. Errors come in four shapes, all seen in
-the wild, and a client must understand each:
+The upload service writes {status, success, data} and does not escape slashes; older endpoints write
+{data, success, status} and escape each slash. Errors have four shapes, all reported by users, and
+a client must understand each:
 
     1  {"data": {"error": "<text>", "request": "/3/upload", "method": "POST"}, …}
     2  {"data": {"error": {"code", "message", "type", "exception"}, "request", "method"}, …}
@@ -24,8 +24,8 @@ XML = "text/xml; charset=utf-8"
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One whole HTTP answer, ready to be sent."""
+class Response:
+    """A whole HTTP response."""
 
     status: int
     body: bytes
@@ -34,7 +34,7 @@ class Answer:
 
 
 class ApiError(Exception):
-    """A refusal in Imgur's words: HTTP status, sentence, and the shape it is told in.
+    """An error with Imgur's message: HTTP status, message, shape.
 
     `code` and `kind` are shape 2's (kind is its `type`, such as ImgurException).
     """
@@ -58,42 +58,42 @@ class ApiError(Exception):
 
 @dataclass(frozen=True)
 class Asked:
-    """What an answer repeats of the request: method, path, and the dialect to answer in."""
+    """The parts of a request that its response needs: method, path, and format."""
 
     method: str
     path: str
     new_order: bool = False
     xml: bool = False
-    edge: bool = False  # an answer of the edge names neither request nor method
+    edge: bool = False  # a response of the edge has no keys `request` and `method`
 
 
-def success(payload: object, asked: Asked) -> Answer:
+def success(payload: object, asked: Asked) -> Response:
     """200 with the payload as `data`."""
     if asked.xml:
-        return Answer(200, _xml(payload, ok=True, status=200), XML)
-    return Answer(200, _envelope(payload, ok=True, status=200, new_order=asked.new_order))
+        return Response(200, _xml(payload, ok=True, status=200), XML)
+    return Response(200, _envelope(payload, ok=True, status=200, new_order=asked.new_order))
 
 
-def failure(error: ApiError, asked: Asked) -> Answer:
-    """The error in its shape. XML has the one shape of its own (shape 1)."""
+def failure(error: ApiError, asked: Asked) -> Response:
+    """The error in its shape; XML has shape 1 only."""
     if error.shape == 3:
-        return Answer(error.status, _shape_3(error), "application/vnd.imgur.v1+json")
+        return Response(error.status, _shape_3(error), "application/vnd.imgur.v1+json")
     if error.shape == 4:
-        return Answer(error.status, varnish_page(error.status, error.message), HTML)
-    told: dict[str, object] = {"error": error.message}
+        return Response(error.status, varnish_page(error.status, error.message), HTML)
+    detail: dict[str, object] = {"error": error.message}
     if error.shape == 2 and not asked.xml:
-        told["error"] = {
+        detail["error"] = {
             "code": error.code if error.code is not None else error.status,
             "message": error.message,
             "type": error.kind,
             "exception": [],
         }
     if not asked.edge:
-        told |= {"request": asked.path, "method": asked.method}
+        detail |= {"request": asked.path, "method": asked.method}
     if asked.xml:
-        return Answer(error.status, _xml(told, ok=False, status=error.status), XML)
-    body = _envelope(told, ok=False, status=error.status, new_order=asked.new_order)
-    return Answer(error.status, body)
+        return Response(error.status, _xml(detail, ok=False, status=error.status), XML)
+    body = _envelope(detail, ok=False, status=error.status, new_order=asked.new_order)
+    return Response(error.status, body)
 
 
 def phrase(status: int) -> str:
@@ -105,7 +105,7 @@ def phrase(status: int) -> str:
 
 
 def varnish_page(status: int, message: str) -> bytes:
-    """The page a Varnish edge shows, with its guru meditation."""
+    """The page a Varnish edge shows, with its Guru Meditation."""
     title = escape(f"{status} {message}")
     return (
         '<?xml version="1.0" encoding="utf-8"?>\n<!DOCTYPE html>\n<html>\n  <head>\n'
@@ -116,7 +116,7 @@ def varnish_page(status: int, message: str) -> bytes:
 
 
 def nginx_page(status: int, message: str) -> bytes:
-    """The page of the nginx before the API."""
+    """The page of the nginx in front of the API."""
     title = escape(f"{status} {message}")
     return (
         f"<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n"
@@ -129,19 +129,19 @@ def _envelope(payload: object, *, ok: bool, status: int, new_order: bool) -> byt
         whole = {"status": status, "success": ok, "data": payload}
         return json.dumps(whole, separators=(",", ":")).encode()
     whole = {"data": payload, "success": ok, "status": status}
-    # A slash in JSON can only stand inside a string, so escaping each one is safe.
+    # In JSON, slashes occur only inside strings, so escaping each is safe.
     return json.dumps(whole, separators=(",", ":")).replace("/", "\\/").encode()
 
 
 def _shape_3(error: ApiError) -> bytes:
     token = "".join(random.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=10))
-    told = {
+    detail = {
         "id": f"legacy-api-sandbox/{token}-000001",
         "code": str(error.code if error.code is not None else error.status),
         "status": phrase(error.status),
         "detail": error.message,
     }
-    return json.dumps({"errors": [told]}, separators=(",", ":")).encode()
+    return json.dumps({"errors": [detail]}, separators=(",", ":")).encode()
 
 
 def _xml(payload: object, *, ok: bool, status: int) -> bytes:
@@ -160,6 +160,6 @@ def _xml_value(value: object) -> str:
         return "".join(f"<item>{_xml_value(inner)}</item>" for inner in value)
     if value is None or value is False:
         return "" if value is None else "false"
-    # XML 1.0 has no way at all to write a control character.
+    # XML 1.0 cannot represent control characters.
     shown = "true" if value is True else str(value)
     return escape("".join(c for c in shown if c >= " " or c in "\t\n"))

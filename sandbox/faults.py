@@ -1,14 +1,14 @@
-"""Trouble on demand: what POST /sandbox/faults can make the next requests meet.
+"""Faults for the next requests, queued with POST /sandbox/faults.
 
-A fault is named in the catalogue, or described field by field; fields given beside a name win.
+A fault is a name of the catalogue, or described by fields; fields override those of the name.
 
     {"fault": "429", "shape": 3, "count": 2}            the next two uploads get this 429
     {"fault": "hang", "match": "credits"}               the next GET /3/credits is never answered
-    {"fault": "slow_answer", "seconds": 5, "after": 3}  the fourth upload from now is slow
-    {"fault": "answer", "status": 200, "body": "null"}  any bytes at all
+    {"fault": "slow_answer", "seconds": 5, "after": 3}  the fourth upload is slow
+    {"fault": "answer", "status": 200, "body": "null"}  a body of any bytes
 
 `match` is a route (upload, image, credits, album, account, oauth, link, any) or a part of
-"METHOD /path". The first queued fault that matches is the one a request meets.
+"METHOD /path". A request gets the first queued fault that matches.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from collections import Counter
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .envelope import HTML, JSON, Answer, ApiError, Asked, failure, phrase, varnish_page
+from .envelope import HTML, JSON, ApiError, Asked, Response, failure, phrase, varnish_page
 
 ROUTES = ("upload", "image", "credits", "album", "account", "oauth", "link", "other")
 
-# Faults of the connection; every other fault is an answer.
+# Faults of the connection; every other fault is a response.
 HANG = "hang"  # reads the body, never answers
-RESET_MID_BODY = "reset_mid_body"  # RST once `bytes` of the body have come
+RESET_MID_BODY = "reset_mid_body"  # RST after `bytes` of the body
 RESET_BEFORE_STORE = "reset_before_store"  # whole body read, RST, nothing stored
 RESET_AFTER_BODY = "reset_after_body"  # whole body read, image stored, RST
-SLOW_READ = "slow_read"  # takes the body at `bytes_per_second`
-SLOW_ANSWER = "slow_answer"  # does the work, answers `seconds` later
-PASS = "pass"  # nothing but its headers, link, old_shape or rate_headers  # noqa: S105
+SLOW_READ = "slow_read"  # reads the body at `bytes_per_second`
+SLOW_ANSWER = "slow_answer"  # processes the request, answers `seconds` later
+PASS = "pass"  # changes only headers, link, old_shape or rate_headers  # noqa: S105
 
 _CAPTIVE = (
     "<!DOCTYPE html><html><head><title>Sign in to the network</title></head>"
     '<body><form action="/login"><input name="user"></form></body></html>'
 )
 
-# Where each was seen: docstring of sandbox/envelope.py for the shapes, comments here for the rest.
+# Sources: the docstring of sandbox/envelope.py for the shapes, comments here for the rest.
 CATALOGUE: dict[str, dict[str, Any]] = {
     HANG: {},
     RESET_MID_BODY: {},
@@ -139,62 +139,62 @@ CATALOGUE: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One kind of trouble and whom it meets. Times in seconds, sizes in bytes."""
+    """A fault and the requests that get it. Times in seconds, sizes in bytes."""
 
     fault: str
     match: str = "upload"
-    count: int = 1  # requests that meet it; 0: all, until cleared
-    after: int = 0  # matching requests let by first
+    count: int = 1  # number of requests; 0: all, until cleared
+    after: int = 0  # matching requests to skip first
     seconds: float = 0.0  # a pause before any answer
     bytes: int = 1  # for reset_mid_body
     bytes_per_second: float = 1000.0  # for slow_read
-    status: int = 0  # an answer in place of the work; 0: the work is done
+    status: int = 0  # the response's status; 0: the request is processed
     shape: int = 1
     message: str = ""
     code: int | None = None
     kind: str = "ImgurException"
     minutes: int = 30  # for too_fast
-    body: str | None = None  # these bytes in place of a shape
+    body: str | None = None  # the body, instead of a shape
     content_type: str = JSON
-    headers: dict[str, str] = field(default_factory=dict)  # set last, over the rate headers too
-    edge: bool = False  # from before the API: no rate headers, no request and method keys
+    headers: dict[str, str] = field(default_factory=dict)  # set last: they replace rate headers
+    edge: bool = False  # in front of the API: no rate headers, no keys `request` and `method`
     rate_headers: bool = True
     old_shape: bool = False
-    link: str | None = None  # in place of the link of a stored image; "": none
+    link: str | None = None  # replaces the link of a stored image; "": removes it
 
     def meets(self, route: str, request_line: str) -> bool:
-        """Is this fault meant for the request?"""
+        """Whether the fault applies to the request."""
         if self.match == "any" or self.match == route:
             return True
         return self.match not in ROUTES and self.match in request_line
 
-    def answer(self, asked: Asked) -> Answer:
-        """The answer that stands in place of the work; its headers are the handler's to set."""
+    def answer(self, asked: Asked) -> Response:
+        """The response instead of the processing; the handler sets the headers."""
         if self.body is not None:
-            return Answer(self.status, self.body.encode(), self.content_type)
+            return Response(self.status, self.body.encode(), self.content_type)
         text = (self.message or phrase(self.status)).replace("{minutes}", str(self.minutes))
         error = ApiError(self.status, text, shape=self.shape, code=self.code, kind=self.kind)
         return failure(error, asked)
 
 
-def read_fault(told: object) -> Fault:
-    """The fault a JSON object describes; ValueError says what is wrong with it."""
-    if not isinstance(told, dict):
+def read_fault(given: object) -> Fault:
+    """The fault that a JSON object describes. Raises ValueError with the reason."""
+    if not isinstance(given, dict):
         raise ValueError("a fault is a JSON object")
-    name = str(told.get("fault", "answer"))
+    name = str(given.get("fault", "answer"))
     if re.fullmatch(r"[2-5]\d\d", name):
-        # A 429 has come in shape 3 since 2024; any other bare status in shape 1.
+        # Since 2024 a 429 has shape 3; any other status has shape 1.
         known: dict[str, Any] = {"status": int(name), "shape": 3 if name == "429" else 1}
     elif name in CATALOGUE:
         known = CATALOGUE[name]
     else:
         raise ValueError(f"unknown fault {name!r}; known: {', '.join(CATALOGUE)}, or a status")
-    for key, value in told.items():
+    for key, value in given.items():
         if key not in _TYPES:
             raise ValueError(f"unknown field {key!r}; known: {', '.join(_TYPES)}")
         if not isinstance(value, _TYPES[key]):
             raise ValueError(f"{key} must not be {value!r}")
-    fault = Fault(**{**known, **told, "fault": name})
+    fault = Fault(**{**known, **given, "fault": name})
     if fault.shape not in (1, 2, 3, 4) or (fault.status and not 200 <= fault.status <= 599):
         raise ValueError("shape must be 1 to 4, status 200 to 599")
     if any(not isinstance(value, str) for value in fault.headers.values()):
@@ -218,7 +218,7 @@ class Faults:
     """The queue of faults. Used from the event loop only."""
 
     def __init__(self) -> None:
-        self._queue: list[list[Any]] = []  # [fault, still to let by, still to meet]
+        self._queue: list[list[Any]] = []  # [fault, requests to skip, requests left]
         self.met: Counter[str] = Counter()
 
     def add(self, fault: Fault) -> None:
@@ -226,15 +226,15 @@ class Faults:
         self._queue.append([fault, fault.after, fault.count or -1])
 
     def clear(self) -> None:
-        """Forget every queued fault."""
+        """Drop every queued fault."""
         self._queue.clear()
 
     def queued(self) -> list[str]:
-        """The names of the faults still waiting."""
+        """The names of the queued faults."""
         return [entry[0].fault for entry in self._queue]
 
     def take(self, route: str, request_line: str) -> Fault | None:
-        """The fault this request meets, counted off; None for most requests."""
+        """The fault for this request, counted; None without one."""
         for entry in self._queue:
             fault: Fault = entry[0]
             if not fault.meets(route, request_line):

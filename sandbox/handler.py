@@ -1,8 +1,8 @@
-"""How any request is met: its body read under a cap, its fault, its answer.
+"""The base of all handlers: a body with a size limit, a fault, a response.
 
-Every handler takes its body as a stream (tornado.web.stream_request_body), for two reasons: an
-oversize body must end in a 413 that the client can read, where Tornado by itself answers 400
-without a word; and some faults strike while the body is still coming.
+Handlers read the body as a stream (tornado.web.stream_request_body) for two reasons: a client must
+get a readable 413 for a body that is too large, where Tornado answers 400 without a message; and
+some faults happen while the body arrives.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from tornado.http1connection import HTTP1Connection
 from tornado.web import RequestHandler, stream_request_body
 
 from . import faults
-from .envelope import HTML, Answer, Asked, nginx_page, phrase
+from .envelope import HTML, Asked, Response, nginx_page, phrase
 from .faults import Fault
 from .state import State
 
-# A body over its cap is read and dropped up to this many times the cap, so that the client, busy
-# sending, gets to read the 413 instead of a reset.
+# A body over the limit is read and dropped up to this many times the limit: a client that is still
+# sending then reads the 413 instead of a reset.
 DRAINED_CAPS = 8
 
-_PREFLIGHT = Answer(
+_PREFLIGHT = Response(
     200,
     b"",
     headers={
@@ -38,7 +38,7 @@ _PREFLIGHT = Answer(
 
 @stream_request_body
 class Handler(RequestHandler):
-    """One request. A subclass answers in on_get, on_post, …, each returning an Answer."""
+    """One request. A subclass answers in on_get, on_post, …, each returning an Response."""
 
     route = "other"
 
@@ -52,12 +52,12 @@ class Handler(RequestHandler):
 
     @property
     def body_cap(self) -> int:
-        """Most bytes of a body: base64 is 4/3 of the image, percent-escaped 1.42 (measured)."""
+        """The largest body in bytes: base64 is 4/3 of the image, percent-escaped 1.42 of it."""
         return self.state.options.max_image_bytes * 3 // 2 + 65536
 
     @property
     def oversize(self) -> bool:
-        """Did the body go over its cap? Then `body` is empty."""
+        """Whether the body was over the limit; `body` is then empty."""
         return self._received > self.body_cap
 
     async def prepare(self) -> None:
@@ -68,7 +68,7 @@ class Handler(RequestHandler):
         size = int(declared) if declared.isdigit() else 0
         patient = self.request.headers.get("Expect", "").lower() == "100-continue"
         if size > self.body_cap * (1 if patient else DRAINED_CAPS):
-            # The client waits to be asked for its body, or has too much of it to be heard out.
+            # The client waits for 100 Continue, or its body is too large to be read and dropped.
             self._received = size
             await self._answer()
 
@@ -88,7 +88,7 @@ class Handler(RequestHandler):
         return None
 
     async def respond(self, *_: str | None) -> None:
-        """Answer a whole request, or do to it what its fault wants."""
+        """Response a complete request, or apply its fault."""
         if self._connection.stream.closed():
             return
         self.body = b"".join(self._chunks)
@@ -104,16 +104,16 @@ class Handler(RequestHandler):
 
     get = head = post = put = delete = patch = options = respond
 
-    async def answer(self) -> Answer:
-        """The answer to this request. Never raises for what a client did wrong."""
+    async def answer(self) -> Response:
+        """The response. Never raises for an error of the client."""
         if self.fault is not None and self.fault.status:
             return self.fault.answer(Asked(self.request.method or "", self.request.path, edge=True))
-        answer: Answer = await self.work()
+        answer: Response = await self.work()
         return answer
 
     @property
     def work(self) -> Callable[[], Awaitable[Any]]:
-        """This handler's own on_get, on_post, …, with the path's parts given to it."""
+        """The handler's on_get, on_post, … with the arguments of the path."""
         method = getattr(self, f"on_{(self.request.method or '').lower()}")
         return partial(method, *self.path_args)
 
@@ -124,8 +124,8 @@ class Handler(RequestHandler):
         if self.request.method == "OPTIONS":
             answer = _PREFLIGHT
         elif not self._takes_method():
-            # nginx stands before the API and answers with its own page (ShareX#893).
-            answer = Answer(405, nginx_page(405, "Not Allowed"), HTML)
+            # nginx, in front of the API, answers with its own page (ShareX#893).
+            answer = Response(405, nginx_page(405, "Not Allowed"), HTML)
         else:
             answer = await self.answer()
         if self.fault is not None:
@@ -136,7 +136,7 @@ class Handler(RequestHandler):
         if not self._connection.stream.closed() and not self._finished:
             self._send(answer)
 
-    def _send(self, answer: Answer) -> None:
+    def _send(self, answer: Response) -> None:
         self.state.stats.answers[answer.status] += 1
         self.set_status(answer.status, phrase(answer.status))
         self.set_header("Content-Type", answer.content_type)
@@ -157,9 +157,9 @@ class Handler(RequestHandler):
         self.set_header("X-Content-Type-Options", "nosniff")
 
     def write_error(self, status_code: int, **_: Any) -> None:
-        """What a bug of ours looks like: Imgur's own 500 with a string for data."""
+        """The response to a bug of the sandbox: Imgur's 500, with a string as `data`."""
         body = b'{"data":"An error occurred","success":false,"status":%d}' % status_code
-        self._send(Answer(status_code, body))
+        self._send(Response(status_code, body))
 
     def on_connection_close(self) -> None:
         self._gone.set()
@@ -172,7 +172,7 @@ class Handler(RequestHandler):
         return connection
 
     async def _pause(self, seconds: float | None) -> None:
-        """Wait so long, or for ever; at most until the client or the sandbox goes away."""
+        """Wait, for ever with None; at most until the client disconnects or the sandbox stops."""
         if seconds is not None and seconds <= 0:
             return
         ends = [asyncio.create_task(e.wait()) for e in (self._gone, self.state.closing)]
@@ -183,7 +183,7 @@ class Handler(RequestHandler):
                 task.cancel()
 
     def _reset(self) -> None:
-        """Close so that the client sees ECONNRESET: SO_LINGER with 0 seconds sends RST."""
+        """Close with RST (SO_LINGER of 0 seconds), so that the client gets ECONNRESET."""
         self._auto_finish = False
         stream = self._connection.stream
         if not stream.closed():

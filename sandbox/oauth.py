@@ -1,4 +1,4 @@
-"""POST /oauth2/token: a refresh token for an access token. Bare JSON, no envelope, no charge."""
+"""POST /oauth2/token: exchanges a refresh token for an access token. No envelope, no charge."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 from . import envelope
 from .body import read_form
-from .envelope import Answer, ApiError, Asked
+from .envelope import ApiError, Asked, Response
 from .handler import Handler
 from .options import listed
 
@@ -16,13 +16,13 @@ class Token(Handler):
 
     route = "oauth"
 
-    async def on_post(self) -> Answer:
+    async def on_post(self) -> Response:
         try:
             tokens = self._tokens()
         except ApiError as error:
             return envelope.failure(error, Asked("POST", self.request.path))
         self.state.stats.refreshes += 1
-        return Answer(200, json.dumps(tokens).encode())
+        return Response(200, json.dumps(tokens).encode())
 
     def _tokens(self) -> dict[str, object]:
         content_type = self.request.headers.get("Content-Type", "")

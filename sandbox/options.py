@@ -1,4 +1,4 @@
-"""Every switch of the sandbox: default, unit, reason. The sizes are Imgur's own unless said."""
+"""The options of the sandbox: default, unit, description. Sizes are Imgur's unless stated."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, get_type_hints
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How one sandbox behaves. Sizes in bytes, times in seconds, lists comma-separated."""
+    """The options of one sandbox. Sizes in bytes, times in seconds, lists comma-separated."""
 
     port: Annotated[int, "port to listen on; 0 picks a free one"] = 8889
     address: Annotated[str, "address to listen on"] = "127.0.0.1"
@@ -30,7 +30,7 @@ class Options:
 
     max_image_bytes: Annotated[int, "largest image; the API page says 10 MB"] = 10 * 1024 * 1024
     fetch_urls: Annotated[
-        bool, "fetch type=url uploads, from any address: only where no stranger can post"
+        bool, "fetch type=url uploads from any address; unsafe if strangers can post"
     ] = False
     body_seconds: Annotated[float, "longest time for one request body to arrive"] = 300.0
     idle_seconds: Annotated[float, "longest silence on a kept-alive connection"] = 75.0
@@ -61,7 +61,7 @@ class Options:
         _require(bool(self.cert) == bool(self.key), "--cert and --key go together")
 
     def changed(self, changes: dict[str, object]) -> Options:
-        """These options with some of SETTINGS changed; ValueError for a name that may not be."""
+        """These options with some of SETTINGS changed; ValueError for any other name."""
         for name, value in changes.items():
             if name not in SETTINGS:
                 raise ValueError(f"{name} is not a setting; these are: {', '.join(SETTINGS)}")
@@ -73,7 +73,7 @@ class Options:
 
 RESET_STYLES = ("seconds", "epoch", "none")
 
-# What POST /sandbox/settings may change while the sandbox runs.
+# The options that POST /sandbox/settings can change.
 SETTINGS = (
     "client_ids",
     "refresh_tokens",
@@ -94,13 +94,13 @@ SETTINGS = (
 
 
 def reasons() -> dict[str, str]:
-    """What each option is for, as --help shows it."""
+    """The description of each option, for --help."""
     hints = get_type_hints(Options, include_extras=True)
     return {name: hint.__metadata__[0] for name, hint in hints.items()}
 
 
 def flag(name: str) -> str:
-    """The command line's spelling of an option's name."""
+    """The option's name on the command line."""
     return name.replace("_", "-")
 
 

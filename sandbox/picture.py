@@ -1,4 +1,4 @@
-"""Is this an image Imgur would take, and its thumbnails. Pillow's work: never on the event loop."""
+"""Check images as Imgur does, and make thumbnails, with Pillow. Never on the event loop."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from PIL import GifImagePlugin, Image, ImageOps, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
-# Naming the plugins registers them, so that no request pays for Pillow's search of all of them.
+# The imports register the plugins, so that no request waits for Pillow to load all of them.
 _PLUGINS = (GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin)
 
-# What Pillow calls it → (MIME type, extension of the link). MPO is a JPEG with more behind it.
+# Pillow's format → (MIME type, extension of the link). MPO is a JPEG with more after it.
 FORMATS = {
     "JPEG": ("image/jpeg", "jpg"),
     "MPO": ("image/jpeg", "jpg"),
@@ -21,7 +21,7 @@ FORMATS = {
 }
 EXTENSIONS = dict(FORMATS.values())
 
-MAX_PIXELS = 89_478_485  # where Pillow begins to warn of a bomb: 256 MiB of RGB
+MAX_PIXELS = 89_478_485  # Pillow's limit for decompression bombs: 256 MiB of RGB
 
 # Suffix → (pixels, whether cropped to a square); always JPEG (letters: ShareX Imgur.cs).
 THUMBNAILS = {
@@ -33,7 +33,7 @@ THUMBNAILS = {
     "h": (1024, False),
 }
 
-# Everything Pillow is known to raise on bytes made up by somebody else.
+# The exceptions of Pillow for hostile files.
 _BROKEN = (
     OSError,
     SyntaxError,
@@ -50,12 +50,12 @@ _BROKEN = (
 
 
 class NotAnImage(Exception):
-    """The bytes are no JPEG, PNG, GIF or TIFF, or are cut short, or are a bomb."""
+    """The bytes are not a JPEG, PNG, GIF or TIFF, are truncated, or are a decompression bomb."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What the bytes turned out to be."""
+    """The properties of an image."""
 
     type: str
     width: int
@@ -64,7 +64,7 @@ class Picture:
 
 
 def look(content: bytes) -> Picture:
-    """What image this is; NotAnImage when Imgur would refuse it.
+    """The properties of the image; NotAnImage if Imgur would refuse it.
 
     The first frame is decoded in full, so that a truncated file is found out. A JPEG is decoded
     at an eighth of its size, which reads every coefficient for a third of the time. More than
@@ -86,7 +86,7 @@ def look(content: bytes) -> Picture:
 
 
 def thumbnail(content: bytes, suffix: str) -> bytes:
-    """The JPEG thumbnail that the suffix names, of bytes that `look` has accepted."""
+    """The JPEG thumbnail of the size `suffix`, for bytes that `look` has accepted."""
     pixels, square = THUMBNAILS[suffix]
     with Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "GIF", "TIFF")) as opened:
         opened.draft("RGB", (pixels, pixels))
@@ -101,7 +101,7 @@ def thumbnail(content: bytes, suffix: str) -> bytes:
 
 
 def removed_png() -> bytes:
-    """A 161x81 PNG, the size of what i.imgur.com shows for a missing image (JDim#1433)."""
+    """A 161x81 PNG, the size of i.imgur.com's picture for missing images (JDim#1433)."""
     out = io.BytesIO()
     Image.new("L", (161, 81), 0x22).save(out, "PNG")
     return out.getvalue()

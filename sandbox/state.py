@@ -1,4 +1,4 @@
-"""What the requests of one sandbox share: options, store, budgets, faults, tokens, counts."""
+"""The state of one sandbox: options, store, budgets, faults, tokens, counts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .options import Options
 from .store import Store
 from .tokens import Tokens
 
-LOOP_BYTES = 256 * 1024  # a body so small is parsed on the loop, in under a millisecond
+LOOP_BYTES = 256 * 1024  # a smaller body is parsed on the loop in under a millisecond
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class Stats:
         self._moved: list[asyncio.Future[None]] = []
 
     def request(self, route: str, connection: object) -> None:
-        """Count a request, and its connection when it is the first on it."""
+        """Count a request, and its connection with its first request."""
         self.requests[route] += 1
         if connection not in self._connections:
             self._connections.add(connection)
@@ -45,14 +45,14 @@ class Stats:
         self.move()
 
     def move(self) -> None:
-        """Wake whoever waits for a count."""
+        """Wake the waiters of `reach`."""
         waiting, self._moved = self._moved, []
         for future in waiting:
             if not future.done():
                 future.set_result(None)
 
     async def reach(self, route: str, count: int) -> None:
-        """Return once so many requests of the route have arrived."""
+        """Return after `count` requests of the route."""
         while self.requests[route] < count:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._moved.append(future)
@@ -60,7 +60,7 @@ class Stats:
 
 
 class State:
-    """One sandbox's parts. Made before its event loop runs, closed after."""
+    """The parts of one sandbox. Create it before the event loop runs, close it after."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -74,14 +74,14 @@ class State:
         self._pool = ThreadPoolExecutor(max(2, os.cpu_count() or 1), thread_name_prefix="sandbox")
 
     async def in_pool(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The result of blocking work (Pillow, the disk), done in one of a few threads."""
+        """The result of blocking work (Pillow, the disk), run in a thread pool."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, lambda: work(*args, **kwargs))
 
     async def off_loop(self, size: int, work: Callable[[], T]) -> T:
-        """The result of work whose cost goes by a size: small work is done here and now."""
+        """The result of work that costs time by `size`: small work runs on the loop."""
         return work() if size <= LOOP_BYTES else await self.in_pool(work)
 
     def close(self) -> None:
-        """Let the threads go; work not yet begun is dropped."""
+        """End the threads; work that has not begun is dropped."""
         self._pool.shutdown(wait=True, cancel_futures=True)

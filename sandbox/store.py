@@ -1,11 +1,11 @@
-"""The images and albums on disk, so that a link survives a restart and a kill -9.
+"""Images and albums on disk: links stay valid after a restart or a kill -9.
 
-One directory, flat: `<id>` holds the bytes exactly as sent, `<id>.json` what is known of them,
-`<id>.album` an album. The JSON is written last, to a temporary name, and renamed: an image exists
-when that rename has happened, and not before. Nothing is fsynced; a power cut is not promised for.
+One flat directory: `<id>` has the uploaded bytes, `<id>.json` the metadata, `<id>.album` an album.
+The JSON is written last, to a temporary name, and renamed; that rename creates the image. Nothing
+is fsynced, so a power cut may lose images.
 
-Methods may be called from any thread. One lock guards the index and is never held over the
-disk; a second one, taken before it, keeps changes to an album's images apart.
+Methods may be called from any thread. One lock guards the index and is never held during disk I/O;
+a second one, taken before it, serializes changes to albums.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 log = logging.getLogger(__name__)
 
 ALPHABET = string.ascii_letters + string.digits
-ORPHAN_SECONDS = 3600  # bytes without JSON are another process's work in progress until then
+ORPHAN_SECONDS = 3600  # younger bytes without JSON may be another process's upload
 THUMBNAILS_KEPT = 1000
 
 
@@ -51,7 +51,7 @@ class StoredImage:
 
 @dataclass(frozen=True, kw_only=True)
 class Album:
-    """An ordered set of image ids; addressed by its deletehash when anonymous."""
+    """An ordered set of image ids; its deletehash addresses an anonymous one."""
 
     id: str
     deletehash: str
@@ -67,7 +67,7 @@ Kept = TypeVar("Kept", StoredImage, Album)
 
 
 def new_id() -> str:
-    """7 alphanumeric characters, as Imgur's ids are today."""
+    """7 alphanumeric characters, like Imgur's current ids."""
     return "".join(random.choices(ALPHABET, k=7))
 
 
@@ -77,7 +77,7 @@ def new_deletehash() -> str:
 
 
 class Store:
-    """The index in memory and the directory it mirrors."""
+    """The index in memory and its directory."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -88,7 +88,7 @@ class Store:
         self._images: dict[str, StoredImage] = {}
         self._albums: dict[str, Album] = {}
         self._ids: dict[str, str] = {}  # deletehash → id, of images and albums
-        self.stored: Counter[str] = Counter()  # sha256 → images ever stored, deleted ones too
+        self.stored: Counter[str] = Counter()  # sha256 → number of images ever stored
         self._load()
 
     def image(self, image_id: str) -> StoredImage | None:
@@ -113,18 +113,18 @@ class Store:
         return self._albums.get(self._ids.get(deletehash, ""))
 
     def content(self, image_id: str) -> bytes | None:
-        """The bytes as they were sent; None when deleted meanwhile."""
+        """The uploaded bytes; None if the image has been deleted."""
         return _read(self._directory / image_id)
 
     def add(self, image: StoredImage, content: bytes) -> None:
-        """Keep a new image. It exists once this has returned."""
+        """Store a new image; it exists when this returns."""
         (self._directory / image.id).write_bytes(content)
         self.put(image)
         with self._lock:
             self.stored[image.sha256] += 1
 
     def put(self, kept: Kept) -> None:
-        """Write what is known of an image or album, new or changed."""
+        """Write the metadata of a new or changed image or album."""
         suffix = ".json" if isinstance(kept, StoredImage) else ".album"
         path = self._directory / (kept.id + suffix)
         _replace(path, json.dumps(asdict(kept), separators=(",", ":")).encode())
@@ -132,7 +132,7 @@ class Store:
             self._remember(kept)
 
     def delete_image(self, image: StoredImage) -> None:
-        """Forget the image, its bytes, its thumbnails, and its place in albums."""
+        """Delete the image, its thumbnails, and its entries in albums."""
         with self._lock:
             self._images.pop(image.id, None)
             self._ids.pop(image.deletehash, None)
@@ -145,27 +145,27 @@ class Store:
             self.change_images(album.id, lambda ids: [i for i in ids if i != image.id])
 
     def change_images(self, album_id: str, change: Callable[[list[str]], list[str]]) -> None:
-        """Change which images an album holds; no other change to albums comes between."""
+        """Change the images of an album, without other changes to albums at the same time."""
         with self._album_lock:
             album = self._albums.get(album_id)
             if album is not None:
-                # A dict keeps the order and drops what is there twice.
+                # A dict keeps the order and drops duplicates.
                 images = tuple(dict.fromkeys(change(list(album.images))))
                 self.put(replace(album, images=images))
 
     def delete_album(self, album: Album) -> None:
-        """Forget the album; its images stay."""
+        """Delete the album and keep its images."""
         with self._lock:
             self._albums.pop(album.id, None)
             self._ids.pop(album.deletehash, None)
         (self._directory / f"{album.id}.album").unlink(missing_ok=True)
 
     def thumbnail(self, image_id: str, suffix: str) -> bytes | None:
-        """A thumbnail made before; None when there is none yet."""
+        """A stored thumbnail; None if there is none."""
         return _read(self._thumbnails / f"{image_id}{suffix}.jpg")
 
     def add_thumbnail(self, image_id: str, suffix: str, content: bytes) -> None:
-        """Keep a thumbnail, and let the oldest half go when there are too many."""
+        """Store a thumbnail; drop the oldest half if there are too many."""
         kept = sorted(self._thumbnails.glob("*.jpg"), key=_age, reverse=True)
         if len(kept) >= THUMBNAILS_KEPT:
             for path in kept[: THUMBNAILS_KEPT // 2]:

@@ -1,4 +1,4 @@
-"""A sandbox for one test: started on a free port in a thread, watched, and stopped."""
+"""A sandbox for one test, on a free port in a thread of this process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ START_SECONDS = 30.0
 
 
 class RunningSandbox:
-    """A sandbox and the levers a test pulls. Its methods may be called from any thread."""
+    """A running sandbox and its control. Methods may be called from any thread."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -34,7 +34,7 @@ class RunningSandbox:
         self.url = ""
 
     def start(self) -> None:
-        """Listen; `url` holds from now on."""
+        """Listen and set `url`."""
         self._thread.start()
         if not self._ready.wait(START_SECONDS):
             raise TimeoutError("the sandbox did not start")
@@ -42,22 +42,22 @@ class RunningSandbox:
             raise self._failed
 
     def stop(self) -> None:
-        """Close every connection and end the thread. Once is enough, twice does no harm."""
+        """Close every connection and end the thread. May be called twice."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stopped.set)
             self._thread.join(START_SECONDS)
 
     @property
     def port(self) -> int:
-        """The port listened on."""
+        """The port of `url`."""
         return int(self.url.rpartition(":")[2])
 
     def stats(self) -> dict[str, Any]:
-        """What GET /sandbox/stats answers."""
+        """The JSON of GET /sandbox/stats."""
         return self._ask(lambda: counts(self._sandbox.state))
 
     def images(self) -> list[dict[str, Any]]:
-        """What GET /sandbox/images lists."""
+        """The list of GET /sandbox/images."""
         return self._ask(lambda: [asdict(i) for i in self._sandbox.state.store.images()])
 
     def content(self, image_id: str) -> bytes | None:
@@ -70,7 +70,7 @@ class RunningSandbox:
         self._ask(lambda: self._sandbox.state.faults.add(fault))
 
     def clear_faults(self) -> None:
-        """Forget every queued fault."""
+        """Drop every queued fault."""
         self._ask(self._sandbox.state.faults.clear)
 
     def settings(self, **changes: Any) -> None:
@@ -80,11 +80,11 @@ class RunningSandbox:
         self._ask(lambda: setattr(state, "options", changed))
 
     def token(self, *, client_id: str = "sandbox", seconds: float = 3600.0) -> dict[str, Any]:
-        """An access token and a refresh token that are good now."""
+        """A valid access token and refresh token."""
         return self._ask(lambda: self._sandbox.state.tokens.issue(client_id, seconds))
 
     def wait_for(self, route: str, count: int = 1, *, seconds: float = 10.0) -> None:
-        """Return once so many requests of a route have arrived; TimeoutError otherwise."""
+        """Return after `count` requests of a route. Raises TimeoutError."""
         reach = self._sandbox.state.stats.reach(route, count)
         self._await(asyncio.wait_for(reach, seconds))
 

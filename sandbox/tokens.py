@@ -1,7 +1,7 @@
-"""OAuth tokens: which access tokens are alive, and what a refresh token may still do.
+"""OAuth tokens: the valid access tokens and refresh tokens.
 
-Kept in memory only: after a restart a client refreshes, as it does when a token has expired. There
-is one account, and every refresh token stands for it, unless the options list those that exist.
+They are in memory only: after a restart a client refreshes, as after an expiry. There is one
+account. Every refresh token is valid for it, unless the options list the valid ones.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class Tokens:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._access: dict[str, tuple[float, str]] = {}  # token → (dies at, client id)
+        self._access: dict[str, tuple[float, str]] = {}  # token → (expiry, client id)
         self._spent: set[str] = set()
         self._issued: set[str] = set()
 
     def refresh(self, refresh_token: str, client_id: str, options: Options) -> dict[str, object]:
-        """The bare JSON of POST /oauth2/token; ApiError 400 when the token is no good."""
+        """The bare JSON of POST /oauth2/token; ApiError 400 for an invalid token."""
         exist = listed(options.refresh_tokens) | self._issued
         unknown = bool(options.refresh_tokens) and refresh_token not in exist
         if not refresh_token or unknown or refresh_token in self._spent:
@@ -41,7 +41,7 @@ class Tokens:
     def issue(
         self, client_id: str, seconds: float, refresh_token: str | None = None
     ) -> dict[str, object]:
-        """A new access token that lives so many seconds."""
+        """A new access token that expires after `seconds`."""
         access_token = secrets.token_hex(20)
         if refresh_token is None:
             refresh_token = secrets.token_hex(20)
@@ -58,9 +58,9 @@ class Tokens:
         }
 
     def client_of(self, access_token: str) -> str | None:
-        """The client id a living token was issued to; None for a dead or unknown one."""
-        dies_at, client_id = self._access.get(access_token, (0.0, ""))
-        if self._clock() < dies_at:
+        """The client id of a valid token; None for an expired or unknown one."""
+        expires_at, client_id = self._access.get(access_token, (0.0, ""))
+        if self._clock() < expires_at:
             return client_id
         self._access.pop(access_token, None)
         return None

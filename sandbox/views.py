@@ -1,4 +1,4 @@
-"""How an image is told of in JSON: key for key as Imgur's answers were captured."""
+"""The JSON of an image, with the keys of captured responses of Imgur."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from .tokens import ACCOUNT_NAME
 
 
 def link(image: StoredImage, base: str) -> str:
-    """Where the image host shows the image."""
+    """The image's URL on the image host."""
     return f"{base}/{image.id}.{EXTENSIONS[image.type]}"
 
 
 def uploaded_view(image: StoredImage, base: str, *, old: bool) -> dict[str, object]:
-    """The `data` of an upload: key for key as captured 2021 to 2024, or, when old, before."""
+    """The `data` of an upload, as captured from 2021 to 2024, or before if `old`."""
     if old:
         seen = _old_view(image, base)
         return {**seen, "deletehash": image.deletehash, "name": image.name, "link": seen["link"]}
@@ -51,7 +51,7 @@ def uploaded_view(image: StoredImage, base: str, *, old: bool) -> dict[str, obje
 
 
 def image_view(image: StoredImage, base: str, *, owner: bool) -> dict[str, object]:
-    """The `data` of GET /3/image/{id}: deletehash and name are for the owner."""
+    """The `data` of GET /3/image/{id}: deletehash and name for the owner only."""
     ads: dict[str, object] = {
         "safeFlags": [],
         "highRiskFlags": [],
