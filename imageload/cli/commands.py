@@ -56,23 +56,15 @@ def status(arguments: argparse.Namespace) -> int:
     """Print the job's progress and every failure."""
     client = _client(arguments)
     (entry,) = client.entries([arguments.job_id])
-    if arguments.format == "json":
-        print(json.dumps(entry))
-        return 0
-    print_lines(output.job_lines(entry))
-    if entry["counts"]["failed"]:
-        print_lines(map(output.failure_text, client.records(arguments.job_id, "failed")))
-    return 0
+    failed = client.records(arguments.job_id, "failed") if entry["counts"]["failed"] else ()
+    lines = chain(output.job_lines(entry), map(output.failure_text, failed))
+    return _print(entry, lines, arguments)
 
 
 def jobs(arguments: argparse.Namespace) -> int:
     """Print the newest jobs."""
     entries = list(islice(_client(arguments).jobs(first=arguments.limit), arguments.limit))
-    if arguments.format == "json":
-        print(json.dumps(entries))
-    else:
-        print_lines(output.jobs_table(entries))
-    return 0
+    return _print(entries, output.jobs_table(entries), arguments)
 
 
 def links(arguments: argparse.Namespace) -> int:
@@ -89,11 +81,7 @@ def links(arguments: argparse.Namespace) -> int:
 def quota(arguments: argparse.Namespace) -> int:
     """Print Imgur's remaining budgets."""
     state = _client(arguments).quota()
-    if arguments.format == "json":
-        print(json.dumps(state))
-    else:
-        print_lines(output.quota_lines(state))
-    return 0
+    return _print(state, output.quota_lines(state), arguments)
 
 
 def retry(arguments: argparse.Namespace) -> int:
@@ -134,6 +122,15 @@ def undo(arguments: argparse.Namespace) -> int:
 
 def _client(arguments: argparse.Namespace) -> Client:
     return Client(arguments.server, arguments.token, arguments.patience)
+
+
+def _print(value: Any, lines: Iterable[str], arguments: argparse.Namespace) -> int:
+    """Print the JSON `value` or its `lines`, by --format."""
+    if arguments.format == "json":
+        print(json.dumps(value))
+    else:
+        print_lines(lines)
+    return 0
 
 
 def _record_of_link(link: str) -> Record:
