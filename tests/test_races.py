@@ -149,7 +149,7 @@ def test_a_job_that_is_retried_is_not_retired(
         service.finish(service.submit(["ftp://no.image/"]))  # the one that is kept
         with ThreadPoolExecutor(2) as pool:
             with locked(journal):  # whatever is written waits
-                retiring = pool.submit(service.service.tend)
+                retiring = pool.submit(service.service.run_maintenance)
                 wait([retiring], timeout=0.5)
                 retrying = pool.submit(retry(service, job_id))
                 wait([retrying], timeout=0.5)
