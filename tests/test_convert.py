@@ -1,8 +1,8 @@
-"""Tests of convert.pool: what Imgur does not take becomes what it does, right side up and
-in its colours, without its metadata; and no image harms more than itself.
+"""Tests of convert.pool: images become types that Imgur accepts, upright, in their colours and
+without metadata; a bad image fails alone.
 
-A named pipe with nobody writing is the image that takes for ever: opening it for writing returns
-when a worker has begun to read.
+A named pipe without a writer is an image that takes for ever to read. Opening it for writing
+returns when a worker has begun to read.
 """
 
 from __future__ import annotations
@@ -116,11 +116,11 @@ def metadata() -> Image.Exif:
     return exif
 
 
-# --- What becomes what ---------------------------------------------------------------------------
+# --- Types and pixels ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_a_real_image_becomes_what_imgur_takes(
+def test_a_real_image_becomes_a_type_that_imgur_accepts(
     name: str, converter: Converter, tmp_path: Path
 ) -> None:
     kind, width, height = EXPECTED[name]
@@ -143,7 +143,7 @@ def test_the_pixels_of_a_still_are_those_that_pillow_decodes(
     assert error == 0 if converted.type == "image/png" else error < 5
 
 
-def test_the_answer_tells_the_new_file(converter: Converter, tmp_path: Path) -> None:
+def test_the_report_has_the_new_files_length_and_hash(converter: Converter, tmp_path: Path) -> None:
     converted = converter.convert(copied("bmp-1-bit.bmp", tmp_path), "image/bmp")
     content = converted.path.read_bytes()
     assert converted.bytes == len(content)
@@ -203,7 +203,7 @@ def with_exif(image: Image.Image, exif: Image.Exif) -> Image.Image:
 
 @pytest.mark.parametrize("kind", ["WEBP", "AVIF", "HEIF"])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_the_colour_profile_stays_and_all_other_metadata_goes(
+def test_the_colour_profile_is_kept_and_all_other_metadata_removed(
     kind: str, mode: str, converter: Converter, tmp_path: Path
 ) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -311,7 +311,7 @@ def test_times_between_hundredths_do_not_add_up(converter: Converter, tmp_path: 
     assert sum(times) == 230  # of 231
 
 
-def test_times_that_browsers_do_not_believe_become_what_they_show(
+def test_frame_times_that_browsers_ignore_become_the_times_they_use(
     converter: Converter, tmp_path: Path
 ) -> None:
     path = copied("webp-animated.webp", tmp_path)
@@ -415,7 +415,7 @@ def webp_header(width: int, height: int) -> bytes:
     ("kind", "content"),
     [("image/bmp", bmp_header(60_000, 60_000)), ("image/webp", webp_header(16_000, 16_000))],
 )
-def test_a_worker_itself_refuses_a_bomb_and_stays_small(
+def test_a_worker_rejects_a_pixel_bomb_without_using_memory(
     kind: str, content: bytes, tmp_path: Path
 ) -> None:
     path = tmp_path / "bomb"
@@ -535,7 +535,7 @@ def test_shrinking_turns_a_picture_and_drops_its_metadata(
     assert "comment" not in result.info
 
 
-# --- What goes wrong -----------------------------------------------------------------------------
+# --- Failures ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FOREIGN)
@@ -555,7 +555,7 @@ def test_an_image_that_pillow_does_not_know_fails(converter: Converter, tmp_path
         converter.convert(copied(UNREADABLE, tmp_path), "image/bmp")
 
 
-def test_a_file_that_is_not_there_is_the_disks_error(converter: Converter) -> None:
+def test_a_missing_file_is_a_disk_error(converter: Converter) -> None:
     report = converter.report(IMAGES / "webp-lossy-vp8.webp", "image/webp")
     Path(report.temp_fn).unlink()
     with raises_error("disk_error"):
@@ -563,7 +563,7 @@ def test_a_file_that_is_not_there_is_the_disks_error(converter: Converter) -> No
 
 
 @pytest.mark.skipif(not LINUX, reason="needs /dev/full")
-def test_a_full_disk_is_told_as_one(converter: Converter) -> None:
+def test_a_full_disk_is_reported_as_such(converter: Converter) -> None:
     with pytest.raises(errors.DiskFull):
         converter.ask(IMAGES / "bmp-rle.bmp", "image/bmp", new_path="/dev/full")
 
@@ -610,7 +610,7 @@ def test_an_idle_worker_that_ended_is_replaced(tmp_path: Path) -> None:
     converter.close()
 
 
-def test_what_takes_too_long_is_killed() -> None:
+def test_a_conversion_past_its_deadline_is_killed() -> None:
     converter = Converter(workers=1, seconds=0.2)
     endless = Endless(converter)
     error = endless.error()
@@ -667,7 +667,7 @@ def test_many_images_share_two_warm_workers() -> None:
     assert all(ended(pid) for pid in pids)
 
 
-def test_close_ends_what_runs_what_waits_and_every_process(tmp_path: Path) -> None:
+def test_close_ends_running_and_queued_conversions_and_every_process(tmp_path: Path) -> None:
     converter = Converter(workers=1, seconds=600)  # longer than a test may take
     endless = Endless(converter)
     path = copied("webp-lossy-vp8.webp", tmp_path)
@@ -748,7 +748,7 @@ def test_large_images_are_converted_one_at_a_time_beside_small_ones(tmp_path: Pa
     converter.close()
 
 
-def test_a_ctrl_c_is_not_the_workers(tmp_path: Path) -> None:
+def test_ctrl_c_does_not_reach_the_workers(tmp_path: Path) -> None:
     converter = Converter(workers=1)
     path = copied("webp-lossy-vp8.webp", tmp_path)
     converter.convert(path, "image/webp")
@@ -761,7 +761,7 @@ def test_a_ctrl_c_is_not_the_workers(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not LINUX, reason="reads /proc")
-def test_a_worker_is_nice_and_knows_no_secrets(
+def test_a_worker_has_low_priority_and_no_secrets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("IMGUR_CLIENT_SECRET", "hush")
@@ -811,7 +811,7 @@ def test_workers_end_with_a_parent_that_is_killed(use: str, tmp_path: Path) -> N
         parent.kill()
     waiting = select.poll()
     waiting.register(worker, select.POLLIN)
-    assert waiting.poll(10_000), "the worker lives on"
+    assert waiting.poll(10_000), "the worker is still alive"
     os.close(worker)
     os.close(writer)
 

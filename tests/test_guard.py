@@ -1,8 +1,8 @@
-"""Tests of fetch.guard: no connection but to global unicast addresses, whatever spelling
-leads there, and URLs that are ASCII and mean what they say.
+"""Tests of fetch.guard: connections only to global unicast addresses, however they are spelled,
+and URLs normalized to ASCII.
 
 `corpora/ip_verdicts.tsv` has the edges of every special block, `corpora/ssrf_urls.tsv` the
-spellings of forbidden and legitimate targets; their heads name the sources.
+spellings of forbidden and legitimate targets; their first lines name the sources.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def test_every_spelling_of_a_target_has_its_verdict() -> None:
     assert found == expected
 
 
-def test_we_differ_from_the_corpus_only_where_either_verdict_is_defensible() -> None:
+def test_the_guard_differs_from_the_corpus_only_in_debatable_cases() -> None:
     differing = {int(row["id"]): row for row in URL_ROWS if int(row["id"]) in OURS}
     assert {row["strength"] for row in differing.values()} == {"policy"}
     for number, row in differing.items():
@@ -330,9 +330,7 @@ def test_a_url_is_made_ascii_and_keeps_its_meaning(given_url: str, url: str, hos
         ),
     ],
 )
-def test_what_is_no_fetchable_url_is_refused_with_what_is_wrong_with_it(
-    url: str, sentence: str
-) -> None:
+def test_an_invalid_url_is_rejected_with_the_reason(url: str, sentence: str) -> None:
     with pytest.raises(InvalidURL) as caught:
         check_url(url)
     assert sentence in caught.value.message

@@ -1,6 +1,6 @@
-"""The URL corpus through libcurl itself: what is forbidden opens no socket, what is not does.
+"""The URL corpus through libcurl: forbidden URLs open no socket, all others do.
 
-Nothing is connected to: every socket that libcurl asks for is noted and refused in its place.
+Nothing is connected: each socket that libcurl asks for is recorded and refused.
 """
 
 from __future__ import annotations
@@ -64,9 +64,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 @pytest.mark.parametrize("row", list(rows()), ids=lambda row: str(row.number))
-def test_the_corpus_opens_sockets_where_it_may_and_nowhere_else(
-    tmp_path: Path, opened: list[Any], row: Row
-) -> None:
+def test_the_corpus_opens_only_allowed_sockets(tmp_path: Path, opened: list[Any], row: Row) -> None:
     (tmp_path / "temp").mkdir()
     download = Download(tmp_path / "temp", allow=(), resolve=_answers(row), seconds=5)
     with pytest.raises(errors.ImageError) as caught:
@@ -131,9 +129,7 @@ def test_a_head_is_read_as_it_was_sent(status: int, fields: dict[str, str]) -> N
     assert head.fields == expected
 
 
-def test_what_is_denied_is_not_fetched_even_where_it_is_allowed(
-    tmp_path: Path, origin: Origin
-) -> None:
+def test_deny_wins_over_allow(tmp_path: Path, origin: Origin) -> None:
     name = f"images.example:{origin.port}"
     for denied in ("127.0.0.1", "127.0.0.0/8", "images.example"):
         folder = tmp_path / denied.replace("/", "-")

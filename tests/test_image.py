@@ -1,5 +1,5 @@
-"""Tests of fetch.sniff: every real image is known with its size, nothing else is, and no
-bytes whatever make it raise or run long.
+"""Tests of fetch.sniff: every real image is recognized with its size, other files are not, and
+no input makes it raise or run long.
 
 The sizes below were written down from Pillow 13.0.0 and pillow-heif 1.8.1, except bmp-os2-v2-short
 (Pillow cannot read it; its maker's description says 127 by 64).
@@ -158,7 +158,7 @@ def test_a_missing_file_is_the_callers_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
-def test_what_is_no_image_is_refused_and_named(name: str) -> None:
+def test_other_files_are_rejected_and_described(name: str) -> None:
     head = (NOT_IMAGES / name).read_bytes()[:HEAD_BYTES]
     assert sniff(head) is None
     assert read_header(NOT_IMAGES / name) is None
@@ -194,7 +194,7 @@ def test_what_is_no_image_is_refused_and_named(name: str) -> None:
         (b"GIF89a\1\0\1\0", "an image of type image/gif"),
     ],
 )
-def test_the_description_names_what_arrived(head: bytes, name: str) -> None:
+def test_the_description_names_the_kind_of_file(head: bytes, name: str) -> None:
     assert describe(head) == name
 
 
@@ -215,7 +215,7 @@ def test_the_description_names_what_arrived(head: bytes, name: str) -> None:
         b"\0\0\0\x1cftypisom\0\0\2\0isommp41avc1",
     ],
 )
-def test_a_signature_alone_fools_nobody(head: bytes) -> None:
+def test_a_signature_alone_is_not_enough(head: bytes) -> None:
     assert sniff(head) is None
 
 

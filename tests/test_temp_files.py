@@ -1,5 +1,5 @@
-"""Tests of fetch.tempfiles: files are used again, old bytes never show, none has a byte
-in it when the last is given back, and no job fills the disk for all others.
+"""Tests of fetch.tempfiles: files are reused, never show old bytes, and are empty when the last is
+given back; no job fills the disk for all others.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def all_names(folder: Path) -> set[str]:
     return {str(path) for path in folder.iterdir()}
 
 
-def test_a_file_is_open_empty_and_nobody_elses_to_read(folder: Path) -> None:
+def test_a_taken_file_is_open_empty_and_private(folder: Path) -> None:
     files = TempFiles(folder)
     descriptor, path = files.take()
     status = os.fstat(descriptor)
@@ -75,7 +75,7 @@ def test_a_file_that_is_given_back_is_used_again_while_others_are_in_use(folder:
 @pytest.mark.parametrize(
     ("count", "length", "kept"), [(200, 1, 199), (1_200, 1, 1_024), (200, MEGABYTE, 64)]
 )
-def test_only_so_many_are_kept_and_those_few_and_empty_when_the_last_is_given_back(
+def test_kept_files_are_bounded_and_emptied_when_the_last_is_given_back(
     folder: Path, count: int, length: int, kept: int
 ) -> None:
     files = TempFiles(folder)
@@ -102,7 +102,7 @@ def test_a_lone_file_is_emptied_and_used_again(folder: Path) -> None:
     files.give_back(first, 1)
 
 
-def test_what_nobody_has_taken_from_one_tidy_to_the_next_is_deleted(folder: Path) -> None:
+def test_a_file_unused_from_one_tidy_to_the_next_is_deleted(folder: Path) -> None:
     files = TempFiles(folder)
     paths = [take(files) for _ in range(5)]
     for path in paths:
@@ -122,9 +122,7 @@ def test_what_nobody_has_taken_from_one_tidy_to_the_next_is_deleted(folder: Path
     assert len(all_names(folder)) == 1
 
 
-def test_an_empty_file_is_not_followed_to_where_a_link_in_its_place_leads(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_link_in_place_of_an_empty_file_is_not_followed(folder: Path, tmp_path: Path) -> None:
     files, victim = TempFiles(folder), tmp_path / "victim"
     victim.write_text("precious")
     path = take(files)
@@ -159,7 +157,7 @@ def test_two_files_in_use_are_never_the_same(folder: Path) -> None:
     assert names(folder) == set()
 
 
-def test_a_spare_file_that_has_vanished_is_made_up_for(
+def test_a_spare_file_that_has_vanished_is_replaced(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     files = TempFiles(folder)
@@ -174,9 +172,7 @@ def test_a_spare_file_that_has_vanished_is_made_up_for(
     assert names(folder) == set()
 
 
-def test_a_spare_file_is_not_followed_to_where_a_link_in_its_place_leads(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_link_in_place_of_a_spare_file_is_not_followed(folder: Path, tmp_path: Path) -> None:
     files = TempFiles(folder)
     victim = tmp_path / "victim"
     victim.write_text("precious")
@@ -190,7 +186,7 @@ def test_a_spare_file_is_not_followed_to_where_a_link_in_its_place_leads(
     files.give_back(held, 1)
 
 
-def test_a_file_in_use_that_somebody_took_away_is_no_trouble(folder: Path) -> None:
+def test_a_file_deleted_while_in_use_can_be_given_back(folder: Path) -> None:
     files = TempFiles(folder)
     path = take(files)
     Path(path).unlink()
@@ -212,7 +208,7 @@ def test_without_its_folder_it_raises_and_counts_no_file(tmp_path: Path) -> None
     assert names(folder) == set(), "the failed ones were not counted as in use"
 
 
-def test_a_folder_that_goes_while_files_are_in_use_is_no_trouble_for_who_gives_back(
+def test_files_can_be_given_back_after_their_folder_is_deleted(
     folder: Path,
 ) -> None:
     files = TempFiles(folder)
@@ -229,7 +225,7 @@ def test_a_folder_that_goes_while_files_are_in_use_is_no_trouble_for_who_gives_b
     assert names(folder) == set()
 
 
-def test_a_file_that_cannot_be_deleted_is_told_in_the_log(
+def test_a_file_that_cannot_be_deleted_is_logged(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     files = TempFiles(folder)
@@ -356,7 +352,7 @@ def test_without_a_limit_there_is_always_room() -> None:
     assert temp_bytes.has_room("a", ignore)
 
 
-def test_what_is_released_makes_room_again() -> None:
+def test_released_bytes_make_room_again() -> None:
     temp_bytes = TempBytes(1_000)
     for _ in range(3):
         held = fill(temp_bytes, "a", 100)
@@ -366,7 +362,7 @@ def test_what_is_released_makes_room_again() -> None:
     assert fill(temp_bytes, "b", 100) == 500, "and nothing of it stays counted"
 
 
-def test_who_waits_for_room_is_woken_once_by_whoever_releases() -> None:
+def test_a_waiting_job_is_woken_once_by_a_release() -> None:
     temp_bytes, woken = TempBytes(1_000), list[str]()
     temp_bytes.hold("b", 10)
     fill(temp_bytes, "a", 100)
@@ -380,7 +376,7 @@ def test_who_waits_for_room_is_woken_once_by_whoever_releases() -> None:
     assert woken == ["a"], "who does not ask again does not wait"
 
 
-def test_who_is_woken_may_ask_at_once() -> None:
+def test_a_woken_job_may_ask_at_once() -> None:
     temp_bytes, found = TempBytes(1_000), list[bool]()
     fill(temp_bytes, "a", 100)
     assert not temp_bytes.has_room("a", lambda: found.append(temp_bytes.has_room("a", ignore)))
@@ -388,7 +384,7 @@ def test_who_is_woken_may_ask_at_once() -> None:
     assert found == [True]
 
 
-def test_nobody_who_waits_for_room_is_forgotten_among_threads() -> None:
+def test_every_waiting_thread_is_woken() -> None:
     temp_bytes = TempBytes(400)
 
     def work(job_id: str) -> None:

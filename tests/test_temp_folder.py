@@ -46,12 +46,12 @@ def end(process: subprocess.Popen[str], *, kill: bool = False) -> None:
 def test_a_folder_is_gone_when_its_process_has_ended_well(tmp_path: Path) -> None:
     process, folder = holder(tmp_path)
     assert folder.is_dir()
-    assert folder.stat().st_mode & 0o077 == 0, "nobody else's business"
+    assert folder.stat().st_mode & 0o077 == 0, "private"
     end(process)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_process_left_goes_at_the_next_start_and_the_living_keep_theirs(
+def test_the_next_start_removes_the_folders_of_killed_processes_only(
     tmp_path: Path,
 ) -> None:
     dead, left = holder(tmp_path)
@@ -74,7 +74,7 @@ def test_two_that_start_at_once_both_have_a_folder(tmp_path: Path) -> None:
         end(process)
 
 
-def test_a_folder_without_a_lock_is_left_to_who_may_be_making_it_until_it_is_old(
+def test_a_folder_without_a_lock_is_removed_only_when_it_is_old(
     tmp_path: Path,
 ) -> None:
     young, old = tmp_path / "imageload-young", tmp_path / "imageload-old"
@@ -112,6 +112,6 @@ def test_a_dead_folder_that_holds_links_loses_only_the_links(tmp_path: Path) -> 
     assert (precious / "file").exists()
 
 
-def test_where_no_folder_can_be_made_the_error_is_the_system_s(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_raises_oserror(tmp_path: Path) -> None:
     with pytest.raises(OSError), temp_folder(str(tmp_path / "missing")):
         pass
