@@ -34,9 +34,9 @@ from imageload.store.file import check_free
 from imageload.web.base import BaseHandler
 from imageload.web.events import EventsHandler, JobEventsHandler
 from imageload.web.idempotency import checked_key
+from imageload.web.intake import read_orders
 from imageload.web.jobs import JobImagesHandler, MapHandler, RetryHandler
 from imageload.web.links import UnknownJob, encoded_links, links_after
-from imageload.web.lists import read_posted
 from imageload.web.logs import set_up_logging
 from imageload.web.operations import HealthHandler, MetricsHandler, QuotaHandler, ReadyHandler
 from imageload.web.pages import DocsHandler, OpenApiHandler, PageFileHandler, PageHandler
@@ -82,7 +82,7 @@ class UploadHandler(StatusHandler):
         return await self.use_body(work, waits_for_disk=self.journal is not None)
 
     def _upload(self) -> list[Job]:
-        orders = read_posted(
+        orders = read_orders(
             bytes(self.body),
             self.request.headers.get("Content-Type", ""),
             max_urls=self.config.max_urls,

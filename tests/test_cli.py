@@ -22,7 +22,7 @@ from imageload.__main__ import main
 from imageload.cli import urls as lists
 from imageload.cli.client import Body, Client
 from imageload.lists import split_list
-from imageload.web.lists import read_posted
+from imageload.web.intake import read_orders
 from sandbox.testing import RunningSandbox
 from tests.contract import JOB, Contract, running_contract
 from tests.origin import IMAGES, Origin, answer, raw, redirect, reset
@@ -624,7 +624,7 @@ def test_quota_says_what_is_left_and_until_when(bare_cli: Cli, contract: Contrac
 
 def urls_of(body: Body) -> list[str]:
     """What the service makes of it."""
-    (order,) = read_posted(body.content, body.content_type, max_urls=1_000, max_lists=1)
+    (order,) = read_orders(body.content, body.content_type, max_urls=1_000, max_lists=1)
     return [item if isinstance(item, str) else item.url for item in order.items]
 
 

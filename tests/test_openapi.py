@@ -19,7 +19,7 @@ from jsonschema.validators import validator_for
 from imageload.errors import REFUSALS
 from imageload.job import State
 from imageload.settings import Config
-from imageload.web.lists import read_posted
+from imageload.web.intake import read_orders
 from imageload.web.openapi import document
 from main import ROUTES
 from tests.service import RunningService, ServiceProcess
@@ -166,7 +166,7 @@ def test_a_callback_is_described_as_widely_as_it_is_taken(described: dict[str, A
     for callback in ("http://app.example:12345/told", "https://app.example?key=1"):
         body = {"urls": ["http://a.example/"], "callback": callback}
         Draft202012Validator(whole).validate(body)
-        read_posted(json.dumps(body).encode(), "", max_urls=1, max_lists=1)
+        read_orders(json.dumps(body).encode(), "", max_urls=1, max_lists=1)
 
 
 def test_the_headers_of_answers_are_described(

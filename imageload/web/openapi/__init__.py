@@ -14,7 +14,7 @@ import msgspec
 
 from imageload import schemas
 from imageload.settings import VERSION, Config
-from imageload.web.lists import Body
+from imageload.web.intake import Body
 from imageload.web.problems import PROBLEM
 
 _FILE = Path(__file__).with_name("openapi.json")

@@ -1,4 +1,4 @@
-"""Tests of web.lists: every form of the contract is read, and whatever else is sent is
+"""Tests of web.intake: every form of the contract is read, and whatever else is sent is
 refused with word of where it is wrong.
 
 `corpora/json_test_suite` is Nicolas Seriot's JSONTestSuite: n_ files are no JSON, y_ files are,
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from imageload.errors import Refused
 from imageload.job import Item
 from imageload.loader import Order
-from imageload.web.lists import read_posted
+from imageload.web.intake import read_orders
 from tests.raising import raises_refused
 
 SUITE = sorted((Path(__file__).parent / "corpora/json_test_suite/test_parsing").glob("*.json"))
@@ -29,7 +29,7 @@ A, B, C = "https://a.example/1.png", "https://b.example/2.png", "http://c.exampl
 def read(body: bytes | str, content_type: str = "application/json") -> list[list[str]]:
     """The lists in `body`, under limits of 5 URLs and 3 lists."""
     encoded = body.encode() if isinstance(body, str) else body
-    orders = read_posted(encoded, content_type, max_urls=5, max_lists=3)
+    orders = read_orders(encoded, content_type, max_urls=5, max_lists=3)
     assert all(isinstance(item, str) for order in orders for item in order.items)
     return [[str(item) for item in order.items] for order in orders]
 
@@ -117,14 +117,14 @@ def test_json_may_stand_in_white_space() -> None:
     ],
 )
 def test_images_are_shared_unless_the_post_says_otherwise(value: Any, dedupe: bool) -> None:
-    orders = read_posted(json.dumps(value).encode(), "", max_urls=5, max_lists=3)
+    orders = read_orders(json.dumps(value).encode(), "", max_urls=5, max_lists=3)
     assert {order.dedupe for order in orders} == {dedupe}
     assert orders[0].items == [A]
 
 
 def test_plain_text_has_no_say_in_sharing() -> None:
     body = f'{A}\n{{"dedupe": false}}'.encode()
-    (order,) = read_posted(body, "text/plain", max_urls=5, max_lists=3)
+    (order,) = read_orders(body, "text/plain", max_urls=5, max_lists=3)
     assert order.dedupe is True
 
 
@@ -133,7 +133,7 @@ def test_plain_text_has_no_say_in_sharing() -> None:
 
 def orders(value: object) -> list[Order]:
     """What a JSON body of `value` asks for."""
-    return read_posted(json.dumps(value).encode(), "", max_urls=5, max_lists=3)
+    return read_orders(json.dumps(value).encode(), "", max_urls=5, max_lists=3)
 
 
 def test_an_entry_may_be_an_object_with_its_own_texts() -> None:
@@ -168,9 +168,9 @@ def test_control_characters_in_texts_are_dropped() -> None:
 @pytest.mark.parametrize("key", ["album", "title", "description"])
 @pytest.mark.parametrize("text", [1, True, [], {}, ["x"]])
 def test_texts_are_texts(key: str, text: object) -> None:
-    assert f"{key} is a text" in refusal(json.dumps({"urls": [A], key: text}))
+    assert f"{key} must be a text" in refusal(json.dumps({"urls": [A], key: text}))
     if key != "album":
-        assert f"entry 1: {key} is a text" in refusal(json.dumps([A, {"url": B, key: text}]))
+        assert f"entry 1: {key} must be a text" in refusal(json.dumps([A, {"url": B, key: text}]))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_texts_have_an_end(key: str, most: int) -> None:
     "entry", [{}, {"url": None}, {"url": 1}, {"url": [A]}, {"title": "no url"}]
 )
 def test_an_object_has_a_url(entry: object) -> None:
-    assert "entry 1 is no text, and no object with a url" in refusal(json.dumps([A, entry]))
+    assert "entry 1 is neither a text nor an object with a url" in refusal(json.dumps([A, entry]))
 
 
 @pytest.mark.parametrize("dedupe", [None, 0, 1, "false", "true", [], {}, 0.0])
@@ -202,7 +202,7 @@ def test_of_a_key_given_twice_the_last_counts() -> None:
     [
         ("", "the body is empty"),
         (" \r\n\t", "the body is empty"),
-        ("\ufeff", "the body is no json"),
+        ("\ufeff", "the body is not valid json"),
         ("null", "no list of urls"),
         ("true", "no list of urls"),
         ("5", "no list of urls"),
@@ -219,15 +219,15 @@ def test_of_a_key_given_twice_the_last_counts() -> None:
         ("[[]]", "there is no url"),
         (f'[["{A}"], []]', "list 1: there is no url"),
         (f'[[""], ["{A}"]]', "list 0: there is no url"),
-        ("[1]", "entry 0 is no text"),
-        (f'["{A}", "{B}", false]', "entry 2 is no text"),
-        (f'[["{A}", 5]]', "entry 1 is no text"),
-        (f'[["{A}"], ["{B}", "{C}", {{}}]]', "list 1: entry 2 is no text"),
-        (f'[[["{A}"]]]', "entry 0 is no text"),
-        (f'[["{A}"], "{B}"]', "entry 1 is no list"),
-        (f'["{B}", ["{A}"]]', "entry 0 is no list"),
-        (f'[["{A}"], {{}}]', "entry 1 is no list"),
-        (f'["{A}"', "no json"),
+        ("[1]", "entry 0 is neither a text"),
+        (f'["{A}", "{B}", false]', "entry 2 is neither a text"),
+        (f'[["{A}", 5]]', "entry 1 is neither a text"),
+        (f'[["{A}"], ["{B}", "{C}", {{}}]]', "list 1: entry 2 is neither a text"),
+        (f'[[["{A}"]]]', "entry 0 is neither a text"),
+        (f'[["{A}"], "{B}"]', "entry 1 is not a list"),
+        (f'["{B}", ["{A}"]]', "entry 0 is not a list"),
+        (f'[["{A}"], {{}}]', "entry 1 is not a list"),
+        (f'["{A}"', "not valid json"),
         (f'["{A}",]', "byte 27"),
         (f'["{A}"] x', "trailing characters"),
         (f"['{A}']", "byte 1"),
@@ -235,10 +235,10 @@ def test_of_a_key_given_twice_the_last_counts() -> None:
         (f"urls={A}", "byte 0"),
         ("[NaN]", "byte 1"),
         ("[Infinity]", "byte 1"),
-        ("[-Infinity]", "no json"),
-        (r'["\ud800"]', "no json"),
-        (r'["\udc00\ud800"]', "no json"),
-        (r'["\x41"]', "no json"),
+        ("[-Infinity]", "not valid json"),
+        (r'["\ud800"]', "not valid json"),
+        (r'["\udc00\ud800"]', "not valid json"),
+        (r'["\x41"]', "not valid json"),
     ],
 )
 def test_json_that_is_no_lists_of_urls_is_refused_with_where_it_is_wrong(
@@ -265,7 +265,7 @@ def test_json_that_is_no_lists_of_urls_is_refused_with_where_it_is_wrong(
     ],
 )
 def test_bytes_that_are_no_utf_8_json_are_refused(body: bytes) -> None:
-    assert "no json" in refusal(body)
+    assert "not valid json" in refusal(body)
 
 
 @pytest.mark.parametrize(
@@ -279,12 +279,27 @@ def test_bytes_that_are_no_utf_8_json_are_refused(body: bytes) -> None:
     ids=["open", "closed", "objects", "beside"],
 )
 def test_json_as_deep_as_a_well_is_refused(body: bytes) -> None:
-    assert "no json that can be read" in refusal(body)
+    assert "not valid json" in refusal(body)
 
 
 @pytest.mark.parametrize("number", ["9" * 100_000, "1e999999"])
-def test_a_number_beyond_all_range_is_refused(number: str) -> None:
-    assert "no json" in refusal(f'{{"limit": {number}, "urls": ["{A}"]}}')
+def test_a_number_beyond_all_range_does_no_harm(number: str) -> None:
+    assert read(f'{{"ignored": {number}, "urls": ["{A}"]}}') == [[A]]
+    assert refusal(f'["{A}", {number}]')
+
+
+@pytest.mark.parametrize("body", ["[" + "[]," * 400_000 + "[]]", '{"x":' + "[" * 1_100_000])
+def test_a_large_body_of_lists_is_refused_before_it_is_decoded(body: str) -> None:
+    with raises_refused("too-large") as caught:
+        read(body)
+    assert "3 lists" in str(caught.value)
+
+
+def test_brackets_in_texts_are_no_lists() -> None:
+    title = r"\"[[\\[[" * 100
+    entries = ", ".join(f'{{"url": "http://a/{n}", "title": "{title}"}}' for n in range(2_000))
+    (order,) = read_orders(f"[{entries}]".encode(), "", max_urls=2_000, max_lists=3)
+    assert len(order.items) == 2_000
 
 
 @pytest.mark.parametrize("kind", ["n", "y", "i"])
@@ -365,7 +380,7 @@ def test_urls_joined_by_commas_or_newlines_come_back(urls: list[str]) -> None:
     for separator in (",", ", ", "\n", "\r\n"):
         body = separator.join(urls).encode()
         if urls:
-            (order,) = read_posted(body, "text/plain", max_urls=99, max_lists=1)
+            (order,) = read_orders(body, "text/plain", max_urls=99, max_lists=1)
             assert order.items == list(dict.fromkeys(urls))
 
 
@@ -446,7 +461,7 @@ def test_a_list_of_any_texts_is_taken_as_it_is_but_for_blanks_and_repeats(
     expected = list(dict.fromkeys(entry.strip() for entry in entries if entry and entry.strip()))
     body = json.dumps(entries).encode()
     if expected:
-        (order,) = read_posted(body, "", max_urls=999, max_lists=1)
+        (order,) = read_orders(body, "", max_urls=999, max_lists=1)
         assert order.items == expected
     else:
         assert "there is no url" in refusal(body)

@@ -1,0 +1,247 @@
+"""The body of a POST of URLs, as Orders: the forms of the contract, and the errors of others.
+
+`UploadRequest` and `Entry` check the JSON, and the OpenAPI document is generated from them. URLs
+are not checked here: a bad one fails by itself, later, in its job.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from imageload.errors import InvalidURL, Refused
+from imageload.fetch.guard import check_url
+from imageload.job import Item
+from imageload.lists import split_list
+from imageload.loader import Order
+
+_FORMS = 'Send {"urls": ["https://...", ...]}, a bare list of URLs, or several lists in one.'
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+# The end of msgspec's messages: "... - at `$.urls[0][12].title`".
+_PATH = re.compile(r" - at `\$(?:\.urls)?((?:\[\d+\])*)(?:\.(\w+))?`$")
+_JSON_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+# Up to this size, anything may be decoded. 32 MB of `[],[],...` would be 1.6 GB of lists.
+_SMALL_BODY = 2**20
+
+# Longer than any that people read; Imgur does not document its limits.
+Title = Annotated[str, Meta(max_length=1_000)]
+Description = Annotated[str, Meta(max_length=10_000)]
+
+# For the OpenAPI document. `check_url` decides; it accepts other alphabets too.
+_PORT = "[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
+_CALLBACK = rf"^https?://[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:({_PORT}))?([/?][!-~]*)?$"
+
+_A_URL = {
+    "anyOf": [
+        {"type": "string", "pattern": r"\S"},
+        {"type": "object", "required": ["url"], "properties": {"url": {"pattern": r"\S"}}},
+    ]
+}
+_A_LIST = {"items": {"type": ["string", "object", "null"]}, "contains": _A_URL}
+_LISTS = {
+    "items": {"type": ["array", "null"], "contains": _A_URL},
+    "contains": {"type": "array"},
+}
+
+
+class Entry(msgspec.Struct):
+    """An image's URL, with its title and description on Imgur."""
+
+    url: str
+    title: Title | None = None
+    description: Description | None = None
+
+
+_OneEntry = str | Entry | None
+Urls = Annotated[
+    list[_OneEntry | list[_OneEntry]],
+    Meta(
+        description="URLs, or lists of URLs: one job for each list. White space around a URL, "
+        "blank and null entries are dropped, and a URL given twice in a list is one image.",
+        extra_json_schema={"anyOf": [_A_LIST, _LISTS]},
+    ),
+]
+
+
+class UploadRequest(msgspec.Struct):
+    """The images to upload, and options for all of them."""
+
+    urls: Urls
+    album: Annotated[
+        Title | None, Meta(description="The title of an Imgur album for each job's images.")
+    ] = None
+    callback: Annotated[
+        Annotated[str, Meta(max_length=2_000, extra_json_schema={"pattern": _CALLBACK})] | None,
+        Meta(description="An http or https URL that gets a POST when a job has ended."),
+    ] = None
+    title: Annotated[
+        Title | None, Meta(description="The title of images without one of their own.")
+    ] = None
+    description: Annotated[
+        Description | None, Meta(description="The description of images without their own.")
+    ] = None
+    dedupe: Annotated[
+        bool, Meta(description="false: download and upload images again whose link is known.")
+    ] = True
+
+
+Body = UploadRequest | Urls
+"""The JSON of a POST."""
+
+
+def read_orders(body: bytes, content_type: str, *, max_urls: int, max_lists: int) -> list[Order]:
+    """An Order for each list of URLs in `body`; its URLs are stripped and unique, in order.
+
+    `text/plain` is one list, as `split_list` reads it; everything else is read as JSON. Raises
+    Refused (bad-request or too-large) for the whole of it.
+    """
+    if content_type.partition(";")[0].strip().lower() == "text/plain":
+        request = UploadRequest([*_split(body)])
+    else:
+        request = _decoded(body, max_lists)
+    lists = _lists(request.urls)
+    if len(lists) > max_lists:
+        raise _too_many_lists(len(lists), max_lists)
+    if request.callback is not None:
+        _check_callback(request.callback)
+    common = Item("", _cleaned_text(request.title), _cleaned_text(request.description))
+    album = _cleaned_text(request.album)
+    several = len(lists) > 1
+    return [
+        Order(
+            items=_items(entries, common, f"List {number}: " if several else "", max_urls),
+            dedupe=request.dedupe,
+            album=album,
+            callback=request.callback,
+        )
+        for number, entries in enumerate(lists)
+    ]
+
+
+def _split(body: bytes) -> list[str]:
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        message = f"The text is not UTF-8: see byte {error.start}."
+        raise Refused("bad-request", message) from None
+    return split_list(text)
+
+
+def _decoded(body: bytes, max_lists: int) -> UploadRequest:
+    if not body.strip():
+        raise Refused("bad-request", f"The body is empty. {_FORMS}")
+    is_small = len(body) <= _SMALL_BODY
+    if not is_small:
+        _check_list_count(body, max_lists)
+    body = body.removeprefix(b"\xef\xbb\xbf")
+    try:
+        request: UploadRequest | list[Any] = msgspec.json.decode(body, type=Body)
+    except msgspec.ValidationError as error:
+        if is_small:
+            _check_form(body)
+        raise Refused("bad-request", _explained(str(error))) from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise _no_json(error) from None
+    return request if isinstance(request, UploadRequest) else UploadRequest(request)
+
+
+def _check_list_count(body: bytes, max_lists: int) -> None:
+    """Refuse more lists than are allowed before memory is spent on them."""
+    if body.count(b"[") > max_lists + 1:
+        found = _JSON_STRING.sub(b"", body).count(b"[") - 1
+        if found > max_lists:
+            raise _too_many_lists(found, max_lists)
+
+
+def _check_form(body: bytes) -> None:
+    """Refuse a body that is no JSON, or has no list of URLs, in words about that."""
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise _no_json(error) from None
+    _lists(value.get("urls") if isinstance(value, dict) else value)
+
+
+def _no_json(error: Exception) -> Refused:
+    reason = f": {error}" if isinstance(error, msgspec.DecodeError) else ", or nested too deeply"
+    return Refused("bad-request", f"The body is not valid JSON{reason}. {_FORMS}")
+
+
+def _too_many_lists(found: int, max_lists: int) -> Refused:
+    message = f"One request may have {max_lists:,} lists; this one has {found:,}."
+    return Refused("too-large", message)
+
+
+def _explained(error: str) -> str:
+    """A message about msgspec's `error` in terms of lists and entries."""
+    found = _PATH.search(error)
+    numbers = re.findall(r"\d+", found[1]) if found else []
+    key = found[2] if found else None
+    *in_list, entry = numbers or [None]
+    where = "".join(f"List {number}: " for number in in_list)
+    if key in (None, "url"):
+        return f"{where}Entry {entry} is neither a text nor an object with a url. {_FORMS}"
+    if key == "dedupe":
+        return "dedupe is true or false."
+    here = f"{where}Entry {entry}: " if numbers else ""
+    if " of length <= " in error:
+        most = int(error.partition(" of length <= ")[2].split()[0])
+        return f"{here}{key} may have {most:,} characters."
+    return f"{here}{key} must be a text."
+
+
+def _lists(value: Any) -> list[list[_OneEntry]]:
+    """The lists in `value`, which is one list, or a list of lists."""
+    if not isinstance(value, list):
+        raise Refused("bad-request", f"There is no list of URLs in the body. {_FORMS}")
+    inner = [entry for entry in value if isinstance(entry, list)]
+    if not inner:
+        return [value]
+    for index, entry in enumerate(value):
+        if entry is not None and not isinstance(entry, list):
+            message = f"Entry {index} is not a list, but others are. {_FORMS}"
+            raise Refused("bad-request", message)
+    return inner
+
+
+def _check_callback(url: str) -> None:
+    try:
+        check_url(url)
+    except InvalidURL as error:
+        raise Refused("bad-request", f"callback: {error.message}") from None
+
+
+def _cleaned_text(text: str | None) -> str | None:
+    """`text` without control characters; None if nothing is left."""
+    return (_CONTROLS.sub("", text).strip() or None) if text is not None else None
+
+
+def _items(
+    entries: Iterable[_OneEntry], common: Item, where: str, max_urls: int
+) -> list[str | Item]:
+    """The images of one list: a URL, or an Item if it has texts. `common` has the default texts."""
+    items: dict[str, str | Item] = {}
+    is_plain = common.title is None and common.description is None
+    for entry in entries:
+        if entry is None:
+            continue
+        texts = common
+        if isinstance(entry, Entry):
+            title, description = _cleaned_text(entry.title), _cleaned_text(entry.description)
+            texts = Item("", title or common.title, description or common.description)
+            url = entry.url.strip()
+        else:
+            url = entry.strip()
+        if url and url not in items:
+            items[url] = url if texts is common and is_plain else texts._replace(url=url)
+    if not items:
+        raise Refused("bad-request", f"{where}There is no URL in it. {_FORMS}")
+    if len(items) > max_urls:
+        message = f"A job may have {max_urls:,} URLs; this has {len(items):,}. Send several lists."
+        raise Refused("too-large", f"{where}{message}")
+    return list(items.values())
