@@ -1,7 +1,7 @@
 """Child processes: started with a clean environment, measured from /proc, always ended.
 
-Each gets a session of its own, so that Ctrl-C reaches only the benchmark, which then ends them
-in order, and so that whatever they started ends with them.
+Each is in a session of its own: Ctrl-C reaches only the benchmark, which then ends them in order,
+with all processes that they started.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from types import TracebackType
 
 _STOP_SECONDS = 15.0
 _TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
-# Proxies and options of whoever runs this would change what is measured.
+# The user's proxies and options would change the result.
 _FOREIGN = ("IMGUR_", "IMAGELOAD_", "CURL_")
 
 
 class BenchError(Exception):
-    """Why there is no result: one sentence."""
+    """The reason why there is no result: one sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What some images took: wall seconds, CPU seconds (user and system), peak memory in bytes."""
+    """The cost of some images: wall and CPU seconds (user and system), peak memory in bytes."""
 
     images: int
     seconds: float
@@ -46,7 +46,7 @@ class Usage:
 
 
 class Child:
-    """A child process for a `with` block, ended at its end; what it prints goes to `log`."""
+    """A child process for a `with` block, ended at its end; its output goes to `log`."""
 
     def __init__(self, command: Sequence[object], log: Path, cwd: Path) -> None:
         self._log = log
@@ -78,7 +78,7 @@ class Child:
     ) -> None:
         if self._process.returncode is not None:
             return
-        # Not by Popen.terminate: it reaps a process that has ended, whose group is then lost.
+        # Not Popen.terminate: it reaps an ended process, and then its group cannot be killed.
         os.kill(self._process.pid, signal.SIGTERM)
         deadline = time.monotonic() + _STOP_SECONDS
         while not self._has_ended() and time.monotonic() < deadline:
@@ -92,7 +92,7 @@ class Child:
 
     @property
     def output(self) -> str:
-        """What it has printed."""
+        """Its output so far."""
         return self._log.read_text(errors="replace")
 
     def status(self) -> int | None:
@@ -111,9 +111,9 @@ class Child:
         return peak_bytes(self._process.pid)
 
     def finish(self, images: int, seconds: float) -> Usage:
-        """Wait for the end of a process that has just been started; what `images` took.
+        """Wait for the end of a process that has just been started; the cost of its `images`.
 
-        Raises BenchError where it fails, or takes more than `seconds`. The peak is read from
+        Raises BenchError if it fails, or takes more than `seconds`. The peak is read from
         /proc while it runs: the one in its rusage has our own size as a floor (a fork's copy).
         """
         begun, peak = time.monotonic(), 0

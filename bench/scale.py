@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bench.process import Usage
 from bench.servers import running_servers
 from bench.service import Answers, running_service
-from bench.speed import made, made_images, say, uploads_seen
+from bench.speed import made, made_images, say
 from bench.table import percentiles
 from bench.trees import Candidate
 
@@ -18,7 +18,8 @@ _BYTES = 2_000
 _SHORT, _LONG, _MANY = 10_000, 100_000, 10_000
 _QUICK = 50
 
-Runs = Mapping[str, Sequence[tuple[Usage, Answers]]]
+Run = Sequence[tuple[Usage, Answers]]
+Runs = Mapping[str, Run]
 
 
 def measure_long(
@@ -31,23 +32,17 @@ def measure_long(
     both = {
         count: _measured(options, folder, candidates, image, [count]) for count in (short, long)
     }
-    print(
-        f"| one job of small URLs | {short:,} | {long:,} | time of an image in the long one "
-        "| of the old commit's | peak memory | bytes a URL | of the old commit's | status p99 |",
-        "| --- " + "| ---: " * 8 + "|",
-        sep="\n",
+    _print_header(
+        f"one job of small URLs | {short:,} | {long:,} | time of an image in the long one "
+        "| of the old commit's | peak memory | of the old commit's | status p99 | bytes a URL"
     )
     for name in candidates:
         few, many = both[short][name], both[long][name]
-        linear = _median_seconds(many) / long / (_median_seconds(few) / short)
-        grown = max(each.peak_bytes for each, _ in many) - max(each.peak_bytes for each, _ in few)
-        other = _other(name, candidates)
+        linear = _seconds(many) / long / (_seconds(few) / short)
         print(
-            f"| {name} | {_median_seconds(few):.1f} s | {_median_seconds(many):.1f} s "
-            f"| {linear:.2f} of linear | {_seconds_ratio(both[long], name, other)} "
-            f"| {max(each.peak_bytes for each, _ in many) / 1e6:.0f} MB "
-            f"| {grown / (long - short):,.0f} | {_peak_ratio(both[long], name, other)} "
-            f"| {_p99(many)} |"
+            f"| {name} | {_seconds(few):.1f} s | {_seconds(many):.1f} s | {linear:.2f} of linear "
+            f"| {_ratio(_seconds, both[long], name)} | {_costs(both[long], name)} "
+            f"| {(_peak(many) - _peak(few)) / (long - short):,.0f} |"
         )
 
 
@@ -58,20 +53,15 @@ def measure_many(
     count = _MANY // _QUICK if options.quick else _MANY
     (image,) = made_images(folder, 1, _BYTES)
     runs = _measured(options, folder, candidates, image, [1] * count)
-    print(
-        f"| {count:,} jobs of one URL | total | of the old commit's | CPU per job | peak memory "
-        "| of the old commit's | status p99 |",
-        "| --- " + "| ---: " * 6 + "|",
-        sep="\n",
+    _print_header(
+        f"{count:,} jobs of one URL | total | of the old commit's | CPU per job "
+        "| peak memory | of the old commit's | status p99"
     )
     for name in candidates:
-        other = _other(name, candidates)
-        cpu = statistics.median(each.cpu_seconds for each, _ in runs[name])
+        cpu = statistics.median(usage.cpu_seconds for usage, _ in runs[name])
         print(
-            f"| {name} | {_median_seconds(runs[name]):.1f} s "
-            f"| {_seconds_ratio(runs, name, other)} | {1000 * cpu / count:.2f} ms "
-            f"| {max(each.peak_bytes for each, _ in runs[name]) / 1e6:.0f} MB "
-            f"| {_peak_ratio(runs, name, other)} | {_p99(runs[name])} |"
+            f"| {name} | {_seconds(runs[name]):.1f} s | {_ratio(_seconds, runs, name)} "
+            f"| {1000 * cpu / count:.2f} ms | {_costs(runs, name)} |"
         )
 
 
@@ -98,35 +88,35 @@ def _measured(
             ):
                 service.warm_up(image)
                 usage = service.load_all(jobs)
-                uploads_seen(servers, name, images + 1, _BYTES)
+                servers.uploads(name, images + 1, _BYTES)
             say(f"start {start + 1}: {usage.seconds:.1f} s for {images:,} images by {name}")
             runs[name].append((usage, answers))
     return runs
 
 
-def _other(name: str, candidates: Mapping[str, Candidate]) -> str:
-    """The candidate that this one is compared with: the old commit's, with a journal or without."""
-    names = [*candidates]
-    return names[2 + names.index(name) % 2] if len(names) > 2 else ""
+def _print_header(columns: str) -> None:
+    print(f"| {columns} |", "| --- " + "| ---: " * columns.count("|") + "|", sep="\n")
 
 
-def _median_seconds(runs: Sequence[tuple[Usage, Answers]]) -> float:
-    return statistics.median(usage.seconds for usage, _ in runs)
+def _costs(runs: Runs, name: str) -> str:
+    """Peak memory, its ratio, and the p99 of the small job's status meanwhile."""
+    seconds = [each for _, answers in runs[name] for each in answers.small_job_seconds]
+    p99 = f"{percentiles(seconds)[1]:.1f} ms" if seconds else "-"
+    return f"{_peak(runs[name]) / 1e6:.0f} MB | {_ratio(_peak, runs, name)} | {p99}"
 
 
-def _seconds_ratio(runs: Runs, name: str, other: str) -> str:
-    if not other:
+def _ratio(value: Callable[[Run], float], runs: Runs, name: str) -> str:
+    """`value` to that of the old commit, with a journal or without as this candidate."""
+    names = [*runs]
+    if len(names) < 3:
         return "-"
-    return f"{_median_seconds(runs[name]) / _median_seconds(runs[other]):.2f}"
+    other = names[2 + names.index(name) % 2]
+    return f"{value(runs[name]) / value(runs[other]):.2f}"
 
 
-def _peak_ratio(runs: Runs, name: str, other: str) -> str:
-    if not other:
-        return "-"
-    mine, theirs = (max(usage.peak_bytes for usage, _ in runs[each]) for each in (name, other))
-    return f"{mine / theirs:.2f}"
+def _seconds(run: Run) -> float:
+    return statistics.median(usage.seconds for usage, _ in run)
 
 
-def _p99(runs: Sequence[tuple[Usage, Answers]]) -> str:
-    seconds = [each for _, answers in runs for each in answers.small_job_seconds]
-    return f"{percentiles(seconds)[1]:.1f} ms" if seconds else "-"
+def _peak(run: Run) -> float:
+    return max(usage.peak_bytes for usage, _ in run)

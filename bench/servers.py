@@ -1,7 +1,7 @@
-"""nginx on 127.0.0.1, twice: the origin of the images, and an Imgur that always says yes.
+"""nginx on 127.0.0.1, twice: the origin of the images, and an Imgur that accepts every upload.
 
-Each way of loading images has an Imgur of its own, with a port and a log of its own, so that
-what it uploaded is seen on the wire and not believed.
+Each way of loading images has an Imgur of its own, with a port and a log of its own, so that its
+uploads are counted on the wire.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from bench.process import BenchError, Child
@@ -56,8 +55,8 @@ http {{
     {imgurs}
 }}
 """
-# `return` alone answers before it has read a body. `mirror` reads it whole, into memory; then a
-# static file refuses the POST, and the refusal is made the answer.
+# `return` alone responds before it has read the body. `mirror` reads it whole, into memory; then a
+# static file refuses the POST, and error_page turns the refusal into the response.
 _IMGUR_CONF = """
     server {{
         listen 127.0.0.1:{port} backlog=1024;
@@ -68,15 +67,6 @@ _IMGUR_CONF = """
         location = /3/credits {{ access_log off; return 200 '{credits}'; }}
     }}
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Uploads:
-    """What an Imgur has seen: good POSTs with our Authorization, their bytes, connections."""
-
-    count: int
-    bytes: int
-    connections: int
 
 
 class Servers:
@@ -94,13 +84,14 @@ class Servers:
         return f"http://127.0.0.1:{self._imgur_ports[way]}/"
 
     def log(self, way: str) -> Path:
-        """Where the Imgur of `way` writes a line for each request."""
+        """The file in which the Imgur of `way` writes a line for each request."""
         return self._logs[way]
 
-    def uploads(self, way: str, expected: int) -> Uploads:
-        """What the Imgur of `way` has seen, once that is `expected` uploads or it takes too long.
+    def uploads(self, way: str, expected: int, image_bytes: int) -> str:
+        """The uploads that the Imgur of `way` saw, as a line; BenchError if any is missing.
 
-        nginx logs a request a moment after its answer.
+        Counted are good POSTs with our Authorization. nginx logs a request a moment after its
+        response, so the log is read for some seconds.
         """
         deadline = time.monotonic() + _LOG_SECONDS
         while True:
@@ -108,16 +99,20 @@ class Servers:
             good = [line for line in lines if line[:2] == ["POST", "200"]]
             good = [line for line in good if line[4] == AUTHORIZATION]
             if len(good) >= expected or time.monotonic() > deadline:
-                total = sum(int(line[2]) for line in good)
-                return Uploads(len(good), total, len({line[3] for line in good}))
+                break
             time.sleep(0.05)
+        total = sum(int(line[2]) for line in good)
+        seen = f"{len(good):,} uploads, {total:,} bytes"
+        if len(good) != expected or total < expected * image_bytes:
+            raise BenchError(f"Imgur saw {seen} of {expected:,} images of {image_bytes:,}: {way}.")
+        return f"Imgur saw {seen}, over {len({line[3] for line in good}):,} connections: {way}"
 
 
 @contextlib.contextmanager
 def running_servers(
     folder: Path, images: Path, ways: Sequence[str], image_bytes: int
 ) -> Iterator[Servers]:
-    """nginx at work until the end of the block; raises BenchError where it does not start."""
+    """A running nginx until the end of the block; raises BenchError if it does not start."""
     servers = Servers(folder, ways)
     (folder / "3").mkdir()
     (folder / "3" / "upload").touch()
@@ -150,7 +145,7 @@ def running_servers(
 
 
 def find_nginx() -> str | None:
-    """The path of nginx, which Debian puts where only root looks; None where there is none."""
+    """The path of nginx, also in sbin, where Debian puts it; None if there is none."""
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", "/sbin"])
     return shutil.which("nginx", path=path)
 
