@@ -47,7 +47,7 @@ from imageload.job import (
     Uploaded,
     Uploading,
 )
-from imageload.store import Store, open_store
+from imageload.store import Posted, Store, open_store
 from imageload.store.writer import Batch
 from tests.disks import full, small_disk
 from tests.journals import (
@@ -84,11 +84,6 @@ def journal(path: Path) -> Iterator[Store]:
 
 
 # What a restart brings back
-
-
-def test_a_new_journal_is_empty_and_says_that_nothing_went_wrong(path: Path) -> None:
-    restored = restored_from(path)
-    assert (restored.jobs, restored.was_closed) == ([], True)
 
 
 def test_an_accepted_job_is_there_with_all_that_was_posted(path: Path) -> None:
@@ -331,26 +326,67 @@ def test_of_two_threads_that_record_a_job_at_once_the_later_state_is_kept(path: 
     assert restored.callback.is_open, "the job goes on, and its next end is to be told"
 
 
-def test_many_threads_may_use_it_at_once(path: Path) -> None:
-    done: list[Job] = []
+# Versions
+
+
+def versions(path: Path) -> list[tuple[int, list[int]]]:
+    """Of each job in the journal its version, and those of its images."""
+    jobs = restored_from(path).jobs
+    return [(job.version, [image.version for image in job.snapshot().images]) for job in jobs]
+
+
+def test_versions_go_on_after_a_clean_restart(path: Path) -> None:
+    jobs = [job_of(2), job_of(2), job_of(1)]
     with opened(path) as (journal, _):
+        journal.accept(jobs)
+        finish(journal, jobs[0])
+        tell(journal, jobs[1], Started(), Failed(1, FAILURE), Downloaded(0, report(0)))
+    expected = [(7, [4, 7]), (4, [4, 2]), (0, [0])]
+    assert versions(path) == expected, "the download was undone, which is one more change"
+    assert versions(path) == expected, "nothing has happened since"
 
-        def work() -> None:
-            for _ in range(5):
-                job = job_of(5)
-                journal.accept([job])
-                finish(journal, job)
-                done.append(job)
 
-        threads = [threading.Thread(target=work) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        numbers = [journal.number(job) for job in done]
-    assert len(set(numbers)) == 40
-    by_id = {job.job_id: shown(job) for job in restored_from(path).jobs}
-    assert by_id == {job.job_id: after_a_restart(job) for job in done}
+SHOWER = """
+import os, signal, sys
+from imageload.job import Downloaded, Requeued, Started
+from imageload.store import open_store
+from tests.journals import fail, job_of, report, tell
+
+store, jobs, _ = open_store(sys.argv[1])
+if not jobs:
+    jobs = [job_of(3), job_of(3)]
+    store.accept(jobs)
+    fail(store, jobs[0])
+    store.when_durable(lambda: print("ready", flush=True))
+else:
+    print("ready", flush=True)
+sys.stdin.readline()
+for job in jobs:
+    for n, image in enumerate(job.snapshot().images):
+        job.apply(Requeued(n) if image.state == "failed" else Downloaded(n, report(n)))
+    print(job.version, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_no_version_is_given_out_twice_though_the_process_was_killed(path: Path) -> None:
+    """The Changes are shown and not recorded, as by a process that dies before it writes them."""
+    shown_last = [0, 0]
+    for _ in range(4):
+        with subprocess.Popen(
+            [sys.executable, "-c", SHOWER, str(path)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            said, _ = process.communicate("go\n", timeout=30)
+        shown_now = [int(line) for line in said.split()[1:]]
+        assert all(map(int.__lt__, shown_last, shown_now))
+        shown_last = shown_now
+    for (version, images), last in zip(versions(path), shown_last, strict=True):
+        assert version > last
+        assert min(images) > last, "a client that saw any of them is shown all of them again"
 
 
 # When it is durable
@@ -442,14 +478,6 @@ def test_any_number_of_images_of_any_kind_may_be_written_at_once(path: Path, cou
     assert rows == len(job), "and none of what filled the statements up"
     (restored,) = restored_from(path).jobs
     assert shown(restored) == after_a_restart(job)
-
-
-def test_one_who_waits_and_raises_hurts_nobody(
-    journal: Store, caplog: pytest.LogCaptureFixture
-) -> None:
-    journal.when_durable(lambda: 1 // 0)
-    flush(journal)
-    assert "a callback of the journal raised" in caplog.text
 
 
 # When it cannot be written
@@ -589,6 +617,22 @@ def test_a_journal_whose_file_is_taken_away_notices_and_goes_on_when_it_is_back(
         (tmp_path / "elsewhere").rename(path)
         flush(journal)
     assert shown(restored_from(path).jobs[0]) == after_a_restart(job)
+
+
+def test_a_refused_job_leaves_no_key(path: Path) -> None:
+    refused, kept = job_of(1), job_of(1)
+    with opened(path) as (journal, _):
+        with locked(path), pytest.raises(StoreUnavailable):
+            journal.accept([refused], posted=Posted("a", "1", b"", (refused.job_id,)), seconds=0.1)
+        posted = Posted("a", "2", b"", (kept.job_id,))
+        journal.accept([kept], posted=posted)
+        assert journal.posted("a", "1") is None
+    with opened(path) as (journal, _):
+        assert journal.posted("a", "1") is None
+        assert journal.posted("a", "2") == posted
+        journal.retire([kept.job_id])
+    with opened(path) as (journal, _):
+        assert journal.posted("a", "2") is None
 
 
 def test_what_sqlite_cannot_store_is_left_out_and_the_rest_is_kept(

@@ -271,10 +271,11 @@ def read_jobs(heads: Iterable[Any], images: Iterable[Any], first_version: int) -
         if group is not None and group[0] == number:
             known = {row[1]: row for row in group[1]}
             group = next(groups, None)
+        newest = max(version, first_version, *(row[2] for row in known.values()))
         read = [
-            _image(item, known.get(n), first_version) for n, item in enumerate(_items.decode(items))
+            _image(item, known.get(n), first_version, newest)
+            for n, item in enumerate(_items.decode(items))
         ]
-        newest = max((row[2] for row in known.values()), default=0)
         ends = [row[2] for n, row in known.items() if read[n].state in _ENDED]
         job = Job.restored(
             read,
@@ -285,15 +286,16 @@ def read_jobs(heads: Iterable[Any], images: Iterable[Any], first_version: int) -
             album=None if album is None else _album.decode(album),
             purging=bool(purging),
             callback=None if callback is None else _callback.decode(callback),
-            version=max(version, newest, first_version),
+            version=newest,
         )
         yield Stored(number, job, bool(started), crashes, progress, max(ends, default=0))
 
 
-def _image(item: str | Item, row: Any, first_version: int) -> Image:
+def _image(item: str | Item, row: Any, first_version: int, newest: int) -> Image:
+    """An image, of its `row` or None. Without a row it may have been downloaded until now."""
     url, title, description = (item, None, None) if isinstance(item, str) else item
     if row is None:
-        return Image(url, title=title, description=description, version=first_version)
+        return Image(url, title=title, description=description, version=newest)
     _, _, version, link, encoded = row
     record = _decode(encoded)
     return Image(

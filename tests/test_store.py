@@ -1,0 +1,232 @@
+"""Tests of store: what every store promises, run against each of them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from imageload.job import Downloaded, Failed, Item, Job, Purged, Started, Uploaded, Uploading
+from imageload.store import Posted, Store, open_store
+from tests.journals import FAILURE, SECRET, fail, finish, flush, job_of, link, report, tell, url
+
+PATHS = {"memory": lambda _: "", "sqlite": lambda folder: str(folder / "journal")}
+
+
+@pytest.fixture(params=PATHS)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    path: Callable[[Path], str] = PATHS[request.param]
+    restored = open_store(path(tmp_path))
+    assert (restored.jobs, restored.was_closed) == ([], True)
+    yield restored.store
+    assert restored.store.close()
+    assert restored.store.close(), "closing twice does no harm"
+
+
+def landed(store: Store, count: int) -> Job:
+    """A job of so many images that all landed, and is durable."""
+    job = job_of(count)
+    store.accept([job])
+    finish(store, job)
+    flush(store)
+    return job
+
+
+# Jobs
+
+
+def test_an_accepted_job_can_be_loaded(store: Store) -> None:
+    items: list[str | Item] = ["https://a.example/ü.png"]
+    items += [Item(url(1), "A bird", "It sings."), Item(url(2), None, "")]
+    job = Job(items, dedupe=False, album="Birds", callback="https://user.example/told")
+    store.accept([job])
+    found = store.load(job.job_id)
+    assert found is not None
+    assert found.snapshot() == job.snapshot()
+    assert found.dedupe is False
+    assert store.load("4227cacf-2ee1-4b52-b231-110304c4e203") is None
+
+
+def test_a_finished_job_is_loaded_as_it_is(store: Store) -> None:
+    job = job_of(3)
+    store.accept([job])
+    tell(store, job, Started(), Downloaded(0, report(0)), Uploading(0), Uploaded(0, link(0), "h"))
+    tell(store, job, Failed(1, FAILURE))
+    tell(store, job, Downloaded(2, report(2)), Uploaded(2, link(2), reused=True))
+    flush(store)
+    found = store.load(job.job_id)
+    assert found is not None
+    assert found.version == job.version
+    for shown, image in zip(found.snapshot().images, job.snapshot().images, strict=True):
+        assert (shown.state, shown.link, shown.failure) == (image.state, image.link, image.failure)
+        assert (shown.version, shown.deletehash) == (image.version, image.deletehash)
+
+
+def test_jobs_are_numbered_in_the_order_in_which_they_were_accepted(store: Store) -> None:
+    jobs = [job_of(1) for _ in range(4)]
+    store.accept(jobs[:2])
+    store.accept(jobs[2:])
+    numbers = [store.number(job) for job in jobs]
+    assert numbers == sorted(set(numbers))
+    with pytest.raises(LookupError):
+        store.number(job_of(1))
+
+
+def test_a_job_that_was_not_accepted_is_ignored(store: Store) -> None:
+    job = job_of(1)
+    finish(store, job)
+    flush(store)
+    assert store.load(job.job_id) is None
+    assert list(store.links()) == []
+
+
+def test_a_deleted_job_leaves_nothing(store: Store) -> None:
+    job, other = landed(store, 2), landed(store, 1)
+    store.delete([job.job_id])
+    tell(store, job, Purged(0, FAILURE))
+    flush(store)
+    assert store.load(job.job_id) is None
+    assert [found.job_id for found in store.links()] == [other.job_id]
+
+
+def test_many_threads_may_use_it_at_once(store: Store) -> None:
+    done: list[Job] = []
+
+    def work() -> None:
+        for _ in range(5):
+            job = job_of(2)
+            store.accept([job])
+            finish(store, job)
+            done.append(job)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    flush(store)
+    assert len({store.number(job) for job in done}) == 40
+    assert len(list(store.links())) == 80
+
+
+# Links
+
+
+def test_links_are_in_order_and_begin_anywhere(store: Store) -> None:
+    old, failed, new = landed(store, 2_500), job_of(1), landed(store, 3)
+    store.accept([failed])
+    fail(store, failed)
+    flush(store)
+    found = list(store.links())
+    assert [each.link for each in found] == [link(n) for n in (*range(2_500), 0, 1, 2)]
+    assert {each.job_id for each in found} == {old.job_id, new.job_id}
+    rest = store.links((store.number(old), 2_400))
+    assert [each.n for each in rest] == [*range(2_401, 2_500), 0, 1, 2]
+    assert list(store.links((store.number(new), 2))) == []
+
+
+def test_the_links_of_retired_jobs_are_kept_by_a_store_that_is_durable(store: Store) -> None:
+    old, new = landed(store, 2), landed(store, 1)
+    number = store.number(old)
+    store.retire([old.job_id])
+    flush(store)
+    kept = [(number, old.job_id, n, link(n)) for n in range(2)] if store.is_durable else []
+    assert list(store.links(retired_only=True)) == kept
+    assert [each.job_id for each in store.links()] == [each[1] for each in kept] + [new.job_id]
+    assert (store.load(old.job_id) is not None) is store.is_durable
+
+
+# Settings and keys
+
+
+def test_a_setting_is_kept_until_it_is_deleted(store: Store) -> None:
+    assert store.get_setting("budget") is None
+    store.set_setting("budget", "12")
+    store.set_setting("budget", "11")
+    assert store.get_setting("budget") == "11"
+    store.set_setting("budget", None)
+    assert store.get_setting("budget") is None
+
+
+def test_a_key_is_kept_until_all_its_jobs_are_gone(store: Store) -> None:
+    first, second = job_of(1), job_of(1)
+    posted = Posted("ann", "key", b"\x00hash", (first.job_id, second.job_id))
+    store.accept([first, second], posted=posted)
+    assert store.posted("ann", "key") == posted
+    assert store.posted("bob", "key") is None
+    store.retire([first.job_id])
+    assert store.posted("ann", "key") == posted
+    store.delete([second.job_id])
+    assert store.posted("ann", "key") is None
+
+
+def test_a_key_that_is_used_again_belongs_to_the_new_jobs(store: Store) -> None:
+    old, new = job_of(1), job_of(1)
+    store.accept([old], posted=Posted("ann", "key", b"1", (old.job_id,)))
+    posted = Posted("ann", "key", b"2", (new.job_id,))
+    store.accept([new], posted=posted)
+    store.retire([old.job_id])
+    assert store.posted("ann", "key") == posted
+
+
+# Durability
+
+
+def is_immediate(store: Store) -> bool:
+    """True if `durable` returns without waiting."""
+    waiting = store.durable()
+    try:
+        waiting.send(None)
+    except StopIteration:
+        return True
+    waiting.close()
+    return False
+
+
+def test_durable_returns_at_once_if_nothing_is_unwritten(store: Store) -> None:
+    async def run() -> list[bool]:
+        job = job_of(1)
+        await asyncio.to_thread(store.accept, [job])
+        await store.durable()
+        seen = [is_immediate(store)]
+        tell(store, job, Started())
+        seen.append(is_immediate(store))
+        await store.durable()
+        return [*seen, is_immediate(store)]
+
+    assert asyncio.run(run()) == [True, not store.is_durable, True]
+
+
+def test_all_who_wait_are_woken_and_one_who_gave_up_disturbs_nobody(store: Store) -> None:
+    async def load(job: Job, index: int) -> None:
+        tell(store, job, Downloaded(index, report(index)), Uploading(index))
+        await store.durable(hurry=index % 2 == 0)
+        tell(store, job, Uploaded(index, link(index), SECRET))
+
+    async def run(job: Job) -> None:
+        tasks = [asyncio.create_task(load(job, index)) for index in range(50)]
+        await asyncio.sleep(0)
+        tasks[7].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await store.durable()
+
+    job = job_of(50)
+    store.accept([job])
+    asyncio.run(run(job))
+    missing = {7} if store.is_durable else set()
+    assert {found.n for found in store.links()} == {*range(50)} - missing
+
+
+def test_when_durable_calls_back_also_after_one_that_raised(store: Store) -> None:
+    job = job_of(1)
+    store.accept([job])
+    tell(store, job, Started())
+    called = threading.Event()
+    if store.is_durable:
+        store.when_durable(lambda: 1 // 0)
+    store.when_durable(called.set)
+    assert called.wait(10)
+    assert store.trouble is None
