@@ -1,4 +1,4 @@
-"""Who may ask: names that are ours, pages of other sites, tokens."""
+"""Tests of web.access: host names, pages of other sites, tokens."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """A service that wants a token."""
+    """A service that requires a token."""
     folder = tmp_path_factory.mktemp("temp")
     with running_service(folder / "t", cors_origin=(APP,), api_token=TOKENS) as running:
         yield running
@@ -61,16 +61,12 @@ def ask(
         "[::1]:8888",
     ],
 )
-def test_a_service_on_loopback_answers_to_loopbacks_names(
-    service: RunningService, host: str
-) -> None:
+def test_a_service_on_loopback_accepts_loopback_names(service: RunningService, host: str) -> None:
     assert ask(service, Host=host).status_code == 200
 
 
 @pytest.mark.parametrize("host", ["10.1.2.3", "10.1.2.3:80", "[2001:db8::1]"])
-def test_an_ip_address_is_no_name_that_anybody_could_turn(
-    service: RunningService, host: str
-) -> None:
+def test_an_ip_address_in_host_is_accepted(service: RunningService, host: str) -> None:
     assert ask(service, Host=host).status_code == 200
 
 
@@ -85,13 +81,11 @@ def test_an_ip_address_is_no_name_that_anybody_could_turn(
     ],
 )
 @pytest.mark.parametrize("path", ["/", "/healthz", "/v1/images", "/nothing"])
-def test_a_name_that_was_made_to_lead_here_reads_nothing(
-    service: RunningService, host: str, path: str
-) -> None:
+def test_a_rebound_name_cannot_read(service: RunningService, host: str, path: str) -> None:
     assert_problem(ask(service, path=path, Host=host), 421, "unknown-host")
 
 
-def test_a_name_that_was_made_to_lead_here_posts_nothing(service: RunningService) -> None:
+def test_a_rebound_name_cannot_post(service: RunningService) -> None:
     before = service.get(PATH).json()
     host = "evil.example:8888"
     answer = ask(service, "POST", Host=host, Origin=f"http://{host}", Sec_Fetch_Site="same-origin")
@@ -99,14 +93,14 @@ def test_a_name_that_was_made_to_lead_here_posts_nothing(service: RunningService
     assert service.get(PATH).json() == before
 
 
-def test_a_name_that_a_proxy_passes_on_is_allowed_by_option(tmp_path: Path) -> None:
+def test_a_proxys_name_is_allowed_by_option(tmp_path: Path) -> None:
     with running_service(tmp_path / "t", allow_host=("Images.example",)) as service:
         assert ask(service, Host="images.example").status_code == 200
         assert ask(service, Host="localhost").status_code == 200
         assert ask(service, Host="www.images.example").status_code == 421
 
 
-def test_on_other_addresses_any_name_may_be_ours_unless_they_are_listed(tmp_path: Path) -> None:
+def test_on_other_addresses_any_name_is_accepted_unless_names_are_listed(tmp_path: Path) -> None:
     with running_service(tmp_path / "t", address="0.0.0.0") as service:
         assert ask(service, Host="any.example").status_code == 200
     with running_service(tmp_path / "t", address="0.0.0.0", allow_host=("a.example",)) as service:
@@ -117,7 +111,7 @@ def test_on_other_addresses_any_name_may_be_ours_unless_they_are_listed(tmp_path
 # Origin
 
 
-def test_a_post_without_an_origin_is_no_pages_post(service: RunningService) -> None:
+def test_a_post_without_origin_is_accepted(service: RunningService) -> None:
     assert ask(service, "POST").status_code == 202
 
 
@@ -136,7 +130,7 @@ def test_a_post_without_an_origin_is_no_pages_post(service: RunningService) -> N
         {"Sec_Fetch_Site": "cross-site"},
     ],
 )
-def test_a_post_that_another_sites_page_sends_is_refused(
+def test_a_post_from_another_sites_page_is_refused(
     service: RunningService, fields: dict[str, str]
 ) -> None:
     before = [job["job_id"] for job in service.get(PATH).json()["jobs"]]
@@ -146,7 +140,7 @@ def test_a_post_that_another_sites_page_sends_is_refused(
     assert [job["job_id"] for job in service.get(PATH).json()["jobs"]] == before
 
 
-def test_our_own_page_may_post(service: RunningService) -> None:
+def test_the_services_own_page_may_post(service: RunningService) -> None:
     assert ask(service, "POST", Origin=service.url).status_code == 202
     behind_tls = {"Host": "localhost", "Origin": "https://localhost"}
     assert ask(service, "POST", **behind_tls).status_code == 202
@@ -155,7 +149,7 @@ def test_our_own_page_may_post(service: RunningService) -> None:
     assert ask(service, "POST", **fields).status_code == 202
 
 
-def test_a_site_that_is_listed_may_post_and_read(service: RunningService) -> None:
+def test_a_listed_site_may_post_and_read(service: RunningService) -> None:
     for method in ("POST", "GET"):
         answer = ask(service, method, Origin=APP, Sec_Fetch_Site="cross-site")
         assert answer.status_code in (200, 202)
@@ -166,7 +160,7 @@ def test_a_site_that_is_listed_may_post_and_read(service: RunningService) -> Non
         assert "Access-Control-Allow-Credentials" not in answer.headers
 
 
-def test_a_site_that_is_listed_may_read_why_it_was_refused(service: RunningService) -> None:
+def test_a_listed_site_may_read_a_refusal(service: RunningService) -> None:
     answer = ask(service, path="/nothing", Origin=APP)
     assert_problem(answer, 404, "not-found")
     assert answer.headers["Access-Control-Allow-Origin"] == APP
@@ -180,7 +174,7 @@ def test_no_other_site_may_read(service: RunningService) -> None:
     assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
 
-def test_a_browser_that_asks_first_is_told_what_a_listed_site_may(service: RunningService) -> None:
+def test_a_preflight_lists_the_rights_of_a_listed_site(service: RunningService) -> None:
     fields = {
         "Access_Control_Request_Method": "POST",
         "Access_Control_Request_Headers": "authorization,content-type,idempotency-key",
@@ -196,7 +190,7 @@ def test_a_browser_that_asks_first_is_told_what_a_listed_site_may(service: Runni
     assert not [name for name in other.headers if name.startswith("Access-Control")]
 
 
-def test_without_the_option_no_site_is_told_anything(tmp_path: Path) -> None:
+def test_without_the_option_there_are_no_cors_headers(tmp_path: Path) -> None:
     with running_service(tmp_path / "t") as service:
         answer = ask(service, Origin=APP)
         assert not [name for name in answer.headers if name.startswith("Access-Control")]
@@ -208,13 +202,13 @@ def test_without_the_option_no_site_is_told_anything(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("token", TOKENS)
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
-def test_any_of_the_tokens_opens(guarded: RunningService, token: str, scheme: str) -> None:
+def test_any_token_is_accepted(guarded: RunningService, token: str, scheme: str) -> None:
     assert ask(guarded, Authorization=f"{scheme} {token}").status_code == 200
     assert ask(guarded, "POST", Authorization=f"{scheme} {token}").status_code == 202
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
-def test_without_a_token_nothing_is_done(guarded: RunningService, method: str) -> None:
+def test_a_request_without_a_token_is_refused(guarded: RunningService, method: str) -> None:
     answer = ask(guarded, method)
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"] == 'Bearer realm="imageload"'
@@ -233,7 +227,7 @@ def test_a_refused_request_ends_its_connection(guarded: RunningService) -> None:
     "shown",
     ["Bearer wrong", "Bearer", "Bearer ", "Bearer first-token,second/token==", "Bearer first-toke"],
 )
-def test_a_wrong_token_opens_nothing(guarded: RunningService, shown: str) -> None:
+def test_a_wrong_token_is_refused(guarded: RunningService, shown: str) -> None:
     answer = ask(guarded, Authorization=shown)
     assert_problem(answer, 401, "unauthorized")
     assert answer.headers["WWW-Authenticate"].endswith('error="invalid_token"')
@@ -241,16 +235,16 @@ def test_a_wrong_token_opens_nothing(guarded: RunningService, shown: str) -> Non
 
 
 @pytest.mark.parametrize("shown", ["first-token", "Basic Zmlyc3Q6dG9rZW4=", "Token first-token"])
-def test_another_scheme_is_no_token(guarded: RunningService, shown: str) -> None:
+def test_another_scheme_is_refused(guarded: RunningService, shown: str) -> None:
     assert ask(guarded, Authorization=shown).status_code == 401
 
 
-def test_every_path_of_the_api_wants_a_token(guarded: RunningService) -> None:
+def test_every_path_of_the_api_requires_a_token(guarded: RunningService) -> None:
     for path in ("/v1/images", PATH, f"{PATH}?jobId=a", f"{PATH}/a", f"{PATH}/:a/images"):
         assert ask(guarded, path=path).status_code == 401, path
 
 
-def test_the_page_and_what_operators_probe_are_open_and_nothing_else(
+def test_only_pages_and_probes_need_no_token(
     guarded: RunningService,
 ) -> None:
     is_open = {path for path, handler in ROUTES if handler.is_open}
@@ -260,7 +254,7 @@ def test_the_page_and_what_operators_probe_are_open_and_nothing_else(
         assert ask(guarded, path=path).status_code == 200
 
 
-def test_a_browser_asks_first_without_a_token(guarded: RunningService) -> None:
+def test_a_preflight_needs_no_token(guarded: RunningService) -> None:
     answer = ask(guarded, "OPTIONS", PATH, Origin=APP, Access_Control_Request_Method="POST")
     assert answer.status_code == 204
     refused = ask(guarded, Origin=APP)
@@ -268,7 +262,7 @@ def test_a_browser_asks_first_without_a_token(guarded: RunningService) -> None:
     assert refused.headers["Access-Control-Allow-Origin"] == APP
 
 
-def test_a_large_body_without_a_token_is_answered_before_it_is_read(
+def test_a_large_body_without_a_token_is_refused_before_it_is_read(
     guarded: RunningService,
 ) -> None:
     answer = requests.post(guarded.url + PATH, data=b"x" * 20_000_000, timeout=10)
@@ -276,7 +270,7 @@ def test_a_large_body_without_a_token_is_answered_before_it_is_read(
     assert answer.headers["Connection"] == "close"
 
 
-def test_tokens_stand_in_a_file_one_a_line(tmp_path: Path) -> None:
+def test_tokens_are_read_from_a_file_one_a_line(tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     file.write_text("# ours\nfirst-token\n\n  second/token==  \r\n", encoding="utf-8")
     assert read_tokens(Config(api_token_file=str(file))) == list(TOKENS)
@@ -285,7 +279,7 @@ def test_tokens_stand_in_a_file_one_a_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "\n# only\n", "two words\n", "good\nschlüssel\n"])
-def test_a_file_that_has_no_tokens_opens_nothing(tmp_path: Path, text: str) -> None:
+def test_a_file_without_tokens_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "tokens"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(OSError, match="tokens") as caught:
@@ -295,7 +289,7 @@ def test_a_file_that_has_no_tokens_opens_nothing(tmp_path: Path, text: str) -> N
         read_tokens(Config(api_token_file=str(tmp_path / "missing")))
 
 
-def test_a_start_that_lets_anybody_in_says_so(tmp_path: Path) -> None:
+def test_a_start_without_tokens_on_all_addresses_logs_a_warning(tmp_path: Path) -> None:
     for address, says in (("0.0.0.0", True), ("127.0.0.1", False)):
         process = ServiceProcess(
             "--port=0", f"--address={address}", f"--temp-dir={tmp_path}", "--imgur-client-id=x"
@@ -304,7 +298,7 @@ def test_a_start_that_lets_anybody_in_says_so(tmp_path: Path) -> None:
         assert ("see --api-token" in "".join(process.log)) is says
 
 
-def test_a_start_with_a_bad_file_of_tokens_ends_with_a_sentence(tmp_path: Path) -> None:
+def test_a_bad_token_file_ends_the_start_with_a_message(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     for name, words in (("empty", "not a file of tokens"), ("missing", "No such file")):
         start = [sys.executable, "main.py", "--port=0", "--imgur-client-id=x"]

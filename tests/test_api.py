@@ -1,4 +1,4 @@
-"""The HTTP contract, spoken over real sockets: every line of its v1 part, and the errors."""
+"""Tests of the HTTP contract over real sockets: version 1 line by line, and the errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def assert_problem(answer: requests.Response, status: int, slug: str) -> dict[st
     return problem
 
 
-def test_a_posted_list_is_accepted_with_its_place(service: RunningService, origin: Origin) -> None:
+def test_a_posted_list_is_accepted_with_its_location(
+    service: RunningService, origin: Origin
+) -> None:
     answer = service.post(json={"urls": [origin.image("png-rgb.png")]})
     assert answer.status_code == 202
     (job_id,) = answer.json()["jobId"]
@@ -126,7 +128,7 @@ def test_completed_and_failed_are_in_the_order_of_the_input(
     assert status["uploaded"]["failed"] == [origin.image(f"no-{name}") for name in names]
 
 
-def test_the_jobid_may_stand_in_the_query_or_behind_a_colon(
+def test_the_jobid_may_be_in_the_query_or_after_a_colon(
     service: RunningService, origin: Origin
 ) -> None:
     job_id = service.submit([origin.image("png-rgb.png")])
@@ -155,9 +157,7 @@ def test_an_unknown_job_is_505(service: RunningService, path: str) -> None:
     assert_problem(service.get(path), 505, "unknown-job")
 
 
-def test_those_who_prefer_404_for_an_unknown_job_get_it(
-    sandbox: RunningSandbox, tmp_path: Any
-) -> None:
+def test_an_unknown_job_is_404_with_the_option(sandbox: RunningSandbox, tmp_path: Any) -> None:
     with running_service(
         tmp_path / "t", imgur_base_url=sandbox.url, unknown_job_status=404
     ) as service:
@@ -215,9 +215,7 @@ def test_the_jobs_are_listed_newest_first_and_paged(
     assert found[0]["status"] == "complete"
 
 
-def test_every_image_has_a_record_that_says_what_became_of_it(
-    service: RunningService, origin: Origin
-) -> None:
+def test_every_image_has_a_record_of_its_result(service: RunningService, origin: Origin) -> None:
     good, bad = origin.image("jpeg-baseline.jpg"), origin.image("missing.jpg")
     job_id = service.submit([bad, good])
     service.finish(job_id)
@@ -277,12 +275,12 @@ def test_records_are_filtered_by_state_and_paged(service: RunningService, origin
         b'["http://a/"',
     ],
 )
-def test_a_body_that_names_no_urls_makes_no_job(service: RunningService, body: bytes) -> None:
+def test_a_body_without_urls_makes_no_job(service: RunningService, body: bytes) -> None:
     assert_problem(service.post(data=body), 400, "bad-request")
     assert service.get("/v1/images/upload").json() == {"jobs": []}
 
 
-def test_an_entry_that_is_no_url_fails_alone(service: RunningService, origin: Origin) -> None:
+def test_a_malformed_url_fails_alone(service: RunningService, origin: Origin) -> None:
     odd = ["ftp://a/b.jpg", "foo", "http://", "http://user:pw@a/", "http://10.1.2.3/a.png"]
     job_id = service.submit([*odd, origin.image("png-rgb.png")])
     status = service.finish(job_id)
@@ -326,7 +324,7 @@ def test_unknown_paths_and_methods_are_problem_documents(service: RunningService
     assert answer.headers["Content-Type"] == "application/problem+json"
 
 
-def test_health_says_that_the_process_lives(service: RunningService) -> None:
+def test_health_is_200_while_the_process_is_alive(service: RunningService) -> None:
     answer = service.get("/healthz")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
@@ -343,7 +341,7 @@ def test_a_bug_is_a_problem_document_without_a_traceback(
     assert "the secret inside" in caplog.text
 
 
-def test_head_is_a_get_without_its_body(service: RunningService) -> None:
+def test_head_is_get_without_the_body(service: RunningService) -> None:
     for path in ("/", "/healthz", "/v1/images/upload"):
         answer = service.session.head(service.url + path, timeout=10)
         assert (answer.status_code, answer.content) == (200, b"")

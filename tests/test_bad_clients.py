@@ -1,4 +1,4 @@
-"""What clients may do to the service without hurting others: slow, endless, malformed, many."""
+"""Tests of clients that are slow, endless, malformed or many: they do not hurt others."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
 
 @pytest.fixture(autouse=True)
 def still_answers(service: RunningService, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Whatever a test did: the service answers at once, and logged no bug."""
+    """After each test, the service answers at once and has logged no bug."""
     yield
     assert service.get("/healthz").status_code == 200
     assert [r for r in caplog.get_records("call") if r.levelno >= logging.ERROR] == []
@@ -45,7 +45,7 @@ def still_answers(service: RunningService, caplog: pytest.LogCaptureFixture) -> 
 
 @contextlib.contextmanager
 def strict(tmp_path: Path, **options: object) -> Iterator[RunningService]:
-    """A service that is impatient."""
+    """A service with short deadlines."""
     with running_service(tmp_path / "strict", **{"client_seconds": 0.3, **options}) as running:
         yield running
 
@@ -60,18 +60,18 @@ def large_job(service: RunningService, megabytes: int = 12) -> Iterator[str]:
 # Slow
 
 
-def test_a_connection_that_says_nothing_is_closed(tmp_path: Path) -> None:
+def test_a_silent_connection_is_closed(tmp_path: Path) -> None:
     with strict(tmp_path) as service, Wire(service.url) as wire:
         assert wire.rest() == b""
 
 
-def test_a_head_that_drips_is_cut_at_the_deadline(tmp_path: Path) -> None:
+def test_a_head_that_arrives_too_slowly_is_cut_off(tmp_path: Path) -> None:
     with strict(tmp_path) as service, Wire(service.url) as wire:
         assert 0.25 < wire.drip(b"GET / HTTP/1.1\r\nX: " + b"x" * 10_000) < 5
         assert wire.last_answer().problem == "too-slow"
 
 
-def test_a_second_head_that_drips_is_cut_as_the_first_would_be(tmp_path: Path) -> None:
+def test_a_second_head_that_arrives_too_slowly_is_cut_off(tmp_path: Path) -> None:
     with strict(tmp_path) as service, Wire(service.url) as wire:
         wire.send(request())
         assert wire.answer().status == 200
@@ -86,14 +86,14 @@ def test_a_second_head_that_drips_is_cut_as_the_first_would_be(tmp_path: Path) -
         request("POST", PATH, Transfer_Encoding="chunked"),
     ],
 )
-def test_a_body_that_drips_is_cut_at_the_deadline(tmp_path: Path, head: bytes) -> None:
+def test_a_body_that_arrives_too_slowly_is_cut_off(tmp_path: Path, head: bytes) -> None:
     with strict(tmp_path) as service, Wire(service.url) as wire:
         wire.send(head)
         assert 0.25 < wire.drip(b"270f\r\n" + b" " * 9_000) < 5
         assert wire.last_answer().problem == "too-slow"
 
 
-def test_a_body_that_comes_slowly_but_fast_enough_is_taken(tmp_path: Path) -> None:
+def test_a_body_at_the_minimum_rate_is_accepted(tmp_path: Path) -> None:
     with strict(tmp_path, client_speed_bytes=1) as service, Wire(service.url) as wire:
         wire.send(request("POST", PATH, Content_Length=str(20 + len(GOOD))))
         assert wire.drip(b" " * 20) > 0.35
@@ -101,7 +101,7 @@ def test_a_body_that_comes_slowly_but_fast_enough_is_taken(tmp_path: Path) -> No
         assert wire.answer().status == 202
 
 
-def test_a_connection_may_be_idle_between_requests_but_not_for_ever(tmp_path: Path) -> None:
+def test_an_idle_connection_is_closed_after_idle_seconds(tmp_path: Path) -> None:
     with (
         strict(tmp_path, client_seconds=0.1, idle_seconds=1.0) as service,
         Wire(service.url) as wire,
@@ -113,7 +113,7 @@ def test_a_connection_may_be_idle_between_requests_but_not_for_ever(tmp_path: Pa
         assert time.monotonic() - begun > 0.8
 
 
-def test_an_answer_that_nobody_takes_is_given_up(tmp_path: Path) -> None:
+def test_a_response_that_the_client_does_not_read_is_cut_off(tmp_path: Path) -> None:
     with strict(tmp_path, idle_seconds=0.5) as service, large_job(service) as path:
         service.close()
         with Wire(service.url, receive_buffer=4_096) as wire:
@@ -123,7 +123,7 @@ def test_an_answer_that_nobody_takes_is_given_up(tmp_path: Path) -> None:
             assert 0 < len(wire.rest()) < 10_000_000
 
 
-def test_a_client_that_leaves_amid_the_answer_is_no_bug(
+def test_a_client_that_leaves_during_the_response_logs_no_error(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with strict(tmp_path) as service, large_job(service) as path:
@@ -151,7 +151,7 @@ def test_a_body_over_the_limit_is_refused_before_it_is_sent(service: RunningServ
         assert answer.fields["connection"] == "close"
 
 
-def test_who_sends_a_body_over_the_limit_all_the_same_still_reads_why_not(
+def test_a_client_that_sends_a_body_over_the_limit_can_read_the_refusal(
     service: RunningService,
 ) -> None:
     with Wire(service.url) as wire:
@@ -161,7 +161,7 @@ def test_who_sends_a_body_over_the_limit_all_the_same_still_reads_why_not(
 
 
 @pytest.mark.parametrize("framing", ["declared", "chunked"])
-def test_who_never_stops_sending_is_cut_off(
+def test_a_client_that_never_stops_sending_is_cut_off(
     service: RunningService, framing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("imageload.web.bodies._LINGER_SECONDS", 0.2)
@@ -177,7 +177,7 @@ def test_who_never_stops_sending_is_cut_off(
         assert 0.1 < time.monotonic() - begun < 5
 
 
-def test_who_asks_before_sending_is_refused_at_once_or_told_to_go_on(
+def test_expect_100_continue_is_refused_or_continued(
     service: RunningService,
 ) -> None:
     with Wire(service.url) as wire:
@@ -207,7 +207,7 @@ def test_a_chunked_body_over_the_limit_is_refused_while_it_is_sent(
     assert service.get(PATH).json()["jobs"][0]["counts"]["total"] == 1
 
 
-def test_the_bodies_of_all_requests_have_a_limit_together(tmp_path: Path) -> None:
+def test_all_bodies_together_have_a_limit(tmp_path: Path) -> None:
     body = GOOD.ljust(60_000)
     with strict(tmp_path, client_seconds=10.0, max_bodies_bytes=100_000) as service:
         room = service.service.limits.memory
@@ -270,13 +270,13 @@ def open_files() -> int:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Ask until it is so; at most for a while."""
+    """Wait until `condition` is true, for up to 10 seconds."""
     deadline = time.monotonic() + 10
     while not condition():
         assert time.monotonic() < deadline
 
 
-def test_idle_connections_make_way_for_those_that_ask(tmp_path: Path) -> None:
+def test_idle_connections_are_evicted_for_new_ones(tmp_path: Path) -> None:
     with (
         strict(tmp_path, client_seconds=20.0, max_connections=50) as service,
         contextlib.ExitStack() as stack,
@@ -291,7 +291,7 @@ def test_idle_connections_make_way_for_those_that_ask(tmp_path: Path) -> None:
         assert idle[-1].answer().status == 200
 
 
-def test_half_sent_requests_make_way_too_where_nothing_else_does(tmp_path: Path) -> None:
+def test_incomplete_requests_are_evicted_if_nothing_is_idle(tmp_path: Path) -> None:
     with (
         strict(tmp_path, client_seconds=20.0, max_connections=2) as service,
         Wire(service.url) as first,
@@ -306,7 +306,7 @@ def test_half_sent_requests_make_way_too_where_nothing_else_does(tmp_path: Path)
         assert second.answer().status == 202
 
 
-def test_a_request_at_work_makes_way_for_none(tmp_path: Path) -> None:
+def test_a_complete_request_is_never_evicted(tmp_path: Path) -> None:
     with (
         strict(tmp_path, client_seconds=20.0, max_connections=2) as service,
         large_job(service) as path,
@@ -366,7 +366,7 @@ def test_a_process_out_of_files_neither_spins_nor_dies(tmp_path: Path) -> None:
 
 
 @LINUX
-def test_who_asks_for_what_no_file_is_left_for_is_told_to_come_back(tmp_path: Path) -> None:
+def test_a_request_that_needs_a_file_descriptor_gets_503_without_one(tmp_path: Path) -> None:
     process = ServiceProcess("--port=0", f"--temp-dir={tmp_path}", "--imgur-client-id=x")
     try:
         pid = process.process.pid
@@ -389,7 +389,7 @@ def test_who_asks_for_what_no_file_is_left_for_is_told_to_come_back(tmp_path: Pa
 @pytest.mark.parametrize(
     ("files", "most", "streams"), [(4_384, 4_000, 2_000), (1_000, 616, 308), (300, 150, 75)]
 )
-def test_where_few_files_may_be_open_there_are_fewer_connections(
+def test_a_low_limit_of_open_files_lowers_the_limit_of_connections(
     files: int, most: int, streams: int
 ) -> None:
     code = (
@@ -444,7 +444,7 @@ def test_a_body_without_urls_is_a_client_error(
     assert answer.status_code in ((202, 400) if content_type == "text/plain" else (400,))
 
 
-def test_every_file_of_the_json_test_suite_is_taken_or_refused(service: RunningService) -> None:
+def test_every_file_of_the_json_test_suite_is_accepted_or_refused(service: RunningService) -> None:
     taken = []
     for path in SUITE:
         answer = service.post(data=path.read_bytes())
@@ -493,22 +493,20 @@ SMUGGLING = {
 
 
 @pytest.mark.parametrize("name", SMUGGLING)
-def test_what_two_parsers_may_read_in_two_ways_is_refused(
-    service: RunningService, name: str
-) -> None:
+def test_an_ambiguous_request_is_refused(service: RunningService, name: str) -> None:
     with Wire(service.url) as wire:
         wire.send(SMUGGLING[name])
         assert wire.last_answer().status == 400
 
 
 @pytest.mark.parametrize("method", ["BREW", "TRACE", "CONNECT", "get"])
-def test_a_method_that_is_none_is_405(service: RunningService, method: str) -> None:
+def test_an_unknown_method_is_405(service: RunningService, method: str) -> None:
     with Wire(service.url) as wire:
         wire.send(request(method, "/healthz"))
         assert wire.answer().status == 405
 
 
-def test_requests_one_behind_the_other_are_answered_in_order(service: RunningService) -> None:
+def test_pipelined_requests_are_answered_in_order(service: RunningService) -> None:
     with Wire(service.url) as wire:
         wire.send(request() + post(GOOD) + request(path="/nothing") + request())
         assert [wire.answer().status for _ in range(4)] == [200, 202, 404, 200]

@@ -1,7 +1,6 @@
-"""Tests of web.intake: every form of the contract is read, and whatever else is sent is
-refused with word of where it is wrong.
+"""Tests of web.intake: the forms of the contract are read, others refused with the place.
 
-`corpora/json_test_suite` is Nicolas Seriot's JSONTestSuite: n_ files are no JSON, y_ files are,
+`corpora/json_test_suite` is Nicolas Seriot's JSONTestSuite: n_ files are not JSON, y_ files are,
 and i_ files may be either.
 """
 
@@ -122,7 +121,7 @@ def test_images_are_shared_unless_the_post_says_otherwise(value: Any, dedupe: bo
     assert orders[0].items == [A]
 
 
-def test_plain_text_has_no_say_in_sharing() -> None:
+def test_plain_text_images_are_shared() -> None:
     body = f'{A}\n{{"dedupe": false}}'.encode()
     (order,) = read_orders(body, "text/plain", max_urls=5, max_lists=3)
     assert order.dedupe is True
@@ -142,18 +141,18 @@ def test_an_entry_may_be_an_object_with_its_own_texts() -> None:
     assert order.items == [Item(A, "A bird", "It\nsings."), B, Item(C)]
 
 
-def test_the_texts_of_the_post_are_for_every_image_without_its_own() -> None:
+def test_texts_of_the_post_apply_to_images_without_their_own() -> None:
     entries = [{"url": A, "title": "Own"}, B, None, {"url": " "}]
     (order,) = orders({"urls": entries, "title": "All", "description": "Of them"})
     assert order.items == [Item(A, "Own", "Of them"), Item(B, "All", "Of them")]
 
 
-def test_of_a_url_given_twice_the_first_entry_counts() -> None:
+def test_the_first_entry_of_a_repeated_url_counts() -> None:
     (order,) = orders([{"url": A, "title": "First"}, A, {"url": A, "title": "Last"}])
     assert order.items == [Item(A, "First")]
 
 
-def test_an_album_is_for_every_list_of_the_post() -> None:
+def test_an_album_applies_to_every_list() -> None:
     assert [each.album for each in orders({"urls": [[A], [B]], "album": " Birds "})] == [
         "Birds"
     ] * 2
@@ -167,7 +166,7 @@ def test_control_characters_in_texts_are_dropped() -> None:
 
 @pytest.mark.parametrize("key", ["album", "title", "description"])
 @pytest.mark.parametrize("text", [1, True, [], {}, ["x"]])
-def test_texts_are_texts(key: str, text: object) -> None:
+def test_a_text_of_another_type_is_refused(key: str, text: object) -> None:
     assert f"{key} must be a text" in refusal(json.dumps({"urls": [A], key: text}))
     if key != "album":
         assert f"entry 1: {key} must be a text" in refusal(json.dumps([A, {"url": B, key: text}]))
@@ -176,7 +175,7 @@ def test_texts_are_texts(key: str, text: object) -> None:
 @pytest.mark.parametrize(
     ("key", "most"), [("album", 1_000), ("title", 1_000), ("description", 10_000)]
 )
-def test_texts_have_an_end(key: str, most: int) -> None:
+def test_a_text_that_is_too_long_is_refused(key: str, most: int) -> None:
     assert orders({"urls": [A], key: "x" * most})
     assert f"{most:,} characters" in refusal(json.dumps({"urls": [A], key: "x" * (most + 1)}))
 
@@ -184,16 +183,16 @@ def test_texts_have_an_end(key: str, most: int) -> None:
 @pytest.mark.parametrize(
     "entry", [{}, {"url": None}, {"url": 1}, {"url": [A]}, {"title": "no url"}]
 )
-def test_an_object_has_a_url(entry: object) -> None:
+def test_an_object_without_a_url_is_refused(entry: object) -> None:
     assert "entry 1 is neither a text nor an object with a url" in refusal(json.dumps([A, entry]))
 
 
 @pytest.mark.parametrize("dedupe", [None, 0, 1, "false", "true", [], {}, 0.0])
-def test_dedupe_is_true_or_false_and_nothing_like_it(dedupe: object) -> None:
+def test_dedupe_must_be_true_or_false(dedupe: object) -> None:
     assert refusal(json.dumps({"urls": [A], "dedupe": dedupe})) == "dedupe is true or false."
 
 
-def test_of_a_key_given_twice_the_last_counts() -> None:
+def test_the_last_of_a_repeated_key_counts() -> None:
     assert read(f'{{"urls": ["{A}"], "urls": ["{B}"]}}') == [[B]]
 
 
@@ -241,7 +240,7 @@ def test_of_a_key_given_twice_the_last_counts() -> None:
         (r'["\x41"]', "not valid json"),
     ],
 )
-def test_json_that_is_no_lists_of_urls_is_refused_with_where_it_is_wrong(
+def test_json_without_lists_of_urls_is_refused_with_the_place_of_the_error(
     body: str, where: str
 ) -> None:
     detail = refusal(body)
@@ -264,7 +263,7 @@ def test_json_that_is_no_lists_of_urls_is_refused_with_where_it_is_wrong(
         bytes(range(256)),
     ],
 )
-def test_bytes_that_are_no_utf_8_json_are_refused(body: bytes) -> None:
+def test_bytes_that_are_not_json_in_utf_8_are_refused(body: bytes) -> None:
     assert "not valid json" in refusal(body)
 
 
@@ -278,7 +277,7 @@ def test_bytes_that_are_no_utf_8_json_are_refused(body: bytes) -> None:
     ],
     ids=["open", "closed", "objects", "beside"],
 )
-def test_json_as_deep_as_a_well_is_refused(body: bytes) -> None:
+def test_json_that_is_nested_too_deeply_is_refused(body: bytes) -> None:
     assert "not valid json" in refusal(body)
 
 
@@ -303,7 +302,7 @@ def test_brackets_in_texts_are_no_lists() -> None:
 
 
 @pytest.mark.parametrize("kind", ["n", "y", "i"])
-def test_no_file_of_the_json_test_suite_gets_past_us(kind: str) -> None:
+def test_the_json_test_suite_is_read_or_refused(kind: str) -> None:
     files = [path for path in SUITE if path.name.startswith(f"{kind}_")]
     assert len(files) > 30
     for path in files:
@@ -352,7 +351,7 @@ def test_no_file_of_the_json_test_suite_gets_past_us(kind: str) -> None:
         ("https://例え.example/é.png", ["https://例え.example/é.png"]),
     ],
 )
-def test_plain_text_is_one_list_parted_by_newlines_and_by_commas_before_urls(
+def test_plain_text_is_one_list_separated_by_newlines_and_commas_before_urls(
     body: str, urls: list[str]
 ) -> None:
     assert read_text(body) == urls
@@ -361,7 +360,7 @@ def test_plain_text_is_one_list_parted_by_newlines_and_by_commas_before_urls(
 @pytest.mark.parametrize(
     "content_type", ["text/plain", "Text/Plain", "text/plain; charset=utf-8", " text/plain ;x"]
 )
-def test_text_plain_is_known_in_any_dress(content_type: str) -> None:
+def test_text_plain_is_recognized_in_any_spelling(content_type: str) -> None:
     assert read(f"{A}\n{B}", content_type) == [[A, B]]
 
 
@@ -370,13 +369,13 @@ def test_plain_text_without_a_url_is_refused(body: str) -> None:
     assert "there is no url" in refusal(body, "text/plain")
 
 
-def test_plain_text_that_is_no_utf_8_is_refused_with_the_byte() -> None:
+def test_plain_text_that_is_not_utf_8_is_refused_with_the_position() -> None:
     assert "byte 2" in refusal(b"ab\xff", "text/plain")
     assert "byte 0" in refusal(A.encode("utf-16"), "text/plain")
 
 
 @given(st.lists(st.from_regex(r"https?://[ab]{1,2}/([a=?]|,b){0,3}", fullmatch=True)))
-def test_urls_joined_by_commas_or_newlines_come_back(urls: list[str]) -> None:
+def test_urls_joined_by_commas_or_newlines_are_separated_again(urls: list[str]) -> None:
     for separator in (",", ", ", "\n", "\r\n"):
         body = separator.join(urls).encode()
         if urls:
@@ -391,13 +390,13 @@ def many(count: int) -> list[str]:
     return [f"https://a.example/{number}" for number in range(count)]
 
 
-def test_a_list_may_be_as_long_as_the_limit_and_a_request_have_as_many_lists() -> None:
+def test_lists_and_urls_up_to_the_limits_are_accepted() -> None:
     assert read(json.dumps(many(5))) == [many(5)]
     assert read("\n".join(many(5)), "text/plain") == [many(5)]
     assert len(read(json.dumps([many(5)] * 3))) == 3
 
 
-def test_what_is_dropped_does_not_count() -> None:
+def test_dropped_entries_do_not_count() -> None:
     assert read(json.dumps([*many(5), *many(5), "", None, " "])) == [many(5)]
     assert len(read(json.dumps([[A], None, [B], None, [C]]))) == 3
 
@@ -412,7 +411,7 @@ def test_what_is_dropped_does_not_count() -> None:
         (json.dumps([[]] * 4), "application/json", "3 lists; this one has 4"),
     ],
 )
-def test_more_than_the_limit_is_too_many_and_the_detail_says_of_what(
+def test_more_than_the_limit_is_too_large_and_the_detail_names_the_limit(
     body: str, content_type: str, where: str
 ) -> None:
     with raises_refused("too-large") as caught:
@@ -455,7 +454,7 @@ def test_any_json_gives_clean_lists_or_is_refused(value: object) -> None:
 
 
 @given(st.lists(st.none() | st.text()))
-def test_a_list_of_any_texts_is_taken_as_it_is_but_for_blanks_and_repeats(
+def test_any_texts_are_accepted_without_blanks_and_repeats(
     entries: list[str | None],
 ) -> None:
     expected = list(dict.fromkeys(entry.strip() for entry in entries if entry and entry.strip()))

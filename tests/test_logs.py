@@ -1,4 +1,4 @@
-"""Log lines: text for people, JSON for what collects them."""
+"""Tests of web.logs: lines as text and as JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def line_of(template: str, *args: object, **extra: Any) -> dict[str, Any]:
     return found
 
 
-def test_what_a_line_names_is_a_field() -> None:
+def test_named_values_are_fields() -> None:
     line = line_of("failed job=%s code=%s in %.1f s, %d%% of images=%d", "a b", "dns", 1.5, 7, 3)
     assert line["message"] == "failed job=a b code=dns in 1.5 s, 7% of images=3"
     assert {name: line[name] for name in ("job", "code", "images")} == {
@@ -31,13 +31,13 @@ def test_what_a_line_names_is_a_field() -> None:
     assert (line["level"], line["logger"]) == ("WARNING", "a.b")
 
 
-def test_a_line_breaks_for_nothing() -> None:
+def test_a_line_never_breaks() -> None:
     line = line_of("reason=%s", ValueError('a\n"b" \ud800'.encode("utf-8", "replace").decode()))
     assert line["reason"].startswith('a\n"b"')
     assert line_of("no argument %s")["message"] == "no argument %s"
 
 
-def test_a_name_never_hides_what_every_line_has() -> None:
+def test_a_name_never_replaces_a_standard_field() -> None:
     assert line_of("level=%s message=%s", "x", "y")["level"] == "WARNING"
 
 
@@ -50,7 +50,7 @@ def test_the_request_and_a_traceback_are_fields() -> None:
     assert line["exception"].endswith("RuntimeError: lost")
 
 
-def test_the_service_logs_json_where_that_is_asked_for() -> None:
+def test_the_service_logs_json_with_the_option() -> None:
     service = ServiceProcess("--port=0", "--log-format=json", environment={"IMGUR_CLIENT_ID": "x"})
     try:
         answer = service.post(json=["ftp://no.example/"], headers={"X-Request-ID": "mine"})

@@ -42,7 +42,7 @@ def paths() -> list[str]:
 
 
 @pytest.mark.parametrize("path", paths())
-def test_every_path_says_which_methods_it_takes(service: RunningService, path: str) -> None:
+def test_options_lists_the_methods_of_a_path(service: RunningService, path: str) -> None:
     answer = requests.options(service.url + path, timeout=10)
     assert (answer.status_code, answer.content) == (204, b"")
     assert "Content-Type" not in answer.headers
@@ -54,11 +54,11 @@ def test_every_path_says_which_methods_it_takes(service: RunningService, path: s
         assert refused.headers["Allow"] == answer.headers["Allow"]
 
 
-def test_a_path_that_is_none_has_no_methods(service: RunningService) -> None:
+def test_options_of_an_unknown_path_is_404(service: RunningService) -> None:
     assert_problem(requests.options(f"{service.url}/nothing", timeout=10), 404, "not-found")
 
 
-def test_the_security_headers_are_on_every_answer(service: RunningService) -> None:
+def test_every_response_has_the_security_headers(service: RunningService) -> None:
     for path in ("/", "/v1/images", "/nothing", f"{PATH}/none"):
         for method in ("GET", "HEAD", "OPTIONS", "PUT"):
             headers = requests.request(method, service.url + path, timeout=10).headers
@@ -71,26 +71,26 @@ def test_the_security_headers_are_on_every_answer(service: RunningService) -> No
 # X-Request-ID
 
 
-def test_every_answer_has_a_name_of_its_own(service: RunningService) -> None:
+def test_every_response_has_its_own_request_id(service: RunningService) -> None:
     names = [service.get("/healthz").headers["X-Request-ID"] for _ in range(50)]
     assert len(set(names)) == 50
     assert all(re.fullmatch(r"[0-9a-f]{16}", name) for name in names)
 
 
 @pytest.mark.parametrize("name", ["a", "A.b_c-9", "x" * 64])
-def test_a_name_that_the_client_gives_is_kept(service: RunningService, name: str) -> None:
+def test_a_request_id_from_the_client_is_used(service: RunningService, name: str) -> None:
     answer = service.get("/nothing", headers={"X-Request-ID": name})
     assert answer.headers["X-Request-ID"] == name
     assert answer.json()["instance"] == f"urn:imageload:request:{name}"
 
 
 @pytest.mark.parametrize("name", ["", "x" * 65, "a b", "a,b", 'a"b', "\xfc", "a:b"])
-def test_a_name_that_could_do_harm_is_replaced(service: RunningService, name: str) -> None:
+def test_a_malformed_request_id_is_replaced(service: RunningService, name: str) -> None:
     answer = service.get("/healthz", headers={"X-Request-ID": name.encode("latin-1")})
     assert re.fullmatch(r"[0-9a-f]{16}", answer.headers["X-Request-ID"])
 
 
-def test_what_a_request_logs_has_its_name(tmp_path: Path) -> None:
+def test_log_lines_of_a_request_have_its_id(tmp_path: Path) -> None:
     process = ServiceProcess(
         "--port=0", "--log-level=DEBUG", f"--temp-dir={tmp_path}", "--imgur-client-id=x"
     )
@@ -149,7 +149,7 @@ def job_count(service: RunningService) -> int:
     return len(service.service.image_load.job_list_s)
 
 
-def test_a_post_sent_again_is_the_same_job(service: RunningService) -> None:
+def test_a_repeated_post_gives_the_same_job(service: RunningService) -> None:
     before = job_count(service)
     first, again = send(service, "again-1"), send(service, "again-1")
     assert (first.status_code, first.json()) == (again.status_code, again.json())
@@ -161,7 +161,7 @@ def test_a_post_sent_again_is_the_same_job(service: RunningService) -> None:
     assert job_count(service) == before + 1
 
 
-def test_several_lists_sent_again_are_the_same_jobs(service: RunningService) -> None:
+def test_a_repeated_post_of_several_lists_gives_the_same_jobs(service: RunningService) -> None:
     before = job_count(service)
     answers = [send(service, "lists-1", [URLS, ["foo"], ["bar"]]).json() for _ in range(2)]
     assert answers[0] == answers[1]
@@ -185,7 +185,7 @@ def test_a_key_with_another_body_is_refused(service: RunningService) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3_000])
-def test_of_many_at_once_with_one_key_one_makes_a_job(service: RunningService, count: int) -> None:
+def test_concurrent_posts_with_one_key_make_one_job(service: RunningService, count: int) -> None:
     before = job_count(service)
     start = threading.Barrier(8)
     body = [f"ftp://a.example/{n}" for n in range(count)]
@@ -201,14 +201,14 @@ def test_of_many_at_once_with_one_key_one_makes_a_job(service: RunningService, c
     assert job_count(service) == before + 1
 
 
-def test_a_refused_post_leaves_no_key(service: RunningService) -> None:
+def test_a_refused_post_does_not_use_up_its_key(service: RunningService) -> None:
     assert_problem(send(service, "refused-1", []), 400, "bad-request")
     assert_problem(send(service, "refused-1", {}), 400, "bad-request")
     assert send(service, "refused-1").status_code == 202
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "two words", "schl\xfcssel"])
-def test_a_key_that_is_none_is_refused(service: RunningService, key: str) -> None:
+def test_a_malformed_key_is_refused(service: RunningService, key: str) -> None:
     before = job_count(service)
     headers = {"Idempotency-Key": key.encode("latin-1")}
     assert_problem(service.post(json=URLS, headers=headers), 400, "bad-request")
@@ -254,7 +254,7 @@ def test_a_key_is_forgotten_with_its_jobs_and_keys_are_never_more_than_jobs() ->
     asyncio.run(run())
 
 
-def test_who_waits_for_a_post_that_is_refused_is_refused_too() -> None:
+def test_concurrent_posts_share_a_refusal() -> None:
     async def run() -> None:
         keys = IdempotencyKeys(set())
         begun, go_on = asyncio.Event(), asyncio.Event()

@@ -1,4 +1,4 @@
-"""What /metrics answers: true numbers, bounded labels, and what dashboards and documents name."""
+"""Tests of /metrics: right numbers, bounded labels, and the names in dashboards and documents."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Scrape(dict[str, list[tuple[dict[str, str], float]]]):
         return sum(found)
 
 
-def test_images_are_counted_by_how_they_end(service: RunningService, origin: Origin) -> None:
+def test_images_are_counted_by_their_end(service: RunningService, origin: Origin) -> None:
     good = [f"{origin.image(PNG)}?{number}" for number in range(3)]
     bad = [f"{origin.url}/gone", f"{origin.url}/gone?2", "ftp://no.example/"]
     job_id = service.submit([*good, *bad])
@@ -67,7 +67,7 @@ def test_images_are_counted_by_how_they_end(service: RunningService, origin: Ori
     assert scrape.value("imageload_images_pending") == 0
 
 
-def test_every_code_is_there_before_it_happens(service: RunningService) -> None:
+def test_every_code_has_a_series_from_the_start(service: RunningService) -> None:
     """A rate needs a first value to begin from."""
     scrape = Scrape(service)
     for code in image_error_codes():
@@ -98,7 +98,7 @@ def test_a_conversion_is_a_phase(service: RunningService, origin: Origin) -> Non
     assert scrape.value("imageload_phase_seconds_sum", phase="convert") > 0
 
 
-def test_what_is_parked_and_why_is_shown(tmp_path: Path, origin: Origin) -> None:
+def test_parked_images_and_the_reason_are_shown(tmp_path: Path, origin: Origin) -> None:
     with (
         running_sandbox(tmp_path / "s", user_credits=31) as sandbox,
         running_service(
@@ -132,7 +132,7 @@ def test_the_journals_transactions_are_timed(tmp_path: Path) -> None:
 # Requests
 
 
-def test_no_label_grows_with_what_callers_send(service: RunningService) -> None:
+def test_labels_do_not_depend_on_requests(service: RunningService) -> None:
     def labels() -> set[str]:
         lines = Scrape(service).text.splitlines()
         return {line.rpartition(" ")[0] for line in lines if "http_request_seconds_count" in line}
@@ -172,9 +172,7 @@ def test_a_request_is_counted_with_its_answer(service: RunningService) -> None:
     assert scrape.value(name, route=PATH, method="POST", status="413") == 1
 
 
-def test_what_a_caller_wants_to_wait_is_not_the_services_time(
-    service: RunningService, origin: Origin
-) -> None:
+def test_the_duration_excludes_a_preferred_wait(service: RunningService, origin: Origin) -> None:
     job_id = service.submit([origin.page("/hang", origin.hang)])
     assert origin.hanging.acquire(timeout=10)
     etag = service.get(f"{PATH}/{job_id}").headers["ETag"]
@@ -187,7 +185,7 @@ def test_what_a_caller_wants_to_wait_is_not_the_services_time(
     assert seconds < 1
 
 
-def test_a_connection_that_is_cut_is_counted_and_logged(
+def test_a_closed_connection_is_counted_and_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with running_service(tmp_path / "t", client_seconds=0.2) as service:
@@ -234,7 +232,7 @@ def expressions(value: Any) -> list[str]:
     )
 
 
-def test_dashboard_alerts_and_documents_name_only_what_there_is(service: RunningService) -> None:
+def test_dashboard_alerts_and_documents_name_existing_metrics_only(service: RunningService) -> None:
     service.finish(service.submit(["ftp://no.example/"]))
     there = names_of(service)
     deploy = ROOT / "deploy"
@@ -250,14 +248,14 @@ def test_dashboard_alerts_and_documents_name_only_what_there_is(service: Running
     assert named <= there | {"imageload_images"}
 
 
-def test_alerts_name_codes_and_reasons_that_there_are() -> None:
+def test_alerts_name_existing_codes_and_reasons() -> None:
     text = (ROOT / "deploy" / "alerts.yml").read_text("utf-8")
     codes = set(re.findall(r'code="(\w+)"', text))
     assert codes
     assert codes <= image_error_codes()
 
 
-def test_every_metric_of_ours_is_documented(service: RunningService) -> None:
+def test_every_metric_is_documented(service: RunningService) -> None:
     text = (ROOT / "docs" / "operating.md").read_text("utf-8")
     families = set(re.findall(r"^# TYPE (imageload_\w+) ", Scrape(service).text, re.MULTILINE))
     assert {name for name in families if f"`{name}`" not in text} == set()

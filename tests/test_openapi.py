@@ -1,4 +1,4 @@
-"""/openapi.json against the service: what it says is what there is, and what is answered."""
+"""Tests of /openapi.json: it describes every route, and the service answers as described."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_it_is_a_valid_document_of_openapi_3_1(described: dict[str, Any]) -> Non
     openapi_spec_validator.validate(described)
 
 
-def test_every_example_is_as_its_schema_has_it(described: dict[str, Any]) -> None:
+def test_every_example_fits_its_schema(described: dict[str, Any]) -> None:
     seen = 0
     for schema, value in examples(described):
         # A Draft 2020-12 schema may refer to what lies beside it.
@@ -100,7 +100,7 @@ def examples(part: Any) -> Iterator[tuple[dict[str, Any], Any]]:
             yield from examples(each)
 
 
-def test_every_answer_with_content_but_a_file_has_an_example(described: dict[str, Any]) -> None:
+def test_every_response_with_content_but_a_file_has_an_example(described: dict[str, Any]) -> None:
     for path, method, operation in operations(described):
         for status, response in operation["responses"].items():
             content = response.get("content", {})
@@ -108,7 +108,7 @@ def test_every_answer_with_content_but_a_file_has_an_example(described: dict[str
                 assert not content or list(examples(content)), (path, method, status)
 
 
-def test_every_problem_that_is_raised_is_described() -> None:
+def test_every_problem_is_described() -> None:
     text = json.dumps(document(Config(), wants_token=True))
     found = re.findall(
         r'urn:imageload:problem:([a-z-]+)", "status": (\d+), "title": "([^"]+)"', text
@@ -130,14 +130,14 @@ def test_the_states_of_an_image_are_those_of_a_job(described: dict[str, Any]) ->
     assert state["schema"]["enum"] == [*get_args(State)]
 
 
-def test_the_status_of_an_unknown_job_is_the_one_that_was_chosen() -> None:
+def test_an_unknown_job_has_the_status_of_the_option() -> None:
     chosen = document(Config(unknown_job_status=404), wants_token=False)
     responses = chosen["paths"]["/v1/images/upload/{job_id}"]["get"]["responses"]
     assert "404" in responses
     assert "505" not in responses
 
 
-def test_a_status_that_has_two_meanings_is_described_with_both(described: dict[str, Any]) -> None:
+def test_a_status_with_two_meanings_is_described_with_both(described: dict[str, Any]) -> None:
     not_ready = described["paths"]["/readyz"]["get"]["responses"]["503"]
     assert set(not_ready["content"]) == {"application/json", "application/problem+json"}
 
@@ -148,7 +148,7 @@ def problems(response: dict[str, Any]) -> set[str]:
     return {*content["examples"]} - {"too-many-connections", "out-of-files"}
 
 
-def test_each_method_has_the_problems_that_it_may_meet_and_no_others(
+def test_each_method_has_its_problems_and_no_others(
     described: dict[str, Any],
 ) -> None:
     paths = described["paths"]
@@ -161,7 +161,7 @@ def test_each_method_has_the_problems_that_it_may_meet_and_no_others(
     assert problems(paths["/v1/events"]["get"]["responses"]["503"]) == events
 
 
-def test_a_callback_is_described_as_widely_as_it_is_taken(described: dict[str, Any]) -> None:
+def test_the_pattern_of_a_callback_allows_ports_and_queries(described: dict[str, Any]) -> None:
     whole = {"$ref": "#/components/schemas/Body", "components": described["components"]}
     for callback in ("http://app.example:12345/told", "https://app.example?key=1"):
         body = {"urls": ["http://a.example/"], "callback": callback}
@@ -194,7 +194,7 @@ def test_the_challenge_for_a_token_is_described() -> None:
             assert "WWW-Authenticate" in operation["responses"]["401"]["headers"]
 
 
-def test_a_token_is_asked_for_where_there_are_tokens() -> None:
+def test_operations_require_a_token_if_the_service_has_tokens() -> None:
     with_tokens = document(Config(), wants_token=True)
     wanted = {
         (path, method): bool(operation["security"])
@@ -206,7 +206,7 @@ def test_a_token_is_asked_for_where_there_are_tokens() -> None:
         assert ("401" in operation["responses"]) == wanted[path, method]
 
 
-def test_it_is_answered_without_a_token(service: RunningService) -> None:
+def test_the_document_needs_no_token(service: RunningService) -> None:
     answer = service.get("/openapi.json")
     assert answer.headers["Content-Type"] == "application/json"
     assert answer.json()["info"]["title"] == "imageload"

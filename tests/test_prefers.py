@@ -1,4 +1,4 @@
-"""Tests of web.jobs.prefers: CSV only for who wants it rather than JSON (RFC 9110, 12.5.1)."""
+"""Tests of web.jobs.prefers: CSV or JSON by the Accept header (RFC 9110, 12.5.1)."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from imageload.web.jobs import prefers
         ("text/*, text/csv;q=0", False),
     ],
 )
-def test_csv_is_for_who_wants_it_rather_than_json(accept: str, wants_csv: bool) -> None:
+def test_csv_is_preferred_only_by_a_higher_weight(accept: str, wants_csv: bool) -> None:
     assert prefers(accept, "text/csv") is wants_csv
 
 
 @pytest.mark.parametrize("weight", ["", "x", "1.0.0", "--1"])
-def test_a_weight_that_is_no_number_is_as_good_as_none(weight: str) -> None:
+def test_a_malformed_weight_is_ignored(weight: str) -> None:
     assert prefers(f"text/csv;q={weight}", "text/csv")
     assert not prefers(f"text/csv;q={weight}, application/json", "text/csv")

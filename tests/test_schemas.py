@@ -24,7 +24,7 @@ def landed(*pairs: tuple[str, str | None]) -> Job:
     return job
 
 
-def test_the_map_has_what_is_completed_in_the_order_of_the_input() -> None:
+def test_the_map_has_completed_images_in_the_order_of_the_request() -> None:
     job = landed(("http://b/", "https://l/1"), ("http://x/", None), ("http://a/", "https://l/2"))
     assert list(map_json(job.snapshot()).items()) == [
         ("http://b/", "https://l/1"),
@@ -32,7 +32,7 @@ def test_the_map_has_what_is_completed_in_the_order_of_the_input() -> None:
     ]
 
 
-def test_as_csv_it_has_a_header_and_lines_that_end_as_the_rfc_wants() -> None:
+def test_the_csv_follows_the_rfc() -> None:
     job = landed(("http://b/", "https://l/1"), ("http://a/", "https://l/2"))
     expected = "url,link\r\nhttp://b/,https://l/1\r\nhttp://a/,https://l/2\r\n"
     assert map_csv(job.snapshot()) == expected
@@ -42,7 +42,7 @@ def test_the_csv_of_nothing_is_its_header() -> None:
     assert map_csv(Job(["http://a/"]).snapshot()) == "url,link\r\n"
 
 
-def test_whatever_a_url_is_made_of_comes_out_of_the_csv_as_it_was() -> None:
+def test_any_url_survives_the_csv() -> None:
     urls = ['http://a/?x=1,2&y="z"', "http://a/é,ü", "http://a/\r\nb", "http://a/';--", '"', " ,"]
     job = landed(*[(url, f"https://l/{number}") for number, url in enumerate(urls)])
     rows = list(csv.reader(io.StringIO(map_csv(job.snapshot()), newline="")))
