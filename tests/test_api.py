@@ -193,6 +193,18 @@ def test_links_are_paged_on_request(service: RunningService, origin: Origin) -> 
     ]
 
 
+@pytest.mark.parametrize(
+    "query", ["limit=100001", "limit=00000000120000", "after=x", "after=x:y", f"after=x:{'9' * 20}"]
+)
+def test_a_malformed_page_of_links_is_refused(service: RunningService, query: str) -> None:
+    assert_problem(service.get(f"/v1/images?{query}"), 400, "bad-request")
+
+
+def test_a_page_of_links_after_an_unknown_job_is_refused(service: RunningService) -> None:
+    assert_problem(service.get("/v1/images?after=x:1"), 505, "unknown-job")
+    assert_problem(service.get("/v1/images?after=x:1&limit=2"), 505, "unknown-job")
+
+
 def test_the_jobs_are_listed_newest_first_and_paged(
     service: RunningService, origin: Origin
 ) -> None:
@@ -244,7 +256,7 @@ def test_records_are_filtered_by_state_and_paged(service: RunningService, origin
         path = answer.links.get("next", {}).get("url", "")
     assert [len(page) for page in found] == [4, 2]
     assert sum(found, []) == [url for url in urls if "no-" in url]  # noqa: RUF017
-    for query in ("state=lost", "limit=0", "limit=x", "after=-1", "after=1e9"):
+    for query in ("state=lost", "limit=0", "limit=x", "after=-1", "after=1e9", f"after={'9' * 30}"):
         answer = service.get(f"/v1/images/upload/{job_id}/images?{query}")
         assert_problem(answer, 400, "bad-request")
     behind = service.get(f"/v1/images/upload/{job_id}/images?after=99")
