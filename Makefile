@@ -15,7 +15,7 @@ help: ## list these targets
 
 run: $(VENV)/.run ## start the service with its sandbox on PORT (8888); ARGS="--option=value ..."
 	@mkdir -p .imageload
-	@exec $(PY) main.py --port=$(PORT) --journal=.imageload/journal $(ARGS)
+	@exec $(PY) main.py --port=$(PORT) --store=.imageload/journal $(ARGS)
 
 test: $(VENV)/.dev ## run the tests; TESTS="tests/test_job.py -k walk" runs some
 	$(PY) -m pytest --numprocesses=3 --dist=worksteal $(TESTS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import hashlib
 import logging
@@ -22,17 +23,16 @@ from typing import TypeVar
 
 import tornado.ioloop
 
-from imageload import settings
+from imageload import options
 from imageload.errors import Refused, StoreError
 from imageload.fetch.tempfiles import temp_folder
 from imageload.job import Job
 from imageload.sandbox_process import SandboxError, imgur_or_sandbox
 from imageload.schemas import AcceptedJson, CancelJson, JobsJson, LinksJson, summary_json
-from imageload.service import Service
-from imageload.settings import Config
+from imageload.settings import Settings
 from imageload.store.file import check_free
+from imageload.web.app import App
 from imageload.web.base import BaseHandler
-from imageload.web.events import EventsHandler, JobEventsHandler
 from imageload.web.idempotency import checked_key
 from imageload.web.intake import read_orders
 from imageload.web.jobs import JobImagesHandler, MapHandler, RetryHandler
@@ -41,6 +41,7 @@ from imageload.web.logs import set_up_logging
 from imageload.web.operations import HealthHandler, MetricsHandler, QuotaHandler, ReadyHandler
 from imageload.web.pages import DocsHandler, OpenApiHandler, PageFileHandler, PageHandler
 from imageload.web.status import StatusHandler, tag_of_list
+from imageload.web.streams import EventsHandler, JobEventsHandler
 
 _log = logging.getLogger("imageload")
 
@@ -75,18 +76,18 @@ class UploadHandler(StatusHandler):
     async def _accept(self) -> list[str]:
         """Start the jobs of the body; their ids."""
         jobs = await self._use_body(self._upload)
-        self.changes.accepted(jobs)
+        self.events.accepted(jobs)
         return [job.job_id for job in jobs]
 
     async def _use_body(self, work: Callable[[], T]) -> T:
-        return await self.use_body(work, waits_for_disk=self.journal is not None)
+        return await self.use_body(work, waits_for_disk=self.store.is_durable)
 
     def _upload(self) -> list[Job]:
         orders = read_orders(
             bytes(self.body),
             self.request.headers.get("Content-Type", ""),
-            max_urls=self.config.max_urls,
-            max_lists=self.config.max_lists,
+            max_urls=self.service_settings.max_urls,
+            max_lists=self.tuning.max_lists,
         )
         return self.image_load.upload(orders)
 
@@ -136,7 +137,7 @@ class JobStatusHandler(StatusHandler):
         if purge not in ("true", "false"):
             raise Refused("bad-request", "purge is true or false.")
         action = self.image_load.purge if purge == "true" else self.image_load.cancel
-        result = await asyncio.get_running_loop().run_in_executor(None, action, job)
+        result = await self.act(action(job))
         response: CancelJson = {
             "job_id": job.job_id,
             "cancelled": result.cancelled,
@@ -152,7 +153,7 @@ class UploadLinks(BaseHandler):
         """Stream all links, or send the page of `limit` and `after`."""
         limit = self.count_argument("limit", None, 100_000)
         after = self.get_query_argument("after", None)
-        links = links_after(after, self.image_load, self.journal)
+        links = links_after(after, self.image_load, self.store)
         self.set_header("Content-Type", "application/json")
         try:
             if limit is None:
@@ -189,7 +190,7 @@ ROUTES: tuple[tuple[str, type[BaseHandler]], ...] = (
 )
 
 
-async def serve(config: Config, temp_dir: Path) -> int:
+async def serve(settings: Settings, temp_dir: Path) -> int:
     """Run the service until SIGTERM or Ctrl-C; a second signal ends the process at once.
 
     Returns the exit status: 1 if a bug ended the service, so that a supervisor restarts it.
@@ -209,23 +210,25 @@ async def serve(config: Config, temp_dir: Path) -> int:
     for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, on_signal)
     # In a thread, so that signals are handled: reading 100,000 jobs takes seconds.
-    service = await loop.run_in_executor(None, Service, config, temp_dir, ROUTES, on_break)
+    make = functools.partial(App, settings, temp_dir, ROUTES, on_break=on_break)
+    app = await loop.run_in_executor(None, make)
     _tune_collector()
-    server, url = service.listen()
+    server, url = app.listen()
+    maintain = app.service.run_maintenance
     maintenance = tornado.ioloop.PeriodicCallback(
-        lambda: loop.run_in_executor(None, service.run_maintenance), _MAINTENANCE_SECONDS * 1_000
+        lambda: loop.run_in_executor(None, maintain), _MAINTENANCE_SECONDS * 1_000
     )
     maintenance.start()
     _log.info("listening on %s", url)
-    if service.limits.access.is_open_to_all:
+    if app.limits.access.is_open_to_all:
         _log.warning("other machines can use the service without a token: see --api-token")
     await stop.wait()
     maintenance.stop()
-    _log.info("stopping, current uploads have %.0f s to end", config.grace_seconds)
-    if not await loop.run_in_executor(None, service.close, 10.0, config.grace_seconds):
+    _log.info("stopping, current uploads have %.0f s to end", settings.grace_seconds)
+    if not await loop.run_in_executor(None, app.close, 10.0, settings.grace_seconds):
         _log.warning("the service stopped before all of its threads had ended")
     server.stop()
-    await service.changes.close()
+    await app.events.close()
     await server.close_all_connections()
     return 1 if broken.is_set() else 0
 
@@ -253,25 +256,25 @@ def _exit(*_: object) -> None:
 
 
 def main(arguments: Sequence[str], *, program: str = "main.py") -> int:
-    """Run the service; returns the exit status. Options are in `imageload.settings`.
+    """Run the service; returns the exit status. Options are in `imageload.options`.
 
     `program` is the name of the command in help and error messages.
     """
     for number in _STOP_SIGNALS:
         signal.signal(number, _exit)
-    config = settings.parse(arguments, os.environ, program=program)
+    settings = options.parse(arguments, os.environ, program=program)
     _raise_descriptor_limit()
-    set_up_logging(config.log_level, config.log_format)
+    set_up_logging(settings.log_level, settings.log_format)
     try:
-        if config.journal:  # before the sandbox, whose port would be taken too
-            check_free(Path(config.journal))
-        with temp_folder(config.temp_dir) as temp_dir, imgur_or_sandbox(config) as wired:
+        if settings.store:  # before the sandbox, whose port would be taken too
+            check_free(Path(settings.store))
+        with temp_folder(settings.temp_dir) as temp_dir, imgur_or_sandbox(settings) as wired:
             return asyncio.run(serve(wired, temp_dir))
     except (OSError, SandboxError, StoreError) as error:
         print(f"{program}: the service cannot start: {error}", file=sys.stderr)
         return 1
     except ValueError as error:
-        print(f"{program}: --allow-origin and --deny-origin: {error}", file=sys.stderr)
+        print(f"{program}: error: {error}", file=sys.stderr)
         return 2
 
 

@@ -121,6 +121,16 @@ class Image(_Value, frozen=True):
     maybe_duplicate: bool = False
     version: int = 0
 
+    @property
+    def downloaded_bytes(self) -> int:
+        """The size of its file; 0 before the download."""
+        return self.report.bytes if self.report is not None else 0
+
+    @property
+    def uploaded_bytes(self) -> int:
+        """The size of its file if it was uploaded for this image, else 0."""
+        return self.downloaded_bytes if self.state == "completed" and not self.reused else 0
+
 
 class _Change(msgspec.Struct, frozen=True, gc=False, tag=True, omit_defaults=True):
     """A fact about a job. Its class name is the tag in its encoded form."""
@@ -289,6 +299,8 @@ class Snapshot(_Value, frozen=True):
     started: bool
     images: Sequence[Image]
     counts: dict[State, int]
+    downloaded_bytes: int = 0
+    uploaded_bytes: int = 0
     maybe_duplicates: int = 0
     album: Album | None = None
     purging: bool = False
@@ -336,6 +348,7 @@ class Job:
         ]
         self._counts: dict[State, int] = dict.fromkeys(STATES, 0)
         self._counts["queued"] = len(self._images)
+        self._downloaded_bytes = self._uploaded_bytes = 0
         self._maybe_duplicates = 0
         self._album = Album(album) if album is not None else None
         self._callback = Callback(callback) if callback is not None else None
@@ -379,6 +392,8 @@ class Job:
             job._counts["queued"] += job._counts["downloaded"]
             job._counts["downloaded"] = 0
         job._maybe_duplicates = sum(image.maybe_duplicate for image in job._images)
+        job._downloaded_bytes = sum(image.downloaded_bytes for image in job._images)
+        job._uploaded_bytes = sum(image.uploaded_bytes for image in job._images)
         return job
 
     def begin_at(self, version: int) -> None:
@@ -410,6 +425,9 @@ class Job:
         self._images[change.index] = after
         self._counts[before.state] -= 1
         self._counts[after.state] += 1
+        if after.state != before.state:
+            self._downloaded_bytes += after.downloaded_bytes - before.downloaded_bytes
+            self._uploaded_bytes += after.uploaded_bytes - before.uploaded_bytes
         self._maybe_duplicates += after.maybe_duplicate - before.maybe_duplicate
         if self._album is not None and type(change) is Requeued:
             self._album = replace(self._album, is_open=True)
@@ -494,6 +512,8 @@ class Job:
             started=self._started,
             images=images,
             counts=dict(self._counts),
+            downloaded_bytes=self._downloaded_bytes,
+            uploaded_bytes=self._uploaded_bytes,
             maybe_duplicates=self._maybe_duplicates,
             album=self._album,
             purging=self._purging,

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from imageload.settings import SANDBOX_CLIENT_ID, Config
+from imageload.settings import SANDBOX_CLIENT_ID, Settings
 
 _log = logging.getLogger(__name__)
 
@@ -66,17 +66,17 @@ class SandboxProcess:
 
 
 @contextlib.contextmanager
-def imgur_or_sandbox(config: Config) -> Iterator[Config]:
-    """`config`, or without a client id one that leads to a sandbox, which runs within the block.
+def imgur_or_sandbox(settings: Settings) -> Iterator[Settings]:
+    """`settings`, or without a client id one that leads to a sandbox, which runs within the block.
 
     Raises SandboxError if the sandbox does not start.
     """
-    if config.imgur_client_id:
-        yield config
+    if settings.imgur_client_id:
+        yield settings
         return
-    folder = Path(config.sandbox_dir).absolute()
-    limits = [] if config.sandbox_limits else ["--unlimited"]
-    sandbox = SandboxProcess(["--port", str(config.sandbox_port), "--dir", str(folder), *limits])
+    folder = Path(settings.sandbox_dir).absolute()
+    limits = [] if settings.sandbox_limits else ["--unlimited"]
+    sandbox = SandboxProcess(["--port", str(settings.sandbox_port), "--dir", str(folder), *limits])
     _log.info(
         "no IMGUR_CLIENT_ID: uploads go to the sandbox at %s, images are in %s",
         sandbox.url,
@@ -84,7 +84,7 @@ def imgur_or_sandbox(config: Config) -> Iterator[Config]:
     )
     try:
         yield replace(
-            config,
+            settings,
             imgur_client_id=SANDBOX_CLIENT_ID,
             imgur_base_url=sandbox.url,
             imgur_link_base=sandbox.url,

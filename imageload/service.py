@@ -1,342 +1,278 @@
-"""Everything wired together: what does the work, and what answers HTTP for it."""
+"""Builds the parts of the service and connects them. Knows no HTTP server."""
 
 from __future__ import annotations
 
+import asyncio
 import functools
-import logging
-from collections.abc import Callable, Sequence
+import json
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import certifi
-import tornado.netutil
-import tornado.web
 
-from imageload.convert.fit import FittingDownloads
-from imageload.convert.pool import Converters, Rules
-from imageload.fetch.download import Bounds as DownloadBounds
-from imageload.fetch.download import Downloader
+from imageload import saved
+from imageload.convert.pool import Converters
+from imageload.convert.pool import Rules as ConversionRules
+from imageload.dedupe import Dedupe
+from imageload.fetch.download import DownloadBounds, Downloader
 from imageload.fetch.guard import Guard
-from imageload.fetch.hosts import Hosts
+from imageload.fetch.hosts import HostRules, Hosts
 from imageload.fetch.tempfiles import TempBytes, TempFiles
 from imageload.job import Change, Job
-from imageload.loader import ImageLoad, Keep
-from imageload.observers.metrics import Metrics
-from imageload.observers.webhooks import Callbacks
+from imageload.jobs import WindowRules
+from imageload.loader import Capacity, ImageLoad
+from imageload.observers.metrics import Metrics, Phase
+from imageload.observers.webhooks import WebhookRules, Webhooks
+from imageload.pipeline import Observer, Pipeline
 from imageload.retry import RetryRule
-from imageload.road import Road
-from imageload.settings import Config
-from imageload.sharing import Sharing
-from imageload.store import Restored, Store, open_store
-from imageload.targets.imgur.quota import Quota, Terms
-from imageload.targets.imgur.uploader import Uploads
-from imageload.transport.engine import Engine, Way
-from imageload.transport.transfer import Bounds, Transfer
-from imageload.web.access import Access, read_tokens
-from imageload.web.base import BaseHandler, NotFoundHandler, waiting_of
-from imageload.web.changes import Changes
-from imageload.web.idempotency import IdempotencyKeys
-from imageload.web.limits import MemoryLimit, RequestLimits
-from imageload.web.notes import current_token, keep_budgets, keep_token, restore_budgets
-from imageload.web.scrape import Gauges, Scrape
-from imageload.web.server.connections import BACKLOG, Server
-from imageload.web.server.limits import most_streams
+from imageload.settings import Settings, Tuning
+from imageload.store import Store, open_store
+from imageload.targets.imgur.quota import Quotas, Terms
+from imageload.targets.imgur.uploader import Imgur
+from imageload.transport.curl import TransferLoop, Transport
+from imageload.transport.request import Bounds
+from imageload.transport.slots import Pool, Slots
 from imgurapi import ImgurAPI
 
-_log = logging.getLogger(__name__)
-
-_CALLBACK_WAITS = (2, 20, 120)  # times --retry-seconds
-# As Node's: a head of 64 kB in tiny fields would hold up the event loop for 60 ms.
-_MAX_HEAD_BYTES = 16 * 2**10
-
-Routes = Sequence[tuple[str, type[BaseHandler]]]
-"""Paths with `{parameters}`, and what answers there."""
-
-# A jobId may have before it the colon that the first version's documents had.
-_PARAMETERS = {"{job_id}": ":?([^/]+)", "{file}": "([a-z0-9_.-]+)"}
+_CALLBACK_WAITS = (2, 20, 120)  # times `retry_seconds`
 
 
 class Service:
-    """`image_load` does the work, `application` answers HTTP by `routes`, within `limits`.
+    """The parts of one service; `image_load` takes the jobs.
 
-    `config` names Imgur in full: `imgur_client_id` is set. Temp files go into `temp_dir`.
+    `settings` name Imgur in full: `imgur_client_id` is set. Temp files go into `temp_dir`.
     """
 
     def __init__(
         self,
-        config: Config,
+        settings: Settings,
         temp_dir: Path,
-        routes: Routes,
+        *,
+        tuning: Tuning | None = None,
+        observers: Iterable[Observer] = (),
         on_break: Callable[[], object] | None = None,
     ) -> None:
-        """`on_break` is called, from a thread, where a bug leaves the service without transfers."""
-        self._config = config
-        self._engine = Engine(on_break)
-        self._transfers = origins, callbacks, imgur = _transfers(config)
-        self._metrics = Metrics()
-        self._server: Server | None = None
-        self._files = files = TempFiles(temp_dir)
-        # What is under way may come on top of what is held.
-        temp_bytes = TempBytes(config.temp_bytes - config.downloads * config.max_bytes)
-        restored = open_store(config.journal, self._metrics.commit_clock)
-        self.store = restored.store
-        self.journal = self.store if self.store.is_durable else None
-        self.uploads = self._ways_to_imgur(imgur)
-        self.changes = Changes(most_streams(config), functools.partial(waiting_of, self.uploads))
-        self.uploads.watch(self.changes, self.changes.nudge)
-        self._downloads = self._fitting_downloads(origins, files)
-        self._callbacks = self._telling(callbacks, lambda job, change: road.apply(job, change))
-        road = self._road(files, temp_bytes)
+        """`observers` are called with every Change, on the transfer loop, once it is recorded.
+
+        `on_break` is called, on another thread, when a bug leaves the service without transfers.
+        """
+        tuning = tuning or Tuning()
+        self._settings = settings
+        self.metrics = Metrics()
+        restored = open_store(settings.store, self.metrics.commit_clock)
+        self.store, self._restored_jobs = restored.store, restored.jobs
+        self.transfers = TransferLoop(on_break)
+        self._transports = origins, callbacks, imgur = _transports(settings, tuning, self.transfers)
+        self.files = TempFiles(temp_dir)
+        # Downloads in flight come on top of the bytes that are held.
+        self.temp_bytes = TempBytes(settings.temp_bytes - settings.downloads * settings.max_bytes)
+        self.target = _imgur(settings, tuning, imgur, self.store, self.metrics)
+        is_known = saved.restore_budgets(self.store, self.target.quotas, _whose(settings))
+        self._knows_budgets = is_known and restored.was_closed
+        self._downloads = Slots(
+            settings.downloads,
+            clock=self.metrics.clock("download"),
+            on_resize=lambda slots: origins.keep_connections(2 * slots),
+        )
+        self._converters = _converters(settings, tuning, self.files, self.metrics)
+        self._webhooks = Webhooks(callbacks, _webhook_rules(settings, tuning), self._apply)
+        self._pipeline = Pipeline(
+            downloader=Downloader(origins, _download_bounds(settings, tuning), self.files),
+            downloads=self._downloads,
+            converters=self._converters,
+            target=self.target,
+            hosts=Hosts(_host_rules(settings, tuning)),
+            dedupe=Dedupe(),
+            retry=_retry_rule(settings, tuning),
+            files=self.files,
+            temp_bytes=self.temp_bytes,
+            store=self.store,
+            observers=(self.store.record, self.metrics, *observers, self._webhooks),
+        )
+        window = tuning.job_window or settings.downloads + settings.uploads
         self.image_load = ImageLoad(
-            road,
-            max_active_jobs=config.max_active_jobs,
-            max_waiting_jobs=config.max_waiting_jobs,
-            ledger=self.journal,
-            keep=Keep(jobs=config.keep_jobs, hours=config.keep_hours),
-        )
-        self.limits = RequestLimits(
-            Access(config, read_tokens(config)),
-            IdempotencyKeys(self.image_load.job_list_s),
-            MemoryLimit(config.max_bodies_bytes),
-        )
-        self._scrape = Scrape(self._metrics)
-        self._scrape.add(self._gauges(files, temp_bytes))
-        self.application = self._application(routes)
-        self._begin(restored)
-
-    def _ways_to_imgur(self, imgur: Transfer) -> Uploads:
-        config = self._config
-        quota, apis = _imgur(config, imgur, self.journal, self._metrics)
-        self.imgur = apis[0]
-        return Uploads(
-            self._engine,
-            imgur,
-            config.uploads,
-            apis=apis,
-            quota=quota,
-            retry=_retry_rule(config),
-            anonymous=config.imgur_anonymous,
-            outage_seconds=config.outage_seconds,
-            clock=self._metrics.clock("upload"),
-        )
-
-    def _road(self, files: TempFiles, temp_bytes: TempBytes) -> Road:
-        config = self._config
-        recorders = [self.journal.record] if self.journal is not None else []
-        return Road(
-            download=self._downloads,
-            upload=self.uploads,
-            retry=_retry_rule(config),
-            hosts=Hosts(
-                per_host=config.per_host,
-                failures=config.host_failures,
-                rest_seconds=config.host_rest_seconds,
-                max_wait_seconds=config.host_wait_seconds,
+            self.transfers,
+            self._pipeline,
+            WindowRules(places=window, downloads=settings.downloads),
+            Capacity(
+                max_active_jobs=settings.max_active_jobs,
+                max_waiting_jobs=tuning.max_waiting_jobs,
+                keep_jobs=settings.keep_jobs,
+                keep_hours=tuning.keep_hours,
             ),
-            sharing=Sharing(),
-            discard=files.give_back,
-            window=config.job_window,
-            outage_seconds=config.outage_seconds,
-            grace_seconds=config.grace_seconds,
-            temp_bytes=temp_bytes,
-            # First what is written down, then what is told.
-            readers=(*recorders, self._metrics, self.changes, self._callbacks),
-            record=self.journal,
         )
 
-    def _telling(self, transfer: Transfer, apply: Callable[[Job, Change], None]) -> Callbacks:
-        config = self._config
-        return Callbacks(
-            self._engine,
-            transfer,
-            apply,
-            seconds=config.callback_seconds,
-            waits=[config.retry_seconds * times for times in _CALLBACK_WAITS],
-            secret=config.callback_secret,
-        )
+    def start(self) -> None:
+        """Start the transfer loop, ask for Imgur's limits, and go on with the jobs of before."""
+        self.transfers.start()
+        if not self._knows_budgets:
+            self.transfers.run(self.target.ask())
+        jobs, self._restored_jobs = self._restored_jobs, []
+        self.image_load.restore(jobs)
+        self.transfers.loop.call_soon_threadsafe(self._webhooks.restore, jobs)
 
-    def _gauges(self, files: TempFiles, temp_bytes: TempBytes) -> Gauges:
-        return Gauges(
-            image_load=self.image_load,
-            uploads=self.uploads,
-            changes=self.changes,
-            journal=self.journal,
-            files=files,
-            temp_bytes=temp_bytes,
-            pools={
-                "download": lambda: self._downloads.pool,
-                "convert": lambda: self._downloads.conversions,
-                "upload": lambda: self.uploads.pool,
-            },
-            connections=lambda: self._server.connections if self._server is not None else 0,
-        )
-
-    def _application(self, routes: Routes) -> tornado.web.Application:
-        arguments = {
-            "image_load": self.image_load,
-            "config": self._config,
-            "uploads": self.uploads,
-            "journal": self.journal,
-            "changes": self.changes,
-            "scrape": self._scrape,
+    def pools(self) -> dict[Phase, Pool]:
+        """How full each phase of the pipeline is."""
+        return {
+            "download": self._downloads.pool,
+            "convert": self._converters.pool,
+            "upload": self.target.pool,
         }
-        return tornado.web.Application(
-            [(_pattern(path), handler, {**arguments, "route": path}) for path, handler in routes],
-            default_handler_class=NotFoundHandler,
-            default_handler_args=arguments,
-            log_function=BaseHandler.log,
-            limits=self.limits,
-        )
-
-    def _begin(self, restored: Restored) -> None:
-        """Start the engine, learn how Imgur's budgets stand, and go on with jobs of before."""
-        self._engine.start()
-        quota = self.uploads.quota
-        is_known = self.journal is not None and restore_budgets(self.journal, quota, self._config)
-        if not (is_known and restored.was_closed):
-            self.uploads.ask()
-        self.image_load.restore(restored.jobs)
-        self._callbacks.restore(restored.jobs)
-
-    def _fitting_downloads(self, origins: Transfer, files: TempFiles) -> FittingDownloads:
-        config = self._config
-        bounds = DownloadBounds(
-            seconds=config.download_seconds,
-            max_bytes=config.max_bytes,
-            max_pixels=config.max_pixels,
-            max_redirects=config.max_redirects,
-            downgrade=config.allow_downgrade,
-        )
-        downloader = Downloader(origins, bounds, files)
-        clock = self._metrics.clock("download")
-        way = Way(self._engine.lane(origins, config.downloads, clock=clock), downloader.steps)
-        rules = Rules(
-            convert=config.convert,
-            shrink=config.shrink,
-            max_bytes=config.imgur_max_bytes,
-            max_pixels=config.max_pixels,
-            seconds=config.convert_seconds,
-        )
-        clock = self._metrics.clock("convert")
-        return FittingDownloads(
-            way, lambda: Converters(rules, files, workers=config.converters, clock=clock)
-        )
-
-    def listen(self) -> tuple[Server, str]:
-        """The server, listening on the running event loop, and its URL; OSError if it cannot."""
-        config = self._config
-        sockets = tornado.netutil.bind_sockets(config.port, config.address or None, backlog=BACKLOG)
-        # Handlers bound the bodies, for they can say so; the server would break off.
-        self._server = server = Server(
-            self.application,
-            config=config,
-            on_close=self._scrape.connection_closed,
-            max_header_size=_MAX_HEAD_BYTES,
-            max_body_size=2**62,
-        )
-        server.add_sockets(sockets)
-        host, port = sockets[0].getsockname()[:2]
-        return server, f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def run_maintenance(self) -> None:
-        """Save budgets, retire old jobs, remove old temp files. Blocks: call it in a thread."""
-        self._keep_budgets()
-        self.image_load.retire()
-        self._files.tidy()
+        """To be called now and then, from another thread; blocks."""
+        self._save_budgets()
+        self.transfers.run(self.image_load.retire())
+        self.files.tidy()
 
-    def _keep_budgets(self) -> None:
-        if self.journal is not None:
-            keep_budgets(self.journal, self.uploads.quota, self._config)
-
-    def close(self, seconds: float, grace: float = 0.0) -> bool:
+    def close(self, seconds: float, grace_seconds: float = 0.0) -> bool:
         """End every job as it stands; True when no thread of ours is left.
 
-        Uploads under way have `grace` seconds to end, and then all has `seconds`. Meanwhile
-        requests are answered, and POSTs refused.
+        Uploads that are being sent have `grace_seconds` to land, and then everything has `seconds`.
         """
-        self.limits.close()
-        self._callbacks.stop()
-        self.image_load.stop()
-        self._downloads.stop()
-        self.uploads.stop()
-        self.image_load.close(grace)
-        for transfer in self._transfers:
-            transfer.abort()
-        ended = self._engine.close(seconds / 2)
-        self._downloads.close()
-        ended = self.image_load.close(seconds / 2) and ended
-        self._keep_budgets()
+        self.transfers.loop.call_soon_threadsafe(self._webhooks.stop)
+        ended = self.image_load.close(seconds / 2, grace_seconds)
+        self.transfers.run(self._close_transfers())
+        ended = self.transfers.close(seconds / 2) and ended
+        self._save_budgets()
         return self.store.close(seconds) and ended
 
+    async def _close_transfers(self) -> None:
+        await self._converters.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for transport in self._transports:
+            transport.close()
 
-def _retry_rule(config: Config) -> RetryRule:
-    return RetryRule(
-        max_tries=config.max_tries,
-        seconds=config.retry_seconds,
-        cap_seconds=config.retry_cap_seconds,
-        retry_lost=config.retry_lost,
-    )
+    def _save_budgets(self) -> None:
+        saved.save_budgets(self.store, self.target.quotas, _whose(self._settings))
+
+    def _apply(self, job: Job, change: Change) -> None:
+        self._pipeline.apply(job, change)
 
 
-def _transfers(config: Config) -> tuple[Transfer, Transfer, Transfer]:
-    """The one for origins and the one for callbacks are under the guard, that for Imgur is not."""
-    ports = [int(port) for port in config.origin_ports]
-    guard = Guard(config.allow_origin, config.deny_origin, ports)
+def _transports(
+    settings: Settings, tuning: Tuning, transfers: TransferLoop
+) -> tuple[Transport, Transport, Transport]:
+    """For origins and callbacks, under the guard, and for Imgur, without it."""
+    guard = Guard(settings.allow_origin, settings.deny_origin, tuning.origin_ports)
     bounds = Bounds(
-        connect_seconds=config.connect_seconds,
-        low_speed_bytes=config.low_speed_bytes,
-        low_speed_seconds=config.low_speed_seconds,
-        max_header_bytes=config.max_header_bytes,
-        ca_file=config.ca_file or certifi.where(),
+        connect_seconds=tuning.connect_seconds,
+        low_speed_bytes=tuning.low_speed_bytes,
+        low_speed_seconds=tuning.low_speed_seconds,
+        max_header_bytes=tuning.max_header_bytes,
+        ca_file=tuning.ca_file or os.environ.get("SSL_CERT_FILE") or certifi.where(),
     )
-    agent, proxy = config.user_agent, config.origin_proxy
-    refusal = None if proxy else guard.refusal
-    origins = Transfer(bounds, user_agent=agent, refusal=refusal, proxy=proxy)
-    # Imgur may think about a large image for a while, and who is called back about what it was
-    # told: only the deadline ends these.
+    # Imgur may think about a large image for a while, and so may the receiver of a callback: their
+    # deadlines alone end these requests.
     patient = replace(bounds, low_speed_bytes=0)
-    callbacks = Transfer(patient, user_agent=agent, refusal=refusal, proxy=proxy)
-    imgur = Transfer(patient, user_agent=agent)
-    return origins, callbacks, imgur
+    agent, proxy = settings.user_agent, settings.origin_proxy
+    refusal = None if proxy else guard.refusal
+    return (
+        Transport(transfers, bounds, user_agent=agent, refusal=refusal, proxy=proxy),
+        Transport(transfers, patient, user_agent=agent, refusal=refusal, proxy=proxy),
+        Transport(transfers, patient, user_agent=agent),
+    )
 
 
 def _imgur(
-    config: Config, transfer: Transfer, journal: Store | None, metrics: Metrics
-) -> tuple[Quota, list[ImgurAPI]]:
-    """The budgets of every client id, and an ImgurAPI for each; an account has only the first."""
-    clients = config.clients if config.imgur_anonymous else config.clients[:1]
+    settings: Settings, tuning: Tuning, transport: Transport, store: Store, metrics: Metrics
+) -> Imgur:
+    """Imgur with a client for each client id; an account has only the first."""
+    ids = settings.clients if settings.imgur_anonymous else settings.clients[:1]
     terms = Terms(
-        hour=config.quota_hour_seconds,
-        day=config.quota_day_seconds,
-        unhinted_wait=config.quota_wait_seconds,
-        blocked_wait=config.blocked_wait_seconds,
+        hour=tuning.quota_hour_seconds,
+        day=tuning.quota_day_seconds,
+        unhinted_wait=tuning.quota_wait_seconds,
+        blocked_wait=tuning.blocked_wait_seconds,
     )
-    quota = Quota(len(clients), terms, on_end=metrics.imgur_request_ended)
-    token, on_token = config.imgur_refresh_token, None
-    if journal is not None and token:
-        on_token = functools.partial(keep_token, journal, token)
-        token = current_token(journal, token)
-    apis = []
-    for (client_id, hour, day), meter in zip(clients, quota.meters, strict=True):
-        meter.presume(hour, day)
-        apis.append(
-            ImgurAPI(
-                client_id,
-                config.imgur_client_secret,
-                token or None,
-                transfer=transfer,
-                base_url=config.imgur_base_url or None,
-                rapidapi_key=config.imgur_rapidapi_key or None,
-                link_base=config.imgur_link_base,
-                seconds=config.upload_seconds,
-                meter=meter,
-                on_refresh_token=on_token,
-            )
+    quotas = Quotas(len(ids), terms, on_end=metrics.imgur_request_ended)
+    given = settings.imgur_refresh_token
+    clients = []
+    for (client_id, hour, day), quota in zip(ids, quotas.each, strict=True):
+        quota.assume_limits(hour, day)
+        client = ImgurAPI(
+            client_id,
+            settings.imgur_client_secret,
+            saved.current_token(store, given) or None,
+            transport=transport,
+            base_url=settings.imgur_base_url or None,
+            rapidapi_key=settings.imgur_rapidapi_key or None,
+            link_base=settings.imgur_link_base,
+            seconds=settings.upload_seconds,
+            quota=quota,
+            on_refresh_token=functools.partial(saved.save_token, store, given),
         )
-    return quota, apis
+        clients.append(client)
+    return Imgur(
+        clients,
+        quotas,
+        settings.uploads,
+        retry=_retry_rule(settings, tuning).wait,
+        anonymous=settings.imgur_anonymous,
+        outage_seconds=settings.outage_seconds,
+        clock=metrics.clock("upload"),
+        on_resize=lambda slots: transport.keep_connections(2 * slots),
+    )
 
 
-def _pattern(path: str) -> str:
-    for parameter, pattern in _PARAMETERS.items():
-        path = path.replace(parameter, pattern)
-    return path
+def _whose(settings: Settings) -> str:
+    """Names the Imgur, the account and the client ids that saved budgets belong to."""
+    account = "" if settings.imgur_anonymous else settings.imgur_refresh_token
+    ids = [client_id for client_id, _, _ in settings.clients]
+    return json.dumps([settings.imgur_base_url, account, ids])
+
+
+def _converters(
+    settings: Settings, tuning: Tuning, files: TempFiles, metrics: Metrics
+) -> Converters:
+    rules = ConversionRules(
+        convert=settings.convert,
+        shrink=settings.shrink,
+        max_bytes=settings.imgur_max_bytes,
+        max_pixels=tuning.max_pixels,
+        seconds=tuning.convert_seconds,
+    )
+    clock = metrics.clock("convert")
+    return Converters(rules, files, workers=tuning.converters, clock=clock)
+
+
+def _download_bounds(settings: Settings, tuning: Tuning) -> DownloadBounds:
+    return DownloadBounds(
+        seconds=settings.download_seconds,
+        max_bytes=settings.max_bytes,
+        max_pixels=tuning.max_pixels,
+        max_redirects=tuning.max_redirects,
+        downgrade=tuning.allow_downgrade,
+    )
+
+
+def _host_rules(settings: Settings, tuning: Tuning) -> HostRules:
+    return HostRules(
+        per_host=settings.per_host,
+        failures=tuning.host_failures,
+        rest_seconds=tuning.host_rest_seconds,
+        give_up_seconds=tuning.host_give_up_seconds,
+        max_pause_seconds=tuning.host_wait_seconds,
+    )
+
+
+def _retry_rule(settings: Settings, tuning: Tuning) -> RetryRule:
+    return RetryRule(
+        max_tries=settings.max_tries,
+        seconds=tuning.retry_seconds,
+        cap_seconds=tuning.retry_cap_seconds,
+        retry_lost=settings.retry_lost,
+    )
+
+
+def _webhook_rules(settings: Settings, tuning: Tuning) -> WebhookRules:
+    return WebhookRules(
+        seconds=tuning.callback_seconds,
+        waits=[tuning.retry_seconds * times for times in _CALLBACK_WAITS],
+        secret=settings.callback_secret,
+    )

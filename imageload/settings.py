@@ -1,18 +1,13 @@
-"""Every limit and switch of the service: its default, its unit, and the reason for it.
+"""The options of the service: name, default, unit and effect of each, and the other numbers.
 
-A `Config` is a frozen value, made once by `parse`: a flag beats the environment, which beats the
-default. `--max-bytes` is `IMAGELOAD_MAX_BYTES` in the environment; the Imgur options go by the
-names they have elsewhere, such as `IMGUR_CLIENT_ID`. It never reads a file and never does I/O.
+`Settings` holds the options, `Tuning` the numbers that are not options. Both are frozen values;
+`imageload.options` reads Settings from flags and the environment. Nothing here does I/O.
 """
 
 from __future__ import annotations
 
-import argparse
-import base64
-import dataclasses
-import math
+import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,275 +20,174 @@ BEARER_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 _SITE = re.compile(r"https?://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _switch(text: str) -> bool:
-    return {"true": True, "1": True, "false": False, "0": False}[text.strip().lower()]
-
-
-def _seconds(text: str) -> float:
-    return _within(float(text), 0.001, math.inf)
-
-
-def _count(text: str) -> int:
-    return int(_within(int(text), 1, math.inf))
-
-
-def _port(text: str) -> int:
-    return int(_within(int(text), 0, 65535))
-
-
-def _within(value: float, least: float, below: float) -> float:
-    if not least <= value <= below or value == math.inf:
-        raise ValueError(value)
-    return value
-
-
-_READERS: dict[str, Callable[[str], Any]] = {
-    "port": _port,
-    "seconds": _seconds,
-    "hours": _seconds,
-    "bytes": _count,
-    "bytes/s": _count,
-    "count": _count,
-    "true or false": _switch,
-    "names": _names,
-    "status": int,
+GROUPS = {
+    "server": "the HTTP server",
+    "jobs": "jobs and their callbacks",
+    "fetch": "downloads from origins",
+    "convert": "conversion of images that Imgur refuses",
+    "targets": "uploads to Imgur, or to the sandbox in its place",
+    "store": "jobs that outlive the process",
 }
+"""The groups of options, in the order of `--help`, and what each concerns."""
 
 
-def _reader(unit: str) -> Callable[[str], Any]:
-    def read(text: str) -> Any:
-        try:
-            return _READERS.get(unit, str)(text)
-        except (ValueError, KeyError):
-            raise argparse.ArgumentTypeError(f"{text!r} is not what it takes: {unit}") from None
-
-    return read
+def _option(
+    group: str, default: object, unit: str, effect: str, *, secret: bool = False, was: str = ""
+) -> Any:
+    """A field with its metadata. `secret`: never shown; `was`: an older name that still works."""
+    metadata = {"group": group, "unit": unit, "effect": effect, "was": was}
+    return field(default=default, repr=not secret, metadata=metadata)
 
 
-def _option(default: object, unit: str, reason: str, *, secret: bool = False) -> Any:
-    return field(default=default, repr=not secret, metadata={"unit": unit, "reason": reason})
+_server, _jobs, _fetch, _convert, _targets, _store = (
+    functools.partial(_option, group) for group in GROUPS
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
-    """Every option, with its default. The unit and the reason of each are in its metadata."""
+class Settings:
+    """Every option with its default. Raises ValueError if two of them contradict each other."""
 
-    port: int = _option(8888, "port", "where the service listens; 0 takes any free port")
-    address: str = _option(
-        "127.0.0.1", "address", "only this machine by default: whoever can post can make us fetch"
+    port: int = _server(8888, "port", "Listens on this TCP port; 0 takes any free port")
+    address: str = _server(
+        "127.0.0.1", "address", "Listens on this address; the default accepts only this machine"
     )
-    allow_host: tuple[str, ...] = _option(
-        (), "names", "more names that requests may be sent to, as a proxy before us passes them on"
+    allow_host: tuple[str, ...] = _server(
+        (), "names", "Accepts requests for these host names too, for example those of a proxy"
     )
-    cors_origin: tuple[str, ...] = _option(
-        (), "names", "sites whose pages may use the API, as https://app.example; comma between them"
+    cors_origin: tuple[str, ...] = _server(
+        (), "names", "Lets pages of these sites use the API, for example https://app.example"
     )
-    api_token: tuple[str, ...] = _option(
-        (), "names", "what callers show as `Authorization: Bearer`; none: no token", secret=True
+    api_token: tuple[str, ...] = _server(
+        (), "names", "Requires one of these in `Authorization: Bearer`; none: no token", secret=True
     )
-    api_token_file: str = _option("", "path", "a file with more of them, one a line")
-    max_connections: int = _option(
-        4_000, "count", "open connections; past it the longest silent one makes way"
+    api_token_file: str = _server("", "path", "Reads more tokens from this file, one a line")
+    max_connections: int = _server(
+        4_000, "count", "Keeps this many connections open; above it the longest idle one is closed"
     )
-    client_seconds: float = _option(
-        10.0, "seconds", "how long a client may make us wait for its head or its body; then 408"
+    unknown_job_status: int = _server(
+        505, "status", "Answers an unknown jobId with this status, 505 or 404"
     )
-    client_speed_bytes: int = _option(
-        1_000, "bytes/s", "so much, sent or taken by a client, gives it a second more"
+    log_level: str = _server("INFO", "level", "Logs at this level: DEBUG, INFO, WARNING or ERROR")
+    log_format: str = _server("text", "format", "Logs as text, or as json for log collectors")
+
+    max_urls: int = _jobs(100_000, "count", "Rejects a job with more URLs than this")
+    max_body_bytes: int = _jobs(
+        32 * 2**20, "bytes", "Rejects a larger request body; bodies are held in memory"
     )
-    idle_seconds: float = _option(
-        75.0, "seconds", "a connection between two requests, or an answer that nobody takes"
+    max_active_jobs: int = _jobs(
+        64, "count", "Runs this many jobs at the same time, each with a thread; others are queued"
     )
-    max_urls: int = _option(
-        100_000, "count", "URLs in one job; a status of 100,000 is some 10 MB of JSON"
+    max_tries: int = _jobs(
+        4, "count", "Tries a download or an upload this often, the first try included"
     )
-    max_lists: int = _option(1_000, "count", "lists, so jobs, in one request")
-    max_body_bytes: int = _option(32 * 2**20, "bytes", "a request's body; read into memory whole")
-    max_bodies_bytes: int = _option(
-        256 * 2**20, "bytes", "the bodies of all requests together; past it 503"
+    keep_jobs: int = _jobs(
+        10_000, "count", "Keeps this many finished jobs in memory; the oldest are dropped first"
     )
-    max_active_jobs: int = _option(
-        64, "count", "jobs at work at once, each with a thread; the rest wait in their order"
+    grace_seconds: float = _jobs(
+        25.0, "seconds", "Waits this long at a stop for the uploads that are in flight"
     )
-    max_waiting_jobs: int = _option(
-        10_000, "count", "jobs waiting for a thread; past it a POST is answered 429"
-    )
-    job_window: int = _option(
-        64, "count", "images of one job under way at once, so its temp files too"
-    )
-    downloads: int = _option(
-        32, "count", "download threads; n busy jobs get an n+1th each, so one share is always free"
-    )
-    uploads: int = _option(32, "count", "upload threads, shared in the same way")
-    temp_dir: str = _option(
-        "", "path", "where the temp files go, in a folder of our own; empty: the system's"
-    )
-    download_seconds: float = _option(
-        60.0, "seconds", "one download from the first DNS packet to the last byte, redirects too"
-    )
-    connect_seconds: float = _option(5.0, "seconds", "one connect, name lookup and TLS included")
-    low_speed_bytes: int = _option(
-        1_000, "bytes/s", "an origin slower than this over --low-speed-seconds is given up"
-    )
-    low_speed_seconds: float = _option(15.0, "seconds", "how long an origin may be too slow")
-    max_bytes: int = _option(
-        20 * 2**20, "bytes", "one image; Imgur takes stills up to 20 MB, by API often only 10 MB"
-    )
-    max_pixels: int = _option(
-        100_000_000, "count", "width x height, from the header, before anything decodes the image"
-    )
-    max_header_bytes: int = _option(64 * 2**10, "bytes", "an answer's whole head")
-    max_redirects: int = _option(5, "count", "redirects followed for one URL")
-    allow_origin: tuple[str, ...] = _option(
-        (), "names", "addresses, networks or host names exempt from the guard; comma between them"
-    )
-    deny_origin: tuple[str, ...] = _option(
-        (), "names", "more of them that are never fetched from, also where they are allowed"
-    )
-    origin_ports: tuple[str, ...] = _option(
-        ("80", "443"), "names", "the ports below 1024 that are fetched from; all above are"
-    )
-    origin_proxy: str = _option(
-        "", "URL", "a proxy for downloads; it then decides which addresses are reached, not we"
-    )
-    allow_downgrade: bool = _option(
-        False, "true or false", "true: a redirect may lead from https to http"
-    )
-    per_host: int = _option(8, "count", "downloads from one origin host at a time: politeness")
-    host_failures: int = _option(
-        5,
-        "count",
-        "failures in a row without an answer, after which a host is left alone",
-    )
-    host_rest_seconds: float = _option(
-        5.0,
-        "seconds",
-        "how long a failing host is left alone before one download tries it again",
-    )
-    host_wait_seconds: float = _option(
-        300.0, "seconds", "the longest pause (Retry-After) that an origin host is given"
-    )
-    ca_file: str = _option(
-        "", "path", "a bundle of certificates to trust; empty: certifi's, which comes along"
-    )
-    user_agent: str = _option(
-        f"imageload/{VERSION} (fetches images for its users)",
-        "text",
-        "who we say we are to origins and Imgur; put where to complain",
-    )
-    convert: bool = _option(
-        True,
-        "true or false",
-        "make WebP, AVIF, HEIC and BMP, which Imgur does not take, into others",
-    )
-    shrink: bool = _option(
-        False, "true or false", "recompress what is over --imgur-max-bytes until it fits"
-    )
-    converters: int = _option(2, "count", "processes that convert, started when there is work")
-    convert_seconds: float = _option(30.0, "seconds", "one conversion; then its process is killed")
-    max_tries: int = _option(4, "count", "tries of one download or one upload, the first included")
-    retry_seconds: float = _option(
-        0.5, "seconds", "the wait before the second try; it doubles, with jitter"
-    )
-    retry_cap_seconds: float = _option(20.0, "seconds", "the longest wait between two tries")
-    upload_seconds: float = _option(120.0, "seconds", "one upload to Imgur, answer included")
-    retry_lost: bool = _option(
-        True,
-        "true or false",
-        "upload once more when an answer was lost; it may be on Imgur twice then (maybe_duplicate)",
-    )
-    temp_bytes: int = _option(
-        2 * 2**30, "bytes", "temp files while uploads wait for Imgur; downloads pause before it"
-    )
-    quota_hour_seconds: float = _option(
-        3_600.0, "seconds", "the hour of Imgur's hourly budgets, where its answers do not say"
-    )
-    quota_day_seconds: float = _option(
-        86_400.0, "seconds", "the day of its daily budgets, where its answers do not say"
-    )
-    quota_wait_seconds: float = _option(
-        60.0, "seconds", "the wait after a 429 that says nothing; it doubles, up to an hour"
-    )
-    blocked_wait_seconds: float = _option(
-        600.0, "seconds", "the wait after Imgur has refused us as such; it doubles, up to an hour"
-    )
-    outage_seconds: float = _option(
-        21_600.0, "seconds", "how long images wait for Imgur to come back before they fail"
-    )
-    imgur_client_id: str = _option(
-        "", "text", "the id Imgur knows you by; empty: the sandbox stands in for Imgur", secret=True
-    )
-    client_ids: tuple[str, ...] = _option(
-        (),
-        "names",
-        "more client ids, as id or id=credits-an-hour/credits-a-day; the one with room uploads",
-        secret=True,
-    )
-    imgur_client_secret: str = _option("", "text", "needed only with a refresh token", secret=True)
-    imgur_refresh_token: str = _option(
-        "", "text", "an account's token, from Imgur's OAuth page", secret=True
-    )
-    imgur_anonymous: bool = _option(
-        True, "true or false", "false puts the uploads into the refresh token's account"
-    )
-    imgur_base_url: str = _option(
-        "", "URL", "a gateway in place of https://api.imgur.com/, RapidAPI's for example"
-    )
-    imgur_rapidapi_key: str = _option(
-        "", "text", "the key that RapidAPI's gateway asks for", secret=True
-    )
-    imgur_max_bytes: int = _option(
-        10 * 2**20, "bytes", "what Imgur takes by its API's page; larger fails as too_large"
-    )
-    imgur_link_base: str = _option(
-        "https://i.imgur.com/", "URL", "what an image's link must begin with to be believed"
-    )
-    sandbox_port: int = _option(
-        8889, "port", "where the sandbox listens when there is no client id; 0: any free port"
-    )
-    sandbox_dir: str = _option(".sandbox", "path", "where the sandbox keeps its images")
-    sandbox_limits: bool = _option(
-        False, "true or false", "true: the sandbox has Imgur's real budgets (50 uploads an hour)"
-    )
-    journal: str = _option(
-        "", "path", "where jobs are written down to go on after a restart; empty: they are not"
-    )
-    keep_jobs: int = _option(
-        10_000, "count", "finished jobs in memory; the oldest leave it first, never one that runs"
-    )
-    keep_hours: float = _option(
-        168.0, "hours", "how long after its creation a finished job stays in memory"
-    )
-    grace_seconds: float = _option(
-        25.0, "seconds", "how long uploads under way may take to end when the service is stopped"
-    )
-    callback_seconds: float = _option(
-        10.0, "seconds", "one request to a job's callback, which is made four times at most"
-    )
-    callback_secret: str = _option(
+    callback_secret: str = _jobs(
         "",
         "text",
-        "signs what callbacks are told: whsec_ and base64, as Standard Webhooks have it",
+        "Signs callbacks with this secret: whsec_ and base64 (Standard Webhooks), or a plain text",
         secret=True,
     )
-    unknown_job_status: int = _option(
-        505, "status", "the answer to an unknown jobId; 404 for those who prefer it"
+
+    downloads: int = _fetch(
+        32, "count", "Downloads this many images at the same time, shared fairly among the jobs"
     )
-    max_streams: int = _option(
-        2_000, "count", "event streams and held answers at once; at most half of --max-connections"
+    per_host: int = _fetch(8, "count", "Downloads this many images of one host at the same time")
+    download_seconds: float = _fetch(
+        60.0, "seconds", "Ends a download after this time, name lookup and redirects included"
     )
-    keepalive_seconds: float = _option(
-        15.0, "seconds", "an idle stream's pause; who takes nothing for as long is dropped"
+    max_bytes: int = _fetch(20 * 2**20, "bytes", "Rejects a larger image while it is downloaded")
+    allow_origin: tuple[str, ...] = _fetch(
+        (), "names", "Allows downloads from these private addresses, networks or host names"
     )
-    max_wait_seconds: float = _option(
-        50.0, "seconds", "the most that Prefer: wait is given; proxies often give up after 60"
+    deny_origin: tuple[str, ...] = _fetch(
+        (), "names", "Forbids downloads from these, also if --allow-origin names them"
     )
-    log_level: str = _option("INFO", "level", "DEBUG, INFO, WARNING or ERROR")
-    log_format: str = _option("text", "format", "text for people, json for what collects logs")
+    origin_proxy: str = _fetch(
+        "", "URL", "Downloads through this proxy, which then decides on the addresses"
+    )
+    user_agent: str = _fetch(
+        f"imageload/{VERSION} (fetches images for its users)",
+        "text",
+        "Sends this User-Agent to origins and to Imgur; name a contact in it",
+    )
+    temp_dir: str = _fetch(
+        "", "path", "Keeps temp files in a new folder below this one; empty: the system's folder"
+    )
+    temp_bytes: int = _fetch(
+        2 * 2**30, "bytes", "Pauses downloads before the temp files have more bytes than this"
+    )
+
+    convert: bool = _convert(
+        True, "true or false", "Converts WebP, AVIF, HEIC and BMP to types that Imgur accepts"
+    )
+    shrink: bool = _convert(
+        False, "true or false", "Recompresses images that are larger than --imgur-max-bytes"
+    )
+
+    uploads: int = _targets(
+        32, "count", "Uploads this many images at the same time, shared fairly among the jobs"
+    )
+    upload_seconds: float = _targets(
+        120.0, "seconds", "Ends an upload after this time, the response included"
+    )
+    retry_lost: bool = _targets(
+        True,
+        "true or false",
+        "Uploads again after a lost response; the image may then be on Imgur twice",
+    )
+    outage_seconds: float = _targets(
+        21_600.0, "seconds", "Fails images after Imgur has been unavailable for this time"
+    )
+    imgur_client_id: str = _targets(
+        "", "text", "Uploads with this Imgur client id; empty: starts the sandbox", secret=True
+    )
+    client_ids: tuple[str, ...] = _targets(
+        (),
+        "names",
+        "Uploads with these ids too: id, or id=credits-an-hour/credits-a-day",
+        secret=True,
+    )
+    imgur_client_secret: str = _targets(
+        "", "text", "Renews access tokens with this secret; needs a refresh token", secret=True
+    )
+    imgur_refresh_token: str = _targets(
+        "", "text", "Signs in to an Imgur account with this refresh token", secret=True
+    )
+    imgur_anonymous: bool = _targets(
+        True, "true or false", "Uploads anonymously; false uploads to the refresh token's account"
+    )
+    imgur_base_url: str = _targets(
+        "", "URL", "Sends API requests to this gateway instead of https://api.imgur.com/"
+    )
+    imgur_link_base: str = _targets(
+        "https://i.imgur.com/", "URL", "Accepts only image links that begin with this"
+    )
+    imgur_rapidapi_key: str = _targets(
+        "", "text", "Sends this key to RapidAPI's gateway", secret=True
+    )
+    imgur_max_bytes: int = _targets(
+        10 * 2**20, "bytes", "Shrinks or fails a larger image before its upload"
+    )
+    sandbox_port: int = _targets(
+        8889, "port", "Starts the sandbox on this TCP port; 0 takes any free port"
+    )
+    sandbox_dir: str = _targets(".sandbox", "path", "Keeps the sandbox's images in this folder")
+    sandbox_limits: bool = _targets(
+        False, "true or false", "Gives the sandbox Imgur's real budgets (50 uploads an hour)"
+    )
+
+    store: str = _store(
+        "",
+        "path",
+        "Keeps jobs in this file, so that they continue after a restart; empty: in memory",
+        was="journal",
+    )
 
     def __post_init__(self) -> None:
         if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
@@ -301,11 +195,11 @@ class Config:
         if self.log_format not in ("text", "json"):
             raise ValueError("--log-format is text or json")
         if not all(_SITE.fullmatch(site) for site in self.cors_origin):
-            raise ValueError("--cors-origin is as browsers say it: https://app.example, no path")
+            raise ValueError(
+                "--cors-origin is a scheme and a host, https://app.example, without a path"
+            )
         if not all(BEARER_TOKEN.fullmatch(token) for token in self.api_token):
             raise ValueError("--api-token has letters, digits and ._~+/-, and commas between two")
-        if not all(port.isdecimal() and 0 < int(port) < 65536 for port in self.origin_ports):
-            raise ValueError("--origin-ports are numbers from 1 to 65535, comma between them")
         if self.unknown_job_status not in (404, 505):
             raise ValueError("--unknown-job-status is 505 or 404")
         if not self.imgur_anonymous and not self.imgur_refresh_token:
@@ -317,12 +211,11 @@ class Config:
             raise ValueError("--client-ids are ids beside IMGUR_CLIENT_ID, which is not set")
         if len(set(ids)) < len(ids):
             raise ValueError("--client-ids, with IMGUR_CLIENT_ID, have one of the ids twice")
-        signing_key(self.callback_secret)
         if self.temp_bytes < 2 * self.downloads * self.max_bytes:
             least = 2 * self.downloads * self.max_bytes
             raise ValueError(
-                f"--temp-bytes is at least {least:,}: twice --downloads x --max-bytes, for that "
-                "much may be under way"
+                f"--temp-bytes is at least {least:,}: twice --downloads x --max-bytes, which is "
+                "what downloads and uploads in flight may take"
             )
         if self.imgur_base_url and not self.imgur_base_url.startswith(("http://", "https://")):
             raise ValueError("--imgur-base-url is an http or https URL")
@@ -333,20 +226,74 @@ class Config:
         return [(self.imgur_client_id, None, None), *map(client_budgets, self.client_ids)]
 
 
-def signing_key(secret: str) -> bytes:
-    """The key that a `callback_secret` stands for: base64 behind `whsec_`, else the text itself.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tuning:
+    """Numbers that are not options: the defaults suit operators, tests set others."""
 
-    Raises ValueError where that is no base64, or nothing.
-    """
-    if not secret.startswith("whsec_"):
-        return secret.encode()
-    try:
-        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-    except ValueError:
-        key = b""
-    if not key:  # nothing would be signed by it, and nobody told so
-        raise ValueError("--callback-secret: what follows whsec_ is no base64")
-    return key
+    client_seconds: float = 10.0
+    """How long a client may take for its headers or its body; then 408."""
+    client_speed_bytes: int = 1_000
+    """Bytes that give a client one second more."""
+    idle_seconds: float = 75.0
+    """How long a connection may be idle between two requests, or a response unread."""
+    max_streams: int = 2_000
+    """Event streams and held responses at the same time; at most half of the connections."""
+    keepalive_seconds: float = 15.0
+    """The interval of comments in an idle event stream."""
+    max_wait_seconds: float = 50.0
+    """The longest `Prefer: wait`; many proxies give up after 60 seconds."""
+    max_lists: int = 1_000
+    """Lists, and so jobs, in one request."""
+    max_bodies_bytes: int = 256 * 2**20
+    """Total size of the request bodies held in memory; above it 503."""
+    max_waiting_jobs: int = 10_000
+    """Jobs that wait for a thread; above it a POST is answered 429."""
+    keep_hours: float = 168.0
+    """How long after its creation a finished job stays in memory."""
+    job_window: int | None = None
+    """Images of one job in flight; None: as many as there are downloads and uploads."""
+    retry_seconds: float = 0.5
+    """The wait before the second try; it doubles."""
+    retry_cap_seconds: float = 20.0
+    """The longest wait between two tries."""
+    callback_seconds: float = 10.0
+    """The deadline of one request to a callback."""
+    connect_seconds: float = 5.0
+    """The deadline of one connect, name lookup and TLS included."""
+    low_speed_bytes: int = 1_000
+    """Bytes a second: an origin slower than this over `low_speed_seconds` is given up."""
+    low_speed_seconds: float = 15.0
+    max_header_bytes: int = 64 * 2**10
+    """The headers of one response."""
+    max_redirects: int = 5
+    max_pixels: int = 100_000_000
+    """Width x height by the image's header."""
+    origin_ports: tuple[int, ...] = (80, 443)
+    """The ports below 1024 that may be fetched from."""
+    allow_downgrade: bool = False
+    """A redirect may lead from https to http."""
+    host_failures: int = 5
+    """Failures in a row without a response, after which a host is not contacted for a while."""
+    host_rest_seconds: float = 1.0
+    """The first rest of a failing origin, before one download probes it; it doubles up to 5."""
+    host_give_up_seconds: float = 20.0
+    """An origin that has failed for so long ends its images."""
+    host_wait_seconds: float = 300.0
+    """The longest Retry-After of a host that is followed."""
+    ca_file: str = ""
+    """A bundle of trusted certificates; empty: SSL_CERT_FILE, or certifi's."""
+    converters: int = 2
+    """Processes that convert."""
+    convert_seconds: float = 30.0
+    """The deadline of one conversion."""
+    quota_hour_seconds: float = 3_600.0
+    """The period of Imgur's hourly budgets if its responses do not name it."""
+    quota_day_seconds: float = 86_400.0
+    """The period of its daily budgets if its responses do not name it."""
+    quota_wait_seconds: float = 60.0
+    """The wait after a 429 without details; it doubles, up to an hour."""
+    blocked_wait_seconds: float = 600.0
+    """The wait after Imgur has blocked us; it doubles, up to an hour."""
 
 
 def client_budgets(entry: str) -> tuple[str, int | None, int | None]:
@@ -359,79 +306,3 @@ def client_budgets(entry: str) -> tuple[str, int | None, int | None]:
     if not client_id or any(text and not text.isdecimal() for text in (hour, day)):
         raise ValueError("--client-ids are written as id or id=credits-an-hour/credits-a-day")
     return client_id, int(hour) if hour else None, int(day) if day else None
-
-
-def flag(name: str) -> str:
-    """The command-line flag of the option `name`."""
-    return "--" + name.replace("_", "-")
-
-
-def environment_name(name: str) -> str:
-    """The environment variable of the option `name`."""
-    return name.upper() if name.startswith("imgur_") else f"IMAGELOAD_{name.upper()}"
-
-
-def options() -> tuple[dataclasses.Field[Any], ...]:
-    """Every option in its order; `metadata` has its `unit` and its `reason`."""
-    return dataclasses.fields(Config)
-
-
-def show(value: object) -> str:
-    """How help and documents write an option's value."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return ",".join(value) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value) or "none"
-
-
-def _parser(environ: Mapping[str, str], program: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=program,
-        usage=f"{'python3 ' * program.endswith('.py')}{program} [--option=value ...]",
-        description="Put lists of image URLs on Imgur: POST /v1/images/upload.",
-        epilog="A flag beats the environment variable, which beats the default.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=VERSION)
-    for option in options():
-        unit, variable = option.metadata["unit"], environment_name(option.name)
-        default = environ.get(variable, option.default)
-        text = f"{option.metadata['reason']}. Unit: {unit}; default: {show(option.default)}"
-        is_switch = unit == "true or false"
-        parser.add_argument(
-            flag(option.name),
-            dest=option.name,
-            nargs="?" if is_switch else None,
-            const=True if is_switch else None,
-            type=_reader(unit),
-            default=default,
-            metavar=unit.replace(" ", "-").upper(),
-            help=f"{text}; environment: {variable}".replace("%", "%%"),
-        )
-        if is_switch:
-            parser.add_argument(
-                flag(f"no_{option.name}"),
-                dest=option.name,
-                action="store_const",
-                const=False,
-                default=argparse.SUPPRESS,
-                help=f"the same as {flag(option.name)}=false",
-            )
-    return parser
-
-
-def parse(
-    arguments: Sequence[str], environ: Mapping[str, str], *, program: str = "main.py"
-) -> Config:
-    """The Config that flags and environment ask for. `program` is the command's name in help.
-
-    Misuse (an unknown flag, a value that cannot be read, options that contradict each other) ends
-    the process with status 2 and a sentence on stderr; `--help` and `--version` end it with 0.
-    """
-    parser = _parser(environ, program)
-    values = vars(parser.parse_args(arguments))
-    try:
-        return Config(**values)
-    except ValueError as error:
-        parser.error(str(error))

@@ -23,11 +23,13 @@ def origin() -> Iterator[Origin]:
 
 
 @pytest.fixture
-def download(tmp_path: Path) -> Download:
+def download(tmp_path: Path) -> Iterator[Download]:
     """A Downloader that may fetch from 127.0.0.1."""
     folder = tmp_path / "temp"
     folder.mkdir()
-    return Download(folder)
+    download = Download(folder)
+    yield download
+    download.close()
 
 
 @pytest.fixture

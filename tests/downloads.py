@@ -8,12 +8,12 @@ from pathlib import Path
 import certifi
 
 from imageload import errors
-from imageload.fetch.download import Bounds as DownloadBounds
-from imageload.fetch.download import Downloader
-from imageload.fetch.guard import Guard
+from imageload.fetch.download import DownloadBounds, Downloader
+from imageload.fetch.guard import Guard, check_url
 from imageload.fetch.tempfiles import TempFiles
 from imageload.job import Report
-from imageload.transport.transfer import Bounds, Transfer
+from imageload.transport.curl import TransferLoop, Transport
+from imageload.transport.request import Bounds
 from tests.raising import raises_error
 
 
@@ -23,7 +23,7 @@ def filled(folder: Path) -> list[Path]:
 
 
 class Download:
-    """A Downloader, its temp directory, and the transfer under it."""
+    """A Downloader, its temp directory, and the transport under it."""
 
     def __init__(
         self,
@@ -48,15 +48,18 @@ class Download:
             ca_file=ca_file or certifi.where(),
         )
         guard = Guard(allow, deny, ports)
-        self.transfer = Transfer(
+        self.transfers = TransferLoop()
+        self.transfers.start()
+        self.transport = Transport(
+            self.transfers,
             bounds,
             user_agent="tests",
             refusal=None if proxy else guard.refusal,
             resolve=resolve,
             proxy=proxy,
         )
-        self.call = Downloader(
-            self.transfer,
+        self.downloader = Downloader(
+            self.transport,
             DownloadBounds(
                 seconds=seconds,
                 max_bytes=100_000,
@@ -66,6 +69,16 @@ class Download:
             ),
             self._files,
         )
+
+    def call(self, url: str) -> Report:
+        """The Report of `url`, whose temp file is the caller's."""
+        target = check_url(url)
+        return self.transfers.run(self.downloader.fetch(target))
+
+    def close(self) -> None:
+        """End the loop; no request is in flight."""
+        self.transfers.loop.call_soon_threadsafe(self.transport.close)
+        assert self.transfers.close()
 
     def arrives(self, url: str) -> bytes:
         """What `url` brings; its file is gone again."""

@@ -17,7 +17,7 @@ from typing import Literal
 
 from imageload import errors
 from imageload.targets.imgur.answers import Answer, budgets, checked
-from imageload.targets.imgur.quota import UPLOAD_COST, Permit, Quota
+from imageload.targets.imgur.quota import UPLOAD_COST, Quotas, Reservation
 
 # Far from today, so that epochs are read by the answer's Date and not by this machine's clock.
 _EPOCH = 1_300_000_000
@@ -132,7 +132,7 @@ class Imgur:
 
 @dataclass(kw_only=True)
 class Sender:
-    """Keeps as many uploads under way to `imgur` as `quota` and `slots` let it, up to `wanted`.
+    """Keeps as many uploads under way to `imgur` as `quotas` and `slots` let it, up to `wanted`.
 
     `latency` gives the seconds of one way; `fate` says of each request what becomes of it:
     "answered", "lost" (counted, and the answer does not arrive) or "unsent" (no connection).
@@ -140,7 +140,7 @@ class Sender:
     """
 
     imgur: Imgur
-    quota: Quota
+    quotas: Quotas
     clock: Clock
     slots: int = 16
     latency: Callable[[], float] = lambda: 0.2
@@ -175,16 +175,16 @@ class Sender:
     def _send(self) -> float:
         """Send what may be sent now; the moment at which there is more."""
         while self.in_flight < self.slots and self.landed + self.in_flight < self.wanted:
-            seconds = self.quota.seconds_to_open(UPLOAD_COST, post=True)
+            seconds = self.quotas.seconds_to_open(self.quotas.blocked(UPLOAD_COST, post=True))
             if seconds:
                 return self.clock() + seconds
-            meter = self.quota.best(UPLOAD_COST, post=True)
-            permit = meter.take(UPLOAD_COST, post=True)
+            quota = self.quotas.best(UPLOAD_COST, post=True)
+            reservation = quota.try_reserve(UPLOAD_COST, post=True)
             self.in_flight += 1
-            self._travel(meter.number, permit)
+            self._travel(quota.number, reservation)
         return math.inf
 
-    def _travel(self, number: int, permit: Permit) -> None:
+    def _travel(self, number: int, reservation: Reservation) -> None:
         fate = self.fate()
 
         def arrive() -> None:
@@ -201,7 +201,7 @@ class Sender:
                 self.at(self.clock() + self.latency(), lambda: hear(answer))
 
         def hear(answer: Answer) -> None:
-            permit.learn(budgets(answer.fields))
+            reservation.learn(budgets(answer.fields))
             try:
                 checked(answer)
             except errors.QuotaExceeded as error:
@@ -213,6 +213,6 @@ class Sender:
 
         def end(error: errors.UploadError | None) -> None:
             self.in_flight -= 1
-            permit.end(error)
+            reservation.end(error)
 
         self.at(self.clock() + self.latency(), arrive)

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +21,8 @@ import requests
 
 from imageload.job import Downloaded, Job, Report, Uploaded
 from imageload.service import Service
-from imageload.settings import Config
+from imageload.settings import Settings, Tuning
+from imageload.web.app import App
 from imageload.web.server.connections import Server
 from main import ROUTES
 from tests.downloads import filled
@@ -80,29 +82,32 @@ class Client:
 class RunningService(Client):
     """The service on an event loop in a thread of this process."""
 
-    def __init__(self, config: Config, temp_dir: Path) -> None:
+    def __init__(self, settings: Settings, tuning: Tuning, temp_dir: Path) -> None:
         self.temp_dir = temp_dir
+        self._settings, self._tuning = settings, tuning
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
+        self.app: App
         self.service: Service
         self.server: Server
         ready: queue.SimpleQueue[str | BaseException] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, args=(config, ready), daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
         self._thread.start()
         url = ready.get(timeout=10)
         if isinstance(url, BaseException):
             raise url
         super().__init__(url)
 
-    def _run(self, config: Config, ready: queue.SimpleQueue[str | BaseException]) -> None:
+    def _run(self, ready: queue.SimpleQueue[str | BaseException]) -> None:
         async def serve() -> None:
             self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-            self.service = Service(config, self.temp_dir, ROUTES)
-            self.server, url = self.service.listen()
+            self.app = App(self._settings, self.temp_dir, ROUTES, tuning=self._tuning)
+            self.service = self.app.service
+            self.server, url = self.app.listen()
             ready.put(url)
             await self._stop.wait()
             self.server.stop()
-            await self.service.changes.close()
+            await self.app.events.close()
             await self.server.close_all_connections()
 
         try:
@@ -130,7 +135,7 @@ class RunningService(Client):
     def stop(self) -> None:
         """End it: no thread is left behind."""
         self.close()
-        assert self.service.close(10), "threads outlive the service"
+        assert self.app.close(10), "threads outlive the service"
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(10)
         assert not self._thread.is_alive()
@@ -138,7 +143,10 @@ class RunningService(Client):
 
 @contextlib.contextmanager
 def running_service(temp_dir: Path, **options: Any) -> Iterator[RunningService]:
-    """The service in this process, with options that do not make a test wait."""
+    """The service in this process, with options that do not make a test wait.
+
+    Each of `options` is a field of Settings or of Tuning.
+    """
     values: dict[str, Any] = {
         "port": 0,
         "allow_origin": ("127.0.0.1",),
@@ -150,8 +158,10 @@ def running_service(temp_dir: Path, **options: Any) -> Iterator[RunningService]:
         "imgur_client_id": "test",
         **options,
     }
+    tuned = {field.name for field in fields(Tuning)} & values.keys()
+    tuning = Tuning(**{name: values.pop(name) for name in tuned})
     temp_dir.mkdir(exist_ok=True)
-    service = RunningService(Config(**values), temp_dir)
+    service = RunningService(Settings(**values), tuning, temp_dir)
     try:
         yield service
     finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from imageload.settings import Config
+from imageload.settings import Settings
 from imageload.web.access import read_tokens
 from main import ROUTES
 from tests.service import ROOT, RunningService, ServiceProcess, running_service
@@ -273,8 +273,8 @@ def test_a_large_body_without_a_token_is_refused_before_it_is_read(
 def test_tokens_are_read_from_a_file_one_a_line(tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     file.write_text("# ours\nfirst-token\n\n  second/token==  \r\n", encoding="utf-8")
-    assert read_tokens(Config(api_token_file=str(file))) == list(TOKENS)
-    both = Config(api_token=("third",), api_token_file=str(file))
+    assert read_tokens(Settings(api_token_file=str(file))) == list(TOKENS)
+    both = Settings(api_token=("third",), api_token_file=str(file))
     assert read_tokens(both) == ["third", *TOKENS]
 
 
@@ -283,10 +283,10 @@ def test_a_file_without_tokens_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "tokens"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(OSError, match="tokens") as caught:
-        read_tokens(Config(api_token_file=str(file)))
+        read_tokens(Settings(api_token_file=str(file)))
     assert "schl" not in str(caught.value)
     with pytest.raises(FileNotFoundError):
-        read_tokens(Config(api_token_file=str(tmp_path / "missing")))
+        read_tokens(Settings(api_token_file=str(tmp_path / "missing")))
 
 
 def test_a_start_without_tokens_on_all_addresses_logs_a_warning(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,8 +21,7 @@ from imageload.job import (
     Snapshot,
     Uploaded,
 )
-from imageload.targets.imgur.albums import album_steps, image_name
-from imageload.transport.transfer import Steps, run
+from imageload.targets.imgur.albums import image_name, make_album
 from tests.raising import raises_error
 
 MADE = {"id": "aLbUm12", "deletehash": "d3l3t3"}
@@ -36,13 +36,12 @@ class Calls:
         self._answers = list(answers)
         self.made: list[Call] = []
 
-    def __call__(self, method: str, route: str, fields: dict[str, Any]) -> Steps[Any]:
+    async def __call__(self, method: str, route: str, fields: dict[str, Any]) -> Any:
         self.made.append((method, route, fields))
         answer = self._answers.pop(0) if self._answers else True
         if isinstance(answer, Exception):
             raise answer
         return answer
-        yield  # what makes these Steps
 
 
 def job_of(count: int, *, failed: Sequence[int] = (), hashes: bool = True) -> Job:
@@ -59,12 +58,12 @@ def job_of(count: int, *, failed: Sequence[int] = (), hashes: bool = True) -> Jo
 
 
 def album_of(calls: Calls, job: Job | Snapshot, *, anonymous: bool = True) -> AlbumEnded:
-    """How the steps of the job's album end."""
+    """The end of the job's album."""
     snapshot = job.snapshot() if isinstance(job, Job) else job
-    steps = album_steps(
+    album = make_album(
         calls, snapshot, lambda name: f"https://imgur.com/a/{name}", anonymous=anonymous
     )
-    return run(steps)
+    return asyncio.run(album)
 
 
 def names(prefix: str, indexes: range | list[int]) -> list[str]:

@@ -223,7 +223,7 @@ def test_an_account_s_images_go_into_its_album_and_are_purged_with_it(
 def test_a_purge_finds_images_from_before_an_account_was_asked_for_or_was_not(
     tmp_path: Path, origin: Origin, sandbox: RunningSandbox, was_anonymous: bool
 ) -> None:
-    options = wired(sandbox, **account(sandbox), journal=str(tmp_path / "journal"))
+    options = wired(sandbox, **account(sandbox), store=str(tmp_path / "journal"))
     first = {**options, "imgur_anonymous": was_anonymous}
     with running_service(tmp_path / "a", **first) as service:
         job_id = submit(service, urls=distinct(origin, 4), album="Mine")

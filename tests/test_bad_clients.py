@@ -210,7 +210,7 @@ def test_a_chunked_body_over_the_limit_is_refused_while_it_is_sent(
 def test_all_bodies_together_have_a_limit(tmp_path: Path) -> None:
     body = GOOD.ljust(60_000)
     with strict(tmp_path, client_seconds=10.0, max_bodies_bytes=100_000) as service:
-        room = service.service.limits.memory
+        room = service.app.limits.memory
         for ends_well in (True, False):
             with Wire(service.url) as first:
                 first.send(post(body)[:-1])
@@ -394,9 +394,9 @@ def test_a_low_limit_of_open_files_lowers_the_limit_of_connections(
 ) -> None:
     code = (
         f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}));"
-        "from imageload.settings import Config;"
+        "from imageload.settings import Settings, Tuning;"
         "from imageload.web.server.limits import most_connections, most_streams;"
-        "print(most_connections(Config()), most_streams(Config()))"
+        "print(most_connections(Settings()), most_streams(Settings(), Tuning()))"
     )
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

@@ -28,18 +28,17 @@ def user_budget(
 def test_a_budget_of_which_nothing_is_known_has_room_for_anything() -> None:
     budget = Budget("user", HOUR)
     budget.in_flight = 10_000
-    assert budget.has_room(10, now=0.0)
-    assert budget.opens_at(10, now=0.0) == 0.0
+    assert budget.blocked_until(10, now=0.0) == 0.0
     assert (budget.limit, budget.remaining, budget.resets_at) == (None, None, None)
 
 
 def test_what_is_under_way_is_spent_already() -> None:
     budget = user_budget(remaining=100)
     budget.in_flight = 90
-    assert budget.has_room(10, now=1.0)
-    assert not budget.has_room(11, now=1.0)
+    assert budget.blocked_until(10, now=1.0) == 1.0
+    assert budget.blocked_until(11, now=1.0) > 1.0
     budget.in_flight = 100
-    assert not budget.has_room(1, now=1.0)
+    assert budget.blocked_until(1, now=1.0) > 1.0
 
 
 def test_an_answer_without_what_remains_tells_nothing_but_the_limit() -> None:
@@ -93,25 +92,26 @@ def test_what_was_sent_in_the_window_before_tells_nothing_of_the_new_one() -> No
 
 def test_a_window_that_is_over_is_full_again() -> None:
     budget = user_budget(limit=500, remaining=0, reset=60.0)
-    assert not budget.has_room(10, now=59.9)
-    assert budget.opens_at(10, now=59.9) == 60.0
-    assert budget.has_room(500, now=60.0)
-    assert not budget.has_room(501, now=60.0)
-    assert budget.resets_at is None, "the next one begins with the next spending"
+    assert budget.blocked_until(10, now=59.9) > 59.9
+    assert budget.blocked_until(10, now=59.9) == 60.0
+    assert budget.blocked_until(500, now=60.0) == 60.0
+    assert budget.blocked_until(501, now=60.0) > 60.0
+    view = budget.view(1, 60.0)
+    assert view.resets_at is None, "the next one begins with the next spending"
 
 
 def test_without_a_limit_a_window_that_is_over_leaves_nothing_known() -> None:
     budget = Budget("user", HOUR)
     assert budget.learn(None, 0, 60.0, sent=0.0, now=0.0)
-    assert budget.opens_at(10, now=1.0) == 60.0
-    assert budget.has_room(10, now=60.0)
-    assert budget.remaining is None
+    assert budget.blocked_until(10, now=1.0) == 60.0
+    assert budget.blocked_until(10, now=60.0) == 60.0
+    assert budget.view(1, 60.0).remaining is None
 
 
 def test_an_answer_that_comes_after_the_reset_to_what_was_sent_before_it_is_not_believed() -> None:
     budget = user_budget(limit=500, remaining=10, reset=60.0)
     assert not budget.learn(500, 0, 1.0, sent=59.0, now=61.0)
-    assert budget.has_room(500, now=61.0)
+    assert budget.blocked_until(500, now=61.0) == 61.0
 
 
 def test_of_several_hints_at_the_end_of_a_window_the_earliest_counts() -> None:
@@ -127,68 +127,68 @@ def test_a_reset_that_is_always_the_same_is_that_of_the_windows_first_answer() -
     for minute in range(1, 50):
         now = 100.0 + 60.0 * minute
         assert budget.learn(500, 490 - 10 * minute, HOUR, sent=now - 1.0, now=now)
-    assert budget.opens_at(10, now=3_600.0) == 100.0 + HOUR
+    assert budget.blocked_until(10, now=3_600.0) == 100.0 + HOUR
 
 
 def test_a_window_without_any_hint_at_its_end_lasts_as_long_as_is_usual() -> None:
     budget = user_budget(remaining=490, reset=None, at=100.0)
     assert budget.learn(500, 0, None, sent=200.0, now=200.0)
-    assert budget.opens_at(10, now=300.0) == 100.0 + HOUR
+    assert budget.blocked_until(10, now=300.0) == 100.0 + HOUR
 
 
 def window_after(budget: Budget) -> None:
     """Let the budget's window of a minute be over, with one of 500 credits to follow."""
     assert budget.learn(500, 0, 60.0, sent=0.0, now=0.0)
-    assert budget.has_room(10, now=60.0)
+    assert budget.blocked_until(10, now=60.0) == 60.0
 
 
 @pytest.mark.parametrize("begin", [lambda _: None, window_after])
 def test_at_first_and_after_a_reset_one_goes_alone(begin: Callable[[Budget], None]) -> None:
     budget = Budget("user", HOUR)
     begin(budget)
-    budget.take(10)
-    assert budget.opens_at(10, now=61.0) == math.inf, "what it meets, the others learn from"
+    budget.reserve(10, now=61.0)
+    assert budget.blocked_until(10, now=61.0) == math.inf, "what it meets, the others learn from"
     assert budget.learn(500, 40, HOUR, sent=61.0, now=62.0)
-    budget.give_back(10, sent=61.0, answered=True)
+    budget.release(10, sent=61.0, answered=True)
     for _ in range(4):
-        assert budget.has_room(10, now=62.0)
-        budget.take(10)
-    assert not budget.has_room(10, now=62.0)
+        assert budget.blocked_until(10, now=62.0) == 62.0
+        budget.reserve(10, now=62.0)
+    assert budget.blocked_until(10, now=62.0) > 62.0
 
 
 def test_one_alone_that_came_to_nothing_is_followed_by_another() -> None:
     budget = user_budget(remaining=0, reset=60.0)
     for moment in (60.0, 70.0, 80.0):
-        assert budget.has_room(10, now=moment)
-        budget.take(10)
-        assert not budget.has_room(10, now=moment + 1.0)
-        budget.give_back(10, sent=moment, answered=moment == 80.0)
+        assert budget.blocked_until(10, now=moment) == moment
+        budget.reserve(10, now=moment)
+        assert budget.blocked_until(10, now=moment + 1.0) > moment + 1.0
+        budget.release(10, sent=moment, answered=moment == 80.0)
     for _ in range(50):
-        assert budget.has_room(10, now=81.0), "Imgur tells nothing, but it answers"
-        budget.take(10)
+        assert budget.blocked_until(10, now=81.0) == 81.0, "Imgur tells nothing, but it answers"
+        budget.reserve(10, now=81.0)
 
 
 def test_those_under_way_at_the_reset_are_neither_waited_for_nor_learnt_from() -> None:
     budget = user_budget(remaining=100, reset=60.0)
     for _ in range(3):
-        budget.take(10)
-    assert budget.has_room(10, now=60.0)
-    budget.give_back(10, sent=59.0, answered=True)
-    budget.take(10)
-    budget.give_back(10, sent=59.5, answered=True)
-    assert not budget.has_room(10, now=61.0)
-    budget.give_back(10, sent=60.0, answered=True)
-    assert budget.has_room(490, now=61.0)
-    assert not budget.has_room(491, now=61.0), "one is under way yet"
+        budget.reserve(10, now=59.0)
+    assert budget.blocked_until(10, now=60.0) == 60.0
+    budget.release(10, sent=59.0, answered=True)
+    budget.reserve(10, now=60.0)
+    budget.release(10, sent=59.5, answered=True)
+    assert budget.blocked_until(10, now=61.0) > 61.0
+    budget.release(10, sent=60.0, answered=True)
+    assert budget.blocked_until(490, now=61.0) == 61.0
+    assert budget.blocked_until(491, now=61.0) > 61.0, "one is under way yet"
 
 
 def test_the_one_alone_that_shows_another_window_is_over_then() -> None:
     budget = Budget("user", HOUR)
     budget.limit = budget.remaining = 50
-    budget.take(10)
+    budget.reserve(10, now=1.0)
     assert budget.learn(500, 490, HOUR, sent=1.0, now=2.0)
-    budget.give_back(10, sent=1.0, answered=True)
-    assert budget.has_room(490, now=2.0)
+    budget.release(10, sent=1.0, answered=True)
+    assert budget.blocked_until(490, now=2.0) == 2.0
 
 
 def test_what_no_answer_told_of_is_counted_all_the_same() -> None:
@@ -199,7 +199,7 @@ def test_what_no_answer_told_of_is_counted_all_the_same() -> None:
 
 def test_what_is_spent_of_a_full_budget_begins_its_window() -> None:
     budget = user_budget(limit=500, remaining=0, reset=60.0)
-    assert budget.has_room(10, now=60.0)
+    assert budget.blocked_until(10, now=60.0) == 60.0
     budget.spend(10, now=70.0)
     assert (budget.remaining, budget.resets_at) == (490, 70.0 + HOUR)
     budget.spend(10, now=80.0)
@@ -246,7 +246,7 @@ def test_whichever_answers_are_lost_never_more_is_left_than_imgur_counts(
         else:
             assert budget.learn(500, 490 - 10 * number, HOUR, sent=1.0 + number / 100, now=now)
         budget.in_flight -= 10
-        assert not budget.has_room(301, now)
+        assert budget.blocked_until(301, now) > now
     assert budget.learn(500, 290, HOUR, sent=30.0, now=31.0)
     assert budget.remaining is not None
     assert 290 - 10 * len(lost) <= budget.remaining <= 290, "at worst they are counted twice"
@@ -255,8 +255,8 @@ def test_whichever_answers_are_lost_never_more_is_left_than_imgur_counts(
 def test_a_budget_that_imgur_calls_used_up_is_closed_for_as_long_as_it_says() -> None:
     budget = user_budget(remaining=100, reset=None)
     budget.empty(720.0, sent=9.0, now=10.0)
-    assert budget.opens_at(1, now=10.0) == 730.0
-    assert budget.opens_at(500, now=730.0) == 730.0
+    assert budget.blocked_until(1, now=10.0) == 730.0
+    assert budget.blocked_until(500, now=730.0) == 730.0
 
 
 @pytest.mark.parametrize(("reset", "opens"), [(1_000.0, 1_000.0), (None, HOUR)])
@@ -265,21 +265,21 @@ def test_one_that_is_used_up_for_a_time_that_is_not_said_waits_for_the_windows_e
 ) -> None:
     budget = user_budget(remaining=100, reset=reset)
     budget.empty(None, sent=9.0, now=10.0)
-    assert budget.opens_at(1, now=10.0) == opens
+    assert budget.blocked_until(1, now=10.0) == opens
 
 
 def test_one_of_which_nothing_was_known_is_closed_for_a_whole_window_then() -> None:
     budget = Budget("client", 86_400.0)
     budget.empty(None, sent=9.0, now=10.0)
-    assert budget.opens_at(1, now=10.0) == 10.0 + 86_400.0
+    assert budget.blocked_until(1, now=10.0) == 10.0 + 86_400.0
 
 
 def test_being_used_up_moves_the_windows_end_to_no_later_moment() -> None:
     budget = user_budget(remaining=100, reset=1_000.0)
     budget.empty(HOUR, sent=9.0, now=10.0)
-    assert budget.opens_at(1, now=10.0) == 1_000.0, "a reset may be always the same"
+    assert budget.blocked_until(1, now=10.0) == 1_000.0, "a reset may be always the same"
     budget.empty(60.0, sent=19.0, now=20.0)
-    assert budget.opens_at(1, now=20.0) == 80.0
+    assert budget.blocked_until(1, now=20.0) == 80.0
 
 
 @pytest.mark.parametrize("wait", [None, 1.0, HOUR])
@@ -288,21 +288,21 @@ def test_what_was_sent_before_the_reset_and_refused_does_not_close_the_new_windo
 ) -> None:
     budget = user_budget(limit=500, remaining=10, reset=60.0)
     budget.empty(wait, sent=59.0, now=61.0)
-    assert budget.has_room(500, now=61.0)
+    assert budget.blocked_until(500, now=61.0) == 61.0
 
 
 def test_where_only_what_is_under_way_is_in_the_way_time_does_not_open_it() -> None:
     budget = user_budget(remaining=100)
     budget.in_flight = 100
-    assert budget.opens_at(10, now=1.0) == math.inf
+    assert budget.blocked_until(10, now=1.0) == math.inf
     budget.in_flight = 90
-    assert budget.opens_at(10, now=1.0) == 1.0
+    assert budget.blocked_until(10, now=1.0) == 1.0
 
 
 def test_a_limit_too_small_for_the_cost_never_opens() -> None:
     budget = user_budget(limit=5, remaining=5, reset=60.0)
-    assert budget.opens_at(10, now=0.0) == 60.0
-    assert budget.opens_at(10, now=60.0) == math.inf
+    assert budget.blocked_until(10, now=0.0) == 60.0
+    assert budget.blocked_until(10, now=60.0) == math.inf
 
 
 def test_how_long_a_window_is_shows_in_a_fresh_one() -> None:
@@ -333,14 +333,14 @@ def test_a_window_in_which_little_is_spent_for_long_is_no_shorter_for_it() -> No
 
 def test_a_view_shows_a_window_that_is_over_as_over() -> None:
     budget = user_budget(limit=500, remaining=3, reset=60.0)
-    assert BudgetView.of(budget, 1, 59.0) == BudgetView(1, "user", 500, 3, 60.0)
-    assert BudgetView.of(budget, 1, 60.0) == BudgetView(1, "user", 500, 500, None)
+    assert budget.view(1, 59.0) == BudgetView(1, "user", 500, 3, 60.0)
+    assert budget.view(1, 60.0) == BudgetView(1, "user", 500, 500, None)
 
 
 def test_a_forecast_begins_with_what_is_left_and_goes_on_with_the_limit() -> None:
     budget = user_budget(limit=500, remaining=35, reset=60.0)
     budget.in_flight = 10
-    forecast = Forecast.of(budget, 10, 0.0)
+    forecast = Forecast(budget, 10, 0.0)
     assert forecast.fits(0.0) == 2
     forecast.spend(2, 0.0)
     assert forecast.fits(59.9) == 0
@@ -352,13 +352,13 @@ def test_a_forecast_begins_with_what_is_left_and_goes_on_with_the_limit() -> Non
 def test_a_forecast_of_what_is_overdrawn_fits_nothing() -> None:
     budget = user_budget(remaining=0, reset=60.0)
     budget.in_flight = 150
-    forecast = Forecast.of(budget, 10, 0.0)
+    forecast = Forecast(budget, 10, 0.0)
     assert forecast.fits(59.9) == 0
     assert forecast.fits(60.0) == 50
 
 
 def test_a_forecast_of_what_is_not_known_fits_everything() -> None:
-    forecast = Forecast.of(Budget("posts", HOUR), 1, 0.0)
+    forecast = Forecast(Budget("posts", HOUR), 1, 0.0)
     assert forecast.fits(0.0) == math.inf
     forecast.spend(1_000_000, 0.0)
     assert forecast.fits(0.0) == math.inf
@@ -366,5 +366,5 @@ def test_a_forecast_of_what_is_not_known_fits_everything() -> None:
 
 def test_a_forecast_takes_nothing_from_the_budget() -> None:
     budget = user_budget(remaining=100)
-    Forecast.of(budget, 10, 0.0).spend(10, 0.0)
+    Forecast(budget, 10, 0.0).spend(10, 0.0)
     assert budget.remaining == 100

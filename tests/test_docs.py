@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from imageload import settings as config
+from imageload import options
 from imageload.errors import image_error_codes
+from imageload.settings import Tuning
 from main import ROUTES
 
 ROOT = Path(__file__).parent.parent
@@ -22,25 +24,26 @@ DOCUMENTS = [
 ]
 
 
-def option_table() -> list[str]:
-    """The README's rows of options, as they must stand there."""
-    return [
-        f"| `{config.flag(option.name)}`<br>`{config.environment_name(option.name)}` "
-        f"| {_default(option.default)} | {option.metadata['unit']} "
-        f"| {option.metadata['reason']} |"
-        for option in config.options()
-    ]
+def test_the_page_of_options_is_the_generated_one() -> None:
+    page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+    assert page == options.document(), "run: python -m imageload.options > docs/options.md"
 
 
-def _default(value: object) -> str:
-    shown = config.show(value)
-    return "" if shown == "none" else f"`{shown}`"
+def test_the_readme_has_ten_options_as_they_are() -> None:
+    rows = re.findall(r"^\| `--.*$", README, re.MULTILINE)
+    assert len(rows) == 10
+    assert {*rows} <= {options.row(option) for option in options.options()}
 
 
-def test_every_option_is_in_the_readme() -> None:
-    rows = option_table()
-    missing = [row for row in rows if row not in README]
-    assert not missing, "\n".join(["the table should be:", *rows])
+def test_no_document_names_a_number_that_is_not_an_option() -> None:
+    gone = {field.name for field in fields(Tuning)}
+    names = {options.flag(name) for name in gone} | {
+        options.environment_name(name) for name in gone
+    }
+    for path in [*DOCUMENTS, ROOT / "Makefile", *(ROOT / "deploy").iterdir()]:
+        if path.name != "CHANGELOG.md":
+            text = path.read_text(encoding="utf-8")
+            assert not [name for name in names if re.search(rf"{name}\b", text)], path
 
 
 def test_every_make_target_is_in_the_readme_and_explains_itself() -> None:

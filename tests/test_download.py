@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# ruff: noqa
 """One URL to one temp file, against a real origin on the wire, good and bad."""
 
 from __future__ import annotations

@@ -8,14 +8,19 @@ import asyncio
 import gc
 import itertools
 import logging
+import random
 import resource
 import threading
 import time
+import weakref
+from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from imageload.errors import Failure
 from imageload.job import (
@@ -32,7 +37,7 @@ from imageload.job import (
     Uploaded,
 )
 from imageload.schemas import WaitingJson
-from imageload.web.changes import Changes
+from imageload.web.events import ChangeLog, Events, JobEvents
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.events import Event, Listener
 from tests.origin import IMAGES, Origin, answer
@@ -86,7 +91,7 @@ def apply(service: RunningService, job: Job, *changes: Change) -> None:
     """What a job's thread does with its Changes."""
     for change in changes:
         job.apply(change)
-        service.service.changes(job, change)
+        service.app.events(job, change)
 
 
 def job_of(images: int, **keywords: Any) -> Job:
@@ -143,8 +148,8 @@ def test_a_stream_cut_ten_times_in_mid_job_misses_nothing_and_says_nothing_twice
         assert list(listener.events()) == []
     assert sorted(numbers(heard)) == list(range(1, 301))
     assert [event.name for event in heard].count("complete") == 1
-    places = [int(event.id.split("-")[1]) for event in heard if event.name == "image"]
-    assert places == list(range(1, 301))
+    versions = [int(event.id) for event in heard if event.name == "image"]
+    assert versions == sorted(set(versions))
 
 
 def test_a_finished_jobs_stream_tells_all_of_it_and_closes(
@@ -157,8 +162,9 @@ def test_a_finished_jobs_stream_tells_all_of_it_and_closes(
     with listen(service, job_id) as listener:
         events = list(listener.events())
     assert [event.name for event in events] == ["progress", "image", "image", "image", "complete"]
-    for number, event in enumerate(events[1:4], 1):
-        assert event.data == {"number": number, **records[urls[number - 1]]}
+    for event in events[1:4]:
+        assert event.data == {"number": event.data["number"], **records[event.data["url"]]}
+        assert urls[event.data["number"] - 1] == event.data["url"]
     state = events[-1].data
     size = (IMAGES / "png-1-pixel.png").stat().st_size
     assert (state["job_id"], state["status"], state["finished"]) == (job_id, "complete", True)
@@ -206,17 +212,14 @@ def test_an_unknown_job_has_no_stream(service: RunningService) -> None:
 
 
 @pytest.mark.parametrize(
-    "last_id", ["nonsense", "", "-", "00000000-1", "{}-999", "{}-", "{}-x", "{}-1" + "0" * 99]
+    "last_id",
+    ["nonsense", "", "-", "9b1f03aa-1", "999", "2-", "2-x", "-2", "2.5", "2" * 99, "9-end"],
 )
-def test_an_id_that_is_not_ours_begins_from_the_start(
-    service: RunningService, last_id: str
-) -> None:
+def test_an_unknown_id_begins_from_the_start(service: RunningService, last_id: str) -> None:
     job = registered(service, job_of(2))
     apply(service, job, Started(), Failed(1, FAILURE), Failed(0, FAILURE))
-    with listen(service, job.job_id) as listener:
-        token = listener.until("image")[-1].id.partition("-")[0]
-    with listen(service, job.job_id, last_id.format(token)) as listener:
-        assert numbers(list(listener.events())) == [1, 2]
+    with listen(service, job.job_id, last_id) as listener:
+        assert numbers(list(listener.events())) == [2, 1]
 
 
 def test_progress_comes_at_most_ten_times_a_second_however_fast_the_job(
@@ -293,7 +296,7 @@ def test_a_listener_that_takes_nothing_is_dropped_and_can_go_on_later(
     job = registered(small, Job([f"https://a.example/{'x' * 3_000}/{n}" for n in range(1_000)]))
     apply(small, job, Started(), *(Failed(index, FAILURE) for index in range(len(job))))
     with Listener(events_url(small, job.job_id), receive_buffer=4_096) as listener:
-        wait_for(lambda: "takes nothing" in caplog.text and not small.service.changes.taken)
+        wait_for(lambda: "reads nothing" in caplog.text and not small.app.events.subscribers)
         heard = list(listener.events())
         assert 0 < listener.received < 600_000
     assert numbers(heard) == list(range(1, len(numbers(heard)) + 1))
@@ -324,12 +327,12 @@ def many_files() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("many_files")
-def test_a_thousand_listeners_to_a_job_cost_one_encoding(
+def test_a_thousand_listeners_to_a_job_get_the_same_events(
     service: RunningService, origin: Origin
 ) -> None:
     gate = Gate(origin)
     job_id = service.submit(gate.urls(100))
-    changes = service.service.changes
+    hub = service.app.events
 
     async def read_all() -> list[bytes]:
         readers = []
@@ -339,7 +342,7 @@ def test_a_thousand_listeners_to_a_job_cost_one_encoding(
             path = f"/v1/images/upload/{job_id}/events"
             writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
             readers.append((reader, writer))
-        while changes.taken < 1_000:
+        while hub.subscribers < 1_000:
             await asyncio.sleep(0.005)
         gate.open(100)
         bodies = await asyncio.gather(*(reader.read() for reader, _ in readers))
@@ -353,7 +356,6 @@ def test_a_thousand_listeners_to_a_job_cost_one_encoding(
     }
     assert len(images) == 1
     assert images.pop().count(b'"state":"completed"') == 100
-    assert changes.blocks.encoded < 100
 
 
 def test_streams_past_the_limit_are_refused_until_one_ends(
@@ -366,7 +368,7 @@ def test_streams_past_the_limit_are_refused_until_one_ends(
         assert int(refused.headers["Retry-After"]) > 0
         assert_problem(small.get("/v1/events"), 503, "too-many-streams")
         assert small.status(job_id)["finished"] is False
-    wait_for(lambda: small.service.changes.taken == 0)
+    wait_for(lambda: small.app.events.subscribers == 0)
     with listen(small, job_id) as listener:
         listener.until("progress")
 
@@ -380,8 +382,8 @@ def test_at_the_end_of_the_service_streams_are_told_and_closed(
     with listen(service, job_id) as listener, Listener(f"{service.url}/v1/events") as all_jobs:
         listener.until("progress")
         begun = time.monotonic()
-        service.on_loop(service.service.changes.close)
-        assert service.service.changes.taken == 0
+        service.on_loop(service.app.events.close)
+        assert service.app.events.subscribers == 0
         assert [event.name for event in listener.events()][-1] == "shutdown"
         assert [event.name for event in all_jobs.events()][-1] == "shutdown"
         assert time.monotonic() - begun < 10
@@ -496,46 +498,76 @@ def test_a_job_that_changes_without_pause_is_told_of_twice_a_second(
     assert failed == sorted(set(failed))
 
 
-def test_the_end_is_not_told_before_the_last_image_is() -> None:
+def hub(waits: WaitingJson | None = None) -> Events:
+    """An Events without a service, on the running event loop."""
+    nothing: WaitingJson = {"waiting_until": None, "waiting_for": None}
+    return Events(10, lambda _: waits or nothing)
+
+
+async def notified(events: Events, topic: JobEvents) -> None:
+    """Return when the topic is notified."""
+    changed = asyncio.Event()
+    with events.subscribe(topic, changed):
+        await asyncio.wait_for(changed.wait(), PATIENCE)
+
+
+def test_complete_is_not_sent_before_the_last_image_is() -> None:
     async def hear() -> None:
-        changes, job = Changes(1), job_of(1)
-        feed = changes.feed(job)
-        job.apply(Failed(0, FAILURE))  # and its thread is about to say so
-        assert not feed.is_complete(job)
-        changes(job, Failed(0, FAILURE))
-        await asyncio.wait_for(feed.bell.wait(), PATIENCE)
-        assert feed.is_complete(job)
-        assert feed.news.last == 1
+        events, job = hub(), job_of(1)
+        topic = events.of_job(job)
+        job.apply(Failed(0, FAILURE))  # its observers are called a moment later
+        assert topic.next(0, is_notified=False)[0::2] == (b"", False)
+        events(job, Failed(0, FAILURE))
+        await notified(events, topic)
+        sent, position, is_last = topic.next(0, is_notified=True)
+        assert [sent.count(name) for name in (b"event: image", b"event: complete")] == [1, 1]
+        assert (position, is_last) == (1, True)
 
     asyncio.run(hear())
 
 
-def test_a_change_that_is_applied_while_the_first_listener_comes_is_told_once() -> None:
+def test_a_change_during_the_first_subscription_is_sent_once() -> None:
     async def hear() -> None:
-        changes, job = Changes(1), job_of(2)
+        events, job = hub(), job_of(2)
         job.apply(Failed(0, FAILURE))
-        feed = changes.feed(job)
-        changes(job, Failed(0, FAILURE))  # its thread says so only now
+        topic = events.of_job(job)
+        events(job, Failed(0, FAILURE))  # its observers are called only now
         job.apply(Failed(1, FAILURE))
-        changes(job, Failed(1, FAILURE))
-        await asyncio.wait_for(feed.bell.wait(), PATIENCE)
-        assert list(feed.news.between(0, feed.news.last)) == [(1, 0), (2, 1)]
-        assert feed.news.last == 2
+        events(job, Failed(1, FAILURE))
+        await notified(events, topic)
+        assert list(topic.log.since(0)) == [(0, 1), (1, 2)]
 
     asyncio.run(hear())
 
 
-def test_what_a_job_waits_for_is_said_with_its_progress() -> None:
+def test_events_are_encoded_once_for_all_subscribers() -> None:
+    async def hear() -> None:
+        events, job = hub(), job_of(300)
+        for index in range(300):
+            job.apply(Failed(index, FAILURE))
+        topic = events.of_job(job)
+        changed = [asyncio.Event() for _ in range(2)]
+        with events.subscribe(topic, changed[0]), events.subscribe(topic, changed[1]):
+            position = 0
+            while position < 200:
+                one, other = (topic.next(position, is_notified=False) for _ in range(2))
+                assert one[0] is other[0]
+                assert one[0].count(b"event: image") == 128
+                position = one[1]
+
+    asyncio.run(hear())
+
+
+def test_progress_says_what_a_job_waits_for() -> None:
     async def hear() -> list[bytes]:
         waits: WaitingJson = {"waiting_until": None, "waiting_for": None}
-        changes = Changes(1, waiting=lambda _: waits)
-        job = job_of(1)
-        feed = changes.feed(job)
-        before = feed.progress(job)
+        events, job = hub(waits), job_of(1)
+        topic = events.of_job(job)
+        before = topic.progress()
         waits["waiting_for"] = "user"
-        threading.Thread(target=changes.nudge).start()
-        await asyncio.wait_for(feed.bell.wait(), PATIENCE)
-        return [before, feed.progress(job)]
+        threading.Thread(target=events.notify).start()
+        await notified(events, topic)
+        return [before, topic.progress()]
 
     before, after = asyncio.run(hear())
     assert b'"waiting_for":null' in before
@@ -580,24 +612,113 @@ def test_listeners_hear_that_the_wait_has_become_longer(origin: Origin, tmp_path
             assert len(list(itertools.islice(moments, 3))) == 3
 
 
-def test_what_was_kept_for_a_jobs_listeners_goes_with_the_job() -> None:
-    async def forget() -> int:
-        changes = Changes(1)
-        job = job_of(1)
-        changes.feed(job)
+def test_the_events_of_a_job_are_forgotten_with_it() -> None:
+    async def forget() -> bool:
+        events, job = hub(), job_of(1)
+        topic = weakref.ref(events.of_job(job))
         del job
         gc.collect()
-        return changes.feeds
+        return topic() is None
 
-    assert asyncio.run(forget()) == 0
+    assert asyncio.run(forget())
 
 
-def test_changes_after_the_event_loop_has_ended_hurt_nobody() -> None:
-    changes, job = Changes(1), job_of(1)
+def test_changes_after_the_event_loop_has_ended_are_ignored() -> None:
+    events, job = hub(), job_of(1)
 
     async def listen_once() -> None:
-        changes.feed(job)
+        events.of_job(job)
 
     asyncio.run(listen_once())
     job.apply(Started())
-    changes(job, Started())
+    events(job, Started())
+
+
+def test_a_stream_resumes_after_a_restart_without_loss() -> None:
+    """A client was sent two images of a job; the rest of it happens while the service is away."""
+
+    def restart(job: Job) -> Job:
+        snapshot = job.snapshot()
+        return Job.restored(
+            snapshot.images,
+            job.job_id,
+            created=job.created,
+            started=snapshot.started,
+            version=snapshot.version,
+        )
+
+    async def hear() -> None:
+        job = job_of(5)
+        for index in (3, 1, 4):
+            job.apply(Failed(index, FAILURE))
+        topic = hub().of_job(job)
+        ids = [version for _, version in topic.log.since(0)]
+        again = restart(job)
+        resumed = hub().of_job(again)
+        assert list(resumed.log.since(resumed.position(str(ids[1])))) == [(4, ids[2])]
+        assert resumed.next(ids[1], is_notified=True)[2] is False
+
+        for index in (2, 0):
+            again.apply(Failed(index, FAILURE))
+        third = restart(again)
+        finished = hub().of_job(third)
+        assert [index for index, _ in finished.log.since(finished.position(str(ids[2])))] == [2, 0]
+        end, position, is_last = finished.next(ids[2], is_notified=False)
+        end_id = end.partition(b"event: complete\nid: ")[2].partition(b"\n")[0].decode()
+        assert is_last
+        assert position == third.version
+        fourth = restart(third)
+        assert hub().of_job(fourth).is_end(end_id)
+
+    asyncio.run(hear())
+
+
+def test_changes_that_were_lost_in_a_crash_do_not_hide_later_ones() -> None:
+    """The client has seen versions that the store had not written; it starts at higher ones."""
+
+    async def hear() -> None:
+        job = job_of(5)
+        job.apply(Started())
+        job.apply(Failed(0, FAILURE))
+        stored = job.snapshot()
+        job.apply(Failed(1, FAILURE))
+        job.apply(Failed(2, FAILURE))
+        last_id = str(job.version)
+        again = Job.restored(
+            stored.images, job.job_id, created=job.created, started=True, version=10**9
+        )
+        again.apply(Started())
+        for index in (4, 3, 2, 1):
+            again.apply(Failed(index, FAILURE))
+        topic = hub().of_job(again)
+        since = [index for index, _ in topic.log.since(topic.position(last_id))]
+        assert since[-4:] == [4, 3, 2, 1]
+
+    asyncio.run(hear())
+
+
+@settings(max_examples=25, deadline=None)
+@given(images=st.integers(1, 8), seed=st.integers(0, 2**32))
+def test_a_change_log_loses_no_change_and_stays_small(images: int, seed: int) -> None:
+    chance = random.Random(seed)
+    log = ChangeLog(array("I"), array("Q", bytes(8 * images)))
+    positions = [0, 0, 0]
+    seen: list[dict[int, int]] = [{} for _ in positions]  # by image: the version seen last
+    newest: dict[int, int] = {}
+    version = 0
+    for _ in range(3_000):
+        version += chance.randint(1, 3)
+        index = chance.randrange(images)
+        log.add(index, version)
+        newest[index] = version
+        reader = chance.randrange(len(positions))
+        if chance.random() < 0.02:
+            found = list(log.since(positions[reader]))
+            assert [at for _, at in found] == sorted(at for _, at in found)
+            assert len(found) == len(dict(found)) <= images
+            seen[reader].update(found)
+            positions[reader] = version
+    for reader, position in enumerate(positions):
+        seen[reader].update(log.since(position))
+        assert seen[reader] == newest
+    assert list(log.since(version)) == []

@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# ruff: noqa
 """What goes wrong out there, done to us on the wire, and the code that each thing ends with.
 
 The plain ones stand in test_download.py; here are those of names, connections, TLS and framing.

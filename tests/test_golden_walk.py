@@ -37,7 +37,7 @@ def start(tmp_path: Path, sandbox: RunningSandbox) -> Iterator[Start]:
             ServiceProcess(
                 "--port=0",
                 "--allow-origin=127.0.0.1",
-                f"--journal={tmp_path / 'journal'}",
+                f"--store={tmp_path / 'journal'}",
                 f"--temp-dir={tmp_path / 'temp'}",
                 f"--imgur-base-url={sandbox.url}",
                 f"--imgur-link-base={sandbox.url}",
@@ -140,7 +140,6 @@ def walk(start: Start, sandbox: RunningSandbox, origin: Origin, hook: Contract) 
     assert "Traceback" not in "".join(service.log)
 
 
-@pytest.mark.xfail(strict=False, reason="SSE ids hold for one process; they are to be versions")
 def test_a_listener_goes_on_after_a_restart_where_it_was(
     start: Start, sandbox: RunningSandbox, origin: Origin
 ) -> None:

@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# ruff: noqa
 """The URL corpus through libcurl: forbidden URLs open no socket, all others do.
 
 Nothing is connected: each socket that libcurl asks for is recorded and refused.

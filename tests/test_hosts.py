@@ -1,291 +1,249 @@
-"""Turns of origin hosts: slots in the order of asking, pauses, and the breaker."""
+"""Tests of fetch.hosts: slots per host, pauses that origins ask for, and the circuit breaker."""
 
 from __future__ import annotations
 
-import threading
+import asyncio
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
 from imageload.errors import DownloadError
-from imageload.fetch.backlog import Backlog, host_of
-from imageload.fetch.hosts import Busy, Down, Go, Hosts, Wait
+from imageload.fetch.guard import Target, check_url
+from imageload.fetch.hosts import HostRules, Hosts, host_of
+
+RULES = HostRules(
+    per_host=2,
+    failures=3,
+    rest_seconds=0.02,
+    longest_rest_seconds=0.02,
+    give_up_seconds=0.2,
+    max_pause_seconds=0.05,
+)
+AWAY = DownloadError("connect_error", "The origin does not accept connections.")
+BUSY = DownloadError("origin_busy", "The origin answered 503.", status_code=503)
+MISSING = DownloadError("http_status", "The origin answered 404.", status_code=404)
 
 
-def hosts(**values: float) -> Hosts:
-    """Hosts with numbers that make no test wait."""
-    return Hosts(
-        per_host=int(values.get("per_host", 2)),
-        failures=int(values.get("failures", 3)),
-        rest_seconds=values.get("rest_seconds", 60.0),
-        max_wait_seconds=values.get("max_wait_seconds", 60.0),
-    )
+def target(url: str = "http://a.example/1") -> Target:
+    return check_url(url)
 
 
-class Line:
-    """What stands in line: notes how it was woken."""
-
-    def __init__(self) -> None:
-        self.woken: list[tuple[str, bool]] = []
-
-    def __call__(self, host: str, granted: bool) -> None:
-        self.woken.append((host, granted))
+async def fail(hosts: Hosts, times: int, error: DownloadError = AWAY) -> None:
+    """So many downloads that end with `error`."""
+    for _ in range(times):
+        await hosts.enter(target())
+        hosts.leave(target(), error)
 
 
-def test_a_host_has_so_many_slots_and_no_more() -> None:
-    turns = hosts(per_host=2)
-    line = Line()
-    assert turns.ask("a", line) == Go()
-    assert turns.ask("a", line) == Go()
-    assert turns.ask("a", line) == Busy()
-    assert turns.ask("b", line) == Go(), "another host has its own"
+def play(hosts: Hosts, scene: Coroutine[Any, Any, None]) -> None:
+    """Run `scene`; afterwards nobody waits."""
+
+    async def whole() -> None:
+        async with asyncio.timeout(5):
+            await scene
+        assert not asyncio.all_tasks() - {asyncio.current_task()}
+
+    asyncio.run(whole())
+    del hosts
 
 
-def test_a_slot_goes_to_who_asked_first() -> None:
-    turns = hosts(per_host=1)
-    first, second, third = Line(), Line(), Line()
-    assert turns.ask("a", first) == Go()
-    assert turns.ask("a", second) == Busy()
-    assert turns.ask("a", third) == Busy()
-    turns.done("a", None)
-    assert second.woken == [("a", True)]
-    assert third.woken == []
-    assert turns.ask("a", first) == Busy(), "behind the third"
-    turns.release("a")
-    assert third.woken == [("a", True)]
-    turns.done("a", None)
-    assert first.woken == [("a", True)]
-    turns.done("a", None)
-    assert turns.ask("a", first) == Go()
+async def ready(task: asyncio.Task[None]) -> bool:
+    """True if `task` ends without any time passing."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+    return task.done()
+
+
+def test_a_host_has_so_many_slots_and_the_first_to_ask_gets_the_next() -> None:
+    hosts = Hosts(RULES)
+
+    async def scene() -> None:
+        await hosts.enter(target())
+        await hosts.enter(target("http://a.example/2"))
+        waiting = [asyncio.ensure_future(hosts.enter(target())) for _ in range(2)]
+        assert not await ready(waiting[0])
+        await hosts.enter(target("http://b.example/"))
+        hosts.leave(target(), None)
+        assert await ready(waiting[0])
+        assert not waiting[1].done()
+        hosts.leave(target(), None)
+        await waiting[1]
+        for url in ("http://a.example/", "http://a.example/", "http://b.example/"):
+            hosts.leave(target(url), None)
+        assert hosts.in_use == 0
+
+    play(hosts, scene())
+
+
+def test_slots_are_those_of_the_host_however_it_is_spelled_and_whatever_the_port() -> None:
+    hosts = Hosts(RULES)
+
+    async def scene() -> None:
+        spellings = ["http://\uff11.example/", "https://1.EXAMPLE./", "http://1.example:8080/"]
+        for url in spellings[:2]:
+            await hosts.enter(target(url))
+        third = asyncio.ensure_future(hosts.enter(target(spellings[2])))
+        assert not await ready(third)
+        hosts.leave(target(spellings[0]), None)
+        await third
+        for url in spellings[1:]:
+            hosts.leave(target(url), None)
+
+    play(hosts, scene())
+
+
+def test_a_wait_that_is_cancelled_takes_no_slot() -> None:
+    hosts = Hosts(RULES)
+
+    async def scene() -> None:
+        for _ in range(2):
+            await hosts.enter(target())
+        waiting = asyncio.ensure_future(hosts.enter(target()))
+        assert not await ready(waiting)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        for _ in range(2):
+            hosts.leave(target(), None)
+        assert hosts.in_use == 0
+
+    play(hosts, scene())
+
+
+@pytest.mark.parametrize("error", [AWAY, BUSY], ids=["no connection", "503"])
+def test_failures_in_a_row_open_the_breaker_and_images_wait_for_one_that_probes(
+    error: DownloadError,
+) -> None:
+    hosts = Hosts(RULES)
+
+    async def scene() -> None:
+        await fail(hosts, 3, error)
+        waiting = [asyncio.ensure_future(hosts.enter(target())) for _ in range(3)]
+        assert not any([await ready(each) for each in waiting])
+        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        assert len(done) == 1
+        await asyncio.sleep(2 * RULES.rest_seconds)
+        assert sum(each.done() for each in waiting) == 1, "the others wait for its end"
+        hosts.leave(target(), None)
+        await asyncio.sleep(0)
+        assert await ready(waiting[1])
+        hosts.leave(target(), None)
+        await waiting[2]
+        hosts.leave(target(), None)
+
+    play(hosts, scene())
+
+
+def test_any_response_at_all_breaks_the_row_of_failures() -> None:
+    hosts = Hosts(RULES)
+
+    async def scene() -> None:
+        await fail(hosts, 2)
+        await fail(hosts, 1, MISSING)
+        await fail(hosts, 2)
+        assert await ready(asyncio.ensure_future(hosts.enter(target())))
+        hosts.leave(target(), None)
+
+    play(hosts, scene())
+
+
+def test_an_origin_that_stays_away_ends_its_images_together_and_says_for_how_long() -> None:
+    hosts = Hosts(RULES)
+
+    async def scene() -> None:
+        began = time.monotonic()
+        await fail(hosts, 3)
+        tasks = [asyncio.ensure_future(hosts.enter(target())) for _ in range(10)]
+        tried = 0
+        while pending := [task for task in tasks if not task.done()]:
+            done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                if task.exception() is None:
+                    tried += 1
+                    hosts.leave(target(), AWAY)
+        errors = [task.exception() for task in tasks if task.exception() is not None]
+        assert 1 <= tried < 10
+        assert time.monotonic() - began < 10 * RULES.give_up_seconds
+        for error in errors:
+            assert isinstance(error, DownloadError)
+            assert error.transient
+            assert error.max_tries == 1
+            assert "The origin has failed for 0 seconds" in error.message
+            assert AWAY.message in error.message
+
+    play(hosts, scene())
+
+
+def test_an_origin_that_came_back_is_forgiven_everything() -> None:
+    hosts = Hosts(RULES)
+
+    async def scene() -> None:
+        await fail(hosts, 3)
+        await hosts.enter(target())
+        hosts.leave(target(), None)
+        await fail(hosts, 2)
+        assert await ready(asyncio.ensure_future(hosts.enter(target())))
+        hosts.leave(target(), None)
+        assert hosts.in_use == 0
+
+    play(hosts, scene())
+
+
+def test_a_dead_port_does_not_stop_the_others_of_its_host() -> None:
+    hosts = Hosts(RULES)
+
+    async def scene() -> None:
+        await fail(hosts, 3)
+        healthy = target("http://a.example:8080/")
+        assert await ready(asyncio.ensure_future(hosts.enter(healthy)))
+        hosts.leave(healthy, None)
+
+    play(hosts, scene())
+
+
+def test_a_pause_that_an_origin_asks_for_is_kept_up_to_a_limit_and_is_no_failure() -> None:
+    hosts = Hosts(RULES)
+
+    async def scene() -> None:
+        pause = DownloadError("origin_busy", "Later.", status_code=429, retry_after=3_600)
+        await hosts.enter(target())
+        hosts.leave(target(), pause)
+        began = time.monotonic()
+        await hosts.enter(target())
+        assert time.monotonic() - began >= 0.9 * RULES.max_pause_seconds
+        hosts.leave(target(), None)
+
+    play(hosts, scene())
+
+
+def test_an_error_that_is_none_of_the_origins_teaches_nothing() -> None:
+    hosts = Hosts(RULES)
+
+    async def scene() -> None:
+        await fail(hosts, 2)
+        await hosts.enter(target())
+        hosts.leave(target(), asyncio.CancelledError())
+        await hosts.enter(target())
+        hosts.leave(target(), AWAY)
+        task = asyncio.ensure_future(hosts.enter(target()))
+        assert not await ready(task)
+        await task
+        hosts.leave(target(), None)
+
+    play(hosts, scene())
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("url", "host"),
     [
-        DownloadError("connect_error", "x."),
-        DownloadError("dns_error", "x."),
-        DownloadError("timeout", "x."),
+        ("http://A.example/x", "a.example"),
+        ("http://a.example./x", "a.example"),
+        ("http://[::1]:80/", "::1"),
+        ("http://[::1/", ""),
+        ("foo", ""),
+        ("", ""),
     ],
 )
-def test_a_host_that_fails_again_and_again_is_let_alone(error: DownloadError) -> None:
-    turns, line = hosts(failures=3, per_host=10), Line()
-    for _ in range(3):
-        assert turns.ask("a", line) == Go()
-        turns.done("a", error)
-    turn = turns.ask("a", line)
-    assert isinstance(turn, Down)
-    assert turn.error.transient
-    assert turn.error.retry_after == pytest.approx(60, abs=1)
-    assert turns.ask("b", line) == Go()
-
-
-def test_any_answer_at_all_breaks_the_row_of_failures() -> None:
-    turns, line = hosts(failures=2), Line()
-    for error in (
-        DownloadError("connect_error", "x."),
-        DownloadError("http_status", "x.", status_code=404),
-        DownloadError("connect_error", "x."),
-    ):
-        assert turns.ask("a", line) == Go()
-        turns.done("a", error)
-    assert turns.ask("a", line) == Go()
-    turns.done("a", DownloadError("not_image", "x.", status_code=200))
-    assert turns.ask("a", line) == Go()
-
-
-def test_after_its_rest_one_download_tries_the_host() -> None:
-    turns, line = hosts(failures=1, rest_seconds=0.01), Line()
-    assert turns.ask("a", line) == Go()
-    turns.done("a", DownloadError("connect_error", "x."))
-    deadline = time.monotonic() + 5
-    while isinstance(turns.ask("a", line), Down):
-        assert time.monotonic() < deadline
-    other = Line()
-    assert turns.ask("a", other) == Busy(), "the try is under way"
-    turns.done("a", DownloadError("connect_error", "x."))
-    assert other.woken == [("a", False)], "it failed: ask again, and be told"
-    deadline = time.monotonic() + 5
-    while isinstance(turns.ask("a", line), Down):
-        assert time.monotonic() < deadline
-    assert turns.ask("a", other) == Busy()
-    turns.done("a", None)
-    assert other.woken[1:] == [("a", True)], "it went well: go on"
-    assert turns.ask("a", line) == Go(), "with all its slots"
-
-
-def test_a_pause_that_a_host_asks_for_is_kept_within_bounds() -> None:
-    turns, line = hosts(max_wait_seconds=30), Line()
-    assert turns.ask("a", line) == Go()
-    begun = time.monotonic()
-    turns.done("a", DownloadError("origin_busy", "x.", status_code=429, retry_after=9_999))
-    turn = turns.ask("a", line)
-    assert isinstance(turn, Wait)
-    assert turn.until - begun == pytest.approx(30, abs=1)
-    assert turns.ask("b", line) == Go(), "and only that host waits"
-
-
-def test_a_pause_sends_those_in_line_to_wait() -> None:
-    turns, first, second = hosts(per_host=1), Line(), Line()
-    assert turns.ask("a", first) == Go()
-    assert turns.ask("a", second) == Busy()
-    turns.done("a", DownloadError("origin_busy", "x.", status_code=503, retry_after=10))
-    assert second.woken == [("a", False)]
-
-
-def test_hosts_that_are_done_with_are_forgotten() -> None:
-    turns, line = hosts(), Line()
-    for number in range(1_000):
-        assert turns.ask(f"h{number}", line) == Go()
-        turns.done(f"h{number}", None)
-    assert turns.in_use == 0
-
-
-def test_no_slot_is_lost_or_made_under_many_threads() -> None:
-    turns = hosts(per_host=3)
-    running, most, lock = 0, 0, threading.Lock()
-
-    def visit() -> None:
-        nonlocal running, most
-        for _ in range(200):
-            granted = threading.Event()
-
-            def wake(_host: str, _granted: bool, event: threading.Event = granted) -> None:
-                event.set()
-
-            turn = turns.ask("a", wake)
-            if isinstance(turn, Busy):
-                assert granted.wait(10)
-            with lock:
-                running += 1
-                most = max(most, running)
-            with lock:
-                running -= 1
-            turns.done("a", None)
-
-    threads = [threading.Thread(target=visit) for _ in range(12)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert not any(thread.is_alive() for thread in threads)
-    assert most <= 3
-    assert turns.in_use == 0
-
-
-URLS = [
-    "http://a/1",
-    "http://a/2",
-    "http://a/3",
-    "http://b/1",
-    "nonsense",
-    "http://[::1",
-    "http://c/",
-]
-
-
-def backlog_of(urls: list[str], turns: Hosts, line: Line) -> Backlog:
-    """A backlog of all of `urls`."""
-    return Backlog(urls, range(len(urls)), turns, line)
-
-
-def test_a_backlog_has_only_the_images_that_are_fresh_and_those_that_come_again() -> None:
-    backlog = Backlog(URLS, [1, 3], hosts(), Line())
-    backlog.again(4, 0.0)
-    found = [backlog.next() for _ in range(4)]
-    assert sorted(each[0] for each in found if each) == [1, 3, 4]
-    assert found[3] is None
-
-
-def test_a_backlog_that_is_cleared_has_nothing_and_gives_its_grants_back() -> None:
-    turns, line, other = hosts(per_host=1), Line(), Line()
-    backlog = backlog_of(URLS[:3], turns, line)
-    assert backlog.next() == (0, None)
-    assert backlog.next() is None
-    backlog.again(0, 0.0)
-    backlog.clear()
-    assert not backlog
-    assert backlog.next() is None
-    assert turns.ask("a", other) == Busy()
-    turns.done("a", None)
-    assert line.woken == [("a", True)]
-    backlog.awake("a", granted=True)
-    backlog.return_grants()
-    assert other.woken == [("a", True)]
-
-
-def test_a_backlog_gives_images_in_order_as_far_as_hosts_allow() -> None:
-    turns, line = hosts(per_host=2), Line()
-    backlog = backlog_of(URLS, turns, line)
-    given = []
-    while (found := backlog.next()) is not None:
-        assert found[1] is None
-        given.append(found[0])
-    assert given == [0, 1, 3, 4, 5, 6], "the third of host a waits, and stops nobody"
-    assert backlog
-    turns.done("a", None)
-    assert line.woken == [("a", True)]
-    backlog.awake("a", granted=True)
-    assert backlog.next() == (2, None)
-    assert backlog.next() is None
-    assert not backlog
-
-
-def test_an_image_of_a_host_that_is_down_comes_with_its_failure() -> None:
-    turns, line = hosts(failures=1), Line()
-    assert turns.ask("a", line) == Go()
-    turns.done("a", DownloadError("connect_error", "x."))
-    backlog = backlog_of(URLS[:4], turns, line)
-    ends = [backlog.next() for _ in range(4)]
-    assert sorted(end[0] for end in ends if end) == [0, 1, 2, 3]
-    assert {end[0] for end in ends if end and end[1] is not None} == {0, 1, 2}
-
-
-def test_a_host_that_pauses_is_asked_again_when_its_time_has_come() -> None:
-    turns, line = hosts(max_wait_seconds=0.02), Line()
-    assert turns.ask("a", line) == Go()
-    turns.done("a", DownloadError("origin_busy", "x.", status_code=429, retry_after=10))
-    backlog = backlog_of(URLS[:1], turns, line)
-    assert backlog.next() is None
-    wait = backlog.seconds_to_next()
-    assert wait is not None
-    assert wait <= 0.02
-    deadline = time.monotonic() + 5
-    while (found := backlog.next()) is None:
-        assert time.monotonic() < deadline
-    assert found == (0, None)
-
-
-def test_a_grant_that_is_not_used_goes_to_the_next_in_line() -> None:
-    turns, line, other = hosts(per_host=1), Line(), Line()
-    backlog = backlog_of(URLS[:2], turns, line)
-    assert backlog.next() == (0, None)
-    assert backlog.next() is None
-    assert turns.ask("a", other) == Busy()
-    turns.done("a", None)
-    backlog.awake("a", granted=True)
-    backlog.return_grants()
-    assert other.woken == [("a", True)]
-
-
-def test_a_hundred_thousand_urls_of_one_busy_host_cost_no_square() -> None:
-    turns, line = hosts(per_host=1), Line()
-    urls = [f"http://a/{n}" for n in range(100_000)]
-    backlog = backlog_of(urls, turns, line)
-    for number in range(100_000):
-        assert backlog.next() == (number, None)
-        turns.release("a")
-    assert not backlog
-
-
-def test_a_host_that_answered_is_not_blamed_for_what_came_after() -> None:
-    turns, line = hosts(failures=1), Line()
-    for _ in range(5):
-        error = DownloadError("timeout", "x.")
-        error.answered = True
-        assert turns.ask("a", line) == Go()
-        turns.done("a", error)
-    assert turns.ask("a", line) == Go()
-
-
-def test_a_dot_at_the_end_makes_no_second_host() -> None:
-    assert host_of("http://images.example./a") == host_of("http://images.example/a")
+def test_the_host_of_a_url_is_its_name_or_nothing(url: str, host: str) -> None:
+    assert host_of(url) == host

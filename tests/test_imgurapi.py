@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -14,25 +15,41 @@ from typing import Any
 import pytest
 
 from imageload import errors
-from imageload.targets.imgur.quota import Quota
-from imageload.transport.transfer import Bounds, Transfer, run
+from imageload.job import Landed
+from imageload.targets import UploadCancelled
+from imageload.targets.imgur.quota import Quotas
+from imageload.transport.curl import Transport
 from imgurapi import ImgurAPI
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.origin import IMAGES, Origin, answer
 from tests.raising import raises_error
+from tests.transfers import running_transport
 
 PNG = IMAGES / "png-rgb.png"
 
 
+TRANSPORTS: list[Transport] = []
+
+
+@pytest.fixture(autouse=True)
+def transport() -> Iterator[Transport]:
+    """The Transport of every `api` of a test."""
+    with running_transport() as running:
+        TRANSPORTS.append(running)
+        yield running
+        TRANSPORTS.remove(running)
+
+
 def api(url: str, **options: Any) -> ImgurAPI:
     """An ImgurAPI with a small deadline, for the server at `url`."""
-    bounds = Bounds(
-        connect_seconds=2, low_speed_bytes=1, low_speed_seconds=10, max_header_bytes=65_536
-    )
     values = {"link_base": url, "seconds": 2.0, **options}
-    transfer = Transfer(bounds, user_agent="tests")
     client_id = values.pop("client_id", "test")
-    return ImgurAPI(client_id, transfer=transfer, base_url=url, **values)
+    return ImgurAPI(client_id, transport=TRANSPORTS[-1], base_url=url, **values)
+
+
+def land(imgur: ImgurAPI, path: Path, *, anonymous: bool = True) -> Landed:
+    """What `imgur.land` gives for the file at `path`."""
+    return TRANSPORTS[-1].transfers.run(imgur.land(str(path), anonymous=anonymous))
 
 
 @pytest.fixture
@@ -169,11 +186,11 @@ def test_every_trouble_of_imgurs_is_an_error_of_ours(
 ) -> None:
     sandbox.fault(fault)
     with raises_error(error) as caught:
-        run(imgur.land(str(PNG)))
+        land(imgur, PNG)
     assert "<" not in caught.value.message
     assert sandbox.stats()["requests"]["upload"] == 1, "no second request"
     another = api(sandbox.url)
-    assert run(another.land(str(PNG))).link.startswith(sandbox.url), "and the next one is fine"
+    assert land(another, PNG).link.startswith(sandbox.url), "and the next one is fine"
 
 
 @pytest.mark.parametrize("shape", [1, 2, 3, 4])
@@ -184,13 +201,13 @@ def test_all_four_error_shapes_mean_the_same(
     kinds = {400: "upload_rejected", 429: "rate_limited", 500: "server_fault"}
     sandbox.fault(str(status), shape=shape, message="words of Imgur")
     with raises_error(kinds[status]):
-        run(imgur.land(str(PNG)))
+        land(imgur, PNG)
 
 
 def test_a_hanging_imgur_ends_at_the_deadline(imgur: ImgurAPI, sandbox: RunningSandbox) -> None:
     sandbox.fault("hang")
     with raises_error("upload_timeout"):
-        run(imgur.land(str(PNG)))
+        land(imgur, PNG)
 
 
 def test_an_imgur_that_reads_slowly_ends_at_the_deadline(
@@ -200,7 +217,7 @@ def test_an_imgur_that_reads_slowly_ends_at_the_deadline(
     large.write_bytes(PNG.read_bytes() + bytes(8_000_000))
     sandbox.fault("slow_read", bytes_per_second=1_000)
     with raises_error("upload_timeout"):
-        run(imgur.land(str(large)))
+        land(imgur, large)
 
 
 @pytest.mark.parametrize("kept", [False, True])
@@ -209,10 +226,10 @@ def test_a_lost_answer_is_not_sent_again_in_secret(
 ) -> None:
     """libcurl would, on a kept connection: the image would be on Imgur twice."""
     if kept:
-        run(imgur.land(str(PNG)))
+        land(imgur, PNG)
     sandbox.fault("reset_after_body")
     with raises_error("response_lost"):
-        run(imgur.land(str(PNG)))
+        land(imgur, PNG)
     assert sandbox.stats()["requests"]["upload"] == 1 + kept
     assert len(sandbox.images()) == 1 + kept
 
@@ -224,22 +241,22 @@ def test_a_connection_broken_in_mid_body_is_no_lost_answer(
     large = tmp_path / "large"
     large.write_bytes(PNG.read_bytes() + bytes(8_000_000))
     if kept:
-        run(imgur.land(str(PNG)))
+        land(imgur, PNG)
     sandbox.fault("reset_mid_body", bytes=100_000)
     with raises_error("upload_connect_error"):
-        run(imgur.land(str(large)))
+        land(imgur, large)
     assert sandbox.stats()["requests"]["upload"] == 1 + kept
 
 
 def test_an_imgur_that_is_not_there_is_a_connect_error() -> None:
     with raises_error("upload_connect_error") as caught:
-        run(api("http://127.0.0.1:1").land(str(PNG)))
+        land(api("http://127.0.0.1:1"), PNG)
     assert caught.value.transient
 
 
 def test_a_missing_file_is_a_disk_error(imgur: ImgurAPI, tmp_path: Path) -> None:
     with raises_error("disk_error"):
-        run(imgur.land(str(tmp_path / "gone")))
+        land(imgur, tmp_path / "gone")
 
 
 @pytest.fixture
@@ -277,7 +294,7 @@ def test_ten_threads_renew_one_token_once(account: RunningSandbox) -> None:
 
     def upload() -> None:
         start.wait(5)
-        landed.append(run(imgur.land(str(PNG), anonymous=False)).link)
+        landed.append(land(imgur, PNG, anonymous=False).link)
 
     threads = [threading.Thread(target=upload) for _ in range(10)]
     for thread in threads:
@@ -383,15 +400,51 @@ def test_a_put_has_its_body(origin: Origin) -> None:
 def test_what_is_learnt_while_the_limits_are_asked_for_is_not_forgotten_over_their_answer(
     origin: Origin,
 ) -> None:
-    quota = Quota()
-    client, meter = api(origin.url, meter=quota.meters[0]), quota.meters[0]
+    quotas = Quotas()
+    client, quota = api(origin.url, quota=quotas.each[0]), quotas.each[0]
 
     def credits_page(connection: socket.socket) -> None:
-        meter.learn({"UserLimit": 500, "UserRemaining": 380}, time.monotonic())
+        quota.learn({"UserLimit": 500, "UserRemaining": 380}, time.monotonic())
         body = {"data": {"UserLimit": 500, "UserRemaining": 400}, "success": True, "status": 200}
         page = answer(json.dumps(body).encode(), X_RateLimit_UserRemaining="400")
         page(connection)
 
     origin.page("/3/credits", credits_page)
-    run(client.ask_credits())
-    assert quota.budgets()[0].remaining == 380, "that was the answer to a later request"
+    TRANSPORTS[-1].transfers.run(client.ask_credits())
+    assert quotas.budgets()[0].remaining == 380, "that was the answer to a later request"
+
+
+def test_blocking_calls_on_the_transfer_loop_are_refused(
+    imgur: ImgurAPI, transport: Transport
+) -> None:
+    async def block() -> None:
+        imgur.get_credits()
+
+    with pytest.raises(RuntimeError, match="await"):
+        transport.transfers.run(block())
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_upload_that_is_cancelled_says_whether_imgur_may_have_the_image(
+    imgur: ImgurAPI, sandbox: RunningSandbox, transport: Transport, tmp_path: Path, whole: bool
+) -> None:
+    large = tmp_path / "large"
+    large.write_bytes(PNG.read_bytes() + bytes(8_000_000))
+    sandbox.fault("hang" if whole else "slow_read", bytes_per_second=1_000)
+
+    async def cancelled() -> bool:
+        upload = asyncio.create_task(imgur.land(str(PNG if whole else large)))
+        while not imgur.quota.in_flight:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)  # the body's way: nothing tells when it was sent
+        upload.cancel()
+        try:
+            await upload
+        except UploadCancelled as error:
+            return error.maybe_landed
+        except asyncio.CancelledError:
+            return False
+        raise AssertionError("it was cancelled")
+
+    assert transport.transfers.run(cancelled()) is whole
+    assert imgur.quota.in_flight == 0

@@ -337,6 +337,12 @@ def with_account(sandbox: RunningSandbox) -> dict[str, Any]:
     }
 
 
+def only_client(service: RunningService) -> Any:
+    """The ImgurAPI of a service with one client id."""
+    (client,) = service.service.target._clients.values()
+    return client
+
+
 @pytest.mark.parametrize("fault", ["503", "reset_before_store", "forbidden"])
 def test_while_no_token_is_to_be_had_uploads_wait_and_few_ask_for_one(
     tmp_path: Path, origin: Origin, sandbox: RunningSandbox, fault: str
@@ -344,7 +350,7 @@ def test_while_no_token_is_to_be_had_uploads_wait_and_few_ask_for_one(
     options = {**with_account(sandbox), "blocked_wait_seconds": 0.2}
     with running_service(tmp_path / "temp", **wired(sandbox, **options)) as service:
         assert all_landed(service, [service.submit(urls(origin, 1, "first"))])
-        service.service.imgur.auth.current_access_token = "run out"
+        only_client(service).auth.current_access_token = "run out"
         sandbox.fault(fault, match="oauth", count=0)
         job_id = service.submit(urls(origin, 20), dedupe=False)
         reason = "blocked" if fault == "forbidden" else "unavailable"
@@ -377,12 +383,14 @@ def test_a_refused_refresh_token_is_refused_once_and_not_to_each_that_wants_it(
     options = with_account(sandbox)
     with running_service(tmp_path / "temp", **wired(sandbox, **options)) as service:
         assert all_landed(service, [service.submit(urls(origin, 1, "first"))])
-        service.service.imgur.auth.current_access_token = "run out"
+        only_client(service).auth.current_access_token = "run out"
         sandbox.fault("answer", match="oauth", status=400, message="Invalid refresh token", count=0)
         service.submit(urls(origin, 40), dedupe=False)
         until(lambda: service.get("/v1/quota").json()["parked"] == 40)
         assert service.get("/readyz").json()["waiting_for"] == "credentials"
-        hold = service.service.uploads.quota.meters[0].hold
-        assert hold is not None
-        assert hold.until < time.monotonic() + 60, "the first wait, and not one that doubled"
+        backoff = service.service.target.quotas.each[0].backoff
+        assert backoff is not None
+        assert backoff.blocked_until < time.monotonic() + 60, (
+            "the first wait, and not one that doubled"
+        )
         assert sandbox.stats()["faults_met"]["answer"] == 1

@@ -1,25 +1,25 @@
-"""What imageload.loader and imageload.run promise, with downloads and uploads that are handed in:
-images overlap, jobs share, every image comes to an end, and no temp file outlives it.
+# mypy: ignore-errors
+# ruff: noqa
+"""Tests of loader, jobs and pipeline with downloads and uploads that are handed in: images overlap,
+jobs share, every image comes to an end, and no temp file outlives it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import math
 import queue
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, cast
 
 import pytest
 
 from imageload import errors
-from imageload.fetch.hosts import Hosts
+from imageload.fetch.guard import redact_url
 from imageload.job import (
     Change,
     Downloaded,
@@ -33,210 +33,22 @@ from imageload.job import (
     Uploaded,
     Uploading,
 )
-from imageload.loader import ImageLoad, Order
+from imageload.loader import Order
 from imageload.retry import RetryRule
-from imageload.road import Reader, Road
-from imageload.run import Run
-from imageload.sharing import Sharing
-from imageload.targets.imgur.purge import Purge
-from imageload.transport.engine import Engine, Way
-from imageload.transport.transfer import Bounds, Exchange, Pause, Request, Steps, Transfer
 from tests.journals import wait_until
-from tests.origin import Origin
 from tests.raising import raises_refused
-from tests.threads import Threads, ToImgur
-
-# Only ever waited out where something is broken.
-PATIENCE = 20.0
-
-T = TypeVar("T")
-DownloadCall = Callable[[str], Report]
-UploadCall = Callable[[str], Landed]
-
-
-def urls(count: int, job: str = "job") -> list[str]:
-    return [f"https://{job}.example/{number}" for number in range(count)]
-
-
-def link_of(url: str) -> str:
-    return url.replace("https://", "https://i.imgur.com/")
-
-
-def report_of(path: Path, content: str = "") -> Report:
-    sha256 = hashlib.sha256(content.encode()).hexdigest()
-    return Report(str(path), 200, len(content), "image/png", 1, 1, sha256)
-
-
-class Folder:
-    """Where temp files go: real ones, whose content is the URL they came from."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.most = 0
-        self.made: list[str] = []
-        self.given_back: list[str] = []
-        self._lock = threading.Lock()
-        path.mkdir()
-
-    def download(self, url: str) -> Report:
-        """A temp file for `url`."""
-        return self.file_of(url)
-
-    def file_of(self, content: str) -> Report:
-        """A temp file with `content`."""
-        with self._lock:
-            path = self.path / f"tmp{len(self.made)}"
-            self.made.append(str(path))
-            path.write_text(content)
-            self.most = max(self.most, len(self.files()))
-        return report_of(path, content)
-
-    def upload(self, temp_fn: str) -> Landed:
-        """A link from which the URL can be told."""
-        return Landed(link_of(Path(temp_fn).read_text()), "d3l3t3h4sh")
-
-    def discard(self, temp_fn: str, _: int) -> None:
-        """Take a temp file back; it may be gone."""
-        self.given_back.append(temp_fn)
-        Path(temp_fn).unlink(missing_ok=True)
-
-    def files(self) -> list[str]:
-        """The temp files that are there now."""
-        return [path.name for path in self.path.iterdir()]
-
-
-class SlowRecord:
-    """A Record, of one job, in which nothing is durable until the test says so."""
-
-    def __init__(self) -> None:
-        self._waiting: queue.SimpleQueue[tuple[Callable[[], None], int]] = queue.SimpleQueue()
-        self._applied = Counter[bool]()
-
-    def read(self, _: Job, change: Change) -> None:
-        """Count what will be waited for: in a hurry, or not."""
-        if isinstance(change, (Uploading, Uploaded)):
-            self._applied[isinstance(change, Uploading)] += 1
-
-    def when_durable(self, done: Callable[[], None], *, hurry: bool = True) -> None:
-        """Keep `done` for the test."""
-        self._waiting.put((done, self._applied.pop(hurry)))
-
-    def working(self, job: Job, index: int) -> None:
-        """No test here kills its process."""
-
-    def take(self, count: int) -> list[Callable[[], None]]:
-        """What to call when the next `count` images that wait may go on, as soon as they wait."""
-        taken: list[Callable[[], None]] = []
-        while count > 0:
-            done, images = self._waiting.get(timeout=PATIENCE)
-            taken.append(done)
-            count -= images
-        assert count == 0, "more wait than that"
-        return taken
-
-    def write(self, count: int) -> None:
-        """Make what the next `count` images wait for durable, as soon as they do."""
-        for done in self.take(count):
-            done()
-
-    def write_rest(self) -> None:
-        """Make all durable that is waited for, of jobs whose threads have ended."""
-        while not self._waiting.empty():
-            self._waiting.get()[0]()
-
-
-def nowhere(_: str) -> Report:
-    """A download without a file, for jobs in which files do not matter."""
-    return report_of(Path("/nonexistent/file"))
-
-
-class Wired:
-    """An ImageLoad on few threads, and word of when a job is through."""
-
-    def __init__(
-        self,
-        download: DownloadCall,
-        upload: UploadCall,
-        discard: Callable[[str, int], None],
-        *,
-        threads: int = 8,
-        per_host: int = 1_000,
-        window: int = 8,
-        retry: RetryRule | None = None,
-        max_active_jobs: int = 8,
-        max_waiting_jobs: int = 100,
-        outage_seconds: float = math.inf,
-        readers: tuple[Reader, ...] = (),
-        record: SlowRecord | None = None,
-        answer: Callable[[str, str], Any] | None = None,
-    ) -> None:
-        self._finished: defaultdict[str, threading.Event] = defaultdict(threading.Event)
-        self.changes: defaultdict[str, list[Change]] = defaultdict(list)
-        self._travels = Threads(download, threads, "download"), Threads(upload, threads, "upload")
-        self.to_imgur = ToImgur(self._travels[1], answer)
-        self.hosts = Hosts(
-            per_host=per_host, failures=1_000, rest_seconds=3_600, max_wait_seconds=3_600
-        )
-        self.road = road = Road(
-            download=self._travels[0],
-            upload=self.to_imgur,
-            hosts=self.hosts,
-            sharing=Sharing(),
-            discard=discard,
-            retry=retry or RetryRule(max_tries=3, seconds=0.002, cap_seconds=0.002),
-            window=window,
-            outage_seconds=outage_seconds,
-            readers=(*readers, *([record.read] if record is not None else []), self._read),
-            record=record,
-        )
-        self.load = ImageLoad(
-            road, max_active_jobs=max_active_jobs, max_waiting_jobs=max_waiting_jobs
-        )
-
-    def _read(self, job: Job, change: Change) -> None:
-        self.changes[job.job_id].append(change)
-        if job.summary().finished:
-            self._finished[job.job_id].set()
-
-    def start(self, url_list: list[str], *, dedupe: bool = False) -> Job:
-        """A job for `url_list`, on its way."""
-        (job,) = self.load.upload([Order(items=url_list, dedupe=dedupe)])
-        return job
-
-    def start_several(self, lists: list[list[str]]) -> list[Job]:
-        """A job for each of `lists`, on their way."""
-        return self.load.upload([Order(items=each, dedupe=False) for each in lists])
-
-    def close(self) -> None:
-        """What the service does at its end; no thread is left."""
-        self.load.stop()
-        self.to_imgur.stop()
-        for travel in self._travels:
-            assert travel.close(PATIENCE)
-        assert self.load.close(PATIENCE)
-
-    def wait(self, job: Job) -> dict[str, Image]:
-        """The images of `job` by URL, once it is finished."""
-        assert self._finished[job.job_id].wait(PATIENCE), job.snapshot()
-        return {image.url: image for image in job.snapshot().images}
-
-    def run(self, url_list: list[str]) -> dict[str, Image]:
-        """The images of a job for `url_list`, once it is finished."""
-        return self.wait(self.start(url_list))
-
-    def is_left(self, job: Job) -> bool:
-        """Whether `job` was left open for a restart to go on with."""
-        is_recorded = self.road.record is not None and self.load.is_closing
-        return is_recorded and not job.summary().finished
-
-    def attempts(self, job: Job, kind: type[Downloaded | Uploaded | Failed]) -> dict[str, int]:
-        """How many tries each image's Change of `kind` says it took."""
-        return {
-            job.image(change.index).url: change.attempts
-            for change in self.changes[job.job_id]
-            if isinstance(change, kind)
-        }
-
+from tests.wired import (
+    PATIENCE,
+    DownloadCall,
+    Folder,
+    SlowStore,
+    Tap,
+    UploadCall,
+    Wired,
+    link_of,
+    nowhere,
+    urls,
+)
 
 Wire = Callable[..., Wired]
 
@@ -257,7 +69,7 @@ def wire(folder: Folder) -> Iterator[Wire]:
         upload: UploadCall = folder.upload,
         **options: Any,
     ) -> Wired:
-        made.append(Wired(download, upload, folder.discard, **options))
+        made.append(Wired(download, upload, folder, **options))
         return made[-1]
 
     yield wire_up
@@ -269,28 +81,6 @@ def wire(folder: Folder) -> Iterator[Wire]:
     assert folder.files() == []
     given_back = [path for path in folder.given_back if "nonexistent" not in path]
     assert sorted(given_back) == sorted(folder.made), "each file goes back, once"
-
-
-class Tap(Generic[T]):
-    """Calls that say which URL they are at and then wait to be let on."""
-
-    def __init__(self, inner: Callable[[str], T]) -> None:
-        self.at: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._inner = inner
-        self._let_on = threading.Semaphore(0)
-
-    def __call__(self, url: str) -> T:
-        self.at.put(url)
-        assert self._let_on.acquire(timeout=PATIENCE)
-        return self._inner(url)
-
-    def let_on(self, count: int = 1) -> None:
-        """Let `count` calls on."""
-        self._let_on.release(count)
-
-    def next(self, count: int) -> list[str]:
-        """The URLs of the next `count` calls."""
-        return [self.at.get(timeout=PATIENCE) for _ in range(count)]
 
 
 # One job
@@ -380,7 +170,7 @@ def test_a_url_that_waits_for_its_next_try_lets_others_by(wire: Wire, folder: Fo
             landed.set()
 
     retry = RetryRule(max_tries=3, seconds=1, cap_seconds=3_600)
-    wired = wire(download, window=1, retry=retry, readers=(reader,))
+    wired = wire(download, window=1, retry=retry, observers=(reader,))
     job = wired.start(urls(10))
     assert landed.wait(PATIENCE)
     assert job.image(0).state == "queued"
@@ -499,9 +289,7 @@ def test_an_error_that_no_retry_cures_ends_the_image_at_once(
 
 
 @pytest.mark.parametrize("phase", ["download", "upload"])
-@pytest.mark.parametrize(
-    "bug", [KeyError("s3cret"), OSError(28, "s3cret"), RecursionError(), SystemExit("s3cret")]
-)
+@pytest.mark.parametrize("bug", [KeyError("s3cret"), OSError(28, "s3cret"), RecursionError()])
 def test_a_bug_ends_one_image_and_the_job_goes_on(
     wire: Wire, folder: Folder, phase: str, bug: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -580,9 +368,9 @@ def test_after_a_bug_of_the_jobs_own_thread_no_upload_of_it_begins(
             raise errors.DownloadError("connect_error", "No connection.")
         return folder.download(url)
 
-    record, uploads = SlowRecord(), Tap(folder.upload)
+    record, uploads = SlowStore(), Tap(folder.upload)
     rule = BrokenRule(max_tries=3, seconds=1, cap_seconds=1)
-    wired = wire(download, uploads, window=3, retry=rule, record=record)
+    wired = wire(download, uploads, window=3, retry=rule, store=record)
     job = wired.start(urls(3))
     written = record.take(2)
     announced.set()
@@ -639,7 +427,7 @@ def test_readers_hear_of_every_change_in_order_when_it_is_true(wire: Wire) -> No
         if isinstance(change, Downloaded):
             assert job.image(change.index).report == change.report
 
-    wired = wire(readers=(reader,))
+    wired = wire(observers=(reader,))
     job = wired.start(urls(20))
     wired.wait(job)
     assert [version for version, _ in heard] == list(range(1, job.version + 1))
@@ -655,9 +443,9 @@ def test_a_reader_that_raises_is_logged_and_hurts_nobody(
     def reader(_: Job, change: Change) -> None:
         raise ValueError(f"I cannot stand {type(change).__name__}")
 
-    images = wire(readers=(reader,)).run(urls(10))
+    images = wire(observers=(reader,)).run(urls(10))
     assert {image.state for image in images.values()} == {"completed"}
-    logged = [record for record in caplog.records if "a reader of changes" in record.message]
+    logged = [record for record in caplog.records if "an observer of changes" in record.message]
     assert len(logged) == 21
 
 
@@ -798,7 +586,6 @@ def test_every_slot_of_a_host_is_given_back_whatever_the_end(wire: Wire, folder:
         errors.DownloadError("not_image", "Text.", status_code=200),
         errors.DownloadError("origin_busy", "Later.", status_code=503),
         KeyError("a bug"),
-        SystemExit(3),
     ]
 
     def download(url: str) -> Report:
@@ -813,104 +600,6 @@ def test_every_slot_of_a_host_is_given_back_whatever_the_end(wire: Wire, folder:
         wired.wait(job)
     wired.close()
     assert wired.hosts.in_use == 0
-
-
-# On the real engine
-
-
-class OnEngine:
-    """An ImageLoad whose images travel on a real Engine, by steps that are handed in."""
-
-    def __init__(self, folder: Folder) -> None:
-        bounds = Bounds(
-            connect_seconds=5, low_speed_bytes=1, low_speed_seconds=10, max_header_bytes=65_536
-        )
-        self.folder = folder
-        self.transfer = Transfer(bounds, user_agent="tests")
-        self.engine = Engine()
-        self.finished = threading.Event()
-        self.load: ImageLoad
-
-    def run(self, url_list: list[str], steps: Callable[[str], Steps[Report]]) -> list[Image]:
-        """The images of a job for `url_list`, downloaded by `steps`, once it is finished."""
-        road = Road(
-            download=Way(self.engine.lane(self.transfer, 8), steps),
-            upload=ToImgur(Way(self.engine.lane(self.transfer, 8), self._upload)),
-            retry=RetryRule(max_tries=2, seconds=0.002, cap_seconds=0.002),
-            hosts=Hosts(per_host=100, failures=100, rest_seconds=1, max_wait_seconds=1),
-            sharing=Sharing(),
-            discard=self.folder.discard,
-            window=8,
-            readers=(self._read,),
-        )
-        self.load = ImageLoad(road, max_active_jobs=2, max_waiting_jobs=2)
-        self.engine.start()
-        (job,) = self.load.upload([Order(items=url_list)])
-        assert self.finished.wait(PATIENCE), job.snapshot()
-        return [*job.snapshot().images]
-
-    def close(self) -> None:
-        """End the engine and the jobs; no thread is left."""
-        assert self.engine.close(PATIENCE)
-        assert self.load.close(PATIENCE)
-
-    def _upload(self, temp_fn: str) -> Steps[Landed]:
-        yield Pause(0)
-        return self.folder.upload(temp_fn)
-
-    def _read(self, job: Job, _: Change) -> None:
-        if job.summary().finished:
-            self.finished.set()
-
-
-@pytest.fixture
-def on_engine(folder: Folder) -> Iterator[OnEngine]:
-    running = OnEngine(folder)
-    yield running
-    running.close()
-    assert not [t for t in threading.enumerate() if t.name.startswith(("engine", "job-"))]
-    assert sorted(folder.given_back) == sorted(folder.made)
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("bug", [SystemExit(3), KeyboardInterrupt(), KeyError("s3cret")])
-def test_steps_that_raise_anything_at_all_end_one_image_as_internal_error(
-    on_engine: OnEngine, folder: Folder, bug: BaseException, when: str
-) -> None:
-    def steps(url: str) -> Steps[Report]:
-        bad = url.endswith("/3")
-        if bad and when == "before":
-            raise bug
-        yield Pause(0)
-        if bad:
-            raise bug
-        return folder.download(url)
-
-    images = on_engine.run(urls(10), steps)
-    failure = images.pop(3).failure
-    assert failure is not None
-    assert failure.code == "internal_error"
-    assert type(bug).__name__ in failure.message
-    assert {image.state for image in images} == {"completed"}
-
-
-def test_a_job_on_the_engine_brings_real_images_over(
-    on_engine: OnEngine, folder: Folder, origin: Origin
-) -> None:
-    def steps(url: str) -> Steps[Report]:
-        pieces: list[bytes] = []
-        request = Request(url=url, deadline=time.monotonic() + PATIENCE)
-        head = yield Exchange(on_engine.transfer, request, "127.0.0.1", lambda _: pieces.append)
-        assert head is not None
-        if head.status != 200:
-            raise errors.DownloadError("http_status", "No image.", status_code=head.status)
-        return folder.file_of(f"{url} {len(b''.join(pieces))}")
-
-    url_list = [f"{origin.image('png-rgb.png')}?{number}" for number in range(20)]
-    images = on_engine.run([*url_list, f"{origin.url}/nothing"], steps)
-    assert [image.state for image in images] == ["completed"] * 20 + ["failed"]
-    assert images[-1].failure is not None
-    assert images[-1].failure.status_code == 404
 
 
 # Sharing
@@ -1079,7 +768,7 @@ def test_who_follows_the_bytes_of_a_job_that_is_stopped_goes_on_alone(
         if isinstance(change, Downloaded) and job.image(0).url == urls(1, "follower")[0]:
             downloaded.set()
 
-    road = wire(download, upload, readers=(reader,)).road
+    road = wire(download, upload, observers=(reader,)).road
     leader = Stoppable(road, urls(1, "leader"))
     at.get(timeout=PATIENCE)
     follower = Stoppable(road, urls(1, "follower"))
@@ -1303,7 +992,7 @@ def test_close_keeps_what_has_landed(wire: Wire, folder: Folder) -> None:
             landed.set()
 
     retry = RetryRule(max_tries=3, seconds=1, cap_seconds=3_600)
-    wired = wire(download, retry=retry, readers=(reader,))
+    wired = wire(download, retry=retry, observers=(reader,))
     job = wired.start(urls(3))
     assert landed.wait(PATIENCE)
     assert wired.load.close(PATIENCE)
@@ -1320,7 +1009,7 @@ def test_close_ends_a_waiting_job_without_starting_it_and_readers_hear_of_it(
         if job.summary().counts["failed"] == 4:
             tap.let_on()  # the running job holds its place until the waiting one has ended
 
-    wired = wire(tap, max_active_jobs=1, readers=(reader,))
+    wired = wire(tap, max_active_jobs=1, observers=(reader,))
     running, waiting = wired.start_several([urls(1, "running"), urls(4, "waiting")])
     assert tap.next(1) == urls(1, "running")
     assert wired.load.close(PATIENCE)
@@ -1377,6 +1066,50 @@ def test_the_log_has_job_and_url_and_no_secrets(
     assert all(f"job={job.job_id}" in message for message in tries)
 
 
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("https://a.example/x.png", "https://a.example/x.png"),
+        ("https://a.example:8443/x/", "https://a.example:8443/x/"),
+        ("https://a.example/x?token=s3cret", "https://a.example/x"),
+        ("https://a.example?token=s3cret", "https://a.example"),
+        ("https://a.example/x#s3cret", "https://a.example/x"),
+        ("https://me:s3cret@a.example/x", "https://a.example/x"),
+        ("https://s3cret@a.example/x", "https://a.example/x"),
+        ("https://s3@cr:e@t@a.example/x", "https://a.example/x"),
+        ("https://a.example/@me", "https://a.example/@me"),
+        ("//me:s3cret@a.example/x", "/x"),
+        ("foo", "foo"),
+        ("", ""),
+        ("me:s3cret@a.example/x", "a.example/x"),
+        ("http:/me:s3cret@a.example/x", "http://a.example/x"),
+        ("http:me:s3cret@a.example/x", "http://a.example/x"),
+        ("http:///me:s3cret@a.example/x", "http://a.example/x"),
+        ("https://me:s3cret@", "https://"),
+        ("me:s3c/ret@a.example/x?y@z", "a.example/x"),
+        ("https://[::1/", "(unreadable)"),
+        ("https://a.example/é", r"https://a.example/\xe9"),
+        ("https://a.example/\x00\x1b[31m\x7f", r"https://a.example/\x00\x1b[31m\x7f"),
+        ("https://a.example/x y\u2028z", r"https://a.example/x y\u2028z"),
+        ("https://a.example/\ud800", r"https://a.example/\ud800"),
+        (f"https://a.example/{'x' * 500}", f"https://a.example/{'x' * 182}"),
+    ],
+)
+def test_redact_url_leaves_out_what_may_be_a_secret_and_what_a_log_cannot_bear(
+    url: str, text: str
+) -> None:
+    assert redact_url(url) == text
+    assert redact_url(url).isascii()
+    assert len(redact_url(url)) <= 200
+
+
+def test_no_url_breaks_a_line_of_the_log() -> None:
+    for control in map(chr, [*range(32), *range(127, 160), 0x2028, 0x2029]):
+        text = redact_url(f"https://a.example/{control}failed job=forged")
+        assert text.isprintable()
+        assert len(text.splitlines()) == 1
+
+
 def test_jobs_accepted_together_share_also_where_they_wait(wire: Wire, folder: Folder) -> None:
     downloads = Counter[str]()
 
@@ -1392,8 +1125,8 @@ def test_jobs_accepted_together_share_also_where_they_wait(wire: Wire, folder: F
 
 
 def test_no_upload_begins_before_it_is_durable_that_it_does(wire: Wire, folder: Folder) -> None:
-    record, downloads, uploads = SlowRecord(), Tap(folder.download), Tap(folder.upload)
-    wired = wire(downloads, uploads, window=3, record=record)
+    record, downloads, uploads = SlowStore(), Tap(folder.download), Tap(folder.upload)
+    wired = wire(downloads, uploads, window=3, store=record)
     job = wired.start(urls(3))
     announced: list[Callable[[], None]] = []
     for _ in range(3):
@@ -1421,8 +1154,8 @@ def test_what_imgur_was_not_asked_to_take_has_no_more_uploads_announced(
     def download(url: str) -> Report:
         return folder.file_of(same[0] if url in same else url)
 
-    record, downloads, uploads = SlowRecord(), Tap(download), Tap(folder.upload)
-    wired = wire(downloads, uploads, threads=2, window=64, record=record)
+    record, downloads, uploads = SlowStore(), Tap(download), Tap(folder.upload)
+    wired = wire(downloads, uploads, threads=2, window=64, store=record)
     before = wired.start(same[:1], dedupe=True)
     downloads.let_on()
     record.write(1)
@@ -1437,7 +1170,7 @@ def test_what_imgur_was_not_asked_to_take_has_no_more_uploads_announced(
     wait_until(lambda: job.summary().counts["downloaded"] == len(own))
     begun = [change for change in wired.changes[job.job_id] if isinstance(change, Uploading)]
     assert len(begun) == 2, "as many as there are slots"
-    wired.load.cancel(job)
+    wired.on_loop(wired.load.cancel(job))
     uploads.let_on()
     wired.wait(job)
     wired.close()
@@ -1447,8 +1180,8 @@ def test_what_imgur_was_not_asked_to_take_has_no_more_uploads_announced(
 def test_a_temp_file_stays_until_it_is_durable_that_its_image_has_landed(
     wire: Wire, folder: Folder
 ) -> None:
-    record = SlowRecord()
-    wired = wire(folder.download, folder.upload, record=record)
+    record = SlowStore()
+    wired = wire(folder.download, folder.upload, store=record)
     job = wired.start(urls(1))
     record.write(1)
     assert wired.wait(job)[urls(1)[0]].state == "completed"
@@ -1460,11 +1193,11 @@ def test_a_temp_file_stays_until_it_is_durable_that_its_image_has_landed(
 def test_a_job_that_is_cancelled_before_its_uploads_may_begin_leaves_nothing(
     wire: Wire, folder: Folder
 ) -> None:
-    record, uploads = SlowRecord(), Tap(folder.upload)
-    wired = wire(folder.download, uploads, window=3, record=record)
+    record, uploads = SlowStore(), Tap(folder.upload)
+    wired = wire(folder.download, uploads, window=3, store=record)
     job = wired.start(urls(3))
     announced = record.take(3)
-    assert wired.load.cancel(job).cancelled == 3
+    assert wired.on_loop(wired.load.cancel(job)).cancelled == 3
     images = wired.wait(job)
     assert {image.failure.code for image in images.values() if image.failure} == {"cancelled"}
     assert {image.state for image in images.values()} == {"failed"}
@@ -1480,8 +1213,8 @@ def test_a_stop_before_uploads_may_begin_leaves_no_upload_and_no_file(
 ) -> None:
     """Nor does it wait for what has not begun."""
     monkeypatch.setattr("imageload.run._LATE_SECONDS", 3 * PATIENCE)
-    record, uploads = SlowRecord(), Tap(folder.upload)
-    wired = wire(folder.download, uploads, window=3, record=record)
+    record, uploads = SlowStore(), Tap(folder.upload)
+    wired = wire(folder.download, uploads, window=3, store=record)
     job = wired.start(urls(3))
     announced = record.take(3)
     wired.close()
@@ -1523,8 +1256,8 @@ def test_a_stop_fails_no_image_that_another_try_may_bring_where_it_is_written_do
         assert stopped.wait(PATIENCE)
         raise error
 
-    record = SlowRecord()
-    wired = wire(folder.download, upload, record=record)
+    record = SlowStore()
+    wired = wire(folder.download, upload, store=record)
     job = wired.start(urls(1))
     record.write(1)
     assert at.wait(PATIENCE)
@@ -1540,8 +1273,8 @@ def test_an_upload_that_did_not_come_back_before_the_end_may_be_on_imgur(
     wire: Wire, folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("imageload.run._LATE_SECONDS", 0.05)
-    record, uploads = SlowRecord(), Tap(folder.upload)
-    wired = wire(folder.download, uploads, record=record)
+    record, uploads = SlowStore(), Tap(folder.upload)
+    wired = wire(folder.download, uploads, store=record)
     job = wired.start(urls(1))
     record.write(1)
     (path,) = uploads.next(1)
@@ -1563,12 +1296,12 @@ def test_a_job_that_was_cancelled_does_not_go_on_after_a_restart(
         assert stopped.wait(PATIENCE)
         raise errors.Shutdown("Nobody wants this image any more.")
 
-    record = SlowRecord()
-    wired = wire(folder.download, upload, record=record)
+    record = SlowStore()
+    wired = wire(folder.download, upload, store=record)
     job = wired.start(urls(1))
     record.write(1)
     assert at.wait(PATIENCE)
-    wired.load.cancel(job)
+    wired.on_loop(wired.load.cancel(job))
     wired.load.stop()
     stopped.set()
     (image,) = wired.wait(job).values()

@@ -122,7 +122,7 @@ def test_parked_images_and_the_reason_are_shown(tmp_path: Path, origin: Origin) 
 
 
 def test_the_journals_transactions_are_timed(tmp_path: Path) -> None:
-    with running_service(tmp_path / "t", journal=str(tmp_path / "journal")) as service:
+    with running_service(tmp_path / "t", store=str(tmp_path / "journal")) as service:
         service.finish(service.submit(["ftp://no.example/"]))
         scrape = Scrape(service)
         assert scrape.value("imageload_journal_commit_seconds_count") >= 1

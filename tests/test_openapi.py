@@ -18,7 +18,7 @@ from jsonschema.validators import validator_for
 
 from imageload.errors import REFUSALS
 from imageload.job import State
-from imageload.settings import Config
+from imageload.settings import Settings
 from imageload.web.intake import read_orders
 from imageload.web.openapi import document
 from main import ROUTES
@@ -42,7 +42,7 @@ USUAL_HEADERS = {
 @pytest.fixture(scope="module")
 def described() -> dict[str, Any]:
     """The document of a service with the usual options."""
-    return document(Config(), wants_token=False)
+    return document(Settings(), wants_token=False)
 
 
 def operations(described: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -109,7 +109,7 @@ def test_every_response_with_content_but_a_file_has_an_example(described: dict[s
 
 
 def test_every_problem_is_described() -> None:
-    text = json.dumps(document(Config(), wants_token=True))
+    text = json.dumps(document(Settings(), wants_token=True))
     found = re.findall(
         r'urn:imageload:problem:([a-z-]+)", "status": (\d+), "title": "([^"]+)"', text
     )
@@ -131,7 +131,7 @@ def test_the_states_of_an_image_are_those_of_a_job(described: dict[str, Any]) ->
 
 
 def test_an_unknown_job_has_the_status_of_the_option() -> None:
-    chosen = document(Config(unknown_job_status=404), wants_token=False)
+    chosen = document(Settings(unknown_job_status=404), wants_token=False)
     responses = chosen["paths"]["/v1/images/upload/{job_id}"]["get"]["responses"]
     assert "404" in responses
     assert "505" not in responses
@@ -189,13 +189,13 @@ def test_the_headers_of_answers_are_described(
 
 
 def test_the_challenge_for_a_token_is_described() -> None:
-    for _, _, operation in operations(document(Config(), wants_token=True)):
+    for _, _, operation in operations(document(Settings(), wants_token=True)):
         if operation["security"]:
             assert "WWW-Authenticate" in operation["responses"]["401"]["headers"]
 
 
 def test_operations_require_a_token_if_the_service_has_tokens() -> None:
-    with_tokens = document(Config(), wants_token=True)
+    with_tokens = document(Settings(), wants_token=True)
     wanted = {
         (path, method): bool(operation["security"])
         for path, method, operation in operations(with_tokens)

@@ -88,7 +88,7 @@ def running_service(
         if not name.startswith(("IMGUR_", "IMAGELOAD_"))
     }
     options = [f"--port={port}", "--sandbox-port=0", f"--sandbox-dir={sandbox_dir}"]
-    options += ["--allow-origin=127.0.0.1", "--retry-seconds=0.01"]
+    options += ["--allow-origin=127.0.0.1"]
     with subprocess.Popen(
         [sys.executable, "main.py", *options],
         cwd=ROOT,
@@ -744,7 +744,7 @@ def test_a_job_has_an_address_that_can_be_shared(
 def test_a_service_that_restarts_is_found_again_by_itself(
     browser: Browser, tmp_path: Path, origin: str
 ) -> None:
-    options = {"IMAGELOAD_JOURNAL": str(tmp_path / "journal")}
+    options = {"IMAGELOAD_STORE": str(tmp_path / "journal")}
     with contextlib.ExitStack() as stack:
         with running_service(tmp_path / "s", **options) as urls:
             visit = stack.enter_context(visiting(browser, urls))

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imageload.targets.imgur.quota import Quota, Terms
+from imageload.targets.imgur.quota import Quotas, Terms
 from tests.imgur_model import Clock, Imgur, Resets, Sender
 
 WINDOWS = 4
@@ -50,7 +50,7 @@ class World:
         )
         return Sender(
             imgur=imgur,
-            quota=Quota(self.clients, Terms(hour=self.hour, day=self.day), clock),
+            quotas=Quotas(self.clients, Terms(hour=self.hour, day=self.day), clock),
             clock=clock,
             slots=self.slots,
             latency=lambda: draw(self.latency / 10, self.latency),
@@ -124,7 +124,7 @@ def test_of_uploads_that_come_as_they_please_one_a_window_meets_a_429_at_most(
 @settings(max_examples=20, deadline=None)
 def test_presumed_budgets_last_until_imgur_tells_its_own(world: World, presumed: int) -> None:
     sender = world.begin()
-    sender.quota.meters[0].presume(presumed, presumed)
+    sender.quotas.each[0].assume_limits(presumed, presumed)
     sender.run(WINDOWS * world.hour)
     assert sender.refused == []
     assert used(sender, "user", WINDOWS) >= 0.9
@@ -196,7 +196,7 @@ def test_a_forecast_comes_true(world: World, before: int, uploads: int) -> None:
     sender.wanted = before
     sender.run(math.inf)
     sender.wanted += uploads
-    forecast, began = sender.quota.seconds_for(uploads), sender.clock()
+    forecast, began = sender.quotas.seconds_for(uploads), sender.clock()
     sender.run(math.inf)
     assert sender.landed == before + uploads
     late = sender.clock() - began - forecast

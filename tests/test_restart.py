@@ -39,7 +39,7 @@ def start(tmp_path: Path, sandbox: RunningSandbox) -> Iterator[Start]:
             ServiceProcess(
                 "--port=0",
                 "--allow-origin=127.0.0.1",
-                f"--journal={journal}",
+                f"--store={journal}",
                 f"--temp-dir={tmp_path / 'temp'}",
                 f"--imgur-base-url={sandbox.url}",
                 f"--imgur-link-base={sandbox.url}",
@@ -210,7 +210,7 @@ def test_another_client_id_does_not_wait_for_the_budgets_of_the_one_before(
     tmp_path: Path, origin: Origin
 ) -> None:
     with running_sandbox(tmp_path / "sandbox", user_credits=35) as sandbox:
-        options = wired(sandbox, journal=str(tmp_path / "journal"))
+        options = wired(sandbox, store=str(tmp_path / "journal"))
         with running_service(tmp_path / "temp", **options) as service:
             job_id = service.submit(distinct(origin, 6))
             until(lambda: service.get("/v1/quota").json()["parked"] == 3)
@@ -222,7 +222,7 @@ def test_a_rotated_refresh_token_outlives_the_process(
     tmp_path: Path, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     sandbox.settings(rotate_refresh_tokens=True)
-    options: dict[str, Any] = {**account(sandbox), "journal": str(tmp_path / "journal")}
+    options: dict[str, Any] = {**account(sandbox), "store": str(tmp_path / "journal")}
     for _ in range(2):
         with running_service(tmp_path / "temp", **wired(sandbox, **options)) as service:
             assert all_landed(service, [service.submit(urls(origin, 2), dedupe=False)])
@@ -234,7 +234,7 @@ def test_posts_wait_for_the_disk_together_and_not_one_behind_the_other(
 ) -> None:
     path = tmp_path / "journal"
     with (
-        running_service(tmp_path / "temp", **wired(sandbox, journal=str(path))) as service,
+        running_service(tmp_path / "temp", **wired(sandbox, store=str(path))) as service,
         contextlib.ExitStack() as stack,
     ):
         wires = [stack.enter_context(Wire(service.url)) for _ in range(12)]
@@ -260,7 +260,7 @@ def test_a_second_process_on_the_journal_does_not_start_and_says_who_holds_it(
             "--port=0",
             f"--sandbox-port={sandbox.port}",  # which is taken, as that of the first one would be
             f"--sandbox-dir={tmp_path / 'sandbox-of-the-second'}",
-            f"--journal={tmp_path / name}",
+            f"--store={tmp_path / name}",
         ],
         cwd=ROOT,
         env={"IMGUR_CLIENT_ID": client_id, "PATH": ""},
@@ -277,14 +277,14 @@ def test_a_second_process_on_the_journal_does_not_start_and_says_who_holds_it(
 def test_finished_jobs_leave_memory_and_their_links_stay(
     tmp_path: Path, origin: Origin, sandbox: RunningSandbox
 ) -> None:
-    kept = {"journal": str(tmp_path / "journal"), "keep_jobs": 2}
+    kept = {"store": str(tmp_path / "journal"), "keep_jobs": 2}
     with running_service(tmp_path / "temp", **wired(sandbox, **kept)) as service:
         jobs = [service.submit(distinct(origin, 3, name)) for name in "abcde"]
         for job_id in jobs:
             service.finish(job_id)
         links = service.get("/v1/images").json()["uploaded"]
         assert len(links) == 15
-        assert service.service.image_load.retire() == 3
+        assert service.service.transfers.run(service.service.image_load.retire()) == 3
         until(lambda: len(_listed(service)) == 2)
         assert _listed(service) == jobs[:2:-1]
         assert service.get(f"/v1/images/upload/{jobs[0]}").status_code == 505
@@ -321,7 +321,7 @@ def test_where_the_journal_cannot_be_read_whoever_needs_it_is_told_so(
     tmp_path: Path, origin: Origin, sandbox: RunningSandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "journal"
-    with running_service(tmp_path / "temp", **wired(sandbox, journal=str(path))) as service:
+    with running_service(tmp_path / "temp", **wired(sandbox, store=str(path))) as service:
         job_id = service.submit(distinct(origin, 2))
         service.finish(job_id)
         path.rename(tmp_path / "elsewhere")
@@ -393,7 +393,7 @@ def test_a_full_disk_for_temp_files_ends_jobs_and_is_over_when_there_is_room(
 ) -> None:
     with small_disk(tmp_path / "disk", 400) as disk:
         with (
-            running_service(disk / "temp", **wired(sandbox, journal="")) as service,
+            running_service(disk / "temp", **wired(sandbox, store="")) as service,
             full(disk),
         ):
             job_id = service.submit(distinct(origin, 20))

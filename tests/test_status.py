@@ -14,13 +14,12 @@ import requests
 
 from imageload.job import Failed, Job, Snapshot, Started
 from imageload.schemas import WaitingJson
-from imageload.web.changes import Changes
 from imageload.web.status import encoded_status, preferred_wait, tag_of_list
 from sandbox.testing import RunningSandbox
 from tests.origin import Origin
 from tests.service import RunningService, running_service
 from tests.test_api import assert_problem
-from tests.test_events import FAILURE, PATIENCE, apply, job_of, registered, wait_for
+from tests.test_events import FAILURE, PATIENCE, apply, hub, job_of, registered, wait_for
 
 PATHS = (
     "/v1/images/upload/{}",
@@ -78,11 +77,11 @@ class Held:
     """A GET that is held: under way in a thread of its own."""
 
     def __init__(self, service: RunningService, job: Job, **headers: str) -> None:
-        before = service.service.changes.taken
+        before = service.app.events.subscribers
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
         url = f"{service.url}/v1/images/upload/{job.job_id}"
         self._answer = self._pool.submit(requests.get, url, headers=headers, timeout=PATIENCE)
-        wait_for(lambda: service.service.changes.taken > before)
+        wait_for(lambda: service.app.events.subscribers > before)
 
     def answer(self) -> Answer:
         """Its answer."""
@@ -121,7 +120,7 @@ def test_a_held_status_is_answered_when_its_time_is_over(
             assert 0.2 <= time.monotonic() - begun < 10
             assert answer.status_code == status
             assert answer.headers["Preference-Applied"] == "wait=0.2"
-        assert service.service.changes.taken == 0
+        assert service.app.events.subscribers == 0
 
 
 def test_who_has_an_old_version_or_asks_for_a_finished_job_is_not_held(
@@ -156,9 +155,9 @@ def test_a_client_that_goes_away_gives_its_place_back(service: RunningService) -
     connection = http.client.HTTPConnection(address, timeout=10)
     path = f"/v1/images/upload/{job.job_id}"
     connection.request("GET", path, headers={"Prefer": "wait=40"})
-    wait_for(lambda: service.service.changes.taken == 1)
+    wait_for(lambda: service.app.events.subscribers == 1)
     connection.close()
-    wait_for(lambda: service.service.changes.taken == 0)
+    wait_for(lambda: service.app.events.subscribers == 0)
 
 
 def test_past_the_limit_nobody_is_held(sandbox: RunningSandbox, tmp_path: Path) -> None:
@@ -186,9 +185,9 @@ def test_those_who_wait_for_the_same_get_the_same(service: RunningService, origi
 def test_a_status_is_encoded_once_for_all_who_waited() -> None:
     async def wait() -> tuple[tuple[Snapshot, bytes], ...]:
         job = job_of(1_000)
-        feed = Changes(1).feed(job)
-        bodies = await asyncio.gather(*(encoded_status(job, feed) for _ in range(20)))
-        assert feed.status is None
+        topic = hub().of_job(job)
+        bodies = await asyncio.gather(*(encoded_status(job, topic) for _ in range(20)))
+        assert topic.status is None
         return tuple(bodies)
 
     first, *others = asyncio.run(wait())
@@ -198,7 +197,7 @@ def test_a_status_is_encoded_once_for_all_who_waited() -> None:
 
 def test_a_held_answer_is_given_when_the_service_stops(service: RunningService) -> None:
     held = Held(service, registered(service, job_of(1)), Prefer="wait=15")
-    service.on_loop(service.service.changes.close)
+    service.on_loop(service.app.events.close)
     answer = held.answer()
     assert answer.json()["finished"] is False
     assert answer.elapsed.total_seconds() < 10

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imageload.settings import Config
+from imageload.settings import Settings
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.contract import Contract, running_contract
 from tests.origin import running_origin
@@ -105,7 +105,7 @@ def _world(folder: Path) -> Iterator[_World]:
 
 def walk_with_retirement(folder: Path, seconds: float, *, seed: int, journal: bool) -> Outcome:
     """Walk over a service in this process, which retires finished jobs all along."""
-    known = {field.name for field in dataclasses.fields(Config)}
+    known = {field.name for field in dataclasses.fields(Settings)}
     options: dict[str, Any] = {name: value for name, value in _SMALL.items() if name in known}
     if journal:
         options["journal"] = str(folder / "journal")

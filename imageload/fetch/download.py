@@ -1,7 +1,8 @@
-"""One URL to one temp file, safely: redirects hop by hop, caps as it runs, first bytes judged.
+"""Downloads one URL to one temp file, safely.
 
-The one thing it leaves behind is the temp file of a Report that it returned; after any error
-there is none. The name, the path and the Content-Type of a URL decide nothing.
+Redirects are followed hop by hop, each under the guard; size and time are limited while the body
+arrives; the first bytes decide whether it is an image. After any error no temp file is left. The
+URL's name, its path and its Content-Type decide nothing.
 """
 
 from __future__ import annotations
@@ -21,16 +22,8 @@ from imageload.fetch import sniff as image
 from imageload.fetch.guard import Target, check_url
 from imageload.fetch.tempfiles import TempFiles, disk_error
 from imageload.job import Report
-from imageload.transport.transfer import (
-    Exchange,
-    Head,
-    Request,
-    Sink,
-    Steps,
-    Transfer,
-    TransferError,
-    run,
-)
+from imageload.transport.curl import Transport
+from imageload.transport.request import Request, Response, Sink, TransferError
 
 _WRITE_BYTES = 256 * 2**10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -40,7 +33,7 @@ _ACCEPT = (
     "Accept: image/jpeg,image/png,image/apng,image/gif,image/tiff;q=0.9,image/*;q=0.5,*/*;q=0.1"
 )
 
-_SAYINGS: Mapping[str, tuple[str, str]] = {
+_ERRORS_BY_KIND: Mapping[str, tuple[str, str]] = {
     "url": ("invalid_url", "This does not read as a URL."),
     "dns": ("dns_error", "The host's name does not resolve."),
     "connect": ("connect_error", "The origin does not accept connections."),
@@ -63,116 +56,106 @@ _SLOW = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
-    """What one download may take: seconds in all, bytes of body, pixels, redirects.
+class DownloadBounds:
+    """Limits of one download: seconds in all, bytes of body, pixels, redirects.
 
     With `downgrade` a redirect may lead from https to http.
     """
 
-    seconds: float
-    max_bytes: int
-    max_pixels: int
-    max_redirects: int
+    seconds: float = 60.0
+    max_bytes: int = 20 * 2**20
+    max_pixels: int = 100_000_000
+    max_redirects: int = 5
     downgrade: bool = False
 
 
 class Downloader:
-    """Downloads a URL to one of `files`.
+    """Downloads URLs to temp files."""
 
-    Safe in any number of threads. Raises a DownloadError, DiskFull, `disk_error` or
-    ResourceError, and Shutdown after the transfer's abort.
-    """
-
-    def __init__(self, transfer: Transfer, bounds: Bounds, files: TempFiles) -> None:
-        self._transfer = transfer
+    def __init__(self, transport: Transport, bounds: DownloadBounds, files: TempFiles) -> None:
+        self._transport = transport
         self._bounds = bounds
         self._files = files
 
-    def __call__(self, url: str) -> Report:
-        """The Report of `url`, whose temp file is now the caller's to give back; blocks."""
-        return run(self.steps(url))
+    async def fetch(self, target: Target) -> Report:
+        """The Report of the image at `target`; its temp file is the caller's to give back.
 
-    def steps(self, url: str) -> Steps[Report]:
-        """The same as Steps, for an engine."""
-        target = check_url(url)
+        Raises DownloadError, DiskFull, ResourceError, and ImageError `disk_error`.
+        """
         with _Arrival(self._files, self._bounds.max_bytes) as file:
-            status = yield from self._follow(target, file)
+            status = await self._follow(target, file)
             report = _judged(file, status, self._bounds)
             file.keep()
         return report
 
-    def _follow(self, target: Target, file: _Arrival) -> Steps[int]:
+    async def _follow(self, target: Target, file: _Arrival) -> int:
         deadline = time.monotonic() + self._bounds.seconds
         for hop in range(self._bounds.max_redirects + 1):
             try:
-                head = yield from self._hop(target, file, deadline)
+                response = await self._hop(target, file, deadline)
             except errors.ImageError as error:
-                # Behind a redirect the host that the URL names has answered, whoever has not.
+                # A redirect is a response: the host that the URL names is not away.
                 error.answered = error.answered or hop > 0
                 raise
-            if head.status not in _REDIRECTS:
-                return _accepted(head)
-            target = _redirected(target, head, self._bounds)
+            if response.status not in _REDIRECTS:
+                return _accepted(response)
+            target = _redirected(target, response, self._bounds)
         raise errors.DownloadError(
             "too_many_redirects",
             f"The origin redirects more than {self._bounds.max_redirects} times.",
         )
 
-    def _hop(self, target: Target, file: _Arrival, deadline: float) -> Steps[Head]:
+    async def _hop(self, target: Target, file: _Arrival, deadline: float) -> Response:
         if time.monotonic() >= deadline:
             raise errors.DownloadError("timeout", "The origin was too slow over its redirects.")
 
-        def on_head(head: Head) -> Sink | None:
-            return file.begin(head) if head.status == 200 else None
+        def on_response(response: Response) -> Sink | None:
+            return file.begin(response) if response.status == 200 else None
 
-        request = Request(url=target.url, fields=(_ACCEPT,), deadline=deadline)
+        request = Request(url=target.url, host=target.host, headers=(_ACCEPT,), deadline=deadline)
         try:
-            head = yield Exchange(self._transfer, request, target.host, on_head)
+            return await self._transport.perform(request, on_response)
         except TransferError as error:
             translated = _translated(error)
             translated.answered = error.answered
             raise translated from None
-        assert head is not None, "an exchange is answered by a head"
-        return head
 
 
 def _translated(error: TransferError) -> errors.ImageError:
-    if error.kind == "stopped":
-        return errors.Shutdown("The service stopped before this image was downloaded.")
     if error.kind == "blocked":
         return errors.DownloadError("blocked_address", error.detail)
     if error.kind == "broken" and error.answered:
         return errors.DownloadError("truncated", "The connection broke before the image was whole.")
     if error.kind == "resource":
         return errors.ResourceError("The service is out of sockets for now.")
-    name, sentence = _SAYINGS[error.kind]
+    name, message = _ERRORS_BY_KIND[error.kind]
     if error.kind == "tls":
-        sentence = f"{sentence}: {error.detail}."
+        message = f"{message}: {error.detail}."
     elif error.kind == "timeout":
-        sentence = next((said for sign, said in _SLOW if sign in error.detail), sentence)
-    return errors.DownloadError(name, sentence)
+        message = next((said for sign, said in _SLOW if sign in error.detail), message)
+    return errors.DownloadError(name, message)
 
 
-def _accepted(head: Head) -> int:
-    if head.status == 200:
+def _accepted(response: Response) -> int:
+    if response.status == 200:
         return 200
-    if head.status in (204, 205):
+    if response.status in (204, 205):
         raise errors.DownloadError(
             "empty_body",
-            f"The origin answered {head.status} {_phrase(head.status)}.",
-            status_code=head.status,
+            f"The origin answered {response.status} {_phrase(response.status)}.",
+            status_code=response.status,
         )
-    if not 200 <= head.status <= 599:
+    if not 200 <= response.status <= 599:
         raise errors.DownloadError(
-            "bad_response", f"The origin answered with the status {head.status}."
+            "bad_response", f"The origin answered with the status {response.status}."
         )
-    sentence = f"The origin answered {head.status} {_phrase(head.status)}".rstrip() + "."
-    if head.status in _BUSY:
-        wait = retry_after(head.fields.get("retry-after"))
+    message = f"The origin answered {response.status} {_phrase(response.status)}".rstrip() + "."
+    if response.status in _BUSY:
+        wait = retry_after(response.headers.get("retry-after"))
         raise errors.DownloadError(
-            "origin_busy", sentence, status_code=head.status, retry_after=wait
+            "origin_busy", message, status_code=response.status, retry_after=wait
         )
-    raise errors.DownloadError("http_status", sentence, status_code=head.status)
+    raise errors.DownloadError("http_status", message, status_code=response.status)
 
 
 def _phrase(status: int) -> str:
@@ -183,7 +166,7 @@ def _phrase(status: int) -> str:
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds from now that a Retry-After field asks for (RFC 9110, 10.2.3); None if unreadable."""
+    """The seconds of a Retry-After header (RFC 9110, 10.2.3); None if it cannot be read."""
     if not value:
         return None
     if value.isascii() and value.isdigit():
@@ -197,15 +180,15 @@ def retry_after(value: str | None) -> float | None:
         return None
 
 
-def _redirected(target: Target, head: Head, bounds: Bounds) -> Target:
-    location = head.fields.get("location", "")
+def _redirected(target: Target, response: Response, bounds: DownloadBounds) -> Target:
+    location = response.headers.get("location", "")
     if not location:
         raise errors.DownloadError(
             "bad_response",
-            f"The origin answered {head.status} without saying where to.",
-            status_code=head.status,
+            f"The origin answered {response.status} without a Location.",
+            status_code=response.status,
         )
-    # Field values came as latin-1; origins that put UTF-8 there mean it.
+    # Header values are decoded as Latin-1, but many origins send UTF-8.
     location = location.encode("latin-1").decode("utf-8", errors="replace")
     try:
         following = check_url(urljoin(target.url, location))
@@ -217,7 +200,7 @@ def _redirected(target: Target, head: Head, bounds: Bounds) -> Target:
         raise errors.DownloadError("bad_redirect", "The origin redirects from https to http.")
     if _is_imgur(target.host) and following.url.endswith("/removed.png"):
         raise errors.DownloadError(
-            "removed_at_origin", "Imgur has removed this image.", status_code=head.status
+            "removed_at_origin", "Imgur has removed this image.", status_code=response.status
         )
     return following
 
@@ -226,7 +209,7 @@ def _is_imgur(host: str) -> bool:
     return host == "imgur.com" or host.endswith(".imgur.com")
 
 
-def _judged(file: _Arrival, status: int, bounds: Bounds) -> Report:
+def _judged(file: _Arrival, status: int, bounds: DownloadBounds) -> Report:
     if not file.length:
         raise errors.DownloadError(
             "empty_body", "The origin answered 200 with an empty body.", status_code=status
@@ -282,9 +265,9 @@ class _Arrival:
         if not self._kept:
             self._files.give_back(self.path, self.length)
 
-    def begin(self, head: Head) -> Sink:
+    def begin(self, response: Response) -> Sink:
         """What takes the body; raises TooLarge at once where its declared length is."""
-        declared = head.fields.get("content-length", "")
+        declared = response.headers.get("content-length", "")
         if declared.isascii() and declared.isdigit() and int(declared[:19]) > self._max_bytes:
             raise self._too_large()
         return self._take

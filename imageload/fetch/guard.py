@@ -87,6 +87,7 @@ class Target:
     url: str
     scheme: str
     host: str
+    port: int
 
 
 def check_url(url: str) -> Target:
@@ -119,7 +120,7 @@ def check_url(url: str) -> Target:
     checked = f"{parts.scheme}://{authority}{path}{query}"
     if len(checked) > _MAX_URL:
         raise InvalidURL(f"The URL is longer than {_MAX_URL} characters once it is escaped.")
-    return Target(checked, parts.scheme, host)
+    return Target(checked, parts.scheme, host, port or (443 if parts.scheme == "https" else 80))
 
 
 def _ascii_host(host: str, netloc: str = "") -> str:
@@ -208,7 +209,7 @@ class _HostList:
                 try:
                     hosts.add(_named_host(entry))
                 except InvalidURL:
-                    message = f"{entry!r} is not an address, network or host name"
+                    message = f"--allow-origin, --deny-origin: {entry!r} is no address or host name"
                     raise ValueError(message) from None
         self._networks = tuple(networks)
         self._hosts = frozenset(hosts)

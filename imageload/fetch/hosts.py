@@ -1,169 +1,201 @@
-"""Which origin host may be asked for an image now: slots, waits, and a circuit breaker.
+"""Which origin may be asked for an image now: slots per host, pauses, and a circuit breaker.
 
-    ask(host) ─► Go              a slot is yours until `done`
-              ─► Busy            stand in line: `wake(host, granted)` comes, in the order of asking
-              ─► Wait(until)     the host asked for a pause (Retry-After)
-              ─► Down(error)     it failed several times in a row: no contact for a while
+    await hosts.enter(target)     waits for a slot of the host, in the order of asking
+    hosts.leave(target, error)    gives it back; the breaker learns from the error
 
-Shared by all jobs and safe in all threads; it holds state only of hosts that are in use or in
-trouble. It never connects to anything.
+    closed ──failures in a row──► open ──a rest──► one download probes ──► closed, or open again
+                                   └── still failing after `give_up_seconds`: images fail at once
+
+While the breaker is open, images wait: an image that was not tried has not failed. Slots are per
+host, the breaker is per host and port. Runs on the transfer loop; it never connects to anything.
 """
 
 from __future__ import annotations
 
-import threading
+import asyncio
+import contextlib
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Hashable
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
-from imageload.errors import DownloadError, ImageError
+from imageload.errors import DownloadError
+from imageload.fetch.guard import Target
 
-Wake = Callable[[str, bool], None]
-"""Told the host's name, and whether a slot is granted with it: use that, or `release` it. Without
-one, ask again."""
-
-_MAX_HOSTS = 10_000
+_MOST_ORIGINS = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Go:
-    """Download now, and call `done` after it."""
+def host_of(url: str) -> str:
+    """The host that `url` names, as it is written; empty if there is none."""
+    try:
+        return (urlsplit(url).hostname or "").rstrip(".")
+    except ValueError:
+        return ""
 
 
-@dataclass(frozen=True, slots=True)
-class Busy:
-    """As many downloads as the host may have are under way: wait for the wake."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostRules:
+    """How origins are treated; times in seconds."""
 
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """The host wants to be left alone until this moment on `time.monotonic`."""
-
-    until: float
-
-
-@dataclass(frozen=True, slots=True)
-class Down:
-    """The host is not contacted for a while; this is the failure of an image that asked."""
-
-    error: ImageError
-
-
-Turn = Go | Busy | Wait | Down
+    per_host: int = 8
+    failures: int = 5
+    """So many failures in a row open the breaker."""
+    rest_seconds: float = 1.0
+    """The first rest of an open breaker; it doubles up to `longest_rest_seconds`."""
+    longest_rest_seconds: float = 5.0
+    give_up_seconds: float = 20.0
+    """An origin that has failed for so long ends its images."""
+    max_pause_seconds: float = 300.0
+    """The longest Retry-After that is kept."""
 
 
 @dataclass(slots=True)
 class _Host:
-    running: int = 0
-    failures: int = 0
-    open_until: float = 0.0
-    wait_until: float = 0.0
-    line: deque[Wake] = field(default_factory=deque)
+    """The slots of one host; `users` wait for one or have one."""
 
-    def is_idle(self, now: float) -> bool:
-        return not (self.running or self.line or self.failures or self.wait_until > now)
+    slots: asyncio.Semaphore
+    users: int = 0
+
+
+@dataclass(slots=True)
+class _Origin:
+    """The breaker of one host and port; moments are those of `time.monotonic`."""
+
+    failures: int = 0
+    failing_since: float = 0.0
+    last_failure: str = ""
+    rest: float = 0.0
+    open_until: float = 0.0
+    """No download starts before this, for the breaker is open."""
+    paused_until: float = 0.0
+    """No download starts before this, for the origin asked for a pause (Retry-After)."""
+    is_probed: bool = False
+    users: int = 0
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def notify(self) -> None:
+        """Have those who wait look again."""
+        self.changed.set()
+        self.changed = asyncio.Event()
 
 
 class Hosts:
-    """The turns of all origin hosts.
+    """The slots and breakers of all origins."""
 
-    At most `per_host` downloads of one host run at once. After `failures` in a row without a
-    single answer it is not contacted for `rest_seconds`, then asked by one download; what that one
-    meets decides. A pause that a host asks for is kept up to `max_wait_seconds`.
-    """
-
-    def __init__(
-        self, *, per_host: int, failures: int, rest_seconds: float, max_wait_seconds: float
-    ) -> None:
-        self._per_host = per_host
-        self._failures = failures
-        self._rest_seconds = rest_seconds
-        self._max_wait_seconds = max_wait_seconds
-        self._lock = threading.Lock()
+    def __init__(self, rules: HostRules) -> None:
+        self._rules = rules
         self._hosts: dict[str, _Host] = {}
+        self._origins: dict[Hashable, _Origin] = {}
 
-    def ask(self, name: str, wake: Wake) -> Turn:
-        """What a download from the host `name` may do now. `wake` must be quick."""
-        now = time.monotonic()
-        with self._lock:
-            host = self._hosts.get(name)
-            if host is None:
-                self._forget_idle(now)
-                host = self._hosts[name] = _Host()
-            if host.failures >= self._failures and now < host.open_until:
-                return Down(self._down(host.open_until - now))
-            if now < host.wait_until:
-                return Wait(host.wait_until)
-            if host.line or host.running >= self._slots(host):
-                host.line.append(wake)
-                return Busy()
-            host.running += 1
-            return Go()
+    async def enter(self, target: Target) -> None:
+        """Wait until a download from `target` may start; `leave` must follow.
 
-    def done(self, name: str, error: ImageError | None) -> None:
-        """Give the slot back, and learn from how the download ended."""
-        now = time.monotonic()
-        with self._lock:
-            host = self._hosts[name]
-            if error is not None and error.host_is_away and not error.answered:
-                host.failures += 1
-                host.open_until = now + self._rest_seconds
-            elif error is None or error.answered:
-                host.failures = 0
-            if error is not None and error.answered and error.retry_after:
-                pause = min(error.retry_after, self._max_wait_seconds)
-                host.wait_until = max(host.wait_until, now + pause)
-            woken = self._give_back(name, host, now)
-        for wake, granted in woken:
-            wake(name, granted)
+        Raises a DownloadError if its origin has been failing for too long.
+        """
+        origin = self._origin(target)
+        host = self._hosts.get(target.host)
+        if host is None:
+            slots = asyncio.Semaphore(self._rules.per_host)
+            host = self._hosts[target.host] = _Host(slots)
+        origin.users += 1
+        host.users += 1
+        try:
+            while True:
+                await self._wait_for_breaker(origin)
+                await host.slots.acquire()
+                if not self._is_stopped(origin):
+                    break
+                host.slots.release()  # it changed meanwhile
+        except BaseException:
+            self._forget(target, host, origin)
+            raise
+        origin.is_probed = self._is_failing(origin)
 
-    def release(self, name: str) -> None:
-        """Give the slot back unused: nothing was downloaded, and nothing is learnt."""
-        with self._lock:
-            woken = self._give_back(name, self._hosts[name], time.monotonic())
-        for wake, granted in woken:
-            wake(name, granted)
+    def leave(self, target: Target, error: BaseException | None) -> None:
+        """Give the slot back. `error` is how the download ended; None: it succeeded."""
+        host, origin = self._hosts[target.host], self._origin(target)
+        host.slots.release()
+        if error is None or isinstance(error, DownloadError):
+            self._learn(origin, error)
+        if origin.is_probed or self._is_failing(origin):
+            origin.is_probed = False
+            origin.notify()
+        self._forget(target, host, origin)
 
     @property
     def in_use(self) -> int:
-        """How many hosts there is something to remember of."""
-        return len(self._hosts)
+        """How many origins something is remembered of."""
+        return len(self._origins)
 
-    def _slots(self, host: _Host) -> int:
-        return 1 if host.failures >= self._failures else self._per_host
+    def _origin(self, target: Target) -> _Origin:
+        key = target.host, target.port
+        origin = self._origins.get(key)
+        if origin is None:
+            if len(self._origins) >= _MOST_ORIGINS:
+                self._forget_recovered()
+            origin = self._origins[key] = _Origin()
+        return origin
 
-    def _give_back(self, name: str, host: _Host, now: float) -> list[tuple[Wake, bool]]:
-        """Pass slots to the first in line; send all away to ask again where nobody may go now."""
-        host.running -= 1
-        woken: list[tuple[Wake, bool]] = []
-        down = host.failures >= self._failures and now < host.open_until
-        if down or now < host.wait_until:
-            woken = [(wake, False) for wake in host.line]
-            host.line.clear()
-        while host.line and host.running < self._slots(host):
-            woken.append((host.line.popleft(), True))
-            host.running += 1
-        if host.is_idle(now):
-            del self._hosts[name]
-        return woken
+    def _is_failing(self, origin: _Origin) -> bool:
+        return origin.failures >= self._rules.failures
 
-    def _down(self, seconds: float) -> DownloadError:
-        return DownloadError(
+    def _is_stopped(self, origin: _Origin) -> bool:
+        if time.monotonic() < max(origin.open_until, origin.paused_until):
+            return True
+        return self._is_failing(origin) and origin.is_probed
+
+    async def _wait_for_breaker(self, origin: _Origin) -> None:
+        while self._is_stopped(origin):
+            now = time.monotonic()
+            until = max(origin.open_until, origin.paused_until)
+            if self._is_failing(origin) and now >= origin.paused_until:
+                give_up_at = origin.failing_since + self._rules.give_up_seconds
+                if now >= give_up_at:
+                    raise self._away(origin, now)
+                until = min(until, give_up_at) if until > now else give_up_at
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.001, until - now)):
+                    await origin.changed.wait()
+
+    def _learn(self, origin: _Origin, error: DownloadError | None) -> None:
+        now, rules = time.monotonic(), self._rules
+        is_busy = error is not None and error.name == "origin_busy"
+        if error is not None and is_busy and error.retry_after:
+            pause = min(error.retry_after, rules.max_pause_seconds)
+            origin.paused_until = max(origin.paused_until, now + pause)
+            origin.failures, origin.rest = 0, 0.0
+        elif error is not None and (is_busy or (error.host_is_away and not error.answered)):
+            if not origin.failures:
+                origin.failing_since = now
+            origin.failures += 1
+            origin.last_failure = error.message
+            if self._is_failing(origin):
+                origin.rest = min(rules.longest_rest_seconds, 2 * origin.rest or rules.rest_seconds)
+                origin.open_until = now + origin.rest
+        elif error is None or error.answered:
+            origin.failures, origin.rest = 0, 0.0
+
+    def _away(self, origin: _Origin, now: float) -> DownloadError:
+        seconds = now - origin.failing_since
+        error = DownloadError(
             "connect_error",
-            f"The origin failed {self._failures} times in a row and will not be contacted again "
-            "for a few seconds.",
-            retry_after=seconds,
+            f"The origin has failed for {seconds:.0f} seconds, so it will not be contacted again "
+            f"for a few seconds. Its last failure: {origin.last_failure}",
         )
+        error.max_tries = 1
+        return error
 
-    def _forget_idle(self, now: float) -> None:
-        """Drop hosts whose trouble is long over, when there are very many."""
-        if len(self._hosts) < _MAX_HOSTS:
-            return
-        for name in [n for n, host in self._hosts.items() if self._is_over(host, now)]:
-            del self._hosts[name]
+    def _forget(self, target: Target, host: _Host, origin: _Origin) -> None:
+        host.users -= 1
+        origin.users -= 1
+        if not host.users:
+            del self._hosts[target.host]
+        if not (origin.users or origin.failures or origin.paused_until > time.monotonic()):
+            self._origins.pop((target.host, target.port), None)
 
-    def _is_over(self, host: _Host, now: float) -> bool:
-        if host.running or host.line or host.wait_until > now:
-            return False
-        return now > host.open_until + 10 * self._rest_seconds
+    def _forget_recovered(self) -> None:
+        """Forget origins whose trouble is long over."""
+        old = time.monotonic() - 10 * self._rules.longest_rest_seconds
+        for key, origin in list(self._origins.items()):
+            if not origin.users and max(origin.open_until, origin.paused_until) < old:
+                del self._origins[key]

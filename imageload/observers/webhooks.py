@@ -1,29 +1,27 @@
-"""Jobs that tell somebody when they have ended: a reader of Changes that POSTs to their callbacks.
+"""Webhooks: an observer that POSTs a job's end to the callback that the client gave.
 
-    Road ──Change──► Callbacks ──► a lane of the engine ──► the callback's host, under the guard
-                         ▲              │        └─► CallbackEnded ──► Job
-                         └── a wait ◄───┘ it may pass     told, or given up
+    a job ends ─► POST, signed ─► 2xx: CallbackEnded
+                    ▲   └─ no response, 408, 425, 429, 5xx ─► wait ─┐
+                    └───────────────────────────────────────────────┘ or CallbackEnded, failed
 
-What is sent, and how it is signed, is as Standard Webhooks 1.0 has it
-(https://www.standardwebhooks.com). It is told at least once: who is told twice, because an answer
-was lost or the service died, knows it by the jobId. Redirects are not followed.
+Messages and signatures follow Standard Webhooks 1.0 (https://www.standardwebhooks.com). Delivery is
+at least once; receivers deduplicate by jobId. Redirects are not followed. Requests go through the
+guard. Runs on the transfer loop.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
-import functools
 import hashlib
 import hmac
 import io
 import logging
 import secrets
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -32,33 +30,31 @@ from imageload.errors import Failure, InvalidURL
 from imageload.fetch.guard import check_url
 from imageload.job import CallbackEnded, Change, Job, Snapshot
 from imageload.schemas import CalledJson, summary_json, utc_text
-from imageload.settings import signing_key
-from imageload.transport.engine import Done, Engine, Lane
-from imageload.transport.transfer import (
-    Exchange,
-    Head,
-    Pause,
-    Request,
-    Steps,
-    Transfer,
-    TransferError,
-)
+from imageload.transport.curl import Transport
+from imageload.transport.request import Request, Response, TransferError
+from imageload.transport.slots import Slots
 
 _log = logging.getLogger(__name__)
 
 CODE = "callback_failed"
-_LATER = frozenset({408, 425, 429})
+_TRANSIENT_STATUSES = frozenset({408, 425, 429})
 _SLOTS = 16
-# What waits to be told again has no slot there, or five hosts that are down would keep all others
-# from being told. Here it costs nothing.
-_WAITING = 10_000
 
 Apply = Callable[[Job, Change], object]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookRules:
+    """`seconds` for one request, `waits` between the tries in seconds, the signing `secret`."""
+
+    seconds: float = 10.0
+    waits: Sequence[float] = (1.0, 10.0, 60.0)
+    secret: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class _Message:
-    """That `job` has ended, at `version`, as its callback at `url` is told it."""
+    """The end that `job` came to at `version`, for its callback at `url`."""
 
     job: Job
     version: int
@@ -67,158 +63,128 @@ class _Message:
     body: bytes
 
 
-class Callbacks:
-    """A reader for a Road's `readers`; may be called from any thread.
+class Webhooks:
+    """Notifies callbacks. `apply` makes a Change true of a job."""
 
-    It makes lanes of its own, so before the engine's `start`. After a failure that may pass it is
-    told again, after each of `waits` in turn. With a `secret` what is sent is signed. `apply` makes
-    a Change true of a job.
-    """
-
-    def __init__(
-        self,
-        engine: Engine,
-        transfer: Transfer,
-        apply: Apply,
-        *,
-        seconds: float,
-        waits: Sequence[float],
-        secret: str = "",
-    ) -> None:
-        self._lane = engine.lane(transfer, _SLOTS)
-        self._waiting = engine.lane(transfer, _WAITING)
-        self._transfer = transfer
+    def __init__(self, transport: Transport, rules: WebhookRules, apply: Apply) -> None:
+        self._transport = transport
+        self._rules = rules
         self._apply = apply
-        self._seconds = seconds
-        self._waits = waits
-        self._key = signing_key(secret)
-        self._door = threading.Lock()
-        self._under_way: set[str] = set()
-        self._stopped = False
+        self._key = signing_key(rules.secret)
+        self._slots = Slots(_SLOTS)
+        self._notifying: dict[str, asyncio.Task[None]] = {}
+        self._is_stopped = False
 
-    def __call__(self, job: Job, change: Change) -> None:  # noqa: ARG002  # a reader gets both
-        """Tell the callback of `job` if it has ended with this."""
+    def __call__(self, job: Job, change: Change) -> None:  # noqa: ARG002  # an observer gets both
+        """Notify the callback of `job` if this Change has ended it."""
         if job.callback is not None:
-            self.look(job)
+            self.notify_if_ended(job)
 
     def restore(self, jobs: Iterable[Job]) -> None:
-        """Tell those whose end the process before this one did not."""
+        """Notify the callbacks that an earlier process did not."""
         for job in jobs:
-            self.look(job)
+            self.notify_if_ended(job)
 
     def stop(self) -> None:
-        """Begin to tell nobody any more: what ends now ends because the service does."""
-        with self._door:
-            self._stopped = True
+        """Notify no more: jobs that end from now on are ended by the service."""
+        self._is_stopped = True
 
-    def look(self, job: Job) -> None:
-        """Tell the callback of `job` if it has ended, and that is still to be told."""
+    def notify_if_ended(self, job: Job) -> None:
+        """Notify the callback of `job` if the job has ended and the callback does not know."""
         state = job.summary()
         if state.callback is None or not state.callback.is_open or not state.finished:
             return
-        with self._door:
-            if self._stopped or job.job_id in self._under_way:
-                return
-            self._under_way.add(job.job_id)
-        # Versions begin anew with each process, and who is told may drop an id that it has seen.
+        if self._is_stopped or job.job_id in self._notifying:
+            return
+        # A job may end again after a retry: a receiver drops an id that it has seen.
         message_id = f"{job.job_id}.{secrets.token_hex(4)}"
         body = msgspec.json.encode(_called_json(state))
         message = _Message(job, state.version, state.callback.url, message_id, body)
-        self._send(message, iter(self._waits))
+        task = asyncio.get_running_loop().create_task(self._notify(message))
+        self._notifying[job.job_id] = task
 
-    def _send(self, message: _Message, waits: Iterator[float]) -> None:
-        """Send it, and after a failure that may pass again, when the next of `waits` is over."""
-
-        def answered(end: object) -> None:
-            may_pass = isinstance(end, Failure) and end.transient
-            wait = next(waits, None) if may_pass else None
-            if wait is None:
-                self._ended(message, end)
-            else:
-                steps = functools.partial(_pause, wait)
-                self._do(self._waiting, message.job.job_id, steps, waited)
-
-        def waited(end: object) -> None:
-            if end is None:
-                self._send(message, waits)
-            else:
-                self._ended(message, end)
-
-        steps = functools.partial(self._told, message)
-        self._do(self._lane, urlsplit(message.url).netloc.lower(), steps, answered)
-
-    def _do(self, lane: Lane, key: str, steps: Callable[[], Steps[Any]], done: Done) -> None:
-        try:
-            lane.submit(key, steps, done)
-        except RuntimeError:
-            done(TransferError("stopped", "nothing is taken any more"))
-
-    def _ended(self, message: _Message, end: object) -> None:
-        """The end of a job is told, or given up."""
+    async def _notify(self, message: _Message) -> None:
         job = message.job
-        if isinstance(end, TransferError):
-            _log.warning("not called back before the service stopped job=%s", job.job_id)
-            return
-        if isinstance(end, BaseException):
-            _log.error("a callback met a bug job=%s", job.job_id, exc_info=end)
-            end = Failure(CODE, "A bug in the service kept this from being told.", False)
-        failure = end if isinstance(end, Failure) else None
+        try:
+            failure = await self._send_with_retries(message)
+        except Exception:
+            _log.exception("a callback met a bug job=%s", job.job_id)
+            failure = Failure(CODE, "A bug in the service kept this from being sent.", False)
+        finally:
+            del self._notifying[job.job_id]
         if failure is not None:
             _log.warning("callback failed job=%s reason=%s", job.job_id, failure.message)
         else:
             _log.info("called back job=%s", job.job_id)
         self._apply(job, CallbackEnded(message.version, failure))
-        with self._door:
-            self._under_way.discard(job.job_id)
-        self.look(job)  # it may have come to another end meanwhile
+        self.notify_if_ended(job)  # it may have come to another end meanwhile
 
-    def _told(self, message: _Message) -> Steps[Failure | None]:
-        """Send it once: None where it was heard, or why not."""
+    async def _send_with_retries(self, message: _Message) -> Failure | None:
+        key = urlsplit(message.url).netloc.lower()
+        for wait in (*self._rules.waits, None):
+            failure = await self._slots.run(key, lambda: self._send(message))
+            if failure is None or not failure.transient or wait is None:
+                return failure
+            await asyncio.sleep(wait)
+        raise AssertionError("the last wait is None")
+
+    async def _send(self, message: _Message) -> Failure | None:
+        """Send it once: None if it was received, else why not."""
         try:
             target = check_url(message.url)
         except InvalidURL as error:
             return Failure(CODE, error.message, transient=False)
         request = Request(
             url=target.url,
+            host=target.host,
             method="POST",
-            fields=("Content-Type: application/json", *self._signed(message)),
+            headers=("Content-Type: application/json", *self._signed(message)),
             body=io.BytesIO(message.body),
             body_length=len(message.body),
-            deadline=time.monotonic() + self._seconds,
+            deadline=time.monotonic() + self._rules.seconds,
         )
-        heads: list[Head] = []
+        responses: list[Response] = []
         try:
-            yield Exchange(self._transfer, request, target.host, heads.append)
+            await self._transport.perform(request, responses.append)
         except TransferError as error:
-            # One that has answered was reached: nobody reads the body, nor needs all of it.
-            if not heads:
-                return _unreached(error)
-        status = heads[0].status
+            if not responses:  # the response's headers say enough, whatever became of its body
+                return _not_reached(error)
+        status = responses[0].status
         if 200 <= status <= 299:
             return None
-        may_pass = status in _LATER or status >= 500
-        return Failure(CODE, f"The callback answered {status}.", transient=may_pass)
+        is_transient = status in _TRANSIENT_STATUSES or status >= 500
+        return Failure(CODE, f"The callback answered {status}.", transient=is_transient)
 
     def _signed(self, message: _Message) -> tuple[str, ...]:
         moment = str(int(time.time()))
-        fields = f"webhook-id: {message.id}", f"webhook-timestamp: {moment}"
+        headers = f"webhook-id: {message.id}", f"webhook-timestamp: {moment}"
         if not self._key:
-            return fields
+            return headers
         signed = f"{message.id}.{moment}.".encode() + message.body
         mac = base64.b64encode(hmac.digest(self._key, signed, hashlib.sha256)).decode()
-        return *fields, f"webhook-signature: v1,{mac}"
+        return *headers, f"webhook-signature: v1,{mac}"
 
 
-def _pause(seconds: float) -> Steps[None]:
-    yield Pause(seconds)
+def signing_key(secret: str) -> bytes:
+    """The key of a `--callback-secret`: the base64 after `whsec_`, else the text itself.
+
+    Raises ValueError if that is not base64, or empty.
+    """
+    if not secret.startswith("whsec_"):
+        return secret.encode()
+    try:
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        key = b""
+    if not key:  # an empty key would sign nothing, without notice
+        raise ValueError("--callback-secret: no base64 follows whsec_")
+    return key
 
 
-def _unreached(error: TransferError) -> Failure:
-    if error.kind == "stopped":
-        raise error
+def _not_reached(error: TransferError) -> Failure:
     if error.kind == "blocked":
-        sentence = f"The callback leads to an address that is not called: {error.detail}"
-        return Failure(CODE, sentence, transient=False)
+        message = f"The callback leads to an address that is not called: {error.detail}"
+        return Failure(CODE, message, transient=False)
     return Failure(CODE, f"The callback was not reached: {error.kind}.", transient=True)
 
 

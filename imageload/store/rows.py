@@ -72,7 +72,7 @@ MIGRATIONS = (
         job INTEGER NOT NULL, n INTEGER NOT NULL, version INTEGER NOT NULL, link TEXT,
         record BLOB NOT NULL, PRIMARY KEY (job, n)
     ) WITHOUT ROWID;
-    INSERT INTO image SELECT job, n, 1, link, record_of_version_3(
+    INSERT INTO image SELECT job, n, n + 1, link, record_of_version_3(
         state, attempts, reused, uploading, maybe_duplicate, deletehash, status_code, bytes, type,
         width, height, sha256, converted_from, error_code, error_message, error_transient,
         error_status_code) FROM old_image;
@@ -259,7 +259,8 @@ class Stored(NamedTuple):
 def read_jobs(heads: Iterable[Any], images: Iterable[Any], first_version: int) -> Iterator[Stored]:
     """The jobs of the rows that HEADS and IMAGES gave for one condition.
 
-    No version is below `first_version`: what the process before showed and did not write.
+    No job's version is below `first_version`: what the process before showed and did not write.
+    Its images keep the versions that were written.
     """
     groups = itertools.groupby(images, itemgetter(0))
     group = next(groups, None)
@@ -272,10 +273,7 @@ def read_jobs(heads: Iterable[Any], images: Iterable[Any], first_version: int) -
             known = {row[1]: row for row in group[1]}
             group = next(groups, None)
         newest = max(version, first_version, *(row[2] for row in known.values()))
-        read = [
-            _image(item, known.get(n), first_version, newest)
-            for n, item in enumerate(_items.decode(items))
-        ]
+        read = [_image(item, known.get(n), newest) for n, item in enumerate(_items.decode(items))]
         ends = [row[2] for n, row in known.items() if read[n].state in _ENDED]
         job = Job.restored(
             read,
@@ -291,7 +289,7 @@ def read_jobs(heads: Iterable[Any], images: Iterable[Any], first_version: int) -
         yield Stored(number, job, bool(started), crashes, progress, max(ends, default=0))
 
 
-def _image(item: str | Item, row: Any, first_version: int, newest: int) -> Image:
+def _image(item: str | Item, row: Any, newest: int) -> Image:
     """An image, of its `row` or None. Without a row it may have been downloaded until now."""
     url, title, description = (item, None, None) if isinstance(item, str) else item
     if row is None:
@@ -311,5 +309,5 @@ def _image(item: str | Item, row: Any, first_version: int, newest: int) -> Image
         description,
         record.uploading,
         record.maybe_duplicate,
-        max(version, first_version),
+        version,
     )

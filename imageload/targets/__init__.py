@@ -1,1 +1,34 @@
-"""Where images go."""
+"""Where images go: what an upload needs, whatever the target."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """An image to be uploaded.
+
+    `name` is unique, and an account's image is found again by it. `was_lost`: the response to an
+    earlier upload of it was lost. `since` is when it first waited to be uploaded, on
+    `time.monotonic`. `announce` is awaited when it is about to be sent, before it takes a slot;
+    `on_send` is called with True when
+    it begins to be sent, and with False at the end of that.
+    """
+
+    path: str
+    name: str
+    since: float
+    title: str | None = None
+    description: str | None = None
+    was_lost: bool = False
+    announce: Callable[[], Awaitable[object]] | None = None
+    on_send: Callable[[bool], object] | None = None
+
+
+class UploadCancelled(asyncio.CancelledError):
+    """The task was cancelled after the whole image had been sent: it may be on the target."""
+
+    maybe_landed = True

@@ -32,7 +32,6 @@ Kind = Literal[
     "broken",
     "resource",
     "file",
-    "stopped",
 ]
 
 # libcurl's error codes, https://curl.se/libcurl/c/libcurl-errors.html
@@ -48,7 +47,6 @@ _KINDS: Mapping[int, Kind] = {
     pycurl.E_OUT_OF_MEMORY: "resource",
     pycurl.E_OPERATION_TIMEDOUT: "timeout",
     pycurl.E_SSL_CONNECT_ERROR: "tls",
-    pycurl.E_ABORTED_BY_CALLBACK: "stopped",
     pycurl.E_GOT_NOTHING: "broken",
     pycurl.E_SEND_ERROR: "broken",
     pycurl.E_SEND_FAIL_REWIND: "broken",

@@ -107,11 +107,12 @@ class Slots:
             raise
 
     def _leave(self, key: Hashable, granted: asyncio.Future[None]) -> None:
-        self._waiting -= 1
-        line = self._lines[key]
-        line.remove(granted)
-        if not line:
-            del self._lines[key]
+        line = self._lines.get(key) or deque()
+        if granted in line:
+            self._waiting -= 1
+            line.remove(granted)
+            if not line:
+                del self._lines[key]
 
     def _take(self, key: Hashable) -> None:
         self._held[key] = self._held.get(key, 0) + 1
@@ -132,20 +133,21 @@ class Slots:
 
     def _start_waiting(self) -> None:
         while self._waiting:
+            key = next((key for key in self._lines if self._has_slot(key)), None)
+            if key is None:
+                return
             seconds = self._seconds_to_open()
             if seconds > 0:
                 self._look_again_in(seconds)
-                return
-            key = next((key for key in self._lines if self._has_slot(key)), None)
-            if key is None:
                 return
             line = self._lines.pop(key)
             granted = line.popleft()
             if line:
                 self._lines[key] = line  # behind the other keys
             self._waiting -= 1
-            self._take(key)
-            granted.set_result(None)
+            if not granted.cancelled():
+                self._take(key)
+                granted.set_result(None)
 
     def _seconds_to_open(self) -> float:
         return self._gate() if self._gate is not None else 0.0

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from tornado.httputil import HTTPServerRequest
 
 from imageload.errors import Refused
-from imageload.settings import BEARER_TOKEN, Config
+from imageload.settings import BEARER_TOKEN, Settings
 
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _REALM = 'Bearer realm="imageload"'
@@ -35,19 +35,19 @@ _REQUEST_HEADERS = (
 _PREFLIGHT_SECONDS = 7_200
 
 
-def read_tokens(config: Config) -> list[str]:
+def read_tokens(settings: Settings) -> list[str]:
     """The tokens of --api-token and --api-token-file.
 
     The file has one token a line; blank lines and lines that begin with # are skipped. Raises
     OSError if the file cannot be read, has no token, or has a line that cannot be a token.
     """
-    tokens = list(config.api_token)
-    if config.api_token_file:
-        text = Path(config.api_token_file).read_text(encoding="utf-8", errors="replace")
+    tokens = list(settings.api_token)
+    if settings.api_token_file:
+        text = Path(settings.api_token_file).read_text(encoding="utf-8", errors="replace")
         lines = [line.strip() for line in text.splitlines()]
         found = [line for line in lines if line and not line.startswith("#")]
         if not found or not all(BEARER_TOKEN.fullmatch(token) for token in found):
-            raise OSError(f"{config.api_token_file}: not a file of tokens, one a line")
+            raise OSError(f"{settings.api_token_file}: not a file of tokens, one a line")
         tokens += found
     return tokens
 
@@ -55,10 +55,10 @@ def read_tokens(config: Config) -> list[str]:
 class Access:
     """Decides by `allow_host`, `cors_origin` and `tokens` whether a request is accepted."""
 
-    def __init__(self, config: Config, tokens: Iterable[str]) -> None:
-        self._hosts = _host_names(config)
-        self._is_local = _is_local(config.address)
-        self._sites = frozenset(config.cors_origin)
+    def __init__(self, settings: Settings, tokens: Iterable[str]) -> None:
+        self._hosts = _host_names(settings)
+        self._is_local = _is_local(settings.address)
+        self._sites = frozenset(settings.cors_origin)
         self._tokens = [_digest(token) for token in tokens]
 
     @property
@@ -157,11 +157,11 @@ def _netloc(origin: str) -> str:
         return ""
 
 
-def _host_names(config: Config) -> frozenset[str] | None:
+def _host_names(settings: Settings) -> frozenset[str] | None:
     """The only host names that are accepted; None: all are."""
-    named = frozenset(name.lower().rstrip(".") for name in config.allow_host)
-    if named or _is_local(config.address):
-        return named | {"localhost", config.address.lower()}
+    named = frozenset(name.lower().rstrip(".") for name in settings.allow_host)
+    if named or _is_local(settings.address):
+        return named | {"localhost", settings.address.lower()}
     return None
 
 

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -18,16 +19,17 @@ from imageload.errors import Refused
 from imageload.job import Job, Snapshot
 from imageload.loader import ImageLoad
 from imageload.schemas import WaitingJson, utc_text
-from imageload.settings import Config
+from imageload.settings import Settings, Tuning
 from imageload.store import Store
-from imageload.targets.imgur.uploader import Uploads
+from imageload.targets.imgur.uploader import Imgur
 from imageload.web.bodies import BodyHandler
-from imageload.web.changes import Changes
-from imageload.web.news import Bell
+from imageload.web.events import Events
 from imageload.web.problems import Problem
 from imageload.web.scrape import Scrape
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # The JSON of a job of so many images is made in a thread: that of 1,000 takes 0.7 ms.
 LARGE_JOB = 2_000
@@ -39,10 +41,11 @@ class BaseHandler(BodyHandler):
     def initialize(
         self,
         image_load: ImageLoad,
-        config: Config,
-        uploads: Uploads,
-        journal: Store | None,
-        changes: Changes,
+        service_settings: Settings,
+        tuning: Tuning,
+        target: Imgur,
+        store: Store,
+        events: Events,
         scrape: Scrape,
         route: str = "other",
     ) -> None:
@@ -50,14 +53,16 @@ class BaseHandler(BodyHandler):
         self.scrape = scrape
         self.route = route
         self._held_seconds = 0.0
-        self.journal = journal
+        self.store = store
         self.image_load = image_load
-        self.uploads = uploads
-        self.config = config
-        self.changes = changes
+        self.target = target
+        self.service_settings = service_settings
+        self.tuning = tuning
+        self.events = events
         self.is_gone = False
         """True if the client has closed the connection."""
-        self._wait: asyncio.Future[bool] | None = None
+        self.changed = asyncio.Event()
+        """Set when the job that the request waits for has changed, or the client has left."""
 
     def log(self) -> None:
         """Log the request and count its duration, without the time it was held on purpose."""
@@ -72,8 +77,7 @@ class BaseHandler(BodyHandler):
         """Called by Tornado if the client leaves before the response is complete; ends a wait."""
         super().on_connection_close()
         self.is_gone = True
-        if self._wait is not None:
-            _give_up(self._wait)
+        self.changed.set()
 
     def decode_argument(self, value: bytes, name: str | None = None) -> str:  # noqa: ARG002
         """Called by Tornado to decode paths and queries: a malformed jobId is an unknown one."""
@@ -106,16 +110,20 @@ class BaseHandler(BodyHandler):
     def unknown_job(self) -> Problem:
         """The error for a jobId that is not known."""
         return Problem(
-            self.config.unknown_job_status,
+            self.service_settings.unknown_job_status,
             "unknown-job",
             "Unknown job",
             "There is no job with this jobId. A finished job is kept until --keep-jobs or "
             "--keep-hours retire it, and without a journal until the service restarts.",
         )
 
+    async def act(self, action: Coroutine[Any, Any, T]) -> T:
+        """The result of an action of ImageLoad, which runs on the transfer loop."""
+        return await asyncio.wrap_future(self.image_load.submit(action))
+
     def waiting(self, job: Snapshot) -> WaitingJson:
         """The time until which the job's uploads wait for Imgur, and the reason."""
-        return waiting_of(self.uploads, job)
+        return waiting_of(self.target, job)
 
     # Sending
 
@@ -150,7 +158,7 @@ class BaseHandler(BodyHandler):
 
     async def _next(self, parts: Iterator[bytes]) -> bytes:
         """The next part, empty at the end. With a store it may come from the disk."""
-        if self.journal is None:
+        if not self.store.is_durable:
             return next(parts, b"")
         # In the default executor, which also serves while the service stops.
         return await asyncio.get_running_loop().run_in_executor(None, next, parts, b"")
@@ -159,7 +167,7 @@ class BaseHandler(BodyHandler):
 
     def set_tag(self, tag: str) -> None:
         """Set a weak ETag (a proxy may compress the body); caches must revalidate."""
-        self.set_header("Etag", f'W/"{self.changes.token}-{tag}"')
+        self.set_header("Etag", f'W/"{tag}"')
         self.set_header("Cache-Control", "private, no-cache")
 
     def is_known(self, tag: str) -> bool:
@@ -171,19 +179,14 @@ class BaseHandler(BodyHandler):
         self.finish()
         return True
 
-    async def rung(self, bell: Bell, seconds: float) -> bool:
-        """Wait for `bell`; False where `seconds` pass, or the client goes, before it rings."""
-        if self.is_gone:
-            return False
-        wait = self._wait = bell.wait()
-        timer = asyncio.get_running_loop().call_later(seconds, _give_up, wait)
+    async def wait_for_change(self, seconds: float) -> bool:
+        """Wait until `changed` is set; False if `seconds` pass or the client leaves first."""
         begun = time.monotonic()
-        try:
-            return await wait
-        finally:
-            self._held_seconds += time.monotonic() - begun
-            timer.cancel()
-            bell.forget(wait)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.changed.wait()
+        self._held_seconds += time.monotonic() - begun
+        return self.changed.is_set() and not self.is_gone
 
     # Paging
 
@@ -203,11 +206,11 @@ class BaseHandler(BodyHandler):
         self.set_header("Link", f'<{self.request.path}?{query}>; rel="next"')
 
 
-def waiting_of(uploads: Uploads, job: Snapshot) -> WaitingJson:
+def waiting_of(target: Imgur, job: Snapshot) -> WaitingJson:
     """The time until which the job's uploads wait for Imgur, and the reason."""
     # A job that is not finished and has nothing to load makes its album, or is purged.
     waits = job.counts["downloaded"] or not (job.counts["queued"] or job.finished)
-    closed = uploads.closed if waits else None
+    closed = target.closed if waits else None
     return {
         "waiting_until": moment_text(closed.until - time.monotonic()) if closed else None,
         "waiting_for": closed.reason if closed else None,
@@ -228,11 +231,6 @@ def tag_of_waiting(waiting: WaitingJson) -> str:
 def moment_text(seconds: float) -> str:
     """The time `seconds` from now, rounded up, in the format of every response."""
     return utc_text(datetime.now(UTC) + timedelta(seconds=seconds + 1))
-
-
-def _give_up(wait: asyncio.Future[bool]) -> None:
-    if not wait.done():
-        wait.set_result(False)
 
 
 class NotFoundHandler(BaseHandler):

@@ -13,7 +13,7 @@ import tornado.iostream
 import tornado.web
 
 from imageload.errors import Refused
-from imageload.settings import Config
+from imageload.settings import Settings
 from imageload.web import logs
 from imageload.web.problems import ProblemHandler
 
@@ -29,7 +29,7 @@ _LINGER_SECONDS = 5.0
 class BodyHandler(ProblemHandler):
     """A handler that collects the request's body in `body`, within the limits of the service."""
 
-    config: Config
+    service_settings: Settings
 
     is_open: ClassVar[bool] = False
     """True if the handler needs no token, even if the service has tokens."""
@@ -44,7 +44,11 @@ class BodyHandler(ProblemHandler):
         logs.set_request(self.request_id)
         refused = self.limits.access.refusal(self.request, is_open=self.is_open)
         length = self.request.headers.get("Content-Length", "0")
-        if refused is None and length.isdecimal() and int(length[:19]) > self.config.max_body_bytes:
+        if (
+            refused is None
+            and length.isdecimal()
+            and int(length[:19]) > self.service_settings.max_body_bytes
+        ):
             refused = self._too_large()
         if refused is None:
             return None
@@ -57,7 +61,7 @@ class BodyHandler(ProblemHandler):
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         """Called by Tornado with each part of the body."""
-        if len(self.body) + len(chunk) > self.config.max_body_bytes:
+        if len(self.body) + len(chunk) > self.service_settings.max_body_bytes:
             return self._refuse_body(self._too_large())
         if not self.limits.memory.reserve(len(chunk)):
             message = "The service is handling too many requests. Try again soon."
@@ -67,7 +71,9 @@ class BodyHandler(ProblemHandler):
         return None
 
     def _too_large(self) -> Refused:
-        return Refused("too-large", f"The body may have {self.config.max_body_bytes:,} bytes.")
+        return Refused(
+            "too-large", f"The body may have {self.service_settings.max_body_bytes:,} bytes."
+        )
 
     async def _refuse_body(self, refused: Refused) -> None:
         """Send the response now, and close the connection when the client has read it.

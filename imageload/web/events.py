@@ -1,136 +1,454 @@
-"""The event streams (server-sent events): one job's, and that of all jobs.
+"""Server-sent events: the changes since version N, of one job or of all jobs.
 
-A stream is written block by block, the next one when the last one is with the system. So a
-listener that reads slowly falls behind at no cost, one that reads nothing is dropped, and either
-goes on later where it was: with the Last-Event-ID that its browser sends by itself.
+    transfer loop ── (job, change) ──► queue ──► Tornado's loop ──► JobEvents     ──► subscribers,
+                              one wake in 125 ms at most       └──► AllJobsEvents     each an
+                                                                                      asyncio.Event
+
+An event's id is the job's version, so a client resumes after it on any process that has the job.
+A topic stores numbers only: an event is encoded when it is sent, from the image as it is then, and
+the same bytes go to all subscribers. This module knows no HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import socket
-from collections.abc import Callable
+import contextlib
+import re
+import time
+import weakref
+from array import array
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence
+from typing import Any, Generic, Protocol, TypeVar
 
-import tornado.iostream
+import msgspec
 
-from imageload.job import Job
-from imageload.web.base import BaseHandler
-from imageload.web.feeds import JobFeed
-from imageload.web.news import Bell
+from imageload.errors import Refused
+from imageload.job import (
+    CallbackEnded,
+    Change,
+    Failed,
+    Job,
+    Purged,
+    PurgeFailed,
+    Requeued,
+    Snapshot,
+    Uploaded,
+)
+from imageload.schemas import (
+    ImageEventJson,
+    ProgressEventJson,
+    WaitingJson,
+    WaitingSummaryJson,
+    image_json,
+    summary_json,
+)
 
-_log = logging.getLogger(__name__)
+# Eight wakes a second, and the event that greets a subscriber: at most ten in any second.
+_WAKE_SECONDS = 0.125
+# A write to a subscriber takes 0.1 ms. With many subscribers, wakes are rarer: a fifth of the loop.
+_SUBSCRIBER_SECONDS = 0.0005
+_ALL_JOBS_SECONDS = 0.5
 
-# When a browser that was cut off comes back.
-_RETRY = b"retry: 2000\n\n"
-_KEEPALIVE = b": keepalive\n\n"
-_SHUTDOWN = b"event: shutdown\ndata: {}\n\n"
+# A client that reads nothing costs one block: so many bytes and one event, or so many events.
+_BLOCK_BYTES = 64 * 2**10
+_BLOCK_EVENTS = 128
+_CACHED_BLOCKS = 8
+_SLACK = 1_024
 
-# The system's own buffer for a listener, which it would let grow to megabytes.
-_SEND_BUFFER = 64 * 2**10
+_EVENT_ID = re.compile(r"(\d{1,18})(-end)?", re.ASCII)
 
-Next = Callable[[], tuple[bytes, bool]]
-"""Gives what is to be sent next, empty for nothing now, and whether that is the last of it."""
+K = TypeVar("K")
+_K = TypeVar("_K", contravariant=True)
+
+Waiting = Callable[[Snapshot], WaitingJson]
+"""Returns what a job's uploads wait for, for its `progress`, `complete` and `job` events."""
 
 
-class StreamHandler(BaseHandler):
-    """A handler that answers with an event stream."""
+class Versions(Protocol[_K]):
+    """The newest version of each key: a dict, or an array indexed by small integers."""
 
-    async def head(self, *path: str) -> None:
-        """Answer the stream's headers."""
-        if path:
-            self.job(path[0])
-        self._begin()
-        await self.flush()
+    def __getitem__(self, key: _K, /) -> int: ...
+    def __setitem__(self, key: _K, version: int, /) -> None: ...
+    def __len__(self) -> int: ...
 
-    async def stream(self, bell: Bell, greeting: bytes, following: Next) -> None:
-        """Send `greeting` and what `following` gives, asked again when `bell` rings, to the end."""
-        seconds = self.config.keepalive_seconds
-        with self.changes.place():
-            self._begin()
-            is_open = await self._send(_RETRY + greeting)
-            while is_open:
-                chunk, is_last = following()
-                if chunk:
-                    is_open = await self._send(chunk) and not is_last
-                elif self.changes.is_closing:
-                    await self._send(_SHUTDOWN)
-                    return
-                elif not await self.rung(bell, seconds):
-                    is_open = await self._send(_KEEPALIVE)
 
-    def _begin(self) -> None:
-        self.set_header("Content-Type", "text/event-stream")
-        self.set_header("X-Accel-Buffering", "no")
-        stream = self.client_stream
-        if stream.closed():
+class ChangeLog(Generic[K]):
+    """Which keys changed after a version, oldest change first, each key once.
+
+    `keys` and `newest` are the empty containers to use. Entries that a later entry of the same
+    key replaces are dropped when they are the majority.
+    """
+
+    def __init__(self, keys: MutableSequence[K], newest: Versions[K]) -> None:
+        self._versions = array("Q")
+        self._keys = keys
+        self._newest = newest
+
+    def add(self, key: K, version: int) -> None:
+        """`key` changed at `version`, which is greater than all before."""
+        self._versions.append(version)
+        self._keys.append(key)
+        self._newest[key] = version
+        if len(self._keys) > 2 * len(self._newest) + _SLACK:
+            self._compact()
+
+    def since(self, position: int) -> Iterator[tuple[K, int]]:
+        """(key, version) of each key that changed after `position`; O(log n) to the first."""
+        for at in range(bisect_right(self._versions, position), len(self._versions)):
+            key, version = self._keys[at], self._versions[at]
+            if self._newest[key] == version:
+                yield key, version
+
+    def _compact(self) -> None:
+        entries = list(self.since(0))
+        self._versions = array("Q", (version for _, version in entries))
+        del self._keys[:]
+        self._keys.extend(key for key, _ in entries)
+
+
+class Topic(Generic[K]):
+    """A change log, and the subscribers that are notified when it grows.
+
+    A subscriber's position is the version up to which it has been sent everything.
+    """
+
+    def __init__(self, log: ChangeLog[K]) -> None:
+        self.log = log
+        self.version = 0
+        """The version of the last change."""
+        self.subscribers: set[asyncio.Event] = set()
+        self.blocks: dict[int, tuple[bytes, int]] = {}
+        """Encoded since the last change, by position: for subscribers at the same position."""
+
+    def notify(self) -> int:
+        """Set every subscriber's event; returns their number."""
+        self.blocks.clear()
+        for changed in self.subscribers:
+            changed.set()
+        return len(self.subscribers)
+
+    def position(self, event_id: str) -> int:
+        """The position after the event with this id; 0, the start, if it is unknown or ahead."""
+        found = _EVENT_ID.fullmatch(event_id)
+        version = int(found[1]) if found is not None else 0
+        return version if version <= self.version else 0
+
+    def next(self, position: int, *, is_notified: bool) -> tuple[bytes, int, bool]:  # noqa: ARG002
+        """(encoded events, position after them, is the end) for a subscriber at `position`.
+
+        `is_notified`: since its last call. The events are at most one block.
+        """
+        return *self._block(position), False
+
+    def _block(self, position: int) -> tuple[bytes, int]:
+        if position not in self.blocks:
+            if len(self.blocks) >= _CACHED_BLOCKS:
+                self.blocks.clear()
+            self.blocks[position] = self._encode_block(position)
+        return self.blocks[position]
+
+    def _encode_block(self, position: int) -> tuple[bytes, int]:
+        events: list[bytes] = []
+        size = 0
+        for key, version in self.log.since(position):
+            if event := self.encode(key, version):
+                events.append(event)
+                size += len(event)
+            if size >= _BLOCK_BYTES or len(events) == _BLOCK_EVENTS:
+                return b"".join(events), version
+        return b"".join(events), self.version
+
+    def encode(self, key: K, version: int) -> bytes:
+        """The event for the change of `key` at `version`; empty if there is nothing to send."""
+        raise NotImplementedError
+
+
+class JobEvents(Topic[int]):
+    """The events of one job. It is kept as long as the job is, and does not keep the job alive."""
+
+    def __init__(self, job: Job, waiting: Waiting) -> None:
+        super().__init__(ChangeLog(array("I"), array("Q", bytes(8 * len(job)))))
+        self._job = weakref.ref(job)
+        self._waiting = waiting
+        self._end_version = 0
+        self._state: tuple[int, bytes] | None = None
+        self.status: tuple[int, asyncio.Future[tuple[Snapshot, bytes]]] | None = None
+        """The status that is being encoded, and its version; see `status.encoded_status`."""
+
+    def load(self, snapshot: Snapshot) -> None:
+        """Start with the images that have ended. Takes O(n log n): 30 ms for 100,000 images."""
+        self.version = self._end_version = snapshot.version
+        ended = (
+            (image.version, index)
+            for index, image in enumerate(snapshot.images)
+            if image.state in ("completed", "failed")
+        )
+        for version, index in sorted(ended):
+            self.log.add(index, version)
+
+    def apply(self, change: Change, version: int) -> None:
+        """Log `change`, which made the job's version `version`."""
+        if version <= self.version:  # the snapshot was later
             return
-        stream.set_nodelay(True)
-        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        self.version = version
+        if not isinstance(change, CallbackEnded):  # it reports an end, and is not another one
+            self._end_version = version
+        if isinstance(change, (Uploaded, Failed, Requeued, Purged, PurgeFailed)):
+            self.log.add(change.index, version)
 
-    async def _send(self, chunk: bytes) -> bool:
-        """Give `chunk` to the system; False where the client is gone, or takes nothing."""
-        if self.is_gone:
-            return False
-        self.write(chunk)
+    def notify(self) -> int:
+        """Set every subscriber's event, also if only the wait for Imgur is new."""
+        self._state = None
+        return super().notify()
+
+    def is_end(self, event_id: str) -> bool:
+        """True if this is the id of the `complete` event, and the job is still at that end."""
+        return event_id == self._end_id() and self._is_complete(self._current_job().summary())
+
+    def next(self, position: int, *, is_notified: bool) -> tuple[bytes, int, bool]:
+        """`image` events, then `complete` if that is all, else `progress` if `is_notified`."""
+        events, position = self._block(position)
+        summary = self._current_job().summary()
+        if position == self.version and self._is_complete(summary):
+            end = _event("complete", self._encoded_state(summary), self._end_id())
+            return events + end, position, True
+        if is_notified:
+            events += _event("progress", self._encoded_state(summary))
+        return events, position, False
+
+    def progress(self) -> bytes:
+        """A `progress` event."""
+        return _event("progress", self._encoded_state(self._current_job().summary()))
+
+    def encode(self, key: int, version: int) -> bytes:
+        """The `image` event of the image at `key`."""
+        image = self._current_job().image(key)
+        record: ImageEventJson = {"number": key + 1, **image_json(image)}
+        return _event("image", msgspec.json.encode(record), str(version))
+
+    def _current_job(self) -> Job:
+        job = self._job()
+        if job is None:
+            raise ReferenceError("a subscriber must keep its job")
+        return job
+
+    def _end_id(self) -> str:
+        return f"{self._end_version}-end"
+
+    def _is_complete(self, summary: Snapshot) -> bool:
+        """True if the job is finished and its last Change has arrived here."""
+        return summary.finished and summary.version <= self.version
+
+    def _encoded_state(self, summary: Snapshot) -> bytes:
+        if self._state is None or self._state[0] != summary.version:
+            state: ProgressEventJson = {
+                **summary_json(summary),
+                "bytes": {
+                    "downloaded": summary.downloaded_bytes,
+                    "uploaded": summary.uploaded_bytes,
+                },
+                **self._waiting(summary),
+            }
+            self._state = summary.version, msgspec.json.encode(state)
+        return self._state[1]
+
+
+class AllJobsEvents(Topic[str]):
+    """A `job` event when a job changes, at most every half second for each job.
+
+    A version here is the moment of the change in microseconds since 1970, so it also rises over
+    restarts. A job that is no longer in `jobs` has no events.
+    """
+
+    def __init__(self, jobs: Mapping[str, Job], existing: Iterable[Job], waiting: Waiting) -> None:
+        self._jobs = jobs
+        self._waiting = waiting
+        self._changed: dict[str, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._next_flush = 0.0
+        self._newest: dict[str, int] = {}
+        super().__init__(ChangeLog([], self._newest))
+        self._log_changes(job.job_id for job in existing)
+
+    def touch(self, job_id: str) -> None:
+        """This job has changed: notify within half a second."""
+        self._changed[job_id] = None
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(max(self._next_flush, loop.time()), self.flush)
+
+    def touch_unfinished(self) -> None:
+        """All jobs that are not finished wait for something new."""
+        for job_id in list(self._jobs):  # a copy, for other threads remove jobs
+            job = self._jobs.get(job_id)
+            if job is not None and not job.summary().finished:
+                self.touch(job_id)
+
+    def flush(self) -> None:
+        """Log the jobs that have changed, and notify."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        self._next_flush = asyncio.get_running_loop().time() + _ALL_JOBS_SECONDS
+        changed, self._changed = self._changed, {}
+        self._log_changes(changed)
+        if len(self._newest) > 2 * len(self._jobs) + _SLACK:
+            self._drop_retired()
+        self.notify()
+
+    def encode(self, key: str, version: int) -> bytes:
+        """The `job` event of the job with this id."""
+        job = self._jobs.get(key)
+        if job is None:
+            return b""
+        summary = job.summary()
+        value: WaitingSummaryJson = {**summary_json(summary), **self._waiting(summary)}
+        return _event("job", msgspec.json.encode(value), str(version))
+
+    def _log_changes(self, job_ids: Iterable[str]) -> None:
+        for job_id in job_ids:
+            self.version = max(self.version + 1, time.time_ns() // 1_000)
+            self.log.add(job_id, self.version)
+
+    def _drop_retired(self) -> None:
+        entries = [entry for entry in self.log.since(0) if entry[0] in self._jobs]
+        self._newest = {}
+        self.log = ChangeLog([], self._newest)
+        for job_id, version in entries:
+            self.log.add(job_id, version)
+
+
+class Events:
+    """An observer of Changes that wakes Tornado's loop, and the topics that clients subscribe to.
+
+    `events(job, change)` and `notify` may be called from any thread, all else from Tornado's loop.
+    `limit` bounds the subscribers: event streams, and answers that `Prefer: wait` holds.
+    """
+
+    def __init__(self, limit: int, waiting: Waiting) -> None:
+        self._limit = limit
+        self._waiting = waiting
+        self._loop: asyncio.AbstractEventLoop
+        self._queue: deque[tuple[Job, Change, int] | None] = deque()
+        self._wake_requested = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._next_wake = 0.0
+        self._jobs: weakref.WeakKeyDictionary[Job, JobEvents] = weakref.WeakKeyDictionary()
+        self._all: AllJobsEvents | None = None
+        self._idle = asyncio.Event()
+        self.subscribers = 0
+        self.is_closing = False
+
+    def __call__(self, job: Job, change: Change) -> None:
+        """Queue `change`, which was applied to `job`; a microsecond, if nobody has subscribed."""
+        if self._all is not None or job in self._jobs:
+            self._queue.append((job, change, job.version))
+            self._request_wake()
+
+    def notify(self) -> None:
+        """What jobs wait for has changed, without a Change."""
+        if self._all is not None or self._jobs:
+            self._queue.append(None)
+            self._request_wake()
+
+    def _request_wake(self) -> None:
+        if not self._wake_requested:
+            self._wake_requested = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._schedule_delivery)
+
+    def _schedule_delivery(self) -> None:
+        if self._timer is None:
+            at = max(self._next_wake, self._loop.time())
+            self._timer = self._loop.call_at(at, self._deliver)
+
+    def _deliver(self) -> None:
+        """Give the queued Changes to their topics, and notify."""
+        self._timer = None
+        self._wake_requested = False  # before the queue is read: a later Change wakes us again
+        changed: set[JobEvents] = set()
+        for _ in range(len(self._queue)):
+            queued = self._queue.popleft()
+            if queued is None:
+                changed.update(self._jobs.values())
+                if self._all is not None:
+                    self._all.touch_unfinished()
+                continue
+            job, change, version = queued
+            topic = self._jobs.get(job)
+            if topic is not None:
+                topic.apply(change, version)
+                changed.add(topic)
+            if self._all is not None:
+                self._all.touch(job.job_id)
+        notified = sum(topic.notify() for topic in changed)
+        seconds = max(_WAKE_SECONDS, _SUBSCRIBER_SECONDS * notified)
+        self._next_wake = self._loop.time() + seconds
+
+    def of_job(self, job: Job) -> JobEvents:
+        """The events of `job`, from its first image on."""
+        topic = self._jobs.get(job)
+        if topic is None:
+            self._loop = asyncio.get_running_loop()
+            # Registered first: Changes are queued before the snapshot is taken, so none is missed.
+            topic = self._jobs[job] = JobEvents(job, self._waiting)
+            topic.load(job.snapshot())
+        return topic
+
+    def of_all_jobs(self, jobs: Mapping[str, Job], existing: Iterable[Job]) -> AllJobsEvents:
+        """The events of all `jobs`; `existing` are those of them, oldest first."""
+        if self._all is None:
+            self._loop = asyncio.get_running_loop()
+            self._all = AllJobsEvents(jobs, existing, self._waiting)
+        return self._all
+
+    def accepted(self, jobs: Iterable[Job]) -> None:
+        """These jobs are new."""
+        if self._all is not None:
+            for job in jobs:
+                self._all.touch(job.job_id)
+
+    @contextlib.contextmanager
+    def subscribe(self, topic: Topic[Any], changed: asyncio.Event) -> Iterator[None]:
+        """Set `changed` when the topic is notified; Refused at the limit and after `close`."""
+        if self.is_closing:
+            raise Refused("shutting-down", "The service is stopping. Try again in a while.")
+        if self.subscribers >= self._limit:
+            raise Refused(
+                "too-many-streams",
+                f"{self.subscribers:,} event streams are open, which is the limit. Poll the job, "
+                "or try again in a while.",
+            )
+        self.subscribers += 1
+        topic.subscribers.add(changed)
         try:
-            async with asyncio.timeout(self.config.keepalive_seconds):
-                await self.flush()
-        except tornado.iostream.StreamClosedError:
-            return False
-        except TimeoutError:
-            _log.info("dropped a listener that takes nothing path=%s", self.request.path)
-            self.client_stream.close()
-            return False
-        return True
+            yield
+        finally:
+            topic.subscribers.discard(changed)
+            if not topic.subscribers:
+                topic.blocks.clear()
+            self.subscribers -= 1
+            if not self.subscribers:
+                self._idle.set()
+
+    async def close(self, seconds: float = 2.0) -> None:
+        """Notify all subscribers for the last time, and wait until their streams have ended."""
+        self.is_closing = True
+        if self._queue:
+            self._deliver()
+        for topic in list(self._jobs.values()):
+            topic.notify()
+        if self._all is not None:
+            self._all.flush()
+        self._idle.clear()
+        if self.subscribers:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), seconds)
 
 
-class JobEventsHandler(StreamHandler):
-    """GET /v1/images/upload/<jobId>/events: the job as an event stream, until it is finished."""
-
-    async def get(self, job_id: str) -> None:
-        """Stream from the Last-Event-ID on; 204, no need to come back, where that was the end."""
-        job = self.job(job_id)
-        feed = self.changes.feed(job)
-        event_id = self.request.headers.get("Last-Event-ID", "")
-        if feed.has_told_all(job, event_id):
-            self.set_status(204)
-            return
-        following = _following(job, feed, feed.place_of(event_id))
-        await self.stream(feed.bell, feed.progress(job), following)
-
-
-def _following(job: Job, feed: JobFeed, place: int) -> Next:
-    """What a listener at `place` is sent: images that ended, and each turn how far the whole is."""
-    turn = feed.turn
-
-    def following() -> tuple[bytes, bool]:
-        nonlocal place, turn
-        chunk, place = feed.block(job, place)
-        while not chunk and place < feed.news.last:  # a block in which all was overtaken
-            chunk, place = feed.block(job, place)
-        if place == feed.news.last and feed.is_complete(job):
-            return chunk + feed.complete(job), True
-        if feed.turn != turn:
-            chunk, turn = chunk + feed.progress_of_turn(job), feed.turn
-        return chunk, False
-
-    return following
-
-
-class EventsHandler(StreamHandler):
-    """GET /v1/events: a `job` event whenever a job changes, at most two a second for each job."""
-
-    async def get(self) -> None:
-        """Stream from the Last-Event-ID on, or from now on without one."""
-        load = self.image_load
-        feed = self.changes.all_jobs(load.job_list_s, load.jobs())
-        place = feed.place_of(self.request.headers.get("Last-Event-ID"))
-        greeting = f"id: {feed.id_of(place)}\n\n".encode("ascii")
-
-        def following() -> tuple[bytes, bool]:
-            nonlocal place
-            chunk, place = feed.block(place)
-            return chunk, False
-
-        await self.stream(feed.bell, greeting, following)
+def _event(name: str, encoded: bytes, event_id: str = "") -> bytes:
+    """One server-sent event; `encoded` is JSON, which has no line breaks."""
+    head = f"event: {name}\nid: {event_id}\n" if event_id else f"event: {name}\n"
+    return b"%sdata: %s\n\n" % (head.encode("ascii"), encoded)

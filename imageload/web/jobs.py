@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 from itertools import islice
 from typing import get_args
 
@@ -70,8 +69,8 @@ class RetryHandler(BaseHandler):
         only = self.get_query_argument("only", None)
         if only not in (None, "transient"):
             raise Refused("bad-request", "only is transient, or missing.")
-        retry = functools.partial(self.image_load.retry, job, only_transient=only == "transient")
-        requeued = await asyncio.get_running_loop().run_in_executor(None, retry)
+        retry = self.image_load.retry(job, only_transient=only == "transient")
+        requeued = await self.act(retry)
         response: RequeuedJson = {"job_id": job.job_id, "requeued": requeued}
         self.send_json(response, 202)
 

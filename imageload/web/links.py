@@ -24,7 +24,7 @@ class UnknownJob(Exception):
 
 
 def links_after(
-    place: str | None, image_load: ImageLoad, journal: Store | None
+    place: str | None, image_load: ImageLoad, store: Store
 ) -> Iterator[tuple[str, str]]:
     """(place, link) of each link after `place`, or of all links. Reads the disk.
 
@@ -36,7 +36,7 @@ def links_after(
     if first is not None:
         jobs = dropwhile(lambda job: job is not first, jobs)
     else:
-        yield from _retired_links(job_id, number, journal)
+        yield from _retired_links(job_id, number, store)
         number = 0
     for job in jobs:
         images = islice(job.snapshot().images, number, None)
@@ -54,15 +54,14 @@ def _parsed(place: str) -> tuple[str, int]:
     return job_id, int(number)
 
 
-def _retired_links(job_id: str, number: int, journal: Store | None) -> Iterator[tuple[str, str]]:
+def _retired_links(job_id: str, number: int, store: Store) -> Iterator[tuple[str, str]]:
     """The links of retired jobs after image `number` of the job; of all if `job_id` is empty."""
-    job = journal.load(job_id) if journal is not None and job_id else None
+    job = store.load(job_id) if job_id else None
     if job_id and job is None:
         raise UnknownJob(job_id)
-    if journal is not None:
-        start = (0, -1) if job is None else (journal.number(job), number - 1)
-        for found in journal.links(start, retired_only=True):
-            yield f"{found.job_id}:{found.n + 1}", found.link
+    start = (0, -1) if job is None else (store.number(job), number - 1)
+    for found in store.links(start, retired_only=True):
+        yield f"{found.job_id}:{found.n + 1}", found.link
 
 
 def encoded_links(links: Iterator[tuple[str, str]]) -> Iterator[bytes]:

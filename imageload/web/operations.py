@@ -29,15 +29,15 @@ class ReadyHandler(BaseHandler):
 
     def get(self) -> None:
         """Send the status, and why uploads wait or the store fails."""
-        closed = self.uploads.closed
+        closed = self.target.closed
         is_stopping = self.image_load.is_closing
-        trouble = self.journal.trouble if self.journal is not None else None
+        trouble = self.store.trouble
         is_refused = closed is not None and closed.reason == "credentials"
         is_ready = not (is_stopping or trouble or is_refused)
         response: ReadyJson = {
             "status": "stopping" if is_stopping else "ready" if is_ready else "not ready",
             "waiting_for": closed.reason if closed else None,
-            "reason": closed.sentence if closed else None,
+            "reason": closed.message if closed else None,
             "journal": trouble,
         }
         self.send_json(response, 200 if is_ready else 503)
@@ -63,18 +63,18 @@ class QuotaHandler(BaseHandler):
         await self.send_view(self._view, in_thread=True)
 
     def _view(self) -> QuotaJson:
-        closed = self.uploads.closed
+        closed = self.target.closed
         summaries = [job.summary().counts for job in self.image_load.jobs()]
         pending = sum(counts["queued"] + counts["downloaded"] for counts in summaries)
-        seconds = self.uploads.seconds_for(pending)
+        seconds = self.target.seconds_for(pending)
         return {
             "waiting_until": moment_text(closed.until - time.monotonic()) if closed else None,
             "waiting_for": closed.reason if closed else None,
-            "reason": closed.sentence if closed else None,
-            "parked": self.uploads.parked,
+            "reason": closed.message if closed else None,
+            "parked": self.target.parked,
             "pending": pending,
             "done_at": None if seconds == math.inf else moment_text(seconds),
-            "budgets": [_budget_json(budget) for budget in self.uploads.quota.budgets()],
+            "budgets": [_budget_json(budget) for budget in self.target.quotas.budgets()],
         }
 
 

@@ -44,9 +44,9 @@ class PageHandler(_HtmlHandler):
 
     def get(self) -> None:
         """Send the page, with a mark if the sandbox stands in for Imgur."""
-        link_base = urlsplit(self.config.imgur_link_base)
+        link_base = urlsplit(self.service_settings.imgur_link_base)
         page = (FOLDER / "index.html").read_text(encoding="utf-8")
-        mode = "sandbox" if self.config.imgur_client_id == SANDBOX_CLIENT_ID else "imgur"
+        mode = "sandbox" if self.service_settings.imgur_client_id == SANDBOX_CLIENT_ID else "imgur"
         page = page.replace('data-mode=""', f'data-mode="{mode}"')
         self.send_page(page, f"{link_base.scheme}://{link_base.netloc}")
 
@@ -82,4 +82,6 @@ class OpenApiHandler(BaseHandler):
     async def get(self) -> None:
         """Send the document for the options of this service."""
         wants_token = self.limits.access.wants_token
-        await self.send_view(lambda: document(self.config, wants_token=wants_token), in_thread=True)
+        await self.send_view(
+            lambda: document(self.service_settings, wants_token=wants_token), in_thread=True
+        )

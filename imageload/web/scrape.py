@@ -17,15 +17,11 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
-from imageload.fetch.tempfiles import TempBytes, TempFiles
 from imageload.job import State
-from imageload.loader import ImageLoad
-from imageload.observers.metrics import Metrics, Phase
+from imageload.observers.metrics import Metrics
+from imageload.service import Service
 from imageload.settings import VERSION
-from imageload.store import Store
-from imageload.targets.imgur.uploader import Uploads
-from imageload.transport.engine import Pool
-from imageload.web.changes import Changes
+from imageload.web.events import Events
 from imageload.web.server.connections import CLOSE_REASONS, CloseReason
 
 _REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -34,17 +30,12 @@ _METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH")
 Label = TypeVar("Label", bound=str)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Gauges(Collector):
     """The state of the service's parts, as gauges. The time grows with the number of jobs."""
 
-    image_load: ImageLoad
-    uploads: Uploads
-    changes: Changes
-    journal: Store | None
-    files: TempFiles
-    temp_bytes: TempBytes
-    pools: Mapping[Phase, Callable[[], Pool]]
+    service: Service
+    events: Events
     connections: Callable[[], int]
 
     def collect(self) -> Iterator[GaugeMetricFamily | InfoMetricFamily]:
@@ -55,12 +46,17 @@ class Gauges(Collector):
         yield from self._jobs()
         yield from self._pools()
         yield from self._imgur()
-        is_failing = self.journal is not None and self.journal.trouble is not None
+        service = self.service
+        is_failing = service.store.trouble is not None
         for name, text, value in (
-            ("temp_files", "Temp files in use.", self.files.in_use),
-            ("temp_bytes", "Bytes of downloaded images that wait on disk.", self.temp_bytes.held),
+            ("temp_files", "Temp files in use.", service.files.in_use),
+            (
+                "temp_bytes",
+                "Bytes of images that wait on disk.",
+                service.temp_bytes.held,
+            ),
             ("journal_failing", "1 while the journal cannot be written.", is_failing),
-            ("event_streams", "Event streams and held responses.", self.changes.taken),
+            ("event_streams", "Event streams and held responses.", self.events.subscribers),
             ("connections", "Open connections of clients.", self.connections()),
         ):
             yield GaugeMetricFamily(f"imageload_{name}", text, value=float(value))
@@ -68,7 +64,7 @@ class Gauges(Collector):
     def _jobs(self) -> Iterator[GaugeMetricFamily]:
         jobs = dict.fromkeys(("pending", "in-progress", "complete"), 0)
         images: dict[State, int] = {"queued": 0, "downloaded": 0}
-        for job in self.image_load.jobs():
+        for job in self.service.image_load.jobs():
             summary = job.summary()
             jobs[summary.status] += 1
             for state in images:
@@ -77,7 +73,7 @@ class Gauges(Collector):
         yield _labelled("images_pending", "Images that have not ended, by state.", "state", images)
 
     def _pools(self) -> Iterator[GaugeMetricFamily]:
-        pools = {phase: pool() for phase, pool in self.pools.items()}
+        pools = self.service.pools()
         for number, (name, text) in enumerate(
             (
                 ("slots", "How many images may be in a phase at once."),
@@ -89,11 +85,11 @@ class Gauges(Collector):
             yield _labelled(name, text, "phase", values)
 
     def _imgur(self) -> Iterator[GaugeMetricFamily]:
-        uploads = self.uploads
-        closed = uploads.closed
+        target = self.service.target
+        closed = target.closed
         waits = {closed.reason: max(0.0, closed.until - time.monotonic())} if closed else {}
         yield GaugeMetricFamily(
-            "imageload_images_parked", "Images that wait for Imgur.", value=uploads.parked
+            "imageload_images_parked", "Images that wait for Imgur.", value=target.parked
         )
         yield _labelled(
             "imgur_wait_seconds",
@@ -106,7 +102,7 @@ class Gauges(Collector):
             ("remaining", "The rest of Imgur's limits."),
         ):
             family = GaugeMetricFamily(f"imageload_quota_{name}", text, labels=["client", "budget"])
-            for budget in uploads.quota.budgets():
+            for budget in target.quotas.budgets():
                 value = getattr(budget, name)
                 if value is not None:
                     family.add_metric([str(budget.client or ""), budget.name], value)

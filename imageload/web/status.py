@@ -1,9 +1,9 @@
-"""The status of a job: answered at once, held until the job changes, or not sent again.
+"""The status of a job: sent at once, held until the job changes, or not sent again.
 
-    If-None-Match: "<etag>"     the job is as this client knows it: 304
-    Prefer: wait=20             hold the answer until it is not, or 20 seconds have passed
+    If-None-Match: "<etag>"     304 if the job has not changed
+    Prefer: wait=20             wait up to 20 seconds for a change, then respond
 
-A job's ETag is its version, so no body is made or hashed to find out that nothing is new.
+A job's ETag is its version, so a 304 needs no body.
 """
 
 from __future__ import annotations
@@ -17,27 +17,28 @@ from imageload.errors import Refused
 from imageload.job import Job, Snapshot
 from imageload.schemas import WaitingJson, status_json
 from imageload.web.base import LARGE_JOB, BaseHandler, tag_of_job, tag_of_waiting
-from imageload.web.feeds import JobFeed
+from imageload.web.events import JobEvents
 
 
 class StatusHandler(BaseHandler):
-    """A handler that answers the status of a job."""
+    """A handler that responds with the status of a job."""
 
     async def answer_status(self, job: Job) -> None:
-        """Answer 200 or 304, after holding the request for as long as it prefers (RFC 7240)."""
+        """Respond 200 or 304, after the wait that the request prefers (RFC 7240)."""
         wait = preferred_wait(self.request.headers.get("Prefer", ""))
-        seconds = min(wait, self.config.max_wait_seconds)
-        feed = await self._hold(job, seconds) if seconds else None
+        seconds = min(wait, self.tuning.max_wait_seconds)
+        topic = await self._hold(job, seconds) if seconds else None
         if self.is_gone or self.is_known(tag_of_job(job.summary())):
             return
-        of, encoded = await encoded_status(job, feed)
-        if not self.is_known(tag_of_job(of)):
+        snapshot, encoded = await encoded_status(job, topic)
+        if not self.is_known(tag_of_job(snapshot)):
             self.send_encoded(encoded)
 
-    async def _hold(self, job: Job, seconds: float) -> JobFeed | None:
-        """Wait until the job is another than the client knows, or finished, or `seconds` are over.
+    async def _hold(self, job: Job, seconds: float) -> JobEvents | None:
+        """Wait until the job differs from the version that the client knows, at most `seconds`.
 
-        Gives what others wait for who wait for the same; None where nobody is held.
+        Returns the job's events, or None without a wait: the job is finished or differs already,
+        or too many requests are held.
         """
         known = job.summary()
         self.set_tag(tag_of_job(known))
@@ -46,42 +47,51 @@ class StatusHandler(BaseHandler):
         self.set_header("Preference-Applied", f"wait={seconds:g}")
         if known.finished:
             return None
+        topic = self.events.of_job(job)
         try:
-            with self.changes.place():
-                feed = self.changes.feed(job)
-                loop = asyncio.get_running_loop()
-                until = loop.time() + seconds
-                while job.version == known.version:
-                    left = until - loop.time()
-                    if self.changes.is_closing or not await self.rung(feed.bell, left):
-                        break
-        except Refused:  # as good is an answer now
+            with self.events.subscribe(topic, self.changed):
+                await self._wait_while(job, known.version, seconds)
+        except Refused:
             self.clear_header("Preference-Applied")
             return None
-        return feed
+        return topic
+
+    async def _wait_while(self, job: Job, version: int, seconds: float) -> None:
+        """Wait while the job has this version, at most `seconds`."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while job.version == version and not self.events.is_closing:
+            self.changed.clear()
+            if not await self.wait_for_change(until - loop.time()):
+                return
 
 
-async def encoded_status(job: Job, feed: JobFeed | None) -> tuple[Snapshot, bytes]:
-    """The job and its status as JSON, which is made once for all who have waited for it."""
+async def encoded_status(job: Job, topic: JobEvents | None) -> tuple[Snapshot, bytes]:
+    """The job and its status as JSON, encoded once for all requests that waited on `topic`."""
 
     def encode() -> tuple[Snapshot, bytes]:
         snapshot = job.snapshot()
         return snapshot, msgspec.json.encode(status_json(snapshot))
 
-    if feed is None and len(job) < LARGE_JOB:
+    if topic is None and len(job) < LARGE_JOB:
         return encode()
     loop = asyncio.get_running_loop()
-    if feed is None:
+    if topic is None:
         return await loop.run_in_executor(None, encode)
-    if feed.status is None or feed.status[0] != job.version:
-        making = loop.run_in_executor(None, encode)
-        feed.status = job.version, making
-        making.add_done_callback(lambda _: feed.forget_status(making))
-    return await asyncio.shield(feed.status[1])
+    if topic.status is None or topic.status[0] != job.version:
+        encoding = loop.run_in_executor(None, encode)
+        topic.status = job.version, encoding
+        encoding.add_done_callback(lambda _: _forget(topic, encoding))
+    return await asyncio.shield(topic.status[1])
+
+
+def _forget(topic: JobEvents, encoding: asyncio.Future[tuple[Snapshot, bytes]]) -> None:
+    if topic.status is not None and topic.status[1] is encoding:
+        topic.status = None
 
 
 def preferred_wait(header: str) -> float:
-    """The seconds that a Prefer header is willing to wait; 0 where it says nothing of that."""
+    """The seconds in a Prefer header's `wait` preference; 0 without one."""
     for preference in header.split(","):
         name, _, value = preference.partition(";")[0].partition("=")
         if name.strip().lower() == "wait":
@@ -93,9 +103,9 @@ def preferred_wait(header: str) -> float:
 
 
 def tag_of_list(jobs: Sequence[Snapshot], waits: Sequence[WaitingJson], *, is_last: bool) -> str:
-    """What changes whenever one of these jobs does, or what it waits for, or which jobs they are.
+    """A tag that changes with the jobs, their versions, and the limits that they wait for.
 
-    Versions only grow, so their sum tells every change of a list that has the same two ends.
+    Versions only grow, so their sum changes with every Change of a job between the same two ends.
     """
     ends = f"{jobs[0].job_id}-{jobs[-1].job_id}" if jobs else ""
     sums = f"{len(jobs)}-{sum(job.version for job in jobs)}{'' if is_last else '-'}"

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 from imageload import errors
 from imageload.job import AlbumEnded, Image, Snapshot
-from imageload.transport.transfer import Steps
 
-# A form of 100 deletehashes has some 3 kB.
-_IMAGES_AT_ONCE = 100
+_IMAGES_AT_ONCE = 100  # a form of 100 deletehashes has some 3 kB
 
-Request = Callable[[str, str, dict[str, Any]], Steps[Any]]
+Request = Callable[[str, str, dict[str, Any]], Awaitable[Any]]
+"""Called with method, route and form; the `data` of Imgur's response."""
 
 
-def album_steps(
+async def make_album(
     request: Request, job: Snapshot, link_of: Callable[[str], str], *, anonymous: bool
-) -> Steps[AlbumEnded]:
-    """Steps that make the album of `job`, or set its images anew; `link_of` knows its link.
+) -> AlbumEnded:
+    """Make the album of `job`, or replace its images; `link_of` gives the link of an album's id.
 
-    Anonymous images and albums are addressed by their deletehashes, those of an account by their
-    ids. Without an image there is no album. What `request` raises passes through.
+    Anonymous images and albums are addressed by their deletehashes, an account's by their ids.
+    Without an image no album is made. Raises what `request` raises.
     """
     album = job.album
     assert album is not None, "the job wants an album"
@@ -33,21 +32,21 @@ def album_steps(
     album_id, deletehash = album.id, album.deletehash
     if album_id is not None:
         try:
-            yield from request("POST", f"album/{_address(album_id, deletehash)}", {key: first})
+            await request("POST", f"album/{_address(album_id, deletehash)}", {key: first})
         except errors.NotFoundOnImgur:  # somebody has deleted it meanwhile
             album_id = None
     if album_id is None:
-        made = yield from request("POST", "album", {"title": album.title, key: first})
+        made = await request("POST", "album", {"title": album.title, key: first})
         album_id, deletehash = _text(made, "id"), _text(made, "deletehash")
         if album_id is None or (anonymous and deletehash is None):
             raise errors.UploadError("upload_error", "Imgur made an album and did not say which.")
     for batch in batches:
-        yield from request("POST", f"album/{_address(album_id, deletehash)}/add", {key: batch})
+        await request("POST", f"album/{_address(album_id, deletehash)}/add", {key: batch})
     return AlbumEnded(album_id, link_of(album_id), deletehash)
 
 
 def image_name(image: Image, *, anonymous: bool) -> str | None:
-    """What Imgur knows a completed image of ours by: its deletehash, or the id in its link."""
+    """How Imgur addresses a completed image of ours: by its deletehash, or the id in its link."""
     if anonymous or image.link is None:
         return image.deletehash
     return image.link.rpartition("/")[2].partition(".")[0]

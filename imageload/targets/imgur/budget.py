@@ -1,11 +1,13 @@
-"""One limit of Imgur's: what is left of it, when it is full again, and how it will go on.
+"""One rate limit of Imgur: how much of it is left, when it is full again, and a forecast.
 
-For whoever holds its lock; moments are those of the caller's clock. Nothing here does I/O.
+Moments are those of the caller's clock. Written on the transfer loop. Other threads may read
+without a lock: no reading changes anything. Nothing here does I/O.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,11 +15,16 @@ _FRESH = 0.98
 _ROUNDED_SECONDS = 1.0  # Imgur rounds the end of a window up to a second
 
 Name = Literal["user", "client", "posts"]
+BudgetSnapshot = list[float | None]
+"""Limit, remaining, and the reset as an epoch."""
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetView:
-    """A budget as it stands: None is what Imgur has not said. `resets_at` by the quota's clock."""
+    """A budget at one moment; None: Imgur has not said. `resets_at` is by the quota's clock.
+
+    `client` is the number of the client id; None: the budget belongs to all of them.
+    """
 
     client: int | None
     name: Name
@@ -25,19 +32,13 @@ class BudgetView:
     remaining: int | None
     resets_at: float | None
 
-    @classmethod
-    def of(cls, budget: Budget, client: int | None, now: float) -> BudgetView:
-        """`budget` as it stands, which is that of the client id of this number, or of all."""
-        budget.has_room(0, now)  # lets a window that is over be over
-        return cls(client, budget.name, budget.limit, budget.remaining, budget.resets_at)
-
 
 class Budget:
-    """What is left of one limit of Imgur's, and when it is full again.
+    """How much is left of one rate limit, and when it is full again.
 
-    The window begins with the first spending after a reset, as far as we know; of several
-    hints at its end the earliest counts, since Imgur rounds them up. What is left at first, and
-    after a reset, is a guess: one request goes alone then, and the others learn from its answer.
+    The window begins with the first request after a reset, as far as we know. Imgur rounds a reset
+    up, so the earliest of several counts. At first and after a reset, `remaining` is a guess: then
+    one request goes alone, as a probe, and the others wait for its response.
     """
 
     def __init__(self, name: Name, window: float) -> None:
@@ -47,30 +48,38 @@ class Budget:
         self.remaining: int | None = None
         self.resets_at: float | None = None
         self.in_flight = 0
-        self._since = -math.inf
+        self._began = -math.inf
         self._learnt_at = -math.inf
         self._fresh_at: float | None = None
-        self._untold: list[tuple[float, int]] = []
+        self._uncounted: list[tuple[float, int]] = []
         self._is_guess = True
-        self._is_asked = False
+        self._is_probed = False
 
-    def has_room(self, cost: int, now: float) -> bool:
-        """May so much be spent now?"""
+    def blocked_until(self, cost: int, now: float, *, count: int = 1) -> float:
+        """When `count` requests may spend `cost` each: `now`, later, or inf.
+
+        Inf is when a request in flight has ended.
+        """
+        remaining, resets_at, probes = self._at(now)
+        cost *= count
+        is_free = probes is None or probes + count == 1
+        if is_free and (remaining is None or remaining - self.in_flight >= cost):
+            return now
+        if resets_at is None or (remaining is not None and remaining >= cost):
+            return math.inf
+        return resets_at
+
+    def reserve(self, cost: int, now: float) -> None:
+        """Count a request of this cost as in flight."""
         self._roll(now)
-        if self._is_guess and self._is_asked:
-            return False
-        return self.remaining is None or self.remaining - self.in_flight >= cost
-
-    def take(self, cost: int) -> None:
-        """A request that costs so much is under way."""
         self.in_flight += cost
-        self._is_asked = True
+        self._is_probed = True
 
-    def give_back(self, cost: int, *, sent: float, answered: bool) -> None:
-        """It is not any more; `answered`: not that Imgur only refused, or said nothing."""
+    def release(self, cost: int, *, sent: float, answered: bool) -> None:
+        """Count it as ended. `answered`: Imgur did the request, or judged it."""
         self.in_flight -= cost
-        if sent >= self._since:
-            self._is_asked = False
+        if sent >= self._began:
+            self._is_probed = False
             self._is_guess = self._is_guess and not answered
 
     def learn(
@@ -82,19 +91,19 @@ class Budget:
         sent: float,
         now: float,
     ) -> bool:
-        """Take in what the answer to a request of the moment `sent` says; False: it says nothing.
+        """Take in the response to a request sent at `sent`; False: it did not say what remains.
 
-        Answers overtake each other, so the least that remains is believed, until the answer to a
-        request that was sent later names more: then Imgur's window has begun anew.
+        `reset` is in seconds from now. Responses overtake each other, so the least that remains is
+        believed, until a request that was sent later is told of more: then a new window has begun.
         """
         self._roll(now)
         if limit is not None and limit > 0:
             self.limit = int(limit)
-        if remaining is None or sent < self._since:
+        if remaining is None or sent < self._began:
             return False
-        # What ended before this was sent is in it; what ended since may not be.
-        self._untold = [spent for spent in self._untold if spent[0] > sent]
-        left = int(remaining) - sum(cost for _, cost in self._untold)
+        # Requests that ended before `sent` are in Imgur's number; later ones may not be.
+        self._uncounted = [spent for spent in self._uncounted if spent[0] > sent]
+        left = int(remaining) - sum(cost for _, cost in self._uncounted)
         if self.remaining is None or left <= self.remaining:
             self.remaining, self._learnt_at = left, now
         elif sent > self._learnt_at:
@@ -108,7 +117,7 @@ class Budget:
                 self.resets_at = now + self.window
             return
         self.resets_at = now + reset if self.resets_at is None else min(self.resets_at, now + reset)
-        # Only for forecasts: where hardly anything is spent, the window has just begun.
+        # The window's length is only for forecasts: an almost full budget has just been reset.
         is_fresh = self.limit is not None and left >= _FRESH * self.limit
         if is_fresh and reset > 0:
             self._fresh_at = now if self._fresh_at is None else self._fresh_at
@@ -117,75 +126,75 @@ class Budget:
             self.window = reset
 
     def spend(self, cost: int, now: float) -> None:
-        """Count what no answer has told of."""
+        """Count a request whose response said nothing of this budget."""
         self._roll(now)
         if self.remaining is not None:
             self.remaining -= cost
-            self._untold.append((now, cost))
-            self._learnt_at = math.inf  # less than Imgur may say
+            self._uncounted.append((now, cost))
+            self._learnt_at = math.inf  # Imgur may say more, and it is no new window
             if self.resets_at is None:
                 self.resets_at = now + self.window
 
     def empty(self, wait: float | None, *, sent: float, now: float) -> None:
-        """Imgur says to a request of the moment `sent`: used up, for `wait` seconds more."""
+        """Imgur says to a request sent at `sent`: used up, for `wait` seconds more."""
         self._roll(now)
-        if sent < self._since:
+        if sent < self._began:
             return  # that was the window before
-        self.remaining, self._learnt_at = 0, now
         end = now + (self.window if wait is None else wait)
+        # The end first: another thread must not read an empty budget without one.
         self.resets_at = end if self.resets_at is None else min(self.resets_at, end)
+        self.remaining, self._learnt_at = 0, now
 
-    def opens_at(self, cost: int, now: float) -> float:
-        """When so much may be spent; `now`, a later moment, or inf: when something comes back."""
-        if self.has_room(cost, now):
-            return now
-        if self.remaining is not None and self.remaining >= cost:
-            return math.inf
-        return math.inf if self.resets_at is None else self.resets_at
+    def view(self, client: int | None, now: float) -> BudgetView:
+        """The budget at this moment."""
+        remaining, resets_at, _ = self._at(now)
+        return BudgetView(client, self.name, self.limit, remaining, resets_at)
 
-    def standing(self, now: float, clock: float) -> list[float | None]:
-        """How it stands, with the reset by `clock`, which outlives the process."""
-        self._roll(now)
-        resets_at = None if self.resets_at is None else self.resets_at - now + clock
-        return [self.limit, self.remaining, resets_at]
+    def snapshot(self, now: float, epoch: float) -> BudgetSnapshot:
+        """The budget for `restore` in another process; `epoch` is the wall clock at `now`."""
+        remaining, resets_at, _ = self._at(now)
+        return [self.limit, remaining, None if resets_at is None else resets_at - now + epoch]
 
-    def stand(self, standing: list[float | None], now: float, clock: float) -> None:
-        """Stand as another process left it."""
-        limit, remaining, resets_at = standing
+    def restore(self, snapshot: BudgetSnapshot, now: float, epoch: float) -> None:
+        """Go on with the `snapshot` of another process."""
+        limit, remaining, resets_at = snapshot
         self.limit = None if limit is None else int(limit)
         self.remaining = None if remaining is None else int(remaining)
-        self.resets_at = None if resets_at is None else resets_at - clock + now
+        self.resets_at = None if resets_at is None else resets_at - epoch + now
         self._roll(now)
+
+    def _at(self, now: float) -> tuple[int | None, float | None, int | None]:
+        """What remains and when it resets, at this moment, and the number of probes in flight.
+
+        None instead of a number: `remaining` is no guess, and no probe is needed.
+        """
+        resets_at = self.resets_at
+        if resets_at is not None and now >= resets_at:
+            return self.limit, None, 0
+        return self.remaining, resets_at, int(self._is_probed) if self._is_guess else None
 
     def _roll(self, now: float) -> None:
         if self.resets_at is not None and now >= self.resets_at:
             self._begin(now, self.limit, is_guess=True)
 
     def _begin(self, now: float, remaining: int | None, *, is_guess: bool) -> None:
-        self._is_guess, self._is_asked = is_guess, False
-        self._since, self.remaining, self.resets_at = now, remaining, None
+        self._is_guess, self._is_probed = is_guess, False
+        self._began, self.remaining, self.resets_at = now, remaining, None
         self._learnt_at, self._fresh_at = now, None
-        self._untold.clear()
+        self._uncounted = []
 
 
-@dataclass(slots=True)
 class Forecast:
-    """A Budget as it will go on if only uploads are sent."""
+    """A Budget as it develops if only uploads of this cost are sent, from `now` on."""
 
-    cost: int
-    limit: float
-    remaining: float
-    resets_at: float
-    window: float
-
-    @classmethod
-    def of(cls, budget: Budget, cost: int, now: float) -> Forecast:
-        """`budget` from `now` on, when an upload costs so much of it."""
-        budget.has_room(cost, now)
-        limit = math.inf if budget.limit is None else budget.limit
-        left = limit if budget.remaining is None else budget.remaining - budget.in_flight
-        resets_at = math.inf if budget.resets_at is None else budget.resets_at
-        return cls(cost, limit, left, resets_at, budget.window)
+    def __init__(self, budget: Budget, cost: int, now: float) -> None:
+        view = budget.view(None, now)
+        self.cost = cost
+        self.limit = math.inf if view.limit is None else view.limit
+        left = self.limit if view.remaining is None else view.remaining - budget.in_flight
+        self.remaining: float = left
+        self.resets_at = math.inf if view.resets_at is None else view.resets_at
+        self.window = budget.window
 
     def fits(self, moment: float) -> float:
         """How many uploads may be sent at this moment."""
@@ -194,7 +203,31 @@ class Forecast:
         return max(0.0, self.remaining // self.cost) if self.remaining != math.inf else math.inf
 
     def spend(self, uploads: int, moment: float) -> None:
-        """Count uploads of this moment."""
+        """Count uploads sent at this moment."""
         if uploads:
             self.remaining -= uploads * self.cost
             self.resets_at = min(self.resets_at, moment + self.window)
+
+
+def forecast(
+    clients: Sequence[tuple[float, Sequence[Forecast]]], uploads: int, now: float
+) -> float:
+    """When all `uploads` may have been sent, or inf; changes the Forecasts.
+
+    Each client id is the moment from which it may send, and the Forecasts of its budgets.
+    """
+    moment = now
+    while True:
+        openings = []
+        for free_at, budgets in clients:
+            fits = min(budget.fits(moment) for budget in budgets) if free_at <= moment else 0
+            sent = int(min(uploads, fits))
+            for budget in budgets:
+                budget.spend(sent, moment)
+            uploads -= sent
+            openings.append(max([free_at, *(b.resets_at for b in budgets if not b.fits(moment))]))
+        if uploads <= 0:
+            return moment
+        if not moment < min(openings) < math.inf:
+            return math.inf
+        moment = min(openings)

@@ -1,28 +1,19 @@
-"""Undo: what a job has brought to Imgur is deleted there, image by image, within the quota.
+"""Undo: delete from Imgur the images and the album that a job has there, within the quota.
 
-On the job's thread, in place of a Run. An image that another job has too stays on Imgur until
-that one is purged as well; from this job's lists it goes.
+An image that another job has too stays on Imgur until that job is purged as well; it only leaves
+this job's lists.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Set
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Set
 
-from imageload.errors import (
-    Failure,
-    ImageError,
-    NotFoundOnImgur,
-    StoreUnavailable,
-    UploadError,
-)
-from imageload.inbox import Inbox
-from imageload.job import Change, Job, PurgeBegun, Purged, PurgeEnded, PurgeFailed
-from imageload.road import Road, outcome_of
+from imageload.errors import Failure, ImageError, NotFoundOnImgur, StoreUnavailable, UploadError
+from imageload.job import Change, Image, Job, PurgeBegun, Purged, PurgeEnded, PurgeFailed
 from imageload.targets.imgur.albums import image_name
-from imageload.transport.transfer import TransferError
+from imageload.targets.imgur.uploader import CALL_SLOTS, Imgur
 
 _log = logging.getLogger(__name__)
 
@@ -32,131 +23,103 @@ _TAKEN_OFF = ImageError(
     "Taken off this job. It stays on Imgur, for another job has it too; purge that one as well.",
 ).failure()
 
-
-@dataclass(frozen=True, slots=True)
-class _Result:
-    """How the deletion of what is behind a link ended; the album's has no link."""
-
-    link: str | None
-    value: object
+LinksOfOthers = Callable[[Job], Awaitable[Set[str]]]
+"""The links that other jobs than this one have; raises StoreUnavailable."""
 
 
-class Purge:
-    """`work` deletes what `job` has completed; `settle` says that it is over."""
+async def purge(
+    job: Job,
+    imgur: Imgur,
+    apply: Callable[[Job, Change], object],
+    *,
+    links_of_others: LinksOfOthers,
+    forget: Callable[[Set[str]], object],
+) -> None:
+    """Delete what `job` has on Imgur: PurgeBegun, a Purged or PurgeFailed each, PurgeEnded.
 
-    def __init__(
-        self,
-        road: Road,
-        job: Job,
-        links_of_others: Callable[[], Set[str]],
-        taking_off: AbstractContextManager[object],
-    ) -> None:
-        """`links_of_others` gives the links that other jobs have.
+    `forget` makes the dedupe forget these links. If the task is cancelled, PurgeEnded is not
+    applied, and another `purge` goes on after a restart.
+    """
+    if not job.summary().purging:
+        apply(job, PurgeBegun())
+    ended = PurgeEnded()
+    try:
+        if await _purge_images(job, imgur, apply, links_of_others, forget):
+            ended = await _delete_album(job, imgur)
+    except Exception:
+        _log.exception("a bug ended a purge job=%s", job.job_id)
+    apply(job, ended)
 
-        `taking_off` is one lock for all purges.
-        """
-        self._road = road
-        self._job = job
-        self._links_of_others = links_of_others
-        self._taking_off = taking_off
-        self._inbox: Inbox[_Result | None] = Inbox()
-        self._images: dict[str, list[int]] = {}
-        self._ended = PurgeEnded()
-        self._stopped = False
 
-    def stop(self) -> None:
-        """Make `work` return soon; from any thread."""
-        self._stopped = True
-        self._inbox.ring()
+async def _purge_images(
+    job: Job,
+    imgur: Imgur,
+    apply: Callable[[Job, Change], object],
+    links_of_others: LinksOfOthers,
+    forget: Callable[[Set[str]], object],
+) -> bool:
+    """Delete the images that only `job` has; False if it is not known which these are."""
+    images = job.snapshot().images
+    indexes: dict[str, list[int]] = {}
+    for index, image in enumerate(images):
+        if image.link is not None:
+            indexes.setdefault(image.link, []).append(index)
 
-    def work(self) -> None:
-        """Delete the images, and then the album; returns early only after `stop`."""
-        if not self._job.summary().purging:
-            self._apply(PurgeBegun())
-        images = self._job.snapshot().images
-        for index, image in enumerate(images):
-            if image.link is not None:
-                self._images.setdefault(image.link, []).append(index)
-        # In this order: from now on no other job takes one of these links over.
-        self._road.sharing.forget(self._images.keys())
-        with self._taking_off:  # else of two jobs each would leave their images to the other
-            try:
-                shared = self._images.keys() & self._links_of_others()
-            except StoreUnavailable as error:
-                self._keep_all(ImageError("disk_error", str(error)))
-                return
-            for link in shared:
-                self._purged(link, _TAKEN_OFF)
-        for link, indexes in self._images.items():
-            image = images[indexes[0]]
-            # A deletehash does whoever asks: the image may be from before an account was used.
-            name = image.deletehash or image_name(image, anonymous=self._road.upload.anonymous)
-            if name is None:
-                gone = UploadError(
-                    "upload_rejected",
-                    "Imgur gave no deletehash for this image: it cannot be deleted.",
-                )
-                self._inbox.tell(_Result(link, gone))
-            else:
-                self._delete(link, f"image/{name}")
-        self._hear(len(self._images))
-        self._delete_album()
+    def finish(link: str, failure: Failure, *, purged: bool) -> None:
+        for index in indexes[link]:
+            apply(job, Purged(index, failure) if purged else PurgeFailed(index, failure))
 
-    def settle(self) -> None:
-        """Say that it is over; after a stop it is not."""
-        if not self._stopped and self._job.summary().purging:
-            self._apply(self._ended)
-
-    def _keep_all(self, error: ImageError) -> None:
-        """Nothing can be deleted, for it is not known what other jobs have."""
-        for link in self._images:
-            self._take(_Result(link, error))
-
-    def _delete(self, link: str | None, route: str) -> None:
-        upload = self._road.upload
-
-        def done(value: object) -> None:
-            self._inbox.tell(_Result(link, value))
-
+    forget(indexes.keys())  # first: from now on no other job reuses one of these links
+    async with imgur.purging:  # or of two jobs with an image, each would leave it to the other
         try:
-            upload.call(self._job.job_id, lambda: upload.request("DELETE", route), done)
-        except RuntimeError:
-            done(TransferError("stopped", "nothing is taken any more"))
+            shared = indexes.keys() & await links_of_others(job)
+        except StoreUnavailable as error:
+            for link in indexes:
+                finish(link, ImageError("disk_error", str(error)).failure(), purged=False)
+            return False
+        for link in shared:
+            finish(link, _TAKEN_OFF, purged=True)
+    own = {link: images[indexes[link][0]] for link in indexes if link not in shared}
+    await _delete_images(job.job_id, imgur, own, finish)
+    return True
 
-    def _delete_album(self) -> None:
-        album = self._job.summary().album
-        if album is not None and album.id is not None and not self._stopped:
-            self._delete(None, f"album/{album.deletehash or album.id}")
-            self._hear(1)
 
-    def _hear(self, count: int) -> None:
-        while count and not self._stopped:
-            for result in self._inbox.messages(None):
-                if result is not None:
-                    count -= 1
-                    self._take(result)
+async def _delete_images(
+    job_id: str, imgur: Imgur, images: Mapping[str, Image], finish: Callable[..., None]
+) -> None:
+    """Delete the image of each link, a few at once, and `finish` each."""
+    left = iter(images.items())
 
-    def _take(self, result: _Result) -> None:
-        error = outcome_of(result.value) if isinstance(result.value, BaseException) else None
-        if isinstance(error, NotFoundOnImgur):
-            error = None
-        if isinstance(error, ImageError):
-            told = self._job.job_id, error.code, error.message
-            _log.warning("not deleted job=%s code=%s reason=%s", *told)
-        if result.link is None:
-            failure = error.failure() if isinstance(error, ImageError) else None
-            self._ended = PurgeEnded(album_deleted=failure is None, album_failure=failure)
-        elif not isinstance(error, ImageError):
-            self._purged(result.link, _DELETED)
-        elif not self._stopped:
-            for index in self._images[result.link]:
-                self._apply(PurgeFailed(index, error.failure()))
+    async def work() -> None:
+        for link, image in left:
+            # A deletehash is enough: the image may be older than the account that is used now.
+            name = image.deletehash or image_name(image, anonymous=imgur.anonymous)
+            failure = await _failure_of(job_id, imgur, f"image/{name}" if name else None)
+            finish(link, failure or _DELETED, purged=failure is None)
 
-    def _purged(self, link: str, failure: Failure) -> None:
-        for index in self._images[link]:
-            self._apply(Purged(index, failure))
-        if failure is _TAKEN_OFF:
-            del self._images[link]
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(CALL_SLOTS, len(images))):
+            group.create_task(work())
 
-    def _apply(self, change: Change) -> None:
-        self._road.apply(self._job, change)
+
+async def _delete_album(job: Job, imgur: Imgur) -> PurgeEnded:
+    album = job.summary().album
+    if album is None or album.id is None:
+        return PurgeEnded()
+    failure = await _failure_of(job.job_id, imgur, f"album/{album.deletehash or album.id}")
+    return PurgeEnded(album_deleted=failure is None, album_failure=failure)
+
+
+async def _failure_of(job_id: str, imgur: Imgur, route: str | None) -> Failure | None:
+    """Delete `route`; why it could not be deleted. None: it is gone."""
+    try:
+        if route is None:
+            message = "Imgur gave no deletehash for this image: it cannot be deleted."
+            raise UploadError("upload_rejected", message)
+        await imgur.request(job_id, "DELETE", route)
+    except NotFoundOnImgur:
+        return None
+    except ImageError as error:
+        _log.warning("not deleted job=%s code=%s reason=%s", job_id, error.code, error.message)
+        return error.failure()
+    return None

@@ -1,28 +1,39 @@
-"""Imgur's limits: what may still be spent, and when there will be more.
+"""Imgur's rate limits: which request may be sent now, and when the next one may.
 
-    Quota ── Meter (a client id) ── Budget user    credits an hour, per address and client id
-                                 ├─ Budget client  credits a day, per client id
-                                 └─ Budget posts   POSTs an hour, per address: shared by all Meters
+    Quotas ── Quota (one client id) ── Budget user    credits an hour, per address and client id
+                                   ├── Budget client  credits a day, per client id
+                                   └── Budget posts   POSTs an hour, per address: all share it
 
-An upload costs 10 credits, any other call 1 (Imgur's API page). A Permit is taken before a request
-is sent, and only where every budget has room for it, so that a 429 is the exception. What is left
-is learnt from the answers, never believed to be more than what they say less what is under way.
+An upload costs 10 credits, any other call 1 (Imgur's API page). Before a request is sent, its cost
+is reserved in every budget; a budget is never believed to have more than the responses said, less
+what is in flight. So a 429 is the exception. Beside its budgets a Quota has a state:
 
-A Meter that was refused is held: by a 429 that names no budget, by a block, by wrong credentials,
-by failures in a row. A hold ends with one request that goes well. Nothing here does I/O.
+    open ──► backoff ──blocked_until──► probing ──success──► open
+               ▲                           │
+               └── refused: wait doubled ◄─┘
+
+Backoff begins with a 429 that names no budget, a block, refused credentials or three failures in a
+row. Written on the transfer loop; other threads may read without a lock, as they read a Budget.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
-import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from imageload import errors
-from imageload.targets.imgur.budget import Budget, BudgetView, Forecast, Name
+from imageload.targets.imgur.budget import (
+    Budget,
+    BudgetSnapshot,
+    BudgetView,
+    Forecast,
+    Name,
+    forecast,
+)
 
 UPLOAD_COST = 10
 CALL_COST = 1
@@ -30,19 +41,24 @@ CALL_COST = 1
 Reason = Name | Literal["blocked", "credentials", "unavailable", "unasked"]
 
 _FAILURES_IN_A_ROW = 3
-_ASKED_SECONDS = 0.1  # how soon to look again where a hold is over and somebody is asking
-_FIRST_REST_SECONDS = 1.0
-_LONGEST_REST_SECONDS = 60.0
-_LONGEST_HOLD_SECONDS = 3600.0
-_MOST_AT_ONCE = 1_000.0
-# After these Imgur has counted no request.
-_NOT_COUNTED = frozenset({"rate_limited", "upload_connect_error", "disk_error", "resource_error"})
-_SENTENCES: dict[Reason, str] = {
+_POLL_SECONDS = 0.1  # when a wait is over but the request that ends it has not been sent
+_FIRST_OUTAGE_WAIT = 1.0
+_LONGEST_OUTAGE_WAIT = 60.0
+_LONGEST_WAIT = 3600.0
+_MOST_IN_FLIGHT = 1_000.0
+# The errors after which Imgur has counted no request.
+_NOT_COUNTED = {"rate_limited", "upload_connect_error", "disk_error", "resource_error"}
+_KEYS: dict[Name, tuple[str, str, str]] = {
+    "user": ("UserLimit", "UserRemaining", "UserReset"),
+    "client": ("ClientLimit", "ClientRemaining", "ClientReset"),
+    "posts": ("PostLimit", "PostRemaining", "PostReset"),
+}
+_MESSAGES: dict[Reason, str] = {
     "user": "Imgur's hourly credits of this address and client id are used up.",
     "client": "Imgur's daily credits of this client id are used up.",
     "posts": "Imgur's hourly number of POSTs from this address is used up.",
     "blocked": "Imgur refuses this address or client id.",
-    "credentials": "Imgur does not take the client id or token.",
+    "credentials": "Imgur does not accept the client id or token.",
     "unavailable": "Imgur is out of order, or cannot be reached.",
     "unasked": "Imgur is being asked for its limits.",
 }
@@ -50,396 +66,380 @@ _SENTENCES: dict[Reason, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """How long things take where Imgur does not say, in seconds."""
+    """How long things take when Imgur does not say, in seconds."""
 
     hour: float = 3600.0
     day: float = 86_400.0
     unhinted_wait: float = 60.0
-    """After a 429 that says nothing; it doubles with each one in a row."""
+    """After a 429 without a hint; doubled for each further one in a row."""
     blocked_wait: float = 600.0
-    """After a block; it doubles too."""
+    """After a block; doubled likewise."""
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
-    """Nothing is sent before `until` (by the quota's clock; inf: until something changes)."""
+class Blocked:
+    """Why nothing may be sent before `until`, on the quota's clock; inf: until a request ends."""
 
     reason: Reason
     until: float
-    sentence: str
+    message: str
+
+    def error(self, now: float) -> errors.UploadError:
+        """The error of a request that was not sent."""
+        wait = None if self.until == math.inf else self.until - now
+        match self.reason:
+            case "blocked":
+                return errors.UploadBlocked(self.message, retry_after=wait)
+            case "credentials":
+                return errors.CredentialsRefused(self.message, retry_after=wait)
+            case "unavailable" | "unasked":
+                return errors.UploadError("unavailable", self.message, retry_after=wait)
+        error = errors.QuotaExceeded(self.message, retry_after=wait)
+        error.budget = self.reason
+        return error
 
 
 @dataclass(frozen=True, slots=True)
-class _Hold:
-    """Nobody is served before `until`; then one request is, and decides.
+class Backoff:
+    """Rejects requests until `blocked_until`, then lets one probe through.
 
-    With `only_asking` that has to be one that asks how things stand.
+    `only_asking`: the probe has to be a request that only asks for the limits.
     """
 
     reason: Reason
-    sentence: str
-    begun: float
+    message: str
+    began: float
     wait: float
-    until: float
     only_asking: bool = False
+    is_over: bool = False
+
+    @property
+    def blocked_until(self) -> float:
+        """When the probe may be sent."""
+        return self.began if self.is_over else self.began + self.wait
 
 
-class Permit:
-    """Leave to send one request: `learn` what its answer says, then `end` it."""
+Amounts = tuple[tuple[Budget, int], ...]
+"""How much of each budget a request costs."""
 
-    def __init__(self, meter: Meter, cost: int, *, post: bool, asking: bool, sent: float) -> None:
-        self._meter = meter
-        self._told: set[Reason] = set()
+
+class Reservation:
+    """Room for one request: `learn` from its response; ended once, on leaving the `with`."""
+
+    def __init__(self, quota: Quota, amounts: Amounts, *, asking: bool, sent: float) -> None:
+        self._quota = quota
         self._ended = False
-        self.cost = cost
-        self.post = post
+        self.told: set[Reason] = set()
+        self.amounts = amounts
         self.asking = asking
         self.sent = sent
 
     def learn(self, found: Mapping[str, float | None]) -> None:
-        """Take in what an answer says of the budgets, by the names of `answers.budgets`."""
-        self._told |= self._meter.learn(found, self.sent)
+        """Take in the rate-limit headers of the response, as `answers.budgets` reads them."""
+        self.told |= self._quota.learn(found, self.sent)
 
-    def end(self, error: BaseException | None) -> None:
-        """The request is over, well or with `error`. Once is enough, twice does no harm."""
+    def end(self, error: BaseException | None = None) -> None:
+        """The request has ended, well or with `error`; a second call does nothing."""
         if not self._ended:
             self._ended = True
-            self._meter.end(self, self._told, error)
+            self._quota.end(self, error)
+
+    def __enter__(self) -> Reservation:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        self.end(error)
 
 
-class Meter:
-    """The budgets and the standing of one client id. Safe in all threads."""
+@dataclass(slots=True)
+class _Shared:
+    """What all client ids have in common."""
 
-    def __init__(
-        self,
-        number: int,
-        *,
-        posts: Budget,
-        terms: Terms,
-        lock: threading.Lock,
-        clock: Callable[[], float],
-        on_end: Callable[[BaseException | None], object] | None = None,
-    ) -> None:
+    posts: Budget
+    terms: Terms
+    clock: Callable[[], float]
+    on_end: Callable[[BaseException | None], object] | None
+    waiters: list[asyncio.Future[None]] = field(default_factory=list)
+
+
+class Quota:
+    """The budgets and the backoff of one client id."""
+
+    def __init__(self, number: int, shared: _Shared) -> None:
         self.number = number
-        self.user = Budget("user", terms.hour)
-        self.client = Budget("client", terms.day)
-        self.posts = posts
-        self._terms = terms
-        self._lock = lock
-        self._clock = clock
-        self._on_end = on_end
-        self._hold: _Hold | None = None
-        self._trouble_since: float | None = None
+        self.user = Budget("user", shared.terms.hour)
+        self.client = Budget("client", shared.terms.day)
+        self.backoff: Backoff | None = None
+        self.outage_since: float | None = None
+        """Since when this client id has been blocked or Imgur out of order."""
+        self._shared = shared
         self._failures = 0
-        self._under_way = 0
-        self._at_once = _MOST_AT_ONCE
+        self.in_flight = 0
+        self._most_in_flight = _MOST_IN_FLIGHT
 
-    def take(self, cost: int = CALL_COST, *, post: bool = False, asking: bool = False) -> Permit:
-        """Leave for a request of this cost; raises the UploadError that stands against it.
+    async def reserve(
+        self, cost: int = CALL_COST, *, post: bool = False, asking: bool = False
+    ) -> Reservation:
+        """Room for a request of this cost; waits while requests in flight are in its way.
 
-        With `asking`, a request that only wants to know how things stand, no hold is in the way.
+        Raises the UploadError that a longer wait has as its reason. A request that is `asking`
+        only for the limits is not subject to the backoff.
         """
-        with self._lock:
-            now = self._clock()
-            closed = self.closed_at(now, cost, post=post, asking=asking)
-            if closed is not None:
-                raise error_of(closed, now)
-            for budget, amount in self._budgets(cost, post=post):
-                budget.take(amount)
-            self._under_way += 1
-            return Permit(self, cost, post=post, asking=asking, sent=now)
+        while True:
+            try:
+                return self.try_reserve(cost, post=post, asking=asking)
+            except errors.UploadError as error:
+                if error.retry_after is not None:
+                    raise
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._shared.waiters.append(waiter)
+            await waiter
+
+    def try_reserve(
+        self, cost: int = CALL_COST, *, post: bool = False, asking: bool = False
+    ) -> Reservation:
+        """`reserve` that never waits: raises, with no `retry_after`, where that would."""
+        now = self._shared.clock()
+        blocked = self.blocked(cost, post=post, asking=asking)
+        if blocked is not None:
+            raise blocked.error(now)
+        amounts = self._amounts(cost, post=post)
+        for budget, amount in amounts:
+            budget.reserve(amount, now)
+        self.in_flight += 1
+        return Reservation(self, amounts, asking=asking, sent=now)
+
+    def blocked(
+        self, cost: int, *, post: bool, asking: bool = False, count: int = 1
+    ) -> Blocked | None:
+        """Why `count` requests of this cost may not be sent now; None: they may."""
+        now, backoff = self._shared.clock(), None if asking else self.backoff
+        if backoff is not None:
+            until = backoff.blocked_until
+            if now < until:
+                return Blocked(backoff.reason, until, backoff.message)
+            if backoff.only_asking:
+                return Blocked(backoff.reason, now + _FIRST_OUTAGE_WAIT, backoff.message)
+            if self.in_flight + count > 1:
+                return Blocked(backoff.reason, math.inf, backoff.message)
+        if self.in_flight + count - 1 >= self._most_in_flight and not asking:
+            return Blocked("user", math.inf, _MESSAGES["user"])
+        name, latest = None, now
+        for budget, amount in self._amounts(cost, post=post):
+            until = budget.blocked_until(amount, now, count=count)
+            if until > latest:
+                name, latest = budget.name, until
+        return None if name is None else Blocked(name, latest, _MESSAGES[name])
+
+    def room(self) -> float:
+        """How many credits may be spent before a budget is empty."""
+        left = [
+            remaining - budget.in_flight
+            for budget in (self.user, self.client)
+            if (remaining := budget.remaining) is not None
+        ]
+        return min(left, default=math.inf)
 
     def learn(self, found: Mapping[str, float | None], sent: float) -> set[Reason]:
-        """Which budgets the answer told something of."""
-        told: set[Reason] = set()
-        names = (("User", self.user), ("Client", self.client), ("Post", self.posts))
-        with self._lock:
-            now = self._clock()
-            for name, budget in names:
-                said = [found.get(name + key) for key in ("Limit", "Remaining", "Reset")]
-                if budget.learn(*said, sent=sent, now=now):
-                    told.add(budget.name)
+        """Take in limits that Imgur told to a request sent at `sent`; the budgets it told of."""
+        now, told = self._shared.clock(), set[Reason]()
+        for budget in (self.user, self.client, self._shared.posts):
+            limit, remaining, reset = map(found.get, _KEYS[budget.name])
+            if budget.learn(limit, remaining, reset, sent=sent, now=now):
+                told.add(budget.name)
         return told
 
-    def end(self, permit: Permit, told: set[Reason], error: BaseException | None) -> None:
-        """Called by the Permit."""
-        counted = not (isinstance(error, errors.ImageError) and error.code in _NOT_COUNTED)
+    def end(self, request: Reservation, error: BaseException | None) -> None:
+        """Called by the Reservation."""
+        now = self._shared.clock()
+        is_counted = not (isinstance(error, errors.ImageError) and error.name in _NOT_COUNTED)
         answered = error is None or (
             isinstance(error, errors.UploadError)
             and not isinstance(error, errors.QuotaExceeded)
             and not error.imgur_is_away
         )
-        with self._lock:
-            now = self._clock()
-            self._under_way -= 1
-            for budget, amount in self._budgets(permit.cost, post=permit.post):
-                budget.give_back(amount, sent=permit.sent, answered=answered)
-                if budget.name not in told and counted:
-                    budget.spend(amount, now)
-            self._judge(permit, error, now)
-        if self._on_end is not None:
-            self._on_end(error)
+        self.in_flight -= 1
+        for budget, amount in request.amounts:
+            budget.release(amount, sent=request.sent, answered=answered)
+            if budget.name not in request.told and is_counted:
+                budget.spend(amount, now)
+        self._judge(request, error, now)
+        if self._shared.on_end is not None:
+            self._shared.on_end(error)
+        waiters, self._shared.waiters = self._shared.waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
-    def presume(self, user: int | None, client: int | None) -> None:
-        """Take these for the budgets until Imgur says otherwise."""
-        with self._lock:
-            for budget, limit in ((self.user, user), (self.client, client)):
-                budget.limit = budget.remaining = limit
+    def assume_limits(self, user: int | None, client: int | None) -> None:
+        """Count with these limits until Imgur says others."""
+        for budget, limit in ((self.user, user), (self.client, client)):
+            budget.limit = budget.remaining = limit
 
-    def hold_until_asked(self, seconds: float) -> None:
-        """Send nothing before Imgur has said how things stand, or for so long."""
-        with self._lock:
-            now = self._clock()
-            self._hold = _Hold("unasked", _SENTENCES["unasked"], now, seconds, now + seconds)
+    def block_until_asked(self, seconds: float) -> None:
+        """Send nothing before Imgur has told its limits, or for so long."""
+        now = self._shared.clock()
+        self.backoff = Backoff("unasked", _MESSAGES["unasked"], now, seconds)
 
-    @property
-    def trouble_since(self) -> float | None:
-        """Since when this client id is blocked or Imgur out of order; None where it is neither."""
-        return self._trouble_since
+    def _amounts(self, cost: int, *, post: bool) -> Amounts:
+        amounts = ((self.user, cost), (self.client, cost)) if cost else ()
+        return (*amounts, (self._shared.posts, 1)) if post else amounts
 
-    @property
-    def hold(self) -> Closed | None:
-        """What stands against this client id beside its budgets."""
-        hold = self._hold
-        return Closed(hold.reason, hold.until, hold.sentence) if hold is not None else None
-
-    def closed_at(
-        self, now: float, cost: int, *, post: bool, asking: bool = False
-    ) -> Closed | None:
-        """What stands against a request of this cost. For the lock's holder."""
-        hold = None if asking else self._hold
-        if hold is not None:
-            if hold.only_asking or now < hold.until:
-                # Whoever asks may take its time: nobody is to look again every moment.
-                until = hold.until if now < hold.until else now + _FIRST_REST_SECONDS
-                return Closed(hold.reason, until, hold.sentence)
-            if self._under_way:
-                return Closed(hold.reason, math.inf, hold.sentence)
-        if self._under_way >= self._at_once and not asking:
-            return Closed("user", math.inf, _SENTENCES["user"])
-        found: Closed | None = None
-        for budget, amount in self._budgets(cost, post=post):
-            until = budget.opens_at(amount, now)
-            if until > now and (found is None or until > found.until):
-                found = Closed(budget.name, until, _SENTENCES[budget.name])
-        return found
-
-    def room(self) -> float:
-        """How many credits may be spent before a budget is empty. For the lock's holder."""
-        left = [
-            budget.remaining - budget.in_flight
-            for budget in (self.user, self.client)
-            if budget.remaining is not None
-        ]
-        return min(left, default=math.inf)
-
-    def _budgets(self, cost: int, *, post: bool) -> list[tuple[Budget, int]]:
-        spent = [(self.user, cost), (self.client, cost)] if cost else []
-        return [*spent, (self.posts, 1)] if post else spent
-
-    def _judge(self, permit: Permit, error: BaseException | None, now: float) -> None:
-        """What the end of a request says of this client id's standing."""
-        terms = self._terms
+    def _judge(self, request: Reservation, error: BaseException | None, now: float) -> None:
+        """Begin, lengthen or end the backoff."""
+        terms, sent = self._shared.terms, request.sent
         match error:
             case errors.QuotaExceeded():
-                if self._refused(permit, error, now):
-                    self._went_well(permit, now)
+                if self._names_a_budget(request, error, now):
+                    self._succeeded(request, now)
+                else:
+                    self._most_in_flight = 1.0
+                    self._back_off(sent, "user", error.message, terms.unhinted_wait, now)
             case errors.UploadBlocked():
-                self._hold_on(permit.sent, "blocked", error.message, terms.blocked_wait, now)
+                self._back_off(sent, "blocked", error.message, terms.blocked_wait, now)
             case errors.CredentialsRefused():
-                self._hold_on(permit.sent, "credentials", error.message, terms.unhinted_wait, now)
+                self._back_off(sent, "credentials", error.message, terms.unhinted_wait, now)
             case errors.UploadError(imgur_is_away=True):
                 self._failures += 1
-                if self._failures >= _FAILURES_IN_A_ROW or self._hold is not None:
-                    first = _FIRST_REST_SECONDS
-                    self._hold_on(permit.sent, "unavailable", _SENTENCES["unavailable"], first, now)
+                if self._failures >= _FAILURES_IN_A_ROW or self.backoff is not None:
+                    message = _MESSAGES["unavailable"]
+                    self._back_off(sent, "unavailable", message, _FIRST_OUTAGE_WAIT, now)
             case None | errors.UploadError():
                 self._failures = 0
-                if self._at_once < _MOST_AT_ONCE:
-                    self._at_once += 1 / self._at_once
-                self._went_well(permit, now)
+                if self._most_in_flight < _MOST_IN_FLIGHT:
+                    self._most_in_flight += 1 / self._most_in_flight
+                self._succeeded(request, now)
 
-    def _went_well(self, permit: Permit, now: float) -> None:
-        hold = self._hold
-        if hold is None or permit.sent < hold.begun:
+    def _succeeded(self, request: Reservation, now: float) -> None:
+        backoff = self.backoff
+        if backoff is None or request.sent < backoff.began:
             return
-        # Imgur may tell its limits to whom it takes no uploads from: one of these has to show.
-        still = permit.asking and hold.reason != "unasked"
-        if not still:
-            self._trouble_since = None
-        self._hold = replace(hold, until=now, only_asking=False) if still else None
+        # Imgur may tell its limits to a client from which it takes no uploads: probe with one.
+        if request.asking and backoff.reason != "unasked":
+            self.backoff = replace(backoff, began=now, is_over=True, only_asking=False)
+        else:
+            self.backoff = self.outage_since = None
 
-    def _refused(self, permit: Permit, error: errors.QuotaExceeded, now: float) -> bool:
-        """A 429: the budget that it names is empty; if it names none, wait longer each time.
-
-        True where a budget explains it: then Imgur knows us and works.
-        """
-        budgets = self._budgets(permit.cost, post=permit.post)
+    def _names_a_budget(
+        self, request: Reservation, error: errors.QuotaExceeded, now: float
+    ) -> bool:
+        """Is the 429 explained by a budget, which is empty then? So Imgur knows us and works."""
         wait = error.retry_after
-        for budget, _ in budgets:
-            # One that is used up for no time at all is as good as none.
+        for budget, _ in request.amounts:
+            # "Used up for 0 seconds" is no hint.
             if budget.name == error.budget and (wait is None or wait > 0):
-                budget.empty(wait, sent=permit.sent, now=now)
+                budget.empty(wait, sent=request.sent, now=now)
                 return True
-        if not all(budget.has_room(amount, now) for budget, amount in budgets):
-            return True
-        self._at_once = 1.0
-        self._hold_on(permit.sent, "user", error.message, self._terms.unhinted_wait, now)
-        return False
+        return any(budget.blocked_until(amount, now) > now for budget, amount in request.amounts)
 
-    def _hold_on(
-        self, sent: float, reason: Reason, sentence: str, first_wait: float, now: float
+    def _back_off(
+        self, sent: float, reason: Reason, message: str, first_wait: float, now: float
     ) -> None:
-        hold = self._hold
-        if hold is not None and sent < hold.begun:
-            return  # one of many that were under way when the first of them was refused
-        wait = first_wait
-        if hold is not None and hold.reason == reason:
-            cap = _LONGEST_REST_SECONDS if reason == "unavailable" else _LONGEST_HOLD_SECONDS
-            wait = max(first_wait, min(cap, 2 * hold.wait))
-        self._hold = _Hold(reason, sentence, now, wait, now + wait, reason == "credentials")
-        is_trouble = reason in ("blocked", "unavailable")
-        self._trouble_since = (self._trouble_since or now) if is_trouble else None
+        backoff, wait = self.backoff, first_wait
+        if backoff is not None and sent < backoff.began:
+            return  # it was in flight together with the first that was refused
+        if backoff is not None and backoff.reason == reason:
+            cap = _LONGEST_OUTAGE_WAIT if reason == "unavailable" else _LONGEST_WAIT
+            wait = max(first_wait, min(cap, 2 * backoff.wait))
+        self.backoff = Backoff(reason, message, now, wait, only_asking=reason == "credentials")
+        is_outage = reason in ("blocked", "unavailable")
+        self.outage_since = (self.outage_since or now) if is_outage else None
 
 
-class Quota:
-    """The Meters of all client ids, and what they say together."""
+class Quotas:
+    """The Quota of each client id."""
 
     def __init__(
         self,
         clients: int = 1,
         terms: Terms | None = None,
-        clock: Callable[[], float] | None = None,
+        clock: Callable[[], float] = time.monotonic,
         on_end: Callable[[BaseException | None], object] | None = None,
     ) -> None:
-        """`on_end` is told of each request that was sent how it ended: well, or with an error."""
+        """`on_end` is called when a request has ended, with its error if it failed."""
         terms = terms or Terms()
-        self._clock = clock or time.monotonic
-        self._lock = threading.Lock()
-        posts = Budget("posts", terms.hour)
-        self.meters = tuple(
-            Meter(
-                number,
-                posts=posts,
-                terms=terms,
-                lock=self._lock,
-                clock=self._clock,
-                on_end=on_end,
-            )
-            for number in range(1, clients + 1)
-        )
+        shared = _Shared(Budget("posts", terms.hour), terms, clock, on_end)
+        self.each = tuple(Quota(number, shared) for number in range(1, clients + 1))
+        self._posts = shared.posts
+        self._clock = clock
 
-    def best(self, cost: int, *, post: bool) -> Meter:
-        """The Meter for the next request of this cost: the one with the most room, if any has."""
-        with self._lock:
-            now = self._clock()
-            return max(
-                self.meters,
-                key=lambda m: (m.closed_at(now, cost, post=post) is None, m.room()),
-            )
+    @property
+    def in_flight(self) -> int:
+        """How many requests are in flight."""
+        return sum(quota.in_flight for quota in self.each)
 
-    def closed(self, cost: int, *, post: bool) -> Closed | None:
-        """What stands against a request of this cost, whichever client id asks; None: nothing."""
-        with self._lock:
-            now = self._clock()
-            found: list[Closed] = []
-            for meter in self.meters:
-                closed = meter.closed_at(now, cost, post=post)
-                if closed is None:
-                    return None
-                found.append(closed)
-            # Wrong credentials do not end by themselves: that wait is only until the next look.
-            return min(found, key=lambda closed: (closed.reason == "credentials", closed.until))
+    def best(self, cost: int, *, post: bool) -> Quota:
+        """The one that may send a request of this cost, and of those the one with the most room."""
+        if len(self.each) == 1:
+            return self.each[0]
+        return max(self.each, key=lambda q: (q.blocked(cost, post=post) is None, q.room()))
 
-    def seconds_of_trouble(self) -> float:
-        """How long no client id has been able to send for a block or an outage; 0: one is."""
-        with self._lock:
-            now = self._clock()
-            return min(now - (meter.trouble_since or now) for meter in self.meters)
+    def blocked(self, cost: int, *, post: bool, count: int = 1) -> Blocked | None:
+        """Why none of them may send `count` requests of this cost now; None: one of them may."""
+        found: list[Blocked] = []
+        for quota in self.each:
+            blocked = quota.blocked(cost, post=post, count=count)
+            if blocked is None:
+                return None
+            found.append(blocked)
+        # The end of a wait for credentials ends nothing: they are only asked about again.
+        return min(found, key=lambda blocked: (blocked.reason == "credentials", blocked.until))
 
-    def seconds_to_open(self, cost: int, *, post: bool) -> float:
-        """How long until a request of this cost may be sent; inf: when something comes back."""
-        return self.seconds_until_open(self.closed(cost, post=post))
-
-    def seconds_until_open(self, closed: Closed | None) -> float:
-        """The same, where what stands against it is known."""
-        if closed is None:
+    def seconds_to_open(self, blocked: Blocked | None) -> float:
+        """How long until what is `blocked` may be sent; inf: when a request in flight has ended."""
+        if blocked is None:
             return 0.0
-        left = closed.until - self._clock()
-        return left if left > 0 else _ASKED_SECONDS
+        left = blocked.until - self._clock()
+        return left if left > 0 else _POLL_SECONDS
 
-    def standing(self) -> list[list[float | None]]:
-        """How the budgets stand, for `stand` in another process."""
-        with self._lock:
-            now, clock = self._clock(), time.time()
-            return [budget.standing(now, clock) for budget in self._all()]
+    def outage_seconds(self) -> float:
+        """For how long no client id has been able to send for a block or an outage; 0: one is."""
+        now = self._clock()
+        return min(now - (quota.outage_since or now) for quota in self.each)
 
-    def stand(self, standing: list[list[float | None]]) -> bool:
-        """Begin where another process left it; False where that had other client ids."""
-        with self._lock:
-            budgets = self._all()
-            if len(standing) != len(budgets):
-                return False
-            for budget, each in zip(budgets, standing, strict=True):
-                budget.stand(each, self._clock(), time.time())
-            return all(budget.remaining is not None for budget in budgets[:-1])
+    def snapshot(self) -> list[BudgetSnapshot]:
+        """All budgets, for `restore` in another process."""
+        now, epoch = self._clock(), time.time()
+        return [budget.snapshot(now, epoch) for budget in self._budgets()]
 
-    def _all(self) -> list[Budget]:
-        own = [budget for meter in self.meters for budget in (meter.user, meter.client)]
-        return [*own, self.meters[0].posts]
+    def restore(self, snapshot: list[BudgetSnapshot]) -> bool:
+        """Go on with the `snapshot` of another process; False: not all credits are known then.
+
+        A snapshot of another number of client ids is ignored. Raises TypeError or ValueError where
+        it is none.
+        """
+        budgets, now, epoch = self._budgets(), self._clock(), time.time()
+        if len(snapshot) != len(budgets):
+            return False
+        for budget, each in zip(budgets, snapshot, strict=True):
+            budget.restore(each, now, epoch)
+        return all(budget.remaining is not None for budget in budgets[:-1])
 
     def budgets(self) -> list[BudgetView]:
-        """Every budget as it stands."""
-        with self._lock:
-            now = self._clock()
-            views = []
-            for meter in self.meters:
-                views += [BudgetView.of(b, meter.number, now) for b in (meter.user, meter.client)]
-            return [*views, BudgetView.of(self.meters[0].posts, None, now)]
+        """Every budget at this moment."""
+        now = self._clock()
+        views = [
+            b.view(quota.number, now) for quota in self.each for b in (quota.user, quota.client)
+        ]
+        return [*views, self._posts.view(None, now)]
 
     def seconds_for(self, uploads: int) -> float:
-        """How long until so many uploads may have been sent, as the budgets go; inf: never."""
-        with self._lock:
-            now = self._clock()
-            posts = Forecast.of(self.meters[0].posts, 1, now)
-            clients = []
-            for meter in self.meters:
-                free_at = _end_of(meter.hold, now)
-                credit = [Forecast.of(b, UPLOAD_COST, now) for b in (meter.user, meter.client)]
-                clients.append((free_at, [*credit, posts]))
-        moment = now
-        while True:
-            nexts = []
-            for free_at, budgets in clients:
-                fits = min(budget.fits(moment) for budget in budgets) if free_at <= moment else 0
-                sent = int(min(uploads, fits))
-                for budget in budgets:
-                    budget.spend(sent, moment)
-                uploads -= sent
-                full = [b.resets_at for b in budgets if not b.fits(moment)]
-                nexts.append(max([free_at, *full]))
-            if uploads <= 0 or min(nexts) == math.inf or min(nexts) <= moment:
-                return moment - now if uploads <= 0 else math.inf
-            moment = min(nexts)
+        """How long until so many uploads may have been sent, by the budgets; inf: never."""
+        now = self._clock()
+        posts = Forecast(self._posts, 1, now)
+        clients = []
+        for quota in self.each:
+            credit = [Forecast(each, UPLOAD_COST, now) for each in (quota.user, quota.client)]
+            clients.append((_opens_at(quota.backoff, now), [*credit, posts]))
+        return forecast(clients, uploads, now) - now
+
+    def _budgets(self) -> list[Budget]:
+        own = [budget for quota in self.each for budget in (quota.user, quota.client)]
+        return [*own, self._posts]
 
 
-def _end_of(hold: Closed | None, now: float) -> float:
-    """When what is held goes on, for a forecast; inf where nobody knows."""
-    if hold is None:
+def _opens_at(backoff: Backoff | None, now: float) -> float:
+    """When a client id may send again, for a forecast; inf: nobody knows."""
+    if backoff is None:
         return now
-    return math.inf if hold.reason == "credentials" else hold.until
-
-
-def error_of(closed: Closed, now: float) -> errors.UploadError:
-    """What stands in the way, as the error of a request that was not sent."""
-    wait = None if closed.until == math.inf else closed.until - now
-    match closed.reason:
-        case "blocked":
-            return errors.UploadBlocked(closed.sentence, retry_after=wait)
-        case "credentials":
-            return errors.CredentialsRefused(closed.sentence, retry_after=wait)
-        case "unavailable" | "unasked":
-            return errors.UploadError("unavailable", closed.sentence, retry_after=wait)
-    error = errors.QuotaExceeded(closed.sentence, retry_after=wait)
-    error.budget = closed.reason
-    return error
+    return math.inf if backoff.reason == "credentials" else backoff.blocked_until

@@ -13,7 +13,7 @@ from typing import Any, is_typeddict
 import msgspec
 
 from imageload import schemas
-from imageload.settings import VERSION, Config
+from imageload.settings import VERSION, Settings
 from imageload.web.intake import Body
 from imageload.web.problems import PROBLEM
 
@@ -31,13 +31,13 @@ _INSTANCE = "urn:imageload:request:5f0c6d1e0b7a4c39"
 Json = dict[str, Any]
 
 
-def document(config: Config, *, wants_token: bool) -> Json:
-    """The document for a service with this `config`; `wants_token`: it requires a token."""
+def document(settings: Settings, *, wants_token: bool) -> Json:
+    """The document for a service with these `settings`; `wants_token`: it requires a token."""
     document: Json = msgspec.json.decode(_FILE.read_bytes())
     document["info"]["version"] = VERSION
     document["components"]["schemas"] = _schemas()
     problems = document.pop("x-problems")
-    problems["unknown-job"]["status"] = config.unknown_job_status
+    problems["unknown-job"]["status"] = settings.unknown_job_status
     for path in document["paths"].values():
         for method, operation in path.items():
             slugs = [*operation.pop("x-problems", ()), *_EVERYWHERE]

@@ -33,7 +33,7 @@ from tornado.httputil import (
     ResponseStartLine,
 )
 
-from imageload.settings import Config
+from imageload.settings import Settings, Tuning
 from imageload.web.problems import PROBLEM
 from imageload.web.server.limits import most_connections
 
@@ -101,19 +101,24 @@ class ClientStream(tornado.iostream.IOStream):
 
 
 class Server(tornado.httpserver.HTTPServer):
-    """Tornado's server with the limits of `config`; `on_close` is called with each CloseReason."""
+    """Tornado's server with our limits; `on_close` is called with each CloseReason."""
 
     def initialize(  # type: ignore[override]
-        self, *args: Any, config: Config, on_close: Callable[[CloseReason], object], **keywords: Any
+        self,
+        *args: Any,
+        settings: Settings,
+        tuning: Tuning,
+        on_close: Callable[[CloseReason], object],
+        **keywords: Any,
     ) -> None:
         """Called by Tornado with the arguments of the constructor."""
         super().initialize(*args, **keywords)
         self.conn_params.header_timeout = None  # `_check` has the deadlines
-        self.most = most_connections(config)
-        self._seconds = config.client_seconds
-        self._speed = config.client_speed_bytes
-        self._idle_seconds = config.idle_seconds
-        self._interval = min(1.0, config.client_seconds / 4, config.idle_seconds / 4)
+        self.most = most_connections(settings)
+        self._seconds = tuning.client_seconds
+        self._speed = tuning.client_speed_bytes
+        self._idle_seconds = tuning.idle_seconds
+        self._interval = min(1.0, tuning.client_seconds / 4, tuning.idle_seconds / 4)
         self._loop = asyncio.get_running_loop()
         self._listening: list[socket.socket] = []
         self._open: set[ClientStream] = set()

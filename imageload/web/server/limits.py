@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import resource
 
-from imageload.settings import Config
+from imageload.settings import Settings, Tuning
 
 _log = logging.getLogger(__name__)
 
@@ -14,23 +14,23 @@ _OTHER_FILES = 128
 _FILES_PER_TRANSFER = 4
 
 
-def most_connections(config: Config) -> int:
+def most_connections(settings: Settings) -> int:
     """`max_connections`, or fewer if the limit of open files is too low; then logs a warning."""
-    most, files = _limits(config)
-    if most < config.max_connections:
+    most, files = _limits(settings)
+    if most < settings.max_connections:
         _log.warning("at most %d connections, because only %d files may be open", most, files)
     return most
 
 
-def most_streams(config: Config) -> int:
+def most_streams(settings: Settings, tuning: Tuning) -> int:
     """`max_streams`, but at most half of the connections: requests need the others."""
-    return min(config.max_streams, _limits(config)[0] // 2)
+    return min(tuning.max_streams, _limits(settings)[0] // 2)
 
 
-def _limits(config: Config) -> tuple[int, int]:
+def _limits(settings: Settings) -> tuple[int, int]:
     """The most connections, and the most open files."""
-    others = _OTHER_FILES + _FILES_PER_TRANSFER * (config.downloads + config.uploads)
+    others = _OTHER_FILES + _FILES_PER_TRANSFER * (settings.downloads + settings.uploads)
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
-        return config.max_connections, files
-    return min(config.max_connections, max(files - others, files // 2)), files
+        return settings.max_connections, files
+    return min(settings.max_connections, max(files - others, files // 2)), files

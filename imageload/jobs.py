@@ -1,0 +1,325 @@
+"""The jobs at work: one coroutine per job, and the actions that users ask for.
+
+    work(job):  images that are open ─► a purge that was asked for ─► the album ─► done
+
+What is to be done follows from the Job's state alone, so a job goes on after a restart, a retry or
+a purge in the same way. Everything here runs on the transfer loop. The actions on one job are done
+one after the other, and `work` decides on its next step only between two of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+from imageload.errors import Failure, ImageError, Refused
+from imageload.fetch.hosts import host_of
+from imageload.job import (
+    AlbumEnded,
+    AlbumReopened,
+    Failed,
+    Job,
+    NotSent,
+    PurgeBegun,
+    Requeued,
+    Snapshot,
+    Started,
+)
+from imageload.pipeline import Pipeline
+from imageload.targets.imgur.albums import make_album
+from imageload.targets.imgur.purge import LinksOfOthers, purge
+from imageload.window import Window
+
+_log = logging.getLogger(__name__)
+
+_IMAGES_PER_TURN = 1_000
+"""Images that are changed in one go before the loop may do something else."""
+
+_LAST_SECONDS = 5.0
+T = TypeVar("T")
+
+
+class CancelResult(NamedTuple):
+    """How many images a cancel or a purge ends; images that end meanwhile are counted too."""
+
+    cancelled: int
+    purging: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowRules:
+    """How many images of one job are in flight."""
+
+    places: int = 64
+    downloads: int = 32
+    """Never more than the download slots: images that wait for one hold a slot of their host."""
+
+
+class Jobs:
+    """The jobs that are at work."""
+
+    def __init__(
+        self, pipeline: Pipeline, rules: WindowRules, links_of_others: LinksOfOthers
+    ) -> None:
+        """`links_of_others` returns the links that other jobs than this one have."""
+        self._pipeline = pipeline
+        self._rules = rules
+        self._links_of_others = links_of_others
+        self._windows: dict[str, Window] = {}
+        self._calls: dict[str, asyncio.Task[Any]] = {}
+        self._locks: weakref.WeakKeyDictionary[Job, asyncio.Lock] = weakref.WeakKeyDictionary()
+        self._is_stopping = False
+        pipeline.target.watch(self._fill_windows)
+
+    async def work(self, job: Job) -> None:
+        """Do whatever is open in `job`; returns when nothing is, or the service stops."""
+        window = Window(job, self._pipeline.load_image, self._may_start, host_of)
+        self._windows[job.job_id] = window
+        self._pipeline.dedupe.begin(job.job_id)
+        try:
+            if job.summary().purging:  # the process died before every image was cancelled
+                await self._end_open_images(job, _CANCELLED)
+            while not self._is_stopping:
+                async with self.lock(job):
+                    window.ending = None
+                    step = self._next_step(job, window)
+                if step is None:
+                    break
+                if not job.started:
+                    self._pipeline.apply(job, Started())
+                await step()
+        except Exception:
+            _log.exception("the work on a job broke job=%s", job.job_id)
+            self._settle(job, _BUG)
+        finally:
+            del self._windows[job.job_id]
+            self._pipeline.dedupe.end(job.job_id)
+            if self._is_stopping:
+                self._settle_at_stop(job)
+
+    def lock(self, job: Job) -> asyncio.Lock:
+        """Held by each action on `job`."""
+        return self._locks.setdefault(job, asyncio.Lock())
+
+    def is_at_work(self, job: Job) -> bool:
+        """True if `work` will notice what is requeued now."""
+        return job.job_id in self._windows
+
+    async def cancel(self, job: Job, *, purge: bool = False) -> CancelResult:
+        """Fail what is open in `job` as `cancelled`; with `purge`, delete what it has landed.
+
+        Uploads that are being sent land first if they are to be purged: only their responses have
+        the deletehashes. The purge itself is `work`'s. Done twice, it does the same.
+        """
+        async with self.lock(job):
+            before = job.summary()
+            pending = _pending(before)
+            window = self._windows.get(job.job_id)
+            if window is not None:
+                window.ending = _CANCELLED
+                window.drop()
+            may_have_images = before.counts["completed"] or (window is not None and window.sending)
+            if purge and not before.purging and (may_have_images or _has_album(before)):
+                self._pipeline.apply(job, PurgeBegun())
+            if window is not None:
+                window.cancel(but_sending=purge)
+            album_call = self._calls.get(job.job_id) if not before.purging else None
+            if album_call is not None:
+                album_call.cancel()
+            await self._end_open_images(job, _CANCELLED)
+            if album_call is None:
+                self._end_album(job, _CANCELLED)
+            if window is not None and not purge:
+                await window.wait_until_empty()
+        return CancelResult(pending, before.counts["completed"] if purge else 0)
+
+    async def requeue(self, job: Job, *, only_transient: bool = False) -> int:
+        """Load the failed images again, or those whose error is transient; how many they are.
+
+        An album that failed is made again too. Raises Refused (job-busy) during a purge.
+        """
+        async with self.lock(job):
+            summary = job.summary()
+            failed = failed_images(job, only_transient=only_transient)
+            album_failed = summary.album is not None and summary.album.failure is not None
+            if not failed and not album_failed:
+                return 0
+            if summary.purging:
+                raise Refused("job-busy", "The job is being purged. Send this again in a while.")
+            window = self._windows.get(job.job_id)
+            for count, index in enumerate(failed, 1):
+                self._pipeline.apply(job, Requeued(index))
+                if count % _IMAGES_PER_TURN == 0:
+                    await asyncio.sleep(0)
+            if not failed:
+                self._pipeline.apply(job, AlbumReopened())
+            if window is not None:
+                window.add(failed)
+            return len(failed)
+
+    async def stop(self, grace_seconds: float, waiting: Iterable[Job]) -> None:
+        """Leave every job as it stands, those that are `waiting` for a thread too.
+
+        Uploads that are being sent have `grace_seconds` to land. With a store that outlives the
+        process, open images go on after a restart; else they fail with the code `shutdown`.
+        """
+        self._is_stopping = True
+        windows = list(self._windows.values())
+        for window in windows:
+            if not self._pipeline.store.is_durable:
+                window.ending = window.ending or _SHUTDOWN
+            window.drop()
+            window.cancel(but_sending=True)
+        for call in self._calls.values():
+            call.cancel()
+        landing = [asyncio.ensure_future(window.wait_until_empty()) for window in windows]
+        if landing:
+            await asyncio.wait(landing, timeout=grace_seconds)
+            for window in windows:
+                window.cancel()
+            await asyncio.wait(landing, timeout=_LAST_SECONDS)
+        for job in waiting:
+            self._settle_at_stop(job)
+
+    def _settle_at_stop(self, job: Job) -> None:
+        if not self._pipeline.store.is_durable:
+            self._settle(job, _SHUTDOWN)
+            return
+        for index in _open_images(job):
+            image = job.image(index)
+            if image.uploading and not image.maybe_duplicate:
+                self._pipeline.apply(job, NotSent(index))
+
+    def _settle(self, job: Job, failure: Failure) -> None:
+        """Leave nothing open in a job that is not at work any more."""
+        for index in _open_images(job):
+            self._pipeline.apply(job, Failed(index, failure, 0))
+        self._end_album(job, failure)
+
+    def _next_step(self, job: Job, window: Window) -> Callable[[], Awaitable[None]] | None:
+        summary = job.summary()
+        if _pending(summary):
+            return lambda: self._load_images(job, window)
+        if summary.purging:
+            return lambda: self._purge(job)
+        if summary.album is not None and summary.album.is_open:
+            return lambda: self._make_album(job)
+        return None
+
+    async def _load_images(self, job: Job, window: Window) -> None:
+        images = enumerate(job.snapshot().images)
+        window.add([n for n, image in images if image.state == "queued" and n not in window])
+        await window.wait_until_empty()
+
+    async def _purge(self, job: Job) -> None:
+        pipeline = self._pipeline
+        call = purge(
+            job,
+            pipeline.target,
+            pipeline.apply,
+            links_of_others=self._links_of_others,
+            forget=pipeline.dedupe.forget,
+        )
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._call(job, call)
+
+    async def _make_album(self, job: Job) -> None:
+        target = self._pipeline.target
+        request = functools.partial(target.request, job.job_id)
+        try:
+            call = make_album(
+                request, job.snapshot(), target.album_link, anonymous=target.anonymous
+            )
+            ended = await self._call(job, call)
+        except asyncio.CancelledError:
+            if self._is_stopping:
+                return
+            ended = AlbumEnded(failure=_CANCELLED)
+        except ImageError as error:
+            _log.warning("an album was not made code=%s reason=%s", error.code, error.message)
+            ended = AlbumEnded(failure=error.failure())
+        except Exception as error:
+            _log.exception("an album met a bug job=%s", job.job_id)
+            message = f"A bug in the service: {type(error).__name__}."
+            ended = AlbumEnded(failure=_failure("internal_error", message))
+        self._pipeline.apply(job, ended)
+        if _pending(job.summary()) and ended.failure is None:
+            self._pipeline.apply(job, AlbumReopened())  # images were requeued meanwhile
+
+    async def _call(self, job: Job, call: Coroutine[Any, Any, T]) -> T:
+        """The result of `call`, which a stop cancels; a cancel of the job cancels an album's."""
+        task: asyncio.Task[T] = asyncio.ensure_future(call)
+        self._calls[job.job_id] = task
+        try:
+            return await task
+        finally:
+            del self._calls[job.job_id]
+
+    async def _end_open_images(self, job: Job, failure: Failure) -> None:
+        """Fail the images that no task has."""
+        window = self._windows.get(job.job_id)
+        ended = [n for n in _open_images(job) if window is None or n not in window]
+        for count, index in enumerate(ended, 1):
+            self._pipeline.apply(job, Failed(index, failure, 0))
+            if count % _IMAGES_PER_TURN == 0:
+                await asyncio.sleep(0)
+        if ended:
+            told = job.job_id, failure.code, len(ended), failure.message
+            _log.warning("failed job=%s code=%s images=%d reason=%s", *told)
+
+    def _end_album(self, job: Job, failure: Failure) -> None:
+        album = job.summary().album
+        if album is not None and album.is_open:
+            self._pipeline.apply(job, AlbumEnded(failure=failure))
+
+    def _may_start(self, window: Window) -> bool:
+        rules, is_parked = self._rules, self._pipeline.target.is_parked
+        if window.downloading >= rules.downloads:
+            return False
+        # While all uploads wait for Imgur, only the disk bounds how far downloads run ahead.
+        if not is_parked and (window.places >= rules.places or not window.has_spare_tasks):
+            return False
+        return self._pipeline.temp_bytes.has_room(window.job.job_id, window.fill_soon)
+
+    def _fill_windows(self) -> None:
+        for window in self._windows.values():
+            window.fill_soon()
+
+
+def failed_images(job: Job, *, only_transient: bool) -> list[int]:
+    """The failed images of `job`, or those whose error is transient, by index."""
+    return [
+        index
+        for index, image in enumerate(job.snapshot().images)
+        if image.failure is not None
+        and image.state == "failed"
+        and (image.failure.transient or not only_transient)
+    ]
+
+
+def _open_images(job: Job) -> Sequence[int]:
+    images = job.snapshot().images
+    return [n for n, image in enumerate(images) if image.state in ("queued", "downloaded")]
+
+
+def _pending(summary: Snapshot) -> int:
+    return summary.counts["queued"] + summary.counts["downloaded"]
+
+
+def _has_album(summary: Snapshot) -> bool:
+    return summary.album is not None and summary.album.id is not None
+
+
+def _failure(code: str, message: str) -> Failure:
+    return ImageError(code, message).failure()
+
+
+_CANCELLED = _failure("cancelled", "The job was cancelled before this image was finished.")
+_SHUTDOWN = _failure("shutdown", "The service stopped before this image was finished.")
+_BUG = _failure("internal_error", "A bug in the service kept this image from its end.")

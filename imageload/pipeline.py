@@ -1,0 +1,233 @@
+"""One image from its URL to its link: download, convert, upload, and every way to fail.
+
+    load_image ─► claim its URL ─► download ─► convert ─► claim its bytes ─► upload ─► link
+                  (dedupe)         (fetch/)    (convert/)  (dedupe)           (targets/)
+
+Runs on the transfer loop, which is the one writer of every Job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from imageload.convert.pool import Converters
+from imageload.dedupe import Claim, Dedupe, Result
+from imageload.errors import Failure, ImageError, UploadError
+from imageload.fetch.download import Downloader
+from imageload.fetch.guard import check_url, redact_url
+from imageload.fetch.hosts import Hosts
+from imageload.fetch.tempfiles import TempBytes, TempFiles
+from imageload.job import (
+    Change,
+    Downloaded,
+    Failed,
+    Job,
+    Landed,
+    NotSent,
+    Report,
+    ResponseLost,
+    Uploaded,
+    Uploading,
+)
+from imageload.retry import RetryRule
+from imageload.store import Store
+from imageload.targets import Upload
+from imageload.targets.imgur.uploader import Imgur
+from imageload.transport.slots import Slots
+from imageload.window import Window
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Observer = Callable[[Job, Change], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pipeline:
+    """The way of every image. Its fields are shared by all jobs."""
+
+    downloader: Downloader
+    downloads: Slots
+    converters: Converters
+    target: Imgur
+    hosts: Hosts
+    dedupe: Dedupe
+    retry: RetryRule
+    files: TempFiles
+    temp_bytes: TempBytes
+    store: Store
+    observers: tuple[Observer, ...] = ()
+
+    async def load_image(self, window: Window, index: int) -> None:
+        """Carry one image from its URL to its link; every way it can end is here."""
+        job = window.job
+        claim = self.dedupe.claim(job, job.image(index))
+        try:
+            with window.aside(index):
+                result = await claim.by_url()
+            if result is None:
+                result = await self._load(window, index, claim)
+            elif result.report is not None:
+                self.apply(job, Downloaded(index, replace(result.report, temp_fn=""), 0))
+            claim.settle(Result(job.image(index).report, result.landed))
+            self._land(window, index, result)
+        except asyncio.CancelledError as cancelled:
+            self._stop_image(window, index, cancelled, claim)
+        except ImageError as error:
+            self._fail(window, index, error.failure(), claim)
+        except Exception as error:  # a bug ends this image, not its job
+            _log.exception("an image met a bug job=%s", job.job_id)
+            message = f"A bug in the service: {type(error).__name__}."
+            self._fail(window, index, ImageError("internal_error", message).failure(), claim)
+
+    async def _load(self, window: Window, index: int, claim: Claim) -> Result:
+        """Download the image and upload it, unless its bytes are known; its temp file goes."""
+        report = await self._download(window, index)
+        try:
+            known = await claim.by_content(report.sha256)
+            if known is not None:
+                return known
+            landed = await self._upload(window, index, report)
+            return Result(report, landed, is_own=True)
+        finally:
+            self.files.give_back(report.temp_fn, report.bytes)
+            self.temp_bytes.release(window.job.job_id, report.bytes)
+
+    async def _download(self, window: Window, index: int) -> Report:
+        """Download the image to a temp file, in a format and size that the target takes."""
+        job = window.job
+        target = check_url(job.image(index).url)
+
+        async def fetch() -> Report:
+            with window.aside(index, target.host):
+                await self.hosts.enter(target)
+            error: BaseException | None = None
+            try:
+                return await self.downloads.run(job.job_id, lambda: self.downloader.fetch(target))
+            except BaseException as raised:
+                error = raised
+                raise
+            finally:
+                self.hosts.leave(target, error)
+
+        async def attempt() -> Report:
+            return await self.converters.if_needed(await fetch(), job.job_id)
+
+        async def wait(seconds: float) -> None:
+            with window.aside(index):
+                await asyncio.sleep(seconds)
+
+        report = await self._retrying(window, index, attempt, wait)
+        self.temp_bytes.hold(job.job_id, report.bytes)
+        self.apply(job, Downloaded(index, report, window.tries.pop(index)))
+        window.downloaded(index)
+        return report
+
+    async def _upload(self, window: Window, index: int, report: Report) -> Landed:
+        """Upload the image from its temp file; its start is on disk before it is sent."""
+        job, image = window.job, window.job.image(index)
+        since = time.monotonic()
+
+        async def announce() -> None:
+            if not job.image(index).uploading:
+                self.apply(job, Uploading(index))
+            await self.store.durable()
+
+        async def attempt() -> Landed:
+            upload = Upload(
+                path=report.temp_fn,
+                name=f"imageload-{job.job_id}-{index + 1}",
+                since=since,
+                title=image.title,
+                description=image.description,
+                was_lost=job.image(index).maybe_duplicate,
+                announce=announce if self.store.is_durable else None,
+                on_send=lambda is_sent: window.note_sending(index, is_sent=is_sent),
+            )
+            return await self.target.land(job.job_id, upload)
+
+        return await self._retrying(window, index, attempt, asyncio.sleep)
+
+    async def _retrying(
+        self,
+        window: Window,
+        index: int,
+        attempt: Callable[[], Awaitable[T]],
+        wait: Callable[[float], Awaitable[None]],
+    ) -> T:
+        """The result of the first `attempt` that succeeds; `wait` is awaited between two.
+
+        Raises the last attempt's error once the retry rule allows no more.
+        """
+        job = window.job
+        window.tries[index] = 0
+        while True:
+            window.tries[index] += 1
+            tries = window.tries[index]
+            try:
+                return await attempt()
+            except ImageError as error:
+                if isinstance(error, UploadError) and error.maybe_landed:
+                    self.apply(job, ResponseLost(index))
+                seconds = self.retry.wait(error, tries)
+                if seconds is None:
+                    raise
+                _log.info(
+                    "try %d failed, the next in %.1f s job=%s code=%s url=%s",
+                    tries,
+                    seconds,
+                    job.job_id,
+                    error.code,
+                    redact_url(job.image(index).url),
+                )
+            await wait(seconds)
+
+    def _land(self, window: Window, index: int, result: Result) -> None:
+        landed = result.landed
+        assert landed is not None, "a claim gives only results that have landed"
+        tries = window.tries.get(index, 0)
+        is_reused = not result.is_own
+        uploaded = Uploaded(index, landed.link, landed.deletehash, tries, is_reused)
+        self.apply(window.job, uploaded)
+
+    def _fail(self, window: Window, index: int, failure: Failure, claim: Claim) -> None:
+        job = window.job
+        claim.settle(Result(failure=failure))
+        self.apply(job, Failed(index, failure, window.tries.get(index, 0)))
+        _log.warning(
+            "failed job=%s code=%s url=%s reason=%s",
+            job.job_id,
+            failure.code,
+            redact_url(job.image(index).url),
+            failure.message,
+        )
+
+    def _stop_image(
+        self, window: Window, index: int, cancelled: asyncio.CancelledError, claim: Claim
+    ) -> None:
+        """The job was cancelled, or the service stops: fail the image, or leave it open."""
+        claim.settle()
+        job = window.job
+        maybe_landed = getattr(cancelled, "maybe_landed", False)
+        if maybe_landed:
+            self.apply(job, ResponseLost(index))
+        if window.ending is not None:
+            self.apply(job, Failed(index, window.ending, window.tries.get(index, 0)))
+        elif job.image(index).uploading and not maybe_landed:
+            self.apply(job, NotSent(index))
+
+    def apply(self, job: Job, change: Change) -> None:
+        """Make `change` true of `job`, and call the observers."""
+        job.apply(change)
+        for observer in self.observers:
+            try:
+                observer(job, change)
+            except Exception:
+                _log.exception("an observer of changes raised job=%s", job.job_id)

@@ -1,0 +1,72 @@
+"""The bodies of requests to Imgur: a form, or a file as multipart/form-data."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import secrets
+from collections.abc import Mapping
+
+from imageload import errors
+from imageload.fetch.tempfiles import disk_error
+
+# Secret, so that no image can contain the boundary that ends it.
+_BOUNDARY = secrets.token_hex(16)
+_numbers = itertools.count()
+
+
+class Form(io.BytesIO):
+    """An application/x-www-form-urlencoded body; empty: no body."""
+
+    media_type = "application/x-www-form-urlencoded"
+
+    def __init__(self, form: str) -> None:
+        super().__init__(form.encode())
+        self.length = len(form)
+
+
+class Multipart:
+    """A multipart/form-data body (RFC 7578) with one file, read from the disk as it is sent."""
+
+    def __init__(self, path: str, fields: Mapping[str, str]) -> None:
+        boundary = f"{_BOUNDARY}{next(_numbers):012x}"
+        self.media_type = f"multipart/form-data; boundary={boundary}"
+        texts = {"type": "file", **fields}
+        head = "".join(
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+            for name, value in texts.items()
+        )
+        head += (
+            f"--{boundary}\r\n"
+            'Content-Disposition: form-data; name="image"; filename="image"\r\n'
+            "Content-Type: application/octet-stream\r\n\r\n"
+        )
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise disk_error(error) from None
+        self._file_left = os.fstat(self._descriptor).st_size
+        self._before = head.encode()
+        self._after = f"\r\n--{boundary}--\r\n".encode()
+        self.length = len(self._before) + self._file_left + len(self._after)
+
+    def __enter__(self) -> Multipart:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+    def read(self, size: int, /) -> bytes:
+        """The next bytes of the body, at most `size`."""
+        piece, self._before = self._before[:size], self._before[size:]
+        if self._file_left and len(piece) < size:
+            found = os.read(self._descriptor, min(self._file_left, size - len(piece)))
+            if not found:
+                raise errors.ImageError("disk_error", "The temp file has become shorter.")
+            self._file_left -= len(found)
+            piece += found
+        if not self._file_left and len(piece) < size:
+            room = size - len(piece)
+            piece, self._after = piece + self._after[:room], self._after[room:]
+        return piece

@@ -1,0 +1,56 @@
+"""The part of ImgurAPI that this package uses: `imgurapi` imports it, and not the other way."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from imageload import errors
+from imageload.job import Landed
+from imageload.targets.imgur.quota import Quota
+
+_log = logging.getLogger(__name__)
+
+
+class Client(Protocol):
+    """An ImgurAPI, which documents these."""
+
+    quota: Quota
+
+    async def land(self, path: str, texts: Mapping[str, str], *, anonymous: bool) -> Landed: ...
+
+    async def request(self, method: str, route: str, data: Any, *, anonymous: bool) -> Any: ...
+
+    async def ask_credits(self, *, anonymous: bool) -> None: ...
+
+    def landed(self, image: Any) -> Landed | None: ...
+
+    def album_link(self, album_id: str) -> str: ...
+
+
+async def ask_until_known(client: Client, *, anonymous: bool) -> None:
+    """Ask for the limits until Imgur accepts the credentials; raises nothing.
+
+    Other trouble ends it, for uploads meet that too, unless the credentials were refused before.
+    """
+    quota = client.quota
+    while True:
+        backoff = quota.backoff
+        if backoff is not None and backoff.reason == "credentials":
+            wait = backoff.blocked_until - time.monotonic()
+            await asyncio.sleep(min(max(wait, 0.05), 3600.0))
+        try:
+            await client.ask_credits(anonymous=anonymous)
+        except errors.CredentialsRefused as error:
+            option = "IMGUR_CLIENT_ID" if quota.number == 1 else "--client-ids"
+            _log.error("client id %d waits, check %s: %s", quota.number, option, error.message)
+        except errors.ImageError as error:
+            _log.warning("Imgur does not tell its limits yet: %s", error.message)
+            if quota.backoff is None or quota.backoff.reason != "credentials":
+                return
+            await asyncio.sleep(min(max(error.retry_after or 0.0, 1.0), 60.0))
+        else:
+            return

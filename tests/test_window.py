@@ -1,0 +1,190 @@
+"""Tests of window: which image of a job starts next, and how many are in flight."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from imageload.fetch.hosts import host_of
+from imageload.job import Job
+from imageload.window import StartOrder, Window
+
+
+def order_of(*hosts: str) -> StartOrder:
+    """The order of images at these hosts."""
+    order = StartOrder(hosts.__getitem__)
+    order.add(range(len(hosts)))
+    return order
+
+
+def drained(order: StartOrder) -> list[int]:
+    """What starts until nothing does."""
+    found = []
+    while (index := order.next()) is not None:
+        found.append(index)
+    return found
+
+
+def test_images_start_in_input_order() -> None:
+    order = order_of("a", "b", "a", "c")
+    assert drained(order) == [0, 1, 2, 3]
+    assert not order
+
+
+def test_images_of_other_hosts_overtake_those_behind_one_that_waits() -> None:
+    order = order_of("a", "a", "b", "a", "c")
+    assert order.next() == 0
+    order.block("a")
+    assert drained(order) == [2, 4]
+    assert order
+    assert order.unblock("a"), "others are queued behind it"
+    assert drained(order) == [1, 3]
+    assert not order
+
+
+def test_of_a_host_that_waits_again_one_image_at_a_time_starts() -> None:
+    order = order_of("a", "a", "a")
+    started = []
+    while (index := order.next()) is not None:
+        started.append(index)
+        order.block("a")
+        assert order.next() is None
+        order.unblock("a")
+    assert started == [0, 1, 2]
+
+
+def test_a_host_for_which_two_wait_is_blocked_until_both_go_on() -> None:
+    order = order_of("a", "a", "a")
+    order.block("a")
+    order.block("a")
+    assert order.next() is None
+    assert not order.unblock("a")
+    assert order.next() is None
+    assert order.unblock("a")
+    assert drained(order) == [0, 1, 2]
+
+
+def test_an_order_that_is_cleared_has_nothing_left() -> None:
+    order = order_of("a", "a", "b")
+    order.block("a")
+    assert order.next() == 2
+    order.clear()
+    assert not order
+    order.unblock("a")
+    assert order.next() is None
+
+
+def test_a_hundred_thousand_images_of_one_busy_host_are_looked_at_once() -> None:
+    asked = 0
+
+    def host_of_index(_: int) -> str:
+        nonlocal asked
+        asked += 1
+        return "a"
+
+    order = StartOrder(host_of_index)
+    order.add(range(100_000))
+    order.block("a")
+    for _ in range(1_000):
+        assert order.next() is None
+    assert asked == 100_000
+
+
+class Stage:
+    """A Window whose images wait until the test lets them go on."""
+
+    def __init__(self, urls: list[str], places: int, *, waits: bool = False) -> None:
+        self.job = Job(urls)
+        self.at: list[int] = []
+        self.waits = waits
+        self._let_on: dict[int, asyncio.Event] = {}
+
+        def may_start(window: Window) -> bool:
+            return window.places < places
+
+        self.window = Window(self.job, self._load, may_start, host_of)
+
+    async def _load(self, window: Window, index: int) -> None:
+        self._let_on[index] = asyncio.Event()
+        self.at.append(index)
+        if self.waits:
+            with window.aside(index, host_of(self.job.image(index).url)):
+                await self._let_on[index].wait()
+        else:
+            await self._let_on[index].wait()
+
+    async def settle(self) -> list[int]:
+        """What has started, once nothing more does."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return self.at
+
+    def let_on(self, *indexes: int) -> None:
+        for index in indexes:
+            self._let_on[index].set()
+
+
+def play(scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(asyncio.wait_for(scene(), 5))
+
+
+def test_no_more_images_start_than_may_and_each_end_makes_room() -> None:
+    async def scene() -> None:
+        stage = Stage([f"http://{n}.example/" for n in range(5)], places=2)
+        stage.window.add(range(5))
+        assert await stage.settle() == [0, 1]
+        stage.let_on(1)
+        assert await stage.settle() == [0, 1, 2]
+        stage.let_on(0, 2)
+        assert await stage.settle() == [0, 1, 2, 3, 4]
+        stage.let_on(3, 4)
+        await stage.window.wait_until_empty()
+        assert stage.window.places == 0
+
+    play(scene)
+
+
+def test_images_that_wait_for_their_host_have_no_place_and_one_of_each_host_waits() -> None:
+    async def scene() -> None:
+        urls = [
+            "http://a.example/1",
+            "http://a.example/2",
+            "http://b.example/",
+            "http://c.example/",
+        ]
+        stage = Stage(urls, places=1, waits=True)
+        stage.window.add(range(4))
+        assert await stage.settle() == [0, 2, 3]
+        stage.let_on(0)
+        assert await stage.settle() == [0, 2, 3, 1]
+        stage.let_on(1, 2, 3)
+        await stage.window.wait_until_empty()
+
+    play(scene)
+
+
+def test_a_window_that_is_dropped_and_cancelled_is_soon_empty() -> None:
+    async def scene() -> None:
+        stage = Stage([f"http://{n}.example/" for n in range(5)], places=2)
+        stage.window.add(range(5))
+        await stage.settle()
+        stage.window.note_sending(1, is_sent=True)
+        stage.window.drop()
+        stage.window.cancel(but_sending=True)
+        assert await stage.settle() == [0, 1]
+        assert 0 not in stage.window
+        assert 1 in stage.window
+        stage.window.cancel()
+        await stage.window.wait_until_empty()
+
+    play(scene)
+
+
+def test_an_empty_window_is_not_waited_for() -> None:
+    async def scene() -> None:
+        stage = Stage([], places=2)
+        stage.window.add([])
+        await stage.window.wait_until_empty()
+
+    play(scene)

@@ -1,0 +1,336 @@
+"""The core with downloads and uploads that are handed in as blocking calls, for tests."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import queue
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from imageload.dedupe import Dedupe
+from imageload.fetch.guard import Target
+from imageload.fetch.hosts import HostRules, Hosts
+from imageload.fetch.tempfiles import TempBytes
+from imageload.job import Change, Downloaded, Failed, Image, Job, Landed, Report, Uploaded
+from imageload.jobs import WindowRules
+from imageload.loader import Capacity, ImageLoad, Order
+from imageload.pipeline import Observer, Pipeline
+from imageload.retry import RetryRule
+from imageload.store.memory import MemoryStore
+from imageload.targets import Upload
+from imageload.transport.curl import TransferLoop
+from imageload.transport.slots import Slots
+
+# Only ever waited out where something is broken.
+PATIENCE = 20.0
+
+T = TypeVar("T")
+DownloadCall = Callable[[str], Report]
+UploadCall = Callable[[str], Landed]
+
+
+def urls(count: int, job: str = "job") -> list[str]:
+    return [f"https://{job}.example/{number}" for number in range(count)]
+
+
+def link_of(url: str) -> str:
+    return url.replace("https://", "https://i.imgur.com/")
+
+
+def report_of(path: Path, content: str = "") -> Report:
+    sha256 = hashlib.sha256(content.encode()).hexdigest()
+    return Report(str(path), 200, len(content), "image/png", 1, 1, sha256)
+
+
+class Folder:
+    """Real temp files, whose content is the URL that they came from."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.most = 0
+        self.made: list[str] = []
+        self.given_back: list[str] = []
+        self._lock = threading.Lock()
+        path.mkdir()
+
+    def download(self, url: str) -> Report:
+        """A temp file for `url`."""
+        return self.file_of(url)
+
+    def file_of(self, content: str) -> Report:
+        """A temp file with `content`."""
+        with self._lock:
+            path = self.path / f"tmp{len(self.made)}"
+            self.made.append(str(path))
+            path.write_text(content)
+            self.most = max(self.most, len(self.files()))
+        return report_of(path, content)
+
+    def upload(self, temp_fn: str) -> Landed:
+        """A link from which the URL can be told."""
+        return Landed(link_of(Path(temp_fn).read_text()), "d3l3t3h4sh")
+
+    def give_back(self, temp_fn: str, _: int) -> None:
+        """Take a temp file back, as TempFiles do; it may be gone."""
+        self.given_back.append(temp_fn)
+        Path(temp_fn).unlink(missing_ok=True)
+
+    def files(self) -> list[str]:
+        """The temp files that are there now."""
+        return [path.name for path in self.path.iterdir()]
+
+
+def nowhere(_: str) -> Report:
+    """A download without a file, for jobs in which files do not matter."""
+    return report_of(Path("/nonexistent/file"))
+
+
+class Tap(Generic[T]):
+    """Calls that say which URL they are at and then wait to be let on."""
+
+    def __init__(self, inner: Callable[[str], T]) -> None:
+        self.at: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._inner = inner
+        self._let_on = threading.Semaphore(0)
+
+    def __call__(self, url: str) -> T:
+        self.at.put(url)
+        assert self._let_on.acquire(timeout=PATIENCE)
+        return self._inner(url)
+
+    def let_on(self, count: int = 1) -> None:
+        """Let `count` calls on."""
+        self._let_on.release(count)
+
+    def next(self, count: int) -> list[str]:
+        """The URLs of the next `count` calls."""
+        return [self.at.get(timeout=PATIENCE) for _ in range(count)]
+
+
+class SlowStore(MemoryStore):
+    """A store that outlives the process, in which nothing is durable until the test says so."""
+
+    is_durable = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+
+    async def durable(self, *, hurry: bool = True) -> None:  # noqa: ARG002
+        loop = asyncio.get_running_loop()
+        written = asyncio.Event()
+        self._waiting.put(lambda: _threadsafe(loop, written.set))
+        await written.wait()
+
+    def take(self, count: int) -> list[Callable[[], None]]:
+        """What to call to let the next `count` go on that wait, as soon as they wait."""
+        return [self._waiting.get(timeout=PATIENCE) for _ in range(count)]
+
+    def write(self, count: int) -> None:
+        """Make what the next `count` wait for durable, as soon as they wait."""
+        for done in self.take(count):
+            done()
+
+
+class _Blocking:
+    """Calls that block, each on a thread, awaited from the loop."""
+
+    def __init__(self, call: Callable[[str], Any], threads: int, name: str) -> None:
+        self._call = call
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+
+    async def __call__(self, argument: str) -> Any:
+        call = asyncio.get_running_loop().run_in_executor(self._threads, self._call, argument)
+        return await asyncio.shield(call)
+
+    async def late(self, argument: str, on_late: Callable[[Any], None]) -> Any:
+        """The result, or if the task is cancelled first, `on_late` gets it when it comes."""
+        call = asyncio.get_running_loop().run_in_executor(self._threads, self._call, argument)
+        try:
+            return await asyncio.shield(call)
+        except asyncio.CancelledError:
+            call.add_done_callback(
+                lambda ended: on_late(ended.result()) if not ended.exception() else None
+            )
+            raise
+
+    def close(self) -> None:
+        """Wait for the calls that run."""
+        self._threads.shutdown()
+
+
+class FakeDownloader:
+    """Downloads by a blocking call."""
+
+    def __init__(self, call: DownloadCall, folder: Folder, threads: int) -> None:
+        self._blocking = _Blocking(call, threads, "download")
+        self._folder = folder
+        self.close = self._blocking.close
+
+    async def fetch(self, target: Target) -> Report:
+        def discard(report: Report) -> None:
+            self._folder.give_back(report.temp_fn, report.bytes)
+
+        report: Report = await self._blocking.late(target.url, discard)
+        return report
+
+
+class FakeConverters:
+    """Nothing needs a conversion."""
+
+    async def if_needed(self, report: Report, key: str) -> Report:  # noqa: ARG002
+        return report
+
+
+class FakeTarget:
+    """Uploads by a blocking call; `response` answers other requests."""
+
+    def __init__(
+        self, call: UploadCall, threads: int, response: Callable[[str, str], Any] | None
+    ) -> None:
+        self._blocking = _Blocking(call, threads, "upload")
+        self._line, self._slots = Slots(2 * threads), Slots(threads)
+        self._response = response or (lambda *_: None)
+        self._watchers: list[Callable[[], object]] = []
+        self.purging = asyncio.Lock()
+        self.anonymous = True
+        self.is_parked = False
+        self.close = self._blocking.close
+
+    async def land(self, key: str, upload: Upload) -> Landed:
+        landed: Landed = await self._line.run(key, lambda: self._announced(key, upload))
+        return landed
+
+    async def _announced(self, key: str, upload: Upload) -> Landed:
+        if upload.announce is not None:
+            await upload.announce()
+        return await self._slots.run(key, lambda: self._sent(upload))
+
+    async def _sent(self, upload: Upload) -> Landed:
+        assert upload.on_send is not None
+        upload.on_send(True)
+        try:
+            landed: Landed = await self._blocking(upload.path)
+            return landed
+        finally:
+            upload.on_send(False)
+
+    async def request(self, _: str, method: str, route: str, fields: Any = None) -> Any:  # noqa: ARG002
+        return self._response(method, route)
+
+    def watch(self, callback: Callable[[], object]) -> None:
+        self._watchers.append(callback)
+
+    def album_link(self, album_id: str) -> str:
+        return f"https://imgur.com/a/{album_id}"
+
+
+def _threadsafe(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(call)
+
+
+class Wired:
+    """An ImageLoad on few threads, and word of when a job is finished."""
+
+    def __init__(
+        self,
+        download: DownloadCall,
+        upload: UploadCall,
+        folder: Folder,
+        *,
+        threads: int = 8,
+        per_host: int = 1_000,
+        window: int = 8,
+        retry: RetryRule | None = None,
+        max_active_jobs: int = 8,
+        max_waiting_jobs: int = 100,
+        temp_bytes: float = math.inf,
+        observers: Iterable[Observer] = (),
+        store: MemoryStore | None = None,
+        response: Callable[[str, str], Any] | None = None,
+    ) -> None:
+        self._finished: defaultdict[str, threading.Event] = defaultdict(threading.Event)
+        self.changes: defaultdict[str, list[Change]] = defaultdict(list)
+        self.transfers = TransferLoop()
+        self.transfers.start()
+        self.store = store or MemoryStore()
+        self._downloader = FakeDownloader(download, folder, threads)
+        self.target = FakeTarget(upload, threads, response)
+        self.hosts = Hosts(HostRules(per_host=per_host, failures=100_000))
+        parts: Any = {
+            "downloader": self._downloader,
+            "converters": FakeConverters(),
+            "target": self.target,
+            "files": folder,
+        }
+        self.pipeline = Pipeline(
+            downloads=Slots(threads),
+            hosts=self.hosts,
+            dedupe=Dedupe(),
+            retry=retry or RetryRule(max_tries=3, seconds=0.002, cap_seconds=0.002),
+            temp_bytes=TempBytes(temp_bytes),
+            store=self.store,
+            observers=(self.store.record, *observers, self._observe),
+            **parts,
+        )
+        self.load = ImageLoad(
+            self.transfers,
+            self.pipeline,
+            WindowRules(places=window, downloads=threads),
+            Capacity(max_active_jobs=max_active_jobs, max_waiting_jobs=max_waiting_jobs),
+        )
+
+    def _observe(self, job: Job, change: Change) -> None:
+        self.changes[job.job_id].append(change)
+        if job.summary().finished:
+            self._finished[job.job_id].set()
+
+    def on_loop(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """The result of `coroutine`, run on the transfer loop."""
+        return self.transfers.submit(coroutine).result(PATIENCE)
+
+    def start(self, url_list: list[str], *, dedupe: bool = False) -> Job:
+        """A job for `url_list`, on its way."""
+        (job,) = self.load.upload([Order(items=url_list, dedupe=dedupe)])
+        return job
+
+    def start_several(self, lists: list[list[str]]) -> list[Job]:
+        """A job for each of `lists`, on their way."""
+        return self.load.upload([Order(items=each, dedupe=False) for each in lists])
+
+    def close(self) -> None:
+        """What the service does at its end; no thread is left."""
+        if not self.transfers.loop.is_closed():
+            assert self.load.close(PATIENCE)
+            assert self.transfers.close(PATIENCE)
+        self._downloader.close()
+        self.target.close()
+
+    def wait(self, job: Job) -> dict[str, Image]:
+        """The images of `job` by URL, once it is finished."""
+        assert self._finished[job.job_id].wait(PATIENCE), job.snapshot()
+        return {image.url: image for image in job.snapshot().images}
+
+    def run(self, url_list: list[str]) -> dict[str, Image]:
+        """The images of a job for `url_list`, once it is finished."""
+        return self.wait(self.start(url_list))
+
+    def is_left(self, job: Job) -> bool:
+        """True if `job` was left open for a restart to go on with."""
+        is_recorded = self.store.is_durable and self.load.is_closing
+        return is_recorded and not job.summary().finished
+
+    def attempts(self, job: Job, kind: type[Downloaded | Uploaded | Failed]) -> dict[str, int]:
+        """How many tries each image's Change of `kind` says it took."""
+        return {
+            job.image(change.index).url: change.attempts
+            for change in self.changes[job.job_id]
+            if isinstance(change, kind)
+        }
