@@ -27,6 +27,7 @@ from imageload import options
 from imageload.errors import Refused, StoreError
 from imageload.fetch.tempfiles import temp_folder
 from imageload.job import Job
+from imageload.loader import Sender
 from imageload.sandbox_process import SandboxError, imgur_or_sandbox
 from imageload.schemas import AcceptedJson, CancelJson, JobsJson, LinksJson, summary_json
 from imageload.settings import Settings
@@ -62,10 +63,9 @@ class UploadHandler(StatusHandler):
             job_ids = await self._accept()
         else:
             caller = self.limits.access.caller(self.request)
-            fingerprint = await self._use_body(self._fingerprint)
-            job_ids, is_replay = await self.limits.keys.once(
-                (caller, key), fingerprint, self._accept
-            )
+            sender = Sender(caller, key, await self._use_body(self._fingerprint))
+            accept = functools.partial(self._accept, sender)
+            job_ids, is_replay = await self.limits.keys.once(sender, accept)
             if is_replay:
                 self.set_header("Idempotency-Replayed", "true")
         if len(job_ids) == 1:
@@ -73,23 +73,23 @@ class UploadHandler(StatusHandler):
         response: AcceptedJson = {"jobId": job_ids}
         self.send_json(response, 202)
 
-    async def _accept(self) -> list[str]:
+    async def _accept(self, sender: Sender | None = None) -> list[str]:
         """Start the jobs of the body; their ids."""
-        jobs = await self._use_body(self._upload)
+        jobs = await self._use_body(functools.partial(self._upload, sender))
         self.events.accepted(jobs)
         return [job.job_id for job in jobs]
 
     async def _use_body(self, work: Callable[[], T]) -> T:
         return await self.use_body(work, waits_for_disk=self.store.is_durable)
 
-    def _upload(self) -> list[Job]:
+    def _upload(self, sender: Sender | None) -> list[Job]:
         orders = read_orders(
             bytes(self.body),
             self.request.headers.get("Content-Type", ""),
             max_urls=self.service_settings.max_urls,
             max_lists=self.tuning.max_lists,
         )
-        return self.image_load.upload(orders)
+        return self.image_load.upload(orders, sender)
 
     def _fingerprint(self) -> bytes:
         content_type = self.request.headers.get("Content-Type", "")

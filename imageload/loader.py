@@ -18,12 +18,13 @@ from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from imageload.errors import Refused
 from imageload.job import Item, Job, Snapshot
 from imageload.jobs import CancelResult, Jobs, WindowRules
 from imageload.pipeline import Pipeline
+from imageload.store import Posted
 from imageload.transport.curl import TransferLoop
 
 _log = logging.getLogger(__name__)
@@ -39,6 +40,14 @@ class Order:
     dedupe: bool = True
     album: str | None = None
     callback: str | None = None
+
+
+class Sender(NamedTuple):
+    """The caller of a POST, its Idempotency-Key, and a hash of its body."""
+
+    caller: str
+    key: str
+    fingerprint: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +84,12 @@ class ImageLoad:
         self._retiring: set[str] = set()
         self._is_closing = False
 
-    def upload(self, orders: Sequence[Order]) -> list[Job]:
+    def upload(self, orders: Sequence[Order], sender: Sender | None = None) -> list[Job]:
         """One Job for each order, registered and on its way, in order. Blocks until they are on
         disk, if there is a journal.
 
-        All or none: raises Refused, and nothing was registered.
+        All or none: raises Refused, and nothing was registered. The store keeps the jobs' ids
+        under the key of `sender`.
         """
         jobs = [
             Job(each.items, dedupe=each.dedupe, album=each.album, callback=each.callback)
@@ -87,7 +97,8 @@ class ImageLoad:
         ]
         with self._lock:
             self._check_room(len(jobs))
-        self._store.accept(jobs)
+        posted = Posted(*sender, tuple(job.job_id for job in jobs)) if sender else None
+        self._store.accept(jobs, posted=posted)
         try:
             self._register(jobs)
         except Refused:

@@ -14,6 +14,10 @@ import pytest
 import requests
 
 from imageload.errors import Refused
+from imageload.job import Job
+from imageload.loader import Sender
+from imageload.store import Posted
+from imageload.store.memory import MemoryStore
 from imageload.web.idempotency import IdempotencyKeys, checked_key
 from main import ROUTES
 from tests.raising import raises_refused
@@ -228,36 +232,36 @@ def test_the_same_key_of_two_callers_is_two_keys(tmp_path: Path) -> None:
         assert answers[0].json() != answers[1].json()
 
 
-def test_a_key_is_forgotten_with_its_jobs_and_keys_are_never_more_than_jobs() -> None:
+def test_a_key_is_forgotten_with_its_last_job() -> None:
     async def run() -> None:
-        known: set[str] = set()
-        keys = IdempotencyKeys(known)
+        store = MemoryStore()
+        keys = IdempotencyKeys(store)
+        jobs = [Job(["http://a/"]) for _ in range(3)]
 
-        async def accept_as(*job_ids: str) -> list[str]:
-            known.update(job_ids)
-            return list(job_ids)
+        async def once(fingerprint: bytes, made: list[Job]) -> tuple[list[str], bool]:
+            sender = Sender("", "k", fingerprint)
 
-        assert await keys.once(("", "k"), b"1", lambda: accept_as("a", "b")) == (["a", "b"], False)
-        known.remove("a")
-        assert await keys.once(("", "k"), b"1", lambda: accept_as("c")) == (["a", "b"], True)
-        known.remove("b")
-        assert await keys.once(("", "k"), b"2", lambda: accept_as("d")) == (["d"], False)
-        for number in range(100):
-            name = str(number)
-            known.discard(str(number - (7 if number % 2 else 10)))
-            await keys.once(("", name), b"", lambda name=name: accept_as(name))  # type: ignore[misc]
-            assert len(keys) <= len(known)
-        assert len(keys) > 5
-        known.clear()
-        await keys.once(("", "last"), b"", lambda: accept_as("z"))
-        assert len(keys) == 1
+            async def accept() -> list[str]:
+                job_ids = [job.job_id for job in made]
+                store.accept(made, posted=Posted(*sender, tuple(job_ids)))
+                return job_ids
+
+            return await keys.once(sender, accept)
+
+        a, b, c = (job.job_id for job in jobs)
+        assert await once(b"1", jobs[:2]) == ([a, b], False)
+        store.delete([a])
+        assert await once(b"1", jobs[2:]) == ([a, b], True)
+        store.delete([b])
+        assert await once(b"2", jobs[2:]) == ([c], False)
 
     asyncio.run(run())
 
 
 def test_concurrent_posts_share_a_refusal() -> None:
     async def run() -> None:
-        keys = IdempotencyKeys(set())
+        keys = IdempotencyKeys(MemoryStore())
+        sender = Sender("", "k", b"1")
         begun, go_on = asyncio.Event(), asyncio.Event()
 
         async def refuse() -> list[str]:
@@ -265,22 +269,31 @@ def test_concurrent_posts_share_a_refusal() -> None:
             await go_on.wait()
             raise Refused("backlog-full", "full")
 
-        async def never() -> list[str]:
-            raise AssertionError
+        async def accept() -> list[str]:
+            return ["a"]
 
-        first = asyncio.create_task(keys.once(("", "k"), b"1", refuse))
+        first = asyncio.create_task(keys.once(sender, refuse))
         await begun.wait()
-        second = asyncio.create_task(keys.once(("", "k"), b"1", never))
+        second = asyncio.create_task(keys.once(sender, accept))
         with raises_refused("key-reused"):
-            await keys.once(("", "k"), b"2", never)
+            await keys.once(Sender("", "k", b"2"), accept)
         await asyncio.sleep(0)
         go_on.set()
         for task in (first, second):
             with raises_refused("backlog-full"):
                 await task
-        assert len(keys) == 0
+        assert await keys.once(sender, accept) == (["a"], False)
 
     asyncio.run(run())
+
+
+def test_a_key_survives_a_restart(tmp_path: Path) -> None:
+    answers = []
+    for _ in range(2):
+        with running_service(tmp_path / "t", store=str(tmp_path / "journal")) as service:
+            answers.append(send(service, "kept"))
+    assert answers[0].json() == answers[1].json()
+    assert "Idempotency-Replayed" in answers[1].headers
 
 
 def test_a_key_is_visible_ascii() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from imageload.errors import Refused
 from imageload.settings import Settings
+from imageload.store.memory import MemoryStore
 from imageload.web.access import Access
 from imageload.web.idempotency import IdempotencyKeys
 from imageload.web.limits import MemoryLimit, RequestLimits
@@ -16,7 +17,7 @@ from imageload.web.limits import MemoryLimit, RequestLimits
 
 def make_limits() -> RequestLimits:
     """RequestLimits for the running event loop."""
-    return RequestLimits(Access(Settings(), []), IdempotencyKeys(set()), MemoryLimit(10))
+    return RequestLimits(Access(Settings(), []), IdempotencyKeys(MemoryStore()), MemoryLimit(10))
 
 
 def test_work_runs_in_another_thread_and_its_error_is_raised_to_the_request() -> None:

@@ -59,7 +59,7 @@ class App:
         self.service.target.watch(self.events.notify)
         self.limits = RequestLimits(
             Access(settings, read_tokens(settings)),
-            IdempotencyKeys(self.service.image_load.job_list_s),
+            IdempotencyKeys(self.service.store),
             MemoryLimit(self._tuning.max_bodies_bytes),
         )
         self.server: Server | None = None

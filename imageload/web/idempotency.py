@@ -1,32 +1,26 @@
 """Idempotency-Key: a POST that is sent again, because its response was lost, makes no second job.
 
-A key belongs to the first body that came with it, as long as one of that POST's jobs is known. So
-there are never more keys than jobs. Keys are in memory: a restart forgets them.
+A key belongs to the first body that came with it, until the store forgets that POST's jobs. The
+store has the keys of accepted POSTs; those of POSTs in progress are here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Container, Sized
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from imageload.errors import Refused
+from imageload.loader import Sender
+from imageload.store import Store
 
 _MAX_LENGTH = 255
 _KEY = re.compile(r"[!-~]+")
 
-Key = tuple[str, str]
-"""The caller and the header's value: two callers may use the same value."""
-
-
-class JobIds(Container[str], Sized, Protocol):
-    """The ids of the known jobs."""
-
 
 @dataclass(slots=True)
-class _Accepted:
+class _InProgress:
     fingerprint: bytes
     job_ids: asyncio.Future[list[str]] = field(default_factory=asyncio.Future)
 
@@ -42,52 +36,39 @@ def checked_key(header: str | None) -> str | None:
 
 
 class IdempotencyKeys:
-    """The keys of accepted POSTs, with their jobs. For one event loop."""
+    """Lets each key make its jobs only once. For one event loop."""
 
-    def __init__(self, known: JobIds) -> None:
-        self._known = known
-        self._accepted: dict[Key, _Accepted] = {}
-
-    def __len__(self) -> int:
-        return len(self._accepted)
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._in_progress: dict[tuple[str, str], _InProgress] = {}
 
     async def once(
-        self, key: Key, fingerprint: bytes, accept: Callable[[], Awaitable[list[str]]]
+        self, sender: Sender, accept: Callable[[], Awaitable[list[str]]]
     ) -> tuple[list[str], bool]:
-        """The ids of the jobs of `key`, and True if they are those of an earlier request.
+        """The ids of the sender's jobs, and True if they are those of an earlier request.
 
-        `accept` makes the jobs; of two concurrent requests only one calls it, and the other gets
-        its result or its error. After an error the key is free again. Raises Refused (key-reused)
-        if the key came with another `fingerprint` before.
+        `accept` makes the jobs and stores `sender` with them. Of two concurrent requests only one
+        calls it, and the other gets its result or its error. After an error the key is free again.
+        Raises Refused (key-reused) if the key came with another body before.
         """
-        earlier = self._accepted.get(key)
-        if earlier is not None and not self._has_expired(earlier):
-            if earlier.fingerprint != fingerprint:
+        key = sender.caller, sender.key
+        earlier = self._in_progress.get(key) or self._store.posted(*key)
+        if earlier is not None:
+            if earlier.fingerprint != sender.fingerprint:
                 message = "This Idempotency-Key was used with another body. Use a new key."
                 raise Refused("key-reused", message)
-            return await asyncio.shield(earlier.job_ids), True
-        accepted = self._accepted[key] = _Accepted(fingerprint)
+            if isinstance(earlier, _InProgress):
+                return await asyncio.shield(earlier.job_ids), True
+            return [*earlier.job_ids], True
+        in_progress = self._in_progress[key] = _InProgress(sender.fingerprint)
         try:
             job_ids = await accept()
         except BaseException as error:
-            del self._accepted[key]
-            accepted.job_ids.set_exception(error)
-            accepted.job_ids.exception()  # mark it as retrieved: there may be no other request
+            in_progress.job_ids.set_exception(error)
+            in_progress.job_ids.exception()  # mark it as retrieved: there may be no other request
             raise
-        accepted.job_ids.set_result(job_ids)
-        self._forget_expired()
-        return job_ids, False
-
-    def _has_expired(self, accepted: _Accepted) -> bool:
-        return accepted.job_ids.done() and not any(
-            job_id in self._known for job_id in accepted.job_ids.result()
-        )
-
-    def _forget_expired(self) -> None:
-        """Forget the oldest keys if they have expired, and all expired ones if need be."""
-        while self._accepted and self._has_expired(next(iter(self._accepted.values()))):
-            del self._accepted[next(iter(self._accepted))]
-        if len(self._accepted) > len(self._known):
-            keys = [key for key, each in self._accepted.items() if self._has_expired(each)]
-            for key in keys:
-                del self._accepted[key]
+        else:
+            in_progress.job_ids.set_result(job_ids)
+            return job_ids, False
+        finally:
+            del self._in_progress[key]
