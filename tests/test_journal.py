@@ -48,7 +48,6 @@ from imageload.job import (
     Uploading,
 )
 from imageload.store import Posted, Store, open_store
-from imageload.store.writer import Batch
 from tests.disks import full, small_disk
 from tests.journals import (
     FAILURE,
@@ -454,30 +453,16 @@ def commits(path: Path) -> int:
     return sum(bool(length) and (one, two) == (salt1, salt2) for _, length, one, two in found)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 63, 64, 65, 130])
-def test_any_number_of_images_of_any_kind_may_be_written_at_once(path: Path, count: int) -> None:
-    job = job_of(5 * count)
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 64, 65, 130])
+def test_any_number_of_images_may_be_written_at_once(path: Path, count: int) -> None:
+    job = job_of(count)
     with opened(path) as (journal, _):
         journal.accept([job])
-    batch = Batch()
-    for index in range(len(job)):
-        plain = replace(report(index), converted_from=None)
-        ends: list[list[Change]] = [
-            [Downloaded(index, plain), Uploading(index)],
-            [Downloaded(index, plain), Uploading(index), Uploaded(index, link(index), SECRET)],
-            [Downloaded(index, report(index)), Uploaded(index, link(index))],
-            [Failed(index, FAILURE)],
-            [Downloaded(index, plain), Failed(index, FAILURE)],
-        ]
-        for change in ends[index % len(ends)]:
-            job.apply(change)
-        batch.images[1, index] = job.image(index)
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        batch.write(connection)
-        (rows,) = connection.execute("SELECT count(*) FROM image").fetchone()
-    assert rows == len(job), "and none of what filled the statements up"
-    (restored,) = restored_from(path).jobs
-    assert shown(restored) == after_a_restart(job)
+        with locked(path):
+            tell(journal, job, *(Failed(index, FAILURE) for index in range(count)))
+    assert shown(restored_from(path).jobs[0]) == after_a_restart(job)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM image").fetchone() == (count,)
 
 
 # When it cannot be written
@@ -644,7 +629,7 @@ def test_what_sqlite_cannot_store_is_left_out_and_the_rest_is_kept(
         tell(journal, job, Failed(0, replace(FAILURE, message="\udcff")), Failed(1, FAILURE))
     (again,) = restored_from(path).jobs
     assert [image.state for image in again.snapshot().images] == ["queued", "failed"]
-    assert "a bug: rows that cannot be written" in caplog.text
+    assert "a bug: the journal cannot store a value" in caplog.text
 
 
 # Retiring, deleting, looking

@@ -212,7 +212,7 @@ def _text(value: Album | Callback | None) -> str | None:
 
 
 def image_row(place: Place, image: Image) -> Row:
-    """The row of an image."""
+    """The row of an image. Raises UnicodeEncodeError or OverflowError if it cannot be stored."""
     report, failure = image.report, image.failure
     if image.state not in _ENDED:
         report = None  # of no use after a restart, which downloads the image again
@@ -226,6 +226,7 @@ def image_row(place: Place, image: Image) -> Row:
         report and astuple(report)[1:],
         failure and astuple(failure),
     )
+    (image.link or "").encode()
     return *place, image.version, image.link, _encode(record)
 
 

@@ -12,7 +12,7 @@ import logging
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -30,7 +30,7 @@ from imageload.job import (
 from imageload.store import Clock, Link, Place, Posted, Restored, rows
 from imageload.store.file import UNREADABLE, JournalFile
 from imageload.store.keys import Keys
-from imageload.store.writer import Batch, Done, Statement, Writer
+from imageload.store.writer import Batch, Statement, Writer
 
 _log = logging.getLogger(__name__)
 
@@ -204,7 +204,7 @@ class SqliteStore:
     async def durable(self, *, hurry: bool = True) -> None:
         await self._writer.durable(hurry=hurry)
 
-    def when_durable(self, done: Done, *, hurry: bool = False) -> None:
+    def when_durable(self, done: Callable[[], object], *, hurry: bool = False) -> None:
         self._writer.when_durable(done, hurry=hurry)
 
     def retire(self, job_ids: Iterable[str]) -> None:

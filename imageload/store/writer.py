@@ -39,11 +39,9 @@ _CHECK_SECONDS = 0.05  # between two checks of the file, if no new jobs arrive
 _RETRY_SECONDS = 0.1
 _RETRY_CAP_SECONDS = 5.0
 
-# What sqlite3 and msgspec raise for a text or a number that they cannot store.
-_UNWRITABLE = (UnicodeEncodeError, OverflowError)
-
-Done = Callable[[], object]
 Statement = tuple[str, Row]
+_News = tuple[Place, Image] | Callable[[], object]
+"""An image to be written, or what else the thread has to do with its next batch."""
 
 
 @dataclass(slots=True)
@@ -52,7 +50,7 @@ class Batch:
 
     new: list[Statement] = field(default_factory=list)
     heads: dict[int, Row] = field(default_factory=dict)
-    images: dict[Place, Image] = field(default_factory=dict)
+    images: dict[Place, Row] = field(default_factory=dict)
     edits: dict[object, Statement] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -61,9 +59,8 @@ class Batch:
 
     def write(self, connection: sqlite3.Connection) -> None:
         """Write all of it in one transaction, which is durable when this returns."""
-        rows = [image_row(place, image) for place, image in self.images.items()]
-        images = list(image_statements(rows))
-        if len(images) == 1 and len(self) == len(rows):
+        images = list(image_statements([*self.images.values()]))
+        if len(images) == 1 and len(self) == len(self.images):
             # A transaction by itself. `executemany` gives up the interpreter's lock twice for a
             # statement, `execute` three times.
             statement, values = images[0]
@@ -81,43 +78,11 @@ class Batch:
             connection.rollback()
             raise
 
-    def drop_unwritable(self) -> list[Place]:
-        """Drop the images that cannot be stored; gives their places."""
-        dropped = [each for each, image in self.images.items() if not _is_writable(each, image)]
-        for place in dropped:
-            del self.images[place]
-        return dropped
-
 
 def execute(connection: sqlite3.Connection, statements: Iterable[Statement]) -> None:
     """Execute statements, with one call for those in a row that have the same text."""
     for text, some in itertools.groupby(statements, itemgetter(0)):
         connection.executemany(text, [row for _, row in some])
-
-
-def _is_writable(place: Place, image: Image) -> bool:
-    try:
-        (image.link or "").encode()
-        image_row(place, image)
-    except _UNWRITABLE:
-        return False
-    return True
-
-
-@dataclass(frozen=True, slots=True)
-class _NewJobs:
-    statements: Collection[Statement]
-    durable: Future[None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Callback:
-    done: Done
-    hurry: bool
-
-
-Edit = Callable[[Batch], object]
-_News = tuple[Place, Image] | Edit | _NewJobs | _Callback | asyncio.Future[None]
 
 
 class Writer:
@@ -144,8 +109,8 @@ class Writer:
         self._has_unwritten = False
         # Only the thread uses these:
         self._batch = Batch()
-        self._new_jobs: list[_NewJobs] = []
-        self._callbacks: list[_Callback] = []
+        self._new_jobs: list[Future[None]] = []
+        self._callbacks: list[Callable[[], object]] = []
         self._futures: list[asyncio.Future[None]] = []
         self._retry_seconds = _RETRY_SECONDS
         self._written_at = self._checked_at = 0.0
@@ -156,31 +121,37 @@ class Writer:
         """Write the image as it is now."""
         self._tell((place, image))
 
-    def edit(self, edit: Edit) -> None:
+    def edit(self, edit: Callable[[Batch], object]) -> None:
         """Call `edit` with the next batch, on the thread."""
-        self._tell(edit)
+        self._tell(lambda: edit(self._batch))
 
     def add(self, statements: Collection[Statement]) -> Future[None]:
         """Write new jobs; the Future fails with StoreUnavailable if that is impossible.
 
         If it is cancelled in time, they are not written. Raises StoreUnavailable.
         """
+
+        def take() -> None:
+            if durable.set_running_or_notify_cancel():
+                self._batch.new.extend(statements)
+                self._new_jobs.append(durable)
+
         if self._trouble is not None or self._closing.is_set():
             raise self.refusal()
-        new = _NewJobs(statements, Future())
-        self._tell(new, hurry=True)
-        return new.durable
+        durable: Future[None] = Future()
+        self._tell(take, hurry=True)
+        return durable
 
-    def when_durable(self, done: Done, *, hurry: bool) -> None:
+    def when_durable(self, done: Callable[[], object], *, hurry: bool) -> None:
         """Call `done`, on the thread, once all that was passed in before is durable."""
-        self._tell(_Callback(done, hurry), hurry=hurry)
+        self._tell(lambda: self._callbacks.append(done), hurry=hurry)
 
     async def durable(self, *, hurry: bool) -> None:
         """Return once all that was passed in before is durable."""
         # The inbox first: the thread sets the flag before it empties it.
         if self._inbox or self._has_unwritten:
             future = asyncio.get_running_loop().create_future()
-            self._tell(future, hurry=hurry)
+            self._tell(lambda: self._futures.append(future), hurry=hurry)
             await future
 
     @property
@@ -244,17 +215,13 @@ class Writer:
         self._has_unwritten = True  # before the inbox is emptied
         while self._inbox:
             news = self._inbox.popleft()
-            if isinstance(news, tuple):
-                self._batch.images[news[0]] = news[1]
-            elif isinstance(news, asyncio.Future):
-                self._futures.append(news)
-            elif isinstance(news, _Callback):
-                self._callbacks.append(news)
-            elif not isinstance(news, _NewJobs):
-                news(self._batch)
-            elif news.durable.set_running_or_notify_cancel():
-                self._batch.new.extend(news.statements)
-                self._new_jobs.append(news)
+            try:
+                if isinstance(news, tuple):
+                    self._batch.images[news[0]] = image_row(*news)
+                else:
+                    news()
+            except Exception:
+                _log.exception("a bug: the journal cannot store a value")
 
     def _write(self) -> bool:
         """Write the batch, and wake the waiters; False if that did not work."""
@@ -267,13 +234,6 @@ class Writer:
                 self._batch.write(self._connection)
                 if self._clock is not None:
                     self._clock(time.monotonic() - begun)
-        except _UNWRITABLE as error:
-            dropped = self._batch.drop_unwritable()
-            if dropped:
-                _log.error("a bug: rows that cannot be written, by job and index: %s", dropped)
-                return self._write()
-            self._fail(error)
-            return False
         except Exception as error:
             self._fail(error)
             return False
@@ -293,7 +253,7 @@ class Writer:
         self._trouble = reason
         refused, self._new_jobs = self._new_jobs, []
         for new in refused:
-            new.durable.set_exception(self.refusal())
+            new.set_exception(self.refusal())
 
     def _succeed(self) -> None:
         if self._batch:
@@ -305,26 +265,17 @@ class Writer:
         self._has_unwritten = False
         written, self._new_jobs = self._new_jobs, []
         for new in written:
-            new.durable.set_result(None)
-        self._wake_futures()
+            new.set_result(None)
+        futures, self._futures = self._futures, []
+        if futures:  # all are of one event loop, and one call wakes them
+            with contextlib.suppress(RuntimeError):  # it is closed
+                futures[0].get_loop().call_soon_threadsafe(_finish, futures)
         callbacks, self._callbacks = self._callbacks, []
-        # Some delete files, and at each of these another thread may take the interpreter.
-        callbacks.sort(key=lambda callback: not callback.hurry)
         for callback in callbacks:
             try:
-                callback.done()
+                callback()
             except Exception:
                 _log.exception("a callback of the journal raised")
-
-    def _wake_futures(self) -> None:
-        """Wake all waiters of an event loop with one call."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-        for future in self._futures:
-            by_loop.setdefault(future.get_loop(), []).append(future)
-        self._futures = []
-        for loop, futures in by_loop.items():
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(_finish, futures)
 
 
 def _finish(futures: Iterable[asyncio.Future[None]]) -> None:
