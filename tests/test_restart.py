@@ -241,7 +241,7 @@ def test_posts_wait_for_the_disk_together_and_not_one_behind_the_other(
         with locked(path):
             for wire in wires:
                 wire.send(post(b'["ftp://a.example/"]'))
-            until(lambda: len([t for t in threading.enumerate() if "waiter" in t.name]) == 12)
+            until(lambda: len([t for t in threading.enumerate() if "web-disk" in t.name]) == 12)
         # Who waits too long is refused, and that depends on how busy this machine is.
         assert {wire.answer().status for wire in wires} <= {202, 503}
 
