@@ -29,7 +29,7 @@ from imgurpython.client import AuthWrapper
 from imageload import errors
 from imageload.job import Landed
 from imageload.targets import UploadCancelled
-from imageload.targets.imgur.answers import Answer, budgets, checked, read_json
+from imageload.targets.imgur.answers import ApiResponse, budgets, checked, read_json
 from imageload.targets.imgur.bodies import Form, Multipart
 from imageload.targets.imgur.quota import CALL_COST, UPLOAD_COST, Quota, Quotas
 from imageload.transport.curl import TransferCancelled, Transport
@@ -64,7 +64,7 @@ class _Call:
     anonymous: bool
     asking: bool = False
     """It only asks for the limits, so no backoff is in its way."""
-    check: Callable[[Answer], Answer] = checked
+    check: Callable[[ApiResponse], ApiResponse] = checked
 
 
 class ImgurAPI(ImgurClient):
@@ -145,7 +145,7 @@ class ImgurAPI(ImgurClient):
         if method in ("GET", "DELETE"):
             route, form = (f"{route}?{form}" if form else route), ""
         is_upload = method == "POST" and route in ("upload", "image")
-        answer = await self._call(
+        response = await self._call(
             _Call(
                 method=method,
                 route=route,
@@ -153,12 +153,12 @@ class ImgurAPI(ImgurClient):
                 cost=UPLOAD_COST if is_upload else CALL_COST,
                 anonymous=anonymous,
                 asking=asking,
-                check=lambda answer: checked(answer, about),
+                check=lambda response: checked(response, about),
             )
         )
-        if isinstance(answer.json, dict) and "data" in answer.json:
-            return answer.json["data"]
-        return answer.json
+        if isinstance(response.json, dict) and "data" in response.json:
+            return response.json["data"]
+        return response.json
 
     async def ask_credits(self, *, anonymous: bool = True) -> None:
         """Ask for the limits, even during a backoff; raises an UploadError."""
@@ -202,7 +202,7 @@ class ImgurAPI(ImgurClient):
 
     async def _upload(self, path: str, config: Mapping[str, str], anonymous: bool) -> Any:
         texts = {key: config[key] for key in self.allowed_image_fields & {*config}}
-        answer = await self._call(
+        response = await self._call(
             _Call(
                 method="POST",
                 route="upload",
@@ -211,9 +211,9 @@ class ImgurAPI(ImgurClient):
                 anonymous=anonymous,
             )
         )
-        return answer.json.get("data")
+        return response.json.get("data")
 
-    async def _call(self, call: _Call) -> Answer:
+    async def _call(self, call: _Call) -> ApiResponse:
         """The response to `call`, sent with a token unless it is anonymous."""
         if self.auth is None or call.anonymous:
             return await self._attempt(call)
@@ -228,17 +228,17 @@ class ImgurAPI(ImgurClient):
                 await self._renew(asking=call.asking)
         return await self._attempt(call)
 
-    async def _attempt(self, call: _Call, *, token_may_be_old: bool = False) -> Answer:
+    async def _attempt(self, call: _Call, *, token_may_be_old: bool = False) -> ApiResponse:
         """Send `call` once, within the quota."""
         post = call.method == "POST" and call.cost > 0
         with await self.quota.reserve(call.cost, post=post, asking=call.asking) as reservation:
-            answer = await self._send(call)
-            limits = budgets(answer.fields)
+            response = await self._send(call)
+            limits = budgets(response.headers)
             if any(value is not None for value in limits.values()):
                 self.credits = limits
             reservation.learn(limits)
             try:
-                return call.check(answer)
+                return call.check(response)
             except errors.CredentialsRefused:
                 if token_may_be_old:
                     raise _TokenExpiredError from None
@@ -265,21 +265,21 @@ class ImgurAPI(ImgurClient):
             check=_checked_token,
         )
         try:
-            answer = await self._attempt(call)
+            response = await self._attempt(call)
         except errors.UploadError as error:
             if not error.maybe_landed:
                 raise
             # The response that was lost is not that of an upload.
             message = f"The token was not renewed. {error.message}"
             raise errors.UploadError("unavailable", message) from None
-        self.auth.current_access_token = answer.json["access_token"]
-        rotated = answer.json.get("refresh_token")
+        self.auth.current_access_token = response.json["access_token"]
+        rotated = response.json.get("refresh_token")
         if isinstance(rotated, str) and rotated and rotated != self.auth.refresh_token:
             self.auth.refresh_token = rotated
             if self._on_refresh_token is not None:
                 self._on_refresh_token(rotated)
 
-    async def _send(self, call: _Call) -> Answer:
+    async def _send(self, call: _Call) -> ApiResponse:
         """Send `call` and read the response, whatever its status."""
         received = io.BytesIO()
 
@@ -305,14 +305,14 @@ class ImgurAPI(ImgurClient):
                 deadline=time.monotonic() + self._seconds,
             )
             try:
-                response = await self._transport.perform(request, on_response)
+                head = await self._transport.perform(request, on_response)
             except TransferError as error:
                 raise _translated(error, body.length) from None
             except TransferCancelled as cancelled:
                 if 0 < body.length <= cancelled.sent_bytes and call.cost == UPLOAD_COST:
                     raise UploadCancelled from None
                 raise
-        return Answer(response.status, response.headers, read_json(received.getvalue()))
+        return ApiResponse(head.status, head.headers, read_json(received.getvalue()))
 
     def _headers(self, call: _Call) -> dict[str, str]:
         headers: dict[str, str] = self.prepare_headers(call.anonymous)
@@ -331,21 +331,21 @@ def _about(route: str) -> str:
     return rest.partition("/")[0] if kind in ("image", "album") else ""
 
 
-def _checked_token(answer: Answer) -> Answer:
-    """`answer` if it has a new access token; raises an UploadError."""
+def _checked_token(response: ApiResponse) -> ApiResponse:
+    """`response` if it has a new access token; raises an UploadError."""
     try:
-        checked(answer)
+        checked(response)
     except (errors.QuotaExceeded, errors.UploadBlocked):
         raise
     except errors.UploadError:
-        if answer.status not in (400, 401, 403):
+        if response.status not in (400, 401, 403):
             raise
         message = "Imgur does not accept the refresh token."
-        raise errors.CredentialsRefused(message, status_code=answer.status) from None
-    if not isinstance(answer.json.get("access_token"), str):
+        raise errors.CredentialsRefused(message, status_code=response.status) from None
+    if not isinstance(response.json.get("access_token"), str):
         message = "Imgur responded to the token's renewal without a token."
         raise errors.UploadError("upload_error", message)
-    return answer
+    return response
 
 
 def _is_link(link: str, base: str) -> bool:

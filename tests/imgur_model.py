@@ -16,7 +16,7 @@ from email.utils import formatdate
 from typing import Literal
 
 from imageload import errors
-from imageload.targets.imgur.answers import Answer, budgets, checked
+from imageload.targets.imgur.answers import ApiResponse, budgets, checked
 from imageload.targets.imgur.quota import UPLOAD_COST, Quotas, Reservation
 
 # Far from today, so that epochs are read by the answer's Date and not by this machine's clock.
@@ -97,7 +97,7 @@ class Imgur:
         for window in self._windows.values():
             window.end()
 
-    def answer(self, number: int, cost: int = UPLOAD_COST, *, post: bool = True) -> Answer:
+    def answer(self, number: int, cost: int = UPLOAD_COST, *, post: bool = True) -> ApiResponse:
         """What the client id of this number is answered now."""
         now = self.clock()
         counted = [(self.window("user", number), cost), (self.window("client", number), cost)]
@@ -105,10 +105,12 @@ class Imgur:
             counted.append((self.window("posts"), 1))
         if any(window.left(now) < amount for window, amount in counted):
             data = {"data": {"error": {"code": 429, "message": "Too fast."}}, "success": False}
-            return Answer(429, self._fields(number, now, post=post), data)
+            return ApiResponse(429, self._fields(number, now, post=post), data)
         for window, amount in counted:
             window.spend(amount, now)
-        return Answer(200, self._fields(number, now, post=post), {"data": True, "success": True})
+        return ApiResponse(
+            200, self._fields(number, now, post=post), {"data": True, "success": True}
+        )
 
     def _fields(self, number: int, now: float, *, post: bool) -> dict[str, str]:
         fields = {"date": formatdate(_EPOCH + now, usegmt=True)}
@@ -200,8 +202,8 @@ class Sender:
             else:
                 self.at(self.clock() + self.latency(), lambda: hear(answer))
 
-        def hear(answer: Answer) -> None:
-            reservation.learn(budgets(answer.fields))
+        def hear(answer: ApiResponse) -> None:
+            reservation.learn(budgets(answer.headers))
             try:
                 checked(answer)
             except errors.QuotaExceeded as error:

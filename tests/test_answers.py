@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imageload import errors
-from imageload.targets.imgur.answers import Answer, budgets, checked, read_json
+from imageload.targets.imgur.answers import ApiResponse, budgets, checked, read_json
 
 FAST = "You are uploading too fast. Please wait 12 more minutes."
 CAPACITY = "Imgur is temporarily over capacity. Please try again later."
@@ -159,7 +159,7 @@ def meaning(
 ) -> errors.UploadError:
     """The error that an answer means; it is raised."""
     with pytest.raises(errors.UploadError) as caught:
-        checked(Answer(status, fields or {}, body), about)
+        checked(ApiResponse(status, fields or {}, body), about)
     return caught.value
 
 
@@ -215,7 +215,7 @@ def test_the_name_that_was_asked_about_is_never_quoted(status: int) -> None:
     ],
 )
 def test_a_success_is_handed_on_as_it_is(body: object) -> None:
-    answer = Answer(200, {"etag": "x"}, body)
+    answer = ApiResponse(200, {"etag": "x"}, body)
     assert checked(answer) is answer
 
 
@@ -449,7 +449,7 @@ def test_errors_of_any_depth_or_size_are_still_errors(depth: int, status: int) -
     ),
 )
 def test_any_answer_is_a_success_or_an_upload_error(status: int, body: object) -> None:
-    answer = Answer(status, {}, body)
+    answer = ApiResponse(status, {}, body)
     try:
         taken = checked(answer)
     except errors.UploadError:
