@@ -32,7 +32,7 @@ CALL_SLOTS = 8
 _ASK_SECONDS = 10.0
 _SHORTEST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 60.0
-_LOOK_SECONDS = 1.0  # while a request in flight decides
+_LOOK_SECONDS = 1.0
 
 
 class Imgur:
@@ -111,7 +111,7 @@ class Imgur:
                     raise
             finally:
                 self._line.reconsider()  # the response may have opened the gate
-            await asyncio.sleep(min(max(wait, _SHORTEST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS))
+            await asyncio.sleep(_pause(wait))
 
     async def ask(self) -> None:
         """Begin to ask for the limits of each client id; uploads wait for the response."""
@@ -178,9 +178,6 @@ class Imgur:
         outage = self.quotas.outage_seconds()
         until_long = self._outage_seconds - outage if outage else math.inf
         return max(0.0, min(self.quotas.seconds_to_open(closed), until_long))
-
-    def _seconds_to_open(self) -> float:
-        return self.quotas.seconds_to_open(self.quotas.blocked(UPLOAD_COST, post=True))
 
     def _notify(self, closed: Blocked | None) -> None:
         """Call the watchers if uploads wait for something else than before."""
@@ -274,12 +271,11 @@ class Imgur:
 
     async def _rest(self, since: float) -> None:
         """Wait out of the line until Imgur may take uploads, or `since` is too long ago."""
-        seconds = self._seconds_to_open()
-        seconds = min(_LOOK_SECONDS if seconds == math.inf else seconds, _LONGEST_PAUSE_SECONDS)
+        blocked = self.quotas.blocked(UPLOAD_COST, post=True)
         until_long = since + self._outage_seconds - time.monotonic()
         self._resting += 1
         try:
-            await asyncio.sleep(max(_SHORTEST_PAUSE_SECONDS, min(seconds, until_long)))
+            await asyncio.sleep(_pause(min(self.quotas.seconds_to_open(blocked), until_long)))
         finally:
             self._resting -= 1
 
@@ -295,3 +291,10 @@ class Imgur:
     def _asked(self, number: int) -> None:
         del self._asking[number]
         self._line.reconsider()
+
+
+def _pause(seconds: float) -> float:
+    """How long to wait for a gate that opens in `seconds`; inf: when a request has ended."""
+    if seconds == math.inf:
+        return _LOOK_SECONDS
+    return min(max(seconds, _SHORTEST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
