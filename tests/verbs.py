@@ -26,9 +26,9 @@ from imageload.settings import Settings
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.contract import Contract, running_contract
 from tests.origin import running_origin
-from tests.service import RunningService, ServiceProcess, running_service
-from tests.verbs_audit import Audit
-from tests.verbs_walk import Pages, Walk
+from tests.service import Client, RunningService, ServiceProcess, running_service
+from tests.verbs_audit import Audit, is_settled, listed_jobs
+from tests.verbs_walk import JOBS, Pages, Story, Walk
 
 _PAUSE = 0.05
 _TROUBLE_SECONDS = 5.0
@@ -117,11 +117,11 @@ def walk_with_retirement(folder: Path, seconds: float, *, seed: int, journal: bo
             with Walk(service.url, world.pages, world.hook, seed) as walk:
                 deadline = time.monotonic() + seconds
                 while time.monotonic() < deadline:
+                    _note_ends(walk.story, service)
                     _maintain(service)
                     world.keep_in_trouble()
                     time.sleep(_PAUSE)
-            audit = Audit(walk.story, service, world.sandbox, world.pages, world.hook)
-            audit.count()
+            audit = _audit(world, walk.story, service, journaled=journal)
             if left := service.temp_files:
                 audit.wrong.append(f"temp files are left: {left}")
     audit.check_log(log)
@@ -131,6 +131,27 @@ def walk_with_retirement(folder: Path, seconds: float, *, seed: int, journal: bo
 def _maintain(service: RunningService) -> None:
     """Do at once what main.py does every 30 seconds: retire finished jobs, among others."""
     service.service.run_maintenance()
+
+
+def _note_ends(story: Story, client: Client) -> None:
+    """Note the marks of jobs that have ended: some may be retired next."""
+    now = time.monotonic()
+    for summary in filter(is_settled, listed_jobs(client)):
+        job_id = summary["job_id"]
+        if summary["counts"]["maybe_duplicate"]:
+            found = client.get(f"{JOBS}/{job_id}/images")
+            if found.status_code == 505:  # its retirement had begun
+                story.ended.pop(job_id, None)
+                continue
+            images = found.json()["images"]
+            story.marked.update(image["url"] for image in images if image["maybe_duplicate"])
+        story.ended[job_id] = now
+
+
+def _audit(world: _World, story: Story, client: Client, *, journaled: bool) -> Audit:
+    audit = Audit(story, client, world.sandbox, world.pages, world.hook, journaled=journaled)
+    audit.count()
+    return audit
 
 
 def walk_with_kills(folder: Path, seconds: float, *, seed: int) -> Outcome:
@@ -150,8 +171,7 @@ def walk_with_kills(folder: Path, seconds: float, *, seed: int) -> Outcome:
                     log += service.log
                     service = _process(folder, world.sandbox)
                     walk.url = service.url
-            audit = Audit(walk.story, service, world.sandbox, world.pages, world.hook)
-            audit.count()
+            audit = _audit(world, walk.story, service, journaled=True)
             if service.stop() != 0:
                 audit.wrong.append("the last process did not end well")
         finally:

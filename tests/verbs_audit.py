@@ -1,8 +1,9 @@
 """What must hold after a walk of random verbs: every image is accounted for, and nothing is left.
 
 An image in the sandbox is accounted for if a job's link names it, or if an image with these bytes
-is marked `maybe_duplicate` (its answer was lost, or its upload was cut off by a cancel), or if a
-job that had it was retired without a journal, for then its links are forgotten with it.
+is marked `maybe_duplicate`: its response was lost, or its upload was cut off by a cancel. The marks
+of retired jobs are those that were seen before. Without a journal a job's links are retired with
+it, and its images are not accounted for.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import requests
@@ -24,15 +25,23 @@ from tests.verbs_walk import JOBS, Pages, Story
 
 _BUG = re.compile(r"Traceback|\bbug\b", re.IGNORECASE)
 _SETTLED_SECONDS = 150.0
-# An end that is not an image's is written within 0.1 s; a busy machine is given more.
+# A deletion is written within 0.1 s; a busy machine is given more.
 _UNWRITTEN_SECONDS = 1.0
+_RETRY_SECONDS = 5.0
 
 
 class Audit:
     """`count` fills `wrong` with a sentence for each thing that does not add up."""
 
     def __init__(
-        self, story: Story, client: Client, sandbox: RunningSandbox, pages: Pages, hook: Contract
+        self,
+        story: Story,
+        client: Client,
+        sandbox: RunningSandbox,
+        pages: Pages,
+        hook: Contract,
+        *,
+        journaled: bool,
     ) -> None:
         self.wrong = story.wrong
         self.counts: Counter[str] = Counter()
@@ -41,6 +50,7 @@ class Audit:
         self._sandbox = sandbox
         self._pages = pages
         self._hook = hook
+        self._journaled = journaled
         self._summaries: dict[str, dict[str, Any]] = {}
         self._records: dict[str, list[dict[str, Any]]] = {}
 
@@ -65,8 +75,8 @@ class Audit:
     def _await_the_end(self) -> None:
         deadline = time.monotonic() + _SETTLED_SECONDS
         while True:
-            self._summaries = {each["job_id"]: each for each in self._listed()}
-            open_jobs = [each for each in self._summaries.values() if not _is_settled(each)]
+            self._summaries = {each["job_id"]: each for each in listed_jobs(self._client)}
+            open_jobs = [each for each in self._summaries.values() if not is_settled(each)]
             if not open_jobs:
                 break
             if time.monotonic() > deadline:
@@ -74,15 +84,6 @@ class Audit:
                 break
             time.sleep(0.1)  # a poll's pace
         self.counts["jobs"] = len(self._summaries)
-
-    def _listed(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        page = self._client.get(f"{JOBS}?limit=1000")
-        while True:
-            found += page.json()["jobs"]
-            if "next" not in page.links:
-                return found
-            page = self._client.get(page.links["next"]["url"])
 
     def _check_retired(self) -> None:
         """Each job that was accepted is there, or was retired and stays so."""
@@ -157,14 +158,9 @@ class Audit:
         """Each image in the sandbox is named by a link, or its like is marked."""
         links = self._client.get("/v1/images").json()["uploaded"]
         named = Counter(map(_id_of, links))
-        excused = {
-            record["url"]
-            for records in self._records.values()
-            for record in records
-            if record["maybe_duplicate"]
-        }
-        for job_id in self._story.urls.keys() - self._summaries.keys():
-            excused.update(self._story.urls[job_id])
+        excused = {*self._story.marked, *self._urls_of_unseen_jobs()}
+        for records in self._records.values():
+            excused.update(record["url"] for record in records if record["maybe_duplicate"])
         images = self._sandbox.images()
         self.counts["stored"] = len(images)
         for image in images:
@@ -174,6 +170,14 @@ class Audit:
             if not self._pages.urls_of[image["sha256"]] & excused:
                 urls = self._pages.urls_of[image["sha256"]]
                 self.wrong.append(f"an image that no job names and none marks: {image} {urls}")
+
+    def _urls_of_unseen_jobs(self) -> Iterator[str]:
+        """The URLs of retired jobs whose last marks were not seen, or whose links are forgotten."""
+        for job_id in self._story.urls.keys() - self._summaries.keys():
+            ended = self._story.ended.get(job_id, 0.0)
+            retried = self._story.retried.get(job_id, -_RETRY_SECONDS)
+            if not self._journaled or retried + _RETRY_SECONDS > ended:
+                yield from self._story.urls[job_id]
 
     def _check_callbacks(self) -> None:
         """Each end is told at least once, the last one as it is."""
@@ -210,7 +214,19 @@ class Audit:
             time.sleep(0.1)  # a poll's pace
 
 
-def _is_settled(summary: dict[str, Any]) -> bool:
+def listed_jobs(client: Client) -> list[dict[str, Any]]:
+    """The summary of every job."""
+    found: list[dict[str, Any]] = []
+    page = client.get(f"{JOBS}?limit=1000")
+    while True:
+        found += page.json()["jobs"]
+        if "next" not in page.links:
+            return found
+        page = client.get(page.links["next"]["url"])
+
+
+def is_settled(summary: dict[str, Any]) -> bool:
+    """Is the job finished, and its callback told or given up?"""
     callback = summary["callback"]
     return bool(summary["finished"] and (callback is None or callback["told"] or callback["error"]))
 

@@ -112,6 +112,12 @@ class Story:
     """Jobs that were answered 505 once."""
     called_after: dict[str, int] = field(default_factory=dict)
     """Jobs with a callback, and how often it had been called when their last end was asked for."""
+    marked: set[str] = field(default_factory=set)
+    """URLs of images that were `maybe_duplicate` in some job."""
+    ended: dict[str, float] = field(default_factory=dict)
+    """When a job was seen at its end, with its marks (time.monotonic())."""
+    retried: dict[str, float] = field(default_factory=dict)
+    """When a retry of a job was sent last."""
     purges: list[tuple[float, str]] = field(default_factory=list)
     """When a purge of which job was sent (time.monotonic())."""
     kills: list[float] = field(default_factory=list)
@@ -219,6 +225,7 @@ class Walk:
 
     def _retry(self, job_id: str, query: str, session: requests.Session) -> None:
         calls = len(self._hook.asked)
+        self.story.retried[job_id] = time.monotonic()
         retried = self._send("retry", "POST", f"{JOBS}/{job_id}/retry{query}", session, job_id)
         # A kill within 0.1 s takes the retry back.
         if retried.status_code == 202 and retried.json()["requeued"] and not self._may_break:
