@@ -124,6 +124,8 @@ def after_a_restart(job: Job) -> Snapshot:
         images=tuple(images),
         started=before.started and before.finished,
         counts={state: states.count(state) for state in before.counts},
+        downloaded_bytes=sum(image.downloaded_bytes for image in images),
+        uploaded_bytes=sum(image.uploaded_bytes for image in images),
         maybe_duplicates=sum(image.maybe_duplicate for image in images),
     )
 

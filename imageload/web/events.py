@@ -77,14 +77,14 @@ class Versions(Protocol[_K]):
 class ChangeLog(Generic[K]):
     """Which keys changed after a version, oldest change first, each key once.
 
-    `keys` and `newest` are the empty containers to use. Entries that a later entry of the same
-    key replaces are dropped when they are the majority.
+    It starts with `keys`, in the order of their versions, which `newest` has. Entries that a later
+    entry of the same key replaces are dropped when they are the majority.
     """
 
     def __init__(self, keys: MutableSequence[K], newest: Versions[K]) -> None:
-        self._versions = array("Q")
         self._keys = keys
         self._newest = newest
+        self._versions = array("Q", map(newest.__getitem__, keys))
 
     def add(self, key: K, version: int) -> None:
         """`key` changed at `version`, which is greater than all before."""
@@ -169,7 +169,7 @@ class JobEvents(Topic[int]):
     """The events of one job. It is kept as long as the job is, and does not keep the job alive."""
 
     def __init__(self, job: Job, waiting: Waiting) -> None:
-        super().__init__(ChangeLog(array("I"), array("Q", bytes(8 * len(job)))))
+        super().__init__(ChangeLog(array("I"), array("Q")))
         self._job = weakref.ref(job)
         self._waiting = waiting
         self._end_version = 0
@@ -178,15 +178,13 @@ class JobEvents(Topic[int]):
         """The status that is being encoded, and its version; see `status.encoded_status`."""
 
     def load(self, snapshot: Snapshot) -> None:
-        """Start with the images that have ended. Takes O(n log n): 30 ms for 100,000 images."""
+        """Start with the images that have ended. Takes O(n log n): 60 ms for 100,000 images."""
         self.version = self._end_version = snapshot.version
-        ended = (
-            (image.version, index)
-            for index, image in enumerate(snapshot.images)
-            if image.state in ("completed", "failed")
-        )
-        for version, index in sorted(ended):
-            self.log.add(index, version)
+        images = snapshot.images
+        versions = array("Q", [image.version for image in images])
+        ended = [n for n, image in enumerate(images) if image.state in ("completed", "failed")]
+        ended.sort(key=versions.__getitem__)
+        self.log = ChangeLog(array("I", ended), versions)
 
     def apply(self, change: Change, version: int) -> None:
         """Log `change`, which made the job's version `version`."""
@@ -313,11 +311,9 @@ class AllJobsEvents(Topic[str]):
             self.log.add(job_id, self.version)
 
     def _drop_retired(self) -> None:
-        entries = [entry for entry in self.log.since(0) if entry[0] in self._jobs]
-        self._newest = {}
-        self.log = ChangeLog([], self._newest)
-        for job_id, version in entries:
-            self.log.add(job_id, version)
+        kept = [entry for entry in self.log.since(0) if entry[0] in self._jobs]
+        self._newest = dict(kept)
+        self.log = ChangeLog([job_id for job_id, _ in kept], self._newest)
 
 
 class Events:
