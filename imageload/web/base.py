@@ -113,8 +113,8 @@ class BaseHandler(BodyHandler):
             self.service_settings.unknown_job_status,
             "unknown-job",
             "Unknown job",
-            "There is no job with this jobId. A finished job is kept until --keep-jobs or "
-            "--keep-hours retire it, and without a journal until the service restarts.",
+            "There is no job with this jobId. The service keeps the last finished jobs, as many as "
+            "--keep-jobs says, for a week; without --store it keeps none over a restart.",
         )
 
     async def act(self, action: Coroutine[Any, Any, T]) -> T:

@@ -42,13 +42,10 @@ class BodyHandler(ProblemHandler):
         """Called by Tornado after the head: refuse what is refused without reading a body."""
         self.body = bytearray()
         logs.set_request(self.request_id)
-        refused = self.limits.access.refusal(self.request, is_open=self.is_open)
         length = self.request.headers.get("Content-Length", "0")
-        if (
-            refused is None
-            and length.isdecimal()
-            and int(length[:19]) > self.service_settings.max_body_bytes
-        ):
+        refused = self.limits.access.refusal(self.request, is_open=self.is_open)
+        most = self.service_settings.max_body_bytes
+        if refused is None and length.isdecimal() and int(length[:19]) > most:
             refused = self._too_large()
         if refused is None:
             return None
