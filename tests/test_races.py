@@ -142,7 +142,7 @@ def test_a_job_that_is_retried_is_not_retired(
 ) -> None:
     journal = tmp_path / "journal"
     with running_service(
-        tmp_path / "temp", **wired(sandbox, keep_jobs=1, journal=str(journal))
+        tmp_path / "temp", **wired(sandbox, keep_jobs=1, store=str(journal))
     ) as service:
         job_id = service.submit([origin.page("/late", fails_first(origin.hang))])
         service.finish(job_id)

@@ -9,7 +9,6 @@ tests/verbs_walk.py sends the requests, tests/verbs_audit.py counts afterwards.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import random
 import signal
@@ -22,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imageload.settings import Settings
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.contract import Contract, running_contract
 from tests.origin import running_origin
@@ -35,7 +33,7 @@ _TROUBLE_SECONDS = 5.0
 _LONGEST_LIFE_SECONDS = 4.0
 
 # So few that jobs wait for their turn, and are retired while they are asked about.
-_SMALL = {
+_SMALL: dict[str, Any] = {
     "max_active_jobs": 3,
     "keep_jobs": 40,
     "job_window": 8,
@@ -105,10 +103,9 @@ def _world(folder: Path) -> Iterator[_World]:
 
 def walk_with_retirement(folder: Path, seconds: float, *, seed: int, journal: bool) -> Outcome:
     """Walk over a service in this process, which retires finished jobs all along."""
-    known = {field.name for field in dataclasses.fields(Settings)}
-    options: dict[str, Any] = {name: value for name, value in _SMALL.items() if name in known}
+    options = dict(_SMALL)
     if journal:
-        options["journal"] = str(folder / "journal")
+        options["store"] = str(folder / "journal")
     with _world(folder) as world, _logged() as log:
         base = world.sandbox.url
         with running_service(
