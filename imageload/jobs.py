@@ -147,7 +147,8 @@ class Jobs:
         async with self.lock(job):
             summary = job.summary()
             failed = failed_images(job, only_transient=only_transient)
-            album_failed = summary.album is not None and summary.album.failure is not None
+            album = summary.album
+            album_failed = album is not None and album.failure is not None and not album.is_open
             if not failed and not album_failed:
                 return 0
             if summary.purging:

@@ -22,8 +22,6 @@ PNG = (IMAGES / "png-rgb.png").read_bytes()
 JOBS = "/v1/images/upload"
 ROUNDS = 6
 
-today = pytest.mark.xfail(strict=False, reason="a retry writes to a job that has another writer")
-
 
 @pytest.fixture
 def small(tmp_path: Path, sandbox: RunningSandbox) -> Iterator[RunningService]:
@@ -74,7 +72,6 @@ def fails_first(page: Page) -> Page:
     return lambda connection: (page if next(number) else missing)(connection)
 
 
-@today
 def test_retries_of_a_job_whose_album_failed_are_all_answered_202(
     small: RunningService, origin: Origin, sandbox: RunningSandbox
 ) -> None:
@@ -92,7 +89,6 @@ def test_retries_of_a_job_whose_album_failed_are_all_answered_202(
     assert small.get(f"{JOBS}/{job_id}/images").json()["album"]["link"]
 
 
-@today
 def test_retries_while_a_jobs_turn_comes_leave_one_writer(
     small: RunningService, origin: Origin, sandbox: RunningSandbox
 ) -> None:
@@ -115,7 +111,6 @@ def test_retries_while_a_jobs_turn_comes_leave_one_writer(
     until(lambda: not small.temp_files)
 
 
-@today
 def test_a_cancel_within_a_retry_is_answered_with_the_count_of_images_it_ends(
     service: RunningService, origin: Origin
 ) -> None:
@@ -136,7 +131,6 @@ def test_a_cancel_within_a_retry_is_answered_with_the_count_of_images_it_ends(
         assert set(codes_of(service, job_id)) <= {"cancelled", "http_status"}
 
 
-@today
 def test_a_job_that_is_retried_is_not_retired(
     tmp_path: Path, origin: Origin, sandbox: RunningSandbox
 ) -> None:
