@@ -108,6 +108,7 @@ class Window:
         self._may_start = may_start
         self._order = StartOrder(lambda index: host_of(job.image(index).url))
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._begun: set[int] = set()
         self._places: set[int] = set()
         self._downloading: set[int] = set()
         self._will_fill = False
@@ -194,21 +195,35 @@ class Window:
         self.fill_soon()
 
     def cancel(self, *, but_sending: bool = False) -> None:
-        """Cancel the images on their way, or only those whose uploads are not being sent."""
+        """Cancel the images on their way, or only those whose uploads are not being sent.
+
+        An image whose task has not begun is not on its way any more: asyncio never runs the task.
+        """
         for index, task in list(self._tasks.items()):
             if not (but_sending and index in self.sending):
                 task.cancel()
+                if index not in self._begun:
+                    self._forget(index)
 
     def _start(self, index: int) -> None:
         self._places.add(index)
         self._downloading.add(index)
-        task = asyncio.get_running_loop().create_task(self._load(self, index))
+        task = asyncio.get_running_loop().create_task(self._run(index))
         self._tasks[index] = task
-        task.add_done_callback(lambda _: self._ended(index))
+        task.add_done_callback(lambda _: self._ended(index, task))
 
-    def _ended(self, index: int) -> None:
+    async def _run(self, index: int) -> None:
+        self._begun.add(index)
+        await self._load(self, index)
+
+    def _ended(self, index: int, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(index) is task:
+            self._forget(index)
+        self.fill_soon()
+
+    def _forget(self, index: int) -> None:
         del self._tasks[index]
+        self._begun.discard(index)
         self._places.discard(index)
         self._downloading.discard(index)
         self.tries.pop(index, None)
-        self.fill_soon()

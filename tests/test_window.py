@@ -181,6 +181,24 @@ def test_a_window_that_is_dropped_and_cancelled_is_soon_empty() -> None:
     play(scene)
 
 
+def test_an_image_that_is_cancelled_before_its_task_begins_is_not_in_the_window_any_more() -> None:
+    """Its task never runs, so whoever cancels has to end it like those that have not started."""
+
+    async def scene() -> None:
+        stage = Stage([f"http://{n}.example/" for n in range(2)], places=2)
+        stage.window.add(range(2))
+        stage.window.drop()
+        stage.window.cancel()
+        assert [n in stage.window for n in range(2)] == [False, False]
+        stage.window.add([0])  # a retry, before the cancelled task has ended
+        assert await stage.settle() == [0]
+        assert 0 in stage.window
+        stage.let_on(0)
+        await stage.window.wait_until_empty()
+
+    play(scene)
+
+
 def test_an_empty_window_is_not_waited_for() -> None:
     async def scene() -> None:
         stage = Stage([], places=2)
