@@ -307,7 +307,7 @@ def test_an_address_that_is_none_is_misuse_of_a_service_option() -> None:
     options = ["--imgur-client-id=test", "--allow-origin=300.1.2.3/99"]
     with in_a_pipe("upload", "--local", "http://x/", "--", *options) as command:
         assert command.end() == 2
-        assert "--allow-origin and --deny-origin" in command.shown
+        assert "--allow-origin, --deny-origin" in command.shown
         assert "Traceback" not in command.shown
 
 

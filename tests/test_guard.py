@@ -159,7 +159,7 @@ def test_ports_of_web_servers_are_fetched_from(port: int) -> None:
 def test_other_ports_below_1024_are_not_and_the_reason_names_the_port(port: int) -> None:
     reason = Guard().refusal("a.example", "8.8.8.8", port)
     assert reason
-    assert f"does not fetch from port {port} " in reason
+    assert f"does not fetch from port {port}." in reason
 
 
 def test_the_ports_below_1024_may_be_chosen() -> None:

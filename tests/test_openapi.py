@@ -215,7 +215,7 @@ def test_the_document_needs_no_token(service: RunningService) -> None:
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("token", ["", TOKEN])
 def test_schemathesis_finds_nothing(tmp_path: Path, token: str) -> None:
-    options = [f"--journal={tmp_path / 'journal'}"] if token else []
+    options = [f"--store={tmp_path / 'journal'}"] if token else []
     service = ServiceProcess(
         "--port=0",
         "--sandbox-port=0",

@@ -209,7 +209,8 @@ class _HostList:
                 try:
                     hosts.add(_named_host(entry))
                 except InvalidURL:
-                    message = f"--allow-origin, --deny-origin: {entry!r} is no address or host name"
+                    what = "an address, network or host name"
+                    message = f"--allow-origin, --deny-origin: {entry!r} is not {what}"
                     raise ValueError(message) from None
         self._networks = tuple(networks)
         self._hosts = frozenset(hosts)
@@ -258,7 +259,7 @@ class Guard:
                 " it with --allow-origin."
             )
         if port not in self._ports and port < 1024:
-            return f"This service does not fetch from port {port} (see --origin-ports)."
+            return f"This service does not fetch from port {port}."
         return None
 
 
