@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,9 +85,7 @@ def fail(journal: Store, job: Job) -> None:
 
 def flush(journal: Store) -> None:
     """Return when all that was recorded is durable."""
-    durable = threading.Event()
-    journal.when_durable(durable.set, hurry=True)
-    assert durable.wait(10), journal.trouble
+    asyncio.run(asyncio.wait_for(journal.durable(), 10))
 
 
 def wait_until(holds: Callable[[], object], seconds: float = 10.0) -> None:

@@ -218,15 +218,3 @@ def test_all_who_wait_are_woken_and_one_who_gave_up_disturbs_nobody(store: Store
     asyncio.run(run(job))
     missing = {7} if store.is_durable else set()
     assert {found.n for found in store.links()} == {*range(50)} - missing
-
-
-def test_when_durable_calls_back_also_after_one_that_raised(store: Store) -> None:
-    job = job_of(1)
-    store.accept([job])
-    tell(store, job, Started())
-    called = threading.Event()
-    if store.is_durable:
-        store.when_durable(lambda: 1 // 0)
-    store.when_durable(called.set)
-    assert called.wait(10)
-    assert store.trouble is None

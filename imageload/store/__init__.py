@@ -76,13 +76,6 @@ class Store(Protocol):
         Without `hurry` it waits for the next regular write, up to 0.05 s later.
         """
 
-    def when_durable(self, done: Callable[[], object], *, hurry: bool = False) -> None:
-        """Call `done`, from the store's thread, once all that was recorded so far is on disk.
-
-        It must return quickly. It is called late while the disk fails, and never if the store is
-        closed before the disk works again.
-        """
-
     def retire(self, job_ids: Iterable[str]) -> None:
         """Drop jobs from the next start's list of jobs; their links stay listed."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from imageload.job import Change, Job
 from imageload.store import Link, Place, Posted
@@ -46,9 +46,6 @@ class MemoryStore:
 
     async def durable(self, *, hurry: bool = True) -> None:
         pass
-
-    def when_durable(self, done: Callable[[], object], *, hurry: bool = False) -> None:  # noqa: ARG002
-        done()
 
     def retire(self, job_ids: Iterable[str]) -> None:
         """Forget the jobs: their links would fill the memory in time."""

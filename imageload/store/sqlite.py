@@ -12,7 +12,7 @@ import logging
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -203,9 +203,6 @@ class SqliteStore:
 
     async def durable(self, *, hurry: bool = True) -> None:
         await self._writer.durable(hurry=hurry)
-
-    def when_durable(self, done: Callable[[], object], *, hurry: bool = False) -> None:
-        self._writer.when_durable(done, hurry=hurry)
 
     def retire(self, job_ids: Iterable[str]) -> None:
         gone = list(job_ids)

@@ -1,6 +1,6 @@
 """The journal's thread: everything that has arrived is one transaction, one fsync for all waiters.
 
-    put(image), edit(batch) ──┐                        ┌─► futures, and when_durable's callbacks
+    put(image), edit(batch) ──┐                        ┌─► `durable`'s futures
     add(new jobs) ────────────┴─► Batch ─► SQLite ─────┴─► the Futures of new jobs
                                     ▲         │ disk full or broken
                                     └─────────┘ kept and tried again; new jobs are refused
@@ -110,7 +110,6 @@ class Writer:
         # Only the thread uses these:
         self._batch = Batch()
         self._new_jobs: list[Future[None]] = []
-        self._callbacks: list[Callable[[], object]] = []
         self._futures: list[asyncio.Future[None]] = []
         self._retry_seconds = _RETRY_SECONDS
         self._written_at = self._checked_at = 0.0
@@ -141,10 +140,6 @@ class Writer:
         durable: Future[None] = Future()
         self._tell(take, hurry=True)
         return durable
-
-    def when_durable(self, done: Callable[[], object], *, hurry: bool) -> None:
-        """Call `done`, on the thread, once all that was passed in before is durable."""
-        self._tell(lambda: self._callbacks.append(done), hurry=hurry)
 
     async def durable(self, *, hurry: bool) -> None:
         """Return once all that was passed in before is durable."""
@@ -270,12 +265,6 @@ class Writer:
         if futures:  # all are of one event loop, and one call wakes them
             with contextlib.suppress(RuntimeError):  # it is closed
                 futures[0].get_loop().call_soon_threadsafe(_finish, futures)
-        callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            try:
-                callback()
-            except Exception:
-                _log.exception("a callback of the journal raised")
 
 
 def _finish(futures: Iterable[asyncio.Future[None]]) -> None:
