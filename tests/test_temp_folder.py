@@ -77,7 +77,7 @@ def test_two_that_start_at_once_both_have_a_folder(tmp_path: Path) -> None:
 def test_a_folder_without_a_lock_is_removed_only_when_it_is_old(
     tmp_path: Path,
 ) -> None:
-    young, old = tmp_path / "imageload-young", tmp_path / "imageload-old"
+    young, old = tmp_path / f"imageload-{'a' * 16}", tmp_path / f"imageload-{'b' * 16}"
     for folder in (young, old):
         folder.mkdir()
     os.utime(old, (1_000, 1_000))
@@ -90,15 +90,25 @@ def test_links_and_other_names_are_left_alone(tmp_path: Path) -> None:
     precious.mkdir()
     (precious / "file").touch()
     (precious / ".lock").touch()
-    (tmp_path / "imageload-link").symlink_to(precious)
-    (tmp_path / "imageload-file").touch()
-    inner = tmp_path / "imageload-inner"
+    (tmp_path / f"imageload-{'a' * 16}").symlink_to(precious)
+    (tmp_path / f"imageload-{'b' * 16}").touch()
+    inner = tmp_path / f"imageload-{'c' * 16}"
     inner.mkdir()
     (inner / ".lock").symlink_to(precious / ".lock")
     (tmp_path / "other").mkdir()
     assert sweep(tmp_path) == []
     assert (precious / "file").exists()
     assert len(list(tmp_path.iterdir())) == 5
+
+
+@pytest.mark.parametrize("name", ["imageload-bench-0a1b2c3d", "imageload-journal", "imageload-"])
+def test_an_old_folder_that_no_process_named_so_is_kept(tmp_path: Path, name: str) -> None:
+    theirs = tmp_path / name
+    theirs.mkdir()
+    (theirs / "journal").touch()
+    os.utime(theirs, (1_000, 1_000))
+    assert sweep(tmp_path) == []
+    assert (theirs / "journal").exists()
 
 
 def test_a_dead_folder_that_holds_links_loses_only_the_links(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import fcntl
 import logging
 import math
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -40,6 +41,7 @@ _MAX_SPARE_BYTES = 64 * 2**20
 _LARGEST_SPARE = 2**20
 _MAX_EMPTY_FILES = 128  # somewhat more than a job has in use at once
 _PREFIX = "imageload-"
+_FOLDER_NAME = re.compile(f"{_PREFIX}[0-9a-f]{{16}}")  # anything else may be a user's folder
 _LOCK = ".lock"
 _YOUNG_SECONDS = 60.0  # a folder without a lock is another process's, being made, until then
 
@@ -272,7 +274,7 @@ def _folders(parent: Path) -> Iterator[Path]:
     except OSError:
         return
     for entry in entries:
-        if not entry.name.startswith(_PREFIX) or not entry.is_dir(follow_symlinks=False):
+        if not _FOLDER_NAME.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False):
             continue
         with contextlib.suppress(OSError):
             if entry.stat(follow_symlinks=False).st_uid == os.getuid():
