@@ -124,7 +124,10 @@ class Service:
     def run_maintenance(self) -> None:
         """To be called now and then, from another thread; blocks."""
         self._save_budgets()
-        self.transfers.run(self.image_load.retire())
+        self.transfers.run(self._retire_and_tidy())
+
+    async def _retire_and_tidy(self) -> None:
+        await self.image_load.retire()
         self.files.tidy()
 
     def close(self, seconds: float, grace_seconds: float = 0.0) -> bool:

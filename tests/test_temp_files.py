@@ -4,12 +4,9 @@ given back; no job fills the disk for all others.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import stat
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -237,38 +234,6 @@ def test_a_file_that_cannot_be_deleted_is_logged(
     assert path in caplog.text
 
 
-def test_many_threads_never_share_a_file_and_leave_none(folder: Path) -> None:
-    files, lock = TempFiles(folder), threading.Lock()
-    in_use: set[str] = set()
-    troubles: list[str] = []
-
-    def work(number: int) -> None:
-        for turn in range(150):
-            descriptor, path = files.take()
-            with lock:
-                if path in in_use:
-                    troubles.append(path)
-                in_use.add(path)
-            content = f"{number}.{turn}".encode()
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, content)
-            if Path(path).read_bytes() != content:
-                troubles.append(path)
-            os.close(descriptor)
-            with lock:
-                in_use.discard(path)
-            files.give_back(path, MEGABYTE + 1 if turn % 10 == 0 else len(content))
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert not any(thread.is_alive() for thread in threads)
-    assert troubles == []
-    assert names(folder) == set()
-
-
 def png(length: int, fill: bytes) -> bytes:
     """A PNG's head, and as much after it as makes `length` bytes."""
     head = (
@@ -382,39 +347,3 @@ def test_a_woken_job_may_ask_at_once() -> None:
     assert not temp_bytes.has_room("a", lambda: found.append(temp_bytes.has_room("a", ignore)))
     temp_bytes.release("a", 100)
     assert found == [True]
-
-
-def test_every_waiting_thread_is_woken() -> None:
-    temp_bytes = TempBytes(400)
-
-    def work(job_id: str) -> None:
-        bell = threading.Event()
-        for _ in range(200):
-            while not temp_bytes.has_room(job_id, bell.set):
-                assert bell.wait(20), f"{job_id} sleeps for ever"
-                bell.clear()
-            temp_bytes.hold(job_id, 150)
-            if not temp_bytes.has_room(job_id, bell.set):
-                temp_bytes.release(job_id, 150)
-
-    with ThreadPoolExecutor(4) as pool:
-        for done in [pool.submit(work, job_id) for job_id in "abcd"]:
-            done.result(30)
-
-
-def test_a_key_that_waits_for_room_goes_on_after_a_release() -> None:
-    async def scene() -> None:
-        temp_bytes = TempBytes(1_000)
-        temp_bytes.hold("a", 500)
-        await asyncio.wait_for(temp_bytes.wait_for_room("b"), 1)
-        waiting = [asyncio.create_task(temp_bytes.wait_for_room("a")) for _ in range(3)]
-        await asyncio.sleep(0)
-        temp_bytes.hold("b", 100)
-        temp_bytes.release("b", 100)
-        await asyncio.sleep(0)
-        assert not any(task.done() for task in waiting), "a release that makes no room for it"
-        waiting.pop().cancel()
-        temp_bytes.release("a", 100)
-        await asyncio.wait_for(asyncio.gather(*waiting), 1)
-
-    asyncio.run(scene())

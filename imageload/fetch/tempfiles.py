@@ -12,7 +12,6 @@ free belongs to a dead process.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import fcntl
@@ -23,7 +22,6 @@ import re
 import secrets
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,33 +45,24 @@ _YOUNG_SECONDS = 60.0  # a folder without a lock is another process's, being mad
 
 
 class TempFiles:
-    """Files in `folder`, for any thread. While none is in use, all files in it are empty.
-
-    The lock is for `tidy`, which the service calls from another thread than the transfer loop.
-    """
+    """Files in `folder`, used on the transfer loop. While none is in use, all are empty."""
 
     def __init__(self, folder: Path) -> None:
+        self.in_use = 0
+        """The number of files that are taken and not given back."""
         self._folder = str(folder)
-        self._lock = threading.Lock()
         self._spare: list[tuple[str, int]] = []
         self._spare_bytes = 0
         self._empty: list[str] = []
         self._untouched = 0  # of the empty ones, from the first, since the last `tidy`
-        self._in_use = 0
-
-    @property
-    def in_use(self) -> int:
-        """The number of files that are taken and not given back."""
-        return self._in_use
 
     def take(self) -> tuple[int, str]:
         """An open file and its path. It may hold old bytes: the caller cuts off the end.
 
         Raises OSError.
         """
-        with self._lock:
-            self._in_use += 1
-            known = self._kept()
+        self.in_use += 1
+        known = self._kept()
         try:
             if known is not None:
                 try:
@@ -90,16 +79,11 @@ class TempFiles:
 
     def give_back(self, path: str, length: int) -> None:
         """The caller no longer needs the file at `path`, of about `length` bytes."""
-        with self._lock:
-            has_room = self._spare_bytes + length <= _MAX_SPARE_BYTES
-            is_kept = has_room and length <= _LARGEST_SPARE and len(self._spare) < _MAX_SPARE_FILES
-            if is_kept:
-                self._spare.append((path, length))
-                self._spare_bytes += length
-                if self._in_use > 1:
-                    self._in_use -= 1
-                    return
-        if not is_kept:
+        has_room = self._spare_bytes + length <= _MAX_SPARE_BYTES
+        if has_room and length <= _LARGEST_SPARE and len(self._spare) < _MAX_SPARE_FILES:
+            self._spare.append((path, length))
+            self._spare_bytes += length
+        else:
             _delete(path)
         self._count_back()
 
@@ -110,14 +94,13 @@ class TempFiles:
 
     def tidy(self) -> None:
         """Delete the empty files that have not been used since the last call."""
-        with self._lock:
-            untouched, self._empty = self._empty[: self._untouched], self._empty[self._untouched :]
-            self._untouched = len(self._empty)
-        for path in untouched:
+        for path in self._empty[: self._untouched]:
             _delete(path)
+        del self._empty[: self._untouched]
+        self._untouched = len(self._empty)
 
     def _kept(self) -> str | None:
-        """A file to reuse, if there is one. The caller holds the lock."""
+        """A file to reuse, if there is one."""
         if self._spare:
             path, length = self._spare.pop()
             self._spare_bytes -= length
@@ -130,75 +113,53 @@ class TempFiles:
 
     def _count_back(self) -> None:
         """Count one file less in use; after the last one, empty the spare ones."""
-        with self._lock:
-            self._in_use -= 1
-            if self._in_use:
-                return
-            spare, self._spare, self._spare_bytes = self._spare, [], 0
-            room = max(0, _MAX_EMPTY_FILES - len(self._empty))
-        emptied = [path for path, _ in spare[:room] if _emptied(path)]
-        for path, _ in spare[room:]:
-            _delete(path)
-        with self._lock:
-            self._empty += emptied
+        self.in_use -= 1
+        if self.in_use:
+            return
+        spare, self._spare, self._spare_bytes = self._spare, [], 0
+        for path, _ in spare:
+            if len(self._empty) < _MAX_EMPTY_FILES and _is_emptied(path):
+                self._empty.append(path)
+            else:
+                _delete(path)
 
 
 class TempBytes:
-    """Bounds the disk space of the images that wait for their upload, fairly for all keys.
+    """Limits the disk space of the images that wait for their upload, fairly for all keys.
 
     A key (a job's id) may hold half of what the other keys leave of `limit` bytes, so a large job
     that waits cannot keep a small one out. A key that holds nothing always has room for one image.
     """
 
     def __init__(self, limit: float = math.inf) -> None:
+        self.held = 0
+        """The bytes that all keys hold."""
         self._limit = limit
-        self._lock = threading.Lock()  # for callers in threads of their own, which pass `wake`
-        self._held: dict[str, int] = {}
-        self._total = 0
+        self._held_by: dict[str, int] = {}
         self._waiting: dict[str, Callable[[], object]] = {}
-        self._released: asyncio.Event | None = None
-
-    @property
-    def held(self) -> int:
-        """The bytes that all keys hold. Any thread may read it."""
-        return self._total
 
     def hold(self, key: str, length: int) -> None:
         """`key` has one more file, of `length` bytes."""
-        with self._lock:
-            self._held[key] = self._held.get(key, 0) + length
-            self._total += length
+        self._held_by[key] = self._held_by.get(key, 0) + length
+        self.held += length
 
     def release(self, key: str, length: int) -> None:
         """`key` has given back files of `length` bytes; all waiting keys check for room again."""
-        with self._lock:
-            self._total -= length
-            left = self._held.pop(key, 0) - length
-            if left > 0:
-                self._held[key] = left
-            waiting, self._waiting = self._waiting, {}
+        self.held -= length
+        left = self._held_by.pop(key, 0) - length
+        if left > 0:
+            self._held_by[key] = left
+        waiting, self._waiting = self._waiting, {}
         for wake in waiting.values():
             wake()
-        if self._released is not None:
-            self._released.set()
-            self._released = None
 
-    def has_room(self, key: str, wake: Callable[[], object] | None = None) -> bool:
+    def has_room(self, key: str, wake: Callable[[], object]) -> bool:
         """`key` may download another image. If not, `wake` is called after the next release."""
-        with self._lock:
-            held = self._held.get(key, 0)
-            if not held or held < (self._limit - self._total + held) / 2:
-                return True
-            if wake is not None:
-                self._waiting[key] = wake
-            return False
-
-    async def wait_for_room(self, key: str) -> None:
-        """Wait until `key` may download another image. On the loop that calls `release`."""
-        while not self.has_room(key):
-            if self._released is None:
-                self._released = asyncio.Event()
-            await self._released.wait()
+        held = self._held_by.get(key, 0)
+        if not held or held < (self._limit - self.held + held) / 2:
+            return True
+        self._waiting[key] = wake
+        return False
 
 
 def disk_error(error: OSError) -> ImageError:
@@ -210,12 +171,11 @@ def disk_error(error: OSError) -> ImageError:
     return ImageError("disk_error", f"A temp file cannot be used: {os.strerror(error.errno or 0)}.")
 
 
-def _emptied(path: str) -> bool:
-    """Truncate the file; delete it if that fails."""
+def _is_emptied(path: str) -> bool:
+    """Truncate the file; False if that fails."""
     try:
         os.close(os.open(path, _EMPTIED))
     except OSError:
-        _delete(path)
         return False
     return True
 
