@@ -167,9 +167,10 @@ class ImageLoad:
     async def purge(self, job: Job) -> CancelResult:
         """`cancel`, and delete from the target what the job has landed; how many images that is.
 
-        The deletion goes on in the background, and a `cancel` does not end it.
+        The deletion goes on in the background, and a `cancel` does not end it. Raises Refused.
         """
-        self._check_closing()
+        with self._lock:
+            self._check_stays(job)
         result = await self._jobs.cancel(job, purge=True)
         self._start(job)
         _log.info("to be purged job=%s images=%d", job.job_id, result.purging)
@@ -181,9 +182,7 @@ class ImageLoad:
         An album that failed is made again too. Raises Refused.
         """
         with self._lock:
-            self._check_closing()
-            if job.job_id in self._retiring:
-                raise Refused("job-busy", "The job is about to leave memory.")
+            self._check_stays(job)
             if job.job_id not in self._active and job.job_id not in self._waiting:
                 self._check_room(1)
         count = await self._jobs.requeue(job, only_transient=only_transient)
@@ -289,6 +288,12 @@ class ImageLoad:
     def _check_closing(self) -> None:
         if self._is_closing:
             raise _shutting_down()
+
+    def _check_stays(self, job: Job) -> None:
+        """For the lock's holder: raise Refused if `job` leaves memory, or the service stops."""
+        self._check_closing()
+        if job.job_id in self._retiring:
+            raise Refused("job-busy", "The job is about to leave memory.")
 
     def _check_room(self, jobs: int) -> None:
         """For the lock's holder: raise Refused if so many jobs more may not wait."""
