@@ -145,6 +145,10 @@ class Jobs:
         An album that failed is made again too. Raises Refused (job-busy) during a purge.
         """
         async with self.lock(job):
+            window = self._windows.get(job.job_id)
+            if window is not None and window.ending is not None and not job.summary().purging:
+                await window.wait_until_empty()  # the images that a cancel has ended
+                window.ending = None
             summary = job.summary()
             failed = failed_images(job, only_transient=only_transient)
             album = summary.album
@@ -153,7 +157,6 @@ class Jobs:
                 return 0
             if summary.purging:
                 raise Refused("job-busy", "The job is being purged. Send this again in a while.")
-            window = self._windows.get(job.job_id)
             for count, index in enumerate(failed, 1):
                 self._pipeline.apply(job, Requeued(index))
                 if count % _IMAGES_PER_TURN == 0:

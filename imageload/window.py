@@ -172,6 +172,8 @@ class Window:
             self.sending.add(index)
         else:
             self.sending.discard(index)
+            if self.ending is not None:  # it was left to land, but not to be sent again
+                self._tasks[index].cancel()
 
     @contextlib.contextmanager
     def aside(self, index: int, host: str | None = None) -> Iterator[None]:
