@@ -236,10 +236,9 @@ class Jobs:
     async def _make_album(self, job: Job) -> None:
         target = self._pipeline.target
         request = functools.partial(target.request, job.job_id)
+        before = job.snapshot()
         try:
-            call = make_album(
-                request, job.snapshot(), target.album_link, anonymous=target.anonymous
-            )
+            call = make_album(request, before, target.album_link, anonymous=target.anonymous)
             ended = await self._call(job, call)
         except asyncio.CancelledError:
             if self._is_stopping:
@@ -253,7 +252,9 @@ class Jobs:
             message = f"A bug in the service: {type(error).__name__}."
             ended = AlbumEnded(failure=_failure("internal_error", message))
         self._pipeline.apply(job, ended)
-        if _pending(job.summary()) and ended.failure is None:
+        after = job.summary()
+        has_more = _pending(after) or after.counts["completed"] > before.counts["completed"]
+        if has_more and ended.failure is None:
             self._pipeline.apply(job, AlbumReopened())  # images were requeued meanwhile
 
     async def _call(self, job: Job, call: Coroutine[Any, Any, T]) -> T:
