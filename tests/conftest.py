@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.downloads import Download
+from tests.journals import wait_until
 from tests.origin import Origin, running_origin
 from tests.service import RunningService, running_service
+from tests.wired import DownloadCall, Folder, UploadCall, Wired
 
 
 @pytest.fixture
@@ -46,6 +50,37 @@ def service(sandbox: RunningSandbox, tmp_path: Path) -> Iterator[RunningService]
         tmp_path / "temp", imgur_base_url=sandbox.url, imgur_link_base=sandbox.url
     ) as running:
         yield running
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """Temp files of a `Wired`."""
+    return Folder(tmp_path / "temp")
+
+
+@pytest.fixture
+def wire(folder: Folder) -> Iterator[Callable[..., Wired]]:
+    """Wires up an ImageLoad; its end leaves no thread, no task and no temp file, in every test."""
+    before = set(threading.enumerate())
+    made: list[Wired] = []
+
+    def wire_up(
+        download: DownloadCall = folder.download,
+        upload: UploadCall = folder.upload,
+        **options: Any,
+    ) -> Wired:
+        made.append(Wired(download, upload, folder, **options))
+        return made[-1]
+
+    yield wire_up
+    for wired in made:
+        wired.close()
+        for job in wired.load.jobs():
+            assert job.summary().finished or wired.is_left(job)
+    wait_until(lambda: set(threading.enumerate()) <= before)
+    assert folder.files() == []
+    given_back = [path for path in folder.given_back if "nonexistent" not in path]
+    assert sorted(given_back) == sorted(folder.made), "each file goes back, once"
 
 
 def real_component(*names: str) -> str:

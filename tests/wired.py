@@ -8,7 +8,7 @@ import math
 import queue
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -23,9 +23,10 @@ from imageload.loader import Capacity, ImageLoad, Order
 from imageload.pipeline import Observer, Pipeline
 from imageload.retry import RetryRule
 from imageload.store.memory import MemoryStore
-from imageload.targets import Upload
+from imageload.targets import Upload, UploadCancelled
 from imageload.transport.curl import TransferLoop
 from imageload.transport.slots import Slots
+from tests.journals import wait_until
 
 # Only ever waited out where something is broken.
 PATIENCE = 20.0
@@ -189,10 +190,14 @@ class FakeConverters:
 
 
 class FakeTarget:
-    """Uploads by a blocking call; `response` answers other requests."""
+    """Uploads by a blocking call, which has the whole body; `response` gets the method, the route
+    and the fields of other requests, and returns Imgur's `data` or what gives it when awaited.
+
+    `cancelled` counts the uploads that were cancelled while they were sent.
+    """
 
     def __init__(
-        self, call: UploadCall, threads: int, response: Callable[[str, str], Any] | None
+        self, call: UploadCall, threads: int, response: Callable[[str, str, Any], Any] | None
     ) -> None:
         self._blocking = _Blocking(call, threads, "upload")
         self._line, self._slots = Slots(2 * threads), Slots(threads)
@@ -201,6 +206,7 @@ class FakeTarget:
         self.purging = asyncio.Lock()
         self.anonymous = True
         self.is_parked = False
+        self.cancelled = 0
         self.close = self._blocking.close
 
     async def land(self, key: str, upload: Upload) -> Landed:
@@ -218,17 +224,26 @@ class FakeTarget:
         try:
             landed: Landed = await self._blocking(upload.path)
             return landed
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise UploadCancelled from None
         finally:
             upload.on_send(False)
 
-    async def request(self, _: str, method: str, route: str, fields: Any = None) -> Any:  # noqa: ARG002
-        return self._response(method, route)
+    async def request(self, _: str, method: str, route: str, fields: Any = None) -> Any:
+        response = self._response(method, route, fields)
+        return await response if isinstance(response, Awaitable) else response
 
     def watch(self, callback: Callable[[], object]) -> None:
         self._watchers.append(callback)
 
     def album_link(self, album_id: str) -> str:
         return f"https://imgur.com/a/{album_id}"
+
+
+async def _other_tasks() -> list[str]:
+    """The tasks on the loop."""
+    return [str(task) for task in asyncio.all_tasks() if task is not asyncio.current_task()]
 
 
 def _threadsafe(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
@@ -251,10 +266,11 @@ class Wired:
         retry: RetryRule | None = None,
         max_active_jobs: int = 8,
         max_waiting_jobs: int = 100,
+        keep_jobs: int = 10_000,
         temp_bytes: float = math.inf,
         observers: Iterable[Observer] = (),
         store: MemoryStore | None = None,
-        response: Callable[[str, str], Any] | None = None,
+        response: Callable[[str, str, Any], Any] | None = None,
     ) -> None:
         self._finished: defaultdict[str, threading.Event] = defaultdict(threading.Event)
         self.changes: defaultdict[str, list[Change]] = defaultdict(list)
@@ -284,7 +300,11 @@ class Wired:
             self.transfers,
             self.pipeline,
             WindowRules(places=window, downloads=threads),
-            Capacity(max_active_jobs=max_active_jobs, max_waiting_jobs=max_waiting_jobs),
+            Capacity(
+                max_active_jobs=max_active_jobs,
+                max_waiting_jobs=max_waiting_jobs,
+                keep_jobs=keep_jobs,
+            ),
         )
 
     def _observe(self, job: Job, change: Change) -> None:
@@ -296,22 +316,30 @@ class Wired:
         """The result of `coroutine`, run on the transfer loop."""
         return self.transfers.submit(coroutine).result(PATIENCE)
 
-    def start(self, url_list: list[str], *, dedupe: bool = False) -> Job:
+    def start(self, url_list: list[str], *, dedupe: bool = False, album: str | None = None) -> Job:
         """A job for `url_list`, on its way."""
-        (job,) = self.load.upload([Order(items=url_list, dedupe=dedupe)])
+        (job,) = self.load.upload([Order(items=url_list, dedupe=dedupe, album=album)])
         return job
 
     def start_several(self, lists: list[list[str]]) -> list[Job]:
         """A job for each of `lists`, on their way."""
         return self.load.upload([Order(items=each, dedupe=False) for each in lists])
 
+    def wait_until_idle(self) -> None:
+        """Return when every job is finished and no job has a thread."""
+        wait_until(lambda: all(job.summary().finished for job in self.load.jobs()), PATIENCE)
+        names = [f"job-{job.job_id[:8]}" for job in self.load.jobs()]
+        wait_until(lambda: not {t.name for t in threading.enumerate()}.intersection(names))
+
     def close(self) -> None:
-        """What the service does at its end; no thread is left."""
+        """What the service does at its end; nothing is left on the loop, and no thread."""
         if not self.transfers.loop.is_closed():
             assert self.load.close(PATIENCE)
+            self._downloader.close()
+            self.target.close()
+            assert self.on_loop(_other_tasks()) == []
             assert self.transfers.close(PATIENCE)
-        self._downloader.close()
-        self.target.close()
+        assert self.pipeline.temp_bytes.held == 0
 
     def wait(self, job: Job) -> dict[str, Image]:
         """The images of `job` by URL, once it is finished."""
@@ -321,6 +349,10 @@ class Wired:
     def run(self, url_list: list[str]) -> dict[str, Image]:
         """The images of a job for `url_list`, once it is finished."""
         return self.wait(self.start(url_list))
+
+    def failures(self, job: Job) -> list[str | None]:
+        """The error code of each image of `job`, in order."""
+        return [image.failure and image.failure.code for image in job.snapshot().images]
 
     def is_left(self, job: Job) -> bool:
         """True if `job` was left open for a restart to go on with."""
