@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sandbox.testing import RunningSandbox, running_sandbox
-from tests.downloads import Download
+from tests.downloads import Download, MakeDownload
 from tests.journals import wait_until
 from tests.origin import Origin, running_origin
 from tests.service import RunningService, running_service
@@ -27,13 +27,25 @@ def origin() -> Iterator[Origin]:
 
 
 @pytest.fixture
-def download(tmp_path: Path) -> Iterator[Download]:
+def make_download(tmp_path: Path) -> Iterator[MakeDownload]:
+    """Makes Downloaders, each with an empty temp directory."""
+    made: list[Download] = []
+
+    def make(**options: Any) -> Download:
+        folder = tmp_path / f"temp{len(made)}"
+        folder.mkdir()
+        made.append(Download(folder, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def download(make_download: MakeDownload) -> Download:
     """A Downloader that may fetch from 127.0.0.1."""
-    folder = tmp_path / "temp"
-    folder.mkdir()
-    download = Download(folder)
-    yield download
-    download.close()
+    return make_download()
 
 
 @pytest.fixture

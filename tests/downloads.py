@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import certifi
@@ -77,8 +77,11 @@ class Download:
 
     def close(self) -> None:
         """End the loop; no request is in flight."""
-        self.transfers.loop.call_soon_threadsafe(self.transport.close)
+        self.transfers.run(self._close_transport())
         assert self.transfers.close()
+
+    async def _close_transport(self) -> None:
+        self.transport.close()
 
     def arrives(self, url: str) -> bytes:
         """What `url` brings; its file is gone again."""
@@ -98,3 +101,6 @@ class Download:
         assert caught.value.message.endswith(".")
         assert not filled(self.temp_dir)
         return caught.value
+
+
+MakeDownload = Callable[..., Download]

@@ -1,5 +1,3 @@
-# mypy: ignore-errors
-# ruff: noqa
 """One URL to one temp file, against a real origin on the wire, good and bad."""
 
 from __future__ import annotations
@@ -8,7 +6,6 @@ import errno
 import gzip
 import hashlib
 import socket
-import threading
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -16,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from imageload import errors
 from imageload.fetch.download import retry_after
-from tests.downloads import Download
+from imageload.fetch.guard import check_url
+from tests.downloads import Download, MakeDownload, filled
 from tests.origin import IMAGES, Origin, answer, raw, redirect, reset
 from tests.raising import raises_error
 
@@ -288,22 +285,17 @@ def test_redirects_share_one_deadline(download: Download, origin: Origin) -> Non
     assert time.monotonic() - begun < 5
 
 
-def test_an_abort_ends_a_download_within_a_second_or_so(download: Download, origin: Origin) -> None:
-    url = origin.page("/a", origin.hang)
-    ended: list[BaseException] = []
+def test_a_download_that_is_cancelled_leaves_no_file(download: Download, origin: Origin) -> None:
+    def hang_halfway(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n" + PNG[:50])
+        origin.hang(connection)
 
-    def run() -> None:
-        try:
-            download.call(url)
-        except errors.ImageError as error:
-            ended.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
+    target = check_url(origin.page("/a", hang_halfway))
+    cancelled = download.transfers.submit(download.downloader.fetch(target))
     assert origin.hanging.acquire(timeout=5)
-    download.transfer.abort()
-    thread.join(3)
-    assert isinstance(ended[0], errors.Shutdown)
+    cancelled.cancel()
+    download.arrives(origin.image("png-rgb.png"))
+    assert not filled(download.temp_dir)
 
 
 def test_connections_are_kept_between_images(download: Download, origin: Origin) -> None:
@@ -329,9 +321,9 @@ def test_a_proxy_in_the_environment_is_not_asked(
 
 
 def test_private_addresses_are_blocked_unless_they_are_allowed(
-    tmp_path: Path, origin: Origin
+    origin: Origin, make_download: MakeDownload
 ) -> None:
-    strict = Download(tmp_path, allow=())
+    strict = make_download(allow=())
     for url in (
         origin.image("png-rgb.png"),
         "http://[::1]:80/",

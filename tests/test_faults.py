@@ -1,5 +1,3 @@
-# mypy: ignore-errors
-# ruff: noqa
 """What goes wrong out there, done to us on the wire, and the code that each thing ends with.
 
 The plain ones stand in test_download.py; here are those of names, connections, TLS and framing.
@@ -16,23 +14,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import pycurl
 import pytest
 import trustme
 
 from imageload import errors
-from tests.downloads import Download, filled
+from tests.downloads import Download, MakeDownload, filled
 from tests.origin import IMAGES, Origin, answer, raw, redirect, running_origin
 
 PNG = (IMAGES / "png-rgb.png").read_bytes()
 OK = b"HTTP/1.1 200 OK\r\n"
-
-
-def made(tmp_path: Path, **options: object) -> Download:
-    """A Download in a directory of its own."""
-    folder = tmp_path / "temp"
-    folder.mkdir(exist_ok=True)
-    return Download(folder, **options)  # type: ignore[arg-type]
 
 
 # --- names and addresses -----------------------------------------------------------------------
@@ -40,10 +33,10 @@ def made(tmp_path: Path, **options: object) -> Download:
 
 @pytest.mark.parametrize("address", ["10.0.0.5", "127.0.0.1", "fd00::1", "169.254.169.254"])
 def test_a_name_that_leads_into_the_house_is_blocked(
-    tmp_path: Path, origin: Origin, address: str
+    origin: Origin, address: str, make_download: MakeDownload
 ) -> None:
     shown = f"[{address}]" if ":" in address else address
-    download = made(tmp_path, allow=(), resolve=[f"images.example:{origin.port}:{shown}"])
+    download = make_download(allow=(), resolve=[f"images.example:{origin.port}:{shown}"])
     error = download.fails_with(
         f"http://images.example:{origin.port}/images/png-rgb.png", "blocked_address"
     )
@@ -51,19 +44,23 @@ def test_a_name_that_leads_into_the_house_is_blocked(
     assert origin.connections == 0
 
 
-def test_a_name_that_changes_its_mind_is_refused_at_the_second_connect(
-    tmp_path: Path, origin: Origin
+def test_a_name_that_resolves_otherwise_at_the_second_connect_is_refused_then(
+    make_download: MakeDownload, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """DNS rebinding: a permitted address first, one of the house's next."""
+    """DNS rebinding: first an address that is allowed, then one that is not."""
     listening = socket.create_server(("127.0.0.2", origin.port))
     name = f"rebind.example:{origin.port}"
-    download = made(tmp_path, allow=["127.0.0.1"], resolve=[f"{name}:127.0.0.1"])
+    download = make_download(allow=["127.0.0.1"], resolve=[f"{name}:127.0.0.1"])
+    transport, perform = download.transport, download.transport.perform
 
-    def change_of_mind(connection: socket.socket) -> None:
-        download.transfer.resolve = (f"-{name}", f"{name}:127.0.0.2")
-        redirect(f"http://{name}/images/png-rgb.png")(connection)
+    async def rebind_after(*arguments: Any) -> Any:
+        response = await perform(*arguments)
+        for curl in transport._spare:
+            curl.setopt(pycurl.RESOLVE, [f"-{name}", f"{name}:127.0.0.2"])
+        return response
 
-    origin.page("/first", change_of_mind)
+    monkeypatch.setattr(transport, "perform", rebind_after)
+    origin.page("/first", redirect(f"http://{name}/images/png-rgb.png"))
     with listening:
         listening.setblocking(False)
         download.fails_with(f"http://{name}/first", "blocked_address")
@@ -72,21 +69,23 @@ def test_a_name_that_changes_its_mind_is_refused_at_the_second_connect(
     assert origin.connections == 1
 
 
-def test_a_dead_first_address_gives_way_to_the_second(tmp_path: Path, origin: Origin) -> None:
+def test_a_dead_first_address_gives_way_to_the_second(
+    origin: Origin, make_download: MakeDownload
+) -> None:
     name = f"two.example:{origin.port}"
-    download = made(
-        tmp_path, allow=["127.0.0.0/8"], resolve=[f"{name}:127.0.0.9,127.0.0.1"], seconds=5
+    download = make_download(
+        allow=["127.0.0.0/8"], resolve=[f"{name}:127.0.0.9,127.0.0.1"], seconds=5
     )
     assert download.arrives(f"http://{name}/images/png-rgb.png") == PNG
 
 
 def test_a_blocked_address_among_good_ones_is_not_connected_to(
-    tmp_path: Path, origin: Origin
+    origin: Origin, make_download: MakeDownload
 ) -> None:
     name = f"mixed.example:{origin.port}"
     with socket.create_server(("127.0.0.2", origin.port)) as listening:
         listening.setblocking(False)
-        download = made(tmp_path, resolve=[f"{name}:127.0.0.2,127.0.0.1"])
+        download = make_download(resolve=[f"{name}:127.0.0.2,127.0.0.1"])
         assert download.arrives(f"http://{name}/images/png-rgb.png") == PNG
         with pytest.raises(BlockingIOError):
             listening.accept()
@@ -112,20 +111,20 @@ def blackhole() -> Iterator[int]:
 
 
 def test_a_connect_that_nobody_answers_ends_at_the_connect_deadline(
-    tmp_path: Path, blackhole: int
+    blackhole: int, make_download: MakeDownload
 ) -> None:
-    download = made(tmp_path, seconds=10)
+    download = make_download(seconds=10)
     begun = time.monotonic()
     download.fails_with(f"http://127.0.0.1:{blackhole}/", "timeout")
     assert time.monotonic() - begun < 4
 
 
 def test_two_hundred_addresses_that_drop_packets_share_one_deadline(
-    tmp_path: Path, blackhole: int
+    blackhole: int, make_download: MakeDownload
 ) -> None:
     name = f"many.example:{blackhole}"
     addresses = ",".join(["127.0.0.1"] * 200)
-    download = made(tmp_path, resolve=[f"{name}:{addresses}"], seconds=10)
+    download = make_download(resolve=[f"{name}:{addresses}"], seconds=10)
     begun = time.monotonic()
     download.fails_with(f"http://{name}/", "timeout")
     assert time.monotonic() - begun < 4
@@ -157,18 +156,20 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("ca"))
 
 
-def test_a_good_certificate_is_good(tmp_path: Path, authority: Authority) -> None:
+def test_a_good_certificate_is_good(authority: Authority, make_download: MakeDownload) -> None:
     with running_origin(authority.context("127.0.0.1")) as origin:
-        download = made(tmp_path, ca_file=authority.file)
+        download = make_download(ca_file=authority.file)
         assert download.arrives(origin.image("png-rgb.png")) == PNG
 
 
 @pytest.mark.parametrize("fault", ["expired", "wrong host", "unknown authority", "self-signed"])
-def test_a_bad_certificate_is_a_tls_error(tmp_path: Path, authority: Authority, fault: str) -> None:
+def test_a_bad_certificate_is_a_tls_error(
+    tmp_path: Path, authority: Authority, fault: str, make_download: MakeDownload
+) -> None:
     names = ["other.example"] if fault == "wrong host" else ["127.0.0.1"]
     issuer = Authority(tmp_path) if fault in ("unknown authority", "self-signed") else authority
     with running_origin(issuer.context(*names, expired=fault == "expired")) as origin:
-        download = made(tmp_path, ca_file=authority.file)
+        download = make_download(ca_file=authority.file)
         error = download.fails_with(origin.image("png-rgb.png"), "tls_error")
         assert not error.transient
         assert not origin.requests
@@ -189,32 +190,34 @@ def test_plain_http_behind_https_is_a_tls_error(download: Download) -> None:
         thread.join(5)
 
 
-def test_a_handshake_that_never_comes_counts_as_connecting(tmp_path: Path) -> None:
+def test_a_handshake_that_never_comes_counts_as_connecting(make_download: MakeDownload) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        download = made(tmp_path, seconds=10)
+        download = make_download(seconds=10)
         begun = time.monotonic()
         download.fails_with(f"https://127.0.0.1:{silent.getsockname()[1]}/", "timeout")
         assert time.monotonic() - begun < 4
 
 
 def test_a_redirect_from_https_to_http_is_refused_unless_allowed(
-    tmp_path: Path, authority: Authority, origin: Origin
+    authority: Authority, origin: Origin, make_download: MakeDownload
 ) -> None:
     with running_origin(authority.context("127.0.0.1")) as secure:
         url = secure.page("/r", redirect(origin.image("png-rgb.png")))
-        made(tmp_path, ca_file=authority.file).fails_with(url, "bad_redirect")
+        make_download(ca_file=authority.file).fails_with(url, "bad_redirect")
         assert origin.connections == 0
-        lax = made(tmp_path, ca_file=authority.file, downgrade=True)
+        lax = make_download(ca_file=authority.file, downgrade=True)
         assert lax.arrives(url) == PNG
 
 
-def test_imgurs_own_placeholder_is_no_image(tmp_path: Path, authority: Authority) -> None:
+def test_imgurs_own_placeholder_is_no_image(
+    authority: Authority, make_download: MakeDownload
+) -> None:
     with running_origin(authority.context("i.imgur.com")) as imgur:
         name = f"i.imgur.com:{imgur.port}"
         resolve = [f"{name}:127.0.0.1"]
         imgur.page("/gone.jpg", redirect(f"https://{name}/removed.png"))
         imgur.page("/removed.png", answer(PNG))
-        download = made(tmp_path, ca_file=authority.file, resolve=resolve)
+        download = make_download(ca_file=authority.file, resolve=resolve)
         download.fails_with(f"https://{name}/gone.jpg", "removed_at_origin")
 
 
@@ -392,7 +395,7 @@ def test_a_url_has_no_say_in_the_temp_files_name(
     assert Path(report.temp_fn).name.startswith("tmp")
 
 
-def test_tls_that_drips_ends_at_the_connect_deadline(tmp_path: Path) -> None:
+def test_tls_that_drips_ends_at_the_connect_deadline(make_download: MakeDownload) -> None:
     ended = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
@@ -409,7 +412,7 @@ def test_tls_that_drips_ends_at_the_connect_deadline(tmp_path: Path) -> None:
         thread.start()
         begun = time.monotonic()
         error = _error_of(
-            made(tmp_path, seconds=10), f"https://127.0.0.1:{listening.getsockname()[1]}/"
+            make_download(seconds=10), f"https://127.0.0.1:{listening.getsockname()[1]}/"
         )
         assert error.code in ("timeout", "tls_error")
         assert time.monotonic() - begun < 4
@@ -423,9 +426,11 @@ def _error_of(download: Download, url: str) -> errors.ImageError:
     return caught.value
 
 
-def test_each_clock_that_runs_out_says_so(tmp_path: Path, origin: Origin, blackhole: int) -> None:
-    download = made(tmp_path, seconds=10)
+def test_each_clock_that_runs_out_says_so(
+    origin: Origin, blackhole: int, make_download: MakeDownload
+) -> None:
+    download = make_download(seconds=10)
     connecting = _error_of(download, f"http://127.0.0.1:{blackhole}/")
-    whole = _error_of(made(tmp_path, seconds=0.5), origin.page("/h", origin.hang))
+    whole = _error_of(make_download(seconds=0.5), origin.page("/h", origin.hang))
     assert connecting.message == "The origin did not take the connection in time."
     assert whole.message == "The origin was too slow."

@@ -1,5 +1,3 @@
-# mypy: ignore-errors
-# ruff: noqa
 """The URL corpus through libcurl: forbidden URLs open no socket, all others do.
 
 Nothing is connected: each socket that libcurl asks for is recorded and refused.
@@ -8,19 +6,28 @@ Nothing is connected: each socket that libcurl asks for is recorded and refused.
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pycurl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imageload import errors
 from imageload.fetch.guard import check_url
-from imageload.transport import transfer
-from imageload.transport.transfer import TransferError, _Answer
-from tests.downloads import Download
+from imageload.transport.request import (
+    Bounds,
+    Exchange,
+    OnResponse,
+    Request,
+    Response,
+    TransferError,
+)
+from tests.downloads import MakeDownload
 from tests.origin import IMAGES, Origin, answer
 
 CORPUS = Path(__file__).parent / "corpora" / "ssrf_urls.tsv"
@@ -56,8 +63,11 @@ def rows() -> Iterator[Row]:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The sockets that libcurl asked for and the guard let pass."""
     asked: list[Any] = []
+    real = socket.socket
 
-    def refuse(*arguments: Any) -> None:
+    def refuse(*arguments: Any, **options: Any) -> socket.socket:
+        if threading.current_thread().name != "transfers":
+            return real(*arguments, **options)
         asked.append(arguments)
         raise OSError("the test opens none")
 
@@ -66,9 +76,10 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 @pytest.mark.parametrize("row", list(rows()), ids=lambda row: str(row.number))
-def test_the_corpus_opens_only_allowed_sockets(tmp_path: Path, opened: list[Any], row: Row) -> None:
-    (tmp_path / "temp").mkdir()
-    download = Download(tmp_path / "temp", allow=(), resolve=_answers(row), seconds=5)
+def test_the_corpus_opens_only_allowed_sockets(
+    opened: list[Any], row: Row, make_download: MakeDownload
+) -> None:
+    download = make_download(allow=(), resolve=_answers(row), seconds=5)
     with pytest.raises(errors.ImageError) as caught:
         download.call(row.url)
     if row.number in MIXED:
@@ -95,20 +106,26 @@ def _answers(row: Row) -> list[str]:
     return [f"{target.host}:{port}:{shown}"]
 
 
+_CURL = pycurl.Curl()
+
+
+def _exchange(on_response: OnResponse, max_header_bytes: int) -> Exchange:
+    """An Exchange that is not sent."""
+    request = Request(url="http://a.example/", host="a.example", deadline=0.0)
+    bounds = Bounds(max_header_bytes=max_header_bytes)
+    return Exchange(_CURL, request, on_response, bounds=bounds, refusal=None)
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.binary(max_size=60).map(lambda line: line + b"\r\n"), max_size=130))
-def test_no_head_of_any_bytes_breaks_its_reader(lines: list[bytes]) -> None:
-    heads: list[transfer.Head] = []
-
-    def on_head(head: transfer.Head) -> None:
-        heads.append(head)
-
-    answer = _Answer(on_head, 4_096)
+def test_no_bytes_break_the_reader_of_headers(lines: list[bytes]) -> None:
+    responses: list[Response] = []
+    exchange = _exchange(responses.append, 4_096)
     for line in [*lines, b"\r\n"]:
-        if answer.header(line) == -1:
-            assert isinstance(answer.error, TransferError)
+        if exchange._take_header(line) == -1:
+            assert isinstance(exchange._error, TransferError)
             return
-    assert len(heads) <= 1
+    assert len(responses) <= 1
 
 
 @settings(max_examples=300, deadline=None)
@@ -118,27 +135,22 @@ def test_no_head_of_any_bytes_breaks_its_reader(lines: list[bytes]) -> None:
         st.from_regex(r"[A-Za-z-]{1,20}", fullmatch=True), st.text("abc /:é", max_size=20)
     ),
 )
-def test_a_head_is_read_as_it_was_sent(status: int, fields: dict[str, str]) -> None:
-    heads: list[transfer.Head] = []
-    answer = _Answer(lambda head: heads.append(head), 100_000)
-    answer.header(b"HTTP/1.1 %d Whatever\r\n" % status)
-    for name, value in fields.items():
-        answer.header(f"{name}: {value}\r\n".encode("latin-1"))
-    answer.header(b"\r\n")
-    (head,) = heads
-    assert head.status == status
-    expected = {name.lower(): value.strip() for name, value in fields.items()}
-    assert head.fields == expected
+def test_headers_are_read_as_they_were_sent(status: int, headers: dict[str, str]) -> None:
+    responses: list[Response] = []
+    exchange = _exchange(responses.append, 100_000)
+    exchange._take_header(b"HTTP/1.1 %d Whatever\r\n" % status)
+    for name, value in headers.items():
+        exchange._take_header(f"{name}: {value}\r\n".encode("latin-1"))
+    exchange._take_header(b"\r\n")
+    (response,) = responses
+    assert response.status == status
+    assert response.headers == {name.lower(): value.strip() for name, value in headers.items()}
 
 
-def test_deny_wins_over_allow(tmp_path: Path, origin: Origin) -> None:
+def test_deny_wins_over_allow(origin: Origin, make_download: MakeDownload) -> None:
     name = f"images.example:{origin.port}"
     for denied in ("127.0.0.1", "127.0.0.0/8", "images.example"):
-        folder = tmp_path / denied.replace("/", "-")
-        folder.mkdir()
-        download = Download(
-            folder, allow=["127.0.0.1"], deny=[denied], resolve=[f"{name}:127.0.0.1"]
-        )
+        download = make_download(allow=["127.0.0.1"], deny=[denied], resolve=[f"{name}:127.0.0.1"])
         error = download.fails_with(f"http://{name}/images/png-rgb.png", "blocked_address")
         assert "does not fetch from the host" in error.message
     assert origin.connections == 0
@@ -146,9 +158,9 @@ def test_deny_wins_over_allow(tmp_path: Path, origin: Origin) -> None:
 
 @pytest.mark.parametrize(("port", "passes"), [(22, False), (25, False), (80, True), (8080, True)])
 def test_ports_below_1024_are_refused_but_for_the_webs(
-    tmp_path: Path, opened: list[Any], port: int, passes: bool
+    opened: list[Any], port: int, passes: bool, make_download: MakeDownload
 ) -> None:
-    download = Download(tmp_path, allow=(), resolve=[f"images.example:{port}:93.184.216.34"])
+    download = make_download(allow=(), resolve=[f"images.example:{port}:93.184.216.34"])
     download.fails_with(
         f"http://images.example:{port}/",
         "connect_error" if passes else "blocked_address",
@@ -156,17 +168,19 @@ def test_ports_below_1024_are_refused_but_for_the_webs(
     assert bool(opened) == passes
 
 
-def test_a_port_may_be_opened_by_an_option(tmp_path: Path, opened: list[Any]) -> None:
-    download = Download(
-        tmp_path, allow=(), ports=[80, 443, 81], resolve=["images.example:81:93.184.216.34"]
+def test_a_port_may_be_opened_by_an_option(opened: list[Any], make_download: MakeDownload) -> None:
+    download = make_download(
+        allow=(), ports=[80, 443, 81], resolve=["images.example:81:93.184.216.34"]
     )
     download.fails_with("http://images.example:81/", "connect_error")
     assert opened
 
 
-def test_a_proxy_that_was_asked_for_gets_the_request(tmp_path: Path, origin: Origin) -> None:
+def test_a_proxy_that_was_asked_for_gets_the_request(
+    origin: Origin, make_download: MakeDownload
+) -> None:
     body = (IMAGES / "png-rgb.png").read_bytes()
     origin.default = answer(body)
-    download = Download(tmp_path, allow=(), proxy=origin.url)
+    download = make_download(allow=(), proxy=origin.url)
     assert download.arrives("http://images.example/a.png") == body
     assert list(origin.requests) == ["http://images.example/a.png"]

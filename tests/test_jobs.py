@@ -515,20 +515,26 @@ class Imgur:
         return {"id": "alb", "deletehash": "albhash"}
 
 
-def act(wired: Wired, jobs: list[Job], seed: int) -> None:
-    """Cancel, retry, purge and retire at random."""
+async def act(wired: Wired, job: Job, action: str) -> None:
+    """Cancel, retry or purge the job, or retire those that are finished."""
+    with contextlib.suppress(Refused):
+        match action:
+            case "cancel":
+                await wired.load.cancel(job)
+            case "purge":
+                await wired.load.purge(job)
+            case "retire":
+                await wired.load.retire()
+            case _:
+                await wired.load.retry(job, only_transient=action == "retry transient")
+
+
+def act_at_random(wired: Wired, jobs: list[Job], seed: int) -> None:
+    """Sixty actions, one after the other."""
     chance = random.Random(seed)
-    for _ in range(60):
-        job = chance.choice(jobs)
-        actions: list[Callable[[], Any]] = [
-            lambda job=job: wired.load.cancel(job),
-            lambda job=job: wired.load.retry(job),
-            lambda job=job: wired.load.retry(job, only_transient=True),
-            lambda job=job: wired.load.purge(job),
-            wired.load.retire,
-        ]
-        with contextlib.suppress(Refused):
-            wired.on_loop(chance.choices(actions, weights=[3, 6, 2, 2, 1])[0]())
+    actions = ["cancel", "retry", "retry transient", "purge", "retire"]
+    for action in chance.choices(actions, weights=[3, 6, 2, 2, 1], k=60):
+        wired.on_loop(act(wired, chance.choice(jobs), action))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -546,7 +552,9 @@ def test_no_order_of_actions_loses_or_doubles_an_image(
         )
         for size in chance.choices(range(1, 8), k=100)
     ]
-    threads = [threading.Thread(target=act, args=(wired, jobs, seed * 10 + n)) for n in range(4)]
+    threads = [
+        threading.Thread(target=act_at_random, args=(wired, jobs, seed * 10 + n)) for n in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -76,10 +76,12 @@ class Transfers:
 @pytest.fixture
 def transfers() -> Iterator[Transfers]:
     """A running loop; its end leaves no thread of it."""
+    before = set(threading.enumerate())
     made = Transfers()
     yield made
     made.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == "transfers"]
+    left = set(threading.enumerate()) - before
+    assert not [thread for thread in left if thread.name == "transfers"]
 
 
 def request(url: str, seconds: float = PATIENCE, **values: Any) -> Request:

@@ -352,7 +352,8 @@ class Wired:
 
     def failures(self, job: Job) -> list[str | None]:
         """The error code of each image of `job`, in order."""
-        return [image.failure and image.failure.code for image in job.snapshot().images]
+        images = job.snapshot().images
+        return [image.failure.code if image.failure else None for image in images]
 
     def is_left(self, job: Job) -> bool:
         """True if `job` was left open for a restart to go on with."""
