@@ -19,6 +19,7 @@ from imageload import errors
 from imageload.errors import Refused
 from imageload.job import Image, Job, Landed, Report, State
 from imageload.retry import RetryRule
+from imageload.store.memory import MemoryStore
 from tests.journals import wait_until
 from tests.raising import raises_refused
 from tests.wired import PATIENCE, Folder, SlowStore, Tap, Wired, link_of, urls
@@ -572,3 +573,36 @@ def test_no_order_of_actions_loses_or_doubles_an_image(
     assert not shown & imgur.deleted, "no job shows a link that is gone"
     lost = imgur.links - imgur.deleted - shown
     assert len(lost) <= wired.target.cancelled, "only cancelled uploads leave images behind"
+
+
+class QuickStore(MemoryStore):
+    """A store that outlives the process, in which everything is durable at once."""
+
+    is_durable = True
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_stop_amid_actions_leaves_every_job_as_it_should(
+    wire: Wire, folder: Folder, seed: int
+) -> None:
+    chance = random.Random(seed)
+    imgur = Imgur(folder, random.Random(seed))
+    store = QuickStore() if seed % 2 else MemoryStore()
+    wired = wire(imgur.download, imgur.upload, response=imgur.respond, window=3, store=store)
+    jobs = [
+        wired.start(urls(chance.randrange(1, 20), f"job{number}"), album="Birds")
+        for number in range(40)
+    ]
+    threads = [
+        threading.Thread(target=act_at_random, args=(wired, jobs, seed * 10 + n)) for n in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(imgur.links) > chance.randrange(40))
+    assert wired.load.close(PATIENCE, 0.05)
+    for thread in threads:
+        thread.join(PATIENCE)
+    for job in jobs:
+        assert job.summary().finished or store.is_durable
+        for image in job.snapshot().images:
+            assert not image.uploading or image.maybe_duplicate, "only one that was sent is marked"
