@@ -247,3 +247,37 @@ def test_an_error_that_is_none_of_the_origins_teaches_nothing() -> None:
 )
 def test_the_host_of_a_url_is_its_name_or_nothing(url: str, host: str) -> None:
     assert host_of(url) == host
+
+
+def test_a_probe_that_is_cancelled_lets_another_probe() -> None:
+    hosts = Hosts(RULES)
+
+    async def scene() -> None:
+        await fail(hosts, 3)
+        await hosts.enter(target())  # the probe
+        waiting = asyncio.ensure_future(hosts.enter(target()))
+        await asyncio.sleep(2 * RULES.rest_seconds)
+        assert not waiting.done()
+        hosts.leave(target(), asyncio.CancelledError())
+        await waiting
+        hosts.leave(target(), None)
+        assert hosts.in_use == 0
+
+    play(hosts, scene())
+
+
+def test_a_wait_for_the_breaker_that_is_cancelled_leaves_nobody_in_line() -> None:
+    hosts = Hosts(RULES)
+
+    async def scene() -> None:
+        await fail(hosts, 3)
+        waiting = [asyncio.ensure_future(hosts.enter(target())) for _ in range(3)]
+        assert not any([await ready(each) for each in waiting])
+        for each in waiting:
+            each.cancel()
+        await asyncio.wait(waiting)
+        await hosts.enter(target())
+        hosts.leave(target(), None)
+        assert hosts.in_use == 0
+
+    play(hosts, scene())

@@ -229,3 +229,39 @@ def test_work_that_lacks_descriptors_alone_fails() -> None:
             await bench.slots.run("a", lacking)
 
     on_a_loop(Slots(4), play)
+
+
+def test_the_seconds_of_each_work_and_each_new_number_of_slots_are_reported() -> None:
+    seconds: list[float] = []
+    sizes: list[int] = []
+    slots = Slots(4, clock=seconds.append, on_resize=sizes.append)
+
+    async def fail() -> None:
+        raise DiskFull("The disk is full.")
+
+    async def scene() -> None:
+        with pytest.raises(DiskFull):
+            await slots.run("a", fail)
+        for _ in range(5):
+            await slots.run("a", lambda: asyncio.sleep(0))
+
+    asyncio.run(scene())
+    assert len(seconds) == 6
+    assert sizes == [2, 3, 4]
+
+
+def test_work_that_raises_gives_its_slot_back_and_the_next_starts() -> None:
+    slots = Slots(1)
+
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise LookupError("a bug")
+
+    async def scene() -> None:
+        ended = await asyncio.gather(
+            *(slots.run("a", fail) for _ in range(3)), return_exceptions=True
+        )
+        assert [type(each) for each in ended] == [LookupError] * 3
+        assert slots.pool == (1, 0, 0)
+
+    asyncio.run(scene())

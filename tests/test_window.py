@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from imageload.errors import Failure
 from imageload.fetch.hosts import host_of
 from imageload.job import Job
 from imageload.window import StartOrder, Window
@@ -203,6 +204,50 @@ def test_an_empty_window_is_not_waited_for() -> None:
     async def scene() -> None:
         stage = Stage([], places=2)
         stage.window.add([])
+        await stage.window.wait_until_empty()
+
+    play(scene)
+
+
+def test_an_upload_that_was_left_to_land_is_cancelled_if_it_waits_for_another_try() -> None:
+    async def scene() -> None:
+        stage = Stage(["http://a.example/", "http://b.example/"], places=2)
+        stage.window.add(range(2))
+        await stage.settle()
+        for index in range(2):
+            stage.window.note_sending(index, is_sent=True)
+        stage.window.note_sending(1, is_sent=False)
+        await stage.settle()
+        assert 1 in stage.window, "nothing was cancelled yet"
+        stage.window.ending = Failure("cancelled", "Cancelled.", transient=False)
+        stage.window.cancel(but_sending=True)
+        stage.window.note_sending(0, is_sent=False)
+        await stage.window.wait_until_empty()
+
+    play(scene)
+
+
+def test_an_image_that_is_cancelled_while_it_waits_lets_the_next_of_its_host_wait() -> None:
+    async def scene() -> None:
+        stage = Stage(["http://a.example/1", "http://a.example/2"], places=1, waits=True)
+        stage.window.add(range(2))
+        assert await stage.settle() == [0]
+        stage.window.cancel()
+        assert await stage.settle() == [0, 1]
+        stage.let_on(1)
+        await stage.window.wait_until_empty()
+
+    play(scene)
+
+
+def test_images_that_are_added_later_start_after_the_others() -> None:
+    async def scene() -> None:
+        stage = Stage([f"http://{n}.example/" for n in range(4)], places=1)
+        stage.window.add([2, 3])
+        stage.window.add([0])
+        for index in (2, 3, 0):
+            assert (await stage.settle())[-1] == index
+            stage.let_on(index)
         await stage.window.wait_until_empty()
 
     play(scene)
