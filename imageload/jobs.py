@@ -27,6 +27,7 @@ from imageload.job import (
     Job,
     NotSent,
     PurgeBegun,
+    PurgeEnded,
     Requeued,
     Snapshot,
     Started,
@@ -204,6 +205,8 @@ class Jobs:
         """Leave nothing open in a job that is not at work any more."""
         for index in _open_images(job):
             self._pipeline.apply(job, Failed(index, failure, 0))
+        if job.summary().purging:
+            self._pipeline.apply(job, PurgeEnded())  # what was not deleted stays in its lists
         self._end_album(job, failure)
 
     def _next_step(self, job: Job, window: Window) -> Callable[[], Awaitable[None]] | None:
