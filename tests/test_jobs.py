@@ -441,6 +441,19 @@ def test_a_stop_gives_uploads_that_are_being_sent_time_to_land(wire: Wire, folde
     assert job.summary().counts["completed"] == 2
 
 
+def test_a_stop_without_a_durable_store_ends_a_purge_where_it_is(wire: Wire) -> None:
+    requests = Requests()
+    requests.gate = asyncio.Event()
+    wired = wire(response=requests)
+    job = wired.start(urls(2))
+    wired.wait_until_idle()
+    wired.on_loop(wired.load.purge(job))
+    assert requests.arrived.acquire(timeout=PATIENCE)
+    assert wired.load.close(PATIENCE)
+    assert job.summary().finished
+    assert [image.link is None for image in job.snapshot().images] == [False, False]
+
+
 @pytest.mark.parametrize(
     ("error", "state", "maybe_duplicate"),
     [
