@@ -32,7 +32,7 @@ from imageload.job import (
     Snapshot,
     Started,
 )
-from imageload.pipeline import Pipeline
+from imageload.pipeline import Pipeline, bug_failure
 from imageload.targets.imgur.albums import make_album
 from imageload.targets.imgur.purge import LinksOfOthers, purge
 from imageload.window import Window
@@ -88,7 +88,7 @@ class Jobs:
                 await self._end_open_images(job, _CANCELLED)
             while not self._is_stopping:
                 async with self.lock(job):
-                    window.ending = None
+                    window.reopen()
                     step = self._next_step(job, window)
                 if step is None:
                     break
@@ -108,10 +108,6 @@ class Jobs:
         """Held by each action on `job`."""
         return self._locks.setdefault(job, asyncio.Lock())
 
-    def is_at_work(self, job: Job) -> bool:
-        """True if `work` will notice what is requeued now."""
-        return job.job_id in self._windows
-
     async def cancel(self, job: Job, *, purge: bool = False) -> CancelResult:
         """Fail what is open in `job` as `cancelled`; with `purge`, delete what it has landed.
 
@@ -122,14 +118,11 @@ class Jobs:
             before = job.summary()
             pending = _pending(before)
             window = self._windows.get(job.job_id)
-            if window is not None:
-                window.ending = _CANCELLED
-                window.drop()
             may_have_images = before.counts["completed"] or (window is not None and window.sending)
             if purge and not before.purging and (may_have_images or _has_album(before)):
                 self._pipeline.apply(job, PurgeBegun())
             if window is not None:
-                window.cancel(but_sending=purge)
+                window.end(_CANCELLED, but_sending=purge)
             album_call = self._calls.get(job.job_id) if not before.purging else None
             if album_call is not None:
                 album_call.cancel()
@@ -143,13 +136,13 @@ class Jobs:
     async def requeue(self, job: Job, *, only_transient: bool = False) -> int:
         """Load the failed images again, or those whose error is transient; how many they are.
 
-        An album that failed is made again too. Raises Refused (job-busy) during a purge.
+        An album that failed is made again too. Raises Refused during a purge or a stop.
         """
         async with self.lock(job):
             window = self._windows.get(job.job_id)
-            if window is not None and window.ending is not None and not job.summary().purging:
+            if window is not None and window.is_ending and not job.summary().purging:
                 await window.wait_until_empty()  # the images that a cancel has ended
-                window.ending = None
+                window.reopen()
             summary = job.summary()
             failed = failed_images(job, only_transient=only_transient)
             album = summary.album
@@ -158,6 +151,8 @@ class Jobs:
                 return 0
             if summary.purging:
                 raise Refused("job-busy", "The job is being purged. Send this again in a while.")
+            if self._is_stopping:
+                raise Refused("shutting-down", "The service is stopping. Send this again later.")
             for count, index in enumerate(failed, 1):
                 self._pipeline.apply(job, Requeued(index))
                 if count % _IMAGES_PER_TURN == 0:
@@ -176,18 +171,16 @@ class Jobs:
         """
         self._is_stopping = True
         windows = list(self._windows.values())
+        ending = None if self._pipeline.store.is_durable else _SHUTDOWN
         for window in windows:
-            if not self._pipeline.store.is_durable:
-                window.ending = window.ending or _SHUTDOWN
-            window.drop()
-            window.cancel(but_sending=True)
+            window.end(window.ending or ending, but_sending=True)
         for call in self._calls.values():
             call.cancel()
         landing = [asyncio.ensure_future(window.wait_until_empty()) for window in windows]
         if landing:
             await asyncio.wait(landing, timeout=grace_seconds)
             for window in windows:
-                window.cancel()
+                window.end(window.ending)
             await asyncio.wait(landing, timeout=_LAST_SECONDS)
         for job in waiting:
             self._settle_at_stop(job)
@@ -203,8 +196,10 @@ class Jobs:
 
     def _settle(self, job: Job, failure: Failure) -> None:
         """Leave nothing open in a job that is not at work any more."""
-        for index in _open_images(job):
+        ended = _open_images(job)
+        for index in ended:
             self._pipeline.apply(job, Failed(index, failure, 0))
+        _log_failed(job, failure, len(ended))
         if job.summary().purging:
             self._pipeline.apply(job, PurgeEnded())  # what was not deleted stays in its lists
         self._end_album(job, failure)
@@ -252,8 +247,7 @@ class Jobs:
             ended = AlbumEnded(failure=error.failure())
         except Exception as error:
             _log.exception("an album met a bug job=%s", job.job_id)
-            message = f"A bug in the service: {type(error).__name__}."
-            ended = AlbumEnded(failure=_failure("internal_error", message))
+            ended = AlbumEnded(failure=bug_failure(error))
         self._pipeline.apply(job, ended)
         after = job.summary()
         has_more = _pending(after) or after.counts["completed"] > before.counts["completed"]
@@ -277,9 +271,7 @@ class Jobs:
             self._pipeline.apply(job, Failed(index, failure, 0))
             if count % _IMAGES_PER_TURN == 0:
                 await asyncio.sleep(0)
-        if ended:
-            told = job.job_id, failure.code, len(ended), failure.message
-            _log.warning("failed job=%s code=%s images=%d reason=%s", *told)
+        _log_failed(job, failure, len(ended))
 
     def _end_album(self, job: Job, failure: Failure) -> None:
         album = job.summary().album
@@ -309,6 +301,12 @@ def failed_images(job: Job, *, only_transient: bool) -> list[int]:
         and image.state == "failed"
         and (image.failure.transient or not only_transient)
     ]
+
+
+def _log_failed(job: Job, failure: Failure, images: int) -> None:
+    if images:
+        told = job.job_id, failure.code, images, failure.message
+        _log.warning("failed job=%s code=%s images=%d reason=%s", *told)
 
 
 def _open_images(job: Job) -> Sequence[int]:

@@ -77,15 +77,18 @@ class Pipeline:
             elif result.report is not None:
                 self.apply(job, Downloaded(index, replace(result.report, temp_fn=""), 0))
             claim.settle(Result(job.image(index).report, result.landed))
-            self._land(window, index, result)
+            self.apply(job, _uploaded(index, result, window.tries.get(index, 0)))
         except asyncio.CancelledError as cancelled:
-            self._stop_image(window, index, cancelled, claim)
+            claim.settle()
+            self._stop_image(window, index, cancelled)
         except ImageError as error:
-            self._fail(window, index, error.failure(), claim)
+            claim.settle(Result(failure=error.failure()))
+            self._fail(window, index, error.failure())
         except Exception as error:  # a bug ends this image, not its job
             _log.exception("an image met a bug job=%s", job.job_id)
-            message = f"A bug in the service: {type(error).__name__}."
-            self._fail(window, index, ImageError("internal_error", message).failure(), claim)
+            failure = bug_failure(error)
+            claim.settle(Result(failure=failure))
+            self._fail(window, index, failure)
 
     async def _load(self, window: Window, index: int, claim: Claim) -> Result:
         """Download the image and upload it, unless its bytes are known; its temp file goes."""
@@ -189,17 +192,8 @@ class Pipeline:
                 )
             await wait(seconds)
 
-    def _land(self, window: Window, index: int, result: Result) -> None:
-        landed = result.landed
-        assert landed is not None, "a claim gives only results that have landed"
-        tries = window.tries.get(index, 0)
-        is_reused = not result.is_own
-        uploaded = Uploaded(index, landed.link, landed.deletehash, tries, is_reused)
-        self.apply(window.job, uploaded)
-
-    def _fail(self, window: Window, index: int, failure: Failure, claim: Claim) -> None:
+    def _fail(self, window: Window, index: int, failure: Failure) -> None:
         job = window.job
-        claim.settle(Result(failure=failure))
         self.apply(job, Failed(index, failure, window.tries.get(index, 0)))
         _log.warning(
             "failed job=%s code=%s url=%s reason=%s",
@@ -209,17 +203,14 @@ class Pipeline:
             failure.message,
         )
 
-    def _stop_image(
-        self, window: Window, index: int, cancelled: asyncio.CancelledError, claim: Claim
-    ) -> None:
+    def _stop_image(self, window: Window, index: int, cancelled: asyncio.CancelledError) -> None:
         """The job was cancelled, or the service stops: fail the image, or leave it open."""
-        claim.settle()
         job = window.job
         maybe_landed = getattr(cancelled, "maybe_landed", False)
         if maybe_landed:
             self.apply(job, ResponseLost(index))
         if window.ending is not None:
-            self.apply(job, Failed(index, window.ending, window.tries.get(index, 0)))
+            self._fail(window, index, window.ending)
         elif job.image(index).uploading and not maybe_landed:
             self.apply(job, NotSent(index))
 
@@ -231,3 +222,15 @@ class Pipeline:
                 observer(job, change)
             except Exception:
                 _log.exception("an observer of changes raised job=%s", job.job_id)
+
+
+def bug_failure(error: Exception) -> Failure:
+    """The failure of an image or an album that met a bug of ours."""
+    message = f"A bug in the service: {type(error).__name__}."
+    return ImageError("internal_error", message).failure()
+
+
+def _uploaded(index: int, result: Result, tries: int) -> Uploaded:
+    landed = result.landed
+    assert landed is not None, "a claim gives only results that have landed"
+    return Uploaded(index, landed.link, landed.deletehash, tries, not result.is_own)

@@ -78,7 +78,7 @@ def imgur_or_sandbox(settings: Settings) -> Iterator[Settings]:
     limits = [] if settings.sandbox_limits else ["--unlimited"]
     sandbox = SandboxProcess(["--port", str(settings.sandbox_port), "--dir", str(folder), *limits])
     _log.info(
-        "no IMGUR_CLIENT_ID: uploads go to the sandbox at %s, images are in %s",
+        "no IMGUR_CLIENT_ID: the sandbox stands in for Imgur at %s, images in %s",
         sandbox.url,
         folder,
     )

@@ -98,8 +98,10 @@ class Window:
         host_of: HostOf,
     ) -> None:
         self.job = job
+        self.is_ending = False
+        """True from `end` to `reopen`."""
         self.ending: Failure | None = None
-        """The failure of images that are cancelled from now on; None: they are left open."""
+        """The failure of images that are cancelled meanwhile; None: they are left open."""
         self.tries: dict[int, int] = {}
         """The tries so far of each image's download or upload, whichever it is at."""
         self.sending: set[int] = set()
@@ -170,10 +172,10 @@ class Window:
         """The image's upload is being sent from now on, or is not any more."""
         if is_sent:
             self.sending.add(index)
-        else:
-            self.sending.discard(index)
-            if self.ending is not None:  # it was left to land, but not to be sent again
-                self._tasks[index].cancel()
+            return
+        self.sending.discard(index)
+        if self.is_ending:  # it was left to land, but not to be sent again
+            self._tasks[index].cancel()
 
     @contextlib.contextmanager
     def aside(self, index: int, host: str | None = None) -> Iterator[None]:
@@ -191,21 +193,24 @@ class Window:
             if host is not None and self._order.unblock(host):
                 self.fill_soon()
 
-    def drop(self) -> None:
-        """Start no more images."""
-        self._order.clear()
-        self.fill_soon()
+    def end(self, ending: Failure | None, *, but_sending: bool = False) -> None:
+        """Start no more images, and cancel those on their way: they fail with `ending`.
 
-    def cancel(self, *, but_sending: bool = False) -> None:
-        """Cancel the images on their way, or only those whose uploads are not being sent.
-
-        An image whose task has not begun is not on its way any more: asyncio never runs the task.
+        With `but_sending`, uploads that are being sent may land. An image whose task has not begun
+        is not on its way any more: asyncio never runs a task that is cancelled before.
         """
+        self.is_ending, self.ending = True, ending
+        self._order.clear()
         for index, task in list(self._tasks.items()):
             if not (but_sending and index in self.sending):
                 task.cancel()
                 if index not in self._begun:
                     self._forget(index)
+        self.fill_soon()
+
+    def reopen(self) -> None:
+        """Images may start again."""
+        self.is_ending, self.ending = False, None
 
     def _start(self, index: int) -> None:
         self._places.add(index)

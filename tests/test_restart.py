@@ -443,21 +443,27 @@ def test_who_has_no_descriptor_for_a_connection_does_not_blame_the_origin(
     """Whatever needs the one too many: the look-up, the socket, or libcurl's copy of it."""
     code = f"""
 import os, resource, time
-from imageload.transport.transfer import Bounds, Exchange, Request, Transfer, TransferError
-bounds = Bounds(connect_seconds=5, low_speed_bytes=0, low_speed_seconds=1, max_header_bytes=65536)
-transfer = Transfer(bounds, user_agent="test")
-for host in ("127.0.0.1:{origin.port}", "nowhere.invalid"):
-    request = Request(url=f"http://{{host}}/images/png-rgb.png", deadline=time.monotonic() + 5)
+from imageload.transport.curl import TransferLoop, Transport
+from imageload.transport.request import Bounds, Request, TransferError
+transfers = TransferLoop()
+transfers.start()
+transport = Transport(transfers, Bounds(), user_agent="test")
+async def kind_of(host):
+    url = f"http://{{host}}/images/png-rgb.png"
+    request = Request(url=url, host=host, deadline=time.monotonic() + 5)
     taken = set(map(int, os.listdir("/dev/fd")))
     first_free = min(set(range(len(taken) + 1)) - taken)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (first_free + {spare}, most))
     try:
-        transfer.perform(Exchange(transfer, request, host, lambda head: None))
-        print("answered")
+        await transport.perform(request, lambda response: None)
+        return "answered"
     except TransferError as error:
-        print(error.kind)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        return error.kind
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+for host in ("127.0.0.1:{origin.port}", "nowhere.invalid"):
+    print(transfers.run(kind_of(host)))
 """
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

@@ -171,12 +171,11 @@ def test_a_window_that_is_dropped_and_cancelled_is_soon_empty() -> None:
         stage.window.add(range(5))
         await stage.settle()
         stage.window.note_sending(1, is_sent=True)
-        stage.window.drop()
-        stage.window.cancel(but_sending=True)
+        stage.window.end(None, but_sending=True)
         assert await stage.settle() == [0, 1]
         assert 0 not in stage.window
         assert 1 in stage.window
-        stage.window.cancel()
+        stage.window.end(None)
         await stage.window.wait_until_empty()
 
     play(scene)
@@ -188,8 +187,7 @@ def test_an_image_that_is_cancelled_before_its_task_begins_is_not_in_the_window_
     async def scene() -> None:
         stage = Stage([f"http://{n}.example/" for n in range(2)], places=2)
         stage.window.add(range(2))
-        stage.window.drop()
-        stage.window.cancel()
+        stage.window.end(None)
         assert [n in stage.window for n in range(2)] == [False, False]
         stage.window.add([0])  # a retry, before the cancelled task has ended
         assert await stage.settle() == [0]
@@ -219,22 +217,8 @@ def test_an_upload_that_was_left_to_land_is_cancelled_if_it_waits_for_another_tr
         stage.window.note_sending(1, is_sent=False)
         await stage.settle()
         assert 1 in stage.window, "nothing was cancelled yet"
-        stage.window.ending = Failure("cancelled", "Cancelled.", transient=False)
-        stage.window.cancel(but_sending=True)
+        stage.window.end(Failure("cancelled", "Cancelled.", transient=False), but_sending=True)
         stage.window.note_sending(0, is_sent=False)
-        await stage.window.wait_until_empty()
-
-    play(scene)
-
-
-def test_an_image_that_is_cancelled_while_it_waits_lets_the_next_of_its_host_wait() -> None:
-    async def scene() -> None:
-        stage = Stage(["http://a.example/1", "http://a.example/2"], places=1, waits=True)
-        stage.window.add(range(2))
-        assert await stage.settle() == [0]
-        stage.window.cancel()
-        assert await stage.settle() == [0, 1]
-        stage.let_on(1)
         await stage.window.wait_until_empty()
 
     play(scene)

@@ -263,11 +263,16 @@ class Imgur:
         return self.quotas.outage_seconds() >= self._outage_seconds
 
     def _raise_long_outage(self, since: float, error: errors.UploadError | None = None) -> None:
-        """Raise the outage's error if the outage and a wait from `since` have lasted too long."""
+        """Raise the outage's error if the outage and a wait from `since` have lasted too long.
+
+        It is the last word on the image: another try would wait as long.
+        """
         outage = self.outage
         waited = time.monotonic() - since
         if outage is not None and min(outage[0], waited) >= self._outage_seconds:
-            raise error or outage[1]
+            error = error or outage[1]
+            error.max_tries = 1
+            raise error
 
     async def _rest(self, since: float) -> None:
         """Wait out of the line until Imgur may take uploads, or `since` is too long ago."""
