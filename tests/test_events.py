@@ -13,7 +13,6 @@ import resource
 import threading
 import time
 import weakref
-from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ from imageload.job import (
     Uploaded,
 )
 from imageload.schemas import WaitingJson
-from imageload.web.events import ChangeLog, Events, JobEvents
+from imageload.web.events import Events, JobEvents, Topic
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.events import Event, Listener
 from tests.origin import IMAGES, Origin, answer
@@ -535,7 +534,7 @@ def test_a_change_during_the_first_subscription_is_sent_once() -> None:
         job.apply(Failed(1, FAILURE))
         events(job, Failed(1, FAILURE))
         await notified(events, topic)
-        assert list(topic.log.since(0)) == [(0, 1), (1, 2)]
+        assert list(topic.since(0)) == [(0, 1), (1, 2)]
 
     asyncio.run(hear())
 
@@ -652,17 +651,17 @@ def test_a_stream_resumes_after_a_restart_without_loss() -> None:
         for index in (3, 1, 4):
             job.apply(Failed(index, FAILURE))
         topic = hub().of_job(job)
-        ids = [version for _, version in topic.log.since(0)]
+        ids = [version for _, version in topic.since(0)]
         again = restart(job)
         resumed = hub().of_job(again)
-        assert list(resumed.log.since(resumed.position(str(ids[1])))) == [(4, ids[2])]
+        assert list(resumed.since(resumed.position(str(ids[1])))) == [(4, ids[2])]
         assert resumed.next(ids[1], is_notified=True)[2] is False
 
         for index in (2, 0):
             again.apply(Failed(index, FAILURE))
         third = restart(again)
         finished = hub().of_job(third)
-        assert [index for index, _ in finished.log.since(finished.position(str(ids[2])))] == [2, 0]
+        assert [index for index, _ in finished.since(finished.position(str(ids[2])))] == [2, 0]
         end, position, is_last = finished.next(ids[2], is_notified=False)
         end_id = end.partition(b"event: complete\nid: ")[2].partition(b"\n")[0].decode()
         assert is_last
@@ -691,7 +690,7 @@ def test_changes_that_were_lost_in_a_crash_do_not_hide_later_ones() -> None:
         for index in (4, 3, 2, 1):
             again.apply(Failed(index, FAILURE))
         topic = hub().of_job(again)
-        since = [index for index, _ in topic.log.since(topic.position(last_id))]
+        since = [index for index, _ in topic.since(topic.position(last_id))]
         assert since[-4:] == [4, 3, 2, 1]
 
     asyncio.run(hear())
@@ -701,7 +700,7 @@ def test_changes_that_were_lost_in_a_crash_do_not_hide_later_ones() -> None:
 @given(images=st.integers(1, 8), seed=st.integers(0, 2**32))
 def test_a_change_log_loses_no_change_and_stays_small(images: int, seed: int) -> None:
     chance = random.Random(seed)
-    log = ChangeLog(array("I"), array("Q", bytes(8 * images)))
+    log = Topic[int]()
     positions = [0, 0, 0]
     seen: list[dict[int, int]] = [{} for _ in positions]  # by image: the version seen last
     newest: dict[int, int] = {}

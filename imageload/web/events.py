@@ -19,8 +19,9 @@ import weakref
 from array import array
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import itemgetter
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -60,31 +61,32 @@ _SLACK = 1_024
 _EVENT_ID = re.compile(r"(\d{1,18})(-end)?", re.ASCII)
 
 K = TypeVar("K")
-_K = TypeVar("_K", contravariant=True)
 
 Waiting = Callable[[Snapshot], WaitingJson]
 """Returns what a job's uploads wait for, for its `progress`, `complete` and `job` events."""
 
 
-class Versions(Protocol[_K]):
-    """The newest version of each key: a dict, or an array indexed by small integers."""
+class Topic(Generic[K]):
+    """The changes since version N, and the subscribers that are notified of more.
 
-    def __getitem__(self, key: _K, /) -> int: ...
-    def __setitem__(self, key: _K, version: int, /) -> None: ...
-    def __len__(self) -> int: ...
-
-
-class ChangeLog(Generic[K]):
-    """Which keys changed after a version, oldest change first, each key once.
-
-    It starts with `keys`, in the order of their versions, which `newest` has. Entries that a later
-    entry of the same key replaces are dropped when they are the majority.
+    A change is a key and its version. A key that changes again has only its last change here. A
+    subscriber's position is the version up to which it has been sent everything.
     """
 
-    def __init__(self, keys: MutableSequence[K], newest: Versions[K]) -> None:
-        self._keys = keys
-        self._newest = newest
-        self._versions = array("Q", map(newest.__getitem__, keys))
+    def __init__(self) -> None:
+        self.version = 0
+        """The version of the last change."""
+        self.subscribers: set[asyncio.Event] = set()
+        self.blocks: dict[int, tuple[bytes, int]] = {}
+        """Encoded since the last change, by position: for subscribers at the same position."""
+        self._replace([])
+
+    def _replace(self, changes: list[tuple[K, int]]) -> None:
+        """Forget all changes but these, which are in the order of their versions."""
+        self._newest = dict(changes)
+        # The two lists also have the replaced changes, until those are the majority.
+        self._keys = [key for key, _ in changes]
+        self._versions = array("Q", [version for _, version in changes])
 
     def add(self, key: K, version: int) -> None:
         """`key` changed at `version`, which is greater than all before."""
@@ -92,35 +94,14 @@ class ChangeLog(Generic[K]):
         self._keys.append(key)
         self._newest[key] = version
         if len(self._keys) > 2 * len(self._newest) + _SLACK:
-            self._compact()
+            self._replace(list(self.since(0)))
 
     def since(self, position: int) -> Iterator[tuple[K, int]]:
-        """(key, version) of each key that changed after `position`; O(log n) to the first."""
+        """The changes after `position`, oldest first; O(log n) to the first."""
         for at in range(bisect_right(self._versions, position), len(self._versions)):
             key, version = self._keys[at], self._versions[at]
             if self._newest[key] == version:
                 yield key, version
-
-    def _compact(self) -> None:
-        entries = list(self.since(0))
-        self._versions = array("Q", (version for _, version in entries))
-        del self._keys[:]
-        self._keys.extend(key for key, _ in entries)
-
-
-class Topic(Generic[K]):
-    """A change log, and the subscribers that are notified when it grows.
-
-    A subscriber's position is the version up to which it has been sent everything.
-    """
-
-    def __init__(self, log: ChangeLog[K]) -> None:
-        self.log = log
-        self.version = 0
-        """The version of the last change."""
-        self.subscribers: set[asyncio.Event] = set()
-        self.blocks: dict[int, tuple[bytes, int]] = {}
-        """Encoded since the last change, by position: for subscribers at the same position."""
 
     def notify(self) -> int:
         """Set every subscriber's event; returns their number."""
@@ -152,7 +133,7 @@ class Topic(Generic[K]):
     def _encode_block(self, position: int) -> tuple[bytes, int]:
         events: list[bytes] = []
         size = 0
-        for key, version in self.log.since(position):
+        for key, version in self.since(position):
             if event := self.encode(key, version):
                 events.append(event)
                 size += len(event)
@@ -169,7 +150,7 @@ class JobEvents(Topic[int]):
     """The events of one job. It is kept as long as the job is, and does not keep the job alive."""
 
     def __init__(self, job: Job, waiting: Waiting) -> None:
-        super().__init__(ChangeLog(array("I"), array("Q")))
+        super().__init__()
         self._job = weakref.ref(job)
         self._waiting = waiting
         self._end_version = 0
@@ -180,11 +161,10 @@ class JobEvents(Topic[int]):
     def load(self, snapshot: Snapshot) -> None:
         """Start with the images that have ended. Takes O(n log n): 60 ms for 100,000 images."""
         self.version = self._end_version = snapshot.version
-        images = snapshot.images
-        versions = array("Q", [image.version for image in images])
-        ended = [n for n, image in enumerate(images) if image.state in ("completed", "failed")]
-        ended.sort(key=versions.__getitem__)
-        self.log = ChangeLog(array("I", ended), versions)
+        ended = ("completed", "failed")
+        images = enumerate(snapshot.images)
+        changes = [(n, image.version) for n, image in images if image.state in ended]
+        self._replace(sorted(changes, key=itemgetter(1)))
 
     def apply(self, change: Change, version: int) -> None:
         """Log `change`, which made the job's version `version`."""
@@ -194,7 +174,7 @@ class JobEvents(Topic[int]):
         if not isinstance(change, CallbackEnded):  # it reports an end, and is not another one
             self._end_version = version
         if isinstance(change, (Uploaded, Failed, Requeued, Purged, PurgeFailed)):
-            self.log.add(change.index, version)
+            self.add(change.index, version)
 
     def notify(self) -> int:
         """Set every subscriber's event, also if only the wait for Imgur is new."""
@@ -260,15 +240,14 @@ class AllJobsEvents(Topic[str]):
     restarts. A job that is no longer in `jobs` has no events.
     """
 
-    def __init__(self, jobs: Mapping[str, Job], existing: Iterable[Job], waiting: Waiting) -> None:
+    def __init__(self, jobs: Mapping[str, Job], waiting: Waiting) -> None:
+        super().__init__()
         self._jobs = jobs
         self._waiting = waiting
         self._changed: dict[str, None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._next_flush = 0.0
-        self._newest: dict[str, int] = {}
-        super().__init__(ChangeLog([], self._newest))
-        self._log_changes(job.job_id for job in existing)
+        self._log_changes(list(jobs))
 
     def touch(self, job_id: str) -> None:
         """This job has changed: notify within half a second."""
@@ -279,10 +258,9 @@ class AllJobsEvents(Topic[str]):
 
     def touch_unfinished(self) -> None:
         """All jobs that are not finished wait for something new."""
-        for job_id in list(self._jobs):  # a copy, for other threads remove jobs
-            job = self._jobs.get(job_id)
-            if job is not None and not job.summary().finished:
-                self.touch(job_id)
+        for job in list(self._jobs.values()):  # a copy, for other threads remove jobs
+            if not job.summary().finished:
+                self.touch(job.job_id)
 
     def flush(self) -> None:
         """Log the jobs that have changed, and notify."""
@@ -293,7 +271,7 @@ class AllJobsEvents(Topic[str]):
         changed, self._changed = self._changed, {}
         self._log_changes(changed)
         if len(self._newest) > 2 * len(self._jobs) + _SLACK:
-            self._drop_retired()
+            self._replace([entry for entry in self.since(0) if entry[0] in self._jobs])
         self.notify()
 
     def encode(self, key: str, version: int) -> bytes:
@@ -308,12 +286,7 @@ class AllJobsEvents(Topic[str]):
     def _log_changes(self, job_ids: Iterable[str]) -> None:
         for job_id in job_ids:
             self.version = max(self.version + 1, time.time_ns() // 1_000)
-            self.log.add(job_id, self.version)
-
-    def _drop_retired(self) -> None:
-        kept = [entry for entry in self.log.since(0) if entry[0] in self._jobs]
-        self._newest = dict(kept)
-        self.log = ChangeLog([job_id for job_id, _ in kept], self._newest)
+            self.add(job_id, self.version)
 
 
 class Events:
@@ -329,7 +302,6 @@ class Events:
         self._loop: asyncio.AbstractEventLoop
         self._queue: deque[tuple[Job, Change, int] | None] = deque()
         self._wake_requested = False
-        self._timer: asyncio.TimerHandle | None = None
         self._next_wake = 0.0
         self._jobs: weakref.WeakKeyDictionary[Job, JobEvents] = weakref.WeakKeyDictionary()
         self._all: AllJobsEvents | None = None
@@ -356,13 +328,10 @@ class Events:
                 self._loop.call_soon_threadsafe(self._schedule_delivery)
 
     def _schedule_delivery(self) -> None:
-        if self._timer is None:
-            at = max(self._next_wake, self._loop.time())
-            self._timer = self._loop.call_at(at, self._deliver)
+        self._loop.call_at(max(self._next_wake, self._loop.time()), self._deliver)
 
     def _deliver(self) -> None:
         """Give the queued Changes to their topics, and notify."""
-        self._timer = None
         self._wake_requested = False  # before the queue is read: a later Change wakes us again
         changed: set[JobEvents] = set()
         for _ in range(len(self._queue)):
@@ -393,11 +362,11 @@ class Events:
             topic.load(job.snapshot())
         return topic
 
-    def of_all_jobs(self, jobs: Mapping[str, Job], existing: Iterable[Job]) -> AllJobsEvents:
-        """The events of all `jobs`; `existing` are those of them, oldest first."""
+    def of_all_jobs(self, jobs: Mapping[str, Job]) -> AllJobsEvents:
+        """The events of all `jobs`, which are in the order of their creation."""
         if self._all is None:
             self._loop = asyncio.get_running_loop()
-            self._all = AllJobsEvents(jobs, existing, self._waiting)
+            self._all = AllJobsEvents(jobs, self._waiting)
         return self._all
 
     def accepted(self, jobs: Iterable[Job]) -> None:

@@ -101,8 +101,7 @@ class EventsHandler(StreamHandler):
 
     async def get(self) -> None:
         """Stream from the Last-Event-ID on, or from now on without one."""
-        load = self.image_load
-        topic = self.events.of_all_jobs(load.job_list_s, load.jobs())
+        topic = self.events.of_all_jobs(self.image_load.job_list_s)
         event_id = self.request.headers.get("Last-Event-ID")
         position = topic.version if event_id is None else topic.position(event_id)
         await self.stream(topic, position, f"id: {position}\n\n".encode("ascii"))
