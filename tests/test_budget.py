@@ -29,7 +29,7 @@ def test_a_budget_of_which_nothing_is_known_has_room_for_anything() -> None:
     budget = Budget("user", HOUR)
     budget.in_flight = 10_000
     assert budget.blocked_until(10, now=0.0) == 0.0
-    assert (budget.limit, budget.remaining, budget.resets_at) == (None, None, None)
+    assert (budget.limit, budget.remaining, budget.resets_at) == (math.inf,) * 3
 
 
 def test_what_is_under_way_is_spent_already() -> None:
@@ -44,7 +44,7 @@ def test_what_is_under_way_is_spent_already() -> None:
 def test_an_answer_without_what_remains_tells_nothing_but_the_limit() -> None:
     budget = Budget("user", HOUR)
     assert not budget.learn(500, None, 60.0, sent=0.0, now=0.0)
-    assert (budget.limit, budget.remaining, budget.resets_at) == (500, None, None)
+    assert (budget.limit, budget.remaining, budget.resets_at) == (500, math.inf, math.inf)
 
 
 @pytest.mark.parametrize("limit", [0, -1, None])
@@ -71,7 +71,6 @@ def test_in_whatever_order_answers_come_what_is_left_is_what_imgur_counts(
     for moment, number in enumerate(order):
         assert budget.learn(500, 490 - 10 * number, HOUR, sent=1.0 + number / 100, now=2.0 + moment)
         budget.in_flight -= 10
-        assert budget.remaining is not None
         assert budget.remaining - budget.in_flight <= 500 - 200, "never more than is true"
     assert budget.remaining == 300
 
@@ -96,7 +95,7 @@ def test_a_window_that_is_over_is_full_again() -> None:
     assert budget.blocked_until(10, now=59.9) == 60.0
     assert budget.blocked_until(500, now=60.0) == 60.0
     assert budget.blocked_until(501, now=60.0) > 60.0
-    view = budget.view(1, 60.0)
+    view = budget.view(60.0)
     assert view.resets_at is None, "the next one begins with the next spending"
 
 
@@ -105,7 +104,7 @@ def test_without_a_limit_a_window_that_is_over_leaves_nothing_known() -> None:
     assert budget.learn(None, 0, 60.0, sent=0.0, now=0.0)
     assert budget.blocked_until(10, now=1.0) == 60.0
     assert budget.blocked_until(10, now=60.0) == 60.0
-    assert budget.view(1, 60.0).remaining is None
+    assert budget.view(60.0).remaining is None
 
 
 def test_an_answer_that_comes_after_the_reset_to_what_was_sent_before_it_is_not_believed() -> None:
@@ -209,7 +208,7 @@ def test_what_is_spent_of_a_full_budget_begins_its_window() -> None:
 def test_what_is_not_known_is_not_counted_either() -> None:
     budget = Budget("user", HOUR)
     budget.spend(10, now=0.0)
-    assert (budget.remaining, budget.resets_at) == (None, None)
+    assert (budget.remaining, budget.resets_at) == (math.inf, math.inf)
 
 
 def test_what_was_counted_untold_stays_counted_until_imgur_says_as_little() -> None:
@@ -248,7 +247,6 @@ def test_whichever_answers_are_lost_never_more_is_left_than_imgur_counts(
         budget.in_flight -= 10
         assert budget.blocked_until(301, now) > now
     assert budget.learn(500, 290, HOUR, sent=30.0, now=31.0)
-    assert budget.remaining is not None
     assert 290 - 10 * len(lost) <= budget.remaining <= 290, "at worst they are counted twice"
 
 
@@ -333,8 +331,8 @@ def test_a_window_in_which_little_is_spent_for_long_is_no_shorter_for_it() -> No
 
 def test_a_view_shows_a_window_that_is_over_as_over() -> None:
     budget = user_budget(limit=500, remaining=3, reset=60.0)
-    assert budget.view(1, 59.0) == BudgetView(1, "user", 500, 3, 60.0)
-    assert budget.view(1, 60.0) == BudgetView(1, "user", 500, 500, None)
+    assert budget.view(59.0) == BudgetView(None, "user", 500, 3, 60.0)
+    assert budget.view(60.0) == BudgetView(None, "user", 500, 500, None)
 
 
 def test_a_forecast_begins_with_what_is_left_and_goes_on_with_the_limit() -> None:

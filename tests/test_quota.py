@@ -208,15 +208,6 @@ def test_what_no_answer_told_of_is_counted_where_imgur_may_count_it(
     assert quotas.budgets()[0].remaining == left
 
 
-def test_a_request_ends_once_however_often_that_is_said(quotas: Quotas, quota: Quota) -> None:
-    upload(quota, PLENTY)
-    reservation = quota.try_reserve(UPLOAD_COST, post=True)
-    for _ in range(3):
-        reservation.end()
-    assert quotas.budgets()[0].remaining == 390
-    assert len(take_all(quota)) == 39
-
-
 def test_what_an_answer_told_counts_also_where_it_is_a_refusal(quota: Quota) -> None:
     upload(quota, told((500, 30, HOUR)), errors.UploadError("upload_rejected", "No."))
     assert len(take_all(quota)) == 3

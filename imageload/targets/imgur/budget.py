@@ -34,53 +34,70 @@ class BudgetView:
 
 
 class Budget:
-    """How much is left of one rate limit, and when it is full again.
+    """How much is left of one rate limit, and when it is full again; inf: Imgur has not said.
 
     The window begins with the first request after a reset, as far as we know. Imgur rounds a reset
     up, so the earliest of several counts. At first and after a reset, `remaining` is a guess: then
-    one request goes alone, as a probe, and the others wait for its response.
+    one request is sent alone, as a probe, and the others wait for its response.
     """
 
-    def __init__(self, name: Name, window: float) -> None:
+    def __init__(self, name: Name, window: float, client: int | None = None) -> None:
+        """`client` is that of the BudgetView."""
         self.name: Name = name
         self.window = window
-        self.limit: int | None = None
-        self.remaining: int | None = None
-        self.resets_at: float | None = None
+        self.limit = math.inf
+        self.remaining = math.inf
+        self.resets_at = math.inf
         self.in_flight = 0
+        self._client = client
         self._began = -math.inf
         self._learnt_at = -math.inf
-        self._fresh_at: float | None = None
+        self._fresh_at = math.inf
         self._uncounted: list[tuple[float, int]] = []
-        self._is_guess = True
-        self._is_probed = False
+        self._probes: int | None = 0  # in flight; None: `remaining` is no guess
+
+    def at(self, now: float) -> tuple[float, float, int | None]:
+        """What remains, when it resets, and the number of probes; None: no probe is needed."""
+        resets_at = self.resets_at
+        if now >= resets_at:
+            return self.limit, math.inf, 0
+        return self.remaining, resets_at, self._probes
+
+    def view(self, now: float) -> BudgetView:
+        """The budget at this moment."""
+        remaining, resets_at, _ = self.at(now)
+        return BudgetView(
+            client=self._client,
+            name=self.name,
+            limit=None if self.limit == math.inf else int(self.limit),
+            remaining=None if remaining == math.inf else int(remaining),
+            resets_at=None if resets_at == math.inf else resets_at,
+        )
 
     def blocked_until(self, cost: int, now: float, *, count: int = 1) -> float:
         """When `count` requests may spend `cost` each: `now`, later, or inf.
 
         Inf is when a request in flight has ended.
         """
-        remaining, resets_at, probes = self._at(now)
+        remaining, resets_at, probes = self.at(now)
         cost *= count
         is_free = probes is None or probes + count == 1
-        if is_free and (remaining is None or remaining - self.in_flight >= cost):
+        if is_free and remaining - self.in_flight >= cost:
             return now
-        if resets_at is None or (remaining is not None and remaining >= cost):
-            return math.inf
-        return resets_at
+        return math.inf if remaining >= cost else resets_at
 
     def reserve(self, cost: int, now: float) -> None:
         """Count a request of this cost as in flight."""
         self._roll(now)
         self.in_flight += cost
-        self._is_probed = True
+        if self._probes is not None:
+            self._probes = 1
 
     def release(self, cost: int, *, sent: float, answered: bool) -> None:
         """Count it as ended. `answered`: Imgur did the request, or judged it."""
         self.in_flight -= cost
-        if sent >= self._began:
-            self._is_probed = False
-            self._is_guess = self._is_guess and not answered
+        if sent >= self._began and self._probes is not None:
+            self._probes = None if answered else 0
 
     def learn(
         self,
@@ -104,23 +121,21 @@ class Budget:
         # Requests that ended before `sent` are in Imgur's number; later ones may not be.
         self._uncounted = [spent for spent in self._uncounted if spent[0] > sent]
         left = int(remaining) - sum(cost for _, cost in self._uncounted)
-        if self.remaining is None or left <= self.remaining:
+        if left <= self.remaining:
             self.remaining, self._learnt_at = left, now
         elif sent > self._learnt_at:
-            self._begin(now, left, is_guess=False)
+            self._begin(now, left, probes=None)
         self._learn_reset(left, reset, now)
         return True
 
     def _learn_reset(self, left: int, reset: float | None, now: float) -> None:
         if reset is None:
-            if self.resets_at is None:
-                self.resets_at = now + self.window
+            self._guess_reset(now)
             return
-        self.resets_at = now + reset if self.resets_at is None else min(self.resets_at, now + reset)
+        self.resets_at = min(self.resets_at, now + reset)
         # The window's length is only for forecasts: an almost full budget has just been reset.
-        is_fresh = self.limit is not None and left >= _FRESH * self.limit
-        if is_fresh and reset > 0:
-            self._fresh_at = now if self._fresh_at is None else self._fresh_at
+        if left >= _FRESH * self.limit and reset > 0:
+            self._fresh_at = min(self._fresh_at, now)
             self.window = self.resets_at - self._fresh_at
         elif reset > self.window + _ROUNDED_SECONDS:
             self.window = reset
@@ -128,73 +143,50 @@ class Budget:
     def spend(self, cost: int, now: float) -> None:
         """Count a request whose response said nothing of this budget."""
         self._roll(now)
-        if self.remaining is not None:
+        if self.remaining < math.inf:
             self.remaining -= cost
             self._uncounted.append((now, cost))
             self._learnt_at = math.inf  # Imgur may say more, and it is no new window
-            if self.resets_at is None:
-                self.resets_at = now + self.window
+            self._guess_reset(now)
 
     def empty(self, wait: float | None, *, sent: float, now: float) -> None:
         """Imgur says to a request sent at `sent`: used up, for `wait` seconds more."""
         self._roll(now)
         if sent < self._began:
             return  # that was the window before
-        end = now + (self.window if wait is None else wait)
         # The end first: another thread must not read an empty budget without one.
-        self.resets_at = end if self.resets_at is None else min(self.resets_at, end)
+        self.resets_at = min(self.resets_at, now + (self.window if wait is None else wait))
         self.remaining, self._learnt_at = 0, now
 
-    def view(self, client: int | None, now: float) -> BudgetView:
-        """The budget at this moment."""
-        remaining, resets_at, _ = self._at(now)
-        return BudgetView(client, self.name, self.limit, remaining, resets_at)
-
-    def snapshot(self, now: float, epoch: float) -> BudgetSnapshot:
-        """The budget for `restore` in another process; `epoch` is the wall clock at `now`."""
-        remaining, resets_at, _ = self._at(now)
-        return [self.limit, remaining, None if resets_at is None else resets_at - now + epoch]
-
     def restore(self, snapshot: BudgetSnapshot, now: float, epoch: float) -> None:
-        """Go on with the `snapshot` of another process."""
+        """Go on with the `snapshot` of another process; `epoch` is the wall clock at `now`."""
         limit, remaining, resets_at = snapshot
-        self.limit = None if limit is None else int(limit)
-        self.remaining = None if remaining is None else int(remaining)
-        self.resets_at = None if resets_at is None else resets_at - epoch + now
+        self.limit = math.inf if limit is None else int(limit)
+        self.remaining = math.inf if remaining is None else int(remaining)
+        self.resets_at = math.inf if resets_at is None else resets_at - epoch + now
         self._roll(now)
 
-    def _at(self, now: float) -> tuple[int | None, float | None, int | None]:
-        """What remains and when it resets, at this moment, and the number of probes in flight.
-
-        None instead of a number: `remaining` is no guess, and no probe is needed.
-        """
-        resets_at = self.resets_at
-        if resets_at is not None and now >= resets_at:
-            return self.limit, None, 0
-        return self.remaining, resets_at, int(self._is_probed) if self._is_guess else None
+    def _guess_reset(self, now: float) -> None:
+        if self.resets_at == math.inf:
+            self.resets_at = now + self.window
 
     def _roll(self, now: float) -> None:
-        if self.resets_at is not None and now >= self.resets_at:
-            self._begin(now, self.limit, is_guess=True)
+        if now >= self.resets_at:
+            self._begin(now, self.limit, probes=0)
 
-    def _begin(self, now: float, remaining: int | None, *, is_guess: bool) -> None:
-        self._is_guess, self._is_probed = is_guess, False
-        self._began, self.remaining, self.resets_at = now, remaining, None
-        self._learnt_at, self._fresh_at = now, None
-        self._uncounted = []
+    def _begin(self, now: float, remaining: float, *, probes: int | None) -> None:
+        self._probes, self._uncounted = probes, []
+        self._began, self.remaining, self.resets_at = now, remaining, math.inf
+        self._learnt_at, self._fresh_at = now, math.inf
 
 
 class Forecast:
     """A Budget as it develops if only uploads of this cost are sent, from `now` on."""
 
     def __init__(self, budget: Budget, cost: int, now: float) -> None:
-        view = budget.view(None, now)
-        self.cost = cost
-        self.limit = math.inf if view.limit is None else view.limit
-        left = self.limit if view.remaining is None else view.remaining - budget.in_flight
-        self.remaining: float = left
-        self.resets_at = math.inf if view.resets_at is None else view.resets_at
-        self.window = budget.window
+        remaining, self.resets_at, _ = budget.at(now)
+        self.cost, self.limit, self.window = cost, budget.limit, budget.window
+        self.remaining = min(self.limit, remaining - budget.in_flight)
 
     def fits(self, moment: float) -> float:
         """How many uploads may be sent at this moment."""

@@ -22,7 +22,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from imageload import errors
@@ -48,11 +48,6 @@ _LONGEST_WAIT = 3600.0
 _MOST_IN_FLIGHT = 1_000.0
 # The errors after which Imgur has counted no request.
 _NOT_COUNTED = {"rate_limited", "upload_connect_error", "disk_error", "resource_error"}
-_KEYS: dict[Name, tuple[str, str, str]] = {
-    "user": ("UserLimit", "UserRemaining", "UserReset"),
-    "client": ("ClientLimit", "ClientRemaining", "ClientReset"),
-    "posts": ("PostLimit", "PostRemaining", "PostReset"),
-}
 _MESSAGES: dict[Reason, str] = {
     "user": "Imgur's hourly credits of this address and client id are used up.",
     "client": "Imgur's daily credits of this client id are used up.",
@@ -123,26 +118,23 @@ Amounts = tuple[tuple[Budget, int], ...]
 """How much of each budget a request costs."""
 
 
+@dataclass(slots=True)
 class Reservation:
-    """Room for one request: `learn` from its response; ended once, on leaving the `with`."""
+    """Room for one request: `learn` from its response, then `end` it or leave the `with`."""
 
-    def __init__(self, quota: Quota, amounts: Amounts, *, asking: bool, sent: float) -> None:
-        self._quota = quota
-        self._ended = False
-        self.told: set[Reason] = set()
-        self.amounts = amounts
-        self.asking = asking
-        self.sent = sent
+    quota: Quota
+    amounts: Amounts
+    asking: bool
+    sent: float
+    told: frozenset[Name] = frozenset()
 
     def learn(self, found: Mapping[str, float | None]) -> None:
         """Take in the rate-limit headers of the response, as `answers.budgets` reads them."""
-        self.told |= self._quota.learn(found, self.sent)
+        self.told |= self.quota.learn(found, self.sent)
 
     def end(self, error: BaseException | None = None) -> None:
-        """The request has ended, well or with `error`; a second call does nothing."""
-        if not self._ended:
-            self._ended = True
-            self._quota.end(self, error)
+        """The request has ended, well or with `error`."""
+        self.quota.end(self, error)
 
     def __enter__(self) -> Reservation:
         return self
@@ -151,30 +143,19 @@ class Reservation:
         self.end(error)
 
 
-@dataclass(slots=True)
-class _Shared:
-    """What all client ids have in common."""
-
-    posts: Budget
-    terms: Terms
-    clock: Callable[[], float]
-    on_end: Callable[[BaseException | None], object] | None
-    waiters: list[asyncio.Future[None]] = field(default_factory=list)
-
-
 class Quota:
     """The budgets and the backoff of one client id."""
 
-    def __init__(self, number: int, shared: _Shared) -> None:
+    def __init__(self, number: int, quotas: Quotas) -> None:
         self.number = number
-        self.user = Budget("user", shared.terms.hour)
-        self.client = Budget("client", shared.terms.day)
+        self.user = Budget("user", quotas.terms.hour, number)
+        self.client = Budget("client", quotas.terms.day, number)
         self.backoff: Backoff | None = None
         self.outage_since: float | None = None
         """Since when this client id has been blocked or Imgur out of order."""
-        self._shared = shared
-        self._failures = 0
         self.in_flight = 0
+        self._quotas = quotas
+        self._failures = 0
         self._most_in_flight = _MOST_IN_FLIGHT
 
     async def reserve(
@@ -191,15 +172,13 @@ class Quota:
             except errors.UploadError as error:
                 if error.retry_after is not None:
                     raise
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._shared.waiters.append(waiter)
-            await waiter
+            await self._quotas.wait_for_end()
 
     def try_reserve(
         self, cost: int = CALL_COST, *, post: bool = False, asking: bool = False
     ) -> Reservation:
         """`reserve` that never waits: raises, with no `retry_after`, where that would."""
-        now = self._shared.clock()
+        now = self._quotas.clock()
         blocked = self.blocked(cost, post=post, asking=asking)
         if blocked is not None:
             raise blocked.error(now)
@@ -213,7 +192,7 @@ class Quota:
         self, cost: int, *, post: bool, asking: bool = False, count: int = 1
     ) -> Blocked | None:
         """Why `count` requests of this cost may not be sent now; None: they may."""
-        now, backoff = self._shared.clock(), None if asking else self.backoff
+        now, backoff = self._quotas.clock(), None if asking else self.backoff
         if backoff is not None:
             until = backoff.blocked_until
             if now < until:
@@ -233,25 +212,21 @@ class Quota:
 
     def room(self) -> float:
         """How many credits may be spent before a budget is empty."""
-        left = [
-            remaining - budget.in_flight
-            for budget in (self.user, self.client)
-            if (remaining := budget.remaining) is not None
-        ]
-        return min(left, default=math.inf)
+        return min(budget.remaining - budget.in_flight for budget in (self.user, self.client))
 
-    def learn(self, found: Mapping[str, float | None], sent: float) -> set[Reason]:
+    def learn(self, found: Mapping[str, float | None], sent: float) -> frozenset[Name]:
         """Take in limits that Imgur told to a request sent at `sent`; the budgets it told of."""
-        now, told = self._shared.clock(), set[Reason]()
-        for budget in (self.user, self.client, self._shared.posts):
-            limit, remaining, reset = map(found.get, _KEYS[budget.name])
-            if budget.learn(limit, remaining, reset, sent=sent, now=now):
+        now, told = self._quotas.clock(), set[Name]()
+        each = ("User", self.user), ("Client", self.client), ("Post", self._quotas.posts)
+        for prefix, budget in each:
+            read = [found.get(f"{prefix}{key}") for key in ("Limit", "Remaining", "Reset")]
+            if budget.learn(*read, sent=sent, now=now):
                 told.add(budget.name)
-        return told
+        return frozenset(told)
 
     def end(self, request: Reservation, error: BaseException | None) -> None:
         """Called by the Reservation."""
-        now = self._shared.clock()
+        now = self._quotas.clock()
         is_counted = not (isinstance(error, errors.ImageError) and error.name in _NOT_COUNTED)
         answered = error is None or (
             isinstance(error, errors.UploadError)
@@ -264,30 +239,25 @@ class Quota:
             if budget.name not in request.told and is_counted:
                 budget.spend(amount, now)
         self._judge(request, error, now)
-        if self._shared.on_end is not None:
-            self._shared.on_end(error)
-        waiters, self._shared.waiters = self._shared.waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        self._quotas.notify_end(error)
 
     def assume_limits(self, user: int | None, client: int | None) -> None:
         """Count with these limits until Imgur says others."""
         for budget, limit in ((self.user, user), (self.client, client)):
-            budget.limit = budget.remaining = limit
+            budget.limit = budget.remaining = math.inf if limit is None else limit
 
     def block_until_asked(self, seconds: float) -> None:
         """Send nothing before Imgur has told its limits, or for so long."""
-        now = self._shared.clock()
+        now = self._quotas.clock()
         self.backoff = Backoff("unasked", _MESSAGES["unasked"], now, seconds)
 
     def _amounts(self, cost: int, *, post: bool) -> Amounts:
         amounts = ((self.user, cost), (self.client, cost)) if cost else ()
-        return (*amounts, (self._shared.posts, 1)) if post else amounts
+        return (*amounts, (self._quotas.posts, 1)) if post else amounts
 
     def _judge(self, request: Reservation, error: BaseException | None, now: float) -> None:
         """Begin, lengthen or end the backoff."""
-        terms, sent = self._shared.terms, request.sent
+        terms, sent = self._quotas.terms, request.sent
         match error:
             case errors.QuotaExceeded():
                 if self._names_a_budget(request, error, now):
@@ -347,7 +317,7 @@ class Quota:
 
 
 class Quotas:
-    """The Quota of each client id."""
+    """The Quota of each client id, and the budget that they share."""
 
     def __init__(
         self,
@@ -357,11 +327,27 @@ class Quotas:
         on_end: Callable[[BaseException | None], object] | None = None,
     ) -> None:
         """`on_end` is called when a request has ended, with its error if it failed."""
-        terms = terms or Terms()
-        shared = _Shared(Budget("posts", terms.hour), terms, clock, on_end)
-        self.each = tuple(Quota(number, shared) for number in range(1, clients + 1))
-        self._posts = shared.posts
-        self._clock = clock
+        self.terms = terms or Terms()
+        self.clock = clock
+        self.posts = Budget("posts", self.terms.hour)
+        self.each = tuple(Quota(number, self) for number in range(1, clients + 1))
+        self._budgets = [
+            *(b for quota in self.each for b in (quota.user, quota.client)),
+            self.posts,
+        ]
+        self._on_end = on_end
+        self._ended = asyncio.Event()
+
+    async def wait_for_end(self) -> None:
+        """Wait until the next request has ended."""
+        await self._ended.wait()
+
+    def notify_end(self, error: BaseException | None) -> None:
+        """Called by a Quota when a request has ended."""
+        if self._on_end is not None:
+            self._on_end(error)
+        self._ended.set()
+        self._ended = asyncio.Event()
 
     @property
     def in_flight(self) -> int:
@@ -389,18 +375,25 @@ class Quotas:
         """How long until what is `blocked` may be sent; inf: when a request in flight has ended."""
         if blocked is None:
             return 0.0
-        left = blocked.until - self._clock()
+        left = blocked.until - self.clock()
         return left if left > 0 else _POLL_SECONDS
 
     def outage_seconds(self) -> float:
         """For how long no client id has been able to send for a block or an outage; 0: one is."""
-        now = self._clock()
+        now = self.clock()
         return min(now - (quota.outage_since or now) for quota in self.each)
 
     def snapshot(self) -> list[BudgetSnapshot]:
         """All budgets, for `restore` in another process."""
-        now, epoch = self._clock(), time.time()
-        return [budget.snapshot(now, epoch) for budget in self._budgets()]
+        offset = time.time() - self.clock()
+        return [
+            [
+                view.limit,
+                view.remaining,
+                None if view.resets_at is None else view.resets_at + offset,
+            ]
+            for view in self.budgets()
+        ]
 
     def restore(self, snapshot: list[BudgetSnapshot]) -> bool:
         """Go on with the `snapshot` of another process; False: not all credits are known then.
@@ -408,34 +401,27 @@ class Quotas:
         A snapshot of another number of client ids is ignored. Raises TypeError or ValueError where
         it is none.
         """
-        budgets, now, epoch = self._budgets(), self._clock(), time.time()
-        if len(snapshot) != len(budgets):
+        if len(snapshot) != len(self._budgets):
             return False
-        for budget, each in zip(budgets, snapshot, strict=True):
+        now, epoch = self.clock(), time.time()
+        for budget, each in zip(self._budgets, snapshot, strict=True):
             budget.restore(each, now, epoch)
-        return all(budget.remaining is not None for budget in budgets[:-1])
+        return all(budget.remaining < math.inf for budget in self._budgets[:-1])
 
     def budgets(self) -> list[BudgetView]:
         """Every budget at this moment."""
-        now = self._clock()
-        views = [
-            b.view(quota.number, now) for quota in self.each for b in (quota.user, quota.client)
-        ]
-        return [*views, self._posts.view(None, now)]
+        now = self.clock()
+        return [budget.view(now) for budget in self._budgets]
 
     def seconds_for(self, uploads: int) -> float:
         """How long until so many uploads may have been sent, by the budgets; inf: never."""
-        now = self._clock()
-        posts = Forecast(self._posts, 1, now)
+        now = self.clock()
+        posts = Forecast(self.posts, 1, now)
         clients = []
         for quota in self.each:
             credit = [Forecast(each, UPLOAD_COST, now) for each in (quota.user, quota.client)]
             clients.append((_opens_at(quota.backoff, now), [*credit, posts]))
         return forecast(clients, uploads, now) - now
-
-    def _budgets(self) -> list[Budget]:
-        own = [budget for quota in self.each for budget in (quota.user, quota.client)]
-        return [*own, self._posts]
 
 
 def _opens_at(backoff: Backoff | None, now: float) -> float:
