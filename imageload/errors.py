@@ -11,8 +11,7 @@
         │   └── InvalidURL, TooLarge
         └── UploadError          the image did not get to the target
             ├── QuotaExceeded, UploadBlocked, CredentialsRefused
-            ├── NotFoundOnImgur
-            └── Deferred         does not count as a try and never ends an image
+            └── NotFoundOnImgur
 
 A class of its own has only an error that is caught by its type. Every other error is raised by
 the name of its row: `DownloadError("dns_error", "The host's name does not resolve.")`.
@@ -160,7 +159,6 @@ ERRORS: Mapping[str, Rule] = {
     "response_lost": Rule(
         code="upload_error", transient=True, max_tries=2, maybe_landed=True, imgur_is_away=True
     ),
-    "deferred": Rule(code="upload_error"),
 }
 
 
@@ -265,12 +263,6 @@ class NotFoundOnImgur(_OfOneRow, UploadError):
     """Imgur has no such image or album (any more)."""
 
     row = "not_on_imgur"
-
-
-class Deferred(_OfOneRow, UploadError):
-    """Imgur accepts no uploads at the moment, whatever the image: the upload is queued again."""
-
-    row = "deferred"
 
 
 def image_error_codes() -> frozenset[str]:

@@ -129,7 +129,7 @@ def test_uploads_that_wait_are_counted_and_neither_announced_nor_sent(tmp_path: 
             await until(lambda: imgur.parked == 7 and not imgur.pool.busy)
             assert imgur.closed is not None
             assert imgur.closed.reason == "user"
-            assert imgur.outage is None
+            assert imgur.quotas.outage_seconds() == 0
             for task in tasks:
                 task.cancel()
             ended = await asyncio.gather(*tasks, return_exceptions=True)
@@ -194,7 +194,7 @@ def test_an_outage_that_lasts_too_long_fails_those_that_have_waited_as_long(
             await late[0]
         sandbox.clear_faults()
         await asyncio.gather(*uploads(imgur, 20))
-        assert imgur.outage is None
+        assert imgur.quotas.outage_seconds() == 0
 
     target.run(run())
 

@@ -219,7 +219,6 @@ class FakeTarget:
         return await self._slots.run(key, lambda: self._sent(upload))
 
     async def _sent(self, upload: Upload) -> Landed:
-        assert upload.on_send is not None
         upload.on_send(True)
         try:
             landed: Landed = await self._blocking(upload.path)

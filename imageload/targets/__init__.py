@@ -13,9 +13,8 @@ class Upload:
 
     `name` is unique, and an account's image is found again by it. `was_lost`: the response to an
     earlier upload of it was lost. `since` is when it first waited to be uploaded, on
-    `time.monotonic`. `announce` is awaited when it is about to be sent, before it takes a slot;
-    `on_send` is called with True when
-    it begins to be sent, and with False at the end of that.
+    `time.monotonic`. `announce` is awaited when it is about to be sent, before it takes a slot.
+    `on_send` is called with True when its sending begins, and with False when that ends.
     """
 
     path: str
@@ -25,7 +24,7 @@ class Upload:
     description: str | None = None
     was_lost: bool = False
     announce: Callable[[], Awaitable[object]] | None = None
-    on_send: Callable[[bool], object] | None = None
+    on_send: Callable[[bool], object] = lambda _: None
 
 
 class UploadCancelled(asyncio.CancelledError):

@@ -1,8 +1,8 @@
 """Imgur as a target: uploads within its limits, and other calls beside them.
 
-    land ─► line (fair by job, behind the quota's gate) ─► announce ─► slot ─► ImgurAPI.land
-             ▲                                                                    │
-             └──────────── Deferred: Imgur accepts nothing at the moment ◄────────┘
+    land ─► queue (fair by job, behind the quota's gate) ─► announce ─► slot ─► ImgurAPI.land
+             ▲                                                                     │
+             └─────────────── Imgur accepts no uploads at the moment ◄─────────────┘
 
 An upload that waits at the gate holds its temp file, and neither a slot nor a connection. A refusal
 that any other image would have met too does not count as a try. Runs on the transfer loop; other
@@ -56,21 +56,21 @@ class Imgur:
         """
         self.quotas = quotas
         self.anonymous = anonymous
-        self.slots = slots
         self._clients = {client.quota.number: client for client in clients}
         self._retry = retry
         self._outage_seconds = outage_seconds
         # Twice the slots: an announcement waits for the disk, and its upload needs no slot before.
-        self._line = Slots(2 * slots, gate=self._seconds_to_next)
-        self._uploading = Slots(slots, clock=clock, on_resize=on_resize)
-        self._calls = Slots(CALL_SLOTS)
+        self._queue = Slots(2 * slots, gate=self._seconds_to_next)
+        self._upload_slots = Slots(slots, clock=clock, on_resize=on_resize)
+        self._call_slots = Slots(CALL_SLOTS)
+        self._slots = slots
         self.purging = asyncio.Lock()
         """Held while a purge finds out which of its images other jobs have too."""
-        self._resting = 0
+        self._waiting_outside = 0  # of the queue, see `_wait_outside`
         self._waits_for: tuple[str, int] | None = None
         self._watchers: list[Callable[[], object]] = []
         self._asking: dict[int, asyncio.Task[None]] = {}
-        self._upload_seconds = 0.0
+        self._average_seconds = 0.0  # of an upload
 
     async def land(self, key: str, upload: Upload) -> Landed:
         """Upload the image in the turn of the job `key`, as soon as Imgur takes it.
@@ -78,14 +78,15 @@ class Imgur:
         Raises an ImageError of this try, or that of an outage which has lasted too long.
         """
         while True:
-            outcome = await self._line.run(key, lambda: self._announced(key, upload))
+            outcome = await self._queue.run(key, lambda: self._announce_and_upload(key, upload))
             if isinstance(outcome, Landed):
                 return outcome
-            if not isinstance(outcome, errors.Deferred):
+            if outcome is not None:
                 raise outcome
             self._raise_long_outage(upload.since)
-            if self._is_long_outage:  # so the gate lets all through, to fail if they waited as long
-                await self._rest(upload.since)
+            # In a long outage the gate lets all through, to fail if they waited as long.
+            if self.quotas.outage_seconds() >= self._outage_seconds:
+                await self._wait_outside(upload.since)
 
     async def request(
         self, key: str, method: str, route: str, fields: Mapping[str, Any] | None = None
@@ -98,7 +99,7 @@ class Imgur:
                 call = functools.partial(
                     client.request, method, route, fields, anonymous=self.anonymous
                 )
-                return await self._calls.run(key, call)
+                return await self._call_slots.run(key, call)
             except errors.UploadError as error:
                 if self._is_refused_as_a_whole(client, error):
                     self._raise_long_outage(began, error)
@@ -110,7 +111,7 @@ class Imgur:
                 if wait is None:
                     raise
             finally:
-                self._line.reconsider()  # the response may have opened the gate
+                self._queue.reconsider()  # the response may have opened the gate
             await asyncio.sleep(_pause(wait))
 
     async def ask(self) -> None:
@@ -127,15 +128,11 @@ class Imgur:
         """Have `callback` called, on the loop, when uploads wait for something else than before."""
         self._watchers.append(callback)
 
-    def unwatch(self, callback: Callable[[], object]) -> None:
-        """Undo a `watch`."""
-        self._watchers.remove(callback)
-
     @property
     def pool(self) -> Pool:
         """How many uploads are in flight, and how many wait for a slot or for Imgur."""
-        slots, busy, waiting = self._uploading.pool
-        return Pool(slots, busy, waiting + self._line.pool.waiting + self._resting)
+        pool, queued = self._upload_slots.pool, self._queue.pool.waiting
+        return pool._replace(waiting=pool.waiting + queued + self._waiting_outside)
 
     @property
     def parked(self) -> int:
@@ -153,21 +150,15 @@ class Imgur:
         blocked = self.quotas.blocked(UPLOAD_COST, post=True)
         return None if blocked is None or blocked.until == math.inf else blocked
 
-    @property
-    def outage(self) -> tuple[float, errors.UploadError] | None:
-        """The block or outage for which uploads wait: how long it has lasted, and its error."""
-        closed, seconds = self.closed, self.quotas.outage_seconds()
-        return None if closed is None or not seconds else (seconds, closed.error(time.monotonic()))
-
     def seconds_for(self, uploads: int) -> float:
         """How long so many uploads will take, by the budgets and the average upload."""
-        at_best = uploads * self._upload_seconds / self.slots
+        at_best = uploads * self._average_seconds / self._slots
         return max(at_best, self.quotas.seconds_for(uploads))
 
     def _seconds_to_next(self) -> float:
         """The gate of the line: the seconds until one more upload may leave it."""
         # Uploads that have left the line and have no Reservation yet will need one.
-        unsent = max(0, self._line.pool.busy - self.quotas.in_flight)
+        unsent = max(0, self._queue.pool.busy - self.quotas.in_flight)
         if self.quotas.blocked(UPLOAD_COST, post=True, count=unsent + 1) is None:
             self._notify(None)
             return 0.0
@@ -193,30 +184,31 @@ class Imgur:
         for callback in list(self._watchers):
             callback()
 
-    async def _announced(self, key: str, upload: Upload) -> Landed | errors.ImageError:
-        """Announce the upload and do it.
+    async def _announce_and_upload(
+        self, key: str, upload: Upload
+    ) -> Landed | errors.ImageError | None:
+        """What came of the upload; None: it has to wait until Imgur accepts uploads again.
 
-        An error is returned: the line must not queue again what lacked resources in its slot.
+        An error is returned: if it were raised, the queue would treat a lack of resources in the
+        upload's slot as one of its own.
         """
+        if self.is_parked:  # the gate lets it through in a long outage, see `land`
+            return None
         try:
-            if self.is_parked:  # a long outage opens the gate, see `land`
-                raise errors.Deferred("Imgur accepts no uploads at the moment.")
             if upload.announce is not None:
                 await upload.announce()
-            return await self._uploading.run(key, lambda: self._upload(upload))
+            return await self._upload_slots.run(key, lambda: self._upload(upload))
         except errors.ImageError as error:
             return error
 
-    async def _upload(self, upload: Upload) -> Landed:
-        if upload.on_send is None:
-            return await self._send(upload)
+    async def _upload(self, upload: Upload) -> Landed | None:
         upload.on_send(True)
         try:
             return await self._send(upload)
         finally:
             upload.on_send(False)
 
-    async def _send(self, upload: Upload) -> Landed:
+    async def _send(self, upload: Upload) -> Landed | None:
         client, began = self._client(UPLOAD_COST, post=True), time.monotonic()
         try:
             if upload.was_lost and not self.anonymous:
@@ -230,10 +222,10 @@ class Imgur:
             landed = await client.land(upload.path, config, anonymous=self.anonymous)
         except errors.UploadError as error:
             if self._is_refused_as_a_whole(client, error):
-                raise errors.Deferred(error.message) from error
+                return None
             raise
-        took = time.monotonic() - began
-        self._upload_seconds += (took - self._upload_seconds) * (0.1 if self._upload_seconds else 1)
+        seconds, average = time.monotonic() - began, self._average_seconds
+        self._average_seconds += (seconds - average) * (0.1 if average else 1)
         return landed
 
     async def _find(self, client: Client, name: str) -> Landed | None:
@@ -258,44 +250,39 @@ class Imgur:
         is_down = error.imgur_is_away and error.max_tries is None
         return is_down and client.quota.backoff is not None
 
-    @property
-    def _is_long_outage(self) -> bool:
-        return self.quotas.outage_seconds() >= self._outage_seconds
-
     def _raise_long_outage(self, since: float, error: errors.UploadError | None = None) -> None:
         """Raise the outage's error if the outage and a wait from `since` have lasted too long.
 
-        It is the last word on the image: another try would wait as long.
+        The error allows no other try, for that would wait as long.
         """
-        outage = self.outage
-        waited = time.monotonic() - since
-        if outage is not None and min(outage[0], waited) >= self._outage_seconds:
-            error = error or outage[1]
+        closed, now = self.closed, time.monotonic()
+        outage = self.quotas.outage_seconds()
+        if closed is not None and outage and min(outage, now - since) >= self._outage_seconds:
+            error = error or closed.error(now)
             error.max_tries = 1
             raise error
 
-    async def _rest(self, since: float) -> None:
-        """Wait out of the line until Imgur may take uploads, or `since` is too long ago."""
+    async def _wait_outside(self, since: float) -> None:
+        """Wait outside the queue until Imgur may take uploads, or `since` is too long ago."""
         blocked = self.quotas.blocked(UPLOAD_COST, post=True)
         until_long = since + self._outage_seconds - time.monotonic()
-        self._resting += 1
+        self._waiting_outside += 1
         try:
             await asyncio.sleep(_pause(min(self.quotas.seconds_to_open(blocked), until_long)))
         finally:
-            self._resting -= 1
+            self._waiting_outside -= 1
 
     def _ask(self, client: Client) -> None:
         number = client.quota.number
         if number not in self._asking:
-            task = asyncio.get_running_loop().create_task(
-                ask_until_known(client, anonymous=self.anonymous)
-            )
-            self._asking[number] = task
-            task.add_done_callback(lambda _: self._asked(number))
+            self._asking[number] = asyncio.ensure_future(self._ask_until_known(client))
 
-    def _asked(self, number: int) -> None:
-        del self._asking[number]
-        self._line.reconsider()
+    async def _ask_until_known(self, client: Client) -> None:
+        try:
+            await ask_until_known(client, anonymous=self.anonymous)
+        finally:
+            del self._asking[client.quota.number]
+            self._queue.reconsider()
 
 
 def _pause(seconds: float) -> float:
