@@ -457,7 +457,6 @@ def test_a_stop_without_a_durable_store_ends_a_purge_where_it_is(wire: Wire) -> 
 @pytest.mark.parametrize(
     ("error", "state", "maybe_duplicate"),
     [
-        (errors.Deferred("Imgur takes nothing for now."), "downloaded", False),
         (errors.UploadError("unavailable", "Later.", retry_after=60), "downloaded", False),
         (errors.UploadError("response_lost", "No response.", retry_after=60), "downloaded", True),
         (errors.UploadError("upload_rejected", "No image."), "failed", False),
@@ -474,8 +473,6 @@ def test_a_stop_fails_no_image_that_another_try_may_load_after_a_restart(
         assert stopped.wait(PATIENCE)
         raise error
 
-    if isinstance(error, errors.Deferred):
-        error.transient, error.retry_after = True, 60.0
     store = SlowStore()
     retry = RetryRule(max_tries=3, seconds=60, cap_seconds=60)
     wired = wire(folder.download, upload, store=store, retry=retry)
