@@ -33,11 +33,11 @@ from imageload.schemas import AcceptedJson, CancelJson, JobsJson, LinksJson, sum
 from imageload.settings import Settings
 from imageload.store.file import check_free
 from imageload.web.app import App
-from imageload.web.base import BaseHandler
+from imageload.web.base import BaseHandler, waiting_of
 from imageload.web.idempotency import checked_key
 from imageload.web.intake import read_orders
 from imageload.web.jobs import JobImagesHandler, MapHandler, RetryHandler
-from imageload.web.links import UnknownJob, encoded_links, links_after
+from imageload.web.links import encoded_links, links_after
 from imageload.web.logs import set_up_logging
 from imageload.web.operations import HealthHandler, MetricsHandler, QuotaHandler, ReadyHandler
 from imageload.web.pages import DocsHandler, OpenApiHandler, PageFileHandler, PageHandler
@@ -106,7 +106,7 @@ class UploadHandler(StatusHandler):
         if len(page) > limit:
             self.link_next(limit=limit, after=page[limit - 1].job_id)
         summaries = [job.summary() for job in page[:limit]]
-        waits = [self.waiting(each) for each in summaries]
+        waits = [waiting_of(self.target, each) for each in summaries]
         if not self.is_known(tag_of_list(summaries, waits, is_last=len(page) <= limit)):
             pairs = zip(summaries, waits, strict=True)
             jobs: JobsJson = {"jobs": [{**summary_json(each), **wait} for each, wait in pairs]}
@@ -155,14 +155,11 @@ class UploadLinks(BaseHandler):
         after = self.get_query_argument("after", None)
         links = links_after(after, self.image_load, self.store)
         self.set_header("Content-Type", "application/json")
-        try:
-            if limit is None:
-                await self.send_parts(encoded_links(links))
-                return
-            loop = asyncio.get_running_loop()
-            page = await loop.run_in_executor(None, lambda: list(islice(links, limit + 1)))
-        except UnknownJob:
-            raise self.unknown_job() from None
+        if limit is None:
+            await self.send_parts(encoded_links(links))
+            return
+        loop = asyncio.get_running_loop()
+        page = await loop.run_in_executor(None, lambda: list(islice(links, limit + 1)))
         if len(page) > limit:
             self.link_next(limit=limit, after=page[limit - 1][0])
         response: LinksJson = {"uploaded": [link for _, link in page[:limit]]}

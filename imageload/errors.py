@@ -70,6 +70,7 @@ REFUSALS: Mapping[str, Refusal] = {
     "journal-unavailable": Refusal(503, "Journal unavailable", 30),
     "shutting-down": Refusal(503, "Shutting down", 10),
     "too-many-streams": Refusal(503, "Too many streams", 30),
+    "unknown-job": Refusal(505, "Unknown job"),
 }
 """By slug, which names the problem for programs and is part of the API."""
 

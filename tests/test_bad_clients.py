@@ -210,23 +210,23 @@ def test_a_chunked_body_over_the_limit_is_refused_while_it_is_sent(
 def test_all_bodies_together_have_a_limit(tmp_path: Path) -> None:
     body = GOOD.ljust(60_000)
     with strict(tmp_path, client_seconds=10.0, max_bodies_bytes=100_000) as service:
-        room = service.app.limits.memory
+        room = service.app.limits
         for ends_well in (True, False):
             with Wire(service.url) as first:
                 first.send(post(body)[:-1])
-                wait_until(lambda: room.left == 40_001)
+                wait_until(lambda: room.bytes_left == 40_001)
                 with Wire(service.url) as second:
                     second.send(post(body)[:-30_000])
-                    wait_until(lambda: room.left < 20_000)
+                    wait_until(lambda: room.bytes_left < 20_000)
                     second.send(b" " * 30_000)
                     answer = second.last_answer()
-                wait_until(lambda: room.left == 40_001)
+                wait_until(lambda: room.bytes_left == 40_001)
                 assert (answer.status, answer.problem) == (503, "out-of-room")
                 assert answer.fields["retry-after"] == "5"
                 if ends_well:
                     first.send(b" ")
                     assert first.answer().status == 202
-            wait_until(lambda: room.left == 100_000)
+            wait_until(lambda: room.bytes_left == 100_000)
         assert service.post(data=body).status_code == 202
 
 

@@ -160,6 +160,7 @@ def test_every_refusal_has_its_http_status() -> None:
         "journal-unavailable": 503,
         "shutting-down": 503,
         "too-many-streams": 503,
+        "unknown-job": 505,
     }
 
 

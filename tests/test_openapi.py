@@ -114,7 +114,6 @@ def test_every_problem_is_described() -> None:
         r'urn:imageload:problem:([a-z-]+)", "status": (\d+), "title": "([^"]+)"', text
     )
     others = {
-        "unknown-job",
         "not-found",
         "too-slow",
         "headers-too-large",

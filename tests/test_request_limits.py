@@ -1,4 +1,4 @@
-"""Tests of web.limits: threads for work off the event loop, and a bound for bodies in memory."""
+"""Tests of web.limits: threads for work off the event loop."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from imageload.settings import Settings
 from imageload.store.memory import MemoryStore
 from imageload.web.access import Access
 from imageload.web.idempotency import IdempotencyKeys
-from imageload.web.limits import MemoryLimit, RequestLimits
+from imageload.web.limits import RequestLimits
 
 
 def make_limits() -> RequestLimits:
     """RequestLimits for the running event loop."""
-    return RequestLimits(Access(Settings(), []), IdempotencyKeys(MemoryStore()), MemoryLimit(10))
+    return RequestLimits(Access(Settings(), []), IdempotencyKeys(MemoryStore()), 10)
 
 
 def test_work_runs_in_another_thread_and_its_error_is_raised_to_the_request() -> None:
@@ -71,12 +71,3 @@ def test_work_that_waits_for_a_thread_when_the_service_stops_is_refused() -> Non
             assert caught.value.slug == "shutting-down"
 
     asyncio.run(run())
-
-
-def test_memory_is_reserved_whole_or_not_at_all() -> None:
-    memory = MemoryLimit(10)
-    assert memory.reserve(6)
-    assert not memory.reserve(5)
-    assert memory.reserve(4)
-    memory.release(6)
-    assert memory.left == 6

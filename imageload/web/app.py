@@ -14,7 +14,7 @@ from imageload.web.access import Access, read_tokens
 from imageload.web.base import BaseHandler, NotFoundHandler, waiting_of
 from imageload.web.events import Events
 from imageload.web.idempotency import IdempotencyKeys
-from imageload.web.limits import MemoryLimit, RequestLimits
+from imageload.web.limits import RequestLimits
 from imageload.web.scrape import Gauges, Scrape
 from imageload.web.server.connections import BACKLOG, Server
 from imageload.web.server.limits import most_streams
@@ -60,11 +60,11 @@ class App:
         self.limits = RequestLimits(
             Access(settings, read_tokens(settings)),
             IdempotencyKeys(self.service.store),
-            MemoryLimit(self._tuning.max_bodies_bytes),
+            self._tuning.max_bodies_bytes,
         )
         self.server: Server | None = None
-        self._scrape = Scrape(self.service.metrics)
-        self._scrape.add(Gauges(self.service, self.events, self._connections))
+        gauges = Gauges(self.service, self.events, self._connections)
+        self._scrape = Scrape(self.service.metrics, gauges)
         self.application = self._application(routes)
         self.service.start()
 

@@ -24,7 +24,7 @@ from imageload.store import Store
 from imageload.targets.imgur.uploader import Imgur
 from imageload.web.bodies import BodyHandler
 from imageload.web.events import Events
-from imageload.web.problems import Problem
+from imageload.web.problems import unknown_job
 from imageload.web.scrape import Scrape
 
 _log = logging.getLogger(__name__)
@@ -101,29 +101,15 @@ class BaseHandler(BodyHandler):
         self.finish()
 
     def job(self, job_id: str) -> Job:
-        """The job with this id; raises Problem (unknown-job) if there is none."""
+        """The job with this id; raises Refused (unknown-job) if there is none."""
         job = self.image_load.job_list_s.get(job_id)
         if job is None:
-            raise self.unknown_job()
+            raise unknown_job()
         return job
-
-    def unknown_job(self) -> Problem:
-        """The error for a jobId that is not known."""
-        return Problem(
-            self.service_settings.unknown_job_status,
-            "unknown-job",
-            "Unknown job",
-            "There is no job with this jobId. The service keeps the last finished jobs, as many as "
-            "--keep-jobs says, for a week; without --store it keeps none over a restart.",
-        )
 
     async def act(self, action: Coroutine[Any, Any, T]) -> T:
         """The result of an action of ImageLoad, which runs on the transfer loop."""
         return await asyncio.wrap_future(self.image_load.submit(action))
-
-    def waiting(self, job: Snapshot) -> WaitingJson:
-        """The time until which the job's uploads wait for Imgur, and the reason."""
-        return waiting_of(self.target, job)
 
     # Sending
 

@@ -13,7 +13,6 @@ import tornado.iostream
 import tornado.web
 
 from imageload.errors import Refused
-from imageload.settings import Settings
 from imageload.web import logs
 from imageload.web.problems import ProblemHandler
 
@@ -28,8 +27,6 @@ _LINGER_SECONDS = 5.0
 @tornado.web.stream_request_body
 class BodyHandler(ProblemHandler):
     """A handler that collects the request's body in `body`, within the limits of the service."""
-
-    service_settings: Settings
 
     is_open: ClassVar[bool] = False
     """True if the handler needs no token, even if the service has tokens."""
@@ -60,9 +57,10 @@ class BodyHandler(ProblemHandler):
         """Called by Tornado with each part of the body."""
         if len(self.body) + len(chunk) > self.service_settings.max_body_bytes:
             return self._refuse_body(self._too_large())
-        if not self.limits.memory.reserve(len(chunk)):
+        if len(chunk) > self.limits.bytes_left:
             message = "The service is handling too many requests. Try again soon."
             return self._refuse_body(Refused("out-of-room", message))
+        self.limits.bytes_left -= len(chunk)
         self._reserved += len(chunk)
         self.body += chunk
         return None
@@ -103,7 +101,7 @@ class BodyHandler(ProblemHandler):
         return cast(tornado.http1connection.HTTP1Connection, self.request.connection).stream
 
     def _release(self) -> None:
-        self.limits.memory.release(self._reserved)
+        self.limits.bytes_left += self._reserved
         self._reserved = 0
 
     def on_finish(self) -> None:

@@ -155,8 +155,8 @@ class JobEvents(Topic[int]):
         self._waiting = waiting
         self._end_version = 0
         self._state: tuple[int, bytes] | None = None
-        self.status: tuple[int, asyncio.Future[tuple[Snapshot, bytes]]] | None = None
-        """The status that is being encoded, and its version; see `status.encoded_status`."""
+        self.statuses: dict[int, asyncio.Future[tuple[Snapshot, bytes]]] = {}
+        """The statuses that are being encoded, by version; see `status.encoded_status`."""
 
     def load(self, snapshot: Snapshot) -> None:
         """Start with the images that have ended. Takes O(n log n): 60 ms for 100,000 images."""

@@ -18,7 +18,7 @@ from imageload.schemas import (
     map_csv,
     map_json,
 )
-from imageload.web.base import LARGE_JOB, BaseHandler, tag_of_job
+from imageload.web.base import LARGE_JOB, BaseHandler, tag_of_job, waiting_of
 
 _DEFAULT_IMAGES = 1_000
 _MAX_IMAGES = 10_000
@@ -40,7 +40,7 @@ class JobImagesHandler(BaseHandler):
         if state is not None and state not in get_args(State):
             raise Refused("bad-request", f"state is one of {', '.join(get_args(State))}.")
         snapshot = job.snapshot()
-        waiting = self.waiting(snapshot)
+        waiting = waiting_of(self.target, snapshot)
         if self.is_known(tag_of_job(snapshot, waiting)):
             return
         numbered = enumerate(islice(snapshot.images, after, None), after + 1)

@@ -1,4 +1,4 @@
-"""What all requests share: access rules, idempotency keys, a memory limit and threads."""
+"""Dependencies that all requests share: access rules, idempotency keys, memory and threads."""
 
 from __future__ import annotations
 
@@ -21,31 +21,14 @@ _CPU_THREADS = 2
 _DISK_THREADS = 16
 
 
-class MemoryLimit:
-    """Bounds the bytes of all request bodies in memory. For one event loop."""
-
-    def __init__(self, most: int) -> None:
-        self.left = most
-
-    def reserve(self, count: int) -> bool:
-        """Reserve `count` bytes; False if fewer are left."""
-        if count > self.left:
-            return False
-        self.left -= count
-        return True
-
-    def release(self, count: int) -> None:
-        """Release reserved bytes."""
-        self.left += count
-
-
 class RequestLimits:
-    """Access rules, idempotency keys, the memory limit, and threads for work off the loop."""
+    """Access rules, idempotency keys, memory for bodies, and threads for work off the loop."""
 
-    def __init__(self, access: Access, keys: IdempotencyKeys, memory: MemoryLimit) -> None:
+    def __init__(self, access: Access, keys: IdempotencyKeys, most_bytes: int) -> None:
         self.access = access
         self.keys = keys
-        self.memory = memory
+        self.bytes_left = most_bytes
+        """The bytes by which all request bodies together may still grow."""
         self._cpu = ThreadPoolExecutor(_CPU_THREADS, thread_name_prefix="web-cpu")
         self._disk = ThreadPoolExecutor(_DISK_THREADS, thread_name_prefix="web-disk")
         self._is_closed = False

@@ -15,12 +15,9 @@ from imageload.errors import Refused
 from imageload.job import Job
 from imageload.loader import ImageLoad
 from imageload.store import Store
+from imageload.web.problems import unknown_job
 
 _LINKS_AT_ONCE = 2_000
-
-
-class UnknownJob(Exception):
-    """The place's job is not known."""
 
 
 def links_after(
@@ -28,7 +25,7 @@ def links_after(
 ) -> Iterator[tuple[str, str]]:
     """(place, link) of each link after `place`, or of all links. Reads the disk.
 
-    Raises Refused (bad-request) if `place` is malformed, and UnknownJob.
+    Raises Refused: bad-request if `place` is malformed, unknown-job if there is no such job.
     """
     job_id, number = _parsed(place) if place is not None else ("", 0)
     jobs: Iterable[Job] = image_load.jobs()
@@ -58,7 +55,7 @@ def _retired_links(job_id: str, number: int, store: Store) -> Iterator[tuple[str
     """The links of retired jobs after image `number` of the job; of all if `job_id` is empty."""
     job = store.load(job_id) if job_id else None
     if job_id and job is None:
-        raise UnknownJob(job_id)
+        raise unknown_job()
     start = (0, -1) if job is None else (store.number(job), number - 1)
     for found in store.links(start, retired_only=True):
         yield f"{found.job_id}:{found.n + 1}", found.link

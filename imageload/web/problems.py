@@ -13,6 +13,7 @@ import tornado.web
 
 from imageload.errors import Refused
 from imageload.schemas import ProblemJson
+from imageload.settings import Settings
 from imageload.web.limits import RequestLimits
 from imageload.web.logs import request_id
 
@@ -21,16 +22,19 @@ _log = logging.getLogger(__name__)
 PROBLEM = "urn:imageload:problem:"
 
 
-class Problem(tornado.web.HTTPError):
-    """An error response: `slug` is for programs, `title` and `detail` are for people."""
-
-    def __init__(self, status: int, slug: str, title: str, detail: str) -> None:
-        super().__init__(status)
-        self.slug, self.title, self.detail = slug, title, detail
+def unknown_job() -> Refused:
+    """The error for a jobId that is not known; its status is an option of the service."""
+    return Refused(
+        "unknown-job",
+        "There is no job with this jobId. The service keeps the last finished jobs, as many as "
+        "--keep-jobs says, for a week; without --store it keeps none over a restart.",
+    )
 
 
 class ProblemHandler(tornado.web.RequestHandler):
     """A handler whose errors are problem documents, with the headers of every response."""
+
+    service_settings: Settings
 
     request_id: str = ""
     """The request's id, in its response and in the log."""
@@ -59,8 +63,6 @@ class ProblemHandler(tornado.web.RequestHandler):
             self.set_header("Connection", "close")  # Tornado does not read its body
         if isinstance(error, Refused):
             self.finish(self.encode_refusal(error))
-        elif isinstance(error, Problem):
-            self.finish(self._encode(status_code, error.slug, error.title, error.detail))
         else:
             phrase = http.HTTPStatus(status_code).phrase
             slug = phrase.lower().replace(" ", "-")
@@ -72,7 +74,9 @@ class ProblemHandler(tornado.web.RequestHandler):
             self.set_header("Retry-After", str(refused.retry_after))
         for name, value in refused.headers.items():
             self.set_header(name, value)
-        return self._encode(refused.status, refused.slug, refused.title, str(refused))
+        is_unknown = refused.slug == "unknown-job"
+        status = self.service_settings.unknown_job_status if is_unknown else refused.status
+        return self._encode(status, refused.slug, refused.title, str(refused))
 
     def _encode(self, status: int, slug: str, title: str, detail: str) -> bytes:
         self.set_status(status)

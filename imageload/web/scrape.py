@@ -110,10 +110,11 @@ class Gauges(Collector):
 
 
 class Scrape:
-    """The registry of `metrics`, with metrics of requests and connections, and `add`ed gauges."""
+    """The registry of `metrics`, with metrics of requests and connections, and `gauges`."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, gauges: Gauges) -> None:
         self._registry = metrics.registry
+        self._registry.register(gauges)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._registry)
         self._seconds = Histogram(
@@ -130,10 +131,6 @@ class Scrape:
             registry=self._registry,
         )
         self._closed = {reason: closed.labels(reason) for reason in CLOSE_REASONS}
-
-    def add(self, gauges: Gauges) -> None:
-        """Add `gauges` to each scrape."""
-        self._registry.register(gauges)
 
     def request_ended(self, route: str, method: str | None, status: int, seconds: float) -> None:
         """Count a request."""

@@ -73,21 +73,15 @@ async def encoded_status(job: Job, topic: JobEvents | None) -> tuple[Snapshot, b
         snapshot = job.snapshot()
         return snapshot, msgspec.json.encode(status_json(snapshot))
 
-    if topic is None and len(job) < LARGE_JOB:
-        return encode()
     loop = asyncio.get_running_loop()
     if topic is None:
-        return await loop.run_in_executor(None, encode)
-    if topic.status is None or topic.status[0] != job.version:
-        encoding = loop.run_in_executor(None, encode)
-        topic.status = job.version, encoding
-        encoding.add_done_callback(lambda _: _forget(topic, encoding))
-    return await asyncio.shield(topic.status[1])
-
-
-def _forget(topic: JobEvents, encoding: asyncio.Future[tuple[Snapshot, bytes]]) -> None:
-    if topic.status is not None and topic.status[1] is encoding:
-        topic.status = None
+        return encode() if len(job) < LARGE_JOB else await loop.run_in_executor(None, encode)
+    version = job.version
+    encoding = topic.statuses.get(version)
+    if encoding is None:
+        encoding = topic.statuses[version] = loop.run_in_executor(None, encode)
+        encoding.add_done_callback(lambda _: topic.statuses.pop(version))
+    return await asyncio.shield(encoding)
 
 
 def preferred_wait(header: str) -> float:
