@@ -16,10 +16,9 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import dropwhile, islice
 from pathlib import Path
-from typing import TypeVar
 
 import tornado.ioloop
 
@@ -46,8 +45,6 @@ from imageload.web.streams import EventsHandler, JobEventsHandler
 
 _log = logging.getLogger("imageload")
 
-T = TypeVar("T")
-
 _MAINTENANCE_SECONDS = 30.0
 _COLLECT_EVERY = 20_000  # new objects
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -63,7 +60,7 @@ class UploadHandler(StatusHandler):
             job_ids = await self._accept()
         else:
             caller = self.limits.access.caller(self.request)
-            sender = Sender(caller, key, await self._use_body(self._fingerprint))
+            sender = Sender(caller, key, await self.use_body(self._fingerprint))
             accept = functools.partial(self._accept, sender)
             job_ids, is_replay = await self.limits.keys.once(sender, accept)
             if is_replay:
@@ -75,12 +72,9 @@ class UploadHandler(StatusHandler):
 
     async def _accept(self, sender: Sender | None = None) -> list[str]:
         """Start the jobs of the body; their ids."""
-        jobs = await self._use_body(functools.partial(self._upload, sender))
+        jobs = await self.use_body(functools.partial(self._upload, sender))
         self.events.accepted(jobs)
         return [job.job_id for job in jobs]
-
-    async def _use_body(self, work: Callable[[], T]) -> T:
-        return await self.use_body(work, waits_for_disk=self.store.is_durable)
 
     def _upload(self, sender: Sender | None) -> list[Job]:
         orders = read_orders(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import ipaddress
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -92,8 +92,13 @@ class Client:
         if token:
             if not (token.isascii() and token.isprintable() and " " not in token):
                 raise Misuse("The token contains characters that are not allowed in a token.")
+
+            def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
+                request.headers["Authorization"] = f"Bearer {token}"
+                return request
+
             # As `auth`: a ~/.netrc would replace a header.
-            self._session.auth = _Bearer(token)
+            self._session.auth = authorize
         # The job listed right before the jobs of the last `entries`: where to look next time.
         self._newer: str | None = None
 
@@ -103,12 +108,8 @@ class Client:
         It never posts twice: without a response it raises CommandError.
         """
         headers = {"Content-Type": body.content_type}
-
-        def once() -> requests.Response:
-            return self._send("POST", JOBS, data=body.content, headers=headers)
-
         try:
-            response = self._patiently(once, Busy)
+            response = self._patiently(Busy, "POST", JOBS, data=body.content, headers=headers)
         except Unreachable as error:
             hint = "`imageload serve` starts a service; --local needs none."
             if error.sent:
@@ -188,12 +189,12 @@ class Client:
                 return
 
     def _get(self, path: str, **params: Any) -> requests.Response:
-        return self._patiently(lambda: self._send("GET", path, params=params), Away)
+        return self._patiently(Away, "GET", path, params=params)
 
     def _patiently(
-        self, send: Callable[[], requests.Response], kind: type[Away]
+        self, kind: type[Away], method: str, path: str, **keywords: Any
     ) -> requests.Response:
-        """The response of `send`, repeated for `patience` seconds while it raises `kind`.
+        """The response of `_send`, repeated for `patience` seconds while it raises `kind`.
 
         Says when the service stops answering and when it answers again.
         """
@@ -201,7 +202,7 @@ class Client:
         pause = _FIRST_PAUSE
         while True:
             try:
-                response = send()
+                response = self._send(method, path, **keywords)
             except kind as away:
                 now = time.monotonic()
                 if deadline is None:
@@ -261,15 +262,6 @@ class Client:
         if not isinstance(value, kind):
             raise CommandError(f"The server at {self.shown} is not an imageload service.")
         return value
-
-
-class _Bearer(requests.auth.AuthBase):
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
 
 
 def _checked(server: str) -> tuple[str, str]:

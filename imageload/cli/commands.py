@@ -70,8 +70,10 @@ def jobs(arguments: argparse.Namespace) -> int:
 def links(arguments: argparse.Namespace) -> int:
     """Print the links of a job so far, or of all jobs."""
     client, job_id = _client(arguments), arguments.job_id
+    records: Iterator[Record]
     if job_id is None:
-        records: Iterable[Record] = map(_record_of_link, client.links())
+        as_landed = {"url": "", "state": "completed", "error": None}
+        records = ({**as_landed, "link": link} for link in client.links())
     else:
         records = client.records(job_id)
     output.write(records, arguments.format, sys.stdout)
@@ -133,10 +135,6 @@ def _print(value: Any, lines: Iterable[str], arguments: argparse.Namespace) -> i
     return 0
 
 
-def _record_of_link(link: str) -> Record:
-    return {"url": "", "link": link, "state": "completed", "error": None}
-
-
 def _post_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The keys of the POST beside `urls`."""
     texts = {key: getattr(arguments, key) for key in ("album", "title", "description")}
@@ -184,7 +182,7 @@ def _come_back(job_ids: Sequence[str], arguments: argparse.Namespace) -> str:
 
 
 def _report(client: Client, job_ids: Sequence[str], arguments: argparse.Namespace) -> bool:
-    """Print the links, print and save the failures. True if there are none."""
+    """Print the links and albums, print and save the failures. True if there are none."""
     failed: list[Record] = []
 
     def records() -> Iterator[Record]:
@@ -199,15 +197,10 @@ def _report(client: Client, job_ids: Sequence[str], arguments: argparse.Namespac
         print_message(line)
     if arguments.failed_to:
         Path(arguments.failed_to).write_bytes(urls.list_of(failed))
-    return _report_albums(client.entries(job_ids)) and not failed
-
-
-def _report_albums(entries: Sequence[Entry]) -> bool:
-    """Print the albums. True if none failed."""
-    albums = [entry["album"] for entry in entries if entry.get("album")]
+    albums = [entry["album"] for entry in client.entries(job_ids) if entry.get("album")]
     for album in albums:
         print_message(output.album_text(album))
-    return not any(album["error"] for album in albums)
+    return not failed and not any(album["error"] for album in albums)
 
 
 def _check_writable(name: str | None) -> None:

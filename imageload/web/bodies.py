@@ -13,6 +13,7 @@ import tornado.iostream
 import tornado.web
 
 from imageload.errors import Refused
+from imageload.store import Store
 from imageload.web import logs
 from imageload.web.problems import ProblemHandler
 
@@ -27,6 +28,8 @@ _LINGER_SECONDS = 5.0
 @tornado.web.stream_request_body
 class BodyHandler(ProblemHandler):
     """A handler that collects the request's body in `body`, within the limits of the service."""
+
+    store: Store
 
     is_open: ClassVar[bool] = False
     """True if the handler needs no token, even if the service has tokens."""
@@ -82,8 +85,8 @@ class BodyHandler(ProblemHandler):
         self.set_header("Connection", "close")
         self.set_header("Content-Length", str(len(body)))
         self.write(body)
-        with logs.request(self.request_id):
-            self.application.log_request(self)
+        logs.set_request(self.request_id)
+        self.application.log_request(self)
         stream = self.client_stream
         with contextlib.suppress(tornado.iostream.StreamClosedError, TimeoutError, OSError):
             await self.flush()
@@ -114,10 +117,10 @@ class BodyHandler(ProblemHandler):
         if not self._is_in_use:
             self._release()
 
-    async def use_body(self, work: Callable[[], T], *, waits_for_disk: bool) -> T:
+    async def use_body(self, work: Callable[[], T]) -> T:
         """The result of `work`, which uses `body`; in a thread if it may take long."""
         self._is_in_use = True
         is_large = len(self.body) >= _LARGE_BODY
-        if is_large or waits_for_disk:
+        if is_large or self.store.is_durable:  # then it waits for the disk
             return await self.limits.run_in_thread(work, needs_cpu=is_large)
         return work()

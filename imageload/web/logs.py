@@ -6,14 +6,12 @@ One template serves both formats: `name=%s` in it becomes a field of that name i
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import functools
 import logging
 import random
 import re
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -44,16 +42,6 @@ def request_id(proposed: str | None) -> str:
 def set_request(name: str) -> None:
     """Add `request=<name>` to the log lines of this task from now on."""
     _current_request.set(name)
-
-
-@contextlib.contextmanager
-def request(name: str) -> Iterator[None]:
-    """Add `request=<name>` to the log lines within the block."""
-    token = _current_request.set(name)
-    try:
-        yield
-    finally:
-        _current_request.reset(token)
 
 
 def _add_request(record: logging.LogRecord) -> bool:

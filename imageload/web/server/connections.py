@@ -19,7 +19,7 @@ import logging
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 import tornado.httpserver
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 Phase = Literal["idle", "head", "body", "responding"]
 CloseReason = Literal["too-slow", "evicted", "refused", "idle", "not-reading"]
-CLOSE_REASONS: tuple[CloseReason, ...] = ("too-slow", "evicted", "refused", "idle", "not-reading")
+CLOSE_REASONS: tuple[CloseReason, ...] = get_args(CloseReason)
 
 BACKLOG = 1_024
 _ACCEPTED_AT_ONCE = 64
@@ -61,10 +61,6 @@ class ClientStream(tornado.iostream.IOStream):
         self.moved = 0
         self.seen = 0
         self.waited = 0.0
-
-    def enter(self, phase: Phase) -> None:
-        """Begin `phase`, with the whole of its time."""
-        self.phase, self.waited, self.seen = phase, 0.0, self.moved
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
         """Called by Tornado."""
@@ -122,9 +118,8 @@ class Server(tornado.httpserver.HTTPServer):
         self._loop = asyncio.get_running_loop()
         self._listening: list[socket.socket] = []
         self._open: set[ClientStream] = set()
-        # Both in the order in which the connections began to wait.
-        self._without_request: dict[ClientStream, None] = {}
-        self._without_body: dict[ClientStream, None] = {}
+        # Connections without a whole request, in the order in which they began to wait.
+        self._waiting: dict[ClientStream, None] = {}
         self._on_close = on_close
         self._closed: Counter[CloseReason] = Counter()
         self._warned: dict[str, float] = {}
@@ -182,21 +177,20 @@ class Server(tornado.httpserver.HTTPServer):
             return
         stream = ClientStream(connection, self._forget)
         self._open.add(stream)
-        self._without_request[stream] = None
+        self._waiting[stream] = None
         self.handle_stream(stream, address)
 
     def _evict(self) -> bool:
         """Close the connection that has waited longest; False if every one has a request."""
-        for waiting in (self._without_request, self._without_body):
-            if waiting:
-                self._close(next(iter(waiting)), "evicted")
-                return True
-        return False
+        if not self._waiting:
+            return False
+        without_head = (stream for stream in self._waiting if stream.phase != "body")
+        self._close(next(without_head, next(iter(self._waiting))), "evicted")
+        return True
 
     def _forget(self, stream: ClientStream) -> None:
         self._open.discard(stream)
-        self._without_request.pop(stream, None)
-        self._without_body.pop(stream, None)
+        self._waiting.pop(stream, None)
 
     def start_request(
         self, server_conn: object, request_conn: HTTPConnection
@@ -206,16 +200,13 @@ class Server(tornado.httpserver.HTTPServer):
         return _PhaseTracker(self, stream, super().start_request(server_conn, request_conn))
 
     def enter(self, stream: ClientStream, phase: Phase) -> None:
-        """Begin `phase` on `stream`."""
+        """Begin `phase` on `stream`, with the whole of its time."""
         if stream not in self._open:
             return
-        self._without_request.pop(stream, None)
-        self._without_body.pop(stream, None)
-        stream.enter(phase)
-        if phase == "body":
-            self._without_body[stream] = None
-        elif phase != "responding":
-            self._without_request[stream] = None
+        stream.phase, stream.waited, stream.seen = phase, 0.0, stream.moved
+        self._waiting.pop(stream, None)
+        if phase != "responding":
+            self._waiting[stream] = None
 
     async def _watch(self) -> None:
         before = self._loop.time()
@@ -306,8 +297,7 @@ class _PhaseTracker(HTTPMessageDelegate):
         """Called by Tornado when the request is complete."""
         if self._stream.closed():  # the handler has refused the body
             return
-        if self._stream.phase != "responding":
-            self._server.enter(self._stream, "responding")
+        self._server.enter(self._stream, "responding")
         self._inner.finish()
 
     def on_connection_close(self) -> None:
