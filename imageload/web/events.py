@@ -66,6 +66,10 @@ Waiting = Callable[[Snapshot], WaitingJson]
 """Returns what a job's uploads wait for, for its `progress`, `complete` and `job` events."""
 
 
+Sent = tuple[bytes, int, bool]
+"""Encoded events, the position after them, and True if they are the last ones."""
+
+
 class Topic(Generic[K]):
     """The changes since version N, and the subscribers that are notified of more.
 
@@ -77,8 +81,8 @@ class Topic(Generic[K]):
         self.version = 0
         """The version of the last change."""
         self.subscribers: set[asyncio.Event] = set()
-        self.blocks: dict[int, tuple[bytes, int]] = {}
-        """Encoded since the last change, by position: for subscribers at the same position."""
+        self.blocks: dict[tuple[int, bool], Sent] = {}
+        """Results of `next` since the last change: for subscribers at the same position."""
         self._replace([])
 
     def _replace(self, changes: list[tuple[K, int]]) -> None:
@@ -116,21 +120,24 @@ class Topic(Generic[K]):
         version = int(found[1]) if found is not None else 0
         return version if version <= self.version else 0
 
-    def next(self, position: int, *, is_notified: bool) -> tuple[bytes, int, bool]:  # noqa: ARG002
-        """(encoded events, position after them, is the end) for a subscriber at `position`.
+    def next(self, position: int, *, is_notified: bool) -> Sent:
+        """The events to send to a subscriber at `position`, at most one block.
 
-        `is_notified`: since its last call. The events are at most one block.
+        `is_notified`: since its last call.
         """
-        return *self._block(position), False
-
-    def _block(self, position: int) -> tuple[bytes, int]:
-        if position not in self.blocks:
+        key = position, is_notified
+        if key not in self.blocks:
             if len(self.blocks) >= _CACHED_BLOCKS:
                 self.blocks.clear()
-            self.blocks[position] = self._encode_block(position)
-        return self.blocks[position]
+            self.blocks[key] = self.encode_next(position, is_notified=is_notified)
+        return self.blocks[key]
 
-    def _encode_block(self, position: int) -> tuple[bytes, int]:
+    def encode_next(self, position: int, *, is_notified: bool) -> Sent:  # noqa: ARG002
+        """The result of `next`."""
+        return *self.encode_block(position), False
+
+    def encode_block(self, position: int) -> tuple[bytes, int]:
+        """(encoded events, position after them)."""
         events: list[bytes] = []
         size = 0
         for key, version in self.since(position):
@@ -154,7 +161,6 @@ class JobEvents(Topic[int]):
         self._job = weakref.ref(job)
         self._waiting = waiting
         self._end_version = 0
-        self._state: tuple[int, bytes] | None = None
         self.statuses: dict[int, asyncio.Future[tuple[Snapshot, bytes]]] = {}
         """The statuses that are being encoded, by version; see `status.encoded_status`."""
 
@@ -176,18 +182,13 @@ class JobEvents(Topic[int]):
         if isinstance(change, (Uploaded, Failed, Requeued, Purged, PurgeFailed)):
             self.add(change.index, version)
 
-    def notify(self) -> int:
-        """Set every subscriber's event, also if only the wait for Imgur is new."""
-        self._state = None
-        return super().notify()
-
     def is_end(self, event_id: str) -> bool:
         """True if this is the id of the `complete` event, and the job is still at that end."""
         return event_id == self._end_id() and self._is_complete(self._current_job().summary())
 
-    def next(self, position: int, *, is_notified: bool) -> tuple[bytes, int, bool]:
+    def encode_next(self, position: int, *, is_notified: bool) -> Sent:
         """`image` events, then `complete` if that is all, else `progress` if `is_notified`."""
-        events, position = self._block(position)
+        events, position = self.encode_block(position)
         summary = self._current_job().summary()
         if position == self.version and self._is_complete(summary):
             end = _event("complete", self._encoded_state(summary), self._end_id())
@@ -220,17 +221,15 @@ class JobEvents(Topic[int]):
         return summary.finished and summary.version <= self.version
 
     def _encoded_state(self, summary: Snapshot) -> bytes:
-        if self._state is None or self._state[0] != summary.version:
-            state: ProgressEventJson = {
-                **summary_json(summary),
-                "bytes": {
-                    "downloaded": summary.downloaded_bytes,
-                    "uploaded": summary.uploaded_bytes,
-                },
-                **self._waiting(summary),
-            }
-            self._state = summary.version, msgspec.json.encode(state)
-        return self._state[1]
+        state: ProgressEventJson = {
+            **summary_json(summary),
+            "bytes": {
+                "downloaded": summary.downloaded_bytes,
+                "uploaded": summary.uploaded_bytes,
+            },
+            **self._waiting(summary),
+        }
+        return msgspec.json.encode(state)
 
 
 class AllJobsEvents(Topic[str]):
