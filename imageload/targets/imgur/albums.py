@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
@@ -32,7 +33,7 @@ async def make_album(
     album_id, deletehash = album.id, album.deletehash
     if album_id is not None:
         try:
-            await request("POST", f"album/{_address(album_id, deletehash)}", {key: first})
+            await request("POST", f"album/{deletehash or album_id}", {key: first})
         except errors.NotFoundOnImgur:  # somebody has deleted it meanwhile
             album_id = None
     if album_id is None:
@@ -41,7 +42,7 @@ async def make_album(
         if album_id is None or (anonymous and deletehash is None):
             raise errors.UploadError("upload_error", "Imgur made an album and did not say which.")
     for batch in batches:
-        await request("POST", f"album/{_address(album_id, deletehash)}/add", {key: batch})
+        await request("POST", f"album/{deletehash or album_id}/add", {key: batch})
     return AlbumEnded(album_id, link_of(album_id), deletehash)
 
 
@@ -60,18 +61,9 @@ def _names(images: Iterable[Image], *, anonymous: bool) -> Iterator[str]:
 
 
 def _batches(names: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for name in names:
-        batch.append(name)
-        if len(batch) == _IMAGES_AT_ONCE:
-            yield batch
-            batch = []
-    if batch:
+    left = iter(names)
+    while batch := list(itertools.islice(left, _IMAGES_AT_ONCE)):
         yield batch
-
-
-def _address(album_id: str, deletehash: str | None) -> str:
-    return deletehash or album_id
 
 
 def _text(made: object, key: str) -> str | None:

@@ -17,7 +17,12 @@ from typing import Any, NamedTuple
 from imageload import errors
 
 _EPOCH = 1_000_000_000
-_BUDGETS = {"User": "user", "Client": "client", "Post": "posts"}
+# Prefix in `budgets`, prefix of the headers, and name of each budget.
+_BUDGETS = (
+    ("User", "x-ratelimit-user", "user"),
+    ("Client", "x-ratelimit-client", "client"),
+    ("Post", "x-post-rate-limit-", "posts"),
+)
 # Markup and control characters: neither belongs in a message or a log line.
 _TAGS = re.compile(r"(?:<[^>]*>|[\x00-\x1f\x7f])+")
 _OF_US = ("client_id", "access token", "auth header", "authentication")
@@ -46,23 +51,13 @@ def budgets(headers: Mapping[str, str]) -> dict[str, float | None]:
     sends seconds since 2021 and sent an epoch before: a value above 1e9 is an epoch, compared with
     the response's Date if it has one.
     """
-    read: dict[str, float | None] = {
-        key: _number(headers.get(f"x-ratelimit-{key.lower()}"))
-        for key in (
-            "UserLimit",
-            "UserRemaining",
-            "UserReset",
-            "ClientLimit",
-            "ClientRemaining",
-            "ClientReset",
-        )
-    }
-    for key in ("Limit", "Remaining", "Reset"):
-        read[f"Post{key}"] = _number(headers.get(f"x-post-rate-limit-{key.lower()}"))
-    for key in ("UserReset", "ClientReset", "PostReset"):
-        value = read[key]
-        if value is not None and value > _EPOCH:
-            read[key] = max(0.0, value - _now_there(headers))
+    read: dict[str, float | None] = {}
+    for prefix, header, _ in _BUDGETS:
+        for key in ("Limit", "Remaining", "Reset"):
+            read[f"{prefix}{key}"] = _number(headers.get(f"{header}{key.lower()}"))
+        reset = read[f"{prefix}Reset"]
+        if reset is not None and reset > _EPOCH:
+            read[f"{prefix}Reset"] = max(0.0, reset - _now_there(headers))
     return read
 
 
@@ -80,15 +75,8 @@ def _number(text: str | None) -> int | None:
     return int(text) if text and re.fullmatch(r"-?\d{1,15}", text.strip()) else None
 
 
-class _Complaint(NamedTuple):
-    """The statuses and codes that an error response names, and its message."""
-
-    statuses: frozenset[int]
-    message: str
-
-
-def _complaint(response: ApiResponse, about: str) -> _Complaint:
-    """Read any of Imgur's four error shapes: text, object, list of errors, not JSON."""
+def _complaint(response: ApiResponse, about: str) -> tuple[set[int], str]:
+    """The statuses and codes that an error response of any shape names, and its message."""
     statuses, message = {response.status}, ""
     body = response.json if isinstance(response.json, dict) else {}
     found: list[Any] = [body, body.get("data")]
@@ -105,7 +93,7 @@ def _complaint(response: ApiResponse, about: str) -> _Complaint:
             message = next((word for word in words if isinstance(word, str) and word), message)
     if about:
         message = message.replace(about, "...")
-    return _Complaint(frozenset(statuses), _TAGS.sub(" ", message).strip()[:300])
+    return statuses, _TAGS.sub(" ", message).strip()[:300]
 
 
 def _codes(value: Any) -> list[int]:
@@ -132,9 +120,8 @@ def checked(response: ApiResponse, about: str = "") -> ApiResponse:
 
 def _meaning(response: ApiResponse, about: str) -> errors.UploadError:
     statuses, message = _complaint(response, about)
-    words = message.lower()
+    words, status = message.lower(), response.status
     said = f' Imgur says: "{message}"' if message else ""
-    status = response.status
     if 429 in statuses or "too fast" in words:
         return _quota_exceeded(response, words, said)
     if _has(words, ("actions are forbidden", "in your country")) or (
@@ -147,35 +134,31 @@ def _meaning(response: ApiResponse, about: str) -> errors.UploadError:
         text = f"Imgur does not take the client id or token.{said}"
         return errors.CredentialsRefused(text, status_code=status)
     if 403 in statuses and status != 200:
-        if is_its_own:
-            return errors.UploadError(
-                "upload_rejected", f"Imgur does not let us change this.{said}", status_code=status
-            )
-        text = f"Imgur, or a gateway before it, refuses this client.{said}"
-        return errors.UploadBlocked(text, status_code=status)
-    if _is_imgurs(response) and (404 in statuses or "unable to find" in words):
+        if not is_its_own:
+            text = f"Imgur, or a gateway before it, refuses this client.{said}"
+            return errors.UploadBlocked(text, status_code=status)
+        name, text = "upload_rejected", "Imgur does not let us change this."
+    elif _is_imgurs(response) and (404 in statuses or "unable to find" in words):
         return errors.NotFoundOnImgur(f"Imgur has no such thing.{said}", status_code=status)
+    else:
+        name, text = _failure_of_one(response, statuses, words)
+    return errors.UploadError(name, text + said, status_code=status)
+
+
+def _failure_of_one(response: ApiResponse, statuses: set[int], words: str) -> tuple[str, str]:
+    """Name in ERRORS and message of a failure that other requests need not share."""
+    status = response.status
     if status == 200 and response.json is not None:
-        return errors.UploadError(
-            "upload_error", f"Imgur's response makes no sense.{said}", status_code=200
-        )
+        return "upload_error", "Imgur's response makes no sense."
     if 413 in statuses or "size limit" in words:
-        return errors.UploadError(
-            "too_large_for_target", f"Imgur finds the image too large.{said}", status_code=status
-        )
+        return "too_large_for_target", "Imgur finds the image too large."
     if status == 504:
-        text = f"Something on the way to Imgur did not wait for its response.{said}"
-        return errors.UploadError("response_lost", text, status_code=status)
+        return "response_lost", "Something on the way to Imgur did not wait for its response."
     if status == 500 and "capacity" not in words:
-        return errors.UploadError(
-            "server_fault", f"Imgur broke down over this.{said}", status_code=status
-        )
+        return "server_fault", "Imgur broke down over this."
     if status >= 500 or status < 400 or status in (404, 408):
-        text = f"Imgur is out of order, or something on the way to it.{said}"
-        return errors.UploadError("unavailable", text, status_code=status)
-    return errors.UploadError(
-        "upload_rejected", f"Imgur refused the image.{said}", status_code=status
-    )
+        return "unavailable", "Imgur is out of order, or something on the way to it."
+    return "upload_rejected", "Imgur refused the image."
 
 
 def _is_imgurs(response: ApiResponse) -> bool:
@@ -192,14 +175,15 @@ def _has(words: str, parts: Iterable[str]) -> bool:
 def _quota_exceeded(response: ApiResponse, words: str, said: str) -> errors.QuotaExceeded:
     """A rate limit: which budget is used up and until when, if the response says so."""
     found = budgets(response.headers)
-    empty = [name for name in ("User", "Client", "Post") if (found[f"{name}Remaining"]) == 0]
+    empty = [(key, name) for key, _, name in _BUDGETS if found[f"{key}Remaining"] == 0]
     minutes = re.search(r"wait (\d{1,4}) more minute", words)
     budget: str | None = None
     wait: float | None = None
     if minutes:
         budget, wait = "user", int(minutes[1]) * 60.0
     elif empty:
-        budget, wait = _BUDGETS[empty[0]], found[f"{empty[0]}Reset"]
+        key, budget = empty[0]
+        wait = found[f"{key}Reset"]
     elif "daily" in words:
         budget = "client"
     text = f"Imgur's rate limit is reached.{said}"
