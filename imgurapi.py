@@ -45,9 +45,9 @@ _MAX_RESPONSE_BYTES = 4 * 2**20
 
 # By the kind of a TransferError before the whole body was sent: name in ERRORS, and message.
 _ERRORS_BY_KIND = {
-    "dns": ("upload_connect_error", "Imgur cannot be reached."),
-    "connect": ("upload_connect_error", "Imgur cannot be reached."),
-    "url": ("upload_connect_error", "Imgur cannot be reached."),
+    **dict.fromkeys(
+        ("dns", "connect", "url"), ("upload_connect_error", "Imgur cannot be reached.")
+    ),
     "tls": ("upload_connect_error", "Imgur's certificate is not valid: {detail}."),
     "timeout": ("upload_timeout", "Imgur did not respond in time."),
 }
@@ -60,8 +60,8 @@ class _Call:
     method: str
     route: str
     open_body: Callable[[], Form | Multipart]
-    cost: int
-    anonymous: bool
+    cost: int = CALL_COST
+    anonymous: bool = True
     asking: bool = False
     """It only asks for the limits, so no backoff is in its way."""
     check: Callable[[ApiResponse], ApiResponse] = checked
@@ -145,33 +145,26 @@ class ImgurAPI(ImgurClient):
         if method in ("GET", "DELETE"):
             route, form = (f"{route}?{form}" if form else route), ""
         is_upload = method == "POST" and route in ("upload", "image")
-        response = await self._call(
-            _Call(
-                method=method,
-                route=route,
-                open_body=lambda: Form(form),
-                cost=UPLOAD_COST if is_upload else CALL_COST,
-                anonymous=anonymous,
-                asking=asking,
-                check=lambda response: checked(response, about),
-            )
+        call = _Call(
+            method=method,
+            route=route,
+            open_body=lambda: Form(form),
+            cost=UPLOAD_COST if is_upload else CALL_COST,
+            anonymous=anonymous,
+            asking=asking,
+            check=lambda response: checked(response, about),
         )
-        if isinstance(response.json, dict) and "data" in response.json:
-            return response.json["data"]
-        return response.json
+        body = (await self._call(call)).json
+        return body.get("data", body)
 
     async def ask_credits(self, *, anonymous: bool = True) -> None:
         """Ask for the limits, even during a backoff; raises an UploadError."""
         asked = time.monotonic()
         found = await self.request("GET", "credits", anonymous=anonymous, asking=True)
         if isinstance(found, dict):
-            now = time.time()
-            read: dict[str, float] = {
-                key: value for key, value in found.items() if isinstance(value, int)
-            }
-            for key in ("UserReset", "ClientReset"):  # always epochs in this body
-                if key in read:
-                    read[key] = max(0, read[key] - now)
+            read: dict[str, float] = {k: v for k, v in found.items() if isinstance(v, int)}
+            for key in read.keys() & {"UserReset", "ClientReset"}:  # always epochs in this body
+                read[key] = max(0, read[key] - time.time())
             self.quota.learn(read, asked)
 
     async def land(
@@ -202,16 +195,14 @@ class ImgurAPI(ImgurClient):
 
     async def _upload(self, path: str, config: Mapping[str, str], anonymous: bool) -> Any:
         texts = {key: config[key] for key in self.allowed_image_fields & {*config}}
-        response = await self._call(
-            _Call(
-                method="POST",
-                route="upload",
-                open_body=lambda: Multipart(path, texts),
-                cost=UPLOAD_COST,
-                anonymous=anonymous,
-            )
+        call = _Call(
+            method="POST",
+            route="upload",
+            open_body=lambda: Multipart(path, texts),
+            cost=UPLOAD_COST,
+            anonymous=anonymous,
         )
-        return response.json.get("data")
+        return (await self._call(call)).json.get("data")
 
     async def _call(self, call: _Call) -> ApiResponse:
         """The response to `call`, sent with a token unless it is anonymous."""
@@ -260,7 +251,6 @@ class ImgurAPI(ImgurClient):
             route="oauth2/token",
             open_body=lambda: Form(urlencode(form)),
             cost=0,
-            anonymous=True,
             asking=asking,
             check=_checked_token,
         )
@@ -292,33 +282,31 @@ class ImgurAPI(ImgurClient):
             return take
 
         with call.open_body() as body:
-            headers = [f"{name}: {value}" for name, value in self._headers(call).items()]
-            if body.length:
-                headers.append(f"Content-Type: {body.media_type}")
-            request = Request(
-                url=self._base_url + (call.route if "oauth2" in call.route else f"3/{call.route}"),
-                host=self._host,
-                method=call.method,
-                headers=tuple(headers),
-                body=body,
-                body_length=body.length,
-                deadline=time.monotonic() + self._seconds,
-            )
             try:
-                head = await self._transport.perform(request, on_response)
+                response = await self._transport.perform(self._request(call, body), on_response)
             except TransferError as error:
                 raise _translated(error, body.length) from None
             except TransferCancelled as cancelled:
                 if 0 < body.length <= cancelled.sent_bytes and call.cost == UPLOAD_COST:
                     raise UploadCancelled from None
                 raise
-        return ApiResponse(head.status, head.headers, read_json(received.getvalue()))
+        return ApiResponse(response.status, response.headers, read_json(received.getvalue()))
 
-    def _headers(self, call: _Call) -> dict[str, str]:
+    def _request(self, call: _Call, body: Form | Multipart) -> Request:
         headers: dict[str, str] = self.prepare_headers(call.anonymous)
         if self.mashape_key is not None:
             headers |= {"X-RapidAPI-Key": self.mashape_key, "X-RapidAPI-Host": self._host}
-        return headers
+        if body.length:
+            headers["Content-Type"] = body.media_type
+        return Request(
+            url=self._base_url + (call.route if "oauth2" in call.route else f"3/{call.route}"),
+            host=self._host,
+            method=call.method,
+            headers=tuple(f"{name}: {value}" for name, value in headers.items()),
+            body=body,
+            body_length=body.length,
+            deadline=time.monotonic() + self._seconds,
+        )
 
 
 class _TokenExpiredError(Exception):
