@@ -10,14 +10,7 @@ from tests.verbs import Outcome, walk_with_kills, walk_with_retirement
 
 SECONDS = 5.0
 
-pytestmark = [
-    pytest.mark.timeout(240),
-    pytest.mark.xfail(
-        strict=False,
-        reason="a retry runs beside other retries, purges and the job's own thread: two retries of "
-        "a job whose album failed are answered 500 (IllegalChange)",
-    ),
-]
+pytestmark = pytest.mark.timeout(240)
 
 
 def check(outcome: Outcome) -> None:
