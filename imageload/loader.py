@@ -234,9 +234,9 @@ class ImageLoad:
             self.begin_upload(job)
             with self._lock:
                 del self._active[job.job_id]
-                if job.job_id in self._again:
-                    self._again.remove(job.job_id)
+                if job.job_id in self._again and not job.summary().finished:
                     self._waiting[job.job_id] = job
+                self._again.discard(job.job_id)
                 self._start_waiting()
                 if self._active or not self._waiting:
                     return
