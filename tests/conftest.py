@@ -13,9 +13,9 @@ import pytest
 
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.downloads import Download, MakeDownload
-from tests.journals import wait_until
 from tests.origin import Origin, running_origin
 from tests.service import RunningService, running_service
+from tests.waiting import wait_until
 from tests.wired import DownloadCall, Folder, UploadCall, Wired
 
 

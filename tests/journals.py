@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -86,14 +85,6 @@ def fail(journal: Store, job: Job) -> None:
 def flush(journal: Store) -> None:
     """Return when all that was recorded is durable."""
     asyncio.run(asyncio.wait_for(journal.durable(), 10))
-
-
-def wait_until(holds: Callable[[], object], seconds: float = 10.0) -> None:
-    """Return when `holds` is true."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.002)  # a poll's pace, not a guess
 
 
 def shown(job: Job) -> Snapshot:

@@ -12,8 +12,9 @@ import pytest
 from sandbox.testing import RunningSandbox
 from tests.origin import Origin
 from tests.service import RunningService, running_service
-from tests.test_limits import all_landed, until, urls, wired
+from tests.test_limits import all_landed, urls, wired
 from tests.test_undo import codes, delete, distinct, retry
+from tests.waiting import wait_until
 
 
 def album_of(service: RunningService, job_id: str) -> dict[str, Any]:
@@ -145,7 +146,7 @@ def test_a_cancelled_job_makes_no_album_and_a_purged_one_loses_it(
 ) -> None:
     hanging = origin.page("/h", origin.hang)
     cancelled = submit(service, urls=[*distinct(origin, 2), hanging], album="Birds")
-    until(lambda: len(service.status(cancelled)["uploaded"]["completed"]) == 2)
+    wait_until(lambda: len(service.status(cancelled)["uploaded"]["completed"]) == 2)
     delete(service, cancelled)
     service.finish(cancelled)
     assert album_of(service, cancelled)["error"]["code"] == "cancelled"

@@ -13,13 +13,14 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import requests
 
 from tests.service import ROOT, RunningService, ServiceProcess, running_service
+from tests.waiting import wait_until
 from tests.wire import PATH, Wire, post, request
 
 SUITE = sorted((Path(__file__).parent / "corpora/json_test_suite/test_parsing").glob("*.json"))
@@ -267,13 +268,6 @@ def connections(service: RunningService) -> int:
 def open_files() -> int:
     """How many descriptors this process has."""
     return len(list(Path("/dev/fd").iterdir()))
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait until `condition` is true, for up to 10 seconds."""
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
 
 
 def test_idle_connections_are_evicted_for_new_ones(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from tests.journals import fail, opened
 from tests.origin import Origin
 from tests.service import Client, RunningService, ServiceProcess, running_service
 from tests.test_api import assert_problem
+from tests.waiting import wait_until
 
 TARGET = "POST /hook"
 SECRET = b"a secret of 24 bytes or so"
@@ -50,22 +51,13 @@ def summary(client: Client, job_id: str) -> dict[str, Any]:
 
 
 def called(client: Client, job_id: str) -> dict[str, Any]:
-    """What became of the job's callback, once that is known; polls, as a user does."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        callback: dict[str, Any] = summary(client, job_id)["callback"]
-        if callback["told"] or callback["error"]:
-            return callback
-        assert time.monotonic() < deadline, callback
-        time.sleep(0.02)  # a poll's pace
+    """The job's callback, once it was received or given up; polls."""
 
+    def callback() -> dict[str, Any]:
+        return dict(summary(client, job_id)["callback"])
 
-def await_asked(hook: Contract, count: int) -> None:
-    """Return when `hook` has been asked so often; polls."""
-    deadline = time.monotonic() + PATIENCE
-    while len(hook.asked) < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)  # a poll's pace
+    wait_until(lambda: callback()["told"] or callback()["error"])
+    return callback()
 
 
 def test_a_callback_is_called_once_when_its_job_has_ended(
@@ -159,7 +151,7 @@ def test_a_job_that_is_retried_calls_again_when_it_has_ended_again(
     job_id = post(service, hook, "ftp://a.example/")
     called(service, job_id)
     service.session.post(f"{service.url}/v1/images/upload/{job_id}/retry", timeout=10)
-    await_asked(hook, 2)
+    wait_until(lambda: len(hook.asked) >= 2)
     assert called(service, job_id)["told"]
     assert len({asked.headers["webhook-id"] for asked in hook.asked}) == 2
 
@@ -216,7 +208,7 @@ def test_a_callback_is_called_after_a_restart(tmp_path: Path, hook: Contract) ->
     first = process(tmp_path)
     job_id = post(first, hook, "ftp://a.example/")
     first.finish(job_id)
-    await_asked(hook, 1)
+    wait_until(lambda: len(hook.asked) >= 1)
     first.stop(signal.SIGKILL)
     second = process(tmp_path)
     try:
@@ -242,7 +234,7 @@ def test_a_job_stays_in_memory_until_its_callback_is_called(tmp_path: Path, hook
         fail(journal, job)
     options = {"store": str(path), "keep_hours": 1e-9, "retry_seconds": 60.0}
     with running_service(tmp_path / "t", **options) as first:
-        await_asked(hook, 1)
+        wait_until(lambda: len(hook.asked) >= 1)
         assert first.service.image_load.submit(first.service.image_load.retire()).result(10) == 0
     with running_service(tmp_path / "t", **options) as second:
         assert called(second, job.job_id)["told"]
@@ -260,7 +252,7 @@ def test_no_two_ends_of_a_job_have_the_same_id_across_a_restart_either(
     second = process(tmp_path)
     try:
         second.session.post(f"{second.url}/v1/images/upload/{job_id}/retry", timeout=10)
-        await_asked(hook, 2)
+        wait_until(lambda: len(hook.asked) >= 2)
     finally:
         assert second.stop() == 0
     assert len({asked.headers["webhook-id"] for asked in hook.asked}) == 2

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from tests.contract import JOB, running_contract
 from tests.origin import IMAGES, Origin, answer
 from tests.relay import running_relay
 from tests.service import RunningService, ServiceProcess
+from tests.waiting import wait_until
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*[34][0-9]")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -284,10 +284,7 @@ def test_a_killed_command_leaves_no_service_behind(
         assert list(tmp_path.glob("imageload-*"))
         command.process.kill()
         command.end()
-        deadline = time.monotonic() + 20
-        while list(tmp_path.glob("imageload-*")) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert list(tmp_path.glob("imageload-*")) == []
+        wait_until(lambda: list(tmp_path.glob("imageload-*")) == [])
     gate.open.set()
 
 

@@ -13,7 +13,7 @@ import resource
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from tests.events import Event, Listener
 from tests.origin import IMAGES, Origin, answer
 from tests.service import RunningService, ServiceProcess, running_service
 from tests.test_api import assert_problem
+from tests.waiting import wait_until
 
 FAILURE = Failure("http_status", "The origin answered 404 Not Found.", transient=False)
 REPORT = Report("", 200, 1_000, "image/png", 1, 1, "0" * 64)
@@ -70,14 +71,6 @@ def events_url(service: RunningService, job_id: str) -> str:
 def listen(service: RunningService, job_id: str, last_id: str | None = None) -> Listener:
     """A listener to the job's stream."""
     return Listener(events_url(service, job_id), last_id)
-
-
-def wait_for(is_so: Callable[[], bool]) -> None:
-    """Return once it is so."""
-    deadline = time.monotonic() + PATIENCE
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)  # a poll's pace: nobody tells of this
 
 
 def registered(service: RunningService, job: Job) -> Job:
@@ -295,7 +288,7 @@ def test_a_listener_that_takes_nothing_is_dropped_and_can_go_on_later(
     job = registered(small, Job([f"https://a.example/{'x' * 3_000}/{n}" for n in range(1_000)]))
     apply(small, job, Started(), *(Failed(index, FAILURE) for index in range(len(job))))
     with Listener(events_url(small, job.job_id), receive_buffer=4_096) as listener:
-        wait_for(lambda: "reads nothing" in caplog.text and not small.app.events.subscribers)
+        wait_until(lambda: "reads nothing" in caplog.text and not small.app.events.subscribers)
         heard = list(listener.events())
         assert 0 < listener.received < 600_000
     assert numbers(heard) == list(range(1, len(numbers(heard)) + 1))
@@ -367,7 +360,7 @@ def test_streams_past_the_limit_are_refused_until_one_ends(
         assert int(refused.headers["Retry-After"]) > 0
         assert_problem(small.get("/v1/events"), 503, "too-many-streams")
         assert small.status(job_id)["finished"] is False
-    wait_for(lambda: small.app.events.subscribers == 0)
+    wait_until(lambda: small.app.events.subscribers == 0)
     with listen(small, job_id) as listener:
         listener.until("progress")
 

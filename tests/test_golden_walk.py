@@ -15,7 +15,7 @@ from tests.contract import Contract, running_contract
 from tests.events import Event, Listener
 from tests.origin import IMAGES, Origin, answer
 from tests.service import Client, ServiceProcess
-from tests.test_limits import until
+from tests.waiting import wait_until
 
 PNG = (IMAGES / "png-rgb.png").read_bytes()
 IMAGES_OF_THE_JOB = 60
@@ -124,7 +124,7 @@ def walk(start: Start, sandbox: RunningSandbox, origin: Origin, hook: Contract) 
         assert requests.get(link, timeout=10).content == body
     assert service.get("/v1/images").json() == {"uploaded": links}
     assert requests.get(summary(service, job_id)["album"]["link"], timeout=10).ok
-    until(lambda: summary(service, job_id)["callback"]["told"])
+    wait_until(lambda: summary(service, job_id)["callback"]["told"])
     assert hook.asked, "the process that was killed did not live to do it"
 
     undone = service.session.delete(f"{service.url}{JOBS}/{job_id}?purge=true", timeout=10)

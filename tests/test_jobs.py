@@ -20,8 +20,8 @@ from imageload.errors import Refused
 from imageload.job import Image, Job, Landed, Report, State
 from imageload.retry import RetryRule
 from imageload.store.memory import MemoryStore
-from tests.journals import wait_until
 from tests.raising import raises_refused
+from tests.waiting import wait_until
 from tests.wired import PATIENCE, Folder, SlowStore, Tap, Wired, link_of, urls
 
 Wire = Callable[..., Wired]

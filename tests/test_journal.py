@@ -66,8 +66,8 @@ from tests.journals import (
     shown,
     tell,
     url,
-    wait_until,
 )
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent
 

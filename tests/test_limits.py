@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,9 @@ import pytest
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.origin import IMAGES, Origin
 from tests.service import RunningService, running_service
+from tests.waiting import wait_until
 
 PNG = "png-rgb.png"
-
-
-def until(is_so: Callable[[], object], seconds: float = 15.0) -> None:
-    """Poll, as a user does, until it is so."""
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)  # a poll's pace, not a guess
 
 
 def wired(sandbox: RunningSandbox, **options: Any) -> dict[str, Any]:
@@ -66,7 +58,7 @@ def test_a_backlog_larger_than_a_budget_goes_through_with_nobody_watching(
         running_service(tmp_path / "temp", **wired(sandbox, **lengths)) as service,
     ):
         jobs = [service.submit(urls(origin, 9, name), dedupe=False) for name in "abc"]
-        until(lambda: service.get("/v1/quota").json()["waiting_for"] == budget)
+        wait_until(lambda: service.get("/v1/quota").json()["waiting_for"] == budget)
         quota = service.get("/v1/quota").json()
         assert quota["parked"] > 0
         assert quota["waiting_until"] <= quota["done_at"]
@@ -90,8 +82,8 @@ def test_a_job_that_waits_for_its_budget_says_until_when_and_for_which(
     ):
         job_id = service.submit(urls(origin, 10), dedupe=False)
         images = f"/v1/images/upload/{job_id}/images"
-        until(lambda: service.get(images).json()["waiting_for"] == "user")
-        until(lambda: service.get("/v1/quota").json()["parked"] == 7)
+        wait_until(lambda: service.get(images).json()["waiting_for"] == "user")
+        wait_until(lambda: service.get("/v1/quota").json()["parked"] == 7)
         (listed,) = service.get("/v1/images/upload").json()["jobs"]
         assert listed["waiting_for"] == "user"
         assert listed["waiting_until"] == service.get(images).json()["waiting_until"]
@@ -140,7 +132,7 @@ def test_a_small_job_shares_the_budget_with_a_large_one(tmp_path: Path, origin: 
         running_service(tmp_path / "temp", **wired(sandbox, quota_hour_seconds=1.0)) as service,
     ):
         large = service.submit(urls(origin, 60, "large"), dedupe=False)
-        until(lambda: service.get("/v1/quota").json()["parked"])
+        wait_until(lambda: service.get("/v1/quota").json()["parked"])
         small = service.submit(urls(origin, 3, "small"), dedupe=False)
         assert all_landed(service, [small])
         assert len(service.status(large)["uploaded"]["completed"]) < 40
@@ -158,9 +150,11 @@ def test_while_uploads_wait_downloads_run_ahead_as_far_as_the_disk_may_be_used(
     ):
         job_id = service.submit(urls(origin, 100), dedupe=False)
         # A job that is alone has half of what there is besides the two under way: 40 / 2.
-        until(lambda: service.get("/v1/quota").json()["parked"] >= 20)
+        wait_until(lambda: service.get("/v1/quota").json()["parked"] >= 20)
         other = service.submit(urls(origin, 1, "other"), dedupe=False)
-        until(lambda: service.records(other)[urls(origin, 1, "other")[0]]["state"] == "downloaded")
+        wait_until(
+            lambda: service.records(other)[urls(origin, 1, "other")[0]]["state"] == "downloaded"
+        )
         assert service.get("/v1/quota").json()["parked"] <= 23
         assert sum(path.stat().st_size for path in service.temp_dir.iterdir()) <= 44 * size
         assert service.get("/v1/images/upload?limit=1").json()["jobs"][0]["job_id"] == other
@@ -177,9 +171,9 @@ def test_what_imgur_forbids_for_a_while_is_not_lost_and_not_hammered(
         assert all_landed(service, [service.submit(urls(origin, 1, "first"))])
         sandbox.fault("forbidden", count=0)
         job_id = service.submit(urls(origin, 60), dedupe=False)
-        until(lambda: service.get("/v1/quota").json()["waiting_for"] == "blocked")
+        wait_until(lambda: service.get("/v1/quota").json()["waiting_for"] == "blocked")
         assert "forbidden" in service.get("/v1/quota").json()["reason"]
-        until(lambda: sandbox.stats()["faults_met"].get("forbidden", 0) > 3)
+        wait_until(lambda: sandbox.stats()["faults_met"].get("forbidden", 0) > 3)
         sandbox.clear_faults()
         assert all_landed(service, [job_id])
         assert {each["attempts"] for each in service.records(job_id).values()} == {1}
@@ -194,7 +188,7 @@ def test_an_imgur_that_is_gone_for_a_while_costs_no_image(tmp_path: Path, origin
             job_ids = [service.submit(urls(origin, 400), dedupe=False)]
             sandbox.wait_for("upload", 50)
             sandbox.stop()
-            until(lambda: service.get("/v1/quota").json()["waiting_for"] == "unavailable")
+            wait_until(lambda: service.get("/v1/quota").json()["waiting_for"] == "unavailable")
             job_ids.append(service.submit(urls(origin, 1, "one"), dedupe=False))
             with running_sandbox(tmp_path / "sandbox", unlimited=True, port=port) as again:
                 assert again.url == base
@@ -218,7 +212,7 @@ def test_an_outage_that_does_not_end_fails_images_with_its_reason(
         assert codes == {"upload_blocked"}
         assert service.temp_files == []
         sandbox.clear_faults()
-        until(lambda: service.get("/v1/quota").json()["waiting_for"] is None)
+        wait_until(lambda: service.get("/v1/quota").json()["waiting_for"] is None)
         retried = service.session.post(
             f"{service.url}/v1/images/upload/{job_id}/retry?only=transient", timeout=10
         )
@@ -234,9 +228,9 @@ def test_the_wait_for_a_budget_is_no_outage_however_long(tmp_path: Path, origin:
         running_service(tmp_path / "temp", **wired(sandbox, **wait)) as service,
     ):
         job_id = service.submit(urls(origin, 25), dedupe=False)
-        until(lambda: service.get("/v1/quota").json()["waiting_for"] == "user")
+        wait_until(lambda: service.get("/v1/quota").json()["waiting_for"] == "user")
         begun = time.process_time()
-        until(lambda: len(service.status(job_id)["uploaded"]["completed"]) > 12)
+        wait_until(lambda: len(service.status(job_id)["uploaded"]["completed"]) > 12)
         assert time.process_time() - begun < 1.5, "nobody spins"
         sandbox.fault("forbidden", count=2)
         assert all_landed(service, [job_id])
@@ -249,12 +243,12 @@ def test_wrong_credentials_park_everything_and_say_so_until_they_are_right(
         running_sandbox(tmp_path / "sandbox", unlimited=True, client_ids="another") as sandbox,
         running_service(tmp_path / "temp", **wired(sandbox, quota_wait_seconds=0.1)) as service,
     ):
-        until(lambda: service.get("/readyz").status_code == 503)
+        wait_until(lambda: service.get("/readyz").status_code == 503)
         answer = service.get("/readyz").json()
         assert (answer["status"], answer["waiting_for"]) == ("not ready", "credentials")
         assert service.get("/healthz").status_code == 200
         job_id = service.submit(urls(origin, 40), dedupe=False)
-        until(lambda: service.get("/v1/quota").json()["parked"] == 40)
+        wait_until(lambda: service.get("/v1/quota").json()["parked"] == 40)
         assert sandbox.stats()["requests"].get("upload", 0) == 0
         sandbox.settings(client_ids="test")
         assert all_landed(service, [job_id])
@@ -354,8 +348,8 @@ def test_while_no_token_is_to_be_had_uploads_wait_and_few_ask_for_one(
         sandbox.fault(fault, match="oauth", count=0)
         job_id = service.submit(urls(origin, 20), dedupe=False)
         reason = "blocked" if fault == "forbidden" else "unavailable"
-        until(lambda: service.get("/v1/quota").json()["waiting_for"] == reason)
-        until(lambda: sum(sandbox.stats()["faults_met"].values()) >= 4)
+        wait_until(lambda: service.get("/v1/quota").json()["waiting_for"] == reason)
+        wait_until(lambda: sum(sandbox.stats()["faults_met"].values()) >= 4)
         sandbox.clear_faults()
         assert all_landed(service, [job_id])
         records = service.records(job_id).values()
@@ -371,7 +365,7 @@ def test_a_service_that_starts_without_a_token_asks_for_it_ever_less_often(
     sandbox.fault("503", match="oauth", count=2)
     with running_service(tmp_path / "temp", **wired(sandbox, **options)) as service:
         job_id = service.submit(urls(origin, 40), dedupe=False)
-        until(lambda: service.get("/v1/quota").json()["waiting_for"] == "unavailable")
+        wait_until(lambda: service.get("/v1/quota").json()["waiting_for"] == "unavailable")
         assert all_landed(service, [job_id])
         assert {each["attempts"] for each in service.records(job_id).values()} == {1}
     assert sandbox.stats()["requests"]["oauth"] == 3
@@ -386,7 +380,7 @@ def test_a_refused_refresh_token_is_refused_once_and_not_to_each_that_wants_it(
         only_client(service).auth.current_access_token = "run out"
         sandbox.fault("answer", match="oauth", status=400, message="Invalid refresh token", count=0)
         service.submit(urls(origin, 40), dedupe=False)
-        until(lambda: service.get("/v1/quota").json()["parked"] == 40)
+        wait_until(lambda: service.get("/v1/quota").json()["parked"] == 40)
         assert service.get("/readyz").json()["waiting_for"] == "credentials"
         backoff = service.service.target.quotas.each[0].backoff
         assert backoff is not None

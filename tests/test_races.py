@@ -15,8 +15,9 @@ from sandbox.testing import RunningSandbox
 from tests.journals import locked
 from tests.origin import IMAGES, Origin, Page, answer
 from tests.service import RunningService, running_service
-from tests.test_limits import until, urls, wired
+from tests.test_limits import urls, wired
 from tests.test_undo import distinct
+from tests.waiting import wait_until
 
 PNG = (IMAGES / "png-rgb.png").read_bytes()
 JOBS = "/v1/images/upload"
@@ -108,7 +109,7 @@ def test_retries_while_a_jobs_turn_comes_leave_one_writer(
         assert codes_of(small, job_id) == [None] * 8
     named = small.get("/v1/images").json()["uploaded"]
     assert len(sandbox.images()) == len(set(named)), "no image that no job names"
-    until(lambda: not small.temp_files)
+    wait_until(lambda: not small.temp_files)
 
 
 def test_a_cancel_within_a_retry_is_answered_with_the_count_of_images_it_ends(

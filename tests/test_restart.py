@@ -21,8 +21,9 @@ from tests.journals import locked
 from tests.origin import Origin
 from tests.service import ROOT, RunningService, ServiceProcess, running_service
 from tests.test_albums import account
-from tests.test_limits import all_landed, until, urls, wired
+from tests.test_limits import all_landed, urls, wired
 from tests.test_undo import codes, distinct
+from tests.waiting import wait_until
 from tests.wire import Wire, post
 
 Start = Callable[..., ServiceProcess]
@@ -89,7 +90,7 @@ def test_a_job_that_is_stopped_in_its_middle_goes_on_and_uploads_nothing_twice(
     sandbox.fault("slow_answer", seconds=0.1, count=0)
     pages = distinct(origin, 120)
     job_id = first.submit(pages)
-    until(lambda: len(first.status(job_id)["uploaded"]["completed"]) > 10)
+    wait_until(lambda: len(first.status(job_id)["uploaded"]["completed"]) > 10)
     assert first.stop() == 0
     log = "".join(first.log)
     assert "Traceback" not in log
@@ -111,7 +112,7 @@ def test_who_watches_a_job_that_is_stopped_is_told_that_it_is_not_its_end(
     with Listener(f"{first.url}/v1/images/upload/{job_id}/events") as listener:
         listener.until("image")
         first.process.send_signal(signal.SIGTERM)
-        until(lambda: first.get("/readyz").status_code == 503)
+        wait_until(lambda: first.get("/readyz").status_code == 503)
         assert first.status(job_id)["finished"] is False
         told = list(listener.events())
     assert first.process.wait(20) == 0
@@ -163,7 +164,7 @@ def test_a_purge_goes_on_after_a_restart(
     first.finish(job_id)
     sandbox.fault("slow_answer", match="DELETE", seconds=0.2, count=0)
     first.session.delete(f"{first.url}/v1/images/upload/{job_id}?purge=true", timeout=10)
-    until(lambda: len(sandbox.images()) < 25)
+    wait_until(lambda: len(sandbox.images()) < 25)
     first.stop(signal.SIGKILL)
     sandbox.clear_faults()
     second = start()
@@ -177,7 +178,7 @@ def test_a_purge_in_mid_job_goes_on_after_a_stop_and_the_job_does_not(
     first = start()
     sandbox.fault("slow_answer", seconds=0.5, after=1, count=0)
     job_id = first.submit(distinct(origin, 40))
-    until(lambda: sandbox.stats()["uploads"] > 5)
+    wait_until(lambda: sandbox.stats()["uploads"] > 5)
     first.session.delete(f"{first.url}/v1/images/upload/{job_id}?purge=true", timeout=10)
     assert first.stop() == 0
     sandbox.clear_faults()
@@ -203,7 +204,7 @@ def test_the_budgets_are_known_after_a_clean_stop_and_asked_for_after_another(
     assert sandbox.stats()["requests"]["credits"] == asked
     second.stop(signal.SIGKILL)
     start()
-    until(lambda: sandbox.stats()["requests"]["credits"] == asked + 1)
+    wait_until(lambda: sandbox.stats()["requests"]["credits"] == asked + 1)
 
 
 def test_another_client_id_does_not_wait_for_the_budgets_of_the_one_before(
@@ -213,7 +214,7 @@ def test_another_client_id_does_not_wait_for_the_budgets_of_the_one_before(
         options = wired(sandbox, store=str(tmp_path / "journal"))
         with running_service(tmp_path / "temp", **options) as service:
             job_id = service.submit(distinct(origin, 6))
-            until(lambda: service.get("/v1/quota").json()["parked"] == 3)
+            wait_until(lambda: service.get("/v1/quota").json()["parked"] == 3)
         with running_service(tmp_path / "temp", **options, imgur_client_id="new") as service:
             assert all_landed(service, [job_id])
 
@@ -241,7 +242,9 @@ def test_posts_wait_for_the_disk_together_and_not_one_behind_the_other(
         with locked(path):
             for wire in wires:
                 wire.send(post(b'["ftp://a.example/"]'))
-            until(lambda: len([t for t in threading.enumerate() if "web-disk" in t.name]) == 12)
+            wait_until(
+                lambda: len([t for t in threading.enumerate() if "web-disk" in t.name]) == 12
+            )
         # Who waits too long is refused, and that depends on how busy this machine is.
         assert {wire.answer().status for wire in wires} <= {202, 503}
 
@@ -285,7 +288,7 @@ def test_finished_jobs_leave_memory_and_their_links_stay(
         links = service.get("/v1/images").json()["uploaded"]
         assert len(links) == 15
         assert service.service.transfers.run(service.service.image_load.retire()) == 3
-        until(lambda: len(_listed(service)) == 2)
+        wait_until(lambda: len(_listed(service)) == 2)
         assert _listed(service) == jobs[:2:-1]
         assert service.get(f"/v1/images/upload/{jobs[0]}").status_code == 505
         assert service.get("/v1/images").json()["uploaded"] == links
@@ -311,7 +314,7 @@ def test_the_links_are_answered_while_the_service_stops(
     service.submit(distinct(origin, 3))
     sandbox.wait_for("upload", 4)
     service.process.send_signal(signal.SIGTERM)
-    until(lambda: service.get("/readyz").status_code == 503)
+    wait_until(lambda: service.get("/readyz").status_code == 503)
     assert len(service.get("/v1/images").json()["uploaded"]) == 3
     assert len(service.get("/v1/images?limit=9").json()["uploaded"]) == 3
     assert service.process.wait(20) == 0
@@ -335,10 +338,10 @@ def test_where_the_journal_cannot_be_read_whoever_needs_it_is_told_so(
         assert [each["error"]["code"] for each in records] == ["disk_error"] * 2
         assert {each["state"] for each in records} == {"completed"}, "others may have them too"
         (tmp_path / "elsewhere").rename(path)
-        until(lambda: service.get("/readyz").status_code == 200)
+        wait_until(lambda: service.get("/readyz").status_code == 200)
         assert len(service.get("/v1/images").json()["uploaded"]) == 2
         service.session.delete(f"{service.url}/v1/images/upload/{job_id}?purge=true", timeout=10)
-        until(lambda: sandbox.images() == [])
+        wait_until(lambda: sandbox.images() == [])
     assert "Traceback" not in caplog.text
 
 
@@ -354,7 +357,7 @@ def test_a_job_that_kills_the_service_each_time_is_given_up(start: Start, origin
         assert origin.hanging.acquire(timeout=10)
         first.stop(signal.SIGKILL)
         first = start("--downloads=1")
-    until(lambda: first.status(job_id)["uploaded"]["failed"] == [hanging])
+    wait_until(lambda: first.status(job_id)["uploaded"]["failed"] == [hanging])
     assert first.records(job_id)[hanging]["error"]["code"] == "poison"
 
 
@@ -369,13 +372,13 @@ def test_a_full_disk_for_the_journal_refuses_new_jobs_loses_none_and_heals(
         sandbox.fault("slow_answer", seconds=0.05, count=0)
         job_id = service.submit(distinct(origin, 100))
         with full(disk):
-            until(lambda: service.post(json=distinct(origin, 2, "no")).status_code == 503)
+            wait_until(lambda: service.post(json=distinct(origin, 2, "no")).status_code == 503)
             refused = service.post(json=distinct(origin, 2, "no"))
             assert refused.json()["type"] == "urn:imageload:problem:journal-unavailable"
             assert refused.headers["Retry-After"]
-            until(lambda: service.get("/readyz").status_code == 503)
+            wait_until(lambda: service.get("/readyz").status_code == 503)
             assert service.get("/readyz").json()["journal"]
-        until(lambda: service.get("/readyz").status_code == 200)
+        wait_until(lambda: service.get("/readyz").status_code == 200)
         status = service.finish(job_id)
         assert len(status["uploaded"]["completed"]) == 100
         other = service.submit(distinct(origin, 2, "yes"))

@@ -20,6 +20,7 @@ from sandbox.testing import RunningSandbox
 from tests.conftest import real_component
 from tests.origin import IMAGES, Origin, answer, raw, redirect, reset
 from tests.service import ROOT, RunningService, ServiceProcess, running_service
+from tests.waiting import wait_until
 
 GOOD = sorted(
     path.name
@@ -133,7 +134,7 @@ def test_500_urls_a_tenth_of_them_bad_in_ten_ways(
     assert all(records[url]["error"]["message"].endswith(".") for url in expected)
     assert len(lists["completed"]) == 450
     assert len(set(lists["completed"])) == 450
-    _until(lambda: service.temp_files == [])
+    wait_until(lambda: service.temp_files == [])
     assert len(sandbox.images()) == 450
 
 
@@ -160,7 +161,7 @@ def test_what_hangs_a_naive_uploader_ends_as_a_failure(
             assert record["error"]["code"] == code
             assert 1 <= record["attempts"] <= tries
         assert sandbox.stats()["requests"]["upload"] <= 20 * tries
-        _until(lambda: service.temp_files == [])
+        wait_until(lambda: service.temp_files == [])
 
 
 def test_a_trouble_that_passes_is_got_over(
@@ -244,9 +245,9 @@ def test_uploads_under_way_are_let_end_and_nothing_else_is_begun(
     job_id = process.submit(
         [f"{origin.image('png-rgb.png')}?{n}" for n in range(200)], dedupe=False
     )
-    _until(lambda: len(sandbox.images()) > 4)  # stored, and not answered yet
+    wait_until(lambda: len(sandbox.images()) > 4)  # stored, and not answered yet
     process.process.send_signal(signal.SIGTERM)
-    _until(lambda: process.get("/readyz").status_code == 503)
+    wait_until(lambda: process.get("/readyz").status_code == 503)
     assert process.get("/readyz").json()["status"] == "stopping"
     refused = process.post(json=["http://127.0.0.1/"])
     assert refused.status_code == 503
@@ -279,7 +280,7 @@ def test_a_second_signal_ends_it_at_once(
     process.submit([origin.image("png-rgb.png")])
     sandbox.wait_for("upload")
     process.process.send_signal(signal.SIGTERM)
-    _until(lambda: process.get("/readyz").status_code == 503)
+    wait_until(lambda: process.get("/readyz").status_code == 503)
     begun = time.monotonic()
     assert process.stop(signal.SIGINT) == 1
     assert time.monotonic() - begun < 2
@@ -304,7 +305,7 @@ def slow_start(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
         return bool(descriptors)
 
     try:
-        _until(is_read)
+        wait_until(is_read)
         yield process, descriptors[0]
     finally:
         process.kill()
@@ -348,7 +349,7 @@ def test_a_signal_before_the_sandbox_is_there_leaves_nothing(tmp_path: Path, num
         stderr=subprocess.PIPE,
         text=True,
     )
-    _until(lambda: bool(list(tmp_path.glob("imageload-*"))))
+    wait_until(lambda: bool(list(tmp_path.glob("imageload-*"))))
     process.send_signal(number)
     assert "Traceback" not in process.communicate(timeout=20)[1]
     assert process.returncode == 0
@@ -369,13 +370,6 @@ def test_the_sandbox_does_not_outlive_a_killed_service(process: ServiceProcess) 
 
 def _sandbox_url(process: ServiceProcess) -> str:
     return process.log[0].partition(" at ")[2].partition(",")[0]
-
-
-def _until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)  # a poll's pace, as that of who operates it
 
 
 def _main(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -426,7 +420,7 @@ def test_the_client_id_is_in_no_log_line(origin: Origin, tmp_path: Path) -> None
     try:
         url = origin.image("png-rgb.png") + "?token=abc"
         job_id = process.submit([url])
-        _until(lambda: process.get("/readyz").status_code == 503)
+        wait_until(lambda: process.get("/readyz").status_code == 503)
         assert process.get("/readyz").json()["waiting_for"] == "credentials"
         assert [each["url"] for each in process.status(job_id)["uploaded"]["pending"]] == [url]
     finally:

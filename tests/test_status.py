@@ -19,7 +19,8 @@ from sandbox.testing import RunningSandbox
 from tests.origin import Origin
 from tests.service import RunningService, running_service
 from tests.test_api import assert_problem
-from tests.test_events import FAILURE, PATIENCE, apply, hub, job_of, registered, wait_for
+from tests.test_events import FAILURE, PATIENCE, apply, hub, job_of, registered
+from tests.waiting import wait_until
 
 PATHS = (
     "/v1/images/upload/{}",
@@ -81,7 +82,7 @@ class Held:
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
         url = f"{service.url}/v1/images/upload/{job.job_id}"
         self._answer = self._pool.submit(requests.get, url, headers=headers, timeout=PATIENCE)
-        wait_for(lambda: service.app.events.subscribers > before)
+        wait_until(lambda: service.app.events.subscribers > before)
 
     def answer(self) -> Answer:
         """Its answer."""
@@ -155,9 +156,9 @@ def test_a_client_that_goes_away_gives_its_place_back(service: RunningService) -
     connection = http.client.HTTPConnection(address, timeout=10)
     path = f"/v1/images/upload/{job.job_id}"
     connection.request("GET", path, headers={"Prefer": "wait=40"})
-    wait_for(lambda: service.app.events.subscribers == 1)
+    wait_until(lambda: service.app.events.subscribers == 1)
     connection.close()
-    wait_for(lambda: service.app.events.subscribers == 0)
+    wait_until(lambda: service.app.events.subscribers == 0)
 
 
 def test_past_the_limit_nobody_is_held(sandbox: RunningSandbox, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import requests
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.origin import IMAGES, Origin, answer
 from tests.service import RunningService, running_service
-from tests.test_limits import all_landed, until, urls, wired
+from tests.test_limits import all_landed, urls, wired
+from tests.waiting import wait_until
 
 PNG = (IMAGES / "png-palette.png").read_bytes()
 
@@ -72,7 +73,7 @@ def test_what_had_landed_before_a_cancel_stays(
 ) -> None:
     hanging = origin.page("/h", origin.hang)
     job_id = service.submit([*urls(origin, 10), f"{hanging}?1", f"{hanging}?2"], dedupe=False)
-    until(lambda: len(service.status(job_id)["uploaded"]["completed"]) == 10)
+    wait_until(lambda: len(service.status(job_id)["uploaded"]["completed"]) == 10)
     assert delete(service, job_id) == {"cancelled": 2, "purging": 0}
     assert len(service.finish(job_id)["uploaded"]["completed"]) == 10
     assert len(sandbox.images()) == 10
@@ -99,12 +100,12 @@ def test_a_conversion_that_nobody_wants_is_not_waited_for(
     webp = (IMAGES / "webp-extended-alpha.webp").read_bytes()
     pages = [origin.page(f"/{n}.webp", answer(webp)) for n in range(40)]
     job_id = service.submit([f"{url}?{n}" for n, url in enumerate(pages)], dedupe=False)
-    until(lambda: service.status(job_id)["uploaded"]["completed"])
+    wait_until(lambda: service.status(job_id)["uploaded"]["completed"])
     delete(service, job_id)
     begun = time.monotonic()
     service.finish(job_id)
     assert time.monotonic() - begun < 1
-    until(lambda: not service.temp_files)
+    wait_until(lambda: not service.temp_files)
 
 
 def test_who_waits_for_a_cancelled_job_s_image_brings_it_alone(
@@ -128,7 +129,7 @@ def test_an_upload_that_is_cancelled_while_imgur_thinks_may_be_there(
     assert all_landed(service, [service.submit(urls(origin, 1, "first"))])
     sandbox.fault("slow_answer", seconds=30, count=0)
     job_id = service.submit(urls(origin, 3), dedupe=False)
-    until(lambda: len(sandbox.images()) == 4)
+    wait_until(lambda: len(sandbox.images()) == 4)
     delete(service, job_id)
     service.finish(job_id)
     records = service.records(job_id).values()
@@ -175,9 +176,9 @@ def test_images_that_failed_in_a_job_that_runs_may_be_tried_again_at_once(
     good = answer(PNG)
     flaky = origin.page("/flaky", lambda connection: next(pages, good)(connection))
     job_id = service.submit([flaky, origin.page("/h", origin.hang)])
-    until(lambda: service.status(job_id)["uploaded"]["failed"] == [flaky])
+    wait_until(lambda: service.status(job_id)["uploaded"]["failed"] == [flaky])
     assert retry(service, job_id).json()["requeued"] == 1
-    until(lambda: len(service.status(job_id)["uploaded"]["completed"]) == 1)
+    wait_until(lambda: len(service.status(job_id)["uploaded"]["completed"]) == 1)
     delete(service, job_id)
     service.finish(job_id)
 
@@ -218,7 +219,7 @@ def test_a_purge_in_mid_job_cancels_first_and_then_deletes_what_had_landed(
 ) -> None:
     hanging = origin.page("/h", origin.hang)
     job_id = service.submit([*distinct(origin, 20), *(f"{hanging}?{n}" for n in range(5))])
-    until(lambda: len(service.status(job_id)["uploaded"]["completed"]) == 20)
+    wait_until(lambda: len(service.status(job_id)["uploaded"]["completed"]) == 20)
     assert delete(service, job_id, "?purge=true") == {"cancelled": 5, "purging": 20}
     service.finish(job_id)
     assert sandbox.images() == []
@@ -230,7 +231,7 @@ def test_a_purge_deletes_what_was_on_its_way_to_imgur_too(
 ) -> None:
     sandbox.fault("slow_answer", seconds=0.5, after=1, count=0)
     job_id = service.submit(distinct(origin, 40))
-    until(lambda: sandbox.stats()["uploads"] > 5)
+    wait_until(lambda: sandbox.stats()["uploads"] > 5)
     assert len(service.status(job_id)["uploaded"]["completed"]) == 1
     delete(service, job_id, "?purge=true")
     service.finish(job_id)
@@ -285,7 +286,7 @@ def test_a_purge_keeps_to_the_quota_and_a_retry_waits_until_it_is_over(
         assert len(service.finish(job_id)["uploaded"]["completed"]) == 6
         sandbox.settings(user_credits=64)  # 61 are spent
         delete(service, job_id, "?purge=true")
-        until(lambda: codes(service, job_id).count("purged") >= 3)
+        wait_until(lambda: codes(service, job_id).count("purged") >= 3)
         assert not service.status(job_id)["finished"]
         busy = retry(service, job_id)
         assert (busy.status_code, busy.json()["type"]) == (409, "urn:imageload:problem:job-busy")

@@ -21,8 +21,8 @@ from imageload.observers.webhooks import WebhookRules, Webhooks, signing_key
 from imageload.transport.curl import TransferLoop, Transport
 from imageload.transport.request import Bounds
 from tests.contract import Contract, running_contract
-from tests.journals import wait_until
 from tests.origin import Origin
+from tests.waiting import wait_until
 
 TARGET = "POST /hook"
 SECRET = b"a secret of 24 bytes or so"

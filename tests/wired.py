@@ -26,7 +26,7 @@ from imageload.store.memory import MemoryStore
 from imageload.targets import Upload, UploadCancelled
 from imageload.transport.curl import TransferLoop
 from imageload.transport.slots import Slots
-from tests.journals import wait_until
+from tests.waiting import wait_until
 
 # Only ever waited out where something is broken.
 PATIENCE = 20.0
