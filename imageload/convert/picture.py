@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Final, Protocol, cast
+from typing import IO, Final, cast
 
 from PIL import Image, ImageCms, ImageFile, ImageOps
 
@@ -65,24 +65,7 @@ class Encoding:
     write: Callable[[IO[bytes]], None]
 
 
-class Picture(Protocol):
-    """A decoded image: a Still or an Animation."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height in pixels, upright."""
-
-    def best(self) -> Encoding:
-        """The encoding to use when the file's size does not matter."""
-
-    def leaner(self) -> Iterator[Encoding]:
-        """Encodings of the same size in pixels, each in fewer bytes."""
-
-    def smaller(self, size: tuple[int, int]) -> Encoding:
-        """The leanest encoding, with `size` pixels."""
-
-
-def read_picture(path: Path, kind: str, max_pixels: int) -> Picture:
+def read_picture(path: Path, kind: str, max_pixels: int) -> Still | Animation:
     """The image of type `kind` in `path`; raises `too_many_pixels`, and BROKEN if it is broken."""
     Image.MAX_IMAGE_PIXELS = max_pixels  # for pixels that grow in the decoder, as a GIF's frames
     # The plugin itself, not Image.open: that goes by a file's major brand, sniff by all.
@@ -106,7 +89,7 @@ def _check_pixels(pixels: int, most: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Still:
-    """Upright, of 8 bits per channel, without metadata except for the ICC profile `icc`."""
+    """An upright image of 8 bits per channel, without metadata except for the ICC profile `icc`."""
 
     image: Image.Image
     icc: bytes | None
@@ -119,7 +102,7 @@ class Still:
         return self.image.size
 
     def best(self) -> Encoding:
-        """A JPEG, or a PNG if it has transparency or its source is lossless."""
+        """A JPEG, or a PNG if it has transparency or its source is lossless; of any length."""
         return self._jpeg(92) if self.opaque and not self.lossless else self._png()
 
     def leaner(self) -> Iterator[Encoding]:
@@ -131,7 +114,7 @@ class Still:
                 yield self._jpeg(quality)
 
     def smaller(self, size: tuple[int, int]) -> Encoding:
-        """A JPEG of quality 75 with `size` pixels, or a PNG if it has transparency."""
+        """The leanest, with `size` pixels: a JPEG of quality 75, or a PNG if it is transparent."""
         image = _mixable(self.image)
         still = replace(self, image=image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3))
         return still._jpeg(75) if self.opaque and max(size) <= _MAX_JPEG_SIDE else still._png()

@@ -26,6 +26,7 @@ when idle, up to 18 bytes per pixel when busy: 0.9 GB at 50 megapixels.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import sys
@@ -100,10 +101,6 @@ class Converters:
         slots = self._slots.pool
         return slots._replace(waiting=slots.waiting + self._large.pool.waiting)
 
-    def is_needed(self, report: Report) -> bool:
-        """Imgur does not accept the image as it is."""
-        return report.type in NEEDS or report.bytes > self._rules.max_bytes
-
     async def if_needed(self, report: Report, key: Hashable) -> Report:
         """A Report of an image that Imgur accepts: `report` itself, or one of a converted copy.
 
@@ -113,7 +110,7 @@ class Converters:
         Shutdown after `close`, and `internal_error`. When the task is cancelled its worker is
         killed.
         """
-        if not self.is_needed(report):
+        if report.type not in NEEDS and report.bytes <= self._rules.max_bytes:
             return report
         try:
             self._check(report)
@@ -160,15 +157,12 @@ class Converters:
             raise disk_error(error) from None
         os.close(descriptor)
         request = {
+            **dataclasses.asdict(self._rules),
             "path": report.temp_fn,
             "type": report.type,
             "new_path": new_path,
             "convert": report.type in NEEDS,
-            "shrink": self._rules.shrink,
-            "max_bytes": self._rules.max_bytes,
-            "max_pixels": self._rules.max_pixels,
             "max_memory": max_memory,
-            "seconds": self._rules.seconds,
         }
         try:
             new = await self._ask(request)

@@ -48,15 +48,13 @@ class Worker:
                 start_new_session=True,  # Ctrl-C in the terminal is for the service
             )
         except (OSError, RuntimeError) as error:  # RuntimeError: no thread to wait for its end
-            _log.error("no worker can be started: %s", error)
-            raise errors.ResourceError("The service cannot start a process to convert.") from None
+            raise _not_started(error) from None
         worker = cls(process)
         try:
             async with asyncio.timeout(_START_SECONDS):
                 await worker._receive()
         except (OSError, EOFError) as error:
-            _log.error("no worker can be started: %s", error or "timeout")
-            raise errors.ResourceError("The service cannot start a process to convert.") from None
+            raise _not_started(error) from None
         finally:
             if not worker._is_ready:
                 await worker.end()
@@ -102,6 +100,11 @@ class Worker:
         if self._process.returncode is None:
             self._process.kill()
         await self._process.wait()
+
+
+def _not_started(error: Exception) -> errors.ResourceError:
+    _log.error("no worker can be started: %r", error)
+    return errors.ResourceError("The service cannot start a process to convert.")
 
 
 def packed(message: dict[str, Any]) -> bytes:

@@ -21,13 +21,14 @@ import sys
 import threading
 import traceback
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
 from PIL import Image
 
 from imageload import errors
-from imageload.convert.picture import BROKEN, Encoding, read_picture
+from imageload.convert.picture import BROKEN, Animation, Encoding, Still, read_picture
 from imageload.convert.process import packed
 from imageload.fetch.tempfiles import disk_error
 
@@ -101,33 +102,41 @@ def _respond(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _convert(request: dict[str, Any]) -> dict[str, Any]:
-    """Write the first encoding that fits: the best, then leaner ones, then smaller pictures."""
-    path, max_pixels = Path(request["path"]), request["max_pixels"]
+    """Write the first encoding that fits, and return its facts."""
+    max_pixels = request["max_pixels"]
     file = _File(Path(request["new_path"]), request["max_bytes"])
     try:
-        picture = read_picture(path, request["type"], max_pixels)
-        if request["convert"] and (facts := file.put(best := picture.best())):
-            return facts
-        if not request["shrink"]:
-            raise errors.TooLarge(
-                f"The image as {best.type} has {file.length:,} bytes;"
-                f" at most {file.max_bytes:,} are accepted."
-            )
-        for encoding in picture.leaner():
+        picture = read_picture(Path(request["path"]), request["type"], max_pixels)
+        for encoding in _encodings(picture, file, request):
             if facts := file.put(encoding):
-                return facts
-        scale, (width, height) = 1.0, picture.size
-        while True:
-            scale *= min(0.9, 0.95 * math.sqrt(file.max_bytes / file.length))
-            size = round(width * scale), round(height * scale)
-            if min(size) < _MIN_SIDE:
-                raise errors.TooLarge(f"It cannot be shrunk to {file.max_bytes:,} bytes.")
-            if facts := file.put(picture.smaller(size)):
                 return facts
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise errors.DownloadError(
             "too_many_pixels", f"The image has more than {max_pixels:,} pixels."
         ) from None
+    raise errors.TooLarge(f"It cannot be shrunk to {file.max_bytes:,} bytes.")
+
+
+def _encodings(
+    picture: Still | Animation, file: _File, request: dict[str, Any]
+) -> Iterator[Encoding]:
+    """The best, then leaner ones, then smaller pictures; `file` has the last one's length."""
+    if request["convert"]:
+        best = picture.best()
+        yield best
+        if not request["shrink"]:
+            raise errors.TooLarge(
+                f"The image as {best.type} has {file.length:,} bytes;"
+                f" at most {file.max_bytes:,} are accepted."
+            )
+    yield from picture.leaner()
+    scale, (width, height) = 1.0, picture.size
+    while True:
+        scale *= min(0.9, 0.95 * math.sqrt(file.max_bytes / file.length))
+        size = round(width * scale), round(height * scale)
+        if min(size) < _MIN_SIDE:
+            return
+        yield picture.smaller(size)
 
 
 class _File:
@@ -136,8 +145,7 @@ class _File:
     def __init__(self, path: Path, max_bytes: int) -> None:
         self._path = path
         self.max_bytes = max_bytes
-        self.length = 0
-        self._sha256 = hashlib.sha256()
+        self.length = max_bytes  # until `put` has written one
 
     def put(self, encoding: Encoding) -> dict[str, Any] | None:
         """Write this encoding in place of any before; the image's facts, or None if too large."""
