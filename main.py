@@ -152,8 +152,7 @@ class UploadLinks(BaseHandler):
         if limit is None:
             await self.send_parts(encoded_links(links))
             return
-        loop = asyncio.get_running_loop()
-        page = await loop.run_in_executor(None, lambda: list(islice(links, limit + 1)))
+        page = await asyncio.to_thread(lambda: list(islice(links, limit + 1)))
         if len(page) > limit:
             self.link_next(limit=limit, after=page[limit - 1][0])
         response: LinksJson = {"uploaded": [link for _, link in page[:limit]]}
@@ -201,14 +200,11 @@ async def serve(settings: Settings, temp_dir: Path) -> int:
     for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, on_signal)
     # In a thread, so that signals are handled: reading 100,000 jobs takes seconds.
-    make = functools.partial(App, settings, temp_dir, ROUTES, on_break=on_break)
-    app = await loop.run_in_executor(None, make)
+    app = await asyncio.to_thread(App, settings, temp_dir, ROUTES, on_break=on_break)
     _tune_collector()
     server, url = app.listen()
-    maintain = app.service.run_maintenance
-    maintenance = tornado.ioloop.PeriodicCallback(
-        lambda: loop.run_in_executor(None, maintain), _MAINTENANCE_SECONDS * 1_000
-    )
+    maintain = functools.partial(asyncio.to_thread, app.service.run_maintenance)
+    maintenance = tornado.ioloop.PeriodicCallback(maintain, _MAINTENANCE_SECONDS * 1_000)
     maintenance.start()
     _log.info("listening on %s", url)
     if app.limits.access.is_open_to_all:
@@ -216,7 +212,7 @@ async def serve(settings: Settings, temp_dir: Path) -> int:
     await stop.wait()
     maintenance.stop()
     _log.info("stopping, current uploads have %.0f s to end", settings.grace_seconds)
-    if not await loop.run_in_executor(None, app.close, 10.0, settings.grace_seconds):
+    if not await asyncio.to_thread(app.close, 10.0, settings.grace_seconds):
         _log.warning("the service stopped before all of its threads had ended")
     server.stop()
     await app.events.close()

@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Any, TextIO
 from urllib.parse import unquote, urlsplit
 
@@ -75,25 +76,22 @@ def write(records: Iterable[Record], form: str, stream: TextIO) -> None:
         print(safe(line), file=stream)
 
 
-def _text(records: Iterable[Record]) -> Iterator[str]:
-    return (record["link"] for record in records if record["link"])
+def _landed(text: Callable[[Record], str]) -> Callable[[Iterable[Record]], Iterator[str]]:
+    """The `text` of each image that has a link."""
+    return lambda records: (text(record) for record in records if record["link"])
 
 
-def _markdown(records: Iterable[Record]) -> Iterator[str]:
-    for record in records:
-        if record["link"]:
-            name = _name(record).translate(_MARKDOWN_ESCAPES)
-            yield f"![{name}]({record['link'].translate(_LINK_ESCAPES)})"
+def _markdown(record: Record) -> str:
+    name = _name(record).translate(_MARKDOWN_ESCAPES)
+    return f"![{name}]({record['link'].translate(_LINK_ESCAPES)})"
 
 
-def _bbcode(records: Iterable[Record]) -> Iterator[str]:
-    return (f"[img]{link.translate(_LINK_ESCAPES)}[/img]" for link in _text(records))
+def _bbcode(record: Record) -> str:
+    return f"[img]{record['link'].translate(_LINK_ESCAPES)}[/img]"
 
 
-def _html(records: Iterable[Record]) -> Iterator[str]:
-    for record in records:
-        if record["link"]:
-            yield f'<img src="{html.escape(record["link"])}" alt="{html.escape(_name(record))}">'
+def _html(record: Record) -> str:
+    return f'<img src="{html.escape(record["link"])}" alt="{html.escape(_name(record))}">'
 
 
 def _csv(records: Iterable[Record]) -> Iterator[str]:
@@ -130,10 +128,10 @@ def _name(record: Record) -> str:
 
 
 FORMATS: dict[str, Callable[[Iterable[Record]], Iterator[str]]] = {
-    "text": _text,
-    "markdown": _markdown,
-    "bbcode": _bbcode,
-    "html": _html,
+    "text": _landed(itemgetter("link")),
+    "markdown": _landed(_markdown),
+    "bbcode": _landed(_bbcode),
+    "html": _landed(_html),
     "csv": _csv,
     "json": _json,
 }

@@ -16,7 +16,6 @@ import hmac
 import ipaddress
 from collections.abc import Iterable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from tornado.httputil import HTTPServerRequest
 
@@ -56,8 +55,11 @@ class Access:
     """Decides by `allow_host`, `cors_origin` and `tokens` whether a request is accepted."""
 
     def __init__(self, settings: Settings, tokens: Iterable[str]) -> None:
-        self._hosts = _host_names(settings)
         self._is_local = _is_local(settings.address)
+        named = frozenset(name.lower().rstrip(".") for name in settings.allow_host)
+        own = {"localhost", settings.address.lower()}
+        self._hosts = named | own if named or self._is_local else None
+        """The only host names that are accepted; None: all are."""
         self._sites = frozenset(settings.cors_origin)
         self._tokens = [_digest(token) for token in tokens]
 
@@ -95,7 +97,7 @@ class Access:
         fetched_from = request.headers.get("Sec-Fetch-Site")
         if fetched_from is not None:
             return fetched_from in ("same-origin", "none")
-        return origin is None or _netloc(origin) == request.host.lower()
+        return origin is None or origin.partition("://")[2].lower() == request.host.lower()
 
     def _token_refusal(self, request: HTTPServerRequest) -> Refused | None:
         if not self._tokens:
@@ -148,21 +150,6 @@ def _token(request: HTTPServerRequest) -> str | None:
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
-
-
-def _netloc(origin: str) -> str:
-    try:
-        return urlsplit(origin).netloc.lower()
-    except ValueError:
-        return ""
-
-
-def _host_names(settings: Settings) -> frozenset[str] | None:
-    """The only host names that are accepted; None: all are."""
-    named = frozenset(name.lower().rstrip(".") for name in settings.allow_host)
-    if named or _is_local(settings.address):
-        return named | {"localhost", settings.address.lower()}
-    return None
 
 
 def _is_local(address: str) -> bool:

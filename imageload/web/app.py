@@ -63,7 +63,9 @@ class App:
             self._tuning.max_bodies_bytes,
         )
         self.server: Server | None = None
-        gauges = Gauges(self.service, self.events, self._connections)
+        gauges = Gauges(
+            self.service, self.events, lambda: self.server.connections if self.server else 0
+        )
         self._scrape = Scrape(self.service.metrics, gauges)
         self.application = self._application(routes)
         self.service.start()
@@ -112,9 +114,6 @@ class App:
             log_function=BaseHandler.log,
             limits=self.limits,
         )
-
-    def _connections(self) -> int:
-        return self.server.connections if self.server is not None else 0
 
 
 def _pattern(path: str) -> str:

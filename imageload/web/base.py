@@ -126,9 +126,7 @@ class BaseHandler(BodyHandler):
     async def send_view(self, view: Callable[[], object], *, in_thread: bool) -> None:
         """Send the result of `view` as JSON."""
         if in_thread:
-            loop = asyncio.get_running_loop()
-            encode = msgspec.json.encode
-            self.send_encoded(await loop.run_in_executor(None, lambda: encode(view())))
+            self.send_encoded(await asyncio.to_thread(lambda: msgspec.json.encode(view())))
         else:
             self.send_json(view())
 
@@ -147,7 +145,7 @@ class BaseHandler(BodyHandler):
         if not self.store.is_durable:
             return next(parts, b"")
         # In the default executor, which also serves while the service stops.
-        return await asyncio.get_running_loop().run_in_executor(None, next, parts, b"")
+        return await asyncio.to_thread(next, parts, b"")
 
     # ETags and waiting
 

@@ -82,8 +82,7 @@ class MapHandler(BaseHandler):
         """Send JSON, or CSV (RFC 4180) with `format=csv` or an Accept header that prefers it."""
         job = self.job(job_id)
         if self._wants_csv():
-            loop = asyncio.get_running_loop()
-            text = await loop.run_in_executor(None, lambda: map_csv(job.snapshot()))
+            text = await asyncio.to_thread(lambda: map_csv(job.snapshot()))
             self.set_header("Content-Type", "text/csv; charset=utf-8; header=present")
             name = f"imageload-{job.job_id}.csv"
             self.set_header("Content-Disposition", f'attachment; filename="{name}"')

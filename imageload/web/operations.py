@@ -49,8 +49,7 @@ class MetricsHandler(BaseHandler):
     async def get(self) -> None:
         """Send the metrics in the format of the Accept header."""
         accept = self.request.headers.get("Accept", "")
-        loop = asyncio.get_running_loop()
-        text, content_type = await loop.run_in_executor(None, self.scrape.text, accept)
+        text, content_type = await asyncio.to_thread(self.scrape.text, accept)
         self.set_header("Content-Type", content_type)
         self.finish(text)
 

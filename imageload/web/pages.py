@@ -71,7 +71,7 @@ class PageFileHandler(BaseHandler):
             raise tornado.web.HTTPError(404)
         self.set_header("Content-Type", f"{_TYPES[path.suffix]}; charset=utf-8")
         self.set_header("Cache-Control", "no-cache")
-        self.finish(await asyncio.get_running_loop().run_in_executor(None, path.read_bytes))
+        self.finish(await asyncio.to_thread(path.read_bytes))
 
 
 class OpenApiHandler(BaseHandler):
