@@ -25,6 +25,7 @@ from imageload.settings import Settings, Tuning
 from imageload.web.app import App
 from imageload.web.server.connections import Server
 from main import ROUTES
+from sandbox.testing import RunningSandbox
 from tests.downloads import filled
 
 ROOT = Path(__file__).parent.parent
@@ -220,3 +221,30 @@ class ServiceProcess(Client):
             assert self.process.stderr is not None
             self.process.stderr.close()
         return status
+
+
+def assert_problem(answer: requests.Response, status: int, slug: str) -> dict[str, Any]:
+    """Return the problem document of the response."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    problem: dict[str, Any] = answer.json()
+    assert set(problem) == {"type", "title", "status", "detail", "instance"}
+    assert problem["instance"] == f"urn:imageload:request:{answer.headers['X-Request-ID']}"
+    assert problem["status"] == status
+    assert problem["type"].endswith(f":{slug}")
+    assert len(problem["detail"]) > 10
+    return problem
+
+
+def wired(sandbox: RunningSandbox, **options: Any) -> dict[str, Any]:
+    """Options for a service that uploads to `sandbox`."""
+    return {"imgur_base_url": sandbox.url, "imgur_link_base": sandbox.url, **options}
+
+
+def account(sandbox: RunningSandbox) -> dict[str, Any]:
+    """Options for a service that uploads to an account."""
+    return {
+        "imgur_anonymous": False,
+        "imgur_client_secret": "secret",
+        "imgur_refresh_token": sandbox.token(client_id="test")["refresh_token"],
+    }

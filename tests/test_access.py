@@ -13,8 +13,7 @@ import requests
 from imageload.settings import Settings
 from imageload.web.access import read_tokens
 from main import ROUTES
-from tests.service import ROOT, RunningService, ServiceProcess, running_service
-from tests.test_api import assert_problem
+from tests.service import ROOT, RunningService, ServiceProcess, assert_problem, running_service
 from tests.wire import PATH, Wire
 
 APP = "https://app.example"

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from sandbox.testing import RunningSandbox
+from tests.jobs import all_landed, codes, delete, distinct, retry, urls
 from tests.origin import Origin
-from tests.service import RunningService, running_service
-from tests.test_limits import all_landed, urls, wired
-from tests.test_undo import codes, delete, distinct, retry
+from tests.service import RunningService, account, running_service, wired
 from tests.waiting import wait_until
 
 
@@ -40,15 +39,6 @@ def submit(service: RunningService, **body: Any) -> str:
     assert answered.status_code == 202, answered.text
     (job_id,) = answered.json()["jobId"]
     return str(job_id)
-
-
-def account(sandbox: RunningSandbox) -> dict[str, Any]:
-    """Options of a service that uploads into an account."""
-    return {
-        "imgur_anonymous": False,
-        "imgur_client_secret": "secret",
-        "imgur_refresh_token": sandbox.token(client_id="test")["refresh_token"],
-    }
 
 
 # Albums

@@ -6,26 +6,12 @@ import re
 from typing import Any
 
 import pytest
-import requests
 
 from sandbox.testing import RunningSandbox
 from tests.origin import IMAGES, Origin
-from tests.service import RunningService, running_service
+from tests.service import RunningService, assert_problem, running_service
 
 UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-
-
-def assert_problem(answer: requests.Response, status: int, slug: str) -> dict[str, Any]:
-    """The problem document that `answer` must be."""
-    assert answer.status_code == status, answer.text
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    problem: dict[str, Any] = answer.json()
-    assert set(problem) == {"type", "title", "status", "detail", "instance"}
-    assert problem["instance"] == f"urn:imageload:request:{answer.headers['X-Request-ID']}"
-    assert problem["status"] == status
-    assert problem["type"].endswith(f":{slug}")
-    assert len(problem["detail"]) > 10
-    return problem
 
 
 def test_a_posted_list_is_accepted_with_its_location(

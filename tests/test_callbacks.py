@@ -20,8 +20,7 @@ from tests.contract import Contract, running_contract
 from tests.events import Listener
 from tests.journals import fail, opened
 from tests.origin import Origin
-from tests.service import Client, RunningService, ServiceProcess, running_service
-from tests.test_api import assert_problem
+from tests.service import Client, RunningService, ServiceProcess, assert_problem, running_service
 from tests.waiting import wait_until
 
 TARGET = "POST /hook"

@@ -40,8 +40,7 @@ from imageload.web.events import Events, JobEvents, Topic
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.events import Event, Listener
 from tests.origin import IMAGES, Origin, answer
-from tests.service import RunningService, ServiceProcess, running_service
-from tests.test_api import assert_problem
+from tests.service import RunningService, ServiceProcess, assert_problem, running_service
 from tests.waiting import wait_until
 
 FAILURE = Failure("http_status", "The origin answered 404 Not Found.", transient=False)

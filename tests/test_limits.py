@@ -10,27 +10,12 @@ from typing import Any
 import pytest
 
 from sandbox.testing import RunningSandbox, running_sandbox
+from tests.jobs import all_landed, urls
 from tests.origin import IMAGES, Origin
-from tests.service import RunningService, running_service
+from tests.service import RunningService, running_service, wired
 from tests.waiting import wait_until
 
 PNG = "png-rgb.png"
-
-
-def wired(sandbox: RunningSandbox, **options: Any) -> dict[str, Any]:
-    """Options for a service that uploads to `sandbox`."""
-    return {"imgur_base_url": sandbox.url, "imgur_link_base": sandbox.url, **options}
-
-
-def urls(origin: Origin, count: int, job: str = "job") -> list[str]:
-    """URLs of one image, each its own."""
-    return [f"{origin.image(PNG)}?{job}-{number}" for number in range(count)]
-
-
-def all_landed(service: RunningService, job_ids: list[str], seconds: float = 30) -> bool:
-    """Do all images of these jobs land?"""
-    lists = [service.finish(job_id, seconds)["uploaded"] for job_id in job_ids]
-    return not any(each["failed"] or each["pending"] for each in lists)
 
 
 # Budgets

@@ -21,8 +21,7 @@ from imageload.store.memory import MemoryStore
 from imageload.web.idempotency import IdempotencyKeys, checked_key
 from main import ROUTES
 from tests.raising import raises_refused
-from tests.service import RunningService, ServiceProcess, running_service
-from tests.test_api import assert_problem
+from tests.service import RunningService, ServiceProcess, assert_problem, running_service
 from tests.wire import PATH
 
 URLS = ["ftp://a.example/"]

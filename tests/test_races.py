@@ -12,11 +12,10 @@ import pytest
 import requests
 
 from sandbox.testing import RunningSandbox
+from tests.jobs import codes, distinct, urls
 from tests.journals import locked
 from tests.origin import IMAGES, Origin, Page, answer
-from tests.service import RunningService, running_service
-from tests.test_limits import urls, wired
-from tests.test_undo import distinct
+from tests.service import RunningService, running_service, wired
 from tests.waiting import wait_until
 
 PNG = (IMAGES / "png-rgb.png").read_bytes()
@@ -59,13 +58,6 @@ def delete(
     return lambda: requests.delete(f"{service.url}{JOBS}/{job_id}{query}", timeout=30)
 
 
-def codes_of(service: RunningService, job_id: str) -> list[str | None]:
-    """The error code of every image of the job, None for those that are completed."""
-    return [
-        record["error"] and record["error"]["code"] for record in service.records(job_id).values()
-    ]
-
-
 def fails_first(page: Page) -> Page:
     """`page`, after one 404."""
     number = itertools.count()
@@ -86,7 +78,7 @@ def test_retries_of_a_job_whose_album_failed_are_all_answered_202(
     assert [each.status_code for each in answers] == [202] * 6
     delete(small, blocker)()
     small.finish(job_id)
-    assert codes_of(small, job_id) == [None] * 3
+    assert codes(small, job_id) == [None] * 3
     assert small.get(f"{JOBS}/{job_id}/images").json()["album"]["link"]
 
 
@@ -106,7 +98,7 @@ def test_retries_while_a_jobs_turn_comes_leave_one_writer(
         assert {each.status_code for each in answers} <= {202, 409}
         small.finish(blocker)
         small.finish(job_id)
-        assert codes_of(small, job_id) == [None] * 8
+        assert codes(small, job_id) == [None] * 8
     named = small.get("/v1/images").json()["uploaded"]
     assert len(sandbox.images()) == len(set(named)), "no image that no job names"
     wait_until(lambda: not small.temp_files)
@@ -129,7 +121,7 @@ def test_a_cancel_within_a_retry_is_answered_with_the_count_of_images_it_ends(
         else:
             assert cancelled.json()["cancelled"] in (0, 400), "all of the retry, or nothing"
         service.finish(job_id)
-        assert set(codes_of(service, job_id)) <= {"cancelled", "http_status"}
+        assert set(codes(service, job_id)) <= {"cancelled", "http_status"}
 
 
 def test_a_job_that_is_retried_is_not_retired(

@@ -17,12 +17,10 @@ import pytest
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.disks import full, small_disk
 from tests.events import Listener
+from tests.jobs import all_landed, codes, distinct, urls
 from tests.journals import locked
 from tests.origin import Origin
-from tests.service import ROOT, RunningService, ServiceProcess, running_service
-from tests.test_albums import account
-from tests.test_limits import all_landed, urls, wired
-from tests.test_undo import codes, distinct
+from tests.service import ROOT, RunningService, ServiceProcess, account, running_service, wired
 from tests.waiting import wait_until
 from tests.wire import Wire, post
 

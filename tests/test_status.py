@@ -17,8 +17,7 @@ from imageload.schemas import WaitingJson
 from imageload.web.status import encoded_status, preferred_wait, tag_of_list
 from sandbox.testing import RunningSandbox
 from tests.origin import Origin
-from tests.service import RunningService, running_service
-from tests.test_api import assert_problem
+from tests.service import RunningService, assert_problem, running_service
 from tests.test_events import FAILURE, PATIENCE, apply, hub, job_of, registered
 from tests.waiting import wait_until
 

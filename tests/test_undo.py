@@ -4,43 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import requests
 
 from sandbox.testing import RunningSandbox, running_sandbox
+from tests.jobs import all_landed, codes, delete, distinct, retry, urls
 from tests.origin import IMAGES, Origin, answer
-from tests.service import RunningService, running_service
-from tests.test_limits import all_landed, urls, wired
+from tests.service import RunningService, running_service, wired
 from tests.waiting import wait_until
 
 PNG = (IMAGES / "png-palette.png").read_bytes()
-
-
-def delete(service: RunningService, job_id: str, query: str = "") -> dict[str, Any]:
-    """What a DELETE of the job answers."""
-    answered = service.session.delete(f"{service.url}/v1/images/upload/{job_id}{query}", timeout=30)
-    assert answered.status_code == 202, answered.text
-    told: dict[str, Any] = answered.json()
-    assert told.pop("job_id") == job_id
-    return told
-
-
-def retry(service: RunningService, job_id: str, query: str = "") -> requests.Response:
-    """What a POST to the job's retry answers."""
-    return service.session.post(f"{service.url}/v1/images/upload/{job_id}/retry{query}", timeout=30)
-
-
-def codes(service: RunningService, job_id: str) -> list[str | None]:
-    """The error code of every image, in the order of the input."""
-    records = service.records(job_id).values()
-    return [each["error"] and each["error"]["code"] for each in records]
-
-
-def distinct(origin: Origin, count: int, job: str = "d") -> list[str]:
-    """URLs of images whose bytes differ."""
-    return [origin.page(f"/{job}-{n}", answer(PNG + f"{job}{n}".encode())) for n in range(count)]
 
 
 # Cancel
