@@ -477,8 +477,8 @@ def test_a_dead_origin_with_5000_urls_fails_in_seconds(
         imgur_link_base=sandbox.url,
         allow_origin=("127.0.0.0/8",),
         host_failures=5,
-        host_rest_seconds=0.5,
-        retry_cap_seconds=2.0,
+        host_rest_seconds=0.1,
+        host_give_up_seconds=1.0,
     ) as service:
         dead = [f"http://127.0.0.2:{port}/{n}.png" for n in range(5_000)]
         job_id = service.submit([*dead, origin.image("png-rgb.png")])

@@ -22,11 +22,13 @@ class Bench:
         self.running: list[tuple[str, int]] = []
         self.tasks: list[asyncio.Task[None]] = []
         self._let_end: dict[tuple[str, int], asyncio.Event] = {}
+        self._added = Counter[str]()
 
     def add(self, key: str, count: int = 1) -> None:
         """So much more work of `key`."""
         for _ in range(count):
-            name = key, sum(known == key for known, _ in self._let_end)
+            name = key, self._added[key]
+            self._added[key] += 1
             self._let_end[name] = asyncio.Event()
             work = self._work(name)
             self.tasks.append(asyncio.ensure_future(self.slots.run(key, work)))
@@ -54,9 +56,8 @@ class Bench:
 
     async def end_all(self) -> None:
         """Let everything end, and wait for it."""
-        while not all(task.done() for task in self.tasks):
-            self.end(*self._let_end)
-            await asyncio.sleep(0)
+        self.end(*self._let_end)
+        await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
 def on_a_loop(slots: Slots, play: Callable[[Bench], Coroutine[Any, Any, None]]) -> None:
