@@ -34,19 +34,17 @@ _ACCEPT = (
 )
 
 _ERRORS_BY_KIND: Mapping[str, tuple[str, str]] = {
-    "url": ("invalid_url", "This does not read as a URL."),
+    "url": ("invalid_url", "This is not a valid URL."),
     "dns": ("dns_error", "The host's name does not resolve."),
     "connect": ("connect_error", "The origin does not accept connections."),
     "tls": ("tls_error", "The origin's certificate or TLS handshake is not right"),
     "timeout": ("timeout", "The origin was too slow."),
-    "too_large": ("too_large", "The answer's head is larger than any should be."),
-    "response": ("bad_response", "What the origin answered is not proper HTTP."),
+    "too_large": ("too_large", "The headers of the origin's response are too large."),
+    "response": ("bad_response", "The origin's response is not valid HTTP."),
     "truncated": ("truncated", "The image broke off before its end."),
     "broken": ("connect_error", "The origin closed the connection before it answered."),
 }
-
-
-# By libcurl's own words: which of its three clocks ran out.
+# Parts of libcurl's message after a timeout, which say what was too slow.
 _SLOW = (
     ("too slow", "The origin sent too little for too long."),
     ("onnection timed out", "The origin did not take the connection in time."),
@@ -83,22 +81,24 @@ class Downloader:
         Raises DownloadError, DiskFull, ResourceError, and ImageError `disk_error`.
         """
         with _Arrival(self._files, self._bounds.max_bytes) as file:
-            status = await self._follow(target, file)
-            report = _judged(file, status, self._bounds)
+            await self._follow(target, file)
+            report = _judged(file, self._bounds)
             file.keep()
         return report
 
-    async def _follow(self, target: Target, file: _Arrival) -> int:
+    async def _follow(self, target: Target, file: _Arrival) -> None:
+        """Receive the response 200 at the end of the redirects."""
         deadline = time.monotonic() + self._bounds.seconds
         for hop in range(self._bounds.max_redirects + 1):
             try:
                 response = await self._hop(target, file, deadline)
             except errors.ImageError as error:
-                # A redirect is a response: the host that the URL names is not away.
+                # A redirect is a response: the host in the URL works.
                 error.answered = error.answered or hop > 0
                 raise
             if response.status not in _REDIRECTS:
-                return _accepted(response)
+                _check_status(response)
+                return
             target = _redirected(target, response, self._bounds)
         raise errors.DownloadError(
             "too_many_redirects",
@@ -136,26 +136,18 @@ def _translated(error: TransferError) -> errors.ImageError:
     return errors.DownloadError(name, message)
 
 
-def _accepted(response: Response) -> int:
-    if response.status == 200:
-        return 200
-    if response.status in (204, 205):
-        raise errors.DownloadError(
-            "empty_body",
-            f"The origin answered {response.status} {_phrase(response.status)}.",
-            status_code=response.status,
-        )
-    if not 200 <= response.status <= 599:
-        raise errors.DownloadError(
-            "bad_response", f"The origin answered with the status {response.status}."
-        )
-    message = f"The origin answered {response.status} {_phrase(response.status)}".rstrip() + "."
-    if response.status in _BUSY:
-        wait = retry_after(response.headers.get("retry-after"))
-        raise errors.DownloadError(
-            "origin_busy", message, status_code=response.status, retry_after=wait
-        )
-    raise errors.DownloadError("http_status", message, status_code=response.status)
+def _check_status(response: Response) -> None:
+    """Raise the error of a response that is not 200."""
+    status, wait = response.status, None
+    if status == 200:
+        return
+    if not 200 <= status <= 599:
+        raise errors.DownloadError("bad_response", f"The origin answered with the status {status}.")
+    name = "empty_body" if status in (204, 205) else "http_status"
+    if status in _BUSY:
+        name, wait = "origin_busy", retry_after(response.headers.get("retry-after"))
+    message = f"The origin answered {status} {_phrase(status)}".rstrip() + "."
+    raise errors.DownloadError(name, message, status_code=status, retry_after=wait)
 
 
 def _phrase(status: int) -> str:
@@ -209,25 +201,23 @@ def _is_imgur(host: str) -> bool:
     return host == "imgur.com" or host.endswith(".imgur.com")
 
 
-def _judged(file: _Arrival, status: int, bounds: DownloadBounds) -> Report:
+def _judged(file: _Arrival, bounds: DownloadBounds) -> Report:
     if not file.length:
         raise errors.DownloadError(
-            "empty_body", "The origin answered 200 with an empty body.", status_code=status
+            "empty_body", "The origin answered 200 with an empty body.", status_code=200
         )
     header, head = file.judge()
     if header is None:
-        what = image.describe(head)
         name = "unsupported_type" if image.is_svg(head) else "not_image"
-        raise errors.DownloadError(
-            name, f"What arrived is no image that Imgur takes: {what}.", status_code=status
-        )
+        message = f"The origin sent no image that Imgur takes: {image.describe(head)}."
+        raise errors.DownloadError(name, message, status_code=200)
     if (header.width or 0) * (header.height or 0) > bounds.max_pixels:
         raise errors.DownloadError(
             "too_many_pixels", f"The image has more than {bounds.max_pixels:,} pixels."
         )
     return Report(
         temp_fn=file.path,
-        status_code=status,
+        status_code=200,
         bytes=file.length,
         type=header.type,
         width=header.width,
@@ -237,10 +227,10 @@ def _judged(file: _Arrival, status: int, bounds: DownloadBounds) -> Report:
 
 
 class _Arrival:
-    """An image as it arrives in its temp file; the file goes back unless it was kept.
+    """An image as it arrives in its temp file; the file is given back unless `keep` was called.
 
-    What arrives is written and hashed some 256 kB at a time: both give the interpreter away, and
-    getting it back costs more than they do.
+    It is written and hashed some 256 kB at a time: both release the interpreter's lock, and getting
+    that back costs more than they do.
     """
 
     def __init__(self, files: TempFiles, max_bytes: int) -> None:
@@ -266,18 +256,18 @@ class _Arrival:
             self._files.give_back(self.path, self.length)
 
     def begin(self, response: Response) -> Sink:
-        """What takes the body; raises TooLarge at once where its declared length is."""
+        """The Sink of the body; raises TooLarge if the declared length is too large."""
         declared = response.headers.get("content-length", "")
         if declared.isascii() and declared.isdigit() and int(declared[:19]) > self._max_bytes:
             raise self._too_large()
         return self._take
 
     def judge(self) -> tuple[image.ImageHeader | None, bytes]:
-        """What the whole file is, if it is an image, and the bytes it begins with."""
+        """The header of the image, and no bytes; or None, and the first bytes of the file."""
         in_memory = not self._written
         joined = self._write()
         try:
-            # Asking is cheap, cutting is not, and most files are new or grow.
+            # fstat is cheap, ftruncate is not, and most files are new or grow.
             if os.fstat(self._descriptor).st_size > self.length:
                 os.ftruncate(self._descriptor, self.length)
 

@@ -31,44 +31,29 @@ codecs.lookup("unicode_escape")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_SPECIAL: tuple[tuple[str, str], ...] = (
-    ("0.0.0.0/8", "unspecified"),
-    ("10.0.0.0/8", "private"),
-    ("100.64.0.0/10", "carrier-grade NAT"),
-    ("127.0.0.0/8", "loopback"),
-    ("168.63.129.16/32", "cloud metadata"),
-    ("169.254.0.0/16", "link-local"),
-    ("172.16.0.0/12", "private"),
-    ("192.0.0.0/24", "reserved"),
-    ("192.0.2.0/24", "documentation"),
-    ("192.31.196.0/24", "reserved"),
-    ("192.52.193.0/24", "reserved"),
-    ("192.88.99.0/24", "reserved"),
-    ("192.168.0.0/16", "private"),
-    ("192.175.48.0/24", "reserved"),
-    ("198.18.0.0/15", "benchmarking"),
-    ("198.51.100.0/24", "documentation"),
-    ("203.0.113.0/24", "documentation"),
-    ("224.0.0.0/4", "multicast"),
-    ("240.0.0.0/4", "reserved"),
-    ("::/128", "unspecified"),
-    ("::1/128", "loopback"),
-    ("::/96", "contains an IPv4 address"),
-    ("64:ff9b::/96", "contains an IPv4 address"),
-    ("64:ff9b:1::/48", "contains an IPv4 address"),
-    ("2001::/32", "contains an IPv4 address"),
-    ("2001::/23", "reserved"),
-    ("2001:db8::/32", "documentation"),
-    ("2002::/16", "contains an IPv4 address"),
-    ("2620:4f:8000::/48", "reserved"),
-    ("3fff::/20", "documentation"),
-    ("fc00::/7", "unique-local"),
-    ("fe80::/10", "link-local"),
-    ("fec0::/10", "site-local"),
-    ("ff00::/8", "multicast"),
-)
+# By the rule that forbids them. The first network that has the address names the rule.
+_SPECIAL = {
+    "unspecified": "0.0.0.0/8 ::/128",
+    "loopback": "127.0.0.0/8 ::1/128",
+    "private": "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16",
+    "carrier-grade NAT": "100.64.0.0/10",
+    "cloud metadata": "168.63.129.16/32",
+    "link-local": "169.254.0.0/16 fe80::/10",
+    "unique-local": "fc00::/7",
+    "site-local": "fec0::/10",
+    "benchmarking": "198.18.0.0/15",
+    "documentation": "192.0.2.0/24 198.51.100.0/24 203.0.113.0/24 2001:db8::/32 3fff::/20",
+    "multicast": "224.0.0.0/4 ff00::/8",
+    "contains an IPv4 address": "::/96 64:ff9b::/96 64:ff9b:1::/48 2001::/32 2002::/16",
+    "reserved": (
+        "192.0.0.0/24 192.31.196.0/24 192.52.193.0/24 192.88.99.0/24 192.175.48.0/24 240.0.0.0/4"
+        " 2001::/23 2620:4f:8000::/48"
+    ),
+}
 _RULES: tuple[tuple[Network, str], ...] = tuple(
-    (ipaddress.ip_network(network), rule) for network, rule in _SPECIAL
+    (ipaddress.ip_network(network), rule)
+    for rule, networks in _SPECIAL.items()
+    for network in networks.split()
 )
 _IPV6_UNICAST = ipaddress.IPv6Network("2000::/3")
 
