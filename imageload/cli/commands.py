@@ -146,7 +146,7 @@ def _follow_and_report(
     client: Client, job_ids: Sequence[str], arguments: argparse.Namespace
 ) -> int:
     status = 0
-    come_back = "" if arguments.local else _come_back(job_ids, arguments)
+    come_back = "" if arguments.local else _come_back(client, job_ids, arguments)
     try:
         try:
             print_message(f"job {' '.join(job_ids)}")
@@ -174,10 +174,10 @@ def _cancel_all(client: Client, job_ids: Sequence[str]) -> None:
     follow(client, job_ids)
 
 
-def _come_back(job_ids: Sequence[str], arguments: argparse.Namespace) -> str:
+def _come_back(client: Client, job_ids: Sequence[str], arguments: argparse.Namespace) -> str:
     words = [arguments.prog, "watch", *map(shlex.quote, job_ids)]
     if arguments.server_given:
-        words.append(f"--server={shlex.quote(_client(arguments).shown)}")
+        words.append(f"--server={shlex.quote(client.shown)}")
     return f"Come back with: {' '.join(words)}"
 
 

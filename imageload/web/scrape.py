@@ -50,11 +50,7 @@ class Gauges(Collector):
         is_failing = service.store.trouble is not None
         for name, text, value in (
             ("temp_files", "Temp files in use.", service.files.in_use),
-            (
-                "temp_bytes",
-                "Bytes of images that wait on disk.",
-                service.temp_bytes.held,
-            ),
+            ("temp_bytes", "Bytes of images that wait on disk.", service.temp_bytes.held),
             ("journal_failing", "1 while the journal cannot be written.", is_failing),
             ("event_streams", "Event streams and held responses.", self.events.subscribers),
             ("connections", "Open connections of clients.", self.connections()),

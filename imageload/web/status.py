@@ -9,6 +9,7 @@ A job's ETag is its version, so a 304 needs no body.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 
 import msgspec
@@ -18,6 +19,8 @@ from imageload.job import Job, Snapshot
 from imageload.schemas import WaitingJson, status_json
 from imageload.web.base import LARGE_JOB, BaseHandler, tag_of_job, tag_of_waiting
 from imageload.web.events import JobEvents
+
+_WAIT = re.compile(r'(?:^|,)\s*wait\s*=\s*("?)(\d+)\1\s*(?:[;,]|$)', re.ASCII | re.IGNORECASE)
 
 
 class StatusHandler(BaseHandler):
@@ -86,14 +89,8 @@ async def encoded_status(job: Job, topic: JobEvents | None) -> tuple[Snapshot, b
 
 def preferred_wait(header: str) -> float:
     """The seconds in a Prefer header's `wait` preference; 0 without one."""
-    for preference in header.split(","):
-        name, _, value = preference.partition(";")[0].partition("=")
-        if name.strip().lower() == "wait":
-            value = value.strip()
-            if len(value) > 1 and value[0] == value[-1] == '"':
-                value = value[1:-1]
-            return float(value[:9]) if value.isascii() and value.isdigit() else 0.0
-    return 0.0
+    found = _WAIT.search(header)
+    return float(found[2][:9]) if found is not None else 0.0
 
 
 def tag_of_list(jobs: Sequence[Snapshot], waits: Sequence[WaitingJson], *, is_last: bool) -> str:
