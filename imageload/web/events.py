@@ -20,7 +20,6 @@ from array import array
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from operator import itemgetter
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -83,14 +82,14 @@ class Topic(Generic[K]):
         self.subscribers: set[asyncio.Event] = set()
         self.blocks: dict[tuple[int, bool], Sent] = {}
         """Results of `next` since the last change: for subscribers at the same position."""
-        self._replace([])
+        self._replace({})
 
-    def _replace(self, changes: list[tuple[K, int]]) -> None:
-        """Forget all changes but these, which are in the order of their versions."""
-        self._newest = dict(changes)
-        # The two lists also have the replaced changes, until those are the majority.
-        self._keys = [key for key, _ in changes]
-        self._versions = array("Q", [version for _, version in changes])
+    def _replace(self, newest: dict[K, int]) -> None:
+        """Forget all changes but these: the newest version of each key."""
+        self._newest = newest
+        # These two also have older changes of the same keys, until those are the majority.
+        self._keys = sorted(newest, key=newest.__getitem__)
+        self._versions = array("Q", map(newest.__getitem__, self._keys))
 
     def add(self, key: K, version: int) -> None:
         """`key` changed at `version`, which is greater than all before."""
@@ -98,7 +97,7 @@ class Topic(Generic[K]):
         self._keys.append(key)
         self._newest[key] = version
         if len(self._keys) > 2 * len(self._newest) + _SLACK:
-            self._replace(list(self.since(0)))
+            self._replace(self._newest)
 
     def since(self, position: int) -> Iterator[tuple[K, int]]:
         """The changes after `position`, oldest first; O(log n) to the first."""
@@ -165,12 +164,11 @@ class JobEvents(Topic[int]):
         """The statuses that are being encoded, by version; see `status.encoded_status`."""
 
     def load(self, snapshot: Snapshot) -> None:
-        """Start with the images that have ended. Takes O(n log n): 60 ms for 100,000 images."""
+        """Start with the images that have ended. Takes O(n log n): 50 ms for 100,000 images."""
         self.version = self._end_version = snapshot.version
         ended = ("completed", "failed")
         images = enumerate(snapshot.images)
-        changes = [(n, image.version) for n, image in images if image.state in ended]
-        self._replace(sorted(changes, key=itemgetter(1)))
+        self._replace({n: image.version for n, image in images if image.state in ended})
 
     def apply(self, change: Change, version: int) -> None:
         """Log `change`, which made the job's version `version`."""
@@ -270,7 +268,8 @@ class AllJobsEvents(Topic[str]):
         changed, self._changed = self._changed, {}
         self._log_changes(changed)
         if len(self._newest) > 2 * len(self._jobs) + _SLACK:
-            self._replace([entry for entry in self.since(0) if entry[0] in self._jobs])
+            newest = self._newest.items()
+            self._replace({job_id: version for job_id, version in newest if job_id in self._jobs})
         self.notify()
 
     def encode(self, key: str, version: int) -> bytes:
