@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 import pytest
@@ -266,6 +266,33 @@ def test_a_refusal_is_asked_before_each_connect(transfers: Transfers, origin: Or
 
 
 # Deadlines and cancels
+
+
+@pytest.mark.parametrize(
+    ("end", "kind"),
+    [
+        (reset, "broken"),
+        (socket.socket.close, "broken"),
+        (raw(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "tls"),
+        (raw(bytes([21, 3, 3, 0, 2, 2, 40])), "tls"),
+    ],
+    ids=["reset", "end of file", "no TLS", "alert"],
+)
+def test_a_connection_that_breaks_in_its_tls_handshake_is_told_from_a_refused_one(
+    transfers: Transfers, end: Callable[[socket.socket], object], kind: str
+) -> None:
+    def serve(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(10)
+            end(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, args=(listening,))
+        thread.start()
+        url = f"https://127.0.0.1:{listening.getsockname()[1]}/"
+        assert transfers.run(kind_of(transfers.transport, request(url))) == kind
+        thread.join(PATIENCE)
 
 
 def test_a_deadline_ends_a_request_whose_origin_hangs(transfers: Transfers, origin: Origin) -> None:

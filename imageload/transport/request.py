@@ -270,6 +270,8 @@ class Exchange:
             kind = "resource"
         elif kind == "connect" and connecting.refused and not connecting.admitted:
             kind, detail = "blocked", connecting.refused
+        elif kind == "tls" and (curl.getinfo(pycurl.OS_ERRNO) or "unexpected eof" in detail):
+            kind = "broken"  # the connection broke within the handshake: no fault of a certificate
         elif code == pycurl.E_RECV_ERROR and not curl.getinfo(pycurl.OS_ERRNO):
             # The connection held, so its bytes are not HTTP (a chunk size that never ends).
             kind = "response"
