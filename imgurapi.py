@@ -175,16 +175,25 @@ class ImgurAPI(ImgurClient):
         A response without a link under the link base is an `upload_error`. UploadCancelled: the
         task was cancelled when the whole file had been sent.
         """
-        landed = self.landed(await self._upload(path, texts or {}, anonymous))
+        landed = self._landed(await self._upload(path, texts or {}, anonymous))
         if landed is None:
             message = "Imgur took the image and responded without a link to it."
             raise errors.UploadError("upload_error", message)
         return landed
 
-    def landed(self, image: Any) -> Landed | None:
+    async def find(self, name: str) -> Landed | None:
+        """The account's image of this name, if it is among its newest."""
+        images = await self.request("GET", "account/me/images/0")
+        for image in images if isinstance(images, list) else []:
+            if isinstance(image, dict) and image.get("name") == name:
+                return self._landed(image)
+        return None
+
+    def _landed(self, image: Any) -> Landed | None:
         """Link and deletehash of an image as Imgur describes it; None without a valid link."""
         link = image.get("link") if isinstance(image, dict) else None
-        if not isinstance(link, str) or not _is_link(link, self._link_base):
+        base = self._link_base
+        if not isinstance(link, str) or not re.fullmatch(rf"{re.escape(base)}[\w.-]+", link):
             return None
         deletehash = image.get("deletehash")
         return Landed(link, deletehash if isinstance(deletehash, str) else None)
@@ -334,10 +343,6 @@ def _checked_token(response: ApiResponse) -> ApiResponse:
         message = "Imgur responded to the token's renewal without a token."
         raise errors.UploadError("upload_error", message)
     return response
-
-
-def _is_link(link: str, base: str) -> bool:
-    return link.startswith(base) and re.fullmatch(r"[\w.-]+", link.removeprefix(base)) is not None
 
 
 def _translated(error: TransferError, length: int) -> errors.ImageError:

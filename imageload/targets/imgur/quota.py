@@ -61,7 +61,7 @@ _MESSAGES: dict[Reason, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """How long things take when Imgur does not say, in seconds."""
+    """Seconds that are assumed where Imgur's response does not say them."""
 
     hour: float = 3600.0
     day: float = 86_400.0
@@ -177,7 +177,7 @@ class Quota:
     def try_reserve(
         self, cost: int = CALL_COST, *, post: bool = False, asking: bool = False
     ) -> Reservation:
-        """`reserve` that never waits: raises, with no `retry_after`, where that would."""
+        """`reserve` without waiting: raises an error without `retry_after` instead."""
         now = self._quotas.clock()
         blocked = self.blocked(cost, post=post, asking=asking)
         if blocked is not None:
@@ -293,7 +293,7 @@ class Quota:
     def _names_a_budget(
         self, request: Reservation, error: errors.QuotaExceeded, now: float
     ) -> bool:
-        """Is the 429 explained by a budget, which is empty then? So Imgur knows us and works."""
+        """True if an empty budget explains the 429; then Imgur works, and accepts the client id."""
         wait = error.retry_after
         for budget, _ in request.amounts:
             # "Used up for 0 seconds" is no hint.
@@ -331,10 +331,8 @@ class Quotas:
         self.clock = clock
         self.posts = Budget("posts", self.terms.hour)
         self.each = tuple(Quota(number, self) for number in range(1, clients + 1))
-        self._budgets = [
-            *(b for quota in self.each for b in (quota.user, quota.client)),
-            self.posts,
-        ]
+        own = [budget for quota in self.each for budget in (quota.user, quota.client)]
+        self._budgets = [*own, self.posts]
         self._on_end = on_end
         self._ended = asyncio.Event()
 
@@ -386,20 +384,17 @@ class Quotas:
     def snapshot(self) -> list[BudgetSnapshot]:
         """All budgets, for `restore` in another process."""
         offset = time.time() - self.clock()
-        return [
-            [
-                view.limit,
-                view.remaining,
-                None if view.resets_at is None else view.resets_at + offset,
-            ]
-            for view in self.budgets()
-        ]
+
+        def epoch(moment: float | None) -> float | None:
+            return None if moment is None else moment + offset
+
+        return [[view.limit, view.remaining, epoch(view.resets_at)] for view in self.budgets()]
 
     def restore(self, snapshot: list[BudgetSnapshot]) -> bool:
         """Go on with the `snapshot` of another process; False: not all credits are known then.
 
-        A snapshot of another number of client ids is ignored. Raises TypeError or ValueError where
-        it is none.
+        A snapshot of another number of client ids is ignored. Raises TypeError or ValueError if it
+        is not valid.
         """
         if len(snapshot) != len(self._budgets):
             return False

@@ -91,7 +91,7 @@ class Imgur:
     async def request(
         self, key: str, method: str, route: str, fields: Mapping[str, Any] | None = None
     ) -> Any:
-        """The `data` of Imgur's response; waits as long as Imgur takes nothing."""
+        """The `data` of Imgur's response; waits while Imgur accepts no requests."""
         tries, began, post = 0, time.monotonic(), method == "POST"
         while True:
             client = self._client(CALL_COST, post=post)
@@ -141,7 +141,7 @@ class Imgur:
 
     @property
     def is_parked(self) -> bool:
-        """Do uploads wait for Imgur? As of the last look: costs nothing."""
+        """True if uploads waited for Imgur when the gate was asked last. Costs no CPU time."""
         return self._waits_for is not None
 
     @property
@@ -156,8 +156,8 @@ class Imgur:
         return max(at_best, self.quotas.seconds_for(uploads))
 
     def _seconds_to_next(self) -> float:
-        """The gate of the line: the seconds until one more upload may leave it."""
-        # Uploads that have left the line and have no Reservation yet will need one.
+        """The gate of the queue: the seconds until one more upload may leave it."""
+        # Uploads that have left the queue and have no Reservation yet will need one.
         unsent = max(0, self._queue.pool.busy - self.quotas.in_flight)
         if self.quotas.blocked(UPLOAD_COST, post=True, count=unsent + 1) is None:
             self._notify(None)
@@ -187,10 +187,10 @@ class Imgur:
     async def _announce_and_upload(
         self, key: str, upload: Upload
     ) -> Landed | errors.ImageError | None:
-        """What came of the upload; None: it has to wait until Imgur accepts uploads again.
+        """Upload the image; None: Imgur accepts no uploads at the moment.
 
-        An error is returned: if it were raised, the queue would treat a lack of resources in the
-        upload's slot as one of its own.
+        An error is returned and not raised. Otherwise a ResourceError, which has halved the number
+        of upload slots already, would halve the queue's slots too.
         """
         if self.is_parked:  # the gate lets it through in a long outage, see `land`
             return None
@@ -212,7 +212,7 @@ class Imgur:
         client, began = self._client(UPLOAD_COST, post=True), time.monotonic()
         try:
             if upload.was_lost and not self.anonymous:
-                found = await self._find(client, upload.name)
+                found = await client.find(upload.name)
                 if found is not None:
                     return found
             texts = {"title": upload.title, "description": upload.description}
@@ -228,19 +228,11 @@ class Imgur:
         self._average_seconds += (seconds - average) * (0.1 if average else 1)
         return landed
 
-    async def _find(self, client: Client, name: str) -> Landed | None:
-        """The account's image of this name, if it is among its newest."""
-        images = await client.request("GET", "account/me/images/0", None, anonymous=False)
-        for image in images if isinstance(images, list) else []:
-            if isinstance(image, dict) and image.get("name") == name:
-                return client.landed(image)
-        return None
-
     def _client(self, cost: int, *, post: bool) -> Client:
         return self._clients[self.quotas.best(cost, post=post).number]
 
     def _is_refused_as_a_whole(self, client: Client, error: errors.UploadError) -> bool:
-        """Would any other request have met this error too, and is it worth waiting?"""
+        """True if any other request would have failed too, and may succeed later."""
         if isinstance(error, errors.CredentialsRefused):
             self._ask(client)
             return True
