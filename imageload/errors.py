@@ -137,7 +137,7 @@ ERRORS: Mapping[str, Rule] = {
     "too_many_redirects": Rule(),
     "bad_redirect": Rule(),
     "http_status": Rule(),
-    "origin_busy": Rule(code="http_status", transient=True),  # 408, 425, 429, 500, 502 to 504
+    "origin_busy": Rule(code="http_status", transient=True),  # 429, 503 and their like
     "bad_response": Rule(),
     "truncated": Rule(transient=True),
     "empty_body": Rule(),

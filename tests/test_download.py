@@ -85,7 +85,9 @@ def test_a_status_other_than_200_fails_with_that_status(
     assert not error.transient
 
 
-@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize(
+    "status", [408, 420, 425, 429, 500, 502, 503, 504, 507, 509, 520, 524, 527, 529, 530, 598, 599]
+)
 def test_a_status_that_passes_may_be_tried_again(
     download: Download, origin: Origin, status: int
 ) -> None:
