@@ -85,7 +85,7 @@ class Downloader:
         with _Arrival(self._files, self._bounds.max_bytes) as file:
             await self._follow(target, file)
             report = _judged(file, self._bounds)
-            file.keep()
+            file.is_kept = True
         return report
 
     async def _follow(self, target: Target, file: _Arrival) -> None:
@@ -192,15 +192,11 @@ def _redirected(target: Target, response: Response, bounds: DownloadBounds) -> T
         ) from None
     if target.scheme == "https" and following.scheme == "http" and not bounds.downgrade:
         raise errors.DownloadError("bad_redirect", "The origin redirects from https to http.")
-    if _is_imgur(target.host) and following.url.endswith("/removed.png"):
+    if f".{target.host}".endswith(".imgur.com") and following.url.endswith("/removed.png"):
         raise errors.DownloadError(
             "removed_at_origin", "Imgur has removed this image.", status_code=response.status
         )
     return following
-
-
-def _is_imgur(host: str) -> bool:
-    return host == "imgur.com" or host.endswith(".imgur.com")
 
 
 def _judged(file: _Arrival, bounds: DownloadBounds) -> Report:
@@ -229,7 +225,7 @@ def _judged(file: _Arrival, bounds: DownloadBounds) -> Report:
 
 
 class _Arrival:
-    """An image as it arrives in its temp file; the file is given back unless `keep` was called.
+    """An image as it arrives in its temp file; the file is given back unless it `is_kept`.
 
     It is written and hashed some 256 kB at a time: both release the interpreter's lock, and getting
     that back costs more than they do.
@@ -238,11 +234,11 @@ class _Arrival:
     def __init__(self, files: TempFiles, max_bytes: int) -> None:
         self._files = files
         self._max_bytes = max_bytes
-        self._kept = False
-        self._pieces: list[bytes] = []
-        self._held = 0
-        self._written = 0
+        self.is_kept = False
+        """The file is left to the caller."""
         self.length = 0
+        self._pieces: list[bytes] = []
+        self._written = 0
         self.sha256 = hashlib.sha256()
         try:
             self._descriptor, self.path = files.take()
@@ -254,7 +250,7 @@ class _Arrival:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
-        if not self._kept:
+        if not self.is_kept:
             self._files.give_back(self.path, self.length)
 
     def begin(self, response: Response) -> Sink:
@@ -283,23 +279,17 @@ class _Arrival:
         except OSError as error:
             raise disk_error(error) from None
 
-    def keep(self) -> None:
-        """Leave the file to the caller."""
-        self._kept = True
-
     def _take(self, piece: bytes) -> None:
         self.length += len(piece)
         if self.length > self._max_bytes:
             raise self._too_large()
         self._pieces.append(piece)
-        self._held += len(piece)
-        if self._held > _WRITE_BYTES:
+        if self.length - self._written > _WRITE_BYTES:
             self._write()
 
     def _write(self) -> bytes:
         joined = b"".join(self._pieces)
         self._pieces.clear()
-        self._held = 0
         self.sha256.update(joined)
         try:
             written = os.write(self._descriptor, joined)
