@@ -66,7 +66,7 @@ class App:
         gauges = Gauges(
             self.service, self.events, lambda: self.server.connections if self.server else 0
         )
-        self._scrape = Scrape(self.service.metrics, gauges)
+        self._scrape = Scrape(gauges)
         self.application = self._application(routes)
         self.service.start()
 
@@ -99,9 +99,7 @@ class App:
 
     def _application(self, routes: Routes) -> tornado.web.Application:
         arguments = {
-            "image_load": self.service.image_load,
-            "target": self.service.target,
-            "store": self.service.store,
+            "service": self.service,
             "service_settings": self._settings,
             "tuning": self._tuning,
             "events": self.events,

@@ -17,10 +17,9 @@ import tornado.web
 
 from imageload.errors import Refused
 from imageload.job import Job, Snapshot
-from imageload.loader import ImageLoad
 from imageload.schemas import WaitingJson, utc_text
+from imageload.service import Service
 from imageload.settings import Settings, Tuning
-from imageload.store import Store
 from imageload.targets.imgur.uploader import Imgur
 from imageload.web.bodies import BodyHandler
 from imageload.web.events import Events
@@ -40,22 +39,19 @@ class BaseHandler(BodyHandler):
 
     def initialize(
         self,
-        image_load: ImageLoad,
+        service: Service,
         service_settings: Settings,
         tuning: Tuning,
-        target: Imgur,
-        store: Store,
         events: Events,
         scrape: Scrape,
         route: str = "other",
     ) -> None:
         """Called by Tornado with the arguments of the route, whose path is `route`."""
+        self.image_load, self.target = service.image_load, service.target
+        self.store = service.store
         self.scrape = scrape
         self.route = route
         self._held_seconds = 0.0
-        self.store = store
-        self.image_load = image_load
-        self.target = target
         self.service_settings = service_settings
         self.tuning = tuning
         self.events = events

@@ -18,7 +18,6 @@ from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
 from imageload.job import State
-from imageload.observers.metrics import Metrics
 from imageload.service import Service
 from imageload.settings import VERSION
 from imageload.web.events import Events
@@ -106,10 +105,10 @@ class Gauges(Collector):
 
 
 class Scrape:
-    """The registry of `metrics`, with metrics of requests and connections, and `gauges`."""
+    """The service's metrics, with those of requests and connections, and `gauges`."""
 
-    def __init__(self, metrics: Metrics, gauges: Gauges) -> None:
-        self._registry = metrics.registry
+    def __init__(self, gauges: Gauges) -> None:
+        self._registry = gauges.service.metrics.registry
         self._registry.register(gauges)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._registry)
