@@ -390,7 +390,8 @@ def test_a_low_limit_of_open_files_lowers_the_limit_of_connections(
         f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}));"
         "from imageload.settings import Settings, Tuning;"
         "from imageload.web.server.limits import most_connections, most_streams;"
-        "print(most_connections(Settings()), most_streams(Settings(), Tuning()))"
+        "most = most_connections(Settings());"
+        "print(most, most_streams(most, Tuning()))"
     )
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

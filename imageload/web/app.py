@@ -17,7 +17,7 @@ from imageload.web.idempotency import IdempotencyKeys
 from imageload.web.limits import RequestLimits
 from imageload.web.scrape import Gauges, Scrape
 from imageload.web.server.connections import BACKLOG, Server
-from imageload.web.server.limits import most_streams
+from imageload.web.server.limits import most_connections, most_streams
 
 # As Node's: headers of 64 kB in tiny fields would hold up the event loop for 60 ms.
 _MAX_HEADERS_BYTES = 16 * 2**10
@@ -45,8 +45,9 @@ class App:
         transfers.
         """
         self._settings, self._tuning = settings, tuning or Tuning()
+        self._most_connections = most_connections(settings)
         self.events = Events(
-            most_streams(settings, self._tuning),
+            most_streams(self._most_connections, self._tuning),
             lambda summary: waiting_of(self.service.target, summary),
         )
         self.service = Service(
@@ -79,7 +80,7 @@ class App:
         # Handlers limit the bodies, for they can answer; the server would close the connection.
         self.server = server = Server(
             self.application,
-            settings=settings,
+            most=self._most_connections,
             tuning=self._tuning,
             on_close=self._scrape.connection_closed,
             max_header_size=_MAX_HEADERS_BYTES,

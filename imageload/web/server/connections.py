@@ -33,9 +33,8 @@ from tornado.httputil import (
     ResponseStartLine,
 )
 
-from imageload.settings import Settings, Tuning
+from imageload.settings import Tuning
 from imageload.web.problems import PROBLEM
-from imageload.web.server.limits import most_connections
 
 _log = logging.getLogger(__name__)
 
@@ -97,12 +96,12 @@ class ClientStream(tornado.iostream.IOStream):
 
 
 class Server(tornado.httpserver.HTTPServer):
-    """Tornado's server with our limits; `on_close` is called with each CloseReason."""
+    """Tornado's server with at most `most` connections; `on_close` gets each CloseReason."""
 
     def initialize(  # type: ignore[override]
         self,
         *args: Any,
-        settings: Settings,
+        most: int,
         tuning: Tuning,
         on_close: Callable[[CloseReason], object],
         **keywords: Any,
@@ -110,7 +109,7 @@ class Server(tornado.httpserver.HTTPServer):
         """Called by Tornado with the arguments of the constructor."""
         super().initialize(*args, **keywords)
         self.conn_params.header_timeout = None  # `_check` has the deadlines
-        self.most = most_connections(settings)
+        self._most = most
         self._seconds = tuning.client_seconds
         self._speed = tuning.client_speed_bytes
         self._idle_seconds = tuning.idle_seconds
@@ -169,7 +168,7 @@ class Server(tornado.httpserver.HTTPServer):
             self._loop.add_reader(sock, self._accept, sock)
 
     def _take(self, connection: socket.socket, address: Any) -> None:
-        if len(self._open) >= self.most and not self._evict():
+        if len(self._open) >= self._most and not self._evict():
             self._count("refused")
             connection.setblocking(False)
             with connection, contextlib.suppress(OSError):  # the client may have reset it

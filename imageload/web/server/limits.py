@@ -16,21 +16,16 @@ _FILES_PER_TRANSFER = 4
 
 def most_connections(settings: Settings) -> int:
     """`max_connections`, or fewer if the limit of open files is too low; then logs a warning."""
-    most, files = _limits(settings)
+    most = settings.max_connections
+    others = _OTHER_FILES + _FILES_PER_TRANSFER * (settings.downloads + settings.uploads)
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files != resource.RLIM_INFINITY:
+        most = min(most, max(files - others, files // 2))
     if most < settings.max_connections:
         _log.warning("at most %d connections, because only %d files may be open", most, files)
     return most
 
 
-def most_streams(settings: Settings, tuning: Tuning) -> int:
+def most_streams(connections: int, tuning: Tuning) -> int:
     """`max_streams`, but at most half of the connections: requests need the others."""
-    return min(tuning.max_streams, _limits(settings)[0] // 2)
-
-
-def _limits(settings: Settings) -> tuple[int, int]:
-    """The most connections, and the most open files."""
-    others = _OTHER_FILES + _FILES_PER_TRANSFER * (settings.downloads + settings.uploads)
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if files == resource.RLIM_INFINITY:
-        return settings.max_connections, files
-    return min(settings.max_connections, max(files - others, files // 2)), files
+    return min(tuning.max_streams, connections // 2)
