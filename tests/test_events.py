@@ -318,7 +318,7 @@ def many_files() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("many_files")
-def test_a_thousand_listeners_to_a_job_get_the_same_events(
+def test_three_hundred_subscribers_to_a_job_get_the_same_events(
     service: RunningService, origin: Origin
 ) -> None:
     gate = Gate(origin)
@@ -327,13 +327,13 @@ def test_a_thousand_listeners_to_a_job_get_the_same_events(
 
     async def read_all() -> list[bytes]:
         readers = []
-        for _ in range(1_000):
+        for _ in range(300):
             host, port = service.url.removeprefix("http://").split(":")
             reader, writer = await asyncio.open_connection(host, int(port))
             path = f"/v1/images/upload/{job_id}/events"
             writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
             readers.append((reader, writer))
-        while hub.subscribers < 1_000:
+        while hub.subscribers < 300:
             await asyncio.sleep(0.005)
         gate.open(100)
         bodies = await asyncio.gather(*(reader.read() for reader, _ in readers))

@@ -404,13 +404,13 @@ def check_any_bytes(content: bytes, path: Path) -> None:
     assert is_svg(content) in (True, False)
 
 
-@settings(max_examples=400, deadline=500)
+@settings(max_examples=150, deadline=500)
 @given(content=st.binary(max_size=300))
 def test_random_bytes_never_raise(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     check_any_bytes(content, tmp_path_factory.getbasetemp() / "random")
 
 
-@settings(max_examples=300, deadline=500)
+@settings(max_examples=150, deadline=500)
 @given(
     start=st.sampled_from(
         [
@@ -434,7 +434,7 @@ def test_random_bytes_behind_a_real_signature_never_raise(
     check_any_bytes(start + rest, tmp_path_factory.getbasetemp() / "signed")
 
 
-@settings(max_examples=800, deadline=500)
+@settings(max_examples=250, deadline=500)
 @given(
     sample=st.sampled_from(SAMPLES),
     changes=st.lists(st.tuples(st.integers(0, 600), st.binary(min_size=1, max_size=8)), max_size=4),
@@ -452,7 +452,7 @@ def test_mutated_and_truncated_images_never_raise(
     check_any_bytes(bytes(content[:length]), tmp_path_factory.getbasetemp() / "mutated")
 
 
-@settings(max_examples=100, deadline=500)
+@settings(max_examples=50, deadline=500)
 @given(
     kind=st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"]),
     width=st.integers(1, 300),

@@ -374,7 +374,14 @@ def test_plain_text_that_is_not_utf_8_is_refused_with_the_position() -> None:
     assert "byte 0" in refusal(A.encode("utf-16"), "text/plain")
 
 
-@given(st.lists(st.from_regex(r"https?://[ab]{1,2}/([a=?]|,b){0,3}", fullmatch=True)))
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["http://a/", "https://ab/"]),
+            st.lists(st.sampled_from(["a", "=", "?", ",b"]), max_size=3).map("".join),
+        ).map("".join)
+    )
+)
 def test_urls_joined_by_commas_or_newlines_are_separated_again(urls: list[str]) -> None:
     for separator in (",", ", ", "\n", "\r\n"):
         body = separator.join(urls).encode()

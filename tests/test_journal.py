@@ -760,7 +760,7 @@ def test_nothing_that_was_said_to_be_durable_is_lost_when_the_process_is_killed(
     accepted: list[str] = []
     uploading: set[tuple[str, int]] = set()
     landed: set[tuple[str, int]] = set()
-    for _ in range(20):
+    for _ in range(8):
         with subprocess.Popen(
             [sys.executable, "-c", WRITER, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
         ) as writer:

@@ -20,7 +20,7 @@ from tests.waiting import wait_until
 
 PNG = (IMAGES / "png-rgb.png").read_bytes()
 JOBS = "/v1/images/upload"
-ROUNDS = 6
+ROUNDS = 4
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_a_cancel_within_a_retry_is_answered_with_the_count_of_images_it_ends(
 ) -> None:
     for number in range(ROUNDS):
         hanging = origin.page("/hanging", answer(status="404 Not Found"))
-        failing = [f"{hanging}?{number}-{n}" for n in range(400)]
+        failing = [f"{hanging}?{number}-{n}" for n in range(200)]
         job_id = service.submit(failing)
         service.finish(job_id)
         origin.pages["/hanging"] = origin.hang
@@ -117,9 +117,9 @@ def test_a_cancel_within_a_retry_is_answered_with_the_count_of_images_it_ends(
         assert (retried.status_code, cancelled.status_code) in {(202, 202), (409, 202)}
         if retried.status_code == 202 and not cancelled.json()["cancelled"]:
             # The cancel came first, and the retry goes on.
-            assert delete(service, job_id)().json()["cancelled"] == 400
+            assert delete(service, job_id)().json()["cancelled"] == 200
         else:
-            assert cancelled.json()["cancelled"] in (0, 400), "all of the retry, or nothing"
+            assert cancelled.json()["cancelled"] in (0, 200), "all of the retry, or nothing"
         service.finish(job_id)
         assert set(codes(service, job_id)) <= {"cancelled", "http_status"}
 

@@ -70,13 +70,13 @@ def test_a_file_that_is_given_back_is_used_again_while_others_are_in_use(folder:
 
 
 @pytest.mark.parametrize(
-    ("count", "length", "kept"), [(200, 1, 199), (1_200, 1, 1_024), (200, MEGABYTE, 64)]
+    ("count", "length", "kept"), [(150, 1, 149), (1_100, 1, 1_024), (150, MEGABYTE, 64)]
 )
 def test_kept_files_are_bounded_and_emptied_when_the_last_is_given_back(
     folder: Path, count: int, length: int, kept: int
 ) -> None:
     files = TempFiles(folder)
-    for _ in range(3):
+    for _ in range(2):
         paths = [take(files) for _ in range(count)]
         assert names(folder) == set(paths)
         assert len(all_names(folder)) == count
