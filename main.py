@@ -95,7 +95,7 @@ class UploadHandler(StatusHandler):
         if job_id is not None:
             await self.answer_status(self.job(job_id.removeprefix(":")))
             return
-        limit = self.count_argument("limit", 100, 1_000) or 100
+        limit = self.count_argument("limit", 100, 1_000)
         page = list(islice(self._newest_jobs(), limit + 1))
         if len(page) > limit:
             self.link_next(limit=limit, after=page[limit - 1].job_id)
@@ -145,11 +145,11 @@ class UploadLinks(BaseHandler):
 
     async def get(self) -> None:
         """Stream all links, or send the page of `limit` and `after`."""
-        limit = self.count_argument("limit", None, 100_000)
+        limit = self.count_argument("limit", 0, 100_000)
         after = self.get_query_argument("after", None)
         links = links_after(after, self.image_load, self.store)
         self.set_header("Content-Type", "application/json")
-        if limit is None:
+        if not limit:
             await self.send_parts(encoded_links(links))
             return
         page = await asyncio.to_thread(lambda: list(islice(links, limit + 1)))

@@ -170,7 +170,7 @@ class BaseHandler(BodyHandler):
 
     # Paging
 
-    def count_argument(self, name: str, default: int | None, most: int) -> int | None:
+    def count_argument(self, name: str, default: int, most: int) -> int:
         """The query argument `name`: a number from 1 to `most`; `default` if it is missing."""
         text = self.get_query_argument(name, None)
         if text is None:

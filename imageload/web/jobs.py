@@ -20,8 +20,6 @@ from imageload.schemas import (
 )
 from imageload.web.base import LARGE_JOB, BaseHandler, tag_of_job, waiting_of
 
-_DEFAULT_IMAGES = 1_000
-_MAX_IMAGES = 10_000
 _MAX_AFTER = 999_999_999
 
 
@@ -34,8 +32,8 @@ class JobImagesHandler(BaseHandler):
     async def get(self, job_id: str) -> None:
         """Send one page of images, in the order of the request."""
         job = self.job(job_id)
-        limit = self.count_argument("limit", _DEFAULT_IMAGES, _MAX_IMAGES) or _DEFAULT_IMAGES
-        after = self.count_argument("after", 0, _MAX_AFTER) or 0
+        limit = self.count_argument("limit", 1_000, 10_000)
+        after = self.count_argument("after", 0, _MAX_AFTER)
         state = self.get_query_argument("state", None)
         if state is not None and state not in get_args(State):
             raise Refused("bad-request", f"state is one of {', '.join(get_args(State))}.")
