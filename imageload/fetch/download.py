@@ -27,8 +27,8 @@ from imageload.transport.request import Request, Response, Sink, TransferError
 
 _WRITE_BYTES = 256 * 2**10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-# Of HTTP, and of the proxies and networks in front of origins: Cloudflare's 52x and 530, nginx's and
-# shared hosting's 507, 509 and 529, proxies' 598 and 599, and 420 of older rate limits.
+# Of HTTP, and of the proxies and networks in front of origins: Cloudflare's 52x and 530, nginx's
+# and shared hosting's 507, 509 and 529, proxies' 598 and 599, and 420 of older rate limits.
 _BUSY = frozenset({408, 420, 425, 429, 500, 502, 503, 504, 507, 509, *range(520, 531), 598, 599})
 # Types that Imgur takes come first, so that an origin that negotiates does not answer WebP.
 _ACCEPT = (

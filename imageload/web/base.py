@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 from urllib.parse import urlencode
@@ -126,22 +126,13 @@ class BaseHandler(BodyHandler):
         else:
             self.send_json(view())
 
-    async def send_parts(self, parts: Iterable[bytes]) -> None:
-        """Send a body of `parts`, each when it is made, until the client leaves."""
-        source = iter(parts)
+    async def send_parts(self, parts: Iterator[bytes]) -> None:
+        """Send a body of `parts`, which may come from the disk, until the client leaves."""
         with contextlib.suppress(tornado.iostream.StreamClosedError):
-            while part := await self._next(source):
+            while part := await asyncio.to_thread(next, parts, b""):
                 self.write(part)
                 await self.flush()
-                await asyncio.sleep(0)  # serve others, even if this client reads all at once
             await self.finish()
-
-    async def _next(self, parts: Iterator[bytes]) -> bytes:
-        """The next part, empty at the end. With a store it may come from the disk."""
-        if not self.store.is_durable:
-            return next(parts, b"")
-        # In the default executor, which also serves while the service stops.
-        return await asyncio.to_thread(next, parts, b"")
 
     # ETags and waiting
 
