@@ -76,7 +76,7 @@ class Jobs:
         self._calls: dict[str, asyncio.Task[Any]] = {}
         self._locks: weakref.WeakKeyDictionary[Job, asyncio.Lock] = weakref.WeakKeyDictionary()
         self._is_stopping = False
-        pipeline.target.watch(self._fill_windows)
+        pipeline.target.gate.watch(self._fill_windows)
 
     async def work(self, job: Job) -> None:
         """Do whatever is open in `job`; returns when nothing is, or the service stops."""
@@ -279,11 +279,11 @@ class Jobs:
             self._pipeline.apply(job, AlbumEnded(failure=failure))
 
     def _may_start(self, window: Window) -> bool:
-        rules, is_parked = self._rules, self._pipeline.target.is_parked
+        rules, uploads_wait = self._rules, self._pipeline.target.gate.was_closed
         if window.downloading >= rules.downloads:
             return False
         # While all uploads wait for Imgur, only the disk bounds how far downloads run ahead.
-        if not is_parked and (window.places >= rules.places or not window.has_spare_tasks):
+        if not uploads_wait and (window.places >= rules.places or not window.has_spare_tasks):
             return False
         return self._pipeline.temp_bytes.has_room(window.job.job_id, window.fill_soon)
 

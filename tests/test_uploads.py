@@ -115,7 +115,7 @@ def test_uploads_that_wait_are_counted_and_neither_announced_nor_sent(tmp_path: 
     ):
         imgur = target.imgur()
         announced, changes = [], []
-        imgur.watch(lambda: changes.append(imgur.is_parked))
+        imgur.gate.watch(lambda: changes.append(imgur.gate.was_closed))
 
         async def announce() -> None:
             announced.append(len(sandbox.images()))
@@ -127,8 +127,8 @@ def test_uploads_that_wait_are_counted_and_neither_announced_nor_sent(tmp_path: 
                 for n in range(10)
             ]
             await until(lambda: imgur.parked == 7 and not imgur.pool.busy)
-            assert imgur.closed is not None
-            assert imgur.closed.reason == "user"
+            assert imgur.gate.closed is not None
+            assert imgur.gate.closed.reason == "user"
             assert imgur.quotas.outage_seconds() == 0
             for task in tasks:
                 task.cancel()
@@ -152,7 +152,7 @@ def test_a_small_job_shares_the_budget_with_a_large_one(tmp_path: Path) -> None:
 
         async def run() -> int:
             large = uploads(imgur, 100, "large")
-            await until(lambda: imgur.is_parked)
+            await until(lambda: imgur.gate.was_closed)
             await asyncio.gather(*uploads(imgur, 3, "small"))
             landed = sum(each.done() for each in large)
             for task in large:
@@ -236,7 +236,7 @@ def test_wrong_credentials_are_asked_about_until_they_are_right_whatever_the_bud
 
         async def run() -> Landed:
             (landing,) = uploads(imgur, 1)
-            await until(lambda: imgur.is_parked)
+            await until(lambda: imgur.gate.was_closed)
             origin.page("/3/upload", imgur_page("200 OK", {"data": {"link": link}}, 490))
             return await landing
 
@@ -249,8 +249,8 @@ def test_nothing_is_sent_before_imgur_has_told_its_limits(target: Target) -> Non
 
     async def run() -> None:
         await imgur.ask()
-        assert imgur.closed is not None
-        assert imgur.closed.reason == "unasked"
+        assert imgur.gate.closed is not None
+        assert imgur.gate.closed.reason == "unasked"
         began = time.monotonic()
         await imgur.land("job", upload())
         assert time.monotonic() - began < 5

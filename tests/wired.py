@@ -24,6 +24,8 @@ from imageload.pipeline import Observer, Pipeline
 from imageload.retry import RetryRule
 from imageload.store.memory import MemoryStore
 from imageload.targets import Upload, UploadCancelled
+from imageload.targets.imgur.gate import Gate
+from imageload.targets.imgur.quota import Quotas
 from imageload.transport.curl import TransferLoop
 from imageload.transport.slots import Slots
 from tests.waiting import wait_until
@@ -202,10 +204,9 @@ class FakeTarget:
         self._blocking = _Blocking(call, threads, "upload")
         self._line, self._slots = Slots(2 * threads), Slots(threads)
         self._response = response or (lambda *_: None)
-        self._watchers: list[Callable[[], object]] = []
+        self.gate = Gate(Quotas(), math.inf)
         self.purging = asyncio.Lock()
         self.anonymous = True
-        self.is_parked = False
         self.cancelled = 0
         self.close = self._blocking.close
 
@@ -232,9 +233,6 @@ class FakeTarget:
     async def request(self, _: str, method: str, route: str, fields: Any = None) -> Any:
         response = self._response(method, route, fields)
         return await response if isinstance(response, Awaitable) else response
-
-    def watch(self, callback: Callable[[], object]) -> None:
-        self._watchers.append(callback)
 
     def album_link(self, album_id: str) -> str:
         return f"https://imgur.com/a/{album_id}"

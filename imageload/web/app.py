@@ -57,7 +57,7 @@ class App:
             observers=(self.events,),
             on_break=on_break,
         )
-        self.service.target.watch(self.events.notify)
+        self.service.target.gate.watch(self.events.notify)
         self.limits = RequestLimits(
             Access(settings, read_tokens(settings)),
             IdempotencyKeys(self.service.store),

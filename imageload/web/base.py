@@ -181,7 +181,7 @@ def waiting_of(target: Imgur, job: Snapshot) -> WaitingJson:
     """The time until which the job's uploads wait for Imgur, and the reason."""
     # A job that is not finished and has nothing to load makes its album, or is purged.
     waits = job.counts["downloaded"] or not (job.counts["queued"] or job.finished)
-    closed = target.closed if waits else None
+    closed = target.gate.closed if waits else None
     return {
         "waiting_until": moment_text(closed.until - time.monotonic()) if closed else None,
         "waiting_for": closed.reason if closed else None,

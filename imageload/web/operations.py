@@ -29,7 +29,7 @@ class ReadyHandler(BaseHandler):
 
     def get(self) -> None:
         """Send the status, and why uploads wait or the store fails."""
-        closed = self.target.closed
+        closed = self.target.gate.closed
         is_stopping = self.image_load.is_closing
         trouble = self.store.trouble
         is_refused = closed is not None and closed.reason == "credentials"
@@ -62,7 +62,7 @@ class QuotaHandler(BaseHandler):
         await self.send_view(self._view, in_thread=True)
 
     def _view(self) -> QuotaJson:
-        closed = self.target.closed
+        closed = self.target.gate.closed
         summaries = [job.summary().counts for job in self.image_load.jobs()]
         pending = sum(counts["queued"] + counts["downloaded"] for counts in summaries)
         seconds = self.target.seconds_for(pending)

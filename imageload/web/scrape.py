@@ -81,7 +81,7 @@ class Gauges(Collector):
 
     def _imgur(self) -> Iterator[GaugeMetricFamily]:
         target = self.service.target
-        closed = target.closed
+        closed = target.gate.closed
         waits = {closed.reason: max(0.0, closed.until - time.monotonic())} if closed else {}
         yield GaugeMetricFamily(
             "imageload_images_parked", "Images that wait for Imgur.", value=target.parked

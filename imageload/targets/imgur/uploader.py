@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,10 +22,9 @@ from imageload import errors
 from imageload.job import Landed
 from imageload.targets import Upload
 from imageload.targets.imgur.client import Client, ask_until_known
-from imageload.targets.imgur.quota import CALL_COST, UPLOAD_COST, Blocked, Quotas
+from imageload.targets.imgur.gate import Gate
+from imageload.targets.imgur.quota import CALL_COST, UPLOAD_COST, Quotas
 from imageload.transport.slots import Pool, Slots
-
-_log = logging.getLogger(__name__)
 
 CALL_SLOTS = 8
 _ASK_SECONDS = 10.0
@@ -58,7 +56,7 @@ class Imgur:
         self.anonymous = anonymous
         self._clients = {client.quota.number: client for client in clients}
         self._retry = retry
-        self._outage_seconds = outage_seconds
+        self.gate = Gate(quotas, outage_seconds)
         # Twice the slots: an announcement waits for the disk, and its upload needs no slot before.
         self._queue = Slots(2 * slots, gate=self._seconds_to_next)
         self._upload_slots = Slots(slots, clock=clock, on_resize=on_resize)
@@ -67,8 +65,6 @@ class Imgur:
         self.purging = asyncio.Lock()
         """Held while a purge finds out which of its images other jobs have too."""
         self._waiting_outside = 0  # of the queue, see `_wait_outside`
-        self._waits_for: tuple[str, int] | None = None
-        self._watchers: list[Callable[[], object]] = []
         self._asking: dict[int, asyncio.Task[None]] = {}
         self._average_seconds = 0.0  # of an upload
 
@@ -83,9 +79,8 @@ class Imgur:
                 return outcome
             if outcome is not None:
                 raise outcome
-            self._raise_long_outage(upload.since)
-            # In a long outage the gate lets all through, to fail if they waited as long.
-            if self.quotas.outage_seconds() >= self._outage_seconds:
+            self.gate.raise_long_outage(upload.since)
+            if self.gate.is_long_outage:
                 await self._wait_outside(upload.since)
 
     async def request(
@@ -102,7 +97,7 @@ class Imgur:
                 return await self._call_slots.run(key, call)
             except errors.UploadError as error:
                 if self._is_refused_as_a_whole(client, error):
-                    self._raise_long_outage(began, error)
+                    self.gate.raise_long_outage(began, error)
                     blocked = self.quotas.blocked(CALL_COST, post=post)
                     wait: float | None = self.quotas.seconds_to_open(blocked)
                 else:
@@ -124,10 +119,6 @@ class Imgur:
         """The page of the album."""
         return next(iter(self._clients.values())).album_link(album_id)
 
-    def watch(self, callback: Callable[[], object]) -> None:
-        """Have `callback` called, on the loop, when uploads wait for something else than before."""
-        self._watchers.append(callback)
-
     @property
     def pool(self) -> Pool:
         """How many uploads are in flight, and how many wait for a slot or for Imgur."""
@@ -137,18 +128,7 @@ class Imgur:
     @property
     def parked(self) -> int:
         """How many images wait because Imgur takes no uploads."""
-        return self.pool.waiting if self.closed is not None else 0
-
-    @property
-    def is_parked(self) -> bool:
-        """True if uploads waited for Imgur when the gate was asked last. Costs no CPU time."""
-        return self._waits_for is not None
-
-    @property
-    def closed(self) -> Blocked | None:
-        """Why uploads wait, and until when; None: they go on."""
-        blocked = self.quotas.blocked(UPLOAD_COST, post=True)
-        return None if blocked is None or blocked.until == math.inf else blocked
+        return self.pool.waiting if self.gate.closed is not None else 0
 
     def seconds_for(self, uploads: int) -> float:
         """How long so many uploads will take, by the budgets and the average upload."""
@@ -156,33 +136,8 @@ class Imgur:
         return max(at_best, self.quotas.seconds_for(uploads))
 
     def _seconds_to_next(self) -> float:
-        """The gate of the queue: the seconds until one more upload may leave it."""
         # Uploads that have left the queue and have no Reservation yet will need one.
-        unsent = max(0, self._queue.pool.busy - self.quotas.in_flight)
-        if self.quotas.blocked(UPLOAD_COST, post=True, count=unsent + 1) is None:
-            self._notify(None)
-            return 0.0
-        closed = self.closed
-        self._notify(closed)
-        if closed is None:
-            return math.inf
-        outage = self.quotas.outage_seconds()
-        until_long = self._outage_seconds - outage if outage else math.inf
-        return max(0.0, min(self.quotas.seconds_to_open(closed), until_long))
-
-    def _notify(self, closed: Blocked | None) -> None:
-        """Call the watchers if uploads wait for something else than before."""
-        waits_for = (closed.reason, round(closed.until)) if closed is not None else None
-        if waits_for == self._waits_for:
-            return
-        if closed is None:
-            _log.info("uploads go on")
-        elif self._waits_for is None:
-            seconds = closed.until - time.monotonic()
-            _log.warning("uploads wait for %.0f s reason=%s", seconds, closed.message)
-        self._waits_for = waits_for
-        for callback in list(self._watchers):
-            callback()
+        return self.gate.seconds_to_next(max(0, self._queue.pool.busy - self.quotas.in_flight))
 
     async def _announce_and_upload(
         self, key: str, upload: Upload
@@ -192,7 +147,7 @@ class Imgur:
         An error is returned and not raised. Otherwise a ResourceError, which has halved the number
         of upload slots already, would halve the queue's slots too.
         """
-        if self.is_parked:  # the gate lets it through in a long outage, see `land`
+        if self.gate.was_closed:  # it is open for a long outage, see `land`
             return None
         try:
             if upload.announce is not None:
@@ -242,25 +197,11 @@ class Imgur:
         is_down = error.imgur_is_away and error.max_tries is None
         return is_down and client.quota.backoff is not None
 
-    def _raise_long_outage(self, since: float, error: errors.UploadError | None = None) -> None:
-        """Raise the outage's error if the outage and a wait from `since` have lasted too long.
-
-        The error allows no other try, for that would wait as long.
-        """
-        closed, now = self.closed, time.monotonic()
-        outage = self.quotas.outage_seconds()
-        if closed is not None and outage and min(outage, now - since) >= self._outage_seconds:
-            error = error or closed.error(now)
-            error.max_tries = 1
-            raise error
-
     async def _wait_outside(self, since: float) -> None:
-        """Wait outside the queue until Imgur may take uploads, or `since` is too long ago."""
-        blocked = self.quotas.blocked(UPLOAD_COST, post=True)
-        until_long = since + self._outage_seconds - time.monotonic()
+        """Wait outside the queue, which a long outage does not stop."""
         self._waiting_outside += 1
         try:
-            await asyncio.sleep(_pause(min(self.quotas.seconds_to_open(blocked), until_long)))
+            await asyncio.sleep(_pause(self.gate.seconds_to_retry(since)))
         finally:
             self._waiting_outside -= 1
 
