@@ -12,7 +12,7 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -217,17 +217,12 @@ class Exchange:
             self._lines.append(line)
             return None
         lines, self._lines = self._lines, []
-        status = lines[0].split(None, 2)[1:2] if lines and lines[0].startswith(b"HTTP/") else []
-        number = int(status[0]) if status and status[0].isdigit() else 0
-        if number < 200:
+        response = _parsed(lines)
+        if response.status < 200:
             return None  # an interim response
-        headers: dict[str, str] = {}
-        for text in lines[1:]:
-            name, _, value = text.decode("latin-1").partition(":")
-            headers[name.strip().lower()] = value.strip()
-        self._response = Response(number, headers)
+        self._response = response
         try:
-            self._sink = self._on_response(self._response)
+            self._sink = self._on_response(response)
         except Exception as error:  # `result` raises it again
             return self._fail(error)
         return None
@@ -329,6 +324,19 @@ class _Connecting:
             return pycurl.SOCKET_BAD
         self._opened.append(opened)
         return opened
+
+
+def _parsed(lines: Sequence[bytes]) -> Response:
+    """The response with this status line and these headers; status 0 if the first is none."""
+    first, *rest = b"".join(lines).decode("latin-1").split("\n")
+    status = first.split(None, 2)[1:2] if first.startswith("HTTP/") else []
+    number = int(status[0]) if status and status[0].isascii() and status[0].isdigit() else 0
+    headers: dict[str, str] = {}
+    for text in rest:
+        name, colon, value = text.partition(":")
+        if colon:
+            headers[name.strip().lower()] = value.strip()
+    return Response(number, headers)
 
 
 def _can_open(count: int) -> bool:
