@@ -86,7 +86,7 @@ def test_images_of_an_account_go_in_by_their_ids_and_its_album_needs_no_deleteha
     assert ended == AlbumEnded("aLbUm12", "https://imgur.com/a/aLbUm12", None)
 
 
-def test_the_order_is_that_of_the_input_without_what_has_failed() -> None:
+def test_an_album_has_the_completed_images_in_the_order_of_the_input() -> None:
     calls = Calls(MADE)
     album_of(calls, job_of(6, failed=(0, 3)))
     assert calls.made[0][2]["deletehashes[]"] == names("hash", [1, 2, 4, 5])
@@ -98,7 +98,7 @@ def test_without_an_image_there_is_no_album_and_no_call() -> None:
     assert calls.made == []
 
 
-def test_an_image_that_is_there_twice_is_named_once() -> None:
+def test_an_image_in_the_job_twice_is_in_the_album_once() -> None:
     job = Job(["http://origin.example/a", "http://origin.example/b"], album="My trip")
     for index in range(2):
         job.apply(Downloaded(index, Report("", 200, 1, "image/png", 1, 1, "5ha")))
@@ -108,7 +108,7 @@ def test_an_image_that_is_there_twice_is_named_once() -> None:
     assert calls.made[0][2]["deletehashes[]"] == ["same"]
 
 
-def test_many_images_are_handed_over_a_hundred_at_a_time() -> None:
+def test_images_are_added_a_hundred_at_a_time() -> None:
     calls = Calls(MADE)
     album_of(calls, job_of(250))
     routes = [(method, route) for method, route, _ in calls.made]
@@ -118,7 +118,7 @@ def test_many_images_are_handed_over_a_hundred_at_a_time() -> None:
     assert [name for batch in batches for name in batch] == names("hash", range(250))
 
 
-def test_an_accounts_album_is_added_to_by_its_id() -> None:
+def test_images_are_added_to_an_accounts_album_by_its_id() -> None:
     calls = Calls({"id": "aLbUm12", "deletehash": None})
     album_of(calls, job_of(101), anonymous=False)
     assert calls.made[1] == ("POST", "album/aLbUm12/add", {"ids[]": ["id100"]})
@@ -145,9 +145,7 @@ def again(*, anonymous: bool) -> Job:
     ("anonymous", "route", "key"),
     [(True, "album/d3l3t3", "deletehashes[]"), (False, "album/aLbUm12", "ids[]")],
 )
-def test_an_album_that_is_there_has_its_images_set_anew(
-    anonymous: bool, route: str, key: str
-) -> None:
+def test_an_existing_album_has_its_images_replaced(anonymous: bool, route: str, key: str) -> None:
     calls, prefix = Calls(), "hash" if anonymous else "id"
     job = again(anonymous=anonymous)
     ended = album_of(calls, job, anonymous=anonymous)
@@ -174,7 +172,7 @@ def test_an_album_that_is_there_has_its_images_set_anew(
         {"id": "", "deletehash": "d3l3t3"},
     ],
 )
-def test_an_album_that_imgur_does_not_name_right_is_a_bad_answer(made: object) -> None:
+def test_an_album_with_a_malformed_id_is_a_bad_response(made: object) -> None:
     calls = Calls(made)
     with raises_error("upload_error"):
         album_of(calls, job_of(150))
@@ -182,7 +180,7 @@ def test_an_album_that_imgur_does_not_name_right_is_a_bad_answer(made: object) -
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_what_a_call_raises_passes_through(number: int) -> None:
+def test_an_error_of_a_call_is_raised(number: int) -> None:
     trouble = errors.UploadError("unavailable", "Down.")
     calls = Calls(*[MADE, True][: number - 1], trouble)
     with raises_error("unavailable") as caught:
@@ -190,7 +188,7 @@ def test_what_a_call_raises_passes_through(number: int) -> None:
     assert caught.value is trouble
 
 
-def test_what_was_purged_is_not_in_the_album_again() -> None:
+def test_purged_images_are_not_in_the_album() -> None:
     job = job_of(3)
     job.apply(Purged(1, GONE))
     calls = Calls(MADE)
@@ -215,7 +213,7 @@ def test_images_without_a_deletehash_stay_out_of_an_anonymous_album() -> None:
         (None, None, True, None),
     ],
 )
-def test_imgur_knows_an_image_by_its_deletehash_or_the_id_in_its_link(
+def test_an_image_is_named_by_its_deletehash_or_by_the_id_in_its_link(
     link: str | None, deletehash: str | None, anonymous: bool, name: str | None
 ) -> None:
     image = Image("http://origin.example/x", "completed", link=link, deletehash=deletehash)

@@ -58,7 +58,7 @@ def test_an_album_has_the_job_s_images_in_the_order_of_the_input(
     assert listed["album"] == album_of(service, job_id)
 
 
-def test_what_a_retry_brings_takes_its_place_in_the_album(
+def test_images_of_a_retry_are_in_the_album_in_the_order_of_the_input(
     service: RunningService, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     sandbox.fault("file_type", after=1)
@@ -72,7 +72,7 @@ def test_what_a_retry_brings_takes_its_place_in_the_album(
     assert images_in(service, sandbox, job_id) == completed
 
 
-def test_an_album_that_cannot_be_made_fails_alone_and_says_why(
+def test_a_failed_album_has_a_reason_and_fails_no_image(
     service: RunningService, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     sandbox.fault("answer", match="album", status=400, message="No albums today.")
@@ -87,7 +87,7 @@ def test_an_album_that_cannot_be_made_fails_alone_and_says_why(
     assert images_in(service, sandbox, job_id) == completed, "a retry makes it"
 
 
-def test_an_album_that_somebody_deleted_is_made_anew_by_a_retry(
+def test_a_retry_recreates_a_deleted_album(
     service: RunningService, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     sandbox.fault("file_type")
@@ -100,7 +100,7 @@ def test_an_album_that_somebody_deleted_is_made_anew_by_a_retry(
     assert images_in(service, sandbox, job_id) == completed
 
 
-def test_an_album_that_could_not_be_purged_says_so_and_may_be_purged_again(
+def test_an_album_whose_purge_failed_has_a_reason_and_can_be_purged_again(
     service: RunningService, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     job_id = submit(service, urls=distinct(origin, 2), album="Birds")
@@ -131,7 +131,7 @@ def test_a_job_without_an_image_has_no_album(service: RunningService, origin: Or
     assert album_of(service, job_id) == {"title": "Birds", "link": None, "error": None}
 
 
-def test_a_cancelled_job_makes_no_album_and_a_purged_one_loses_it(
+def test_a_cancelled_job_creates_no_album_and_a_purge_deletes_the_album(
     service: RunningService, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     hanging = origin.page("/h", origin.hang)
@@ -171,7 +171,7 @@ def test_titles_and_descriptions_arrive_at_imgur(
     assert record["title"] == 'A "bird"; ü\n--x'
 
 
-def test_the_same_bytes_under_another_title_are_another_image(
+def test_the_same_bytes_with_another_title_are_uploaded_again(
     service: RunningService, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     (page,) = distinct(origin, 1)
@@ -185,7 +185,7 @@ def test_the_same_bytes_under_another_title_are_another_image(
 # Accounts
 
 
-def test_uploads_are_nobody_s_unless_an_account_is_asked_for(
+def test_uploads_are_anonymous_without_an_account(
     tmp_path: Path, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     options = account(sandbox)
@@ -211,7 +211,7 @@ def test_an_account_s_images_go_into_its_album_and_are_purged_with_it(
 
 
 @pytest.mark.parametrize("was_anonymous", [True, False])
-def test_a_purge_finds_images_from_before_an_account_was_asked_for_or_was_not(
+def test_a_purge_deletes_images_uploaded_before_the_account_option_changed(
     tmp_path: Path, origin: Origin, sandbox: RunningSandbox, was_anonymous: bool
 ) -> None:
     options = wired(sandbox, **account(sandbox), store=str(tmp_path / "journal"))
@@ -229,7 +229,7 @@ def test_a_purge_finds_images_from_before_an_account_was_asked_for_or_was_not(
     assert sandbox.images() == []
 
 
-def test_an_image_that_is_another_account_s_stays_and_holds_up_nobody(
+def test_an_image_of_another_account_stays_and_delays_no_other_deletion(
     service: RunningService, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     job_id = service.submit(distinct(origin, 3))
@@ -247,7 +247,7 @@ def test_an_image_that_is_another_account_s_stays_and_holds_up_nobody(
 @pytest.mark.parametrize(
     ("query", "accept"), [("?format=csv", "*/*"), ("", "text/csv"), ("", "text/csv, */*;q=0.1")]
 )
-def test_the_map_leads_from_every_old_url_to_its_link_as_csv(
+def test_the_map_has_every_url_with_its_link_as_csv(
     service: RunningService, origin: Origin, query: str, accept: str
 ) -> None:
     pages = [*urls(origin, 3), f'{origin.image("png-rgb.png")}?a="b",c']
@@ -264,7 +264,9 @@ def test_the_map_leads_from_every_old_url_to_its_link_as_csv(
     ("query", "accept"),
     [("", "*/*"), ("?format=json", "text/csv"), ("", "application/json, text/csv;q=0.5")],
 )
-def test_and_as_json(service: RunningService, origin: Origin, query: str, accept: str) -> None:
+def test_the_map_has_every_url_with_its_link_as_json(
+    service: RunningService, origin: Origin, query: str, accept: str
+) -> None:
     pages = urls(origin, 3)
     job_id = service.submit([*pages, origin.image("missing.png")], dedupe=False)
     completed = service.finish(job_id)["uploaded"]["completed"]

@@ -32,7 +32,7 @@ def test_a_budget_of_which_nothing_is_known_has_room_for_anything() -> None:
     assert (budget.limit, budget.remaining, budget.resets_at) == (math.inf,) * 3
 
 
-def test_what_is_under_way_is_spent_already() -> None:
+def test_requests_in_flight_count_as_spent() -> None:
     budget = user_budget(remaining=100)
     budget.in_flight = 90
     assert budget.blocked_until(10, now=1.0) == 1.0
@@ -41,7 +41,7 @@ def test_what_is_under_way_is_spent_already() -> None:
     assert budget.blocked_until(1, now=1.0) > 1.0
 
 
-def test_an_answer_without_what_remains_tells_nothing_but_the_limit() -> None:
+def test_a_response_without_the_remaining_credits_sets_only_the_limit() -> None:
     budget = Budget("user", HOUR)
     assert not budget.learn(500, None, 60.0, sent=0.0, now=0.0)
     assert (budget.limit, budget.remaining, budget.resets_at) == (500, math.inf, math.inf)
@@ -63,7 +63,7 @@ def test_of_answers_that_overtake_each_other_the_one_with_the_least_is_believed(
 
 
 @given(st.permutations(range(20)))
-def test_in_whatever_order_answers_come_what_is_left_is_what_imgur_counts(
+def test_the_remaining_credits_equal_imgurs_count_in_any_order_of_responses(
     order: list[int],
 ) -> None:
     budget = user_budget(remaining=500)
@@ -82,7 +82,7 @@ def test_more_than_was_left_means_a_new_window_if_the_request_was_sent_later() -
     assert budget.resets_at == 6.0 + HOUR, "the end of the old window is not that of the new"
 
 
-def test_what_was_sent_in_the_window_before_tells_nothing_of_the_new_one() -> None:
+def test_a_response_to_a_request_of_the_last_window_changes_nothing() -> None:
     budget = user_budget(remaining=20, reset=1_000.0)
     assert budget.learn(500, 490, HOUR, sent=5.0, now=6.0)
     assert not budget.learn(500, 10, 990.0, sent=4.0, now=7.0)
@@ -99,7 +99,7 @@ def test_a_window_that_is_over_is_full_again() -> None:
     assert view.resets_at is None, "the next one begins with the next spending"
 
 
-def test_without_a_limit_a_window_that_is_over_leaves_nothing_known() -> None:
+def test_without_a_limit_the_remaining_credits_are_unknown_after_a_reset() -> None:
     budget = Budget("user", HOUR)
     assert budget.learn(None, 0, 60.0, sent=0.0, now=0.0)
     assert budget.blocked_until(10, now=1.0) == 60.0
@@ -107,13 +107,13 @@ def test_without_a_limit_a_window_that_is_over_leaves_nothing_known() -> None:
     assert budget.view(60.0).remaining is None
 
 
-def test_an_answer_that_comes_after_the_reset_to_what_was_sent_before_it_is_not_believed() -> None:
+def test_a_response_after_the_reset_to_a_request_before_it_is_ignored() -> None:
     budget = user_budget(limit=500, remaining=10, reset=60.0)
     assert not budget.learn(500, 0, 1.0, sent=59.0, now=61.0)
     assert budget.blocked_until(500, now=61.0) == 61.0
 
 
-def test_of_several_hints_at_the_end_of_a_window_the_earliest_counts() -> None:
+def test_the_earliest_reset_time_of_a_window_counts() -> None:
     budget = user_budget(remaining=490, reset=60.0)
     assert budget.learn(500, 480, 60.0, sent=0.2, now=0.8)
     assert budget.resets_at == 60.0, "Imgur rounds up"
@@ -121,7 +121,7 @@ def test_of_several_hints_at_the_end_of_a_window_the_earliest_counts() -> None:
     assert budget.resets_at == 59.95
 
 
-def test_a_reset_that_is_always_the_same_is_that_of_the_windows_first_answer() -> None:
+def test_a_constant_reset_header_counts_from_the_windows_first_response() -> None:
     budget = user_budget(remaining=490, reset=HOUR, at=100.0)
     for minute in range(1, 50):
         now = 100.0 + 60.0 * minute
@@ -129,7 +129,7 @@ def test_a_reset_that_is_always_the_same_is_that_of_the_windows_first_answer() -
     assert budget.blocked_until(10, now=3_600.0) == 100.0 + HOUR
 
 
-def test_a_window_without_any_hint_at_its_end_lasts_as_long_as_is_usual() -> None:
+def test_a_window_without_a_reset_header_has_the_default_length() -> None:
     budget = user_budget(remaining=490, reset=None, at=100.0)
     assert budget.learn(500, 0, None, sent=200.0, now=200.0)
     assert budget.blocked_until(10, now=300.0) == 100.0 + HOUR
@@ -142,7 +142,9 @@ def window_after(budget: Budget) -> None:
 
 
 @pytest.mark.parametrize("begin", [lambda _: None, window_after])
-def test_at_first_and_after_a_reset_one_goes_alone(begin: Callable[[Budget], None]) -> None:
+def test_one_request_is_sent_alone_at_first_and_after_a_reset(
+    begin: Callable[[Budget], None],
+) -> None:
     budget = Budget("user", HOUR)
     begin(budget)
     budget.reserve(10, now=61.0)
@@ -155,7 +157,7 @@ def test_at_first_and_after_a_reset_one_goes_alone(begin: Callable[[Budget], Non
     assert budget.blocked_until(10, now=62.0) > 62.0
 
 
-def test_one_alone_that_came_to_nothing_is_followed_by_another() -> None:
+def test_a_lone_request_without_a_response_is_followed_by_another() -> None:
     budget = user_budget(remaining=0, reset=60.0)
     for moment in (60.0, 70.0, 80.0):
         assert budget.blocked_until(10, now=moment) == moment
@@ -167,7 +169,7 @@ def test_one_alone_that_came_to_nothing_is_followed_by_another() -> None:
         budget.reserve(10, now=81.0)
 
 
-def test_those_under_way_at_the_reset_are_neither_waited_for_nor_learnt_from() -> None:
+def test_requests_in_flight_at_the_reset_neither_block_nor_open_the_new_window() -> None:
     budget = user_budget(remaining=100, reset=60.0)
     for _ in range(3):
         budget.reserve(10, now=59.0)
@@ -181,7 +183,7 @@ def test_those_under_way_at_the_reset_are_neither_waited_for_nor_learnt_from() -
     assert budget.blocked_until(491, now=61.0) > 61.0, "one is under way yet"
 
 
-def test_the_one_alone_that_shows_another_window_is_over_then() -> None:
+def test_a_lone_request_that_shows_another_window_ends_the_wait_of_the_others() -> None:
     budget = Budget("user", HOUR)
     budget.limit = budget.remaining = 50
     budget.reserve(10, now=1.0)
@@ -190,13 +192,13 @@ def test_the_one_alone_that_shows_another_window_is_over_then() -> None:
     assert budget.blocked_until(490, now=2.0) == 2.0
 
 
-def test_what_no_answer_told_of_is_counted_all_the_same() -> None:
+def test_a_request_without_a_response_is_counted() -> None:
     budget = user_budget(remaining=100)
     budget.spend(10, now=1.0)
     assert budget.remaining == 90
 
 
-def test_what_is_spent_of_a_full_budget_begins_its_window() -> None:
+def test_the_first_spending_of_a_full_budget_begins_its_window() -> None:
     budget = user_budget(limit=500, remaining=0, reset=60.0)
     assert budget.blocked_until(10, now=60.0) == 60.0
     budget.spend(10, now=70.0)
@@ -205,13 +207,13 @@ def test_what_is_spent_of_a_full_budget_begins_its_window() -> None:
     assert budget.resets_at == 70.0 + HOUR
 
 
-def test_what_is_not_known_is_not_counted_either() -> None:
+def test_an_unknown_budget_counts_nothing() -> None:
     budget = Budget("user", HOUR)
     budget.spend(10, now=0.0)
     assert (budget.remaining, budget.resets_at) == (math.inf, math.inf)
 
 
-def test_what_was_counted_untold_stays_counted_until_imgur_says_as_little() -> None:
+def test_a_request_counted_without_a_response_stays_counted_until_imgur_confirms_it() -> None:
     budget = user_budget(remaining=100)
     budget.spend(10, now=1.0)
     assert budget.learn(500, 100, HOUR, sent=2.0, now=3.0)
@@ -221,7 +223,7 @@ def test_what_was_counted_untold_stays_counted_until_imgur_says_as_little() -> N
     assert budget.remaining == 490, "now that it is known again, more is news"
 
 
-def test_what_was_counted_untold_is_not_in_the_answer_to_what_was_sent_before_it_ended() -> None:
+def test_a_response_to_an_earlier_request_does_not_confirm_a_later_one() -> None:
     budget = user_budget(remaining=100)
     budget.spend(10, now=2.0)
     assert budget.learn(500, 90, HOUR, sent=1.0, now=3.0)
@@ -233,7 +235,7 @@ def test_what_was_counted_untold_is_not_in_the_answer_to_what_was_sent_before_it
 
 
 @given(st.permutations(range(20)), st.sets(st.integers(0, 19)))
-def test_whichever_answers_are_lost_never_more_is_left_than_imgur_counts(
+def test_lost_responses_never_leave_more_credits_than_imgur_counts(
     order: list[int], lost: set[int]
 ) -> None:
     budget = user_budget(remaining=500)
@@ -250,7 +252,7 @@ def test_whichever_answers_are_lost_never_more_is_left_than_imgur_counts(
     assert 290 - 10 * len(lost) <= budget.remaining <= 290, "at worst they are counted twice"
 
 
-def test_a_budget_that_imgur_calls_used_up_is_closed_for_as_long_as_it_says() -> None:
+def test_a_budget_that_imgur_reports_as_used_up_is_blocked_for_the_time_it_names() -> None:
     budget = user_budget(remaining=100, reset=None)
     budget.empty(720.0, sent=9.0, now=10.0)
     assert budget.blocked_until(1, now=10.0) == 730.0
@@ -258,7 +260,7 @@ def test_a_budget_that_imgur_calls_used_up_is_closed_for_as_long_as_it_says() ->
 
 
 @pytest.mark.parametrize(("reset", "opens"), [(1_000.0, 1_000.0), (None, HOUR)])
-def test_one_that_is_used_up_for_a_time_that_is_not_said_waits_for_the_windows_end(
+def test_a_used_up_budget_without_a_named_time_is_blocked_until_the_windows_end(
     reset: float | None, opens: float
 ) -> None:
     budget = user_budget(remaining=100, reset=reset)
@@ -266,13 +268,13 @@ def test_one_that_is_used_up_for_a_time_that_is_not_said_waits_for_the_windows_e
     assert budget.blocked_until(1, now=10.0) == opens
 
 
-def test_one_of_which_nothing_was_known_is_closed_for_a_whole_window_then() -> None:
+def test_an_unknown_budget_that_is_used_up_is_blocked_for_a_whole_window() -> None:
     budget = Budget("client", 86_400.0)
     budget.empty(None, sent=9.0, now=10.0)
     assert budget.blocked_until(1, now=10.0) == 10.0 + 86_400.0
 
 
-def test_being_used_up_moves_the_windows_end_to_no_later_moment() -> None:
+def test_a_used_up_budget_never_ends_its_window_later() -> None:
     budget = user_budget(remaining=100, reset=1_000.0)
     budget.empty(HOUR, sent=9.0, now=10.0)
     assert budget.blocked_until(1, now=10.0) == 1_000.0, "a reset may be always the same"
@@ -281,7 +283,7 @@ def test_being_used_up_moves_the_windows_end_to_no_later_moment() -> None:
 
 
 @pytest.mark.parametrize("wait", [None, 1.0, HOUR])
-def test_what_was_sent_before_the_reset_and_refused_does_not_close_the_new_window(
+def test_a_refusal_of_a_request_before_the_reset_does_not_block_the_new_window(
     wait: float | None,
 ) -> None:
     budget = user_budget(limit=500, remaining=10, reset=60.0)
@@ -289,7 +291,7 @@ def test_what_was_sent_before_the_reset_and_refused_does_not_close_the_new_windo
     assert budget.blocked_until(500, now=61.0) == 61.0
 
 
-def test_where_only_what_is_under_way_is_in_the_way_time_does_not_open_it() -> None:
+def test_a_budget_blocked_only_by_requests_in_flight_has_no_opening_time() -> None:
     budget = user_budget(remaining=100)
     budget.in_flight = 100
     assert budget.blocked_until(10, now=1.0) == math.inf
@@ -303,7 +305,7 @@ def test_a_limit_too_small_for_the_cost_never_opens() -> None:
     assert budget.blocked_until(10, now=60.0) == math.inf
 
 
-def test_how_long_a_window_is_shows_in_a_fresh_one() -> None:
+def test_the_length_of_a_window_is_learnt_from_a_fresh_one() -> None:
     budget = Budget("user", HOUR)
     assert budget.learn(500, 250, 30.0, sent=0.0, now=0.0)
     assert budget.window == HOUR, "that is what was left of an old one"
@@ -313,7 +315,7 @@ def test_how_long_a_window_is_shows_in_a_fresh_one() -> None:
     assert budget.window == 70.0, "it is at least as long as there is left of it"
 
 
-def test_what_imgur_rounds_up_makes_no_window_longer() -> None:
+def test_rounding_by_imgur_makes_no_window_longer() -> None:
     budget = Budget("user", HOUR)
     assert budget.learn(500, 499, 6.0, sent=0.0, now=0.0)
     assert budget.learn(500, 499, 6.9, sent=0.1, now=0.1)
@@ -322,7 +324,7 @@ def test_what_imgur_rounds_up_makes_no_window_longer() -> None:
     assert budget.window == 6.0
 
 
-def test_a_window_in_which_little_is_spent_for_long_is_no_shorter_for_it() -> None:
+def test_a_window_with_little_spending_is_not_taken_for_a_shorter_one() -> None:
     budget = Budget("user", HOUR)
     assert budget.learn(500, 499, HOUR, sent=0.0, now=0.0)
     assert budget.learn(500, 498, 600.0, sent=3_000.0, now=3_000.0)
@@ -335,7 +337,7 @@ def test_a_view_shows_a_window_that_is_over_as_over() -> None:
     assert budget.view(60.0) == BudgetView(None, "user", 500, 500, None)
 
 
-def test_a_forecast_begins_with_what_is_left_and_goes_on_with_the_limit() -> None:
+def test_a_forecast_uses_the_remaining_credits_first_and_then_the_limit() -> None:
     budget = user_budget(limit=500, remaining=35, reset=60.0)
     budget.in_flight = 10
     forecast = Forecast(budget, 10, 0.0)
@@ -347,7 +349,7 @@ def test_a_forecast_begins_with_what_is_left_and_goes_on_with_the_limit() -> Non
     assert (forecast.fits(60.0), forecast.resets_at) == (0, 60.0 + HOUR)
 
 
-def test_a_forecast_of_what_is_overdrawn_fits_nothing() -> None:
+def test_a_forecast_of_an_overdrawn_budget_fits_nothing() -> None:
     budget = user_budget(remaining=0, reset=60.0)
     budget.in_flight = 150
     forecast = Forecast(budget, 10, 0.0)
@@ -355,7 +357,7 @@ def test_a_forecast_of_what_is_overdrawn_fits_nothing() -> None:
     assert forecast.fits(60.0) == 50
 
 
-def test_a_forecast_of_what_is_not_known_fits_everything() -> None:
+def test_a_forecast_of_an_unknown_budget_fits_everything() -> None:
     forecast = Forecast(Budget("posts", HOUR), 1, 0.0)
     assert forecast.fits(0.0) == math.inf
     forecast.spend(1_000_000, 0.0)

@@ -119,7 +119,7 @@ class Gate:
         return [f"{self._origin.url}/gate/{number}" for number in range(count)]
 
 
-def test_a_stream_cut_ten_times_in_mid_job_misses_nothing_and_says_nothing_twice(
+def test_a_stream_cut_ten_times_in_mid_job_sends_every_event_once(
     service: RunningService, origin: Origin
 ) -> None:
     gate = Gate(origin)
@@ -143,7 +143,7 @@ def test_a_stream_cut_ten_times_in_mid_job_misses_nothing_and_says_nothing_twice
     assert versions == sorted(set(versions))
 
 
-def test_a_finished_jobs_stream_tells_all_of_it_and_closes(
+def test_a_finished_jobs_stream_sends_every_event_and_closes(
     service: RunningService, origin: Origin
 ) -> None:
     urls = [origin.image("png-1-pixel.png"), origin.image("missing.png"), "foo"]
@@ -164,7 +164,7 @@ def test_a_finished_jobs_stream_tells_all_of_it_and_closes(
     assert events[0].data == state
 
 
-def test_a_browser_that_comes_back_after_the_end_is_told_to_stay_away(
+def test_a_reconnect_after_the_end_gets_204(
     service: RunningService,
 ) -> None:
     job_id = service.submit(["foo"])
@@ -176,7 +176,7 @@ def test_a_browser_that_comes_back_after_the_end_is_told_to_stay_away(
         assert [event.name for event in listener.events()] == ["progress", "complete"]
 
 
-def test_the_answer_is_an_event_stream_that_nobody_keeps_or_buffers(
+def test_the_response_is_an_event_stream_that_is_neither_cached_nor_buffered(
     service: RunningService,
 ) -> None:
     job_id = service.submit(["foo"])
@@ -213,7 +213,7 @@ def test_an_unknown_id_begins_from_the_start(service: RunningService, last_id: s
         assert numbers(list(listener.events())) == [2, 1]
 
 
-def test_progress_comes_at_most_ten_times_a_second_however_fast_the_job(
+def test_progress_is_sent_at_most_ten_times_a_second(
     service: RunningService,
 ) -> None:
     job = registered(service, job_of(8_000))
@@ -279,7 +279,7 @@ def test_an_idle_stream_is_kept_alive_by_comments(small: RunningService, origin:
         assert [listener.comment() for _ in range(2)] == ["keepalive"] * 2
 
 
-def test_a_listener_that_takes_nothing_is_dropped_and_can_go_on_later(
+def test_a_subscriber_that_reads_nothing_is_dropped_and_can_resume(
     small: RunningService, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -296,7 +296,7 @@ def test_a_listener_that_takes_nothing_is_dropped_and_can_go_on_later(
     assert numbers(heard) == list(range(1, 1_001))
 
 
-def test_a_listener_that_reads_slowly_is_kept_and_told_everything(small: RunningService) -> None:
+def test_a_slow_subscriber_gets_every_event(small: RunningService) -> None:
     job = registered(small, Job([f"https://a.example/{'x' * 3_000}/{n}" for n in range(300)]))
     apply(small, job, Started(), *(Failed(index, FAILURE) for index in range(len(job))))
     with Listener(events_url(small, job.job_id), receive_buffer=4_096) as listener:
@@ -364,7 +364,7 @@ def test_streams_past_the_limit_are_refused_until_one_ends(
         listener.until("progress")
 
 
-def test_at_the_end_of_the_service_streams_are_told_and_closed(
+def test_a_stop_of_the_service_sends_a_last_event_and_closes_streams(
     service: RunningService, origin: Origin
 ) -> None:
     with listen(service, service.submit(["foo"])) as listener:
@@ -408,7 +408,7 @@ def test_a_stopped_process_ends_its_jobs_and_then_their_streams(
     assert events[-1].name == "complete"
 
 
-def test_the_stream_of_all_jobs_tells_how_each_comes_along(
+def test_the_stream_of_all_jobs_sends_the_progress_of_each(
     service: RunningService, origin: Origin
 ) -> None:
     earlier = service.submit(["foo"])
@@ -428,7 +428,7 @@ def test_the_stream_of_all_jobs_tells_how_each_comes_along(
     assert states[-1] == service.get("/v1/images/upload?limit=1").json()["jobs"][0]
 
 
-def test_a_job_that_only_waits_is_told_of_too(
+def test_the_stream_of_all_jobs_includes_waiting_jobs(
     sandbox: RunningSandbox, origin: Origin, tmp_path: Path
 ) -> None:
     with running_service(tmp_path / "t", imgur_base_url=sandbox.url, max_active_jobs=1) as service:
@@ -440,7 +440,7 @@ def test_a_job_that_only_waits_is_told_of_too(
         assert (event.data["job_id"], event.data["status"]) == (job_id, "pending")
 
 
-def test_the_stream_of_all_jobs_goes_on_where_it_was_cut_off(service: RunningService) -> None:
+def test_the_stream_of_all_jobs_resumes_after_a_disconnect(service: RunningService) -> None:
     with Listener(f"{service.url}/v1/events") as listener:
         service.submit(["foo"])
         for event in listener.events():
@@ -458,14 +458,14 @@ def test_the_stream_of_all_jobs_goes_on_where_it_was_cut_off(service: RunningSer
     assert [job_id for job_id in heard if job_id in missed] == missed
 
 
-def test_an_id_of_another_service_is_told_the_state_of_every_job(service: RunningService) -> None:
+def test_an_id_of_another_service_gets_the_state_of_every_job(service: RunningService) -> None:
     jobs = [registered(service, job_of(1)) for _ in range(300)]
     with Listener(f"{service.url}/v1/events", "00000000-7") as listener:
         told = [event.data["job_id"] for event in listener.until("job", 300)]
     assert told == [job.job_id for job in jobs]
 
 
-def test_a_job_that_changes_without_pause_is_told_of_twice_a_second(
+def test_a_job_that_changes_constantly_is_sent_twice_a_second(
     service: RunningService,
 ) -> None:
     job = registered(service, job_of(100_000))
@@ -549,7 +549,7 @@ def test_events_are_encoded_once_for_all_subscribers() -> None:
     asyncio.run(hear())
 
 
-def test_progress_says_what_a_job_waits_for() -> None:
+def test_progress_includes_the_reason_of_a_wait() -> None:
     async def hear() -> list[bytes]:
         waits: WaitingJson = {"waiting_until": None, "waiting_for": None}
         events, job = hub(waits), job_of(1)
@@ -565,7 +565,7 @@ def test_progress_says_what_a_job_waits_for() -> None:
     assert b'"waiting_for":"user"' in after
 
 
-def test_listeners_hear_that_uploads_wait_for_imgur_and_until_when(
+def test_subscribers_get_the_reason_and_the_end_of_a_wait_for_imgur(
     origin: Origin, tmp_path: Path
 ) -> None:
     with (
@@ -586,7 +586,7 @@ def test_listeners_hear_that_uploads_wait_for_imgur_and_until_when(
                     assert state["finished"] is False
 
 
-def test_listeners_hear_that_the_wait_has_become_longer(origin: Origin, tmp_path: Path) -> None:
+def test_subscribers_get_the_new_end_of_a_longer_wait(origin: Origin, tmp_path: Path) -> None:
     with (
         running_sandbox(tmp_path / "sandbox", client_ids="another") as sandbox,
         running_service(

@@ -129,7 +129,7 @@ def wait_for_backoff(quota: Quota, clock: Clock) -> float:
 # Room
 
 
-def test_what_is_known_of_no_budget_lets_pass_as_many_as_may_be_under_way(
+def test_unknown_budgets_allow_the_maximum_of_uploads_in_flight(
     quotas: Quotas, quota: Quota
 ) -> None:
     upload(quota)
@@ -172,7 +172,7 @@ def test_a_call_needs_one_credit_and_no_post(quota: Quota) -> None:
     assert refusal(quota, post=False).retry_after == HOUR
 
 
-def test_what_is_under_way_takes_its_room_and_gives_it_back(quota: Quota) -> None:
+def test_uploads_in_flight_reserve_credits_and_release_them(quota: Quota) -> None:
     upload(quota, told((500, 100, HOUR), (12_500, 12_000, DAY), (1_250, 1_200, HOUR)))
     reservations = take_all(quota)
     assert len(reservations) == 10
@@ -181,7 +181,7 @@ def test_what_is_under_way_takes_its_room_and_gives_it_back(quota: Quota) -> Non
     assert len(take_all(quota)) == 1
 
 
-def test_the_posts_under_way_are_counted_too(quota: Quota) -> None:
+def test_posts_in_flight_are_counted(quota: Quota) -> None:
     upload(quota, told((500, 400, HOUR), (12_500, 12_000, DAY), (1_250, 3, HOUR)))
     assert len(take_all(quota)) == 3
 
@@ -200,7 +200,7 @@ def test_the_posts_under_way_are_counted_too(quota: Quota) -> None:
         (errors.ResourceError("Out of sockets."), 400),
     ],
 )
-def test_what_no_answer_told_of_is_counted_where_imgur_may_count_it(
+def test_an_upload_without_a_response_is_counted_if_imgur_may_count_it(
     quotas: Quotas, quota: Quota, error: ImageError | None, left: int
 ) -> None:
     upload(quota, PLENTY)
@@ -208,12 +208,14 @@ def test_what_no_answer_told_of_is_counted_where_imgur_may_count_it(
     assert quotas.budgets()[0].remaining == left
 
 
-def test_what_an_answer_told_counts_also_where_it_is_a_refusal(quota: Quota) -> None:
+def test_the_headers_of_a_refusal_update_the_budgets(quota: Quota) -> None:
     upload(quota, told((500, 30, HOUR)), errors.UploadError("upload_rejected", "No."))
     assert len(take_all(quota)) == 3
 
 
-def test_every_budget_is_shown_as_it_stands(quotas: Quotas, quota: Quota, clock: Clock) -> None:
+def test_budgets_returns_the_current_state_of_every_budget(
+    quotas: Quotas, quota: Quota, clock: Clock
+) -> None:
     upload(quota, PLENTY)
     assert quotas.budgets() == [
         BudgetView(1, "user", 500, 400, 1_000.0 + HOUR),
@@ -225,7 +227,7 @@ def test_every_budget_is_shown_as_it_stands(quotas: Quotas, quota: Quota, clock:
     assert quotas.budgets()[1].remaining == 12_000
 
 
-def test_the_first_post_goes_alone(quotas: Quotas, quota: Quota) -> None:
+def test_the_first_post_is_sent_alone(quotas: Quotas, quota: Quota) -> None:
     first = quota.try_reserve(UPLOAD_COST, post=True)
     assert refusal(quota).retry_after is None
     assert seconds_to_open(quotas) == math.inf
@@ -233,7 +235,7 @@ def test_the_first_post_goes_alone(quotas: Quotas, quota: Quota) -> None:
     assert len(take_all(quota)) == 5, "and the others know what it met"
 
 
-def test_a_window_that_is_over_is_not_believed_to_be_before_one_has_seen_it(
+def test_one_upload_confirms_a_new_window_before_the_others_are_sent(
     quota: Quota, clock: Clock
 ) -> None:
     upload(quota, told((500, 0, 60.0)))
@@ -248,7 +250,7 @@ def test_a_window_that_is_over_is_not_believed_to_be_before_one_has_seen_it(
     assert len(take_all(quota)) == 49
 
 
-def test_the_first_post_of_all_client_ids_goes_alone(clock: Clock) -> None:
+def test_the_first_post_of_all_client_ids_is_sent_alone(clock: Clock) -> None:
     quotas = Quotas(2, clock=clock)
     first = quotas.each[0].try_reserve(UPLOAD_COST, post=True)
     assert refusal(quotas.each[1]).retry_after is None
@@ -269,7 +271,7 @@ def test_the_first_post_of_all_client_ids_goes_alone(clock: Clock) -> None:
         errors.ImageError("disk_error", "The temp file has vanished."),
     ],
 )
-def test_after_a_first_post_that_showed_nothing_the_next_is_the_first(
+def test_after_a_first_post_without_information_the_next_post_is_sent_alone(
     quota: Quota, clock: Clock, error: ImageError
 ) -> None:
     upload(quota, error=error)
@@ -278,13 +280,13 @@ def test_after_a_first_post_that_showed_nothing_the_next_is_the_first(
     assert refusal(quota).retry_after is None
 
 
-def test_what_other_processes_spend_is_seen_in_the_next_answer(quota: Quota) -> None:
+def test_spending_of_other_processes_is_read_from_the_next_response(quota: Quota) -> None:
     upload(quota, told((500, 490, HOUR)))
     upload(quota, told((500, 120, HOUR)))
     assert len(take_all(quota)) == 12
 
 
-def test_assumed_limits_hold_where_imgur_tells_none(quota: Quota, clock: Clock) -> None:
+def test_assumed_limits_apply_if_imgur_sends_none(quota: Quota, clock: Clock) -> None:
     quota.assume_limits(50, 70)
     upload(quota)
     assert use_up(quota) == 4, "that was the hour's"
@@ -294,14 +296,16 @@ def test_assumed_limits_hold_where_imgur_tells_none(quota: Quota, clock: Clock) 
     assert refusal(quota).retry_after == DAY - HOUR
 
 
-def test_what_imgur_tells_beats_what_was_assumed(quotas: Quotas, quota: Quota) -> None:
+def test_limits_from_imgur_replace_assumed_limits(quotas: Quotas, quota: Quota) -> None:
     quota.assume_limits(50, 70)
     upload(quota, told((500, 490, 600.0), (12_500, 12_490, DAY)))
     assert [view.remaining for view in quotas.budgets()[:2]] == [490, 12_490]
     assert quotas.budgets()[0].resets_at == 1_600.0
 
 
-def test_half_an_assumption_leaves_the_other_open(quotas: Quotas, quota: Quota) -> None:
+def test_an_assumed_hourly_limit_leaves_the_daily_limit_unknown(
+    quotas: Quotas, quota: Quota
+) -> None:
     quota.assume_limits(50, None)
     assert [view.limit for view in quotas.budgets()] == [50, None, None]
 
@@ -313,7 +317,7 @@ def test_half_an_assumption_leaves_the_other_open(quotas: Quotas, quota: Quota) 
     ("budget", "wait", "until"),
     [("user", 720.0, 720.0), ("client", None, DAY), ("posts", 30.0, 30.0), ("user", 0.5, 0.5)],
 )
-def test_a_429_that_names_a_budget_closes_that_one(
+def test_a_429_that_names_a_budget_blocks_only_that_budget(
     quotas: Quotas, quota: Quota, budget: str, wait: float | None, until: float
 ) -> None:
     upload(quota, error=used_up(budget, wait))
@@ -329,7 +333,7 @@ def test_used_up_posts_leave_other_calls_alone(quotas: Quotas, quota: Quota) -> 
     quota.try_reserve().end()
 
 
-def test_the_wait_after_a_429_that_names_nothing_doubles_up_to_an_hour(
+def test_the_backoff_after_a_429_without_a_budget_doubles_up_to_an_hour(
     quota: Quota, clock: Clock
 ) -> None:
     waits = []
@@ -346,7 +350,7 @@ def test_the_wait_after_a_429_that_names_nothing_doubles_up_to_an_hour(
 
 
 @pytest.mark.parametrize("wait", [0.0, -5.0])
-def test_a_429_that_names_a_budget_and_no_time_is_one_that_names_nothing(
+def test_a_429_with_a_budget_but_no_time_starts_the_same_backoff(
     quota: Quota, clock: Clock, wait: float
 ) -> None:
     waits = []
@@ -356,9 +360,7 @@ def test_a_429_that_names_a_budget_and_no_time_is_one_that_names_nothing(
     assert waits == [60, 120, 240], "and not again and again at once"
 
 
-def test_a_429_to_what_was_sent_in_the_window_before_closes_nothing(
-    quota: Quota, clock: Clock
-) -> None:
+def test_a_429_to_a_request_of_the_last_window_blocks_nothing(quota: Quota, clock: Clock) -> None:
     upload(quota, told((500, 20, 60.0)))
     clock.now += 59.0
     late = quota.try_reserve(UPLOAD_COST, post=True)
@@ -368,7 +370,7 @@ def test_a_429_to_what_was_sent_in_the_window_before_closes_nothing(
     assert use_up(quota) == 50
 
 
-def test_after_a_429_that_names_nothing_one_goes_at_a_time_and_slowly_more(
+def test_after_a_429_without_a_budget_the_uploads_in_flight_increase_slowly_from_one(
     quota: Quota, clock: Clock
 ) -> None:
     upload(quota)
@@ -386,7 +388,7 @@ def test_after_a_429_that_names_nothing_one_goes_at_a_time_and_slowly_more(
     assert 30 <= at_once[-1] <= 40
 
 
-def test_many_429s_of_requests_that_were_under_way_together_are_one(
+def test_many_429s_of_requests_in_flight_together_start_one_backoff(
     quota: Quota, clock: Clock
 ) -> None:
     upload(quota)
@@ -397,7 +399,7 @@ def test_many_429s_of_requests_that_were_under_way_together_are_one(
     assert wait_for_backoff(quota, clock) == 60.0
 
 
-def test_a_429_without_a_name_is_explained_by_a_budget_that_is_known_to_be_empty(
+def test_a_429_without_a_budget_is_attributed_to_a_budget_known_to_be_empty(
     quota: Quota, clock: Clock
 ) -> None:
     upload(quota, told((500, 10, 300.0)))
@@ -411,7 +413,7 @@ def test_a_429_without_a_name_is_explained_by_a_budget_that_is_known_to_be_empty
 # Backoff
 
 
-def test_a_block_stops_all_and_longer_each_time(quota: Quota, clock: Clock) -> None:
+def test_a_block_stops_all_requests_for_longer_each_time(quota: Quota, clock: Clock) -> None:
     waits = []
     for _ in range(5):
         upload(quota, error=BLOCK)
@@ -423,9 +425,7 @@ def test_a_block_stops_all_and_longer_each_time(quota: Quota, clock: Clock) -> N
     assert waits == [600, 1_200, 2_400, 3_600, 3_600]
 
 
-def test_when_a_backoff_is_over_one_request_goes_and_decides(
-    quotas: Quotas, quota: Quota, clock: Clock
-) -> None:
+def test_one_probe_decides_after_a_backoff(quotas: Quotas, quota: Quota, clock: Clock) -> None:
     upload(quota)
     upload(quota, error=BLOCK)
     clock.now += 600.0
@@ -438,7 +438,7 @@ def test_when_a_backoff_is_over_one_request_goes_and_decides(
     assert len(take_all(quota)) == 1_000
 
 
-def test_a_probe_that_says_nothing_of_imgur_lets_another_go(quota: Quota, clock: Clock) -> None:
+def test_a_probe_without_information_is_followed_by_another(quota: Quota, clock: Clock) -> None:
     upload(quota, error=BLOCK)
     clock.now += 600.0
     probe = quota.try_reserve(UPLOAD_COST, post=True)
@@ -447,7 +447,7 @@ def test_a_probe_that_says_nothing_of_imgur_lets_another_go(quota: Quota, clock:
     quota.try_reserve(UPLOAD_COST, post=True)
 
 
-def test_an_image_that_imgur_does_not_want_shows_that_it_works(quota: Quota, clock: Clock) -> None:
+def test_a_rejected_image_ends_a_backoff(quota: Quota, clock: Clock) -> None:
     upload(quota, error=BLOCK)
     clock.now += 600.0
     upload(quota, error=errors.UploadError("upload_rejected", "No image."))
@@ -455,7 +455,7 @@ def test_an_image_that_imgur_does_not_want_shows_that_it_works(quota: Quota, clo
 
 
 @pytest.mark.parametrize("late", [BLOCK, DOWN, TOO_FAST])
-def test_what_was_sent_before_a_backoff_and_fails_later_does_not_lengthen_it(
+def test_a_late_failure_of_an_earlier_request_does_not_lengthen_a_backoff(
     quota: Quota, clock: Clock, late: UploadError
 ) -> None:
     upload(quota)
@@ -469,7 +469,7 @@ def test_what_was_sent_before_a_backoff_and_fails_later_does_not_lengthen_it(
     assert quota.backoff == began == Backoff("blocked", BLOCK.message, 1_001.0, 600.0)
 
 
-def test_what_was_sent_before_a_backoff_and_goes_well_does_not_end_it(
+def test_a_late_success_of_an_earlier_request_does_not_end_a_backoff(
     quota: Quota, clock: Clock
 ) -> None:
     upload(quota)
@@ -515,7 +515,7 @@ def test_three_failures_in_a_row_are_an_outage(
         errors.UploadError("server_fault", "Broken."),
     ],
 )
-def test_an_answer_between_failures_breaks_their_row(
+def test_a_response_between_failures_resets_their_count(
     quota: Quota, success: UploadError | None
 ) -> None:
     for error in (DOWN, DOWN, success, DOWN, DOWN):
@@ -523,7 +523,7 @@ def test_an_answer_between_failures_breaks_their_row(
     assert quota.backoff is None
 
 
-def test_one_that_goes_well_after_an_outage_lets_all_go_again(quota: Quota, clock: Clock) -> None:
+def test_one_success_after_an_outage_allows_all_uploads_again(quota: Quota, clock: Clock) -> None:
     upload(quota)
     for _ in range(3):
         upload(quota, error=DOWN)
@@ -548,7 +548,7 @@ def test_wrong_credentials_stop_all_however_long_until_asking_shows_them_right(
 
 
 @pytest.mark.parametrize("trouble", [UNKNOWN, BLOCK, DOWN])
-def test_who_is_told_the_limits_may_send_one_upload_which_decides(
+def test_reading_the_limits_in_a_backoff_allows_one_probe(
     quota: Quota, clock: Clock, trouble: UploadError
 ) -> None:
     while quota.backoff is None:
@@ -562,7 +562,7 @@ def test_who_is_told_the_limits_may_send_one_upload_which_decides(
     assert wait_for_backoff(quota, clock) == 2 * first, "it is the same trouble yet"
 
 
-def test_asking_while_uploads_are_under_way_does_not_end_their_backoff(
+def test_reading_the_limits_with_uploads_in_flight_does_not_end_a_backoff(
     quota: Quota, clock: Clock
 ) -> None:
     upload(quota)
@@ -585,7 +585,7 @@ def test_asking_with_wrong_credentials_is_put_off_longer_each_time(
 
 
 @pytest.mark.parametrize("found", [None, told(user=(500, 0, HOUR))])
-def test_who_asks_and_is_told_of_a_used_up_budget_is_known(
+def test_reading_the_limits_finds_a_used_up_budget(
     quotas: Quotas, quota: Quota, clock: Clock, found: Told | None
 ) -> None:
     upload(quota, error=UNKNOWN)
@@ -629,7 +629,9 @@ def test_a_renewal_of_the_token_costs_nothing_and_is_judged_as_an_upload_is(
     assert (quota.user.remaining, quota.user.in_flight) == (0, 0)
 
 
-def test_nothing_is_sent_before_imgur_was_asked(quotas: Quotas, quota: Quota, clock: Clock) -> None:
+def test_nothing_is_sent_before_the_limits_are_read(
+    quotas: Quotas, quota: Quota, clock: Clock
+) -> None:
     quota.block_until_asked(10.0)
     assert seconds_to_open(quotas) == 10.0
     assert refusal(quota).retry_after == 10.0
@@ -639,9 +641,7 @@ def test_nothing_is_sent_before_imgur_was_asked(quotas: Quotas, quota: Quota, cl
     assert len(take_all(quota)) == 1
 
 
-def test_where_asking_gets_no_answer_it_is_not_waited_for_for_ever(
-    quota: Quota, clock: Clock
-) -> None:
+def test_uploads_start_if_reading_the_limits_fails_for_long(quota: Quota, clock: Clock) -> None:
     quota.block_until_asked(10.0)
     question = quota.try_reserve(asking=True)
     clock.now += 10.0
@@ -753,14 +753,14 @@ def test_the_posts_of_all_client_ids_are_one_budget(clock: Clock) -> None:
         (told((5, 5, 60.0)), 1, math.inf),
     ],
 )
-def test_a_forecast_is_when_the_budgets_have_let_so_many_pass(
+def test_a_forecast_is_the_time_at_which_the_budgets_have_allowed_the_uploads(
     quotas: Quotas, quota: Quota, found: Told | None, uploads: int, seconds: float
 ) -> None:
     upload(quota, found)
     assert quotas.seconds_for(uploads) == seconds
 
 
-def test_a_forecast_counts_what_is_under_way_as_spent(quotas: Quotas, quota: Quota) -> None:
+def test_a_forecast_counts_uploads_in_flight_as_spent(quotas: Quotas, quota: Quota) -> None:
     upload(quota, told((500, 100, 60.0)))
     for _ in range(4):
         quota.try_reserve(UPLOAD_COST, post=True)
@@ -768,7 +768,7 @@ def test_a_forecast_counts_what_is_under_way_as_spent(quotas: Quotas, quota: Quo
     assert quotas.seconds_for(7) == 60.0
 
 
-def test_what_is_under_way_beyond_the_budget_is_not_added_to_a_forecast(
+def test_uploads_in_flight_beyond_the_budget_are_not_added_to_a_forecast(
     quotas: Quotas, quota: Quota
 ) -> None:
     upload(quota, told((500, 100, 60.0)))
@@ -778,9 +778,7 @@ def test_what_is_under_way_beyond_the_budget_is_not_added_to_a_forecast(
     assert quotas.seconds_for(51) == 60.0 + HOUR
 
 
-def test_a_forecast_knows_the_length_of_windows_as_imgur_shows_it(
-    quotas: Quotas, quota: Quota
-) -> None:
+def test_a_forecast_uses_the_window_length_in_imgurs_headers(quotas: Quotas, quota: Quota) -> None:
     upload(quota, told((100, 100, 60.0)))
     assert quotas.seconds_for(31) == 180.0
 

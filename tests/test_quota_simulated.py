@@ -77,7 +77,7 @@ WORLDS = st.builds(
 
 @given(WORLDS)
 @settings(max_examples=24, deadline=None)
-def test_all_that_the_user_budget_has_is_spent_and_nothing_more_is_tried(world: World) -> None:
+def test_the_whole_user_budget_is_spent_without_a_429(world: World) -> None:
     sender = world.begin()
     sender.run(WINDOWS * world.hour)
     assert sender.refused == []
@@ -86,7 +86,7 @@ def test_all_that_the_user_budget_has_is_spent_and_nothing_more_is_tried(world: 
 
 @given(WORLDS)
 @settings(max_examples=12, deadline=None)
-def test_all_of_a_day_is_spent_as_well_where_it_has_less_than_its_hours(world: World) -> None:
+def test_the_whole_daily_budget_is_spent_if_it_is_below_the_sum_of_its_hours(world: World) -> None:
     day = replace(world, day=6 * world.hour, client=4 * world.user - 7)
     sender = day.begin()
     sender.run(3 * day.day)
@@ -96,7 +96,7 @@ def test_all_of_a_day_is_spent_as_well_where_it_has_less_than_its_hours(world: W
 
 @given(WORLDS, st.sampled_from([1, 2, 3]), st.sampled_from([0.3, 1.0, 3.0]))
 @settings(max_examples=24, deadline=None)
-def test_of_uploads_that_come_as_they_please_one_a_window_meets_a_429_at_most(
+def test_uploads_at_random_times_get_at_most_one_429_per_window_and_budget(
     world: World, clients: int, pace: float
 ) -> None:
     """Not none: what is spent between a window's end and the end that we know counts in the next.
@@ -122,7 +122,7 @@ def test_of_uploads_that_come_as_they_please_one_a_window_meets_a_429_at_most(
 
 @given(WORLDS, st.integers(30, 400))
 @settings(max_examples=8, deadline=None)
-def test_presumed_budgets_last_until_imgur_tells_its_own(world: World, presumed: int) -> None:
+def test_assumed_limits_apply_until_imgur_sends_its_own(world: World, presumed: int) -> None:
     sender = world.begin()
     sender.quotas.each[0].assume_limits(presumed, presumed)
     sender.run(WINDOWS * world.hour)
@@ -132,7 +132,7 @@ def test_presumed_budgets_last_until_imgur_tells_its_own(world: World, presumed:
 
 @given(WORLDS, st.sampled_from([4, 10, 50]))
 @settings(max_examples=24, deadline=None)
-def test_answers_that_are_lost_lead_to_no_429_either(world: World, each: int) -> None:
+def test_lost_responses_cause_no_429(world: World, each: int) -> None:
     """One of so many is lost, in turn on its way there and on its way back."""
     sender = replace(world, user=500).begin()
     well = ["answered"] * (each - 1)
@@ -144,7 +144,9 @@ def test_answers_that_are_lost_lead_to_no_429_either(world: World, each: int) ->
 
 @given(WORLDS, st.sampled_from([1, 2, 3]))
 @settings(max_examples=12, deadline=None)
-def test_all_posts_are_spent_whichever_client_ids_send_them(world: World, clients: int) -> None:
+def test_the_whole_post_budget_is_spent_by_any_number_of_client_ids(
+    world: World, clients: int
+) -> None:
     posts = clients * (world.user // 10) - 1
     sender = replace(world, clients=clients, posts=posts).begin()
     sender.run(WINDOWS * world.hour)
@@ -155,7 +157,7 @@ def test_all_posts_are_spent_whichever_client_ids_send_them(world: World, client
 
 @given(WORLDS, st.floats(0.1, 3.0))
 @settings(max_examples=16, deadline=None)
-def test_beside_another_process_each_of_our_slots_meets_a_429_once_a_window_at_most(
+def test_beside_another_process_each_slot_gets_at_most_one_429_per_window(
     world: World, rate: float
 ) -> None:
     sender = world.begin()
@@ -175,7 +177,7 @@ def test_beside_another_process_each_of_our_slots_meets_a_429_once_a_window_at_m
 
 @given(WORLDS, st.lists(st.floats(0, WINDOWS), max_size=6))
 @settings(max_examples=16, deadline=None)
-def test_a_window_that_begins_anew_earlier_than_was_said_costs_one_429_at_most(
+def test_a_window_that_resets_early_causes_at_most_one_429(
     world: World, moments: list[float]
 ) -> None:
     """One: an answer may look like one from the window before, whose end is then believed near."""
@@ -190,7 +192,9 @@ def test_a_window_that_begins_anew_earlier_than_was_said_costs_one_429_at_most(
 
 @given(WORLDS, st.integers(1, 100), st.integers(1, 300))
 @settings(max_examples=24, deadline=None)
-def test_a_forecast_comes_true(world: World, before: int, uploads: int) -> None:
+def test_a_forecast_is_within_seconds_of_the_simulated_time(
+    world: World, before: int, uploads: int
+) -> None:
     swift = replace(world, latency=0.01, day=5 * world.hour, posts=61)
     sender = swift.begin()
     sender.wanted = before

@@ -20,7 +20,7 @@ PNG = (IMAGES / "png-palette.png").read_bytes()
 
 
 @pytest.mark.parametrize("where", ["downloads", "uploads"])
-def test_a_cancel_ends_what_is_under_way_within_a_second(
+def test_a_cancel_ends_downloads_and_uploads_within_a_second(
     service: RunningService, origin: Origin, sandbox: RunningSandbox, where: str
 ) -> None:
     if where == "downloads":
@@ -41,7 +41,7 @@ def test_a_cancel_ends_what_is_under_way_within_a_second(
     assert delete(service, job_id) == {"cancelled": 0, "purging": 0}, "twice is as once"
 
 
-def test_what_had_landed_before_a_cancel_stays(
+def test_a_cancel_keeps_completed_images(
     service: RunningService, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     hanging = origin.page("/h", origin.hang)
@@ -52,7 +52,7 @@ def test_what_had_landed_before_a_cancel_stays(
     assert len(sandbox.images()) == 10
 
 
-def test_a_job_that_waits_for_a_thread_is_cancelled_too(
+def test_a_job_that_is_queued_can_be_cancelled(
     tmp_path: Path, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     with running_service(tmp_path / "t", **wired(sandbox, max_active_jobs=1)) as service:
@@ -67,9 +67,7 @@ def test_a_job_that_waits_for_a_thread_is_cancelled_too(
         service.finish(first)
 
 
-def test_a_conversion_that_nobody_wants_is_not_waited_for(
-    service: RunningService, origin: Origin
-) -> None:
+def test_a_cancel_does_not_wait_for_a_conversion(service: RunningService, origin: Origin) -> None:
     webp = (IMAGES / "webp-extended-alpha.webp").read_bytes()
     pages = [origin.page(f"/{n}.webp", answer(webp)) for n in range(40)]
     job_id = service.submit([f"{url}?{n}" for n, url in enumerate(pages)], dedupe=False)
@@ -81,7 +79,7 @@ def test_a_conversion_that_nobody_wants_is_not_waited_for(
     wait_until(lambda: not service.temp_files)
 
 
-def test_who_waits_for_a_cancelled_job_s_image_brings_it_alone(
+def test_a_job_that_shares_an_image_with_a_cancelled_job_uploads_it(
     service: RunningService, origin: Origin
 ) -> None:
     hanging = origin.page("/h", origin.hang)
@@ -96,7 +94,7 @@ def test_who_waits_for_a_cancelled_job_s_image_brings_it_alone(
     service.finish(second)
 
 
-def test_an_upload_that_is_cancelled_while_imgur_thinks_may_be_there(
+def test_an_upload_cancelled_before_its_response_is_a_maybe_duplicate(
     service: RunningService, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     assert all_landed(service, [service.submit(urls(origin, 1, "first"))])
@@ -112,7 +110,7 @@ def test_an_upload_that_is_cancelled_while_imgur_thinks_may_be_there(
 # Retry
 
 
-def test_a_retry_brings_what_had_failed_into_the_same_job(
+def test_a_retry_uploads_failed_images_in_the_same_job(
     service: RunningService, origin: Origin
 ) -> None:
     pages = iter([answer(b"gone", "404 Not Found")])
@@ -129,7 +127,7 @@ def test_a_retry_brings_what_had_failed_into_the_same_job(
     assert origin.requests["/flaky"] == 2
 
 
-def test_a_cancelled_job_goes_on_with_a_retry(
+def test_a_cancelled_job_can_be_retried(
     service: RunningService, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     sandbox.fault("hang", count=0)
@@ -142,7 +140,7 @@ def test_a_cancelled_job_goes_on_with_a_retry(
     assert all_landed(service, [job_id])
 
 
-def test_images_that_failed_in_a_job_that_runs_may_be_tried_again_at_once(
+def test_failed_images_of_a_running_job_can_be_retried(
     service: RunningService, origin: Origin
 ) -> None:
     pages = iter([answer(b"gone", "404 Not Found")])
@@ -156,7 +154,9 @@ def test_images_that_failed_in_a_job_that_runs_may_be_tried_again_at_once(
     service.finish(job_id)
 
 
-def test_a_retry_knows_its_words(service: RunningService, origin: Origin) -> None:
+def test_bad_parameters_and_unknown_jobs_are_refused(
+    service: RunningService, origin: Origin
+) -> None:
     job_id = service.submit([origin.image("missing.png")])
     service.finish(job_id)
     assert retry(service, job_id, "?only=mine").status_code == 400
@@ -170,7 +170,7 @@ def test_a_retry_knows_its_words(service: RunningService, origin: Origin) -> Non
 # Purge
 
 
-def test_a_purge_leaves_nothing_of_the_job_on_imgur(
+def test_a_purge_deletes_every_image_of_the_job_from_imgur(
     service: RunningService, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     job_id = service.submit([*distinct(origin, 200), origin.image("missing.png")])
@@ -187,7 +187,7 @@ def test_a_purge_leaves_nothing_of_the_job_on_imgur(
     assert delete(service, job_id, "?purge=true") == {"cancelled": 0, "purging": 0}
 
 
-def test_a_purge_in_mid_job_cancels_first_and_then_deletes_what_had_landed(
+def test_a_purge_in_mid_job_cancels_the_job_and_deletes_completed_images(
     service: RunningService, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     hanging = origin.page("/h", origin.hang)
@@ -199,7 +199,7 @@ def test_a_purge_in_mid_job_cancels_first_and_then_deletes_what_had_landed(
     assert codes(service, job_id) == ["purged"] * 20 + ["cancelled"] * 5
 
 
-def test_a_purge_deletes_what_was_on_its_way_to_imgur_too(
+def test_a_purge_deletes_images_whose_upload_was_in_flight(
     service: RunningService, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     sandbox.fault("slow_answer", seconds=0.5, after=1, count=0)
@@ -213,7 +213,7 @@ def test_a_purge_deletes_what_was_on_its_way_to_imgur_too(
     assert not any(each["maybe_duplicate"] for each in service.records(job_id).values())
 
 
-def test_an_image_that_another_job_has_too_stays_until_that_is_purged(
+def test_an_image_shared_with_another_job_is_deleted_when_both_are_purged(
     service: RunningService, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     shared, own = distinct(origin, 2, "shared"), distinct(origin, 3, "own")
@@ -232,7 +232,7 @@ def test_an_image_that_another_job_has_too_stays_until_that_is_purged(
     assert sandbox.images() == []
 
 
-def test_after_a_purge_the_same_bytes_are_uploaded_anew(
+def test_the_same_bytes_are_uploaded_again_after_a_purge(
     service: RunningService, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     pages = distinct(origin, 2)
@@ -247,7 +247,7 @@ def test_after_a_purge_the_same_bytes_are_uploaded_anew(
     assert len(sandbox.images()) == 2, "they were there"
 
 
-def test_a_purge_keeps_to_the_quota_and_a_retry_waits_until_it_is_over(
+def test_a_purge_waits_for_the_quota_and_a_retry_waits_for_the_purge(
     tmp_path: Path, origin: Origin
 ) -> None:
     limits = {"user_credits": 70, "hour_seconds": 2.0}
@@ -268,7 +268,7 @@ def test_a_purge_keeps_to_the_quota_and_a_retry_waits_until_it_is_over(
         assert sandbox.images() == []
 
 
-def test_what_imgur_does_not_delete_stays_with_the_reason(
+def test_an_image_that_imgur_does_not_delete_stays_with_the_reason(
     service: RunningService, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     job_id = service.submit(distinct(origin, 3))
