@@ -1,6 +1,6 @@
-"""What happens to images, counted for Prometheus: a reader of Changes, and a clock for each phase.
+"""Counts Changes of images for Prometheus: an observer, and a clock for each phase.
 
-    Road ──Change──► Metrics ──► registry ◄── a scrape (web/scrape.py adds how things stand)
+    Pipeline ──Change──► Metrics ──► registry ◄── a scrape (web/scrape.py adds gauges)
 
 Every label takes its values from a bounded set: states, phases, codes of `imageload/errors.py`.
 Names and units follow https://prometheus.io/docs/practices/naming/.
@@ -35,16 +35,16 @@ PHASES: tuple[Phase, ...] = ("download", "convert", "upload")
 _PHASE_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 _COMMIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
-# A second series for each of ours, with the moment of its making, which nobody asks for.
+# prometheus_client adds a series with the time of its creation to each counter; none is needed.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 Observe = Callable[[float], object]
 
 
 class Metrics:
-    """A reader for a Road's `readers`; may be called from any thread.
+    """An observer of Changes; any thread may call it.
 
-    `registry` is what a scrape reads. Others may register in it too.
+    A scrape reads `registry`, to which other collectors may be added.
     """
 
     def __init__(self) -> None:
@@ -141,12 +141,12 @@ class Metrics:
                 self._not_called_back.inc()
 
     def clock(self, phase: Phase) -> Observe:
-        """What to tell how many seconds a try of `phase` took."""
+        """To be called with the seconds that a try of `phase` took."""
         return self._phases[phase].observe
 
     @property
     def commit_clock(self) -> Observe:
-        """What to tell how many seconds a transaction of the journal took."""
+        """To be called with the seconds that a transaction of the store took."""
         return self._commits.observe
 
     def imgur_request_ended(self, error: BaseException | None) -> None:
