@@ -164,7 +164,7 @@ def meaning(
 
 
 @pytest.mark.parametrize(("answer", "expected"), CATALOGUE)
-def test_every_answer_of_the_catalogue_has_its_error(
+def test_every_response_of_the_catalogue_has_its_error(
     answer: tuple[int, Any], expected: str
 ) -> None:
     error = meaning(*answer)
@@ -188,14 +188,12 @@ def test_every_answer_of_the_catalogue_has_its_error(
         (page("Access denied", 403), "upload_blocked"),
     ],
 )
-def test_what_imgur_refuses_with_one_image_says_nothing_of_us(
-    answer: tuple[int, Any], expected: str
-) -> None:
+def test_an_error_about_one_image_has_its_own_code(answer: tuple[int, Any], expected: str) -> None:
     assert meaning(*answer, about="aB3dE6gH9jK2mN5").name == expected
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 429, 500])
-def test_the_name_that_was_asked_about_is_never_quoted(status: int) -> None:
+def test_the_requested_name_is_never_quoted(status: int) -> None:
     """It is a deletehash, mostly, and messages are logged and shown."""
     secret = "aB3dE6gH9jK2mN5"
     for words in (f"You must own album {secret}", "x" * 290 + secret, f"<{secret}>{secret}"):
@@ -214,12 +212,12 @@ def test_the_name_that_was_asked_about_is_never_quoted(status: int) -> None:
         {"data": [], "success": True, "status": 200},
     ],
 )
-def test_a_success_is_handed_on_as_it_is(body: object) -> None:
+def test_the_data_of_a_success_is_returned_unchanged(body: object) -> None:
     answer = ApiResponse(200, {"etag": "x"}, body)
     assert checked(answer) is answer
 
 
-def test_what_imgur_says_is_in_the_message() -> None:
+def test_imgurs_error_text_is_in_the_message() -> None:
     for (status, body), words in (
         (text("File is over the size limit", 400), "File is over the size limit"),
         (thing(1003, "File type invalid (1)", 400), "File type invalid (1)"),
@@ -259,7 +257,7 @@ def test_tags_and_control_characters_are_never_in_a_message(
 
 
 @given(st.text(max_size=40))
-def test_no_words_of_imgurs_break_a_line_of_the_log(said: str) -> None:
+def test_control_characters_of_imgurs_text_are_removed(said: str) -> None:
     message = meaning(*text(said, 400)).message
     assert not any(ord(character) < 32 or ord(character) == 127 for character in message)
 
@@ -280,7 +278,9 @@ def test_a_message_of_any_length_is_cut() -> None:
     ],
 )
 @pytest.mark.parametrize("status", [400, 429])
-def test_the_minutes_that_imgur_names_are_the_wait(words: str, seconds: float, status: int) -> None:
+def test_the_wait_is_the_number_of_minutes_in_imgurs_text(
+    words: str, seconds: float, status: int
+) -> None:
     error = meaning(*thing(429, f"You are uploading too fast. {words}", status))
     assert error.retry_after == seconds
 
@@ -310,7 +310,7 @@ def test_the_minutes_that_imgur_names_are_the_wait(words: str, seconds: float, s
         ({"x-ratelimit-userremaining": "0", "x-ratelimit-userreset": "soon"}, None),
     ],
 )
-def test_the_reset_of_the_budget_that_ran_out_is_the_wait(
+def test_the_wait_is_the_reset_of_the_used_up_budget(
     fields: dict[str, str], seconds: float | None
 ) -> None:
     assert meaning(*listed("429", "Too Many Requests", 429), fields).retry_after == seconds
@@ -404,7 +404,7 @@ def test_junk_is_no_budget(junk: str) -> None:
     ],
     ids=lambda body: repr(body[:12]),
 )
-def test_what_is_no_json_reads_as_none(body: bytes) -> None:
+def test_a_body_that_is_not_json_is_none(body: bytes) -> None:
     assert read_json(body) is None
 
 

@@ -28,7 +28,7 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-def test_the_first_leads_and_the_others_get_its_result() -> None:
+def test_later_claims_get_the_result_of_the_first() -> None:
     async def play() -> None:
         dedupe = Dedupe()
         jobs = [running(dedupe) for _ in range(3)]
@@ -105,7 +105,7 @@ def test_a_failure_is_shared_and_not_kept() -> None:
     asyncio.run(play())
 
 
-def test_a_leader_that_gives_up_leaves_it_to_the_next() -> None:
+def test_the_next_claim_takes_over_from_an_abandoned_one() -> None:
     async def play() -> None:
         dedupe = Dedupe()
         jobs = [running(dedupe) for _ in range(3)]
@@ -123,7 +123,7 @@ def test_a_leader_that_gives_up_leaves_it_to_the_next() -> None:
     asyncio.run(play())
 
 
-def test_a_follower_that_is_cancelled_leaves_the_others_alone() -> None:
+def test_cancelling_one_waiter_does_not_affect_the_others() -> None:
     async def play() -> None:
         dedupe = Dedupe()
         jobs = [running(dedupe) for _ in range(3)]
@@ -152,7 +152,7 @@ def test_images_with_other_texts_are_other_images(title: str) -> None:
     asyncio.run(play())
 
 
-def test_a_job_without_dedupe_leads_nothing_and_follows_nobody() -> None:
+def test_a_job_without_dedupe_shares_no_result() -> None:
     async def play() -> None:
         dedupe = Dedupe()
         jobs = [Job([URL], dedupe=False) for _ in range(2)]

@@ -56,7 +56,7 @@ async def ready(task: asyncio.Task[None]) -> bool:
     return task.done()
 
 
-def test_a_host_has_so_many_slots_and_the_first_to_ask_gets_the_next() -> None:
+def test_a_host_has_a_number_of_slots_granted_in_order() -> None:
     hosts = Hosts(RULES)
 
     async def scene() -> None:
@@ -77,7 +77,7 @@ def test_a_host_has_so_many_slots_and_the_first_to_ask_gets_the_next() -> None:
     play(hosts, scene())
 
 
-def test_slots_are_those_of_the_host_however_it_is_spelled_and_whatever_the_port() -> None:
+def test_spellings_and_ports_of_a_host_share_its_slots() -> None:
     hosts = Hosts(RULES)
 
     async def scene() -> None:
@@ -135,7 +135,7 @@ def test_failures_in_a_row_open_the_breaker_and_images_wait_for_one_that_probes(
     play(hosts, scene())
 
 
-def test_any_response_at_all_breaks_the_row_of_failures() -> None:
+def test_any_response_resets_the_count_of_failures() -> None:
     hosts = Hosts(RULES)
 
     async def scene() -> None:
@@ -175,7 +175,7 @@ def test_an_origin_that_stays_away_ends_its_images_together_and_says_for_how_lon
     play(hosts, scene())
 
 
-def test_an_origin_that_came_back_is_forgiven_everything() -> None:
+def test_a_success_resets_all_failures_of_an_origin() -> None:
     hosts = Hosts(RULES)
 
     async def scene() -> None:
@@ -202,7 +202,7 @@ def test_a_dead_port_does_not_stop_the_others_of_its_host() -> None:
     play(hosts, scene())
 
 
-def test_a_pause_that_an_origin_asks_for_is_kept_up_to_a_limit_and_is_no_failure() -> None:
+def test_retry_after_is_kept_up_to_a_limit_and_is_no_failure() -> None:
     hosts = Hosts(RULES)
 
     async def scene() -> None:
@@ -217,7 +217,7 @@ def test_a_pause_that_an_origin_asks_for_is_kept_up_to_a_limit_and_is_no_failure
     play(hosts, scene())
 
 
-def test_an_error_that_is_none_of_the_origins_teaches_nothing() -> None:
+def test_an_error_that_is_not_the_origins_is_not_counted() -> None:
     hosts = Hosts(RULES)
 
     async def scene() -> None:
@@ -266,7 +266,7 @@ def test_a_probe_that_is_cancelled_lets_another_probe() -> None:
     play(hosts, scene())
 
 
-def test_a_wait_for_the_breaker_that_is_cancelled_leaves_nobody_in_line() -> None:
+def test_a_cancelled_wait_for_the_breaker_leaves_the_queue_empty() -> None:
     hosts = Hosts(RULES)
 
     async def scene() -> None:

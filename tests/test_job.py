@@ -205,7 +205,7 @@ def test_a_job_starts_once() -> None:
     assert job.snapshot() == before
 
 
-def test_a_requeued_image_begins_from_nothing() -> None:
+def test_a_requeued_image_has_no_values_of_its_last_try() -> None:
     job = job_of(1)
     fresh = job.image(0)
     job.apply(Downloaded(0, report(), attempts=2))
@@ -214,7 +214,7 @@ def test_a_requeued_image_begins_from_nothing() -> None:
     assert job.image(0) == replace(fresh, version=3)
 
 
-def test_a_change_brings_what_it_knows() -> None:
+def test_a_change_sets_the_values_that_it_has() -> None:
     job = job_of(1)
     job.apply(Downloaded(0, report(), attempts=2))
     assert (job.image(0).report, job.image(0).attempts) == (report(), 2)
@@ -237,7 +237,7 @@ def test_changes_and_snapshots_are_frozen() -> None:
             setattr(value, name, None)
 
 
-def test_a_requeued_image_keeps_its_texts_and_that_it_may_be_there_already() -> None:
+def test_a_requeued_image_keeps_its_texts_and_its_maybe_duplicate_mark() -> None:
     job = Job([Item(url(0), "A bird", "It sings.")])
     job.apply(Downloaded(0, report()))
     job.apply(Uploading(0))
@@ -249,7 +249,7 @@ def test_a_requeued_image_keeps_its_texts_and_that_it_may_be_there_already() -> 
     assert (image.maybe_duplicate, image.uploading, image.report) == (True, False, None)
 
 
-def test_a_purged_image_has_no_link_any_more_and_one_that_stays_has_it() -> None:
+def test_a_purged_image_loses_its_link_and_one_that_was_not_deleted_keeps_it() -> None:
     job = job_of(2)
     for index in range(2):
         bring_to(job, "completed", index)
@@ -261,7 +261,7 @@ def test_a_purged_image_has_no_link_any_more_and_one_that_stays_has_it() -> None
     assert map_json(job.snapshot()) == {url(1): link(1)}
 
 
-def test_the_images_that_may_be_there_twice_are_counted() -> None:
+def test_maybe_duplicates_are_counted() -> None:
     job = job_of(3)
     for index in range(2):
         job.apply(Downloaded(index, report()))
@@ -289,7 +289,7 @@ def restored(job: Job) -> Job:
     )
 
 
-def test_a_restored_job_that_had_finished_is_as_it_was() -> None:
+def test_a_finished_job_is_restored_unchanged() -> None:
     job = Job([url(0), Item(url(1), "A bird", "It sings.")], dedupe=False, album="Birds")
     job.apply(Started())
     bring_to(job, "completed", 0)
@@ -302,7 +302,7 @@ def test_a_restored_job_that_had_finished_is_as_it_was() -> None:
     check_counts(again.snapshot())
 
 
-def test_what_had_not_ended_begins_again_and_may_be_there_where_an_upload_had_begun() -> None:
+def test_unfinished_images_are_restored_as_queued_and_as_maybe_duplicates_if_uploading() -> None:
     job = job_of(4)
     job.apply(Started())
     for index in (1, 2):
@@ -342,7 +342,7 @@ def test_a_job_is_not_finished_before_its_album_is() -> None:
         job.apply(AlbumEnded())
 
 
-def test_a_requeued_image_opens_the_album_again_which_stays_the_same_one() -> None:
+def test_a_requeued_image_reopens_the_same_album() -> None:
     job = Job([url(0)], album="Birds")
     job.apply(Failed(0, FAILURE))
     job.apply(AlbumEnded("abc", "https://imgur.com/a/abc", SECRET))
@@ -360,7 +360,7 @@ def test_a_job_without_an_album_ends_none() -> None:
 # The status
 
 
-def test_the_status_goes_from_pending_to_in_progress_to_complete() -> None:
+def test_the_status_changes_from_pending_to_in_progress_to_complete() -> None:
     job = job_of(2)
     seen = [job.snapshot().status]
     steps: list[Change] = [
@@ -393,7 +393,7 @@ def test_a_requeued_image_puts_the_job_in_progress_again() -> None:
     assert (job.snapshot().status, job.snapshot().finished) == ("in-progress", False)
 
 
-def test_counts_say_how_many_images_are_in_which_state() -> None:
+def test_counts_has_the_number_of_images_in_each_state() -> None:
     job = job_of(10)
     states: tuple[State, ...] = ("downloaded", "completed", "completed", "failed")
     for index, state in enumerate(states):
@@ -420,7 +420,7 @@ def test_an_image_has_the_version_of_its_last_change() -> None:
     assert [image.version for image in job.snapshot().images] == [3, 2, 0]
 
 
-def test_a_restored_job_goes_on_from_its_version() -> None:
+def test_a_restored_job_continues_from_its_version() -> None:
     job = job_of(2)
     assert restored(job).snapshot() == job.snapshot(), "it had not begun, so nothing was reset"
     job.apply(Started())
@@ -511,7 +511,7 @@ def test_created_is_utc_to_the_second_with_a_z() -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", created)
 
 
-def test_completed_and_failed_are_in_the_order_of_the_input_whatever_ended_first() -> None:
+def test_completed_and_failed_are_in_the_order_of_the_input() -> None:
     job = job_of(100)
     indexes = list(range(100))
     random.Random(1).shuffle(indexes)
@@ -540,7 +540,7 @@ def test_the_summary_json_counts_the_images_of_each_list() -> None:
     }
 
 
-def test_what_a_callback_was_told_counts_until_the_job_goes_on() -> None:
+def test_a_callback_counts_as_received_until_the_job_changes() -> None:
     job = Job([url(0)], callback="https://user.example/told?key=secret")
     job.apply(Failed(0, FAILURE))
     job.apply(CallbackEnded(job.version, FAILURE))
@@ -555,7 +555,7 @@ def test_what_a_callback_was_told_counts_until_the_job_goes_on() -> None:
     assert callback_of(job) == {"host": "user.example", "told": False, "error": None}
 
 
-def test_that_one_end_was_told_says_nothing_of_the_next() -> None:
+def test_a_callback_received_for_one_end_does_not_count_for_the_next() -> None:
     job = Job([url(0)], callback="https://user.example/told")
     job.apply(Failed(0, FAILURE))
     first_end = job.version
@@ -579,7 +579,7 @@ def test_a_job_without_a_callback_has_none_to_end() -> None:
         job_of(1).apply(CallbackEnded(0))
 
 
-def test_an_image_record_says_all_that_is_known_and_null_for_the_rest() -> None:
+def test_an_image_record_has_null_for_unknown_values() -> None:
     job = job_of(1)
     unknown = dict.fromkeys(
         (
@@ -617,9 +617,7 @@ def test_an_image_record_says_all_that_is_known_and_null_for_the_rest() -> None:
     }
 
 
-def test_the_record_says_what_an_image_was_converted_from_and_whether_its_link_is_anothers() -> (
-    None
-):
+def test_the_record_has_the_original_type_and_whether_the_link_was_reused() -> None:
     job = job_of(1)
     job.apply(Downloaded(0, replace(report(), temp_fn="", converted_from="image/webp")))
     (pending,) = status_json(job.snapshot())["uploaded"]["pending"]
@@ -630,7 +628,7 @@ def test_the_record_says_what_an_image_was_converted_from_and_whether_its_link_i
     assert (record["reused"], record["attempts"]) == (True, 0)
 
 
-def test_the_record_of_a_failed_image_has_the_code_the_sentence_and_the_origins_status() -> None:
+def test_the_record_of_a_failed_image_has_its_code_message_and_http_status() -> None:
     job = job_of(1)
     failure = DownloadError("connect_error", "No connection.", status_code=503).failure()
     job.apply(Failed(0, failure, attempts=4))
@@ -778,7 +776,7 @@ def test_every_snapshot_holds_the_invariant_while_another_thread_applies(seed: i
     assert job.version == applied
 
 
-def test_a_job_of_100_000_urls_takes_a_change_as_easily_as_a_small_one() -> None:
+def test_a_change_of_a_job_of_100_000_urls_is_as_quick_as_of_a_small_one() -> None:
     """With a scan of the job in each, the 100,000 Changes would outlast the limit of a test."""
     count = 100_000
     job = job_of(count)

@@ -68,7 +68,7 @@ def failing_once(folder: Folder, code: str = "http_status") -> Callable[[str], R
 # Cancels
 
 
-def test_a_cancel_ends_what_is_open_and_keeps_what_has_landed(wire: Wire, folder: Folder) -> None:
+def test_a_cancel_ends_open_images_and_keeps_completed_ones(wire: Wire, folder: Folder) -> None:
     tap = Tap(folder.download)
     wired = wire(tap, window=2)
     job = wired.start(urls(6))
@@ -99,7 +99,7 @@ def test_a_cancel_of_a_job_that_has_just_started_ends_every_image(
     tap.let_on(1_000)
 
 
-def test_a_cancelled_job_that_waits_for_a_thread_never_starts(wire: Wire, folder: Folder) -> None:
+def test_a_queued_job_that_is_cancelled_never_starts(wire: Wire, folder: Folder) -> None:
     tap = Tap(folder.download)
     wired = wire(tap, max_active_jobs=1)
     running, waiting = wired.start_several([urls(1, "running"), urls(2, "waiting")])
@@ -170,7 +170,7 @@ def test_a_retry_of_transient_errors_leaves_the_others_failed(wire: Wire, folder
     assert wired.failures(job) == ["not_image"] * 2
 
 
-def test_a_retry_during_a_cancel_waits_for_it_and_loads_what_it_ended(
+def test_a_retry_during_a_cancel_waits_for_it_and_loads_the_cancelled_images(
     wire: Wire, folder: Folder
 ) -> None:
     tap = Tap(folder.download)
@@ -191,7 +191,9 @@ def test_a_retry_during_a_cancel_waits_for_it_and_loads_what_it_ended(
     assert job.summary().counts["completed"] == 3
 
 
-def test_a_stop_leaves_open_what_was_retried_after_a_cancel(wire: Wire, folder: Folder) -> None:
+def test_a_stop_leaves_images_open_that_were_retried_after_a_cancel(
+    wire: Wire, folder: Folder
+) -> None:
     """It was cancelled before, and is not any more."""
     tap = Tap(folder.download)
     wired = wire(tap, store=SlowStore())
@@ -215,7 +217,7 @@ def test_a_stop_leaves_open_what_was_retried_after_a_cancel(wire: Wire, folder: 
 # Purges
 
 
-def test_a_purge_deletes_what_has_landed(wire: Wire) -> None:
+def test_a_purge_deletes_completed_images(wire: Wire) -> None:
     requests = Requests()
     wired = wire(response=requests)
     job = wired.start(urls(3))
@@ -319,7 +321,7 @@ def test_a_restored_job_that_was_being_purged_loads_no_image(wire: Wire) -> None
 # Albums
 
 
-def test_the_album_is_made_of_what_has_landed(wire: Wire) -> None:
+def test_the_album_has_the_completed_images(wire: Wire) -> None:
     requests = Requests()
     wired = wire(response=requests)
     job = wired.start(urls(3), album="Birds")
@@ -441,7 +443,7 @@ def test_a_stop_gives_uploads_that_are_being_sent_time_to_land(wire: Wire, folde
     assert job.summary().counts["completed"] == 2
 
 
-def test_a_stop_without_a_durable_store_ends_a_purge_where_it_is(wire: Wire) -> None:
+def test_a_stop_without_a_durable_store_interrupts_a_purge(wire: Wire) -> None:
     requests = Requests()
     requests.gate = asyncio.Event()
     wired = wire(response=requests)
@@ -549,7 +551,7 @@ def act_at_random(wired: Wired, jobs: list[Job], seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_no_order_of_actions_loses_or_doubles_an_image(
+def test_no_order_of_actions_loses_or_duplicates_an_image(
     wire: Wire, folder: Folder, seed: int
 ) -> None:
     chance = random.Random(seed)

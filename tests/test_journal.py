@@ -86,7 +86,7 @@ def journal(path: Path) -> Iterator[Store]:
 # What a restart brings back
 
 
-def test_an_accepted_job_is_there_with_all_that_was_posted(path: Path) -> None:
+def test_an_accepted_job_is_restored_with_everything_that_was_posted(path: Path) -> None:
     items: list[str | Item] = ["https://a.example/ü.png"]
     items += [Item(url(1), "A bird", "It sings."), Item(url(2), None, "")]
     created = datetime(2018, 10, 13, 20, 37, 16, tzinfo=UTC)
@@ -98,7 +98,7 @@ def test_an_accepted_job_is_there_with_all_that_was_posted(path: Path) -> None:
     assert shown(again) == shown(job)
 
 
-def test_jobs_come_back_in_the_order_in_which_they_were_accepted(path: Path) -> None:
+def test_jobs_are_restored_in_the_order_in_which_they_were_accepted(path: Path) -> None:
     jobs = [job_of(count) for count in (3, 1, 2, 5)]
     with opened(path) as (journal, _):
         journal.accept(jobs[:2])
@@ -113,7 +113,9 @@ def test_jobs_come_back_in_the_order_in_which_they_were_accepted(path: Path) -> 
         assert [shown(job) for job in restored] == [after_a_restart(job) for job in jobs]
 
 
-def test_a_job_that_was_at_work_has_not_begun_and_one_that_ended_has(path: Path) -> None:
+def test_an_unfinished_job_is_restored_as_pending_and_a_finished_one_as_finished(
+    path: Path,
+) -> None:
     jobs = [job_of(2), job_of(2)]
     with opened(path) as (journal, _):
         journal.accept(jobs)
@@ -124,7 +126,7 @@ def test_a_job_that_was_at_work_has_not_begun_and_one_that_ended_has(path: Path)
     open_job.apply(Started())
 
 
-def test_an_image_whose_upload_had_begun_may_be_there_already(path: Path) -> None:
+def test_an_image_whose_upload_had_started_is_restored_as_a_maybe_duplicate(path: Path) -> None:
     job = job_of(4)
     with opened(path) as (journal, _):
         journal.accept([job])
@@ -140,7 +142,7 @@ def test_an_image_whose_upload_had_begun_may_be_there_already(path: Path) -> Non
         assert [image.maybe_duplicate for image in again.snapshot().images][1:3] == [True, True]
 
 
-def test_what_the_stop_of_the_service_left_open_begins_again(path: Path) -> None:
+def test_images_left_open_by_a_stop_are_queued_again(path: Path) -> None:
     job = Job([url(index) for index in range(3)], album="Birds")
     with opened(path) as (journal, _):
         journal.accept([job])
@@ -156,7 +158,7 @@ def test_what_the_stop_of_the_service_left_open_begins_again(path: Path) -> None
     assert album.is_open
 
 
-def test_what_was_sent_before_a_stop_may_be_on_imgur(path: Path) -> None:
+def test_images_sent_before_a_stop_are_maybe_duplicates(path: Path) -> None:
     job = job_of(1)
     with opened(path) as (journal, _):
         journal.accept([job])
@@ -166,7 +168,7 @@ def test_what_was_sent_before_a_stop_may_be_on_imgur(path: Path) -> None:
     assert again.image(0).maybe_duplicate
 
 
-def test_an_album_that_a_retry_opened_again_is_open_after_a_restart(path: Path) -> None:
+def test_an_album_reopened_by_a_retry_is_open_after_a_restart(path: Path) -> None:
     job = Job([url(0)], album="Birds")
     with opened(path) as (journal, _):
         journal.accept([job])
@@ -228,7 +230,7 @@ def change_of(job: Job, index: int, kind: str, attempts: int) -> Change:
     max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(steps=STEPS, retold=STEPS)
-def test_whatever_happened_to_a_job_is_there_after_a_restart(
+def test_any_sequence_of_changes_is_restored(
     tmp_path_factory: pytest.TempPathFactory,
     steps: list[tuple[int, str, int]],
     retold: list[tuple[int, str, int]],
@@ -294,7 +296,7 @@ def copy_of_what_is_durable(journal: Store, path: Path, copy: Path) -> None:
         source.backup(target)
 
 
-def test_the_end_after_a_retry_is_told_also_where_the_retry_was_cut_short(path: Path) -> None:
+def test_the_callback_and_the_album_are_open_after_an_interrupted_retry(path: Path) -> None:
     job = CutShortJob([url(0)], album="Birds", callback="https://user.example/told")
     copy = path.with_name("copy")
     with opened(path) as (journal, _):
@@ -335,7 +337,7 @@ def versions(path: Path) -> list[tuple[int, list[int]]]:
     return [(job.version, [image.version for image in job.snapshot().images]) for job in jobs]
 
 
-def test_versions_go_on_after_a_clean_restart(path: Path) -> None:
+def test_versions_continue_after_a_clean_restart(path: Path) -> None:
     jobs = [job_of(2), job_of(2), job_of(1)]
     with opened(path) as (journal, _):
         journal.accept(jobs)
@@ -368,7 +370,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_no_version_is_given_out_twice_though_the_process_was_killed(path: Path) -> None:
+def test_no_version_is_used_twice_after_a_kill(path: Path) -> None:
     """The Changes are shown and not recorded, as by a process that dies before it writes them."""
     shown_last = [0, 0]
     for _ in range(4):
@@ -395,14 +397,14 @@ def test_no_version_is_given_out_twice_though_the_process_was_killed(path: Path)
 # When it is durable
 
 
-def test_a_change_is_on_disk_soon_though_nobody_waits_for_it(journal: Store) -> None:
+def test_a_change_is_on_disk_soon_without_a_call_of_durable(journal: Store) -> None:
     job = job_of(1)
     journal.accept([job])
     finish(journal, job)
     wait_until(lambda: [found.link for found in journal.links()] == [link(0)], 5)
 
 
-def test_who_waits_goes_on_when_it_is_on_disk(journal: Store, path: Path) -> None:
+def test_durable_returns_when_the_change_is_on_disk(journal: Store, path: Path) -> None:
     job = job_of(1)
     journal.accept([job])
     tell(journal, job, Downloaded(0, report(0)), Uploading(0))
@@ -412,7 +414,7 @@ def test_who_waits_goes_on_when_it_is_on_disk(journal: Store, path: Path) -> Non
     assert rows == [(0, 2, None)]
 
 
-def test_all_who_wait_share_transactions(journal: Store, path: Path) -> None:
+def test_callers_of_durable_share_transactions(journal: Store, path: Path) -> None:
     async def fail_one(index: int) -> None:
         tell(journal, job, Failed(index, FAILURE))
         await journal.durable()
@@ -455,7 +457,7 @@ def test_any_number_of_images_may_be_written_at_once(path: Path, count: int) -> 
 # When it cannot be written
 
 
-def test_who_waited_too_long_is_refused_and_the_job_is_not_there_later(path: Path) -> None:
+def test_a_job_not_written_in_time_is_refused_and_not_restored(path: Path) -> None:
     gate, busy = threading.Event(), threading.Event()
     refused, kept = job_of(1), job_of(1)
 
@@ -474,7 +476,7 @@ def test_who_waited_too_long_is_refused_and_the_job_is_not_there_later(path: Pat
     assert [job.job_id for job in restored_from(path).jobs] == [kept.job_id]
 
 
-def test_a_job_that_is_written_too_late_is_taken_out_again(path: Path) -> None:
+def test_a_job_written_after_its_refusal_is_deleted(path: Path) -> None:
     refused, kept = job_of(1), job_of(1)
     with opened(path) as (journal, _):
         journal.accept([kept])
@@ -498,7 +500,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-def test_a_full_disk_refuses_new_jobs_and_loses_nothing_of_the_old(disk: Path) -> None:
+def test_new_jobs_are_refused_on_a_full_disk_and_old_ones_are_kept(disk: Path) -> None:
     path = disk / "journal"
     job, refused, later = job_of(300), job_of(1), job_of(1)
     with opened(path) as (journal, _):
@@ -523,7 +525,7 @@ def test_a_full_disk_refuses_new_jobs_and_loses_nothing_of_the_old(disk: Path) -
     assert (shown(first), second.job_id) == (after_a_restart(job), later.job_id)
 
 
-def test_the_job_that_fills_the_disk_is_refused_and_nothing_else_suffers(disk: Path) -> None:
+def test_only_the_job_that_fills_the_disk_is_refused(disk: Path) -> None:
     path = disk / "journal"
     small = job_of(1)
     with opened(path) as (journal, _):
@@ -534,7 +536,7 @@ def test_the_job_that_fills_the_disk_is_refused_and_nothing_else_suffers(disk: P
     assert [job.job_id for job in restored_from(path).jobs] == [small.job_id]
 
 
-def test_a_journal_that_ends_on_a_full_disk_says_so_and_keeps_what_it_had(
+def test_a_journal_closed_on_a_full_disk_logs_the_loss_and_keeps_earlier_rows(
     disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = disk / "journal"
@@ -558,7 +560,7 @@ def refusal(journal: Store) -> str:
     return str(error.value)
 
 
-def test_closing_waits_for_a_disk_that_gets_room_in_time(disk: Path) -> None:
+def test_close_waits_for_a_disk_that_gets_room_in_time(disk: Path) -> None:
     path = disk / "journal"
     job = job_of(300)
     journal = open_store(str(path)).store
@@ -577,7 +579,7 @@ def test_closing_waits_for_a_disk_that_gets_room_in_time(disk: Path) -> None:
     assert shown(restored_from(path).jobs[0]) == after_a_restart(job)
 
 
-def test_a_journal_whose_file_is_taken_away_notices_and_goes_on_when_it_is_back(
+def test_a_journal_whose_file_was_moved_refuses_jobs_until_it_is_back(
     path: Path, tmp_path: Path
 ) -> None:
     job = job_of(1)
@@ -613,7 +615,7 @@ def test_a_refused_job_leaves_no_key(path: Path) -> None:
         assert journal.posted("a", "2") is None
 
 
-def test_what_sqlite_cannot_store_is_left_out_and_the_rest_is_kept(
+def test_a_row_that_sqlite_cannot_store_is_left_out_and_the_others_are_kept(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = job_of(2)
@@ -628,7 +630,7 @@ def test_what_sqlite_cannot_store_is_left_out_and_the_rest_is_kept(
 # Retiring, deleting, looking
 
 
-def test_a_retired_job_is_not_restored_but_its_links_and_it_can_be_had(path: Path) -> None:
+def test_a_retired_job_is_not_restored_but_can_be_read_with_its_links(path: Path) -> None:
     jobs = [job_of(2), job_of(3)]
     with opened(path) as (journal, _):
         journal.accept(jobs)
@@ -652,7 +654,7 @@ def test_a_retired_job_is_not_restored_but_its_links_and_it_can_be_had(path: Pat
         assert journal.load("4227cacf-2ee1-4b52-b231-110304c4e203") is None
 
 
-def test_a_deleted_job_leaves_nothing_and_gets_nothing_any_more(path: Path) -> None:
+def test_a_deleted_job_has_no_rows_and_takes_no_changes(path: Path) -> None:
     jobs = [job_of(2), job_of(2)]
     with opened(path) as (journal, _):
         journal.accept(jobs)
@@ -667,7 +669,7 @@ def test_a_deleted_job_leaves_nothing_and_gets_nothing_any_more(path: Path) -> N
     assert SECRET.encode() not in path.read_bytes()
 
 
-def test_links_are_streamed_in_order_from_anywhere_while_writing_goes_on(journal: Store) -> None:
+def test_links_are_streamed_in_order_from_any_position_during_writes(journal: Store) -> None:
     old, new = job_of(2_500), job_of(500)
     journal.accept([old, new])
     finish(journal, old)
@@ -755,7 +757,7 @@ asyncio.run(work())
 """
 
 
-def test_nothing_that_was_said_to_be_durable_is_lost_when_the_process_is_killed(path: Path) -> None:
+def test_durable_changes_survive_a_kill_of_the_process(path: Path) -> None:
     chance = random.Random(1)
     accepted: list[str] = []
     uploading: set[tuple[str, int]] = set()

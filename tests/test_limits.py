@@ -33,7 +33,7 @@ PNG = "png-rgb.png"
         ("posts", {"posts": 10, "hour_seconds": 1.5, "limit_shape": 4}),
     ],
 )
-def test_a_backlog_larger_than_a_budget_goes_through_with_nobody_watching(
+def test_a_backlog_larger_than_a_budget_is_uploaded(
     tmp_path: Path, origin: Origin, budget: str, limits: dict[str, Any]
 ) -> None:
     plenty = {"user_credits": 100_000, "client_credits": 100_000, "posts": 100_000}
@@ -58,7 +58,7 @@ def test_a_backlog_larger_than_a_budget_goes_through_with_nobody_watching(
         assert service.temp_files == []
 
 
-def test_a_job_that_waits_for_its_budget_says_until_when_and_for_which(
+def test_a_job_that_waits_for_a_budget_shows_its_name_and_the_end_of_the_wait(
     tmp_path: Path, origin: Origin
 ) -> None:
     with (
@@ -149,7 +149,7 @@ def test_while_uploads_wait_downloads_run_ahead_as_far_as_the_disk_may_be_used(
 # Refusals and outages
 
 
-def test_what_imgur_forbids_for_a_while_is_not_lost_and_not_hammered(
+def test_a_temporary_block_loses_no_image_and_gets_few_requests(
     tmp_path: Path, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     with running_service(tmp_path / "temp", **wired(sandbox, blocked_wait_seconds=0.2)) as service:
@@ -166,7 +166,7 @@ def test_what_imgur_forbids_for_a_while_is_not_lost_and_not_hammered(
     assert sandbox.stats()["faults_met"]["forbidden"] <= 40
 
 
-def test_an_imgur_that_is_gone_for_a_while_costs_no_image(tmp_path: Path, origin: Origin) -> None:
+def test_a_temporary_outage_loses_no_image(tmp_path: Path, origin: Origin) -> None:
     with running_sandbox(tmp_path / "sandbox", unlimited=True) as sandbox:
         port, base = sandbox.port, sandbox.url
         with running_service(tmp_path / "temp", **wired(sandbox)) as service:
@@ -221,7 +221,7 @@ def test_the_wait_for_a_budget_is_no_outage_however_long(tmp_path: Path, origin:
         assert all_landed(service, [job_id])
 
 
-def test_wrong_credentials_park_everything_and_say_so_until_they_are_right(
+def test_wrong_credentials_defer_all_uploads_until_they_are_corrected(
     tmp_path: Path, origin: Origin
 ) -> None:
     with (
@@ -244,7 +244,7 @@ def test_wrong_credentials_park_everything_and_say_so_until_they_are_right(
 
 
 @pytest.mark.parametrize("fault", ["reset_after_body", "504"])
-def test_an_image_whose_answer_was_lost_is_uploaded_once_more_and_marked(
+def test_an_image_whose_response_was_lost_is_uploaded_again_and_marked(
     tmp_path: Path, origin: Origin, sandbox: RunningSandbox, fault: str
 ) -> None:
     sandbox.fault(fault, count=2)
@@ -258,7 +258,7 @@ def test_an_image_whose_answer_was_lost_is_uploaded_once_more_and_marked(
     assert sandbox.stats()["requests"]["upload"] == 22
 
 
-def test_or_not_uploaded_again_where_that_is_not_wanted(
+def test_an_image_whose_response_was_lost_is_not_uploaded_again_if_that_is_off(
     tmp_path: Path, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     sandbox.fault("reset_after_body", count=2)
@@ -323,7 +323,7 @@ def only_client(service: RunningService) -> Any:
 
 
 @pytest.mark.parametrize("fault", ["503", "reset_before_store", "forbidden"])
-def test_while_no_token_is_to_be_had_uploads_wait_and_few_ask_for_one(
+def test_without_an_access_token_uploads_wait_and_few_requests_for_one_are_sent(
     tmp_path: Path, origin: Origin, sandbox: RunningSandbox, fault: str
 ) -> None:
     options = {**with_account(sandbox), "blocked_wait_seconds": 0.2}
@@ -343,7 +343,7 @@ def test_while_no_token_is_to_be_had_uploads_wait_and_few_ask_for_one(
     assert sum(sandbox.stats()["faults_met"].values()) <= 6
 
 
-def test_a_service_that_starts_without_a_token_asks_for_it_ever_less_often(
+def test_requests_for_a_first_access_token_back_off(
     tmp_path: Path, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     options = with_account(sandbox)
@@ -356,7 +356,7 @@ def test_a_service_that_starts_without_a_token_asks_for_it_ever_less_often(
     assert sandbox.stats()["requests"]["oauth"] == 3
 
 
-def test_a_refused_refresh_token_is_refused_once_and_not_to_each_that_wants_it(
+def test_a_refused_refresh_token_is_sent_once(
     tmp_path: Path, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     options = with_account(sandbox)

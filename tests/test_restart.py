@@ -53,7 +53,7 @@ def start(tmp_path: Path, sandbox: RunningSandbox) -> Iterator[Start]:
         process.stop(signal.SIGKILL)
 
 
-def test_jobs_links_failures_and_albums_are_there_after_a_restart(
+def test_jobs_links_failures_and_albums_are_restored(
     start: Start, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     first = start()
@@ -81,7 +81,7 @@ def test_jobs_links_failures_and_albums_are_there_after_a_restart(
     assert sandbox.images() == []
 
 
-def test_a_job_that_is_stopped_in_its_middle_goes_on_and_uploads_nothing_twice(
+def test_a_job_stopped_in_mid_job_continues_and_uploads_nothing_twice(
     start: Start, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     first = start("--uploads=4")
@@ -101,7 +101,7 @@ def test_a_job_that_is_stopped_in_its_middle_goes_on_and_uploads_nothing_twice(
     assert not any(each["maybe_duplicate"] for each in second.records(job_id).values())
 
 
-def test_who_watches_a_job_that_is_stopped_is_told_that_it_is_not_its_end(
+def test_subscribers_of_a_stopped_job_get_a_shutdown_event(
     start: Start, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     first = start("--uploads=4")
@@ -125,7 +125,7 @@ def test_who_watches_a_job_that_is_stopped_is_told_that_it_is_not_its_end(
 
 
 @pytest.mark.parametrize("fault", ["503", "429", "forbidden", "internal"])
-def test_what_imgur_refuses_while_the_service_stops_is_tried_again_after_a_restart(
+def test_uploads_refused_during_a_stop_are_retried_after_a_restart(
     start: Start, origin: Origin, sandbox: RunningSandbox, fault: str
 ) -> None:
     first = start()
@@ -154,7 +154,7 @@ def test_an_album_that_is_being_made_when_the_service_stops_is_made_after_a_rest
     assert second.get("/v1/images/upload").json()["jobs"][0]["album"]["link"]
 
 
-def test_a_purge_goes_on_after_a_restart(
+def test_a_purge_continues_after_a_restart(
     start: Start, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     first = start()
@@ -170,7 +170,7 @@ def test_a_purge_goes_on_after_a_restart(
     assert sandbox.images() == []
 
 
-def test_a_purge_in_mid_job_goes_on_after_a_stop_and_the_job_does_not(
+def test_a_purge_in_mid_job_continues_after_a_stop_without_the_job(
     start: Start, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     first = start()
@@ -187,7 +187,7 @@ def test_a_purge_in_mid_job_goes_on_after_a_stop_and_the_job_does_not(
     assert sandbox.images() == []
 
 
-def test_the_budgets_are_known_after_a_clean_stop_and_asked_for_after_another(
+def test_budgets_are_restored_after_a_clean_stop_and_requested_after_a_kill(
     start: Start, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     first = start()
@@ -228,7 +228,7 @@ def test_a_rotated_refresh_token_outlives_the_process(
     assert sandbox.stats()["oauth_refreshes"] == 2
 
 
-def test_posts_wait_for_the_disk_together_and_not_one_behind_the_other(
+def test_concurrent_posts_share_the_wait_for_the_disk(
     tmp_path: Path, sandbox: RunningSandbox
 ) -> None:
     path = tmp_path / "journal"
@@ -249,7 +249,7 @@ def test_posts_wait_for_the_disk_together_and_not_one_behind_the_other(
 
 @pytest.mark.parametrize("name", ["journal", "link"])
 @pytest.mark.parametrize("client_id", ["x", ""])
-def test_a_second_process_on_the_journal_does_not_start_and_says_who_holds_it(
+def test_a_second_process_on_the_journal_does_not_start_and_names_the_first(
     start: Start, tmp_path: Path, sandbox: RunningSandbox, name: str, client_id: str
 ) -> None:
     first = start()
@@ -275,7 +275,7 @@ def test_a_second_process_on_the_journal_does_not_start_and_says_who_holds_it(
     assert "Traceback" not in result.stderr
 
 
-def test_finished_jobs_leave_memory_and_their_links_stay(
+def test_finished_jobs_are_retired_and_their_links_stay(
     tmp_path: Path, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     kept = {"store": str(tmp_path / "journal"), "keep_jobs": 2}
@@ -303,7 +303,7 @@ def test_finished_jobs_leave_memory_and_their_links_stay(
         assert len(service.get("/v1/images").json()["uploaded"]) == 18
 
 
-def test_the_links_are_answered_while_the_service_stops(
+def test_the_links_can_be_read_during_a_stop(
     start: Start, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     service = start()
@@ -318,7 +318,7 @@ def test_the_links_are_answered_while_the_service_stops(
     assert service.process.wait(20) == 0
 
 
-def test_where_the_journal_cannot_be_read_whoever_needs_it_is_told_so(
+def test_requests_that_need_an_unreadable_journal_are_refused(
     tmp_path: Path, origin: Origin, sandbox: RunningSandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "journal"
@@ -362,7 +362,7 @@ def test_a_job_that_kills_the_service_each_time_is_given_up(start: Start, origin
 # Running out
 
 
-def test_a_full_disk_for_the_journal_refuses_new_jobs_loses_none_and_heals(
+def test_a_full_journal_disk_refuses_new_jobs_until_there_is_room_and_loses_none(
     start: Start, origin: Origin, tmp_path: Path, sandbox: RunningSandbox
 ) -> None:
     with small_disk(tmp_path / "disk", 4_000) as disk:
@@ -389,7 +389,7 @@ def test_a_full_disk_for_the_journal_refuses_new_jobs_loses_none_and_heals(
     assert len(sandbox.images()) == 102
 
 
-def test_a_full_disk_for_temp_files_ends_jobs_and_is_over_when_there_is_room(
+def test_a_full_temp_disk_fails_images_until_there_is_room(
     tmp_path: Path, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     with small_disk(tmp_path / "disk", 400) as disk:
@@ -438,9 +438,7 @@ def test_64_descriptors_are_enough_for_a_job_of_200_images(
 
 
 @pytest.mark.parametrize("spare", [0, 1, 2, 3, 4])
-def test_who_has_no_descriptor_for_a_connection_does_not_blame_the_origin(
-    origin: Origin, spare: int
-) -> None:
+def test_a_lack_of_descriptors_is_no_failure_of_the_origin(origin: Origin, spare: int) -> None:
     """Whatever needs the one too many: the look-up, the socket, or libcurl's copy of it."""
     code = f"""
 import os, resource, time

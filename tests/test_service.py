@@ -142,7 +142,7 @@ def test_500_urls_a_tenth_of_them_bad_in_ten_ways(
     ("fault", "code", "tries"),
     [("reset_after_body", "upload_error", 2), ("no_link", "upload_error", 1)],
 )
-def test_what_hangs_a_naive_uploader_ends_as_a_failure(
+def test_faults_that_hang_naive_clients_fail_the_images(
     tmp_path: Path,
     origin: Origin,
     sandbox: RunningSandbox,
@@ -164,7 +164,7 @@ def test_what_hangs_a_naive_uploader_ends_as_a_failure(
         wait_until(lambda: service.temp_files == [])
 
 
-def test_a_trouble_that_passes_is_got_over(
+def test_transient_errors_are_retried(
     service: RunningService, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     sandbox.fault("503", count=2)
@@ -176,7 +176,7 @@ def test_a_trouble_that_passes_is_got_over(
     assert service.records(job_id)[url]["attempts"] == 3
 
 
-def test_hanging_origins_hold_up_nobody_else(
+def test_hanging_origins_delay_no_other_host(
     origin: Origin, sandbox: RunningSandbox, tmp_path: Path
 ) -> None:
     with running_service(
@@ -228,7 +228,7 @@ def test_a_signal_stops_it_cleanly_in_mid_job(
         requests.get(_sandbox_url(process), timeout=5)
 
 
-def test_uploads_under_way_are_let_end_and_nothing_else_is_begun(
+def test_a_stop_finishes_uploads_in_flight_and_starts_nothing(
     tmp_path: Path, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     process = ServiceProcess(
@@ -312,7 +312,7 @@ def slow_start(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
         process.communicate()
 
 
-def test_a_second_signal_ends_a_start_that_takes_long_at_once(tmp_path: Path) -> None:
+def test_a_second_signal_ends_a_slow_start_at_once(tmp_path: Path) -> None:
     with slow_start(tmp_path) as (process, descriptor):
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGINT)  # two of a kind may be heard as one
@@ -321,9 +321,7 @@ def test_a_second_signal_ends_a_start_that_takes_long_at_once(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_amid_a_start_that_takes_long_stops_it_cleanly(
-    tmp_path: Path, number: int
-) -> None:
+def test_a_signal_during_a_slow_start_stops_it_cleanly(tmp_path: Path, number: int) -> None:
     with slow_start(tmp_path) as (process, descriptor):
         process.send_signal(number)
         os.write(descriptor, b"token")
@@ -384,7 +382,7 @@ def _main(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
     )
 
 
-def test_a_port_that_is_taken_ends_the_start_with_a_sentence(tmp_path: Path) -> None:
+def test_a_port_in_use_ends_the_start_with_a_message(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         result = _main(f"--port={port}", "--imgur-client-id=x", f"--temp-dir={tmp_path}")
@@ -397,7 +395,7 @@ def test_a_port_that_is_taken_ends_the_start_with_a_sentence(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_bad_exemption_or_temp_directory_ends_the_start_with_a_sentence(tmp_path: Path) -> None:
+def test_a_bad_network_or_temp_directory_ends_the_start_with_a_message(tmp_path: Path) -> None:
     result = _main("--imgur-client-id=x", "--allow-origin=not/a/host", f"--temp-dir={tmp_path}")
     assert result.returncode == 2
     assert "not/a/host" in result.stderr
@@ -429,7 +427,7 @@ def test_the_client_id_is_in_no_log_line(origin: Origin, tmp_path: Path) -> None
     assert "token=abc" not in "".join(process.log)
 
 
-def test_twenty_jobs_with_the_same_urls_bring_each_image_once(
+def test_twenty_jobs_with_the_same_urls_download_each_image_once(
     service: RunningService, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     urls = [
@@ -492,9 +490,7 @@ def test_a_dead_origin_with_5000_urls_fails_in_seconds(
         assert codes == {"connect_error"}
 
 
-def test_a_busy_origin_is_given_the_pause_it_asks_for(
-    service: RunningService, origin: Origin
-) -> None:
+def test_retry_after_of_a_busy_origin_is_kept(service: RunningService, origin: Origin) -> None:
     asked: list[float] = []
     page = answer((IMAGES / "png-rgb.png").read_bytes())
 
@@ -519,7 +515,7 @@ def test_a_busy_origin_is_given_the_pause_it_asks_for(
         ("bmp-v5.bmp", "image/bmp", "image/png"),
     ],
 )
-def test_what_imgur_does_not_take_is_converted(
+def test_types_that_imgur_refuses_are_converted(
     service: RunningService, origin: Origin, name: str, kind: str, becomes: str
 ) -> None:
     url = origin.image(name)

@@ -33,7 +33,7 @@ Answer = requests.Response
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_what_has_not_changed_is_not_sent_again(service: RunningService, path: str) -> None:
+def test_an_unchanged_response_is_304(service: RunningService, path: str) -> None:
     job = registered(service, job_of(2))
     path = path.format(job.job_id)
     first = service.get(path)
@@ -123,7 +123,7 @@ def test_a_held_status_is_answered_when_its_time_is_over(
         assert service.app.events.subscribers == 0
 
 
-def test_who_has_an_old_version_or_asks_for_a_finished_job_is_not_held(
+def test_a_request_with_an_old_etag_or_for_a_finished_job_is_answered_at_once(
     service: RunningService,
 ) -> None:
     job = registered(service, job_of(1))
@@ -144,12 +144,12 @@ def test_who_has_an_old_version_or_asks_for_a_finished_job_is_not_held(
     assert total < 10
 
 
-def test_an_unknown_job_is_waited_for_by_nobody(service: RunningService) -> None:
+def test_a_request_for_an_unknown_job_is_answered_at_once(service: RunningService) -> None:
     answer = service.get("/v1/images/upload/malformed", headers={"Prefer": "wait=15"})
     assert_problem(answer, 505, "unknown-job")
 
 
-def test_a_client_that_goes_away_gives_its_place_back(service: RunningService) -> None:
+def test_a_client_that_disconnects_releases_its_place(service: RunningService) -> None:
     job = registered(service, job_of(1))
     address = service.url.removeprefix("http://")
     connection = http.client.HTTPConnection(address, timeout=10)
@@ -160,7 +160,9 @@ def test_a_client_that_goes_away_gives_its_place_back(service: RunningService) -
     wait_until(lambda: service.app.events.subscribers == 0)
 
 
-def test_past_the_limit_nobody_is_held(sandbox: RunningSandbox, tmp_path: Path) -> None:
+def test_requests_beyond_the_limit_are_answered_at_once(
+    sandbox: RunningSandbox, tmp_path: Path
+) -> None:
     with running_service(tmp_path / "t", imgur_base_url=sandbox.url, max_streams=1) as service:
         job = registered(service, job_of(2))
         held = Held(service, job, Prefer="wait=15")
@@ -171,7 +173,9 @@ def test_past_the_limit_nobody_is_held(sandbox: RunningSandbox, tmp_path: Path) 
         assert held.answer().status_code == 200
 
 
-def test_those_who_wait_for_the_same_get_the_same(service: RunningService, origin: Origin) -> None:
+def test_held_requests_for_one_job_get_the_same_response(
+    service: RunningService, origin: Origin
+) -> None:
     job_id = service.submit([origin.page("/hang", origin.hang)])
     job = service.service.image_load.job_list_s[job_id]
     assert origin.hanging.acquire(timeout=PATIENCE)
@@ -182,7 +186,7 @@ def test_those_who_wait_for_the_same_get_the_same(service: RunningService, origi
     assert len({(answer.headers["ETag"], answer.content) for answer in answers}) == 1
 
 
-def test_a_status_is_encoded_once_for_all_who_waited() -> None:
+def test_a_status_is_encoded_once_for_all_held_requests() -> None:
     async def wait() -> tuple[tuple[Snapshot, bytes], ...]:
         job = job_of(1_000)
         topic = hub().of_job(job)
@@ -227,7 +231,7 @@ def test_the_wait_of_a_prefer_header_is_read_as_rfc_7240_has_it(
     assert preferred_wait(header) == seconds
 
 
-def test_the_list_changes_with_what_its_jobs_wait_for() -> None:
+def test_the_lists_etag_changes_with_the_waits_of_its_jobs() -> None:
     jobs = [job_of(1).summary(), job_of(1).summary()]
     waits: list[WaitingJson] = [
         {"waiting_until": until, "waiting_for": "user" if until else None}

@@ -128,7 +128,7 @@ def test_a_callback_is_called_once_when_its_job_has_ended(caller: Caller, hook: 
     assert asked.headers["webhook-signature"] is None
 
 
-def test_a_job_that_has_not_ended_or_has_no_callback_calls_nobody(
+def test_an_unfinished_job_or_one_without_a_callback_sends_no_request(
     caller: Caller, hook: Contract
 ) -> None:
     hook.put(TARGET, {})
@@ -172,7 +172,7 @@ def test_a_callback_with_a_transient_error_is_called_again_with_the_same_message
     assert len({asked.body for asked in hook.asked}) == 1
 
 
-def test_a_callback_that_never_receives_is_given_up_and_the_job_says_why(
+def test_a_callback_that_always_fails_is_given_up_and_the_job_has_the_reason(
     caller: Caller, hook: Contract, caplog: pytest.LogCaptureFixture
 ) -> None:
     hook.put(TARGET, {}, status=500)
@@ -203,7 +203,7 @@ def test_a_callback_that_cannot_be_reached_is_called_again(caller: Caller) -> No
     assert failure.message == "The callback was not reached: connect."
 
 
-def test_a_status_counts_whatever_becomes_of_the_rest_of_the_response(
+def test_a_success_status_counts_even_if_the_body_breaks_off(
     make_caller: MakeCaller, origin: Origin
 ) -> None:
     def begin(connection: socket.socket) -> None:
@@ -215,9 +215,7 @@ def test_a_status_counts_whatever_becomes_of_the_rest_of_the_response(
     assert origin.requests["/hook"] == 1
 
 
-def test_a_callback_that_leads_to_this_machine_is_not_called(
-    make_caller: MakeCaller, hook: Contract
-) -> None:
+def test_a_callback_on_this_machine_is_not_called(make_caller: MakeCaller, hook: Contract) -> None:
     hook.put(TARGET, {})
     caller = make_caller(allow=())
     failure = caller.wait(caller.end(hook_url(hook))).failure
@@ -257,7 +255,7 @@ def test_a_job_that_ends_again_during_its_call_calls_again_after_it(
     assert job.callback.is_told
 
 
-def test_hosts_that_hang_keep_no_other_callback_from_being_called(
+def test_hanging_hosts_delay_no_other_callback(
     caller: Caller, hook: Contract, origin: Origin
 ) -> None:
     hook.put(TARGET, {})
@@ -267,9 +265,7 @@ def test_hosts_that_hang_keep_no_other_callback_from_being_called(
     assert caller.wait(caller.end(hook_url(hook))).failure is None
 
 
-def test_restored_jobs_call_the_callbacks_that_were_not_called(
-    caller: Caller, hook: Contract
-) -> None:
+def test_pending_callbacks_of_restored_jobs_are_called(caller: Caller, hook: Contract) -> None:
     hook.put(TARGET, {})
     jobs = [caller.job(hook_url(hook)) for _ in range(3)]
     for job in jobs[:2]:
@@ -284,9 +280,7 @@ def test_restored_jobs_call_the_callbacks_that_were_not_called(
     assert [json.loads(asked.body)["data"]["job_id"] for asked in hook.asked] == [jobs[0].job_id]
 
 
-def test_a_job_that_ends_because_the_service_stops_calls_nobody(
-    caller: Caller, hook: Contract
-) -> None:
+def test_a_job_that_ends_by_a_stop_sends_no_request(caller: Caller, hook: Contract) -> None:
     hook.put(TARGET, {})
     before = caller.end(hook_url(hook))
     caller.wait(before)

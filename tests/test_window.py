@@ -33,7 +33,7 @@ def test_images_start_in_input_order() -> None:
     assert not order
 
 
-def test_images_of_other_hosts_overtake_those_behind_one_that_waits() -> None:
+def test_images_of_other_hosts_overtake_images_of_a_waiting_host() -> None:
     order = order_of("a", "a", "b", "a", "c")
     assert order.next() == 0
     order.block("a")
@@ -44,7 +44,7 @@ def test_images_of_other_hosts_overtake_those_behind_one_that_waits() -> None:
     assert not order
 
 
-def test_of_a_host_that_waits_again_one_image_at_a_time_starts() -> None:
+def test_one_image_at_a_time_starts_of_a_host_that_waits_again() -> None:
     order = order_of("a", "a", "a")
     started = []
     while (index := order.next()) is not None:
@@ -55,7 +55,7 @@ def test_of_a_host_that_waits_again_one_image_at_a_time_starts() -> None:
     assert started == [0, 1, 2]
 
 
-def test_a_host_for_which_two_wait_is_blocked_until_both_go_on() -> None:
+def test_a_host_with_two_waiting_images_is_blocked_until_both_continue() -> None:
     order = order_of("a", "a", "a")
     order.block("a")
     order.block("a")
@@ -76,7 +76,7 @@ def test_an_order_that_is_cleared_has_nothing_left() -> None:
     assert order.next() is None
 
 
-def test_a_hundred_thousand_images_of_one_busy_host_are_looked_at_once() -> None:
+def test_each_of_a_hundred_thousand_images_of_a_busy_host_is_read_once() -> None:
     asked = 0
 
     def host_of_index(_: int) -> str:
@@ -146,7 +146,7 @@ def test_no_more_images_start_than_may_and_each_end_makes_room() -> None:
     play(scene)
 
 
-def test_images_that_wait_for_their_host_have_no_place_and_one_of_each_host_waits() -> None:
+def test_one_image_of_each_host_waits_without_a_place_in_the_window() -> None:
     async def scene() -> None:
         urls = [
             "http://a.example/1",
