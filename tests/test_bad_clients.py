@@ -66,13 +66,13 @@ def test_a_silent_connection_is_closed(tmp_path: Path) -> None:
         assert wire.rest() == b""
 
 
-def test_a_head_that_arrives_too_slowly_is_cut_off(tmp_path: Path) -> None:
+def test_headers_that_arrive_too_slowly_are_cut_off(tmp_path: Path) -> None:
     with strict(tmp_path) as service, Wire(service.url) as wire:
         assert 0.25 < wire.drip(b"GET / HTTP/1.1\r\nX: " + b"x" * 10_000) < 5
         assert wire.last_answer().problem == "too-slow"
 
 
-def test_a_second_head_that_arrives_too_slowly_is_cut_off(tmp_path: Path) -> None:
+def test_slow_headers_of_a_second_request_are_cut_off(tmp_path: Path) -> None:
     with strict(tmp_path) as service, Wire(service.url) as wire:
         wire.send(request())
         assert wire.answer().status == 200
@@ -232,7 +232,7 @@ def test_all_bodies_together_have_a_limit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("earlier_requests", [0, 1])
-def test_a_head_over_the_limit_is_refused(service: RunningService, earlier_requests: int) -> None:
+def test_headers_over_the_limit_are_refused(service: RunningService, earlier_requests: int) -> None:
     with Wire(service.url) as wire:
         for _ in range(earlier_requests):
             wire.send(request())

@@ -141,7 +141,7 @@ def test_many_failures_of_one_reason_are_one_line_and_three_examples(
     assert failures[-1].startswith("imageload: failed invalid_url no://url ")
 
 
-def test_what_failed_can_be_fed_back_until_nothing_is_left(
+def test_the_file_of_failed_urls_can_be_uploaded_again(
     cli: Cli, origin: Origin, tmp_path: Path
 ) -> None:
     file = tmp_path / "failed.txt"
@@ -153,7 +153,7 @@ def test_what_failed_can_be_fed_back_until_nothing_is_left(
 
 
 @pytest.mark.parametrize("form", ["text", "json", "lists"])
-def test_a_file_is_posted_as_the_api_takes_it(
+def test_a_file_is_posted_as_the_api_accepts_it(
     cli: Cli, service: RunningService, origin: Origin, tmp_path: Path, form: str
 ) -> None:
     one, other = origin.image("png-rgb.png"), origin.image("gif-89a.gif")
@@ -169,7 +169,7 @@ def test_a_file_is_posted_as_the_api_takes_it(
     assert len(service.service.image_load.job_list_s) == (2 if form == "lists" else 1)
 
 
-def test_no_dedupe_brings_over_anew_what_is_there(
+def test_no_dedupe_uploads_the_same_images_again(
     cli: Cli, sandbox: RunningSandbox, origin: Origin, tmp_path: Path
 ) -> None:
     file = tmp_path / "urls.txt"
@@ -180,7 +180,7 @@ def test_no_dedupe_brings_over_anew_what_is_there(
     assert len(sandbox.images()) == 2
 
 
-def test_detach_prints_the_job_and_watch_comes_back_to_it(
+def test_detach_prints_the_job_id_and_watch_follows_the_job(
     cli: Cli, service: RunningService, origin: Origin
 ) -> None:
     ended = cli("upload", "--detach", origin.image("png-rgb.png"))
@@ -198,7 +198,9 @@ def test_detach_prints_the_job_and_watch_comes_back_to_it(
         ("html", '<img src="{link}" alt="png-rgb.png">\n'),
     ],
 )
-def test_links_come_as_text_to_paste(cli: Cli, origin: Origin, form: str, expected: str) -> None:
+def test_links_are_printed_in_formats_to_paste(
+    cli: Cli, origin: Origin, form: str, expected: str
+) -> None:
     link = cli("upload", origin.image("png-rgb.png")).out.strip()
     ended = cli("upload", "--format", form, origin.image("png-rgb.png"), origin.url + "/gone")
     assert (ended.status, ended.out) == (1, expected.format(link=link))
@@ -251,7 +253,7 @@ LOCAL = ["upload", "--local", "http://x/", "--", "--imgur-client-id=test"]
         ([*LOCAL, "--no-such-option"], "unrecognized arguments"),
     ],
 )
-def test_misuse_ends_with_2_and_a_sentence(bare_cli: Cli, arguments: list[str], said: str) -> None:
+def test_misuse_exits_with_2_and_a_message(bare_cli: Cli, arguments: list[str], said: str) -> None:
     ended = bare_cli(*arguments)
     assert (ended.status, ended.out) == (2, "")
     assert said in ended.err
@@ -266,7 +268,7 @@ def test_a_list_that_the_service_refuses_is_misuse(cli: Cli, tmp_path: Path) -> 
     assert "answered 400: There is no URL in it." in ended.err
 
 
-def test_no_service_is_said_plainly_and_at_once(bare_cli: Cli) -> None:
+def test_a_missing_service_is_reported_at_once(bare_cli: Cli) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
     ended = bare_cli("upload", f"--server=http://a:geheim@127.0.0.1:{port}", "http://x.example/")
@@ -284,12 +286,12 @@ def test_another_server_is_not_taken_for_the_service(bare_cli: Cli, origin: Orig
     assert f"The server at {origin.url} is not an imageload service." in ended.err
 
 
-def test_a_server_that_speaks_no_http_is_no_traceback(bare_cli: Cli, origin: Origin) -> None:
+def test_a_server_without_http_causes_no_traceback(bare_cli: Cli, origin: Origin) -> None:
     origin.page("/v1/images/upload", raw(b"\x15\x03\x01\x00\x02\x02\x16"))
     assert bare_cli("jobs", "--server", origin.url).status == 1
 
 
-def test_a_list_whose_answer_was_lost_is_not_posted_again(bare_cli: Cli, origin: Origin) -> None:
+def test_a_list_whose_response_was_lost_is_not_posted_again(bare_cli: Cli, origin: Origin) -> None:
     origin.page("/v1/images/upload", reset)
     ended = bare_cli("upload", "--server", origin.url, "http://x.example/a.png")
     assert ended.status == 1
@@ -304,7 +306,7 @@ def test_an_unknown_job_is_status_1(cli: Cli) -> None:
         assert "job" in ended.err
 
 
-def test_a_full_backlog_is_waited_for_as_long_as_patience_goes(
+def test_a_full_backlog_is_waited_for_up_to_the_limit(
     bare_cli: Cli, sandbox: RunningSandbox, origin: Origin, tmp_path: Path
 ) -> None:
     hanging = origin.page("/hangs", origin.hang)
@@ -325,7 +327,7 @@ def test_a_full_backlog_is_waited_for_as_long_as_patience_goes(
 # status, jobs, links
 
 
-def test_status_says_how_far_and_what_failed(
+def test_status_prints_the_progress_and_the_failures(
     cli: Cli, service: RunningService, origin: Origin
 ) -> None:
     job_id = service.submit([origin.image("png-rgb.png"), origin.url + "/gone"])
@@ -360,7 +362,7 @@ def test_links_are_those_of_a_job_or_of_all(
     assert cli("links", "--format=bbcode").lines[0] == f"[img]{one}[/img]"
 
 
-def test_a_job_of_many_pages_comes_out_whole(cli: Cli, service: RunningService) -> None:
+def test_a_job_of_many_pages_is_printed_whole(cli: Cli, service: RunningService) -> None:
     job_id = service.submit([f"no-url-{number}" for number in range(1_500)])
     service.finish(job_id)
     rows = cli("links", "--format=csv", job_id).lines[1:]
@@ -370,7 +372,7 @@ def test_a_job_of_many_pages_comes_out_whole(cli: Cli, service: RunningService) 
 # retry, cancel, undo, quota
 
 
-def test_what_failed_is_tried_again_in_its_job(
+def test_retry_loads_failed_images_in_their_job(
     cli: Cli, service: RunningService, origin: Origin
 ) -> None:
     job_id = service.submit([origin.url + "/late", origin.url + "/never"])
@@ -383,7 +385,7 @@ def test_what_failed_is_tried_again_in_its_job(
     assert cli("links", job_id).out == watched.out
 
 
-def test_cancel_ends_what_has_not_landed(cli: Cli, service: RunningService, origin: Origin) -> None:
+def test_cancel_ends_pending_images(cli: Cli, service: RunningService, origin: Origin) -> None:
     job_id = service.submit([origin.page("/hangs", origin.hang), origin.page("/too", origin.hang)])
     assert origin.hanging.acquire(timeout=10)
     assert cli("cancel", job_id) == (0, "2 cancelled\n", "")
@@ -404,7 +406,7 @@ def test_undo_leaves_nothing_on_imgur(
     assert cli("links", job_id).out == ""
 
 
-def test_undo_lists_what_could_not_be_deleted(
+def test_undo_lists_images_that_could_not_be_deleted(
     cli: Cli, service: RunningService, sandbox: RunningSandbox, origin: Origin
 ) -> None:
     job_id = service.submit([origin.image("png-rgb.png")])
@@ -445,7 +447,7 @@ def test_quota_lists_the_budgets_of_imgur(cli: Cli, origin: Origin) -> None:
 # on the way
 
 
-def test_following_a_job_among_many_asks_for_its_entry_alone(
+def test_following_a_job_among_many_requests_only_its_entry(
     service: RunningService, origin: Origin
 ) -> None:
     oldest = service.submit([f"no-url-{number}" for number in range(2_000)])
@@ -460,7 +462,7 @@ def test_following_a_job_among_many_asks_for_its_entry_alone(
         assert relay.answered - before < 1_000
 
 
-def test_a_job_is_found_again_where_its_neighbour_was_forgotten(
+def test_a_job_is_found_after_its_neighbour_in_the_list_was_retired(
     service: RunningService, origin: Origin
 ) -> None:
     ours, neighbour = (service.submit([origin.image("png-rgb.png")]) for _ in range(2))
@@ -471,7 +473,7 @@ def test_a_job_is_found_again_where_its_neighbour_was_forgotten(
     assert entry["job_id"] == ours
 
 
-def test_a_proxy_of_the_environment_is_not_asked_for_our_own_machine(
+def test_a_proxy_in_the_environment_is_not_used_for_this_machine(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
@@ -499,7 +501,7 @@ FINISHED = {"status": "complete", "finished": True}
 RECORDS = f"GET /v1/images/upload/{JOB}/images"
 
 
-def test_the_token_goes_along_and_is_never_shown(
+def test_the_token_is_sent_and_never_printed(
     bare_cli: Cli, contract: Contract, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("IMAGELOAD_API_TOKEN", "geheim")
@@ -524,16 +526,14 @@ def test_options_of_an_upload_are_keys_of_the_post(
     assert json.loads(contract.asked[0].body) == {"urls": [item], "x": 1, **posted}
 
 
-def test_a_list_is_not_posted_to_where_a_redirect_leads(bare_cli: Cli, origin: Origin) -> None:
+def test_a_list_is_not_posted_to_the_target_of_a_redirect(bare_cli: Cli, origin: Origin) -> None:
     origin.page("/v1/images/upload", redirect("https://x.example/"))
     ended = bare_cli("upload", "--server", origin.url, "http://x.example/")
     assert (ended.status, ended.out) == (2, "")
     assert f"{origin.url} redirects to https://x.example/." in ended.err
 
 
-def test_a_busy_service_is_asked_again_and_then_takes_the_list(
-    bare_cli: Cli, contract: Contract
-) -> None:
+def test_a_list_is_posted_again_to_a_busy_service(bare_cli: Cli, contract: Contract) -> None:
     contract.put("POST /v1/images/upload", {"detail": "The backlog is full."}, status=429)
     contract.put("POST /v1/images/upload", {"jobId": [JOB]}, status=202)
     ended = bare_cli("upload", "--detach", "http://x.example/")
@@ -546,7 +546,7 @@ def local(form: str) -> str:
     return datetime(2026, 1, 1, tzinfo=UTC).astimezone().strftime(form)
 
 
-def test_what_a_job_waits_for_is_said_once(bare_cli: Cli, contract: Contract) -> None:
+def test_the_reason_of_a_wait_is_printed_once(bare_cli: Cli, contract: Contract) -> None:
     waiting = {"waiting_for": "user", "waiting_until": "2026-01-01T00:00:00Z"}
     contract.put_job(waiting, waiting, {}, FINISHED)
     contract.put(RECORDS, {"images": []})
@@ -572,7 +572,7 @@ def test_an_album_that_failed_makes_the_status_1(bare_cli: Cli, contract: Contra
     assert (ended.status, "album 'B': Imgur said no." in ended.err) == (1, True)
 
 
-def test_undo_waits_until_nothing_is_being_deleted_and_lists_what_stays(
+def test_undo_waits_for_the_end_of_the_purge_and_lists_the_remaining_images(
     bare_cli: Cli, contract: Contract
 ) -> None:
     path = f"/v1/images/upload/{JOB}"
@@ -595,7 +595,9 @@ def test_undo_waits_until_nothing_is_being_deleted_and_lists_what_stays(
     assert bare_cli("undo", JOB).status == 0
 
 
-def test_quota_says_what_is_left_and_until_when(bare_cli: Cli, contract: Contract) -> None:
+def test_quota_prints_the_remaining_credits_and_the_reset(
+    bare_cli: Cli, contract: Contract
+) -> None:
     budget = {"client": 1, "budget": "user", "limit": 500, "remaining": 3}
     state = {
         "waiting_until": "2026-01-01T00:00:00Z",
@@ -641,11 +643,11 @@ def test_text_is_split_as_the_service_splits_it(entries: list[str]) -> None:
 
 
 @given(st.lists(_entries.map(str.strip).filter(bool), min_size=1, unique=True))
-def test_whatever_failed_the_file_of_it_says_the_same(urls: list[str]) -> None:
+def test_a_file_of_failed_urls_is_read_back_unchanged(urls: list[str]) -> None:
     content = lists.list_of({"url": url} for url in urls)
     assert urls_of(lists.as_posted(content, {})) == urls
 
 
-def test_titles_come_along_in_what_is_fed_back() -> None:
+def test_the_file_of_failed_urls_keeps_titles() -> None:
     records = [{"url": "http://x.example/", "title": "Bird", "description": None}]
     assert json.loads(lists.list_of(records)) == [{"url": "http://x.example/", "title": "Bird"}]

@@ -50,7 +50,7 @@ def gate(origin: Origin) -> Gate:
 # in a pipe
 
 
-def test_in_a_pipe_progress_comes_in_plain_lines(
+def test_in_a_pipe_progress_is_printed_in_plain_lines(
     service: RunningService, origin: Origin, gate: Gate
 ) -> None:
     urls = f"{origin.image('gif-89a.gif')}\n{origin.url}/gate\n".encode()
@@ -79,7 +79,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(
     assert len(service.finish(job_id)["uploaded"]["completed"]) == 1
 
 
-def test_a_service_that_goes_away_and_comes_back_is_followed_on(
+def test_a_job_is_followed_across_a_disconnect(
     service: RunningService, origin: Origin, gate: Gate
 ) -> None:
     with (
@@ -113,7 +113,7 @@ def test_a_service_that_stays_away_ends_it_after_its_patience(
     gate.open.set()
 
 
-def test_a_reader_that_goes_away_is_no_traceback(service: RunningService) -> None:
+def test_a_closed_pipe_causes_no_traceback(service: RunningService) -> None:
     service.finish(service.submit([f"no-url-{number}-{'x' * 200}" for number in range(1_500)]))
     (job_id,) = service.service.image_load.job_list_s
     command = ["links", "--format=csv", f"--server={service.url}", job_id]
@@ -131,7 +131,7 @@ def test_a_reader_that_goes_away_is_no_traceback(service: RunningService) -> Non
         assert process.wait(10) == 128 + signal.SIGPIPE
 
 
-def test_a_full_disk_is_a_sentence(service: RunningService) -> None:
+def test_a_full_disk_is_reported_in_a_message(service: RunningService) -> None:
     device = Path("/dev/full")
     if not device.exists():
         pytest.skip("needs /dev/full")
@@ -258,7 +258,7 @@ def test_local_takes_its_options_from_the_environment_and_a_sandbox_of_its_own(
         assert any(folder.iterdir())
 
 
-def test_ctrl_c_ends_local_work_and_what_did_not_land_can_be_fed_back(
+def test_ctrl_c_ends_local_work_and_lists_the_unfinished_urls(
     sandbox: RunningSandbox, origin: Origin, gate: Gate, tmp_path: Path
 ) -> None:
     file = tmp_path / "failed.txt"

@@ -193,6 +193,6 @@ def _with_job(line: str) -> str:
     return re.sub(rf"'([^' ]*){JOB_ID}([^' ]*)'", r'"\1$JOB\2"', line).replace(JOB_ID, "$JOB")
 
 
-def test_what_is_not_run_is_still_in_a_document() -> None:
+def test_every_command_that_is_not_run_is_in_a_document() -> None:
     written = {line for document in DOCUMENTS for line in commands(document)}
     assert set(NOT_RUN) <= written

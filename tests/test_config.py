@@ -112,7 +112,7 @@ def test_a_flag_beats_the_environment_which_beats_the_default(name: str) -> None
     assert getattr(parse(arguments, BESIDE), name) == given[1]
 
 
-def test_a_flag_may_stand_apart_from_its_value() -> None:
+def test_a_flag_and_its_value_may_be_two_arguments() -> None:
     assert parse(["--port", "9000"], {}).port == 9000
 
 
@@ -185,7 +185,7 @@ def test_help_prints_nothing_that_is_in_the_environment(
     assert "s3cret" not in help_text(capsys, monkeypatch, environ)
 
 
-def test_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_prints_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         parse(["--version"], {})
     assert caught.value.code == 0
@@ -226,7 +226,7 @@ def test_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         (["--port"], "argument --port: expected one argument"),
     ],
 )
-def test_misuse_of_a_flag_ends_with_status_2_and_a_sentence(
+def test_misuse_of_a_flag_exits_with_2_and_a_message(
     arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = complaint(capsys, arguments, {})
@@ -250,11 +250,11 @@ def test_misuse_of_the_environment_ends_as_that_of_a_flag(
     assert flag(name) in complaint(capsys, [], {variable: text})
 
 
-def test_a_flag_heals_what_is_wrong_in_the_environment() -> None:
+def test_a_flag_overrides_a_wrong_value_in_the_environment() -> None:
     assert parse(["--port=9000"], {"IMAGELOAD_PORT": "many"}).port == 9000
 
 
-def test_the_process_refuses_misuse_with_a_sentence_and_no_traceback() -> None:
+def test_misuse_exits_with_a_message_and_no_traceback() -> None:
     run = subprocess.run(
         [sys.executable, ROOT / "main.py", "--max-urls=none"],
         capture_output=True,

@@ -550,7 +550,7 @@ def test_an_image_cut_short_fails_and_leaves_no_file(
     assert [*tmp_path.iterdir()] == [path]
 
 
-def test_an_image_that_pillow_does_not_know_fails(converter: Converter, tmp_path: Path) -> None:
+def test_an_image_that_pillow_cannot_read_fails(converter: Converter, tmp_path: Path) -> None:
     with raises_error("conversion_failed", match="Unsupported BMP header"):
         converter.convert(copied(UNREADABLE, tmp_path), "image/bmp")
 

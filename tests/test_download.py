@@ -69,7 +69,7 @@ def test_a_drawing_is_named_as_a_type_that_imgur_does_not_take(
 @pytest.mark.parametrize(
     "name", sorted(p.name for p in (IMAGES / "not-images").iterdir() if "drawing" not in p.name)
 )
-def test_what_is_no_image_is_refused(download: Download, origin: Origin, name: str) -> None:
+def test_a_body_that_is_no_image_is_refused(download: Download, origin: Origin, name: str) -> None:
     kind = "empty_body" if name == "empty" else "not_image"
     download.fails_with(origin.image(f"not-images/{name}"), kind)
 
@@ -129,7 +129,7 @@ def test_the_sixth_redirect_is_one_too_many(download: Download, origin: Origin) 
         "http://u:p@127.0.0.1/",
     ],
 )
-def test_a_redirect_to_what_is_not_fetched_is_refused(
+def test_a_redirect_to_a_url_that_may_not_be_fetched_is_refused(
     download: Download, origin: Origin, location: str
 ) -> None:
     download.fails_with(origin.page("/r", redirect(location)), "bad_redirect")
@@ -143,7 +143,7 @@ def test_a_redirect_without_a_place_is_a_bad_response(download: Download, origin
 @pytest.mark.parametrize(
     "target", ["http://127.0.0.2:{port}/", "http://169.254.169.254/", "http://[::1]:{port}/"]
 )
-def test_a_redirect_into_the_house_makes_no_connection(
+def test_a_redirect_to_a_private_address_makes_no_connection(
     download: Download, origin: Origin, target: str
 ) -> None:
     listening = socket.create_server(("127.0.0.2", 0))
@@ -180,7 +180,7 @@ def test_a_declared_size_past_the_cap_is_refused_before_the_body(
     download.fails_with(origin.page("/big", page), "too_large")
 
 
-def test_the_cap_counts_what_arrives(download: Download, origin: Origin) -> None:
+def test_the_size_limit_counts_received_bytes(download: Download, origin: Origin) -> None:
     exact = PNG + bytes(100_000 - len(PNG))
     assert download.arrives(origin.page("/exact", answer(exact))) == exact
     download.fails_with(origin.page("/more", answer(exact + b"x")), "too_large")
@@ -193,7 +193,7 @@ def test_the_cap_counts_what_arrives(download: Download, origin: Origin) -> None
     download.fails_with(origin.page("/endless", endless), "too_large")
 
 
-def test_compression_nobody_asked_for_is_undone_under_the_cap(
+def test_an_unrequested_compression_is_decoded_within_the_size_limit(
     download: Download, origin: Origin
 ) -> None:
     packed = gzip.compress(PNG)
@@ -239,13 +239,13 @@ def test_a_name_that_does_not_resolve_is_a_dns_error(download: Download) -> None
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1" * 200_000,
     ],
 )
-def test_what_is_not_http_is_a_bad_response(
+def test_a_response_that_is_not_http_is_a_bad_response(
     download: Download, origin: Origin, sent: bytes
 ) -> None:
     download.fails_with(origin.page("/a", raw(sent)), "bad_response")
 
 
-def test_a_head_that_never_ends_is_cut(download: Download, origin: Origin) -> None:
+def test_endless_headers_are_cut_off(download: Download, origin: Origin) -> None:
     def fields(connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\n")
         while True:
@@ -314,7 +314,7 @@ def test_nothing_of_us_is_told_to_an_origin(download: Download, origin: Origin) 
     assert names == {"Host", "User-Agent", "Accept", "Accept-Encoding"}
 
 
-def test_a_proxy_in_the_environment_is_not_asked(
+def test_a_proxy_in_the_environment_is_not_used(
     download: Download, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):

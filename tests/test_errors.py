@@ -67,7 +67,7 @@ def test_every_image_error_has_a_code_in_snake_case(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_every_image_error_becomes_a_failure_with_all_that_it_knows(name: str) -> None:
+def test_every_image_error_becomes_a_failure_with_its_values(name: str) -> None:
     error = ImageError(name, "What went wrong.", status_code=503, retry_after=3)
     assert error.failure() == Failure(error.code, "What went wrong.", ERRORS[name].transient, 503)
     assert ImageError(name, "What went wrong.").failure().status_code is None

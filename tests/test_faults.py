@@ -32,7 +32,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
 
 
 @pytest.mark.parametrize("address", ["10.0.0.5", "127.0.0.1", "fd00::1", "169.254.169.254"])
-def test_a_name_that_leads_into_the_house_is_blocked(
+def test_a_name_with_a_private_address_is_blocked(
     origin: Origin, address: str, make_download: MakeDownload
 ) -> None:
     shown = f"[{address}]" if ":" in address else address
@@ -69,7 +69,7 @@ def test_a_name_that_resolves_otherwise_at_the_second_connect_is_refused_then(
     assert origin.connections == 1
 
 
-def test_a_dead_first_address_gives_way_to_the_second(
+def test_the_second_address_is_used_if_the_first_is_dead(
     origin: Origin, make_download: MakeDownload
 ) -> None:
     name = f"two.example:{origin.port}"
@@ -110,7 +110,7 @@ def blackhole() -> Iterator[int]:
     listening.close()
 
 
-def test_a_connect_that_nobody_answers_ends_at_the_connect_deadline(
+def test_an_unanswered_connect_ends_at_the_connect_deadline(
     blackhole: int, make_download: MakeDownload
 ) -> None:
     download = make_download(seconds=10)
@@ -190,7 +190,7 @@ def test_plain_http_behind_https_is_a_tls_error(download: Download) -> None:
         thread.join(5)
 
 
-def test_a_handshake_that_never_comes_counts_as_connecting(make_download: MakeDownload) -> None:
+def test_a_missing_handshake_counts_as_connecting(make_download: MakeDownload) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         download = make_download(seconds=10)
         begun = time.monotonic()
@@ -344,7 +344,7 @@ def test_chunked_wins_over_a_length_beside_it(download: Download, origin: Origin
         b"X" * 300,
     ],
 )
-def test_odd_fields_are_got_over_or_refused(
+def test_odd_headers_are_ignored_or_refused(
     download: Download, origin: Origin, field: bytes
 ) -> None:
     head = OK + field + b"\r\nContent-Length: %d\r\n\r\n" % len(PNG)
@@ -366,7 +366,7 @@ def test_a_location_with_blanks_or_foreign_letters_is_followed(
     assert download.arrives(origin.page("/a", page)) == PNG
 
 
-def test_an_answer_nobody_asked_for_is_not_the_next_ones(
+def test_an_unrequested_response_is_not_taken_for_the_next(
     download: Download, origin: Origin
 ) -> None:
     """A poisoned connection: two answers to one request."""

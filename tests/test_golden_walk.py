@@ -90,7 +90,7 @@ def summary(client: Client, job_id: str) -> dict[str, Any]:
     return dict(found)
 
 
-def test_a_job_goes_from_its_post_over_a_kill_to_its_links_and_is_undone(
+def test_a_job_survives_a_kill_and_is_undone(
     start: Start, sandbox: RunningSandbox, origin: Origin
 ) -> None:
     with running_contract() as hook:
@@ -140,7 +140,7 @@ def walk(start: Start, sandbox: RunningSandbox, origin: Origin, hook: Contract) 
     assert "Traceback" not in "".join(service.log)
 
 
-def test_a_listener_goes_on_after_a_restart_where_it_was(
+def test_a_subscriber_resumes_after_a_restart(
     start: Start, sandbox: RunningSandbox, origin: Origin
 ) -> None:
     sandbox.fault("slow_answer", seconds=0.2, count=0)

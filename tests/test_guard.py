@@ -195,7 +195,7 @@ def test_an_address_or_network_that_is_allowed_is_exempt_and_its_neighbour_is_no
     assert guard.refusal("a.example", refused, 22) is not None
 
 
-def test_an_allowed_host_may_lead_anywhere_and_no_other_host_may() -> None:
+def test_only_an_allowed_host_may_have_any_address() -> None:
     guard = Guard(["Images.Internal", "bücher.example"])
     assert guard.refusal("images.internal", "10.0.0.1", 22) is None
     assert guard.refusal("xn--bcher-kva.example", "10.0.0.1", 80) is None
@@ -398,7 +398,7 @@ def test_a_host_with_a_symbol_is_written_as_browsers_write_it() -> None:
 
 @pytest.mark.parametrize("entry", ["evil.example", "evil.example."])
 @pytest.mark.parametrize("host", ["evil.example", "evil.example.", "EVIL.example."])
-def test_a_dot_at_the_end_does_not_lead_round_a_denied_name(entry: str, host: str) -> None:
+def test_a_trailing_dot_does_not_bypass_a_denied_name(entry: str, host: str) -> None:
     target = check_url(f"http://{host}/")
     assert Guard(deny=[entry]).refusal(target.host, "8.8.8.8", 80) is not None
 

@@ -176,9 +176,7 @@ def test_a_port_may_be_opened_by_an_option(opened: list[Any], make_download: Mak
     assert opened
 
 
-def test_a_proxy_that_was_asked_for_gets_the_request(
-    origin: Origin, make_download: MakeDownload
-) -> None:
+def test_a_configured_proxy_gets_the_request(origin: Origin, make_download: MakeDownload) -> None:
     body = (IMAGES / "png-rgb.png").read_bytes()
     origin.default = answer(body)
     download = make_download(allow=(), proxy=origin.url)

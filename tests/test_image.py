@@ -119,7 +119,7 @@ def test_a_real_image_is_known_with_its_type_and_size(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
-def test_the_first_head_bytes_are_enough_to_know_the_type(name: str) -> None:
+def test_the_first_bytes_are_enough_for_the_type(name: str) -> None:
     head = (IMAGES / name).read_bytes()[:HEAD_BYTES]
     assert sniff(head) == EXPECTED[name][0]
     assert not is_svg(head)

@@ -181,7 +181,7 @@ def test_an_empty_budget_is_a_quota_error_with_the_time_to_wait(tmp_path: Path) 
         ("http_link", "upload_error"),
     ],
 )
-def test_every_trouble_of_imgurs_is_an_error_of_ours(
+def test_every_error_of_imgur_has_an_error_of_ours(
     imgur: ImgurAPI, sandbox: RunningSandbox, fault: str, error: str
 ) -> None:
     sandbox.fault(fault)
@@ -266,7 +266,7 @@ def account(tmp_path: Path) -> Iterator[RunningSandbox]:
         yield running
 
 
-def test_what_is_asked_anonymously_stays_anonymous(account: RunningSandbox) -> None:
+def test_an_anonymous_request_stays_anonymous(account: RunningSandbox) -> None:
     """imgurpython sends a refused anonymous upload again as the account."""
     imgur = api(account.url, client_secret="s", refresh_token="good")
     account.fault("invalid_client")
@@ -321,7 +321,7 @@ def test_a_gateway_gets_its_key(origin: Origin) -> None:
     assert "Authorization: Client-ID test" in head
 
 
-def test_the_environment_leads_nowhere(
+def test_a_proxy_and_a_netrc_of_the_environment_are_not_used(
     imgur: ImgurAPI, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")

@@ -100,7 +100,7 @@ def test_json_may_begin_with_a_byte_order_mark() -> None:
     assert read(b"\xef\xbb\xbf" + json.dumps([A]).encode()) == [[A]]
 
 
-def test_json_may_stand_in_white_space() -> None:
+def test_json_may_be_surrounded_by_white_space() -> None:
     assert read(f" \r\n\t{json.dumps([A], indent=4)}\n") == [[A]]
 
 

@@ -65,7 +65,7 @@ def test_a_job_of_one_url_passes_one_of_ten_thousand(wire: Wire) -> None:
     passed.set()
 
 
-def test_max_active_jobs_bounds_the_threads_and_the_rest_wait_pending_in_their_order(
+def test_max_active_jobs_bounds_the_threads_and_queues_the_other_jobs(
     wire: Wire, folder: Folder
 ) -> None:
     tap = Tap(folder.download)
@@ -151,7 +151,7 @@ def test_without_a_thread_a_job_waits_while_another_runs_and_starts_after_it(
     wired.wait(second)
 
 
-def test_waiting_jobs_go_on_in_the_last_thread_when_no_other_can_be_started(
+def test_queued_jobs_use_the_last_thread_if_no_thread_can_be_started(
     wire: Wire, folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = threading.Thread.start
@@ -292,7 +292,7 @@ def test_a_download_that_ends_after_a_close_leaves_no_file(wire: Wire, folder: F
     assert folder.files() == []
 
 
-def test_close_keeps_what_has_landed(wire: Wire, folder: Folder) -> None:
+def test_close_keeps_completed_images(wire: Wire, folder: Folder) -> None:
     landed = threading.Event()
 
     def download(url: str) -> Report:

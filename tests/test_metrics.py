@@ -205,7 +205,7 @@ def test_a_scrape_may_be_open_metrics(service: RunningService) -> None:
     assert plain.headers["Content-Type"].startswith("text/plain; version=")
 
 
-def test_metrics_want_a_token_where_there_are_tokens(tmp_path: Path) -> None:
+def test_metrics_require_a_token_if_there_are_tokens(tmp_path: Path) -> None:
     with running_service(tmp_path / "t", api_token=("secret",)) as service:
         assert service.get("/metrics").status_code == 401
         allowed = service.get("/metrics", headers={"Authorization": "Bearer secret"})

@@ -35,7 +35,7 @@ def pinned() -> set[str]:
     return {line for line in lines if line and not line.startswith("#")}
 
 
-def test_the_package_asks_for_what_is_pinned_and_leaves_nothing_out() -> None:
+def test_the_package_requires_the_pinned_versions_and_no_others() -> None:
     assert pinned() >= NAMED
     needed = [name_of(each) for line in NAMED for each in requires(name_of(line)) or []]
     indirect = [name_of(each) for name in needed for each in requires_if_there(name)]

@@ -341,7 +341,7 @@ def test_an_image_is_shown_as_it_lands_and_its_row_stays(
         expect(row).to_have_js_property("kept", True)
 
 
-def test_what_the_service_refuses_is_told_in_its_words(browser: Browser, tmp_path: Path) -> None:
+def test_a_refusal_is_shown_with_the_services_message(browser: Browser, tmp_path: Path) -> None:
     with (
         running_service(tmp_path, IMAGELOAD_MAX_URLS="2") as urls,
         visiting(browser, urls, width=375) as visit,
@@ -360,7 +360,7 @@ def test_what_the_service_refuses_is_told_in_its_words(browser: Browser, tmp_pat
         visit.expect_problem("status of 413")
 
 
-def test_a_box_without_a_url_is_told_of_and_not_posted(visit: Visit) -> None:
+def test_a_text_without_a_url_shows_a_message_and_is_not_posted(visit: Visit) -> None:
     for text in ("", " \n,, ", "All of this is prose."):
         visit.page.get_by_label("Image URLs").fill(text)
         visit.page.get_by_role("button", name="Upload").click()
@@ -371,7 +371,7 @@ def test_a_box_without_a_url_is_told_of_and_not_posted(visit: Visit) -> None:
     assert not [url for url in visit.requests if url.endswith("/v1/images/upload")]
 
 
-def test_a_service_out_of_reach_is_told_and_nothing_typed_is_lost(
+def test_an_unreachable_service_shows_a_message_and_keeps_the_text(
     visit: Visit, origin: str
 ) -> None:
     url = f"{origin}/png-rgb.png"
@@ -389,7 +389,7 @@ def test_a_service_out_of_reach_is_told_and_nothing_typed_is_lost(
     visit.expect_problem("net::ERR_INTERNET_DISCONNECTED")
 
 
-def test_it_asks_a_service_that_does_not_answer_less_and_less(visit: Visit) -> None:
+def test_requests_to_an_unreachable_service_back_off(visit: Visit) -> None:
     watch = visit.page.locator("#watch")
     expect(watch).not_to_be_empty()
     visit.page.clock.install(time=0)
@@ -474,7 +474,7 @@ A, B, C = "https://a.example/a.jpg", "http://b.example/b_(1).PNG?w=1&h=2", "http
         ("I have no URL.", "text", [], []),
     ],
 )
-def test_image_urls_are_found_in_what_people_paste(
+def test_image_urls_are_found_in_pasted_text(
     visit: Visit, text: str, kind: str, images: list[str], others: list[str]
 ) -> None:
     assert found(visit, text) == {"kind": kind, "images": images, "others": others}
@@ -506,7 +506,7 @@ def test_image_urls_are_found_in_a_web_page_and_nothing_of_it_is_run(visit: Visi
     assert visit.page.title() == "imageload"
 
 
-def test_pictures_whose_address_names_no_host_are_counted(visit: Visit) -> None:
+def test_relative_image_urls_are_counted(visit: Visit) -> None:
     visit.paste(
         '<img src="/a.jpg"><img src="b.png"><img src="//c.example/d.jpg"><img src="">'
         '<img src="data:image/gif;base64,AA"><a href="/page">page</a>'
@@ -518,7 +518,7 @@ def test_pictures_whose_address_names_no_host_are_counted(visit: Visit) -> None:
     assert found(visit, text)["images"] == ["https://c.example/d.jpg"]
 
 
-def test_what_is_not_surely_an_image_is_offered_not_dropped(visit: Visit, origin: str) -> None:
+def test_urls_that_may_be_images_are_offered(visit: Visit, origin: str) -> None:
     image, page = f"{origin}/png-rgb.png", f"{origin}/not-images/page.html"
     visit.paste(f"![a]({image}) from [here]({page})")
     expect(visit.page.locator("#found")).to_have_text("1 image URL found in this text.")
@@ -662,9 +662,7 @@ def test_a_job_is_cancelled(visit: Visit, origin: str, gate: threading.Event) ->
     gate.set()
 
 
-def test_where_the_browser_lets_nobody_copy_the_links_are_there_to_take(
-    visit: Visit, origin: str
-) -> None:
+def test_links_are_shown_in_a_dialog_if_the_clipboard_is_refused(visit: Visit, origin: str) -> None:
     _, job = visit.upload(f"{origin}/png-rgb.png")
     expect(job.locator(".link")).to_have_text(re.compile("^http"))
     link = job.locator(".link").inner_text()
@@ -709,7 +707,7 @@ def test_only_the_failed_ones_may_be_shown(visit: Visit, origin: str) -> None:
 # What the page hears
 
 
-def test_a_job_that_somebody_else_posts_appears_by_itself(visit: Visit, origin: str) -> None:
+def test_a_job_posted_elsewhere_appears(visit: Visit, origin: str) -> None:
     expect(visit.page.locator("#watch")).not_to_be_empty()
     job_id = visit.post([f"{origin}/png-rgb.png"])
     expect(visit.job_of(job_id).get_by_label("1 completed")).to_be_visible()
@@ -739,7 +737,7 @@ def test_a_job_has_an_address_that_can_be_shared(
         other.expect_problem("status of 505")
 
 
-def test_a_service_that_restarts_is_found_again_by_itself(
+def test_the_page_reconnects_after_a_restart_of_the_service(
     browser: Browser, tmp_path: Path, origin: str
 ) -> None:
     options = {"IMAGELOAD_STORE": str(tmp_path / "journal")}
@@ -759,7 +757,7 @@ def test_a_service_that_restarts_is_found_again_by_itself(
 
 
 @SCREENS
-def test_a_job_that_waits_for_imgur_says_until_when_and_why(
+def test_a_job_that_waits_for_imgur_shows_the_reason_and_the_end_of_the_wait(
     browser: Browser, tmp_path: Path, origin: str, width: int, dark: bool
 ) -> None:
     with (
@@ -878,7 +876,7 @@ def test_the_images_are_scrolled_with_the_keyboard(visit: Visit) -> None:
     expect(last).to_be_visible()
 
 
-def test_it_asks_for_nothing_while_nothing_happens(visit: Visit, origin: str) -> None:
+def test_an_idle_page_sends_no_requests(visit: Visit, origin: str) -> None:
     visit.upload(f"{origin}/png-rgb.png")
     expect(visit.page.locator("#accepted")).to_contain_text("Complete.")
     expect(visit.page.locator("#watch")).to_have_text("Every job is complete.")
@@ -892,7 +890,7 @@ def test_it_asks_for_nothing_while_nothing_happens(visit: Visit, origin: str) ->
     )  # the list, once more, where the job was met before its answer
 
 
-def test_a_phone_and_a_keyboard_are_enough(
+def test_the_page_works_on_a_phone_and_with_a_keyboard(
     browser: Browser, service: tuple[str, ...], origin: str
 ) -> None:
     with visiting(browser, service, width=360, dark=True) as visit:
@@ -950,7 +948,7 @@ def test_the_api_is_read_and_tried_on_a_page_of_its_own(
 
 
 @SCREENS
-def test_a_service_that_wants_a_token_is_shown_one(
+def test_the_page_requests_and_sends_a_token(
     browser: Browser, origin: str, tmp_path: Path, width: int, dark: bool
 ) -> None:
     with (

@@ -187,7 +187,7 @@ def test_a_transient_upload_error_is_tried_again_without_another_download(
     assert images[d].failure == errors.UploadError("unavailable", "Out of order.").failure()
 
 
-def test_the_tries_of_an_upload_are_counted_from_one_whatever_the_download_took(
+def test_tries_of_an_upload_are_counted_apart_from_the_downloads(
     wire: Wire, folder: Folder
 ) -> None:
     failed: set[str] = set()
@@ -236,7 +236,7 @@ def test_an_error_that_no_retry_cures_ends_the_image_at_once(
 
 @pytest.mark.parametrize("phase", ["download", "upload"])
 @pytest.mark.parametrize("bug", [KeyError("s3cret"), OSError(28, "s3cret"), RecursionError()])
-def test_a_bug_ends_one_image_and_the_job_goes_on(
+def test_a_bug_fails_one_image_and_no_other(
     wire: Wire, folder: Folder, phase: str, bug: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     bad = urls(20)[7]

@@ -150,7 +150,7 @@ def test_an_image_that_is_gone_already_is_deleted(target: Target, sandbox: Runni
     assert sandbox.images() == []
 
 
-def test_nothing_is_deleted_where_it_is_not_known_what_other_jobs_have(
+def test_nothing_is_deleted_if_the_store_cannot_list_other_jobs(
     target: Target, sandbox: RunningSandbox
 ) -> None:
     purging = Purging(target.imgur())
@@ -165,9 +165,7 @@ def test_nothing_is_deleted_where_it_is_not_known_what_other_jobs_have(
     assert [each.code for each in failures] == ["disk_error"] * 2
 
 
-def test_a_purge_that_is_cancelled_is_not_over_and_goes_on_later(
-    target: Target, sandbox: RunningSandbox
-) -> None:
+def test_a_cancelled_purge_can_be_continued(target: Target, sandbox: RunningSandbox) -> None:
     purging = Purging(target.imgur())
     sandbox.fault("hang", match="image", count=1)
 

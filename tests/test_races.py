@@ -65,7 +65,7 @@ def fails_first(page: Page) -> Page:
     return lambda connection: (page if next(number) else missing)(connection)
 
 
-def test_retries_of_a_job_whose_album_failed_are_all_answered_202(
+def test_retries_of_a_job_whose_album_failed_all_get_202(
     small: RunningService, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     sandbox.fault("data_false", match="album")
@@ -82,7 +82,7 @@ def test_retries_of_a_job_whose_album_failed_are_all_answered_202(
     assert small.get(f"{JOBS}/{job_id}/images").json()["album"]["link"]
 
 
-def test_retries_while_a_jobs_turn_comes_leave_one_writer(
+def test_concurrent_retries_of_a_job_upload_each_image_once(
     small: RunningService, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     for number in range(ROUNDS):

@@ -49,9 +49,7 @@ def test_every_error_is_tried_as_often_as_the_table_says(name: str) -> None:
         ("internal_error", 1),
     ],
 )
-def test_four_tries_for_what_passes_two_where_they_cost_one_where_they_are_useless(
-    name: str, tries: int
-) -> None:
+def test_the_number_of_tries_depends_on_the_error(name: str, tries: int) -> None:
     assert tries_in_all(RULE, ImageError(name, "What went wrong.")) == tries
 
 

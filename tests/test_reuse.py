@@ -140,7 +140,7 @@ def test_a_new_job_reuses_the_link_of_known_bytes_and_downloads_the_url_again(
     assert (again.link, again.reused) == (first.link, True)
 
 
-def test_a_job_that_follows_the_url_of_a_cancelled_job_goes_on_alone(
+def test_a_job_that_waits_for_the_url_of_a_cancelled_job_loads_it_itself(
     wire: Wire, folder: Folder
 ) -> None:
     tap = Tap(folder.download)
@@ -157,7 +157,7 @@ def test_a_job_that_follows_the_url_of_a_cancelled_job_goes_on_alone(
     assert [image.state for image in wired.wait(leader).values()] == ["failed"]
 
 
-def test_a_job_that_follows_the_bytes_of_a_cancelled_job_goes_on_alone(
+def test_a_job_that_waits_for_the_bytes_of_a_cancelled_job_uploads_them_itself(
     wire: Wire, folder: Folder
 ) -> None:
     downloaded = threading.Event()

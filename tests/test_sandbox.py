@@ -228,7 +228,7 @@ if features.check("avif"):
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_imgur_refuses_is_refused_with_imgurs_own_message(upload: Uploader, kind: str) -> None:
+def test_a_refused_upload_has_imgurs_own_message(upload: Uploader, kind: str) -> None:
     answer = upload(REFUSED[kind])
     assert answer.status_code == 400
     assert answer.json() == {
@@ -261,7 +261,7 @@ def test_a_pixel_bomb_is_refused_undecoded(upload: Uploader) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"image=", b"image=&type=base64", b"title=x"])
-def test_nothing_sent_is_told_so(
+def test_an_upload_without_a_file_has_its_own_message(
     sandbox: RunningSandbox, http: requests.Session, body: bytes
 ) -> None:
     answer = http.post(f"{sandbox.url}/3/upload", data=body, headers={**ANON, **FORM})
@@ -326,7 +326,7 @@ def test_an_oversize_chunked_upload_gets_its_413(
     assert (answer.status_code, answer.json()) == (413, OVER_SIZE)
 
 
-def test_a_client_that_asks_before_it_sends_too_much_is_told_at_once(small: RunningSandbox) -> None:
+def test_a_large_upload_with_expect_100_is_refused_at_once(small: RunningSandbox) -> None:
     with socket.create_connection(("127.0.0.1", small.port), 5) as raw:
         raw.sendall(
             b"POST /3/upload HTTP/1.1\r\nHost: x\r\nAuthorization: Client-ID x\r\n"
@@ -371,9 +371,7 @@ def test_an_upload_can_be_answered_in_the_older_shape(
     assert "http:\\/\\/" in answer.text
 
 
-def test_xml_is_answered_where_xml_is_asked_for(
-    sandbox: RunningSandbox, http: requests.Session
-) -> None:
+def test_xml_is_sent_if_it_is_requested(sandbox: RunningSandbox, http: requests.Session) -> None:
     answer = http.post(f"{sandbox.url}/3/image.xml", data=PNG, headers=ANON)
     told = ElementTree.fromstring(answer.content)
     assert told.attrib == {"type": "array", "success": "1", "status": "200"}
@@ -398,7 +396,7 @@ def test_the_api_is_open_to_other_origins(sandbox: RunningSandbox, http: request
     assert "Authorization" in answer.headers["Access-Control-Allow-Headers"]
 
 
-def test_a_method_imgur_does_not_have_meets_nginx(
+def test_an_unknown_method_gets_nginxs_error_page(
     sandbox: RunningSandbox, http: requests.Session
 ) -> None:
     answer = http.delete(f"{sandbox.url}/3/image", headers=ANON)
@@ -428,7 +426,7 @@ def test_an_unknown_endpoint_is_a_404_in_an_envelope(
         ("Bearer 0123456789abcdef", 403, "The access token provided is invalid."),
     ],
 )
-def test_a_caller_who_is_nobody_is_told_in_imgurs_words(
+def test_a_request_with_bad_credentials_gets_imgurs_message(
     sandbox: RunningSandbox, http: requests.Session, sent: str | None, status: int, message: str
 ) -> None:
     headers = {} if sent is None else {"Authorization": sent}
@@ -529,7 +527,7 @@ def test_an_upload_costs_ten_credits_and_a_call_one(tmp_path: Path, http: reques
         ({"user_credits": 20}, 4),
     ],
 )
-def test_over_any_budget_is_a_429_in_the_shape_asked_for(
+def test_a_request_over_any_budget_gets_a_429_in_the_configured_shape(
     tmp_path: Path, http: requests.Session, options: dict[str, int], shape: int
 ) -> None:
     with running_sandbox(tmp_path, limit_shape=shape, **options) as running:
@@ -550,7 +548,7 @@ def test_over_any_budget_is_a_429_in_the_shape_asked_for(
 
 
 @pytest.mark.parametrize("style", ["epoch", "none"])
-def test_the_reset_is_told_as_in_2017_or_not_at_all(
+def test_the_reset_header_is_an_epoch_or_missing_by_option(
     sandbox: RunningSandbox, upload: Uploader, style: str
 ) -> None:
     sandbox.settings(reset=style)
@@ -616,7 +614,7 @@ def test_an_image_is_shown_renamed_favoured_and_deleted(
     assert http.delete(by_hash, headers=ANON).status_code == 404
 
 
-def test_the_owner_deletes_by_id_and_lists_what_is_left(
+def test_the_owner_deletes_by_id_and_lists_the_remaining_images(
     tmp_path: Path, http: requests.Session
 ) -> None:
     with running_sandbox(tmp_path) as running:
@@ -685,7 +683,7 @@ def test_an_anonymous_album_lives_by_its_deletehash(
     assert http.get(third["link"]).content == PNG
 
 
-def test_an_album_of_somebody_else_takes_no_images(
+def test_images_cannot_be_added_to_another_accounts_album(
     sandbox: RunningSandbox, http: requests.Session, upload: Uploader
 ) -> None:
     made = http.post(f"{sandbox.url}/3/album", headers=ANON).json()["data"]
@@ -699,7 +697,7 @@ def test_an_album_of_somebody_else_takes_no_images(
     assert len(sandbox.images()) == before
 
 
-def test_images_of_somebody_else_go_into_no_album(
+def test_images_of_another_account_cannot_be_added_to_an_album(
     sandbox: RunningSandbox, http: requests.Session, upload: Uploader
 ) -> None:
     image_id = upload().json()["data"]["id"]
@@ -708,7 +706,7 @@ def test_images_of_somebody_else_go_into_no_album(
     assert answer.json()["data"]["error"].startswith("You must own all the image ids to add them")
 
 
-def test_an_album_loses_no_image_to_uploads_at_once(
+def test_concurrent_uploads_to_an_album_all_arrive(
     sandbox: RunningSandbox, http: requests.Session, upload: Uploader
 ) -> None:
     made = http.post(f"{sandbox.url}/3/album", headers=ANON).json()["data"]
@@ -748,7 +746,7 @@ def test_the_host_serves_the_stored_type_under_any_extension(
         ("h", (1024, 768)),
     ],
 )
-def test_a_letter_asks_for_a_jpeg_thumbnail(
+def test_a_letter_after_the_id_gives_a_jpeg_thumbnail(
     http: requests.Session, upload: Uploader, suffix: str, size: tuple[int, int]
 ) -> None:
     told = upload(picture("PNG", size=(1600, 1200))).json()["data"]
@@ -861,7 +859,7 @@ def test_uploading_too_fast_says_for_how_long(sandbox: RunningSandbox, upload: U
         ("http_link", "http://i.imgur.com/{id}.png"),
     ],
 )
-def test_a_stored_image_can_be_told_of_with_a_bad_link(
+def test_a_stored_image_can_have_a_bad_link_by_a_fault(
     sandbox: RunningSandbox, upload: Uploader, name: str, link: str | None
 ) -> None:
     sandbox.fault(name)
@@ -965,7 +963,7 @@ def test_a_count_of_zero_lasts_until_cleared(sandbox: RunningSandbox, upload: Up
 # ---------------------------------------------------------------------------------------- control
 
 
-def test_the_control_speaks_json_over_http(
+def test_the_control_api_is_json_over_http(
     sandbox: RunningSandbox, http: requests.Session, upload: Uploader
 ) -> None:
     control = f"{sandbox.url}/sandbox"
@@ -1007,7 +1005,7 @@ def test_the_control_speaks_json_over_http(
         ("tokens", "{"),
     ],
 )
-def test_nonsense_to_the_control_is_a_400_with_a_sentence(
+def test_a_bad_control_request_is_a_400_with_a_message(
     sandbox: RunningSandbox, http: requests.Session, path: str, body: str
 ) -> None:
     answer = http.post(f"{sandbox.url}/sandbox/{path}", data=body)
@@ -1083,7 +1081,7 @@ def test_a_link_survives_kill_9_and_a_restart(launch: Launch, http: requests.Ses
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_it_with_status_0_and_no_word(
+def test_a_signal_stops_it_with_status_0_and_no_output(
     launch: Launch, http: requests.Session, number: signal.Signals
 ) -> None:
     process, url = launch()
@@ -1093,7 +1091,7 @@ def test_a_signal_stops_it_with_status_0_and_no_word(
     assert (process.returncode, complaint) == (0, "")
 
 
-def test_it_ends_with_its_parent_when_told_to(launch: Launch) -> None:
+def test_it_ends_with_its_parent_by_option(launch: Launch) -> None:
     process, _ = launch("--exit-with-parent")
     _, complaint = process.communicate(timeout=30)  # closes its standard input
     assert (process.returncode, complaint) == (0, "")
@@ -1129,7 +1127,7 @@ def test_it_does_not_outlive_a_parent_killed_by_kill_9(tmp_path: Path) -> None:
         ["--limit-shape=5"],
     ],
 )
-def test_a_wrong_option_is_status_2_and_a_sentence(arguments: list[str]) -> None:
+def test_a_wrong_option_exits_with_2_and_a_message(arguments: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "sandbox", *arguments], cwd=ROOT, capture_output=True, text=True
     )
@@ -1138,7 +1136,7 @@ def test_a_wrong_option_is_status_2_and_a_sentence(arguments: list[str]) -> None
     assert "Traceback" not in done.stderr
 
 
-def test_a_port_in_use_is_status_1_and_a_sentence(sandbox: RunningSandbox, tmp_path: Path) -> None:
+def test_a_port_in_use_exits_with_1_and_a_message(sandbox: RunningSandbox, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sandbox", f"--port={sandbox.port}", f"--dir={tmp_path}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1

@@ -206,7 +206,7 @@ def test_curl_uploads_to_api_imgur_com_and_reads_from_i_imgur_com(
     assert curl(imgur, authority, told["link"]) == image.read_bytes()
 
 
-def test_curl_over_a_megabyte_asks_first_and_then_uploads(
+def test_curl_sends_expect_100_over_a_megabyte(
     imgur: RunningSandbox, authority: Path, tmp_path: Path
 ) -> None:
     large = tmp_path / "large.png"

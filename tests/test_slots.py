@@ -166,7 +166,7 @@ def test_a_gate_that_is_closed_lets_nothing_start_until_it_opens() -> None:
     on_a_loop(Slots(4, gate=lambda: seconds[0]), play)
 
 
-def test_a_gate_that_names_a_time_is_asked_again_then() -> None:
+def test_a_gate_with_a_time_is_checked_again_then() -> None:
     answers = iter([0.01, 0.01, 0.01])
 
     async def play(bench: Bench) -> None:
@@ -178,7 +178,7 @@ def test_a_gate_that_names_a_time_is_asked_again_then() -> None:
     on_a_loop(Slots(4, gate=lambda: next(answers, 0.0)), play)
 
 
-def test_a_lack_of_resources_halves_the_slots_and_success_brings_them_back() -> None:
+def test_a_lack_of_resources_halves_the_slots_and_success_restores_them() -> None:
     sizes: list[int] = []
     slots = Slots(4, on_resize=sizes.append)
 

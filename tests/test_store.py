@@ -200,7 +200,7 @@ def test_durable_returns_at_once_if_nothing_is_unwritten(store: Store) -> None:
     assert asyncio.run(run()) == [True, not store.is_durable, True]
 
 
-def test_all_who_wait_are_woken_and_one_who_gave_up_disturbs_nobody(store: Store) -> None:
+def test_all_callers_of_durable_are_woken_despite_a_cancelled_one(store: Store) -> None:
     async def load(job: Job, index: int) -> None:
         tell(store, job, Downloaded(index, report(index)), Uploading(index))
         await store.durable(hurry=index % 2 == 0)

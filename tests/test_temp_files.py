@@ -299,7 +299,7 @@ def test_a_job_alone_may_hold_half_of_the_limit() -> None:
     assert fill(TempBytes(1_000), "a", 10) == 500
 
 
-def test_a_job_may_hold_half_of_what_the_others_leave() -> None:
+def test_a_job_may_reserve_half_of_the_remaining_bytes() -> None:
     temp_bytes = TempBytes(1_000)
     assert [fill(temp_bytes, job_id, 1) for job_id in "abcd"] == [500, 250, 125, 63]
 
@@ -341,7 +341,7 @@ def test_a_waiting_job_is_woken_once_by_a_release() -> None:
     assert woken == ["a"], "who does not ask again does not wait"
 
 
-def test_a_woken_job_may_ask_at_once() -> None:
+def test_a_woken_job_can_reserve_at_once() -> None:
     temp_bytes, found = TempBytes(1_000), list[bool]()
     fill(temp_bytes, "a", 100)
     assert not temp_bytes.has_room("a", lambda: found.append(temp_bytes.has_room("a", ignore)))

@@ -43,7 +43,7 @@ def end(process: subprocess.Popen[str], *, kill: bool = False) -> None:
     process.communicate()
 
 
-def test_a_folder_is_gone_when_its_process_has_ended_well(tmp_path: Path) -> None:
+def test_a_folder_is_removed_at_a_clean_exit(tmp_path: Path) -> None:
     process, folder = holder(tmp_path)
     assert folder.is_dir()
     assert folder.stat().st_mode & 0o077 == 0, "private"
@@ -66,7 +66,7 @@ def test_the_next_start_removes_the_folders_of_killed_processes_only(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_that_start_at_once_both_have_a_folder(tmp_path: Path) -> None:
+def test_two_processes_started_together_have_two_folders(tmp_path: Path) -> None:
     holders = [holder(tmp_path) for _ in range(4)]
     assert len({folder for _, folder in holders}) == 4
     assert all((folder / "tmp1").exists() for _, folder in holders)
@@ -111,7 +111,7 @@ def test_an_old_folder_that_no_process_named_so_is_kept(tmp_path: Path, name: st
     assert (theirs / "journal").exists()
 
 
-def test_a_dead_folder_that_holds_links_loses_only_the_links(tmp_path: Path) -> None:
+def test_links_in_a_dead_folder_are_removed_without_their_targets(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "file").touch()

@@ -259,7 +259,7 @@ def test_a_url_that_libcurl_cannot_take_is_an_error_of_the_kind_url(
     assert transfers.run(kind_of(transfers.transport, request(url))) == "url"
 
 
-def test_a_refusal_is_asked_before_each_connect(transfers: Transfers, origin: Origin) -> None:
+def test_the_guard_is_called_before_each_connect(transfers: Transfers, origin: Origin) -> None:
     guarded = transfers.make(refusal=lambda host, address, port: f"not {address}")  # noqa: ARG005
     assert transfers.run(kind_of(guarded, request(origin.image("png-rgb.png")))) == "blocked"
     assert origin.connections == 0

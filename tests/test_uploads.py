@@ -224,9 +224,7 @@ def imgur_page(status: str, content: object, remaining: int) -> Page:
 
 
 @pytest.mark.parametrize("left", [0, 500])
-def test_wrong_credentials_are_asked_about_until_they_are_right_whatever_the_budgets(
-    origin: Origin, left: int
-) -> None:
+def test_wrong_credentials_are_checked_until_they_are_corrected(origin: Origin, left: int) -> None:
     link = f"{origin.url}/aB3.png"
     wrong = {"data": {"error": "Invalid client_id"}, "success": False, "status": 403}
     origin.page("/3/upload", imgur_page("403 Forbidden", wrong, left))
@@ -244,7 +242,7 @@ def test_wrong_credentials_are_asked_about_until_they_are_right_whatever_the_bud
         assert origin.requests["/3/credits"] == 1
 
 
-def test_nothing_is_sent_before_imgur_has_told_its_limits(target: Target) -> None:
+def test_nothing_is_sent_before_the_limits_are_read(target: Target) -> None:
     imgur = target.imgur()
 
     async def run() -> None:
@@ -262,7 +260,7 @@ def test_nothing_is_sent_before_imgur_has_told_its_limits(target: Target) -> Non
 # Lost and cancelled uploads
 
 
-def test_an_account_s_lost_upload_is_found_by_its_name(
+def test_an_accounts_upload_whose_response_was_lost_is_found_by_its_name(
     target: Target, sandbox: RunningSandbox
 ) -> None:
     token = sandbox.token(client_id="test")["refresh_token"]
@@ -279,7 +277,7 @@ def test_an_account_s_lost_upload_is_found_by_its_name(
     assert sandbox.stats()["requests"]["upload"] == 1
 
 
-def test_a_cancelled_upload_says_that_it_may_have_landed_and_frees_its_slot(
+def test_a_cancelled_upload_is_a_maybe_duplicate_and_frees_its_slot(
     target: Target, sandbox: RunningSandbox
 ) -> None:
     imgur = target.imgur(slots=1)

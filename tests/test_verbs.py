@@ -30,7 +30,7 @@ def test_random_requests_from_eight_threads_leave_everything_accounted_for(
     assert outcome.counts["retired jobs"] > 0
 
 
-def test_the_same_with_kills_in_between_loses_nothing(tmp_path: Path) -> None:
+def test_random_requests_with_kills_leave_everything_accounted_for(tmp_path: Path) -> None:
     outcome = walk_with_kills(tmp_path, SECONDS, seed=1)
     check(outcome)
     assert outcome.counts["kills"] > 0
