@@ -27,6 +27,7 @@ class Worker:
     """One process of convert.worker. It converts one image at a time."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.pid = process.pid
         self._process = process
         self._images = 0
         self._is_ready = False
@@ -61,13 +62,8 @@ class Worker:
         return worker
 
     @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
-
-    @property
     def is_reusable(self) -> bool:
-        """It is alive, has answered its last request and may have another."""
+        """True if it is alive, has responded to its last request, and may take another."""
         return self._is_ready and self._process.returncode is None and self._images < _MAX_IMAGES
 
     async def ask(self, request: dict[str, Any]) -> dict[str, Any]:
