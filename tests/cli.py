@@ -25,7 +25,7 @@ _ON_A_TERMINAL = (
 
 
 class Command:
-    """A running `python -m imageload`. `shown` is what came of its stderr, or on its terminal."""
+    """A running `python -m imageload`. `shown` is its stderr, or the output on its terminal."""
 
     def __init__(self, process: subprocess.Popen[bytes], reading: int) -> None:
         self.process = process
@@ -55,12 +55,12 @@ class Command:
         return status
 
     def output(self) -> str:
-        """Its stdout, where that is a pipe, to the end."""
+        """Read its stdout, a pipe, to the end."""
         assert self.process.stdout is not None
         return self.process.stdout.read().decode("utf-8")
 
     def interrupt(self) -> None:
-        """What a shell does to a process in a pipe when Ctrl-C is pressed."""
+        """Send SIGINT to its process group, as a shell does at Ctrl-C."""
         self.process.send_signal(signal.SIGINT)
 
     def press(self, keys: bytes) -> None:

@@ -21,7 +21,7 @@ from tests.wired import DownloadCall, Folder, UploadCall, Wired
 
 @pytest.fixture
 def origin() -> Iterator[Origin]:
-    """A server of images and of trouble."""
+    """A server of images and of pages that fail."""
     with running_origin() as running:
         yield running
 
@@ -50,7 +50,7 @@ def download(make_download: MakeDownload) -> Download:
 
 @pytest.fixture
 def sandbox(tmp_path: Path) -> Iterator[RunningSandbox]:
-    """An Imgur that refuses nothing for its budgets."""
+    """A sandbox that never refuses a request because of a budget."""
     with running_sandbox(tmp_path / "sandbox", unlimited=True) as running:
         yield running
 
@@ -72,7 +72,7 @@ def folder(tmp_path: Path) -> Folder:
 
 @pytest.fixture
 def wire(folder: Folder) -> Iterator[Callable[..., Wired]]:
-    """Wires up an ImageLoad; its end leaves no thread, no task and no temp file, in every test."""
+    """Make ImageLoads; check that each leaves no thread, no task and no temp file."""
     before = set(threading.enumerate())
     made: list[Wired] = []
 

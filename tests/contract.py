@@ -1,4 +1,4 @@
-"""The API's answers by prescription, over HTTP: states that are slow to bring about."""
+"""A server of prepared API responses, for states that a real service reaches slowly."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ JOB = "4227cacf-2ee1-4b52-b231-110304c4e203"
 
 
 class Asked(NamedTuple):
-    """A request that came in."""
+    """A received request."""
 
     target: str
     headers: Message
@@ -23,7 +23,7 @@ class Asked(NamedTuple):
 
 
 class Contract:
-    """A server at `url`: `answers` maps "METHOD /path" to the (status, JSON) of its next requests.
+    """A server at `url`. `answers` maps "METHOD /path" to its next responses (status, JSON).
 
     The last answer stays. `asked` has every request.
     """
@@ -51,11 +51,11 @@ class Contract:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def put(self, target: str, *values: Any, status: int = 200) -> None:
-        """Answer these, one after the other, to "METHOD /path"."""
+        """Add responses to "METHOD /path", sent one after the other."""
         self.answers.setdefault(target, deque()).extend((status, value) for value in values)
 
     def put_job(self, *states: dict[str, Any]) -> None:
-        """Let the job JOB look like these, one after the other."""
+        """Add states of the job JOB, sent one after the other."""
         plain = {
             "job_id": JOB,
             "created": "2026-11-22T20:37:16Z",
@@ -66,7 +66,7 @@ class Contract:
         self.put("GET /v1/images/upload", *({"jobs": [{**plain, **state}]} for state in states))
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        """Answer one request."""
+        """Send the response to one request."""
         length = int(handler.headers.get("Content-Length", 0))
         target = f"{handler.command} {handler.path}"
         self.asked.append(Asked(target, handler.headers, handler.rfile.read(length)))

@@ -100,7 +100,7 @@ class Converter:
         return Converted(Path(new.temp_fn), new.type, new.width, new.height, new.bytes, new.sha256)
 
     def endless(self) -> Report:
-        """The Report of a named pipe, which takes as long to read as it is open."""
+        """The Report of a named pipe, whose read ends when the pipe is closed."""
         descriptor, path = self.files.take()
         os.close(descriptor)
         Path(path).unlink()
@@ -108,7 +108,7 @@ class Converter:
         return Report(path, 200, 2**21, "image/webp", None, None, "")
 
     def ask(self, path: Path, kind: str, **request: Any) -> dict[str, Any]:
-        """A worker's response, without the check of the header that comes before."""
+        """Return a worker's response, without the check of the image's header."""
         standard = {
             "path": str(path),
             "type": kind,

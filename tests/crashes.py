@@ -1,4 +1,4 @@
-"""A service that is killed with -9 at random moments, and what its users have to show for it."""
+"""Kill a service with -9 at random moments and count lost and duplicate images."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _LONGEST_LIFE_SECONDS = 1.5
 
 @dataclass(slots=True)
 class Counts:
-    """What came of it all. `lost`, `wrong`, `unmarked` and `left` must be 0."""
+    """The counts at the end. `lost`, `wrong`, `unmarked` and `left` must be 0."""
 
     kills: int = 0
     jobs: int = 0
     images: int = 0
     lost: int = 0
-    """Images of accepted jobs that did not land."""
+    """Images of accepted jobs that are not completed."""
     wrong: int = 0
-    """Links behind which there are other bytes."""
+    """Links to other bytes."""
     marked: int = 0
-    """Images marked as maybe there twice."""
+    """Images marked as maybe duplicates."""
     twice: int = 0
-    """Images that are."""
+    """Images that are on Imgur twice."""
     unmarked: int = 0
-    """And are not marked."""
+    """Images that are on Imgur twice without a mark."""
     left: int = 0
     """Files and folders in the temp directory at the end."""
 
@@ -59,7 +59,7 @@ class Crashes:
         self._temp.mkdir()
 
     def kill_one(self, chance: random.Random) -> None:
-        """Start a service, give it a job, and kill it at some moment of its life."""
+        """Start a service, post jobs, and kill it at a random moment."""
         service = self._start()
         life = threading.Timer(
             chance.uniform(0, _LONGEST_LIFE_SECONDS), service.process.send_signal, [signal.SIGKILL]
@@ -76,7 +76,7 @@ class Crashes:
         self.counts.kills += 1
 
     def finish(self, seconds: float) -> Counts:
-        """Let a last service end all jobs, and count."""
+        """Finish all jobs in a last service, and count."""
         service = self._start()
         try:
             for job_id in self._jobs:
@@ -133,7 +133,7 @@ class Crashes:
 
 
 def killed_again_and_again(folder: Path, kills: int, *, size: int = 50, seed: int = 0) -> Counts:
-    """The Counts after so many kills, each at a moment that `seed` decides."""
+    """Return the Counts after `kills` kills at moments derived from `seed`."""
     chance = random.Random(seed)
     with (
         running_origin() as origin,

@@ -14,7 +14,7 @@ from tests.conftest import real_component
 
 @contextlib.contextmanager
 def small_disk(folder: Path, kilobytes: int) -> Iterator[Path]:
-    """A file system of that size, mounted at `folder`; skips the test of who may not mount one."""
+    """Mount a file system of this size at `folder`; skip the test if mounting is not permitted."""
     folder.mkdir()
     options = ["-t", "tmpfs", "-o", f"size={kilobytes}k,mode=700", "tmpfs"]
     command = [real_component("mount"), *options, str(folder)]
@@ -30,7 +30,7 @@ def small_disk(folder: Path, kilobytes: int) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def full(folder: Path) -> Iterator[None]:
-    """Not a byte more goes onto the disk of `folder`."""
+    """Fill the disk of `folder` for the length of a block."""
     ballast = folder / "ballast"
     with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while file.write(bytes(4_096)):

@@ -18,7 +18,7 @@ from tests.raising import raises_error
 
 
 def filled(folder: Path) -> list[Path]:
-    """The files in `folder` with a byte in them: an empty one may be there to be used again."""
+    """The files in `folder` that are not empty; TempFiles keeps empty ones for reuse."""
     return [path for path in folder.iterdir() if path.stat().st_size]
 
 
@@ -71,7 +71,7 @@ class Download:
         )
 
     def call(self, url: str) -> Report:
-        """The Report of `url`, whose temp file is the caller's."""
+        """Download `url`; the caller owns the temp file of the Report."""
         target = check_url(url)
         return self.transfers.run(self.downloader.fetch(target))
 
@@ -84,18 +84,18 @@ class Download:
         self.transport.close()
 
     def arrives(self, url: str) -> bytes:
-        """What `url` brings; its file is gone again."""
+        """Download `url`, delete its temp file and return the bytes."""
         report = self.call(url)
         content = Path(report.temp_fn).read_bytes()
         self.give_back(report)
         return content
 
     def give_back(self, report: Report) -> None:
-        """Give the temp file of `report` back, as who had it does."""
+        """Release the temp file of `report`."""
         self._files.give_back(report.temp_fn, report.bytes)
 
     def fails_with(self, url: str, name: str) -> errors.ImageError:
-        """The error of this name that `url` ends in, and proof that it left no file."""
+        """Return the error of this name that `url` fails with; check that no file is left."""
         with raises_error(name) as caught:
             self.call(url)
         assert caught.value.message.endswith(".")

@@ -1,4 +1,4 @@
-"""A listener to an event stream: what a browser's EventSource does, over a socket of its own."""
+"""A subscriber of an event stream, like a browser's EventSource, over a plain socket."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 
 class Event(NamedTuple):
-    """One server-sent event; `id` is the last that was said, as a browser has it."""
+    """One server-sent event; `id` is the last id sent, as in a browser."""
 
     name: str
     id: str
@@ -21,7 +21,7 @@ class Event(NamedTuple):
 
 
 class Listener:
-    """An open stream, to be used in a `with` block. `last_id` is where it could go on."""
+    """An open stream, for a `with` block. `last_id` is the id to resume after."""
 
     def __init__(
         self, url: str, last_id: str | None = None, *, receive_buffer: int | None = None
@@ -56,11 +56,11 @@ class Listener:
         self._connection.close()
 
     def cut(self) -> None:
-        """Break the connection off with an RST, as a network that fails does."""
+        """Break the connection with an RST."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def events(self) -> Iterator[Event]:
-        """The events as they come, until the stream ends, whole ones only."""
+        """Yield complete events until the stream ends."""
         fields: dict[str, str] = {}
         for line in self._lines():
             name, _, value = line.partition(":")
@@ -74,7 +74,7 @@ class Listener:
             fields = {}
 
     def until(self, name: str, count: int = 1) -> list[Event]:
-        """The events up to the `count`th of this name; an AssertionError where the stream ends."""
+        """The events up to the `count`th of this name; AssertionError if the stream ends first."""
         found: list[Event] = []
         for event in self.events():
             found.append(event)
@@ -84,7 +84,7 @@ class Listener:
         raise AssertionError(f"no more {name} in {found}")
 
     def comment(self) -> str:
-        """The next comment; an AssertionError where the stream ends."""
+        """The next comment; raises AssertionError if the stream ends first."""
         for line in self._lines():
             if line.startswith(":"):
                 return line[1:].strip()

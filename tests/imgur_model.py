@@ -1,8 +1,8 @@
-"""An Imgur of budgets alone, and one who sends it all that a Quota lets pass, on a clock of theirs.
+"""A model of Imgur's budgets and a sender limited by a Quota, on a simulated clock.
 
-Time is a number that leaps from event to event, so hours of uploading take milliseconds. What is
-counted here is what Imgur counts: windows that begin with the first spending after the last one
-was over, told in Imgur's own header fields.
+The clock is set to the time of the next event, so hours take milliseconds. The model counts like
+Imgur: a window begins with the first cost after the end of the last one, and responses have
+Imgur's own headers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Resets = Literal["seconds", "epoch", "constant", "none"]
 
 
 class Clock:
-    """A clock that stands still until it is set."""
+    """A clock that changes only when it is set."""
 
     def __init__(self, now: float = 1_000.0) -> None:
         self.now = now
@@ -46,33 +46,33 @@ class Window:
         self._ends = -math.inf
 
     def left(self, now: float) -> int:
-        """What may be spent yet."""
+        """The remaining credits."""
         if now >= self._ends:
             self._used = 0
         return self.limit - self._used
 
     def spend(self, amount: int, now: float) -> None:
-        """Count this; what is the first of a window begins it."""
+        """Count the cost; the first cost of a window begins it."""
         if self.left(now) == self.limit:
             self._ends = now + self.seconds
         self._used += amount
         self.spent_in_all += amount
 
     def end(self) -> None:
-        """Be full again at once."""
+        """End the window now."""
         self._ends = -math.inf
 
     def seconds_left(self, now: float) -> float:
-        """How long until it is full again."""
+        """Seconds until the window ends."""
         return round(max(0.0, self._ends - now), 6)
 
 
 @dataclass(kw_only=True)
 class Imgur:
-    """Counts what is asked of it, and refuses what is too much.
+    """Counts requests, and refuses those over a budget.
 
-    `resets` is how it tells the end of a window: in seconds, which are rounded up, as an epoch, as
-    the window's length whenever it is asked, or not at all.
+    `resets` is the format of the reset header: seconds, rounded up; an epoch; always the window's
+    length; or none.
     """
 
     clock: Clock
@@ -93,12 +93,12 @@ class Imgur:
         return self._windows.setdefault((name, number), Window(limit, seconds))
 
     def forget(self) -> None:
-        """Begin every window anew, earlier than was said."""
+        """End every window now, before the time in the headers."""
         for window in self._windows.values():
             window.end()
 
     def answer(self, number: int, cost: int = UPLOAD_COST, *, post: bool = True) -> ApiResponse:
-        """What the client id of this number is answered now."""
+        """The response to the client id of this number now."""
         now = self.clock()
         counted = [(self.window("user", number), cost), (self.window("client", number), cost)]
         if post:
@@ -134,11 +134,11 @@ class Imgur:
 
 @dataclass(kw_only=True)
 class Sender:
-    """Keeps as many uploads under way to `imgur` as `quotas` and `slots` let it, up to `wanted`.
+    """Keeps as many uploads to `imgur` in flight as `quotas` and `slots` allow, up to `wanted`.
 
-    `latency` gives the seconds of one way; `fate` says of each request what becomes of it:
-    "answered", "lost" (counted, and the answer does not arrive) or "unsent" (no connection).
-    `refused` has the moments of the 429s that it met.
+    `latency` returns the seconds of one direction; `fate` returns the end of each request:
+    "answered", "lost" (counted, without a response) or "unsent" (no connection).
+    `refused` has the times of the 429s.
     """
 
     imgur: Imgur
@@ -157,11 +157,11 @@ class Sender:
         self._numbers = itertools.count()
 
     def at(self, moment: float, do: Callable[[], None]) -> None:
-        """Do this when the clock is there."""
+        """Call `work` at this time."""
         heapq.heappush(self._events, (moment, next(self._numbers), do))
 
     def run(self, seconds: float) -> None:
-        """Send for so long, and then let what is under way come back."""
+        """Send for this many seconds, then wait for the uploads in flight."""
         end = self.clock() + seconds
         while True:
             opens = self._send() if self.clock() < end else math.inf
@@ -175,7 +175,7 @@ class Sender:
                 self.clock.now = opens
 
     def _send(self) -> float:
-        """Send what may be sent now; the moment at which there is more."""
+        """Send the uploads allowed now; return the time of the next ones."""
         while self.in_flight < self.slots and self.landed + self.in_flight < self.wanted:
             seconds = self.quotas.seconds_to_open(self.quotas.blocked(UPLOAD_COST, post=True))
             if seconds:

@@ -1,4 +1,4 @@
-"""Journals for tests: opened, looked at from outside, and filled."""
+"""Journals for tests: open, fill and restore them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FAILURE = DownloadError("connect_error", "Nobody answers.", status_code=503).fai
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[tuple[Store, Restored]]:
-    """The journal at `path`, closed afterwards with nothing left to write."""
+    """Open the journal at `path`; at the end, close it and check that everything is written."""
     restored = open_store(str(path))
     try:
         yield restored.store, restored
@@ -41,7 +41,7 @@ def opened(path: Path) -> Iterator[tuple[Store, Restored]]:
 
 
 def restored_from(path: Path) -> Restored:
-    """What a journal that is opened again gives back."""
+    """Open the journal at `path` again and return the restored state."""
     with opened(path) as (_, restored):
         return restored
 
@@ -63,14 +63,14 @@ def job_of(count: int) -> Job:
 
 
 def tell(journal: Store, job: Job, *changes: Change) -> None:
-    """Apply the Changes, and have them recorded, as a job's thread does."""
+    """Apply the Changes to the job and record them."""
     for change in changes:
         job.apply(change)
         journal.record(job, change)
 
 
 def finish(journal: Store, job: Job) -> None:
-    """Every image lands; its link tells its index."""
+    """Complete every image; its link contains its index."""
     tell(journal, job, Started())
     for index in range(len(job)):
         changes = Downloaded(index, report(index)), Uploading(index)
@@ -78,12 +78,12 @@ def finish(journal: Store, job: Job) -> None:
 
 
 def fail(journal: Store, job: Job) -> None:
-    """Every image fails."""
+    """Fail every image."""
     tell(journal, job, Started(), *(Failed(index, FAILURE) for index in range(len(job))))
 
 
 def flush(journal: Store) -> None:
-    """Return when all that was recorded is durable."""
+    """Return when all recorded Changes are durable."""
     asyncio.run(asyncio.wait_for(journal.durable(), 10))
 
 
@@ -95,7 +95,7 @@ def shown(job: Job) -> Snapshot:
 
 
 def after_a_restart(job: Job) -> Snapshot:
-    """How a restart must show the job: what ended stays, what did not begins again."""
+    """The job as a restart restores it: finished images stay, the others are queued again."""
 
     def image_after(image: Image) -> Image:
         if image.state in ("completed", "failed"):
@@ -121,7 +121,7 @@ def after_a_restart(job: Job) -> Snapshot:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Another program writes to the journal's database, which makes its thread wait."""
+    """Lock the journal's database as another program; the journal's writer waits."""
     other = sqlite3.connect(path, isolation_level=None)
     try:
         other.execute("BEGIN IMMEDIATE")

@@ -1,4 +1,4 @@
-"""An origin that images are downloaded from, with every manner that origins have: raw sockets.
+"""An origin for downloads over raw sockets, whose pages may send any bytes.
 
 `/images/<name>` is a file of tests/images. Other paths are looked up in `pages`: a page gets the
 connection after the request's head was read, and writes whatever bytes it likes.
@@ -24,7 +24,7 @@ Page = Callable[[socket.socket], None]
 def answer(
     body: bytes = b"", status: str = "200 OK", length: int | None = None, **fields: str
 ) -> Page:
-    """A page that answers with these, and closes; `length` lies about the body's."""
+    """A page that sends this response and closes; `length` replaces the true Content-Length."""
     declared = len(body) if length is None else length
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {declared}", "Connection: close"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
@@ -38,7 +38,7 @@ def raw(sent: bytes) -> Page:
 
 
 def redirect(location: str, status: str = "302 Found", body: bytes = b"") -> Page:
-    """A page that sends its visitors to `location`."""
+    """A page that redirects to `location`."""
     return answer(body, status, Location=location)
 
 
@@ -55,14 +55,14 @@ class Origin:
         self._context = context
         self.pages: dict[str, Page] = {}
         self.default: Page | None = None
-        """What paths get that are neither pages nor images."""
+        """The page for paths that are neither pages nor images."""
         self.requests: Counter[str] = Counter()
         self.heads: list[str] = []
         self.connections = 0
         self.released = threading.Event()
-        """Set at the end of the test: what `hang` waits for."""
+        """Set at the end of the test; ends `hang`."""
         self.hanging = threading.Semaphore(0)
-        """Released once for each visitor that hangs."""
+        """Released once for each request that hangs."""
         self._lock = threading.Lock()
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self._open: set[socket.socket] = set()
@@ -76,18 +76,18 @@ class Origin:
         return f"{self.url}/images/{name}"
 
     def page(self, path: str, page: Page) -> str:
-        """Put `page` at `path`; gives its URL."""
+        """Add `page` at `path`; return its URL."""
         self.pages[path] = page
         return self.url + path
 
     def hang(self, connection: socket.socket) -> None:
-        """A page that never answers."""
+        """A page that never responds."""
         self.hanging.release()
         self.released.wait(60)
         connection.close()
 
     def close(self) -> None:
-        """Let go of everybody and stop."""
+        """Close all connections and stop."""
         self.released.set()
         # close() alone would leave accept() waiting.
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""A TCP relay before a server, which can be taken away and brought back, and counts answers."""
+"""A TCP relay before a server that can be disconnected and reconnected, and counts bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 
 class Relay:
-    """Listens on `url` and hands everything on to `target`. `answered` counts bytes of answers."""
+    """Listens on `url` and forwards to `target`. `answered` counts the bytes of responses."""
 
     def __init__(self, target: str) -> None:
         parts = urlsplit(target)
@@ -28,7 +28,7 @@ class Relay:
         threading.Thread(target=self._accept, args=(self._listening,), daemon=True).start()
 
     def take_away(self) -> None:
-        """Refuse connections, and break those that are there."""
+        """Refuse new connections and break open ones."""
         with contextlib.suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class Client:
-    """What a user does over HTTP. `url` is the service's."""
+    """An HTTP client of the service at `url`."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -118,15 +118,15 @@ class RunningService(Client):
 
     @property
     def temp_files(self) -> list[str]:
-        """What lies in the temp directory and has a byte in it."""
+        """The names of the files in the temp directory that are not empty."""
         return sorted(path.name for path in filled(self.temp_dir))
 
     def on_loop(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """What `work` gives, done on the event loop."""
+        """Run `work` on the event loop and return its result."""
         return asyncio.run_coroutine_threadsafe(work(), self._loop).result(30)
 
     def add_landed(self, links: list[str]) -> None:
-        """A job more, whose images have landed at these links."""
+        """Add a job whose images are completed with these links."""
         job = Job(f"http://a.example/{number}" for number in range(len(links)))
         for index, link in enumerate(links):
             job.apply(Downloaded(index, Report("", 200, 9, "image/png", 1, 1, "")))
@@ -134,7 +134,7 @@ class RunningService(Client):
         self.service.image_load.job_list_s[job.job_id] = job
 
     def stop(self) -> None:
-        """End it: no thread is left behind."""
+        """Stop the service and its threads."""
         self.close()
         assert self.app.close(10), "threads outlive the service"
         self._loop.call_soon_threadsafe(self._stop.set)
@@ -144,7 +144,7 @@ class RunningService(Client):
 
 @contextlib.contextmanager
 def running_service(temp_dir: Path, **options: Any) -> Iterator[RunningService]:
-    """The service in this process, with options that do not make a test wait.
+    """Run the service in this process, with short waits.
 
     Each of `options` is a field of Settings or of Tuning.
     """
@@ -170,7 +170,7 @@ def running_service(temp_dir: Path, **options: Any) -> Iterator[RunningService]:
 
 
 class ServiceProcess(Client):
-    """`python main.py` with `arguments`; `log` has what it wrote so far.
+    """`python main.py` with `arguments`; `log` has its output up to now.
 
     `command` and `folder`: another program, started in another folder.
     """

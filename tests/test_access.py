@@ -22,7 +22,7 @@ TOKENS = ("first-token", "second/token==")
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """A service on a loopback address, where one site may call it."""
+    """A service on a loopback address that allows one site."""
     folder = tmp_path_factory.mktemp("temp")
     with running_service(folder / "t", cors_origin=(APP,)) as running:
         yield running
@@ -39,7 +39,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
 def ask(
     service: RunningService, method: str = "GET", path: str = "/v1/images", **fields: str
 ) -> requests.Response:
-    """Send the fields, `_` for `-`, and a body where the method has one."""
+    """Send the headers (`_` for `-`), and a body if the method has one."""
     headers = {name.replace("_", "-"): value for name, value in fields.items()}
     body = '["ftp://a.example/"]' if method == "POST" else None
     path = PATH if method == "POST" else path

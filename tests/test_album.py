@@ -30,7 +30,7 @@ Call = tuple[str, str, dict[str, Any]]
 
 
 class Calls:
-    """Answers every call with `answer`, or raises it, and notes them."""
+    """Records each call, and returns or raises the next of `answers`."""
 
     def __init__(self, *answers: object) -> None:
         self._answers = list(answers)
@@ -45,7 +45,7 @@ class Calls:
 
 
 def job_of(count: int, *, failed: Sequence[int] = (), hashes: bool = True) -> Job:
-    """A job of so many images, which have all landed but for those that `failed`."""
+    """A job of `count` images, all completed except those in `failed`."""
     job = Job([f"http://origin.example/{index}" for index in range(count)], album="My trip")
     for index in range(count):
         job.apply(Downloaded(index, Report("", 200, 1, "image/png", 1, 1, "5ha")))
@@ -132,7 +132,7 @@ def test_no_call_is_made_for_nothing(count: int, calls_made: int) -> None:
 
 
 def again(*, anonymous: bool) -> Job:
-    """A job whose album is made, and whose second image has landed since, at another try."""
+    """A job with an album whose second image was completed later by a retry."""
     job = job_of(2, failed=(1,))
     job.apply(AlbumEnded("aLbUm12", "https://imgur.com/a/aLbUm12", "d3l3t3" if anonymous else None))
     job.apply(Requeued(1))

@@ -1,7 +1,7 @@
-"""Tests of targets.imgur.answers: budgets from either family of fields, and one UploadError for
-each thing that Imgur means, in whichever of its four shapes it says it.
+"""Tests of targets.imgur.answers: budgets from both families of headers, and one UploadError for
+each meaning of a response, in any of Imgur's four formats.
 
-The error texts are Imgur's own, as they stand in public captures and issue threads.
+The error texts are Imgur's own, from public captures and issue threads.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ CATALOGUE: list[tuple[tuple[int, Any], str]] = [
 def meaning(
     status: int, body: object, fields: dict[str, str] | None = None, about: str = ""
 ) -> errors.UploadError:
-    """The error that an answer means; it is raised."""
+    """Return the error raised for a response."""
     with pytest.raises(errors.UploadError) as caught:
         checked(ApiResponse(status, fields or {}, body), about)
     return caught.value

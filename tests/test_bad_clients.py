@@ -30,7 +30,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit and /p
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """A service whose limits are low enough to be met in a test."""
+    """A service with low limits."""
     folder = tmp_path_factory.mktemp("temp")
     with running_service(folder / "t", max_body_bytes=1_000_000, max_active_jobs=1) as running:
         yield running
@@ -38,7 +38,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
 
 @pytest.fixture(autouse=True)
 def still_answers(service: RunningService, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """After each test, the service answers at once and has logged no bug."""
+    """Check after each test that the service responds at once and has logged no bug."""
     yield
     assert service.get("/healthz").status_code == 200
     assert [r for r in caplog.get_records("call") if r.levelno >= logging.ERROR] == []

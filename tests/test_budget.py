@@ -1,5 +1,5 @@
-"""Tests of targets.imgur.budget: never more left than Imgur said less what is under way, full
-again when its window is over, and a forecast of how it goes on.
+"""Tests of targets.imgur.budget: the remaining credits, minus those in flight, never exceed Imgur's
+count, a new window is full, and forecasts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HOUR = 3600.0
 def user_budget(
     limit: int = 500, remaining: int = 500, reset: float | None = HOUR, *, at: float = 0.0
 ) -> Budget:
-    """A budget of which Imgur has said this at that moment."""
+    """A budget with these values from a response at this time."""
     budget = Budget("user", HOUR)
     assert budget.learn(limit, remaining, reset, sent=at, now=at)
     return budget
@@ -136,7 +136,7 @@ def test_a_window_without_a_reset_header_has_the_default_length() -> None:
 
 
 def window_after(budget: Budget) -> None:
-    """Let the budget's window of a minute be over, with one of 500 credits to follow."""
+    """End the budget's window of a minute; the next one has 500 credits."""
     assert budget.learn(500, 0, 60.0, sent=0.0, now=0.0)
     assert budget.blocked_until(10, now=60.0) == 60.0
 

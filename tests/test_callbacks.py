@@ -30,7 +30,7 @@ PATIENCE = 20.0
 
 @pytest.fixture
 def hook() -> Iterator[Contract]:
-    """Somebody who wants to be told, at /hook."""
+    """A receiver of callbacks, at /hook."""
     with running_contract() as contract:
         yield contract
 

@@ -1,4 +1,4 @@
-"""The commands against a real service: what they print, what they write, how they end."""
+"""Tests of the commands against a real service: output, files and exit status."""
 
 from __future__ import annotations
 
@@ -485,7 +485,7 @@ def test_a_proxy_in_the_environment_is_not_used_for_this_machine(
 
 @pytest.fixture
 def contract(monkeypatch: pytest.MonkeyPatch) -> Iterator[Contract]:
-    """A server that answers as prescribed, and is the command line's."""
+    """A server of prepared responses that the command line uses."""
     with running_contract() as running:
         monkeypatch.setenv("IMAGELOAD_SERVER", running.url)
         yield running
@@ -625,7 +625,7 @@ def test_quota_prints_the_remaining_credits_and_the_reset(
 
 
 def urls_of(body: Body) -> list[str]:
-    """What the service makes of it."""
+    """The URLs that the service reads from the body."""
     (order,) = read_orders(body.content, body.content_type, max_urls=1_000, max_lists=1)
     return [item if isinstance(item, str) else item.url for item in order.items]
 

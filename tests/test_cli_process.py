@@ -27,7 +27,7 @@ HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
 
 class Gate:
-    """A page that sends its image once the gate is open; `reached` says that one waits there."""
+    """A page that sends its image once `open` is set; `reached` is set by its first request."""
 
     def __init__(self) -> None:
         self.reached = threading.Event()
@@ -226,7 +226,7 @@ def test_no_url_takes_over_the_terminal(service: RunningService) -> None:
 
 
 def local(sandbox: RunningSandbox) -> list[str]:
-    """The options behind -- that lead to `sandbox`."""
+    """The service options, after `--`, for uploads to `sandbox`."""
     imgur = [f"--imgur-base-url={sandbox.url}", f"--imgur-link-base={sandbox.url}"]
     return ["--", "--allow-origin=127.0.0.1", "--imgur-client-id=test", *imgur]
 

@@ -74,14 +74,14 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class Reader:
-    """Somebody who has a clone in `folder`, and does what a document says."""
+    """Runs the commands of a document in a clone in `folder`."""
 
     folder: Path
     environment: dict[str, str]
     replaced: dict[str, str]
 
     def script(self, lines: list[str]) -> str:
-        """The session: each line is shown, and the first that fails ends it."""
+        """The shell script: it prints each line and ends at the first failure."""
         found = [SETUP]
         for line in lines:
             here = line
@@ -101,7 +101,7 @@ class Reader:
         return self.replaced["8889"] if "-m sandbox" in line else self.environment["PORT"]
 
     def follow(self, lines: list[str]) -> str:
-        """Do it; what was printed."""
+        """Run the lines; return the output."""
         process = subprocess.Popen(
             ["bash", "-c", self.script(lines)],
             cwd=self.folder,

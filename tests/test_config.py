@@ -73,7 +73,7 @@ BESIDE = {
 def help_text(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, environ: dict[str, str]
 ) -> str:
-    """What --help prints, each option on one line."""
+    """The output of --help, each option on one line."""
     monkeypatch.setenv("COLUMNS", "1000")
     with pytest.raises(SystemExit) as caught:
         parse(["--help"], environ)

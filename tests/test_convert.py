@@ -58,7 +58,7 @@ def wanted_type(name: str) -> str:
 
 
 def copied(name: str, folder: Path) -> Path:
-    """The fixture in a folder of its own, where a new file would show."""
+    """Copy the fixture to an empty folder."""
     return Path(shutil.copy(IMAGES / name, folder / name))
 
 
@@ -95,7 +95,7 @@ def difference(one: Image.Image, other: Image.Image) -> float:
 
 
 def quarters(size: tuple[int, int] = (96, 64)) -> Image.Image:
-    """A picture whose corners tell how it is turned."""
+    """An image whose corners show its orientation."""
     image = Image.new("RGB", size, "white")
     width, height = size[0] // 2, size[1] // 2
     image.paste("red", (0, 0, width, height))

@@ -1,4 +1,4 @@
-"""Killed with -9 in mid-job: nothing accepted is lost, and what may be there twice is known."""
+"""Tests of kill -9 in mid-job: no accepted image is lost, and every duplicate is marked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of dedupe: an image that is wanted twice is loaded once, and no follower waits for ever."""
+"""Tests of dedupe: an image requested twice is loaded once, and no waiter waits forever."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def running(dedupe: Dedupe, *items: str | Item) -> Job:
 
 
 async def turns() -> None:
-    """Let run whatever is ready."""
+    """Run all ready tasks."""
     for _ in range(5):
         await asyncio.sleep(0)
 

@@ -1,4 +1,4 @@
-"""The documents against the code: what they list is what there is."""
+"""Tests of the documents: their lists match the code."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What the event streams promise: nothing missed, nothing twice, wherever a listener is cut off;
-and that no listener, slow, gone or one of very many, costs the service more than a little.
+"""Tests of the event streams: a subscriber gets every event once, also after a disconnect, and
+slow, closed or many subscribers cost the service little.
 """
 
 from __future__ import annotations
@@ -79,14 +79,14 @@ def registered(service: RunningService, job: Job) -> Job:
 
 
 def apply(service: RunningService, job: Job, *changes: Change) -> None:
-    """What a job's thread does with its Changes."""
+    """Apply Changes to the job and publish them."""
     for change in changes:
         job.apply(change)
         service.app.events(job, change)
 
 
 def job_of(images: int, **keywords: Any) -> Job:
-    """A job that was not begun."""
+    """A job that has not started."""
     return Job([f"https://a.example/{number}" for number in range(images)], **keywords)
 
 
@@ -96,7 +96,7 @@ def numbers(events: list[Event]) -> list[int]:
 
 
 class Gate:
-    """An origin's page that answers an image for each time it is opened."""
+    """An origin's page that sends one image each time it is opened."""
 
     def __init__(self, origin: Origin) -> None:
         self._opened = threading.Semaphore(0)
@@ -105,13 +105,13 @@ class Gate:
         origin.default = self
 
     def __call__(self, connection: Any) -> None:
-        """Let one visitor in."""
+        """Wait for the gate and send the image."""
         if not self._origin.released.is_set():
             self._opened.acquire(timeout=PATIENCE)
         self._answer(connection)
 
     def open(self, times: int) -> None:
-        """Let so many more in."""
+        """Allow this many more responses."""
         self._opened.release(times)
 
     def urls(self, count: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""What goes wrong out there, done to us on the wire, and the code that each thing ends with.
+"""Tests of faults of origins over real sockets, and the error code of each.
 
 The plain ones stand in test_download.py; here are those of names, connections, TLS and framing.
 """
@@ -93,7 +93,7 @@ def test_a_blocked_address_among_good_ones_is_not_connected_to(
 
 @pytest.fixture
 def blackhole() -> Iterator[int]:
-    """The port of listeners on 127.0.0.1 whose line is full: a SYN gets no answer."""
+    """The port of listeners on 127.0.0.1 with a full backlog: a SYN gets no response."""
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     listening.listen(0)
@@ -134,7 +134,7 @@ def test_two_hundred_addresses_that_drop_packets_share_one_deadline(
 
 
 class Authority:
-    """A certificate authority of the test's own; `file` is what to trust."""
+    """A certificate authority for the test; `file` is its certificate."""
 
     def __init__(self, folder: Path) -> None:
         self._ca = trustme.CA()
@@ -225,7 +225,7 @@ def test_imgurs_own_placeholder_is_no_image(
 
 
 def forever(head: bytes, again: bytes, every: float = 0.0) -> Callable[[Origin], str]:
-    """A page that sends `head`, then `again` for ever, at once or `every` so many seconds."""
+    """A page that sends `head`, then `again` forever, at once or every `every` seconds."""
 
     def put(origin: Origin) -> str:
         def page(connection: socket.socket) -> None:
@@ -369,7 +369,7 @@ def test_a_location_with_blanks_or_foreign_letters_is_followed(
 def test_an_unrequested_response_is_not_taken_for_the_next(
     download: Download, origin: Origin
 ) -> None:
-    """A poisoned connection: two answers to one request."""
+    """A page that sends two responses to one request."""
     good = OK + b"Content-Length: %d\r\n\r\n" % len(PNG) + PNG
     bad = OK + b"Content-Length: 4\r\n\r\nevil"
 

@@ -1,4 +1,4 @@
-"""One job from its POST to its undo, seen from outside, with a kill -9 in the middle."""
+"""A test of one job from its POST to its undo, over HTTP, with a kill -9 in the middle."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def killed_in_its_middle(service: ServiceProcess, body: dict[str, Any]) -> tuple
 
 
 def events_to_the_end(service: ServiceProcess, job_id: str, last_id: str) -> list[Event]:
-    """What a listener that was cut off is sent when it comes back."""
+    """The events that a subscriber gets after it reconnects."""
     with Listener(f"{service.url}{JOBS}/{job_id}/events", last_id) as listener:
         return list(listener.events())
 

@@ -50,7 +50,7 @@ URL_ROWS = rows("ssrf_urls.tsv")
 
 
 def addresses(host: str, resolves_to: str) -> list[str]:
-    """Where `host` leads: itself if it is an address, in any spelling, else what is resolved."""
+    """The addresses of `host`: itself in any spelling of an address, else those resolved."""
     try:
         return [str(ipaddress.ip_address(host))]
     except ValueError:
@@ -65,7 +65,7 @@ def addresses(host: str, resolves_to: str) -> list[str]:
 
 
 def verdict(url: str, resolves_to: str) -> Verdict:
-    """What becomes of `url`: blocked where any of its addresses, or all of it, is refused."""
+    """Check `url`; raise if the guard refuses it or any of its addresses."""
     try:
         target = check_url(url)
     except InvalidURL:

@@ -38,7 +38,7 @@ OUR_POLICY = {119, 121, 123, 190, 433}
 
 
 class Row(NamedTuple):
-    """A URL, what its name resolves to, and whether it may be fetched."""
+    """A URL, the addresses of its name, and whether it may be fetched."""
 
     number: int
     allowed: bool
@@ -61,7 +61,7 @@ def rows() -> Iterator[Row]:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The sockets that libcurl asked for and the guard let pass."""
+    """The sockets that libcurl opened with the guard's permission."""
     asked: list[Any] = []
     real = socket.socket
 
@@ -93,7 +93,7 @@ def test_the_corpus_opens_only_allowed_sockets(
 
 
 def _answers(row: Row) -> list[str]:
-    """The resolver's answers for the row, as libcurl takes them."""
+    """The addresses of the row in the format of libcurl's RESOLVE."""
     if not row.addresses:
         return []
     try:

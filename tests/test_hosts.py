@@ -1,4 +1,4 @@
-"""Tests of fetch.hosts: slots per host, pauses that origins ask for, and the circuit breaker."""
+"""Tests of fetch.hosts: slots per host, Retry-After, and the circuit breaker."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def target(url: str = "http://a.example/1") -> Target:
 
 
 async def fail(hosts: Hosts, times: int, error: DownloadError = AWAY) -> None:
-    """So many downloads that end with `error`."""
+    """Run `count` downloads that fail with `error`."""
     for _ in range(times):
         await hosts.enter(target())
         hosts.leave(target(), error)
 
 
 def play(hosts: Hosts, scene: Coroutine[Any, Any, None]) -> None:
-    """Run `scene`; afterwards nobody waits."""
+    """Run `scene`; check that nothing waits at the end."""
 
     async def whole() -> None:
         async with asyncio.timeout(5):

@@ -1,4 +1,4 @@
-"""ImgurAPI on the wire: against the sandbox, and against sockets that note what comes in."""
+"""Tests of ImgurAPI against the sandbox and against recording sockets."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def api(url: str, **options: Any) -> ImgurAPI:
 
 
 def land(imgur: ImgurAPI, path: Path, *, anonymous: bool = True) -> Landed:
-    """What `imgur.land` gives for the file at `path`."""
+    """Upload the file at `path` by `imgur.land`."""
     return TRANSPORTS[-1].transfers.run(imgur.land(str(path), anonymous=anonymous))
 
 
@@ -261,7 +261,7 @@ def test_a_missing_file_is_a_disk_error(imgur: ImgurAPI, tmp_path: Path) -> None
 
 @pytest.fixture
 def account(tmp_path: Path) -> Iterator[RunningSandbox]:
-    """A sandbox that knows the refresh token "good"."""
+    """A sandbox that accepts the refresh token "good"."""
     with running_sandbox(tmp_path / "account", unlimited=True, refresh_tokens="good") as running:
         yield running
 
@@ -357,7 +357,7 @@ def test_a_large_file_is_streamed(tmp_path: Path) -> None:
 
 
 class _BodyServer:
-    """Takes one POST, keeps the first `keep` bytes of its body, and answers as Imgur does."""
+    """Reads one POST, keeps the first `keep` bytes of its body, and responds like Imgur."""
 
     def __init__(self, keep: int = 4_000_000) -> None:
         self.body = b""

@@ -40,7 +40,7 @@ def read_text(body: bytes | str) -> list[str]:
 
 
 def refusal(body: bytes | str, content_type: str = "application/json") -> str:
-    """What is wrong with `body`, which is a bad request, in lower case."""
+    """The message, in lower case, with which `body` is refused."""
     with raises_refused("bad-request") as caught:
         read(body, content_type)
     assert caught.value.status == 400
@@ -131,7 +131,7 @@ def test_plain_text_images_are_shared() -> None:
 
 
 def orders(value: object) -> list[Order]:
-    """What a JSON body of `value` asks for."""
+    """Parse `value` as a JSON body."""
     return read_orders(json.dumps(value).encode(), "", max_urls=5, max_lists=3)
 
 
@@ -431,7 +431,7 @@ def test_more_than_the_limit_is_too_large_and_the_detail_names_the_limit(
 
 
 def assert_clean(lists: list[list[str]]) -> None:
-    """Lists of URLs as a Job takes them."""
+    """Check that the lists of URLs are valid for a Job."""
     assert lists
     for urls in lists:
         assert urls

@@ -101,7 +101,7 @@ def change(kind: type[Change], index: int) -> Change:
 
 
 def bring_to(job: Job, state: State, index: int = 0) -> None:
-    """Lead the image at `index`, which is queued, to `state`."""
+    """Change the queued image at `index` to `state`."""
     ways: dict[State, tuple[type[Change], ...]] = {
         "queued": (),
         "downloaded": (Downloaded,),
@@ -568,7 +568,7 @@ def test_a_callback_received_for_one_end_does_not_count_for_the_next() -> None:
 
 
 def callback_of(job: Job) -> dict[str, object]:
-    """What its users see of the job's callback."""
+    """The job's callback in the API."""
     callback = summary_json(job.summary())["callback"]
     assert callback is not None
     return {**callback}
@@ -704,7 +704,7 @@ def impatient_interpreter() -> Iterator[None]:
 
 
 class Watcher(threading.Thread):
-    """Takes snapshots until told to stop, and checks each of them."""
+    """Takes and checks snapshots until `stop` is set."""
 
     ENOUGH = 60
 

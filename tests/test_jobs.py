@@ -495,7 +495,7 @@ def test_a_stop_fails_no_image_that_another_try_may_load_after_a_restart(
 
 
 class Imgur:
-    """Links of its own for every upload; knows which were deleted."""
+    """Returns a different link for each upload and records the deleted ones."""
 
     def __init__(self, folder: Folder, chance: random.Random) -> None:
         self.links: set[str] = set()

@@ -1,5 +1,5 @@
-"""Tests of store.sqlite: what it was told is there after a restart, however the process
-ended; what cannot be written now is written later, and meanwhile nothing new is taken.
+"""Tests of store.sqlite: durable Changes are restored after any end of the process; Changes that
+cannot be written are written later, and new jobs are refused until then.
 """
 
 from __future__ import annotations
@@ -275,7 +275,7 @@ class OvertakenJob(Job):
 
 
 class CutShortJob(Job):
-    """A job whose process could die when one of its images is looked at: `death` is called."""
+    """A job that calls `death` when one of its images is read."""
 
     death: Callable[[], None] | None = None
 
@@ -554,7 +554,7 @@ def test_a_journal_closed_on_a_full_disk_logs_the_loss_and_keeps_earlier_rows(
 
 
 def refusal(journal: Store) -> str:
-    """Why the journal takes no job."""
+    """The message with which the journal refuses a job."""
     with pytest.raises(StoreUnavailable) as error:
         journal.accept([job_of(1)])
     return str(error.value)

@@ -63,7 +63,7 @@ def filled(path: Path) -> list[Job]:
 
 
 def refused(path: Path) -> str:
-    """The sentence with which the journal is refused."""
+    """The message with which the journal file is refused."""
     with pytest.raises(StoreError) as error:
         open_store(str(path))
     return str(error.value)

@@ -1,4 +1,4 @@
-"""Imgur's limits, survived: backlogs larger than its budgets, refusals, outages, lost answers."""
+"""Tests of Imgur's limits: backlogs larger than budgets, refusals, outages, lost responses."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def test_past_max_waiting_jobs_a_request_is_refused_whole(wire: Wire, folder: Fo
 
 
 def no_thread(_: threading.Thread) -> None:
-    """What Thread.start does where the system is out of threads."""
+    """Raise like Thread.start when the system is out of threads."""
     raise RuntimeError("can't start new thread")
 
 

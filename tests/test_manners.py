@@ -1,4 +1,4 @@
-"""What a client gets beside its answer: an id in the log, HEAD, OPTIONS, a POST sent twice."""
+"""Tests of HTTP features of all routes: request ids, HEAD, OPTIONS, idempotency keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of /openapi.json: it describes every route, and the service answers as described."""
+"""Tests of /openapi.json: it describes every route, and responses match it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_every_method_of_every_route_is_described_and_nothing_else(
 
 
 def own(handler: type) -> set[str]:
-    """The methods that this class itself answers; those of Tornado's own refuse."""
+    """The methods that this class defines; Tornado's own refuse all."""
     return set() if handler.__module__.startswith("tornado") else set(vars(handler))
 
 
@@ -142,7 +142,7 @@ def test_a_status_with_two_meanings_is_described_with_both(described: dict[str, 
 
 
 def problems(response: dict[str, Any]) -> set[str]:
-    """The problems that this answer may have, but for those that any request may meet."""
+    """The problems of this response, without those of all requests."""
     content = response["content"]["application/problem+json"]
     return {*content["examples"]} - {"too-many-connections", "out-of-files"}
 

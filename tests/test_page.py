@@ -1,4 +1,4 @@
-"""What the web page at / promises, in a real Chromium, on a real service with its sandbox.
+"""Tests of the web page at / in a real Chromium, on a real service with its sandbox.
 
 A visit fails at its end when the page asked another host for anything, when anything stood in the
 console (a violation of the content security policy does), or when a dialog opened.
@@ -60,7 +60,7 @@ JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A headless browser with an empty profile, which knows no host but this machine."""
+    """A headless browser with an empty profile that resolves only this machine."""
     found = [path for name in BROWSERS if (path := shutil.which(name))]
     path = next((path for path in [*found, MAC_BROWSER] if Path(path).exists()), None)
     if path is None:
@@ -157,7 +157,7 @@ def origin() -> Iterator[str]:
 
 @pytest.fixture
 def gate() -> Iterator[threading.Event]:
-    """Holds back what the origin has below /gated/, until it is set."""
+    """Delays the origin's responses below /gated/ until it is set."""
     _OriginHandler.gate.clear()
     yield _OriginHandler.gate
     _OriginHandler.gate.set()
@@ -165,7 +165,7 @@ def gate() -> Iterator[threading.Event]:
 
 @dataclass
 class Visit:
-    """The page as somebody sees it, and what it did meanwhile."""
+    """An open page, with its requests and console messages."""
 
     page: Page
     requests: list[str] = field(default_factory=list)
@@ -178,7 +178,7 @@ class Visit:
         return self.accepted_job()
 
     def post(self, entries: list[str], **keys: object) -> str:
-        """The id of a job that somebody else posts."""
+        """Post a job outside the page; return its id."""
         url = f"{urlsplit(self.page.url)._replace(path='', fragment='').geturl()}/v1/images/upload"
         answer = requests.post(url, json={"urls": entries, **keys}, timeout=10)
         (job_id,) = answer.json()["jobId"]
@@ -208,7 +208,7 @@ class Visit:
         )
 
     def is_following(self) -> bool:
-        """Whether the last thing asked of the jobs, after the stream, was their list."""
+        """Whether the last request about jobs, after the stream, was for their list."""
         asked = [url for url in self.requests if STREAM in url or JOBS in url]
         return len(asked) > 1 and JOBS in asked[-1]
 
@@ -222,7 +222,7 @@ class Visit:
 def visiting(
     browser: Browser, urls: tuple[str, ...], *, width: int = 1280, dark: bool = False
 ) -> Iterator[Visit]:
-    """A visit to the service at the first of `urls`; no other host than theirs may be asked."""
+    """Open the service at the first of `urls`; requests to hosts outside `urls` fail the test."""
     context = browser.new_context(
         viewport={"width": width, "height": 800},
         color_scheme="dark" if dark else "light",
@@ -255,7 +255,7 @@ def visit(browser: Browser, service: tuple[str, ...]) -> Iterator[Visit]:
 
 
 def image_of(job: Locator, url: str) -> Locator:
-    """The row of the image that came from `url`."""
+    """The row of the image of `url`."""
     return job.locator(".image").filter(has=job.page.get_by_text(url, exact=True))
 
 
@@ -442,7 +442,7 @@ def test_a_link_that_is_not_of_the_web_is_text_only(visit: Visit, origin: str) -
 
 
 def found(visit: Visit, text: str) -> dict[str, object]:
-    """What find.js finds in the text."""
+    """The result of find.js for the text."""
     asked = "text => import('/page/find.js').then(find => find.findURLs(text))"
     answer: dict[str, object] = visit.page.evaluate(asked, text)
     return answer
@@ -790,7 +790,7 @@ def test_a_job_that_waits_for_imgur_shows_the_reason_and_the_end_of_the_wait(
 
 
 def expect_no_violations(page: Page) -> None:
-    """What axe-core finds wrong with the page as it is now: nothing."""
+    """Check that axe-core finds no violation in the current page."""
     page.evaluate((ROOT / "tests/vendor/axe-core-4.14.1/axe.min.js").read_text(encoding="utf-8"))
     results = page.evaluate("axe.run({ resultTypes: ['violations'] })")
     violations = {

@@ -279,7 +279,7 @@ class BrokenRule(RetryRule):
     """A rule with a bug."""
 
     def wait(self, error: errors.ImageError, tries: int) -> float | None:
-        """Raise, where it is asked about a connection."""
+        """Raise when a connection is checked."""
         if error.code == "connect_error":
             raise ZeroDivisionError(f"{error.code}, {tries}")
         return super().wait(error, tries)

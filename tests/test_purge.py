@@ -35,7 +35,7 @@ def target(sandbox: RunningSandbox) -> Iterator[Target]:
 
 
 class Purging:
-    """Purges of jobs whose images are those of `landed`, and the Changes that they apply."""
+    """Purges of jobs with the images of `landed`, and the Changes applied."""
 
     def __init__(self, imgur: Imgur) -> None:
         self.imgur = imgur
@@ -45,7 +45,7 @@ class Purging:
         self.trouble: Exception | None = None
 
     def job(self, landed: list[Landed], album: AlbumEnded | None = None) -> Job:
-        """A job with these images, which have landed."""
+        """A job whose images are completed."""
         urls = [f"http://origin.example/{n}" for n in range(len(landed))]
         job = Job(urls, album="My trip" if album is not None else None)
         for index, each in enumerate(landed):
@@ -57,7 +57,7 @@ class Purging:
         return job
 
     async def links_of_others(self, job: Job) -> Set[str]:
-        """The links of the other jobs; takes a moment, as a store does."""
+        """Return the links of the other jobs after a short wait, like a store."""
         await asyncio.sleep(0.01)
         if self.trouble is not None:
             raise self.trouble

@@ -29,7 +29,7 @@ Triple = tuple[float | None, float | None, float | None]
 def told(
     user: Triple | None = None, client: Triple | None = None, posts: Triple | None = None
 ) -> Told:
-    """What an answer tells: the limit, what remains and the seconds to the reset of each."""
+    """The budgets in a response: limit, remaining and seconds to the reset of each."""
     found: Told = {}
     for name, triple in (("User", user), ("Client", client), ("Post", posts)):
         if triple is not None:
@@ -73,7 +73,7 @@ def quota(quotas: Quotas) -> Quota:
 def finish(
     reservation: Reservation, found: Told | None = None, error: ImageError | None = None
 ) -> None:
-    """The request is over, well or with `error`; its answer told what was `found`."""
+    """End the request, with `error` or without; its response had the budgets `found`."""
     if found is not None:
         reservation.learn(found)
     reservation.end(error)
@@ -85,7 +85,7 @@ def upload(quota: Quota, found: Told | None = None, error: ImageError | None = N
 
 
 def refusal(quota: Quota, *, post: bool = True) -> UploadError:
-    """What stands against an upload, or with `post=False` against a call."""
+    """The error that blocks an upload, or a call with `post=False`."""
     with pytest.raises(UploadError) as caught:
         quota.try_reserve(UPLOAD_COST, post=True) if post else quota.try_reserve()
     return caught.value
@@ -97,7 +97,7 @@ def seconds_to_open(quotas: Quotas) -> float:
 
 
 def take_all(quota: Quota) -> list[Reservation]:
-    """As many uploads as may be under way at once."""
+    """Reserve as many uploads as are allowed at once."""
     reservations: list[Reservation] = []
     while len(reservations) < 2_000:
         try:
@@ -108,7 +108,7 @@ def take_all(quota: Quota) -> list[Reservation]:
 
 
 def use_up(quota: Quota) -> int:
-    """Upload as many as may be; gives how many."""
+    """Upload until the quota blocks; return the number of uploads."""
     count = 0
     while reservations := take_all(quota):
         count += len(reservations)
@@ -118,7 +118,7 @@ def use_up(quota: Quota) -> int:
 
 
 def wait_for_backoff(quota: Quota, clock: Clock) -> float:
-    """Let the quota's backoff be over; gives how long that took."""
+    """Set the clock to the end of the backoff; return its seconds."""
     backoff = quota.backoff
     assert backoff is not None
     seconds = backoff.blocked_until - clock.now
@@ -840,7 +840,7 @@ def test_a_forecast_of_very_many_takes_no_long_reckoning(quotas: Quotas, quota: 
 
 
 def test_requests_wait_for_those_in_flight_and_never_for_a_reset() -> None:
-    """Whatever the order in which they end, no more is in flight than there is room for."""
+    """In any order of ends, no more is in flight than the budgets allow."""
     quotas = Quotas()
     quota = quotas.each[0]
     upload(quota, told((500, 400, HOUR), (12_500, 12_000, DAY), (1_250, 1_200, HOUR)))

@@ -1,5 +1,5 @@
-"""Tests of targets.imgur.quota over hours: nothing that Imgur refuses, little that it would have
-taken and did not get, and forecasts that come true. Over simulated time, against tests/imgur_model.
+"""Tests of targets.imgur.quota over hours of simulated time, against tests/imgur_model: few 429s,
+little of a budget unused, and correct forecasts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RESETS = st.sampled_from(["seconds", "epoch", "constant", "none"])
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """What a simulation starts from. `latency` is that of one way, at most."""
+    """The start of a simulation. `latency` is the maximum of one direction, in seconds."""
 
     seed: int
     hour: float = 60.0
@@ -36,7 +36,7 @@ class World:
     resets: Resets = "seconds"
 
     def begin(self) -> Sender:
-        """An Imgur, and one who sends all that the Quota lets pass."""
+        """A Sender with a model of Imgur."""
         clock = Clock(1_000.0 + self.seed % 1_000 / 1_000)
         draw = random.Random(self.seed).uniform
         imgur = Imgur(
@@ -58,7 +58,7 @@ class World:
 
 
 def used(sender: Sender, name: str, windows: float) -> float:
-    """Which part of what the budget has in so many windows was spent, in whole uploads."""
+    """The share of the budget of `windows` windows that was spent, in whole uploads."""
     window = sender.imgur.window(name, 0 if name == "posts" else 1)
     cost = 1 if name == "posts" else 10
     return window.spent_in_all / (window.limit // cost * cost * windows)
@@ -99,9 +99,9 @@ def test_the_whole_daily_budget_is_spent_if_it_is_below_the_sum_of_its_hours(wor
 def test_uploads_at_random_times_get_at_most_one_429_per_window_and_budget(
     world: World, clients: int, pace: float
 ) -> None:
-    """Not none: what is spent between a window's end and the end that we know counts in the next.
+    """Costs between a window's true end and the end that we know count in the next window.
 
-    That one finds out goes for each budget: so many client ids have two each, and one in common.
+    Each budget can cause one 429: each client id has two budgets, and one is shared.
     """
     sender = replace(world, clients=clients, client=3 * world.user, day=5 * world.hour).begin()
     clock, end = sender.clock, sender.clock() + WINDOWS * world.hour
@@ -133,7 +133,7 @@ def test_assumed_limits_apply_until_imgur_sends_its_own(world: World, presumed: 
 @given(WORLDS, st.sampled_from([4, 10, 50]))
 @settings(max_examples=24, deadline=None)
 def test_lost_responses_cause_no_429(world: World, each: int) -> None:
-    """One of so many is lost, in turn on its way there and on its way back."""
+    """One of `each` is lost: in turn a request and a response."""
     sender = replace(world, user=500).begin()
     well = ["answered"] * (each - 1)
     fates = itertools.cycle([*well, "lost", *well, "unsent"])
@@ -180,7 +180,7 @@ def test_beside_another_process_each_slot_gets_at_most_one_429_per_window(
 def test_a_window_that_resets_early_causes_at_most_one_429(
     world: World, moments: list[float]
 ) -> None:
-    """One: an answer may look like one from the window before, whose end is then believed near."""
+    """A response may look like one of the last window, whose end is then taken for near."""
     sender = world.begin()
     for moment in moments:
         sender.at(sender.clock() + moment * world.hour, sender.imgur.forget)

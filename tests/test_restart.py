@@ -1,4 +1,4 @@
-"""A service with a journal goes on after a restart; without room it waits, and says so."""
+"""Tests of restarts with a journal, and of full disks and few descriptors."""
 
 from __future__ import annotations
 

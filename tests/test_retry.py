@@ -1,4 +1,4 @@
-"""Tests of retry: who is tried again, how often, and after how long."""
+"""Tests of retry: the number of tries and the waits between them."""
 
 from __future__ import annotations
 

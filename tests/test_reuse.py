@@ -1,4 +1,4 @@
-"""Images that are wanted twice are loaded once, in one job or in several."""
+"""Tests of reuse: images requested twice are loaded once, in one job or in several."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ LIBRARIES = {
 
 
 def modules() -> dict[Path, tuple[str, set[str]]]:
-    """Each file with its room and what it imports: rooms of ours, and libraries."""
+    """Each file with its room and its imports: rooms of ours, and libraries."""
     found = {}
     for path in [ROOT / "main.py", ROOT / "imgurapi.py", *(ROOT / "imageload").rglob("*.py")]:
         parts = path.relative_to(ROOT).with_suffix("").parts

@@ -1,4 +1,4 @@
-"""The sandbox answers as Imgur has been seen to answer: over real sockets, with real images."""
+"""Tests of the sandbox: it responds like Imgur, over real sockets, with real images."""
 
 from __future__ import annotations
 
@@ -1035,7 +1035,7 @@ def test_connections_are_counted_once_each(tmp_path: Path, http: requests.Sessio
 
 @pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], str]]]:
-    """Start `python -m sandbox` and read where it listens; killed at the end whatever happens."""
+    """Start `python -m sandbox`, read its address, and kill it at the end."""
     running: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str) -> tuple[subprocess.Popen[str], str]:

@@ -90,7 +90,7 @@ imgurpython.client.API_URL = sys.argv[1] + "/"
 
 
 def run_python(program: str, *arguments: str, **environment: str) -> str:
-    """What a program prints, run without proxies and without a ~/.netrc."""
+    """The output of a program that runs without proxies and ~/.netrc."""
     inherited = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program, *arguments],
@@ -175,7 +175,7 @@ def test_imgurpython_raises_its_own_errors_for_the_sandboxs(tmp_path: Path, imag
 
 
 def curl(imgur: RunningSandbox, authority: Path, *arguments: str) -> bytes:
-    """What curl prints, when both of Imgur's names lead to the sandbox."""
+    """The output of curl with Imgur's two names resolved to the sandbox."""
     program = shutil.which("curl")
     if program is None:
         pytest.skip("there is no curl here")

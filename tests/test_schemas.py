@@ -1,4 +1,4 @@
-"""Tests of schemas, of the map from URLs to links (RFC 4180 where it is CSV)."""
+"""Tests of schemas: the map from URLs to links as JSON and as CSV (RFC 4180)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REPORT = Report("", 200, 1, "image/png", 1, 1, "5ha")
 
 
 def landed(*pairs: tuple[str, str | None]) -> Job:
-    """A job whose URLs have these links; without one it failed."""
+    """A job whose URLs have these links; None is a failed image."""
     job = Job([url for url, _ in pairs])
     for index, (_, link) in enumerate(pairs):
         job.apply(Downloaded(index, REPORT))

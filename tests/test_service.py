@@ -288,7 +288,7 @@ def test_a_second_signal_ends_it_at_once(
 
 @contextlib.contextmanager
 def slow_start(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A service amid its start, which goes on when a token is written to the descriptor."""
+    """A service that waits in its start until a token is written to the descriptor."""
     os.mkfifo(tmp_path / "tokens")
     arguments = ["--port=0", "--imgur-client-id=x", f"--temp-dir={tmp_path}"]
     process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Tests of transport.slots: jobs share slots fairly, and every slot comes back."""
+"""Tests of transport.slots: keys share slots fairly, and every slot is released."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from imageload.transport.slots import Slots
 
 
 class Bench:
-    """Work in slots that goes on until the test lets it end."""
+    """Work in slots that runs until the test ends it."""
 
     def __init__(self, slots: Slots) -> None:
         self.slots = slots
@@ -25,7 +25,7 @@ class Bench:
         self._added = Counter[str]()
 
     def add(self, key: str, count: int = 1) -> None:
-        """So much more work of `key`."""
+        """Add `count` pieces of work of `key`."""
         for _ in range(count):
             name = key, self._added[key]
             self._added[key] += 1
@@ -50,12 +50,12 @@ class Bench:
         return Counter(key for key, _ in self.running)
 
     def end(self, *names: tuple[str, int]) -> None:
-        """Let this work end."""
+        """End this work."""
         for name in names:
             self._let_end[name].set()
 
     async def end_all(self) -> None:
-        """Let everything end, and wait for it."""
+        """End all work, and wait for it."""
         self.end(*self._let_end)
         await asyncio.gather(*self.tasks, return_exceptions=True)
 

@@ -1,4 +1,4 @@
-"""What ETag, If-None-Match and Prefer: wait promise for the status of a job and the job list."""
+"""Tests of ETag, If-None-Match and Prefer: wait for a job's status and the job list."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_list_changes_with_its_jobs_and_with_new_ones(service: RunningServic
 
 
 class Held:
-    """A GET that is held: under way in a thread of its own."""
+    """A held GET, in its own thread."""
 
     def __init__(self, service: RunningService, job: Job, **headers: str) -> None:
         before = service.app.events.subscribers
@@ -84,7 +84,7 @@ class Held:
         wait_until(lambda: service.app.events.subscribers > before)
 
     def answer(self) -> Answer:
-        """Its answer."""
+        """Its response."""
         self._pool.shutdown()
         return self._answer.result(PATIENCE)
 

@@ -1,4 +1,4 @@
-"""Tests of store: what every store promises, run against each of them."""
+"""Conformance tests of all stores."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
 
 def landed(store: Store, count: int) -> Job:
-    """A job of so many images that all landed, and is durable."""
+    """A durable job of `count` completed images."""
     job = job_of(count)
     store.accept([job])
     finish(store, job)

@@ -283,11 +283,11 @@ def test_a_spare_file_that_cannot_be_opened_does_not_stay_behind(
 
 
 def ignore() -> None:
-    """What a job that does not wait wants to be told."""
+    """A callback for a job that does not wait."""
 
 
 def fill(temp_bytes: TempBytes, job_id: str, length: int) -> int:
-    """Hold files of this length while there is room; gives the bytes."""
+    """Hold files of this length while there is room; return their total bytes."""
     held = 0
     while temp_bytes.has_room(job_id, ignore):
         temp_bytes.hold(job_id, length)

@@ -113,7 +113,7 @@ async def kind_of(
 
 
 def wait_for_hanging(origin: Origin, count: int) -> None:
-    """Return when so many more visitors hang."""
+    """Return when `count` more requests hang."""
     for _ in range(count):
         assert origin.hanging.acquire(timeout=PATIENCE)
 

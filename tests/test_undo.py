@@ -1,4 +1,4 @@
-"""What was begun can be ended, tried again, and taken back: cancel, retry, purge."""
+"""Tests of cancel, retry and purge of the whole service."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Target:
         self.url, self.run, self._api = url, run, api
 
     def imgur(self, *, terms: Terms | None = None, clients: int = 1, **options: Any) -> Imgur:
-        """An Imgur of so many client ids."""
+        """An Imgur with this number of client ids."""
         quotas = Quotas(clients, terms)
         token = options.pop("refresh_token", None)
         apis = [self._api("test", "secret", token, quota=quota) for quota in quotas.each]
@@ -76,12 +76,12 @@ def upload(number: int = 0, **options: Any) -> Upload:
 
 
 def uploads(imgur: Imgur, count: int, job: str = "job") -> list[asyncio.Task[Landed]]:
-    """So many uploads of a job, begun."""
+    """Start `count` uploads of a job."""
     return [asyncio.create_task(imgur.land(job, upload(number))) for number in range(count)]
 
 
 async def until(is_so: Callable[[], object]) -> None:
-    """Poll until it is so."""
+    """Return when the condition is true; polls."""
     while not is_so():
         await asyncio.sleep(0.01)
 
@@ -213,7 +213,7 @@ def test_one_refused_upload_fails_alone(target: Target, sandbox: RunningSandbox)
 
 
 def imgur_page(status: str, content: object, remaining: int) -> Page:
-    """A page that answers as Imgur does, with so many credits left for a second more."""
+    """A page that responds like Imgur, with these credits left for one more second."""
     return answer(
         json.dumps(content).encode(),
         status,

@@ -20,7 +20,7 @@ def order_of(*hosts: str) -> StartOrder:
 
 
 def drained(order: StartOrder) -> list[int]:
-    """What starts until nothing does."""
+    """The images in the order in which they start."""
     found = []
     while (index := order.next()) is not None:
         found.append(index)
@@ -93,7 +93,7 @@ def test_each_of_a_hundred_thousand_images_of_a_busy_host_is_read_once() -> None
 
 
 class Stage:
-    """A Window whose images wait until the test lets them go on."""
+    """A Window whose images wait for the test."""
 
     def __init__(self, urls: list[str], places: int, *, waits: bool = False) -> None:
         self.job = Job(urls)
@@ -116,7 +116,7 @@ class Stage:
             await self._let_on[index].wait()
 
     async def settle(self) -> list[int]:
-        """What has started, once nothing more does."""
+        """The started images, when no more start."""
         for _ in range(20):
             await asyncio.sleep(0)
         return self.at
@@ -182,7 +182,7 @@ def test_a_window_that_is_dropped_and_cancelled_is_soon_empty() -> None:
 
 
 def test_an_image_that_is_cancelled_before_its_task_begins_is_not_in_the_window_any_more() -> None:
-    """Its task never runs, so whoever cancels has to end it like those that have not started."""
+    """Its task never runs, so the cancel ends it like the images that have not started."""
 
     async def scene() -> None:
         stage = Stage([f"http://{n}.example/" for n in range(2)], places=2)

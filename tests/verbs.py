@@ -45,7 +45,7 @@ _SMALL: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`wrong` must be empty: a sentence for each thing that does not add up."""
+    """`wrong` must be empty: it has one message for each inconsistency."""
 
     wrong: list[str]
     answers: Counter[tuple[str, int]]
@@ -54,7 +54,7 @@ class Outcome:
 
 
 class _World:
-    """An origin's pages, a sandbox with some trouble, and a receiver of callbacks."""
+    """An origin's pages, a sandbox with faults, and a receiver of callbacks."""
 
     def __init__(self, pages: Pages, sandbox: RunningSandbox, hook: Contract) -> None:
         self.pages = pages
@@ -63,7 +63,7 @@ class _World:
         self._renewed_at = 0.0
 
     def keep_in_trouble(self) -> None:
-        """Have one request in ten meet latency, a lost answer or an error."""
+        """Give one request in ten latency, a lost response or an error."""
         if time.monotonic() < self._renewed_at:
             return
         self._renewed_at = time.monotonic() + _TROUBLE_SECONDS
@@ -126,7 +126,7 @@ def walk_with_retirement(folder: Path, seconds: float, *, seed: int, journal: bo
 
 
 def _maintain(service: RunningService) -> None:
-    """Do at once what main.py does every 30 seconds: retire finished jobs, among others."""
+    """Run the maintenance of main.py constantly: retire finished jobs, among others."""
     service.service.run_maintenance()
 
 
@@ -207,7 +207,7 @@ class _Lines(logging.Handler):
 
 @contextmanager
 def _logged() -> Iterator[list[str]]:
-    """What this process logs, and the exceptions that end its threads."""
+    """Collect the warnings of this process and the exceptions that end its threads."""
     handler = _Lines()
     hook = threading.excepthook
 

@@ -1,4 +1,4 @@
-"""What must hold after a walk of random verbs: every image is accounted for, and nothing is left.
+"""The checks after a walk of random requests: every image is accounted for, nothing is left.
 
 An image in the sandbox is accounted for if a job's link names it, or if an image with these bytes
 is marked `maybe_duplicate`: its response was lost, or its upload was cut off by a cancel. The marks
@@ -31,7 +31,7 @@ _RETRY_SECONDS = 5.0
 
 
 class Audit:
-    """`count` fills `wrong` with a sentence for each thing that does not add up."""
+    """`count` adds a message to `wrong` for each inconsistency."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Audit:
         self.counts["kills"] = len(self._story.kills)
 
     def check_log(self, lines: Sequence[str]) -> None:
-        """No line tells of a bug."""
+        """Check that no log line reports a bug."""
         self.wrong += [f"logged: {line.strip()}" for line in lines if _BUG.search(line)]
 
     def _await_the_end(self) -> None:
@@ -146,7 +146,7 @@ class Audit:
                         self.wrong.append(f"a link without its image: {job_id} {record}")
 
     def _may_be_purged(self, url: str) -> bool:
-        """Was a job with this URL being purged when a kill came, before that was written down?"""
+        """Whether a job with this URL was being purged at a kill, before that was durable."""
         return any(
             url in self._story.urls.get(job_id, ())
             for kill in self._story.kills
@@ -180,7 +180,7 @@ class Audit:
                 yield from self._story.urls[job_id]
 
     def _check_callbacks(self) -> None:
-        """Each end is told at least once, the last one as it is."""
+        """Each end has a callback, and the last callback matches the job."""
         told: dict[str, tuple[int, dict[str, Any]]] = {}
         for number, asked in enumerate(list(self._hook.asked), 1):
             data = json.loads(asked.body)["data"]
@@ -226,7 +226,7 @@ def listed_jobs(client: Client) -> list[dict[str, Any]]:
 
 
 def is_settled(summary: dict[str, Any]) -> bool:
-    """Is the job finished, and its callback told or given up?"""
+    """Whether the job is finished and its callback received or given up."""
     callback = summary["callback"]
     return bool(summary["finished"] and (callback is None or callback["told"] or callback["error"]))
 

@@ -35,7 +35,7 @@ _VERBS: dict[str, tuple[int, set[int]]] = {
 
 
 class Pages:
-    """An origin's pages: good, slow, failing and lying ones. Safe in all threads."""
+    """An origin's pages: good, slow, failing and mislabelled ones. Thread-safe."""
 
     def __init__(self, origin: Origin) -> None:
         self._origin = origin
@@ -60,7 +60,7 @@ class Pages:
         return url
 
     def _page(self, path: str, number: int, chance: random.Random) -> Page | None:
-        """What `path` answers; None for a URL that may not be fetched."""
+        """The page of `path`; None for a URL that may not be fetched."""
         # One in ten has the bytes of another URL.
         body = _PNG + (number - number % 10 // 9).to_bytes(4, "big")
         good = answer(body)
@@ -93,7 +93,7 @@ def _slow(page: Page, released: threading.Event, seconds: float) -> Page:
 
 
 def _after_failures(page: Page, failures: int) -> Page:
-    """`page`, after so many answers of 500."""
+    """`page`, after `count` responses of 500."""
     left = iter(range(failures))
     failure = answer(status="500 Internal Server Error")
     return lambda connection: (page if next(left, None) is None else failure)(connection)
@@ -101,7 +101,7 @@ def _after_failures(page: Page, failures: int) -> Page:
 
 @dataclass(slots=True)
 class Story:
-    """What was asked of the service, and what it answered."""
+    """The requests of the walk and their responses."""
 
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
     """(verb, status) of every response."""
@@ -122,7 +122,7 @@ class Story:
     """When a purge of which job was sent (time.monotonic())."""
     kills: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
-    """Sentences: what must not be."""
+    """Messages about responses that must not occur."""
 
 
 class Walk:

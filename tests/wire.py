@@ -1,4 +1,4 @@
-"""Requests as bytes, for what no client library would send; and answers as they stood."""
+"""Requests as bytes, for input that no client library sends, and their responses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PATH = "/v1/images/upload"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer: `fields` by lower-case name. `ends`: the service then closed the connection."""
+    """One response, with `fields` by lower-case name. `ends`: the service closed the connection."""
 
     status: int
     fields: dict[str, str]
@@ -54,7 +54,7 @@ class Wire:
         self.socket.sendall(data)
 
     def drip(self, data: bytes, seconds: float = 20) -> float:
-        """Send a byte now and then, until the service closes or answers: how long it waited."""
+        """Send a byte now and then until the service responds or closes; return the seconds."""
         begun = time.monotonic()
         self.socket.settimeout(0.02)  # the pace
         for byte in data:
@@ -71,7 +71,7 @@ class Wire:
         return time.monotonic() - begun
 
     def rest(self) -> bytes:
-        """All that comes until the service closes."""
+        """Read until the service closes."""
         with contextlib.suppress(ConnectionError):
             while part := self.socket.recv(2**20):
                 self._read += part
@@ -79,14 +79,14 @@ class Wire:
         return rest
 
     def last_answer(self) -> Answer:
-        """The one answer that comes before the service closes."""
+        """The only response before the service closes."""
         raw = self.rest()
         head, _, body = raw.partition(b"\r\n\r\n")
         status, fields = _head(head)
         return Answer(status, fields, body, ends=True)
 
     def answer(self) -> Answer:
-        """The next answer, whose length is declared."""
+        """The next response with a Content-Length."""
         while b"\r\n\r\n" not in self._read:
             self._more()
         head, _, self._read = self._read.partition(b"\r\n\r\n")
@@ -112,7 +112,7 @@ def _head(head: bytes) -> tuple[int, dict[str, str]]:
 def request(
     method: str = "GET", path: str = "/healthz", body: bytes | None = None, **fields: str
 ) -> bytes:
-    """A request's bytes; `Content_Length=` and others replace what would stand there."""
+    """The bytes of a request; `Content_Length=` and others replace the default headers."""
     all_fields = {"Host": "127.0.0.1"}
     if body is not None:
         all_fields["Content-Length"] = str(len(body))

@@ -1,4 +1,4 @@
-"""The core with downloads and uploads that are handed in as blocking calls, for tests."""
+"""An ImageLoad whose downloads and uploads are blocking calls of the test."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def report_of(path: Path, content: str = "") -> Report:
 
 
 class Folder:
-    """Real temp files, whose content is the URL that they came from."""
+    """Real temp files that contain their URL."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -76,11 +76,11 @@ class Folder:
         return report_of(path, content)
 
     def upload(self, temp_fn: str) -> Landed:
-        """A link from which the URL can be told."""
+        """A link derived from the URL."""
         return Landed(link_of(Path(temp_fn).read_text()), "d3l3t3h4sh")
 
     def give_back(self, temp_fn: str, _: int) -> None:
-        """Take a temp file back, as TempFiles do; it may be gone."""
+        """Release a temp file, like TempFiles; it may be missing."""
         self.given_back.append(temp_fn)
         Path(temp_fn).unlink(missing_ok=True)
 
@@ -95,7 +95,7 @@ def nowhere(_: str) -> Report:
 
 
 class Tap(Generic[T]):
-    """Calls that say which URL they are at and then wait to be let on."""
+    """Calls that report their URL and then wait for `let_on`."""
 
     def __init__(self, inner: Callable[[str], T]) -> None:
         self.at: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -108,7 +108,7 @@ class Tap(Generic[T]):
         return self._inner(url)
 
     def let_on(self, count: int = 1) -> None:
-        """Let `count` calls on."""
+        """Continue `count` calls."""
         self._let_on.release(count)
 
     def next(self, count: int) -> list[str]:
@@ -117,7 +117,7 @@ class Tap(Generic[T]):
 
 
 class SlowStore(MemoryStore):
-    """A store that outlives the process, in which nothing is durable until the test says so."""
+    """A durable store in which nothing is durable until the test calls `write`."""
 
     is_durable = True
 
@@ -132,11 +132,11 @@ class SlowStore(MemoryStore):
         await written.wait()
 
     def take(self, count: int) -> list[Callable[[], None]]:
-        """What to call to let the next `count` go on that wait, as soon as they wait."""
+        """Return a call that continues the next `count` waiting calls."""
         return [self._waiting.get(timeout=PATIENCE) for _ in range(count)]
 
     def write(self, count: int) -> None:
-        """Make what the next `count` wait for durable, as soon as they wait."""
+        """Make the Changes of the next `count` waiting calls durable."""
         for done in self.take(count):
             done()
 
@@ -153,7 +153,7 @@ class _Blocking:
         return await asyncio.shield(call)
 
     async def late(self, argument: str, on_late: Callable[[Any], None]) -> Any:
-        """The result, or if the task is cancelled first, `on_late` gets it when it comes."""
+        """The result; if the task is cancelled first, `on_late` gets the late result."""
         call = asyncio.get_running_loop().run_in_executor(self._threads, self._call, argument)
         try:
             return await asyncio.shield(call)
@@ -249,7 +249,7 @@ def _threadsafe(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> 
 
 
 class Wired:
-    """An ImageLoad on few threads, and word of when a job is finished."""
+    """An ImageLoad on few threads, with an event for each finished job."""
 
     def __init__(
         self,
@@ -314,12 +314,12 @@ class Wired:
         return self.transfers.submit(coroutine).result(PATIENCE)
 
     def start(self, url_list: list[str], *, dedupe: bool = False, album: str | None = None) -> Job:
-        """A job for `url_list`, on its way."""
+        """Start a job for `url_list`."""
         (job,) = self.load.upload([Order(items=url_list, dedupe=dedupe, album=album)])
         return job
 
     def start_several(self, lists: list[list[str]]) -> list[Job]:
-        """A job for each of `lists`, on their way."""
+        """Start a job for each of `lists`."""
         return self.load.upload([Order(items=each, dedupe=False) for each in lists])
 
     def wait_until_idle(self) -> None:
@@ -329,7 +329,7 @@ class Wired:
         wait_until(lambda: not {t.name for t in threading.enumerate()}.intersection(names))
 
     def close(self) -> None:
-        """What the service does at its end; nothing is left on the loop, and no thread."""
+        """Stop like the service; check that no task and no thread is left."""
         if not self.transfers.loop.is_closed():
             assert self.load.close(PATIENCE)
             self._downloader.close()
@@ -353,12 +353,12 @@ class Wired:
         return [image.failure.code if image.failure else None for image in images]
 
     def is_left(self, job: Job) -> bool:
-        """True if `job` was left open for a restart to go on with."""
+        """True if `job` was left open for a restart."""
         is_recorded = self.store.is_durable and self.load.is_closing
         return is_recorded and not job.summary().finished
 
     def attempts(self, job: Job, kind: type[Downloaded | Uploaded | Failed]) -> dict[str, int]:
-        """How many tries each image's Change of `kind` says it took."""
+        """The number of tries in each image's Change of `kind`."""
         return {
             job.image(change.index).url: change.attempts
             for change in self.changes[job.job_id]
