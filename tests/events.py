@@ -20,7 +20,7 @@ class Event(NamedTuple):
     data: Any
 
 
-class Listener:
+class Subscriber:
     """An open stream, for a `with` block. `last_id` is the id to resume after."""
 
     def __init__(
@@ -43,7 +43,7 @@ class Listener:
         self._connection.request("GET", address.path, headers=headers)
         self.answer = self._connection.getresponse()
 
-    def __enter__(self) -> Listener:
+    def __enter__(self) -> Subscriber:
         return self
 
     def __exit__(

@@ -62,7 +62,7 @@ def job_of(count: int) -> Job:
     return Job([url(index) for index in range(count)])
 
 
-def tell(journal: Store, job: Job, *changes: Change) -> None:
+def record(journal: Store, job: Job, *changes: Change) -> None:
     """Apply the Changes to the job and record them."""
     for change in changes:
         job.apply(change)
@@ -71,15 +71,15 @@ def tell(journal: Store, job: Job, *changes: Change) -> None:
 
 def finish(journal: Store, job: Job) -> None:
     """Complete every image; its link contains its index."""
-    tell(journal, job, Started())
+    record(journal, job, Started())
     for index in range(len(job)):
         changes = Downloaded(index, report(index)), Uploading(index)
-        tell(journal, job, *changes, Uploaded(index, link(index), SECRET))
+        record(journal, job, *changes, Uploaded(index, link(index), SECRET))
 
 
 def fail(journal: Store, job: Job) -> None:
     """Fail every image."""
-    tell(journal, job, Started(), *(Failed(index, FAILURE) for index in range(len(job))))
+    record(journal, job, Started(), *(Failed(index, FAILURE) for index in range(len(job))))
 
 
 def flush(journal: Store) -> None:

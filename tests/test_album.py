@@ -70,7 +70,7 @@ def names(prefix: str, indexes: range | list[int]) -> list[str]:
     return [f"{prefix}{index}" for index in indexes]
 
 
-def test_anonymous_images_go_into_an_album_by_their_deletehashes() -> None:
+def test_anonymous_images_are_added_to_an_album_by_their_deletehashes() -> None:
     calls = Calls(MADE)
     ended = album_of(calls, job_of(3))
     fields = {"title": "My trip", "deletehashes[]": names("hash", range(3))}
@@ -78,7 +78,7 @@ def test_anonymous_images_go_into_an_album_by_their_deletehashes() -> None:
     assert ended == AlbumEnded("aLbUm12", "https://imgur.com/a/aLbUm12", "d3l3t3")
 
 
-def test_images_of_an_account_go_in_by_their_ids_and_its_album_needs_no_deletehash() -> None:
+def test_images_of_an_account_are_added_by_their_ids_without_a_deletehash_of_the_album() -> None:
     calls = Calls({"id": "aLbUm12"})
     ended = album_of(calls, job_of(3), anonymous=False)
     fields = {"title": "My trip", "ids[]": names("id", range(3))}
@@ -125,7 +125,7 @@ def test_images_are_added_to_an_accounts_album_by_its_id() -> None:
 
 
 @pytest.mark.parametrize(("count", "calls_made"), [(100, 1), (101, 2), (200, 2), (1, 1)])
-def test_no_call_is_made_for_nothing(count: int, calls_made: int) -> None:
+def test_no_call_is_made_without_images(count: int, calls_made: int) -> None:
     calls = Calls(MADE)
     album_of(calls, job_of(count))
     assert len(calls.made) == calls_made

@@ -448,7 +448,7 @@ def test_errors_of_any_depth_or_size_are_still_errors(depth: int, status: int) -
         ),
     ),
 )
-def test_any_answer_is_a_success_or_an_upload_error(status: int, body: object) -> None:
+def test_any_response_is_a_success_or_an_upload_error(status: int, body: object) -> None:
     answer = ApiResponse(status, {}, body)
     try:
         taken = checked(answer)

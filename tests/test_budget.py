@@ -54,7 +54,7 @@ def test_a_limit_that_is_none_is_not_believed(limit: int | None) -> None:
     assert (budget.limit, budget.remaining) == (500, 400)
 
 
-def test_of_answers_that_overtake_each_other_the_one_with_the_least_is_believed() -> None:
+def test_of_responses_out_of_order_the_fewest_remaining_credits_count() -> None:
     budget = user_budget(remaining=500)
     assert budget.learn(500, 470, 3599.0, sent=1.2, now=2.0)
     assert budget.learn(500, 490, 3599.0, sent=1.0, now=2.1)

@@ -17,7 +17,7 @@ import pytest
 from imageload.job import Job
 from imageload.observers.webhooks import signing_key
 from tests.contract import Contract, running_contract
-from tests.events import Listener
+from tests.events import Subscriber
 from tests.journals import fail, opened
 from tests.origin import Origin
 from tests.service import Client, RunningService, ServiceProcess, assert_problem, running_service
@@ -106,7 +106,7 @@ def test_a_callback_that_is_given_up_is_shown_logged_and_counted(
     assert 'imageload_callbacks_total{result="failed"} 1.0' in metrics
 
 
-def test_a_callback_has_all_of_its_time_to_answer(tmp_path: Path, origin: Origin) -> None:
+def test_a_callback_may_use_its_whole_timeout(tmp_path: Path, origin: Origin) -> None:
     def think(connection: socket.socket) -> None:
         # libcurl gives up on what is too slow for a second after two, or three.
         connection.settimeout(4)
@@ -156,25 +156,25 @@ def test_a_job_that_is_retried_calls_again_when_it_has_ended_again(
 
 
 def test_an_event_stream_has_the_end_of_a_job_once(service: RunningService, origin: Origin) -> None:
-    heard = threading.Event()
+    received = threading.Event()
 
     def answer_late(connection: socket.socket) -> None:
-        heard.wait(PATIENCE)
+        received.wait(PATIENCE)
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 
     body = {"urls": ["ftp://a.example/"], "callback": origin.page("/hook", answer_late)}
     (job_id,) = service.post(json=body).json()["jobId"]
     url = f"{service.url}/v1/images/upload/{job_id}/events"
-    with Listener(url) as listener:
-        *_, end = listener.events()
-    heard.set()
+    with Subscriber(url) as subscriber:
+        *_, end = subscriber.events()
+    received.set()
     assert called(service, job_id)["told"]
     deadline = time.monotonic() + PATIENCE
-    while True:  # listeners hear of a change within an eighth of a second
-        with Listener(url, end.id) as listener:
-            if listener.answer.status == 204:
+    while True:  # subscribers hear of a change within an eighth of a second
+        with Subscriber(url, end.id) as subscriber:
+            if subscriber.answer.status == 204:
                 return
-            assert {event.id for event in listener.events()} == {end.id}
+            assert {event.id for event in subscriber.events()} == {end.id}
         assert time.monotonic() < deadline
 
 

@@ -65,7 +65,7 @@ def test_in_a_pipe_progress_is_printed_in_plain_lines(
         assert "\x1b" not in command.shown
 
 
-def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(
+def test_ctrl_c_leaves_the_job_running_and_prints_the_watch_command(
     service: RunningService, origin: Origin, gate: Gate
 ) -> None:
     with in_a_pipe("upload", f"--server={service.url}", f"{origin.url}/gate") as command:
@@ -97,7 +97,7 @@ def test_a_job_is_followed_across_a_disconnect(
         assert len(command.output().splitlines()) == 1
 
 
-def test_a_service_that_stays_away_ends_it_after_its_patience(
+def test_an_unreachable_service_ends_the_command_after_its_patience(
     service: RunningService, origin: Origin, gate: Gate
 ) -> None:
     with running_relay(service.url) as relay:
@@ -165,7 +165,7 @@ def test_a_terminal_shows_a_bar_and_gets_its_cursor_back(
         assert COLOUR.search(command.shown)
 
 
-def test_a_bar_says_how_long_it_takes_but_not_while_the_job_waits() -> None:
+def test_the_bar_shows_the_remaining_time_except_while_the_job_waits() -> None:
     counts = {"total": 4, "pending": 2, "completed": 2, "failed": 0}
     until = datetime.now(UTC).replace(microsecond=0)
     waiting = {"counts": counts, "waiting_for": "user", "waiting_until": until.isoformat()}
@@ -186,7 +186,7 @@ def test_a_bar_says_how_long_it_takes_but_not_while_the_job_waits() -> None:
     assert " left" not in rest
 
 
-def test_ctrl_c_on_a_terminal_says_how_to_come_back(
+def test_ctrl_c_on_a_terminal_prints_the_watch_command(
     service: RunningService, origin: Origin, gate: Gate
 ) -> None:
     with on_a_terminal("upload", "-", IMAGELOAD_SERVER=service.url) as command:
@@ -209,7 +209,7 @@ def test_no_color_is_respected(service: RunningService, origin: Origin) -> None:
         assert not COLOUR.search(command.shown)
 
 
-def test_no_url_takes_over_the_terminal(service: RunningService) -> None:
+def test_control_characters_of_a_url_do_not_reach_the_terminal(service: RunningService) -> None:
     job_id = service.submit(["http://x.example/\x1b]0;owned\x07\x1b[2J\u202egnp.exe[bold red]"])
     service.finish(job_id)
     harmless = r"http://x.example/\x1b]0;owned\x07\x1b[2J\u202egnp.exe[bold red]"

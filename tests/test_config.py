@@ -144,7 +144,7 @@ def test_names_follow_from_the_option(name: str) -> None:
     assert environment_name(name) == prefix + name.upper()
 
 
-def test_the_imgur_options_go_by_the_names_they_have_elsewhere() -> None:
+def test_the_imgur_options_are_read_from_their_usual_environment_names() -> None:
     assert environment_name("imgur_client_id") == "IMGUR_CLIENT_ID"
     assert environment_name("max_bytes") == "IMAGELOAD_MAX_BYTES"
     assert parse([], {"IMGUR_CLIENT_ID": "abc"}).imgur_client_id == "abc"
@@ -313,7 +313,7 @@ def test_settings_that_contradict_each_other_cannot_be_made(
         Settings(**values)
 
 
-def test_nothing_is_allowed_past_the_guard_and_only_this_machine_is_answered_by_default() -> None:
+def test_by_default_the_guard_allows_nothing_and_the_service_listens_on_this_machine() -> None:
     assert Settings().allow_origin == ()
     assert Settings().address == "127.0.0.1"
     assert Settings().imgur_anonymous

@@ -164,7 +164,7 @@ def as_sniffed(path: Path) -> str:
     return header.type
 
 
-def test_hidden_colours_of_a_lossless_webp_stay(converter: Converter, tmp_path: Path) -> None:
+def test_hidden_colours_of_a_lossless_webp_are_kept(converter: Converter, tmp_path: Path) -> None:
     image = noise((50, 40), "RGBA")
     path = written(tmp_path, image, "WEBP", lossless=True, exact=True)
     assert opened(converter.convert(path, "image/webp")).tobytes() == image.tobytes()
@@ -184,7 +184,7 @@ def test_noise_which_has_more_bytes_than_pixels_becomes_a_jpeg(
 
 @pytest.mark.parametrize("kind", ["WEBP", "AVIF", "HEIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_orientation_comes_out_upright(
+def test_every_orientation_is_converted_to_upright(
     kind: str, orientation: int, converter: Converter, tmp_path: Path
 ) -> None:
     exif = Image.Exif()
@@ -478,7 +478,7 @@ SHRINKABLE = sorted(
 
 
 @pytest.mark.parametrize("name", SHRINKABLE)
-def test_any_image_is_made_to_fit_or_is_too_large(
+def test_any_image_is_shrunk_to_the_limit_or_is_too_large(
     name: str, converter: Converter, tmp_path: Path
 ) -> None:
     path = copied(name, tmp_path)
@@ -493,7 +493,9 @@ def test_any_image_is_made_to_fit_or_is_too_large(
         assert read_header(converted.path) == header
 
 
-def test_a_photo_loses_quality_before_it_loses_pixels(converter: Converter, tmp_path: Path) -> None:
+def test_the_quality_of_a_photo_is_reduced_before_its_size(
+    converter: Converter, tmp_path: Path
+) -> None:
     image = Image.effect_noise((400, 300), 60).convert("RGB")
     path = written(tmp_path, image, "PNG")
     whole = path.stat().st_size
@@ -708,7 +710,7 @@ def test_an_image_that_may_not_be_converted_is_refused_without_a_worker(
     converter.close()
 
 
-def test_a_conversion_that_is_cancelled_ends_at_once_and_gives_its_files_back(
+def test_a_cancelled_conversion_ends_at_once_and_releases_its_files(
     tmp_path: Path,
 ) -> None:
     converter = Converter(workers=1, seconds=600)

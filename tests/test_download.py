@@ -216,7 +216,7 @@ def test_a_body_that_ends_early_is_truncated(download: Download, origin: Origin)
     download.fails_with(origin.page("/b", broken), "truncated")
 
 
-def test_an_origin_that_hangs_up_or_is_not_there_is_a_connect_error(
+def test_an_origin_that_closes_or_refuses_the_connection_is_a_connect_error(
     download: Download, origin: Origin
 ) -> None:
     assert download.fails_with(origin.page("/a", reset), "connect_error").transient
@@ -306,7 +306,7 @@ def test_connections_are_kept_between_images(download: Download, origin: Origin)
     assert origin.connections == 1
 
 
-def test_nothing_of_us_is_told_to_an_origin(download: Download, origin: Origin) -> None:
+def test_an_origin_gets_no_header_about_us(download: Download, origin: Origin) -> None:
     url = origin.page("/c", answer(PNG, Set_Cookie="a=b"))
     for _ in range(2):
         assert download.arrives(url) == PNG

@@ -128,7 +128,7 @@ def test_an_image_error_has_its_message() -> None:
     assert (error.status_code, error.retry_after) == (None, 60)
 
 
-def test_an_upload_may_have_landed_by_its_row_or_by_what_was_sent() -> None:
+def test_the_maybe_duplicate_mark_depends_on_the_row_and_the_sent_bytes() -> None:
     assert errors.UploadError("response_lost", "Lost.").maybe_landed
     assert not errors.UploadError("upload_timeout", "Late.").maybe_landed
     assert errors.UploadError("upload_timeout", "Late.", maybe_landed=True).maybe_landed

@@ -38,7 +38,7 @@ from imageload.job import (
 from imageload.schemas import WaitingJson
 from imageload.web.events import Events, JobEvents, Topic
 from sandbox.testing import RunningSandbox, running_sandbox
-from tests.events import Event, Listener
+from tests.events import Event, Subscriber
 from tests.origin import IMAGES, Origin, answer
 from tests.service import RunningService, ServiceProcess, assert_problem, running_service
 from tests.waiting import wait_until
@@ -67,9 +67,9 @@ def events_url(service: RunningService, job_id: str) -> str:
     return f"{service.url}/v1/images/upload/{job_id}/events"
 
 
-def listen(service: RunningService, job_id: str, last_id: str | None = None) -> Listener:
-    """A listener to the job's stream."""
-    return Listener(events_url(service, job_id), last_id)
+def subscribe(service: RunningService, job_id: str, last_id: str | None = None) -> Subscriber:
+    """A subscriber to the job's stream."""
+    return Subscriber(events_url(service, job_id), last_id)
 
 
 def registered(service: RunningService, job: Job) -> Job:
@@ -124,22 +124,22 @@ def test_a_stream_cut_ten_times_in_mid_job_sends_every_event_once(
 ) -> None:
     gate = Gate(origin)
     job_id = service.submit(gate.urls(300))
-    heard: list[Event] = []
+    received: list[Event] = []
     last_id = None
     for cut in range(10):
         gate.open(25)
-        with listen(service, job_id, last_id) as listener:
-            heard += listener.until("image", 15 + cut)
-            last_id = listener.last_id
-            listener.cut()
+        with subscribe(service, job_id, last_id) as subscriber:
+            received += subscriber.until("image", 15 + cut)
+            last_id = subscriber.last_id
+            subscriber.cut()
     assert not service.status(job_id)["finished"]
     gate.open(50)
-    with listen(service, job_id, last_id) as listener:
-        heard += listener.until("complete")
-        assert list(listener.events()) == []
-    assert sorted(numbers(heard)) == list(range(1, 301))
-    assert [event.name for event in heard].count("complete") == 1
-    versions = [int(event.id) for event in heard if event.name == "image"]
+    with subscribe(service, job_id, last_id) as subscriber:
+        received += subscriber.until("complete")
+        assert list(subscriber.events()) == []
+    assert sorted(numbers(received)) == list(range(1, 301))
+    assert [event.name for event in received].count("complete") == 1
+    versions = [int(event.id) for event in received if event.name == "image"]
     assert versions == sorted(set(versions))
 
 
@@ -150,8 +150,8 @@ def test_a_finished_jobs_stream_sends_every_event_and_closes(
     job_id = service.submit(urls)
     service.finish(job_id)
     records = service.records(job_id)
-    with listen(service, job_id) as listener:
-        events = list(listener.events())
+    with subscribe(service, job_id) as subscriber:
+        events = list(subscriber.events())
     assert [event.name for event in events] == ["progress", "image", "image", "image", "complete"]
     for event in events[1:4]:
         assert event.data == {"number": event.data["number"], **records[event.data["url"]]}
@@ -168,24 +168,24 @@ def test_a_reconnect_after_the_end_gets_204(
     service: RunningService,
 ) -> None:
     job_id = service.submit(["foo"])
-    with listen(service, job_id) as listener:
-        first, last = [e for e in listener.events() if e.name in ("image", "complete")]
-    with listen(service, job_id, last.id) as listener:
-        assert (listener.answer.status, listener.answer.read()) == (204, b"")
-    with listen(service, job_id, first.id) as listener:
-        assert [event.name for event in listener.events()] == ["progress", "complete"]
+    with subscribe(service, job_id) as subscriber:
+        first, last = [e for e in subscriber.events() if e.name in ("image", "complete")]
+    with subscribe(service, job_id, last.id) as subscriber:
+        assert (subscriber.answer.status, subscriber.answer.read()) == (204, b"")
+    with subscribe(service, job_id, first.id) as subscriber:
+        assert [event.name for event in subscriber.events()] == ["progress", "complete"]
 
 
 def test_the_response_is_an_event_stream_that_is_neither_cached_nor_buffered(
     service: RunningService,
 ) -> None:
     job_id = service.submit(["foo"])
-    with listen(service, job_id) as listener:
-        headers = listener.answer.headers
+    with subscribe(service, job_id) as subscriber:
+        headers = subscriber.answer.headers
         assert headers["Content-Type"] == "text/event-stream"
         assert headers["Cache-Control"] == "no-store"
         assert headers["X-Accel-Buffering"] == "no"
-        assert listener.answer.readline() == b"retry: 2000\n"
+        assert subscriber.answer.readline() == b"retry: 2000\n"
 
 
 @pytest.mark.parametrize("path", ["/v1/images/upload/{}/events", "/v1/events"])
@@ -209,8 +209,8 @@ def test_an_unknown_job_has_no_stream(service: RunningService) -> None:
 def test_an_unknown_id_begins_from_the_start(service: RunningService, last_id: str) -> None:
     job = registered(service, job_of(2))
     apply(service, job, Started(), Failed(1, FAILURE), Failed(0, FAILURE))
-    with listen(service, job.job_id, last_id) as listener:
-        assert numbers(list(listener.events())) == [2, 1]
+    with subscribe(service, job.job_id, last_id) as subscriber:
+        assert numbers(list(subscriber.events())) == [2, 1]
 
 
 def test_progress_is_sent_at_most_ten_times_a_second(
@@ -223,12 +223,12 @@ def test_progress_is_sent_at_most_ten_times_a_second(
         for index in range(len(job)):
             apply(service, job, Downloaded(index, REPORT), Failed(index, FAILURE))
 
-    with listen(service, job.job_id) as listener:
-        events = listener.until("progress")
+    with subscribe(service, job.job_id) as subscriber:
+        events = subscriber.until("progress")
         begun = time.monotonic()
         worker = threading.Thread(target=work)
         worker.start()
-        events += listener.events()
+        events += subscriber.events()
         seconds = time.monotonic() - begun
         worker.join()
     assert numbers(events) == list(range(1, 8_001))
@@ -241,42 +241,42 @@ def test_images_that_are_tried_again_or_purged_are_events_again(service: Running
     job = registered(service, job_of(3))
     landed = [Uploaded(index, f"https://i.imgur.com/{index}.png") for index in (0, 1)]
     apply(service, job, Started(), *(Downloaded(index, REPORT) for index in range(3)), *landed)
-    with listen(service, job.job_id) as listener:
-        assert numbers(listener.until("image", 2)) == [1, 2]
+    with subscribe(service, job.job_id) as subscriber:
+        assert numbers(subscriber.until("image", 2)) == [1, 2]
         apply(service, job, Failed(2, FAILURE))
-        (*_, complete) = listener.events()
+        (*_, complete) = subscriber.events()
     assert complete.data["bytes"] == {"downloaded": 3_000, "uploaded": 2_000}
 
     apply(service, job, Requeued(2), Purged(0, FAILURE), PurgeFailed(1, FAILURE))
-    with listen(service, job.job_id, complete.id) as listener:
-        events = listener.until("image", 3)
+    with subscribe(service, job.job_id, complete.id) as subscriber:
+        events = subscriber.until("image", 3)
         told = [(e.data["number"], e.data["state"]) for e in events if e.name == "image"]
         assert told == [(3, "queued"), (1, "failed"), (2, "completed")]
-        progress = listener.until("progress")[-1]
+        progress = subscriber.until("progress")[-1]
         assert progress.data["bytes"] == {"downloaded": 2_000, "uploaded": 1_000}
         again = Downloaded(2, REPORT), Uploaded(2, "https://i.imgur.com/2.png")
         apply(service, job, *again)
-        (*_, image, complete) = listener.events()
+        (*_, image, complete) = subscriber.events()
     assert (image.data["number"], image.data["state"]) == (3, "completed")
     assert complete.data["bytes"] == {"downloaded": 3_000, "uploaded": 2_000}
-    with listen(service, job.job_id) as listener:
-        assert numbers(list(listener.events())) == [1, 2, 3]
+    with subscribe(service, job.job_id) as subscriber:
+        assert numbers(list(subscriber.events())) == [1, 2, 3]
 
 
 def test_a_stream_stays_open_until_the_album_is_made_too(service: RunningService) -> None:
     job = registered(service, job_of(1, album="Birds"))
     apply(service, job, Started(), Failed(0, FAILURE))
-    with listen(service, job.job_id) as listener:
-        listener.until("image")
+    with subscribe(service, job.job_id) as subscriber:
+        subscriber.until("image")
         apply(service, job, AlbumEnded(link="https://imgur.com/a/1"))
-        complete = listener.until("complete")[-1]
+        complete = subscriber.until("complete")[-1]
     assert complete.data["album"]["link"] == "https://imgur.com/a/1"
 
 
 def test_an_idle_stream_is_kept_alive_by_comments(small: RunningService, origin: Origin) -> None:
     job_id = small.submit([origin.page("/hang", origin.hang)])
-    with listen(small, job_id) as listener:
-        assert [listener.comment() for _ in range(2)] == ["keepalive"] * 2
+    with subscribe(small, job_id) as subscriber:
+        assert [subscriber.comment() for _ in range(2)] == ["keepalive"] * 2
 
 
 def test_a_subscriber_that_reads_nothing_is_dropped_and_can_resume(
@@ -286,26 +286,26 @@ def test_a_subscriber_that_reads_nothing_is_dropped_and_can_resume(
     # 3 MB of events: a system's buffers must not be able to take it all.
     job = registered(small, Job([f"https://a.example/{'x' * 3_000}/{n}" for n in range(1_000)]))
     apply(small, job, Started(), *(Failed(index, FAILURE) for index in range(len(job))))
-    with Listener(events_url(small, job.job_id), receive_buffer=4_096) as listener:
+    with Subscriber(events_url(small, job.job_id), receive_buffer=4_096) as subscriber:
         wait_until(lambda: "reads nothing" in caplog.text and not small.app.events.subscribers)
-        heard = list(listener.events())
-        assert 0 < listener.received < 600_000
-    assert numbers(heard) == list(range(1, len(numbers(heard)) + 1))
-    with listen(small, job.job_id, listener.last_id) as listener:
-        heard += listener.events()
-    assert numbers(heard) == list(range(1, 1_001))
+        received = list(subscriber.events())
+        assert 0 < subscriber.received < 600_000
+    assert numbers(received) == list(range(1, len(numbers(received)) + 1))
+    with subscribe(small, job.job_id, subscriber.last_id) as subscriber:
+        received += subscriber.events()
+    assert numbers(received) == list(range(1, 1_001))
 
 
 def test_a_slow_subscriber_gets_every_event(small: RunningService) -> None:
     job = registered(small, Job([f"https://a.example/{'x' * 3_000}/{n}" for n in range(300)]))
     apply(small, job, Started(), *(Failed(index, FAILURE) for index in range(len(job))))
-    with Listener(events_url(small, job.job_id), receive_buffer=4_096) as listener:
-        begun, heard = time.monotonic(), []
-        for event in listener.events():
-            heard.append(event)
+    with Subscriber(events_url(small, job.job_id), receive_buffer=4_096) as subscriber:
+        begun, received = time.monotonic(), []
+        for event in subscriber.events():
+            received.append(event)
             time.sleep(0.004)  # that is how slow it is
         assert time.monotonic() - begun > 2 * KEEPALIVE
-    assert numbers(heard) == list(range(1, 301))
+    assert numbers(received) == list(range(1, 301))
 
 
 @pytest.fixture
@@ -353,29 +353,32 @@ def test_streams_past_the_limit_are_refused_until_one_ends(
     small: RunningService, origin: Origin
 ) -> None:
     job_id = small.submit([origin.page("/hang", origin.hang)])
-    with listen(small, job_id), Listener(f"{small.url}/v1/events"):
+    with subscribe(small, job_id), Subscriber(f"{small.url}/v1/events"):
         refused = small.get(f"/v1/images/upload/{job_id}/events")
         assert_problem(refused, 503, "too-many-streams")
         assert int(refused.headers["Retry-After"]) > 0
         assert_problem(small.get("/v1/events"), 503, "too-many-streams")
         assert small.status(job_id)["finished"] is False
     wait_until(lambda: small.app.events.subscribers == 0)
-    with listen(small, job_id) as listener:
-        listener.until("progress")
+    with subscribe(small, job_id) as subscriber:
+        subscriber.until("progress")
 
 
 def test_a_stop_of_the_service_sends_a_last_event_and_closes_streams(
     service: RunningService, origin: Origin
 ) -> None:
-    with listen(service, service.submit(["foo"])) as listener:
-        listener.until("complete")
+    with subscribe(service, service.submit(["foo"])) as subscriber:
+        subscriber.until("complete")
     job_id = service.submit([origin.page("/hang", origin.hang)])
-    with listen(service, job_id) as listener, Listener(f"{service.url}/v1/events") as all_jobs:
-        listener.until("progress")
+    with (
+        subscribe(service, job_id) as subscriber,
+        Subscriber(f"{service.url}/v1/events") as all_jobs,
+    ):
+        subscriber.until("progress")
         begun = time.monotonic()
         service.on_loop(service.app.events.close)
         assert service.app.events.subscribers == 0
-        assert [event.name for event in listener.events()][-1] == "shutdown"
+        assert [event.name for event in subscriber.events()][-1] == "shutdown"
         assert [event.name for event in all_jobs.events()][-1] == "shutdown"
         assert time.monotonic() - begun < 10
     assert_problem(service.get(f"/v1/images/upload/{job_id}/events"), 503, "shutting-down")
@@ -392,13 +395,13 @@ def test_a_stopped_process_ends_its_jobs_and_then_their_streams(
     )
     job_id = process.submit([origin.page("/hang", origin.hang)])
     ended = process.submit(["foo"])
-    with Listener(f"{process.url}/v1/images/upload/{ended}/events") as listener:
-        listener.until("complete")
-    all_jobs = Listener(f"{process.url}/v1/events")
-    with Listener(f"{process.url}/v1/images/upload/{job_id}/events") as listener, all_jobs:
-        listener.until("progress")
+    with Subscriber(f"{process.url}/v1/images/upload/{ended}/events") as subscriber:
+        subscriber.until("complete")
+    all_jobs = Subscriber(f"{process.url}/v1/events")
+    with Subscriber(f"{process.url}/v1/images/upload/{job_id}/events") as subscriber, all_jobs:
+        subscriber.until("progress")
         assert process.stop() == 0
-        events = list(listener.events())
+        events = list(subscriber.events())
         told = list(all_jobs.events())
     assert [event.data["finished"] for event in told if event.name == "job"][-1] is True
     assert told[-1].name == "shutdown"
@@ -413,11 +416,11 @@ def test_the_stream_of_all_jobs_sends_the_progress_of_each(
 ) -> None:
     earlier = service.submit(["foo"])
     service.finish(earlier)
-    with Listener(f"{service.url}/v1/events") as listener:
+    with Subscriber(f"{service.url}/v1/events") as subscriber:
         gate = Gate(origin)
         job_id = service.submit(gate.urls(2))
         states: list[dict[str, Any]] = []
-        for event in listener.events():
+        for event in subscriber.events():
             assert event.data["job_id"] == job_id
             states.append(event.data)
             if len(states) == 1:
@@ -434,34 +437,34 @@ def test_the_stream_of_all_jobs_includes_waiting_jobs(
     with running_service(tmp_path / "t", imgur_base_url=sandbox.url, max_active_jobs=1) as service:
         service.submit([origin.page("/hang", origin.hang)])
         assert origin.hanging.acquire(timeout=PATIENCE)
-        with Listener(f"{service.url}/v1/events") as listener:
+        with Subscriber(f"{service.url}/v1/events") as subscriber:
             job_id = service.submit(["foo"])
-            (event,) = listener.until("job")
+            (event,) = subscriber.until("job")
         assert (event.data["job_id"], event.data["status"]) == (job_id, "pending")
 
 
 def test_the_stream_of_all_jobs_resumes_after_a_disconnect(service: RunningService) -> None:
-    with Listener(f"{service.url}/v1/events") as listener:
+    with Subscriber(f"{service.url}/v1/events") as subscriber:
         service.submit(["foo"])
-        for event in listener.events():
+        for event in subscriber.events():
             if event.data["finished"]:
                 break
     missed = [service.submit(["foo"]) for _ in range(2)]
     for job_id in missed:
         service.finish(job_id)
-    with Listener(f"{service.url}/v1/events", listener.last_id) as again:
-        heard: dict[str, bool] = {}
+    with Subscriber(f"{service.url}/v1/events", subscriber.last_id) as again:
+        received: dict[str, bool] = {}
         for event in again.events():
-            heard[event.data["job_id"]] = event.data["finished"]
-            if all(heard.get(job_id) for job_id in missed):
+            received[event.data["job_id"]] = event.data["finished"]
+            if all(received.get(job_id) for job_id in missed):
                 break
-    assert [job_id for job_id in heard if job_id in missed] == missed
+    assert [job_id for job_id in received if job_id in missed] == missed
 
 
 def test_an_id_of_another_service_gets_the_state_of_every_job(service: RunningService) -> None:
     jobs = [registered(service, job_of(1)) for _ in range(300)]
-    with Listener(f"{service.url}/v1/events", "00000000-7") as listener:
-        told = [event.data["job_id"] for event in listener.until("job", 300)]
+    with Subscriber(f"{service.url}/v1/events", "00000000-7") as subscriber:
+        told = [event.data["job_id"] for event in subscriber.until("job", 300)]
     assert told == [job.job_id for job in jobs]
 
 
@@ -476,11 +479,11 @@ def test_a_job_that_changes_constantly_is_sent_twice_a_second(
             apply(service, job, Failed(index, FAILURE))
             done.wait(0.0002)
 
-    with Listener(f"{service.url}/v1/events") as listener:
+    with Subscriber(f"{service.url}/v1/events") as subscriber:
         worker = threading.Thread(target=work)
         worker.start()
         begun = time.monotonic()
-        events = listener.until("job", 3)
+        events = subscriber.until("job", 3)
         seconds = time.monotonic() - begun
         done.set()
         worker.join()
@@ -575,10 +578,10 @@ def test_subscribers_get_the_reason_and_the_end_of_a_wait_for_imgur(
         ) as service,
     ):
         urls = [f"{origin.image('png-1-pixel.png')}?{number}" for number in range(3)]
-        with Listener(f"{service.url}/v1/events") as all_jobs:
+        with Subscriber(f"{service.url}/v1/events") as all_jobs:
             job_id = service.submit(urls, dedupe=False)
-            with listen(service, job_id) as listener:
-                for events in (listener.events(), all_jobs.events()):
+            with subscribe(service, job_id) as subscriber:
+                for events in (subscriber.events(), all_jobs.events()):
                     waits = (e.data for e in events if e.data.get("waiting_for"))
                     state = next(waits)
                     assert state["waiting_for"] == "user"
@@ -597,8 +600,8 @@ def test_subscribers_get_the_new_end_of_a_longer_wait(origin: Origin, tmp_path: 
         ) as service,
     ):
         job_id = service.submit([origin.image("png-1-pixel.png")])
-        with listen(service, job_id) as listener:
-            told = (event.data["waiting_until"] for event in listener.events())
+        with subscribe(service, job_id) as subscriber:
+            told = (event.data["waiting_until"] for event in subscriber.events())
             moments = itertools.groupby(filter(None, told))
             assert len(list(itertools.islice(moments, 3))) == 3
 

@@ -386,7 +386,7 @@ def test_an_unrequested_response_is_not_taken_for_the_next(
     "path",
     ["/../../etc/x.png", "/%2e%2e/%2e%2e/etc/passwd", "/a%00.png", "/CON.png", "/" + "x" * 300],
 )
-def test_a_url_has_no_say_in_the_temp_files_name(
+def test_the_temp_files_name_does_not_depend_on_the_url(
     download: Download, origin: Origin, path: str
 ) -> None:
     origin.default = answer(PNG)
@@ -426,7 +426,7 @@ def _error_of(download: Download, url: str) -> errors.ImageError:
     return caught.value
 
 
-def test_each_clock_that_runs_out_says_so(
+def test_each_timeout_has_its_own_message(
     origin: Origin, blackhole: int, make_download: MakeDownload
 ) -> None:
     download = make_download(seconds=10)

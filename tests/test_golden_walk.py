@@ -12,7 +12,7 @@ import requests
 
 from sandbox.testing import RunningSandbox
 from tests.contract import Contract, running_contract
-from tests.events import Event, Listener
+from tests.events import Event, Subscriber
 from tests.origin import IMAGES, Origin, answer
 from tests.service import Client, ServiceProcess
 from tests.waiting import wait_until
@@ -66,9 +66,9 @@ def killed_in_its_middle(service: ServiceProcess, body: dict[str, Any]) -> tuple
     assert accepted.status_code == 202
     (job_id,) = accepted.json()["jobId"]
     assert accepted.headers["Location"] == f"{JOBS}/{job_id}"
-    with Listener(f"{service.url}{JOBS}/{job_id}/events") as listener:
-        first = [event for event in listener.until("image", TOLD) if event.name == "image"]
-        listener.until("image", KILLED_AFTER - TOLD)
+    with Subscriber(f"{service.url}{JOBS}/{job_id}/events") as subscriber:
+        first = [event for event in subscriber.until("image", TOLD) if event.name == "image"]
+        subscriber.until("image", KILLED_AFTER - TOLD)
     status = service.status(job_id)
     assert (status["status"], status["finished"]) == ("in-progress", False)
     assert sum(map(len, status["uploaded"].values())) == len(body["urls"])
@@ -79,8 +79,8 @@ def killed_in_its_middle(service: ServiceProcess, body: dict[str, Any]) -> tuple
 
 def events_to_the_end(service: ServiceProcess, job_id: str, last_id: str) -> list[Event]:
     """The events that a subscriber gets after it reconnects."""
-    with Listener(f"{service.url}{JOBS}/{job_id}/events", last_id) as listener:
-        return list(listener.events())
+    with Subscriber(f"{service.url}{JOBS}/{job_id}/events", last_id) as subscriber:
+        return list(subscriber.events())
 
 
 def summary(client: Client, job_id: str) -> dict[str, Any]:

@@ -232,7 +232,7 @@ def test_an_entry_that_is_no_address_network_or_host_is_an_error(entry: str) -> 
         Guard([entry])
 
 
-def test_nothing_is_exempt_unless_it_is_said() -> None:
+def test_nothing_is_exempt_by_default() -> None:
     assert Guard().refusal("localhost", "127.0.0.1", 80) is not None
 
 

@@ -148,7 +148,7 @@ def test_any_response_resets_the_count_of_failures() -> None:
     play(hosts, scene())
 
 
-def test_an_origin_that_stays_away_ends_its_images_together_and_says_for_how_long() -> None:
+def test_a_dead_origin_fails_its_images_together_with_the_time_in_the_message() -> None:
     hosts = Hosts(RULES)
 
     async def scene() -> None:

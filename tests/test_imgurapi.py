@@ -82,7 +82,7 @@ def test_a_body_of_any_size_has_the_length_it_declares(tmp_path: Path, size: int
     assert server.body.endswith(b"--\r\n")
 
 
-def test_titles_go_along_and_other_keys_do_not(imgur: ImgurAPI) -> None:
+def test_titles_are_sent_and_other_keys_are_not(imgur: ImgurAPI) -> None:
     config = {"title": "Ein Titel: ü", "description": "d", "nonsense": "n"}
     image = imgur.upload_from_path(str(PNG), config)
     assert (image["title"], image["description"]) == ("Ein Titel: ü", "d")
@@ -221,7 +221,7 @@ def test_an_imgur_that_reads_slowly_ends_at_the_deadline(
 
 
 @pytest.mark.parametrize("kept", [False, True])
-def test_a_lost_answer_is_not_sent_again_in_secret(
+def test_a_request_whose_response_was_lost_is_not_sent_again(
     imgur: ImgurAPI, sandbox: RunningSandbox, kept: bool
 ) -> None:
     """libcurl would, on a kept connection: the image would be on Imgur twice."""
@@ -235,7 +235,7 @@ def test_a_lost_answer_is_not_sent_again_in_secret(
 
 
 @pytest.mark.parametrize("kept", [False, True])
-def test_a_connection_broken_in_mid_body_is_no_lost_answer(
+def test_a_connection_broken_in_mid_body_is_no_lost_response(
     imgur: ImgurAPI, sandbox: RunningSandbox, tmp_path: Path, kept: bool
 ) -> None:
     large = tmp_path / "large"
@@ -330,7 +330,7 @@ def test_a_proxy_and_a_netrc_of_the_environment_are_not_used(
     assert imgur.upload_from_path(str(PNG))["id"]
 
 
-def test_an_answer_that_never_ends_is_cut(origin: Origin) -> None:
+def test_an_endless_response_is_cut_off(origin: Origin) -> None:
     def endless(connection: Any) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
         while True:
@@ -397,7 +397,7 @@ def test_a_put_has_its_body(origin: Origin) -> None:
     assert "Content-Length: 6" in origin.heads[0]
 
 
-def test_what_is_learnt_while_the_limits_are_asked_for_is_not_forgotten_over_their_answer(
+def test_budgets_learnt_while_the_limits_are_read_are_kept(
     origin: Origin,
 ) -> None:
     quotas = Quotas()
@@ -425,7 +425,7 @@ def test_blocking_calls_on_the_transfer_loop_are_refused(
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_an_upload_that_is_cancelled_says_whether_imgur_may_have_the_image(
+def test_a_cancelled_upload_has_a_maybe_duplicate_mark_if_its_body_was_sent(
     imgur: ImgurAPI, sandbox: RunningSandbox, transport: Transport, tmp_path: Path, whole: bool
 ) -> None:
     large = tmp_path / "large"

@@ -73,14 +73,14 @@ def test_a_cancel_ends_open_images_and_keeps_completed_ones(wire: Wire, folder: 
     wired = wire(tap, window=2)
     job = wired.start(urls(6))
     tap.next(2)
-    tap.let_on(1)
+    tap.resume(1)
     tap.next(1)
     wait_until(lambda: job.summary().counts["completed"] == 1)
     result = wired.on_loop(wired.load.cancel(job))
     assert (result.cancelled, result.purging) == (5, 0)
     assert job.summary().counts == {"queued": 0, "downloaded": 0, "completed": 1, "failed": 5}
     assert set(wired.failures(job)) == {None, "cancelled"}
-    tap.let_on(2)
+    tap.resume(2)
 
 
 def test_a_cancel_of_a_job_that_has_just_started_ends_every_image(
@@ -96,7 +96,7 @@ def test_a_cancel_of_a_job_that_has_just_started_ends_every_image(
     for job in late:
         wired.on_loop(wired.load.cancel(job))
         assert set(wired.failures(job)) == {"cancelled"}
-    tap.let_on(1_000)
+    tap.resume(1_000)
 
 
 def test_a_queued_job_that_is_cancelled_never_starts(wire: Wire, folder: Folder) -> None:
@@ -105,7 +105,7 @@ def test_a_queued_job_that_is_cancelled_never_starts(wire: Wire, folder: Folder)
     running, waiting = wired.start_several([urls(1, "running"), urls(2, "waiting")])
     tap.next(1)
     assert wired.on_loop(wired.load.cancel(waiting)).cancelled == 2
-    tap.let_on()
+    tap.resume()
     wired.wait(running)
     wired.wait_until_idle()
     assert wired.failures(waiting) == ["cancelled"] * 2
@@ -122,7 +122,7 @@ def test_an_upload_that_is_cancelled_after_its_body_was_sent_may_be_a_duplicate(
     wired.on_loop(wired.load.cancel(job))
     assert wired.failures(job) == ["cancelled"]
     assert job.image(0).maybe_duplicate
-    tap.let_on()
+    tap.resume()
 
 
 def test_a_job_that_is_cancelled_before_its_uploads_are_durable_sends_none(
@@ -186,7 +186,7 @@ def test_a_retry_during_a_cancel_waits_for_it_and_loads_the_cancelled_images(
         return count
 
     assert wired.on_loop(both()) == 3
-    tap.let_on(6)
+    tap.resume(6)
     wired.wait_until_idle()
     assert job.summary().counts["completed"] == 3
 
@@ -211,7 +211,7 @@ def test_a_stop_leaves_images_open_that_were_retried_after_a_cancel(
     tap.next(2)
     assert wired.load.close(PATIENCE)
     assert job.summary().counts["queued"] == 2
-    tap.let_on(4)
+    tap.resume(4)
 
 
 # Purges
@@ -239,7 +239,7 @@ def test_a_purge_lets_an_upload_that_is_being_sent_land_and_deletes_it(
     wired.on_loop(wired.load.purge(job))
     assert requests.sent == []
     assert sorted(map(str, wired.failures(job))) == ["None", "cancelled", "cancelled"]
-    uploads.let_on()
+    uploads.resume()
     wired.wait_until_idle()
     assert requests.sent == ["DELETE image/d3l3t3h4sh"]
     assert sorted(map(str, wired.failures(job))) == ["cancelled", "cancelled", "purged"]
@@ -264,7 +264,7 @@ def test_a_purge_sends_no_upload_again_that_has_failed(wire: Wire, folder: Folde
     job = wired.start(urls(2))
     tap.next(2)
     wired.on_loop(wired.load.purge(job))
-    tap.let_on(2)
+    tap.resume(2)
     wired.wait_until_idle()
     assert wired.failures(job) == ["purged", "cancelled"]
 
@@ -346,16 +346,16 @@ def test_images_that_are_retried_while_the_album_is_made_get_into_it(
 
     wired = wire(tap, upload, response=requests)
     job = wired.start(urls(3), album="Birds")
-    tap.let_on(3)
+    tap.resume(3)
     assert requests.arrived.acquire(timeout=PATIENCE)
     assert wired.on_loop(wired.load.retry(job)) == 1
     if lands_before:
-        tap.let_on()
+        tap.resume()
         wait_until(lambda: job.summary().counts["completed"] == 3)
     wired.transfers.loop.call_soon_threadsafe(requests.gate.set)
     if not lands_before:
         wait_until(lambda: len(requests.albums) == 1)
-        tap.let_on()
+        tap.resume()
     wired.wait_until_idle()
     assert job.summary().counts["completed"] == 3
     assert [len(names) for names in requests.albums] == [2, 3]
@@ -378,11 +378,11 @@ def test_a_retry_of_a_job_whose_album_is_retried_already_changes_nothing(
 
     wired = wire(tap, response=respond)
     job = wired.start(urls(2), album="Birds")
-    tap.let_on(2)
+    tap.resume(2)
     wired.wait_until_idle()
     is_down.clear()
     assert [wired.on_loop(wired.load.retry(job)) for _ in range(3)] == [1, 0, 0]
-    tap.let_on()
+    tap.resume()
     wired.wait_until_idle()
     album = job.summary().album
     assert album is not None
@@ -425,7 +425,7 @@ def test_a_stop_leaves_unsent_uploads_unmarked_and_marks_those_that_were_sent(
     assert sorted(sent) == [(False, False), (False, False), (True, True)]
     assert wired.is_left(job)
     assert uploads.at.empty()
-    uploads.let_on()
+    uploads.resume()
 
 
 def test_a_stop_gives_uploads_that_are_being_sent_time_to_land(wire: Wire, folder: Folder) -> None:
@@ -438,7 +438,7 @@ def test_a_stop_gives_uploads_that_are_being_sent_time_to_land(wire: Wire, folde
     closing = threading.Thread(target=lambda: wired.load.close(PATIENCE, PATIENCE))
     closing.start()
     wait_until(lambda: wired.load.is_closing)
-    uploads.let_on(2)
+    uploads.resume(2)
     closing.join(PATIENCE)
     assert job.summary().counts["completed"] == 2
 

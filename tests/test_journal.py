@@ -61,10 +61,10 @@ from tests.journals import (
     link,
     locked,
     opened,
+    record,
     report,
     restored_from,
     shown,
-    tell,
     url,
 )
 from tests.waiting import wait_until
@@ -120,7 +120,7 @@ def test_an_unfinished_job_is_restored_as_pending_and_a_finished_one_as_finished
     with opened(path) as (journal, _):
         journal.accept(jobs)
         finish(journal, jobs[0])
-        tell(journal, jobs[1], Started(), Failed(0, FAILURE))
+        record(journal, jobs[1], Started(), Failed(0, FAILURE))
     ended, open_job = restored_from(path).jobs
     assert (ended.summary().status, open_job.summary().status) == ("complete", "pending")
     open_job.apply(Started())
@@ -130,9 +130,9 @@ def test_an_image_whose_upload_had_started_is_restored_as_a_maybe_duplicate(path
     job = job_of(4)
     with opened(path) as (journal, _):
         journal.accept([job])
-        tell(journal, job, *(Downloaded(index, report(index)) for index in range(4)))
-        tell(journal, job, Uploading(1), Uploading(2), ResponseLost(2), Uploading(3))
-        tell(journal, job, Uploaded(3, link(3)))
+        record(journal, job, *(Downloaded(index, report(index)) for index in range(4)))
+        record(journal, job, Uploading(1), Uploading(2), ResponseLost(2), Uploading(3))
+        record(journal, job, Uploaded(3, link(3)))
     (again,) = restored_from(path).jobs
     images = again.snapshot().images
     assert [image.state for image in images] == ["queued", "queued", "queued", "completed"]
@@ -146,9 +146,9 @@ def test_images_left_open_by_a_stop_are_queued_again(path: Path) -> None:
     job = Job([url(index) for index in range(3)], album="Birds")
     with opened(path) as (journal, _):
         journal.accept([job])
-        tell(journal, job, Started(), Downloaded(0, report(0)), Uploading(0), Failed(2, FAILURE))
+        record(journal, job, Started(), Downloaded(0, report(0)), Uploading(0), Failed(2, FAILURE))
         flush(journal)
-        tell(journal, job, NotSent(0))
+        record(journal, job, NotSent(0))
     (again,) = restored_from(path).jobs
     images = again.snapshot().images
     assert [image.state for image in images] == ["queued", "queued", "failed"]
@@ -162,8 +162,8 @@ def test_images_sent_before_a_stop_are_maybe_duplicates(path: Path) -> None:
     job = job_of(1)
     with opened(path) as (journal, _):
         journal.accept([job])
-        tell(journal, job, Started(), Downloaded(0, report(0)), Uploading(0), ResponseLost(0))
-        tell(journal, job, NotSent(0))
+        record(journal, job, Started(), Downloaded(0, report(0)), Uploading(0), ResponseLost(0))
+        record(journal, job, NotSent(0))
     (again,) = restored_from(path).jobs
     assert again.image(0).maybe_duplicate
 
@@ -173,9 +173,9 @@ def test_an_album_reopened_by_a_retry_is_open_after_a_restart(path: Path) -> Non
     with opened(path) as (journal, _):
         journal.accept([job])
         fail(journal, job)
-        tell(journal, job, AlbumEnded("abc", "https://imgur.com/a/abc", SECRET))
+        record(journal, job, AlbumEnded("abc", "https://imgur.com/a/abc", SECRET))
         flush(journal)
-        tell(journal, job, Requeued(0))
+        record(journal, job, Requeued(0))
     (again,) = restored_from(path).jobs
     assert shown(again) == after_a_restart(job)
     assert again.summary().album == job.summary().album
@@ -252,10 +252,10 @@ def test_any_sequence_of_changes_is_restored(
 def walk(journal: Store, job: Job, steps: list[tuple[int, str, int]]) -> None:
     """Apply the steps that are legal."""
     if not job.summary().started:
-        tell(journal, job, Started())
+        record(journal, job, Started())
     for step in steps:
         try:
-            tell(journal, job, change_of(job, *step))
+            record(journal, job, change_of(job, *step))
         except IllegalChange:
             continue
 
@@ -302,11 +302,11 @@ def test_the_callback_and_the_album_are_open_after_an_interrupted_retry(path: Pa
     with opened(path) as (journal, _):
         journal.accept([job])
         fail(journal, job)
-        tell(journal, job, AlbumEnded(failure=FAILURE))
-        tell(journal, job, CallbackEnded(job.version))
+        record(journal, job, AlbumEnded(failure=FAILURE))
+        record(journal, job, CallbackEnded(job.version))
         flush(journal)
         job.death = functools.partial(copy_of_what_is_durable, journal, path, copy)
-        tell(journal, job, Requeued(0))
+        record(journal, job, Requeued(0))
     (restored,) = restored_from(copy).jobs
     summary = restored.summary()
     assert summary.callback is not None
@@ -321,8 +321,8 @@ def test_of_two_threads_that_record_a_job_at_once_the_later_state_is_kept(path: 
         journal.accept([job])
         fail(journal, job)
         flush(journal)
-        job.meanwhile = lambda: tell(journal, job, Requeued(0))
-        tell(journal, job, CallbackEnded(job.version))
+        job.meanwhile = lambda: record(journal, job, Requeued(0))
+        record(journal, job, CallbackEnded(job.version))
     (restored,) = restored_from(path).jobs
     assert restored.callback is not None
     assert restored.callback.is_open, "the job goes on, and its next end is to be told"
@@ -342,7 +342,7 @@ def test_versions_continue_after_a_clean_restart(path: Path) -> None:
     with opened(path) as (journal, _):
         journal.accept(jobs)
         finish(journal, jobs[0])
-        tell(journal, jobs[1], Started(), Failed(1, FAILURE), Downloaded(0, report(0)))
+        record(journal, jobs[1], Started(), Failed(1, FAILURE), Downloaded(0, report(0)))
     expected = [(7, [4, 7]), (4, [4, 2]), (0, [0])]
     assert versions(path) == expected, "the download was undone, which is one more change"
     assert versions(path) == expected, "nothing has happened since"
@@ -352,7 +352,7 @@ SHOWER = """
 import os, signal, sys
 from imageload.job import Downloaded, Requeued, Started
 from imageload.store import open_store
-from tests.journals import fail, flush, job_of, report, tell
+from tests.journals import fail, flush, job_of, report, record
 
 store, jobs, _ = open_store(sys.argv[1])
 if not jobs:
@@ -407,7 +407,7 @@ def test_a_change_is_on_disk_soon_without_a_call_of_durable(journal: Store) -> N
 def test_durable_returns_when_the_change_is_on_disk(journal: Store, path: Path) -> None:
     job = job_of(1)
     journal.accept([job])
-    tell(journal, job, Downloaded(0, report(0)), Uploading(0))
+    record(journal, job, Downloaded(0, report(0)), Uploading(0))
     flush(journal)
     with contextlib.closing(sqlite3.connect(path)) as other:
         rows = other.execute("SELECT n, version, link FROM image").fetchall()
@@ -416,7 +416,7 @@ def test_durable_returns_when_the_change_is_on_disk(journal: Store, path: Path) 
 
 def test_callers_of_durable_share_transactions(journal: Store, path: Path) -> None:
     async def fail_one(index: int) -> None:
-        tell(journal, job, Failed(index, FAILURE))
+        record(journal, job, Failed(index, FAILURE))
         await journal.durable()
 
     async def fail_all() -> None:
@@ -448,7 +448,7 @@ def test_any_number_of_images_may_be_written_at_once(path: Path, count: int) -> 
     with opened(path) as (journal, _):
         journal.accept([job])
         with locked(path):
-            tell(journal, job, *(Failed(index, FAILURE) for index in range(count)))
+            record(journal, job, *(Failed(index, FAILURE) for index in range(count)))
     assert shown(restored_from(path).jobs[0]) == after_a_restart(job)
     with contextlib.closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT count(*) FROM image").fetchone() == (count,)
@@ -482,7 +482,7 @@ def test_a_job_written_after_its_refusal_is_deleted(path: Path) -> None:
         journal.accept([kept])
         with locked(path), pytest.raises(StoreUnavailable):
             journal.accept([refused], seconds=0.1)  # within the time that SQLite waits for a lock
-        tell(journal, refused, Failed(0, FAILURE))
+        record(journal, refused, Failed(0, FAILURE))
     assert [job.job_id for job in restored_from(path).jobs] == [kept.job_id]
 
 
@@ -621,7 +621,7 @@ def test_a_row_that_sqlite_cannot_store_is_left_out_and_the_others_are_kept(
     job = job_of(2)
     with opened(path) as (journal, _):
         journal.accept([job])
-        tell(journal, job, Failed(0, replace(FAILURE, message="\udcff")), Failed(1, FAILURE))
+        record(journal, job, Failed(0, replace(FAILURE, message="\udcff")), Failed(1, FAILURE))
     (again,) = restored_from(path).jobs
     assert [image.state for image in again.snapshot().images] == ["queued", "failed"]
     assert "a bug: the journal cannot store a value" in caplog.text
@@ -648,7 +648,7 @@ def test_a_retired_job_is_not_restored_but_can_be_read_with_its_links(path: Path
         again = journal.load(jobs[0].job_id)
         assert again is not None
         assert shown(again) == after_a_restart(jobs[0])
-        tell(journal, again, Purged(0, FAILURE))
+        record(journal, again, Purged(0, FAILURE))
         flush(journal)
         assert [found.n for found in journal.links(retired_only=True)] == [1]
         assert journal.load("4227cacf-2ee1-4b52-b231-110304c4e203") is None
@@ -661,7 +661,7 @@ def test_a_deleted_job_has_no_rows_and_takes_no_changes(path: Path) -> None:
         finish(journal, jobs[0])
         journal.delete([jobs[0].job_id])
         flush(journal)
-        tell(journal, jobs[0], PurgeFailed(0, FAILURE))
+        record(journal, jobs[0], PurgeFailed(0, FAILURE))
         flush(journal)
         assert list(journal.links()) == []
         assert journal.load(jobs[0].job_id) is None
@@ -730,16 +730,16 @@ WRITER = """
 import asyncio, os, sys
 from imageload.job import Downloaded, Started, Uploaded, Uploading
 from imageload.store import open_store
-from tests.journals import job_of, link, report, tell
+from tests.journals import job_of, link, report, record
 
 def say(*words):
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())
 
 async def load(job, index):
-    tell(store, job, Downloaded(index, report(index)), Uploading(index))
+    record(store, job, Downloaded(index, report(index)), Uploading(index))
     await store.durable()
     say("uploading", job.job_id, index)
-    tell(store, job, Uploaded(index, link(index), "d3l3t3h4sh"))
+    record(store, job, Uploaded(index, link(index), "d3l3t3h4sh"))
     await store.durable()
     say("landed", job.job_id, index)
 
@@ -748,7 +748,7 @@ async def work():
         job = job_of(20)
         store.accept([job])
         say("accepted", job.job_id)
-        tell(store, job, Started())
+        record(store, job, Started())
         await asyncio.gather(*(load(job, index) for index in range(20)))
 
 store, jobs, _ = open_store(sys.argv[1])
@@ -796,7 +796,7 @@ WORKER = """
 import os, signal, sys
 from imageload.job import Failed, Started
 from imageload.store import open_store
-from tests.journals import FAILURE, fail, flush, job_of, tell
+from tests.journals import FAILURE, fail, flush, job_of, record
 
 store = open_store(sys.argv[1])
 if not store.jobs:
@@ -809,10 +809,10 @@ if not over.summary().finished:
     fail(store.store, over)
 for job in (stuck, slow):
     if not job.summary().finished:
-        tell(store.store, job, Started())
+        record(store.store, job, Started())
 left = [n for n, image in enumerate(slow.snapshot().images) if image.state == "queued"]
 for n in left[:1]:
-    tell(store.store, slow, Failed(n, FAILURE))
+    record(store.store, slow, Failed(n, FAILURE))
 if sys.argv[2] == "dies":
     store.store.set_setting("last", "written")
     flush(store.store)

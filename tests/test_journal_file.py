@@ -32,10 +32,10 @@ from tests.journals import (
     job_of,
     link,
     opened,
+    record,
     report,
     restored_from,
     shown,
-    tell,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -57,7 +57,7 @@ def filled(path: Path) -> list[Job]:
         fail(journal, jobs[3])
         for index in range(1_500):
             changes = Downloaded(index, report(index)), Uploading(index)
-            tell(journal, jobs[2], *changes, Uploaded(index, link(index), SECRET))
+            record(journal, jobs[2], *changes, Uploaded(index, link(index), SECRET))
         journal.set_setting("token", "t0k3n")
     return jobs
 
@@ -81,7 +81,7 @@ sys.stdin.read()
 """
 
 
-def test_a_second_process_is_refused_and_told_who_holds_the_journal(path: Path) -> None:
+def test_a_second_process_is_refused_with_the_id_of_the_first(path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(path)],
         cwd=ROOT,
@@ -157,7 +157,7 @@ def test_a_journal_that_may_not_be_written_is_refused(ending: str) -> None:
     assert said.stdout.startswith(f"The journal {path} cannot be ")
 
 
-def test_somebody_elses_database_is_refused_and_left_alone(path: Path) -> None:
+def test_a_foreign_database_is_refused_and_not_changed(path: Path) -> None:
     with sqlite3.connect(path) as other:
         other.execute("CREATE TABLE job (x)")
     other.close()
@@ -179,7 +179,7 @@ def test_a_newer_journal_is_refused_and_left_alone(path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_an_older_journal_is_brought_up_to_date_and_keeps_what_it_has(
+def test_an_older_journal_is_migrated_with_its_rows(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = filled(path)
@@ -237,7 +237,7 @@ def test_something_else_than_a_database_is_damage(path: Path) -> None:
     assert "is damaged: file is not a database" in refused(path)
 
 
-def test_a_wal_whose_database_is_gone_is_not_thrown_away(path: Path) -> None:
+def test_a_wal_without_its_database_is_kept(path: Path) -> None:
     wal = path.with_name("journal-wal")
     wal.write_bytes(b"jobs")
     assert "is gone, but journal-wal is still there" in refused(path)
@@ -254,7 +254,7 @@ def test_a_torn_journal_is_reported_and_left_as_it_is(path: Path) -> None:
     assert path.read_bytes() == torn
 
 
-def test_no_garbled_page_goes_unnoticed_or_empties_anything(path: Path) -> None:
+def test_a_garbled_page_is_detected_and_nothing_is_deleted(path: Path) -> None:
     jobs = filled(path)
     whole, chance = path.read_bytes(), random.Random(1)
     expected = [after_a_restart(job) for job in jobs]
@@ -277,7 +277,7 @@ def test_no_garbled_page_goes_unnoticed_or_empties_anything(path: Path) -> None:
     assert noticed > len(pages) / 2
 
 
-def test_a_start_that_failed_lets_go_of_the_journal(path: Path) -> None:
+def test_a_failed_start_releases_the_journal(path: Path) -> None:
     path.touch()
     refused(path)
     path.unlink()

@@ -78,10 +78,10 @@ def test_max_active_jobs_bounds_the_threads_and_queues_the_other_jobs(
         statuses = ["complete"] * (turn - 2) + ["in-progress"] * 2 + ["pending"] * (6 - turn)
         assert sorted(job.summary().status for job in jobs) == sorted(statuses)
         assert [job.summary().status for job in jobs[turn:]] == ["pending"] * (6 - turn)
-        tap.let_on()
+        tap.resume()
         began += tap.next(1)
     assert began[2:] == [job.image(0).url for job in jobs[2:]]
-    tap.let_on(2)
+    tap.resume(2)
     for job in jobs:
         wired.wait(job)
 
@@ -106,7 +106,7 @@ def test_past_max_waiting_jobs_a_request_is_refused_whole(wire: Wire, folder: Fo
     last = wired.start(urls(1, "last"))
     with raises_refused("backlog-full"):
         wired.start(urls(1, "one more"))
-    tap.let_on(3)
+    tap.resume(3)
     for job in (running, waiting, last):
         wired.wait(job)
     assert sorted(tap.next(2)) == sorted([waiting.image(0).url, last.image(0).url])
@@ -146,7 +146,7 @@ def test_without_a_thread_a_job_waits_while_another_runs_and_starts_after_it(
         patch.setattr(threading.Thread, "start", no_thread)
         second = wired.start(urls(1, "second"))
     assert second.summary().status == "pending"
-    tap.let_on(2)
+    tap.resume(2)
     wired.wait(first)
     wired.wait(second)
 
@@ -166,7 +166,7 @@ def test_queued_jobs_use_the_last_thread_if_no_thread_can_be_started(
     jobs = wired.start_several([urls(2, f"job{number}") for number in range(5)])
     tap.next(2)
     monkeypatch.setattr(threading.Thread, "start", start_no_job)
-    tap.let_on(10)
+    tap.resume(10)
     for job in jobs:
         assert {image.state for image in wired.wait(job).values()} == {"completed"}
     assert [url.split("/")[2] for url in tap.next(8)] == [
@@ -211,7 +211,7 @@ def test_a_job_that_is_at_work_is_not_retired(wire: Wire, folder: Folder) -> Non
     tap.next(1)
     assert wired.on_loop(wired.load.retire()) == 0
     assert wired.load.jobs() == [job]
-    tap.let_on()
+    tap.resume()
     wired.wait(job)
 
 
@@ -240,7 +240,7 @@ def test_images_in_flight_at_a_close_end_with_the_code_shutdown(wire: Wire, fold
     wired = wire(tap, window=2)
     job = wired.start(urls(4))
     tap.next(2)
-    tap.let_on(4)
+    tap.resume(4)
     wired.close()
     images = job.snapshot().images
     assert {image.state for image in images} <= {"completed", "failed"}
@@ -251,17 +251,17 @@ def test_images_in_flight_at_a_close_end_with_the_code_shutdown(wire: Wire, fold
 def test_close_ends_running_and_waiting_jobs_with_the_code_shutdown(
     wire: Wire, folder: Folder
 ) -> None:
-    begun, let_on = threading.Semaphore(0), threading.Event()
+    begun, resume = threading.Semaphore(0), threading.Event()
 
     def download(url: str) -> Report:
         if not url.endswith("/0"):
             begun.release()
-            assert let_on.wait(PATIENCE)
+            assert resume.wait(PATIENCE)
         return folder.download(url)
 
     def upload(temp_fn: str) -> Landed:
         begun.release()
-        assert let_on.wait(PATIENCE)
+        assert resume.wait(PATIENCE)
         return folder.upload(temp_fn)
 
     wired = wire(download, upload, max_active_jobs=2, window=3)
@@ -275,7 +275,7 @@ def test_close_ends_running_and_waiting_jobs_with_the_code_shutdown(
             assert image.failure is not None
             assert image.failure.code == "shutdown"
     assert not [t for t in threading.enumerate() if t.name.startswith("job-")]
-    let_on.set()
+    resume.set()
 
 
 def test_a_download_that_ends_after_a_close_leaves_no_file(wire: Wire, folder: Folder) -> None:
@@ -286,7 +286,7 @@ def test_a_download_that_ends_after_a_close_leaves_no_file(wire: Wire, folder: F
     assert wired.load.close(PATIENCE)
     assert job.summary().counts["failed"] == 3
     assert folder.made == []
-    tap.let_on(3)
+    tap.resume(3)
     wired.close()
     assert len(folder.made) == 3
     assert folder.files() == []
@@ -328,7 +328,7 @@ def test_close_ends_a_waiting_job_without_starting_it_and_observers_are_called(
         assert (image.failure.code, image.attempts) == ("shutdown", 0)
     assert [type(change) for change in wired.changes[waiting.job_id]] == [Failed] * 4
     assert wired.wait(running)
-    tap.let_on()
+    tap.resume()
 
 
 def test_after_close_no_job_is_accepted(wire: Wire) -> None:
@@ -367,7 +367,7 @@ def test_jobs_that_wait_for_a_thread_are_left_to_the_next_start_by_a_durable_sto
     tap.next(1)
     assert wired.load.close(PATIENCE)
     assert [job.summary().counts["queued"] for job in (running, waiting)] == [1, 4]
-    tap.let_on()
+    tap.resume()
 
 
 # The log

@@ -20,7 +20,7 @@ def line_of(template: str, *args: object, **extra: Any) -> dict[str, Any]:
     return found
 
 
-def test_named_values_are_fields() -> None:
+def test_named_values_are_json_keys() -> None:
     line = line_of("failed job=%s code=%s in %.1f s, %d%% of images=%d", "a b", "dns", 1.5, 7, 3)
     assert line["message"] == "failed job=a b code=dns in 1.5 s, 7% of images=3"
     assert {name: line[name] for name in ("job", "code", "images")} == {
@@ -41,7 +41,7 @@ def test_a_name_never_replaces_a_standard_field() -> None:
     assert line_of("level=%s message=%s", "x", "y")["level"] == "WARNING"
 
 
-def test_the_request_and_a_traceback_are_fields() -> None:
+def test_the_request_and_a_traceback_are_json_keys() -> None:
     try:
         raise RuntimeError("lost")
     except RuntimeError:

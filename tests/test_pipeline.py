@@ -345,7 +345,7 @@ def test_downloads_wait_while_the_temp_files_have_no_room(wire: Wire, folder: Fo
     for done in range(9):
         tap.next(1)
         assert wired.pipeline.temp_bytes.held <= 8 * length
-        tap.let_on()
+        tap.resume()
         assert done < 9
     wired.wait(job)
     assert wired.pipeline.temp_bytes.held == 0
@@ -468,7 +468,7 @@ def test_no_upload_is_sent_before_its_start_is_durable(wire: Wire, folder: Folde
     job = wired.start(urls(3))
     announced: list[Callable[[], None]] = []
     for _ in range(3):
-        downloads.let_on()
+        downloads.resume()
         announced += store.take(1)
     assert [type(change) for change in wired.changes[job.job_id]].count(Uploading) == 3
     assert uploads.at.empty()
@@ -478,7 +478,7 @@ def test_no_upload_is_sent_before_its_start_is_durable(wire: Wire, folder: Folde
     for written in announced[1:]:
         written()
     uploads.next(2)
-    uploads.let_on(3)
+    uploads.resume(3)
     assert {image.state for image in wired.wait(job).values()} == {"completed"}
     assert folder.files() == []
 

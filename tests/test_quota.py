@@ -601,7 +601,7 @@ def test_reading_the_limits_finds_a_used_up_budget(
     assert quota.backoff is None
 
 
-def test_how_long_is_waited_is_said_by_the_terms(clock: Clock) -> None:
+def test_the_terms_set_the_length_of_backoffs(clock: Clock) -> None:
     terms = Terms(hour=60.0, day=90.0, unhinted_wait=2.0, blocked_wait=3.0)
     for error, wait in ((TOO_FAST, 2.0), (UNKNOWN, 2.0), (BLOCK, 3.0)):
         quota = Quotas(terms=terms, clock=clock).each[0]
@@ -652,7 +652,7 @@ def test_uploads_start_if_reading_the_limits_fails_for_long(quota: Quota, clock:
     assert quota.backoff is None
 
 
-def test_asking_is_within_the_budgets_all_the_same(quota: Quota) -> None:
+def test_reading_the_limits_is_blocked_by_an_empty_budget(quota: Quota) -> None:
     upload(quota, told((500, 0, HOUR)))
     with pytest.raises(errors.QuotaExceeded):
         quota.try_reserve(asking=True)
@@ -817,7 +817,7 @@ def test_a_forecast_waits_for_a_backoff_too(quotas: Quotas, quota: Quota, clock:
     assert quotas.seconds_for(10) == 0.0
 
 
-def test_there_is_no_forecast_while_the_credentials_are_wrong(quotas: Quotas, quota: Quota) -> None:
+def test_wrong_credentials_have_no_forecast(quotas: Quotas, quota: Quota) -> None:
     upload(quota, told((500, 100, 60.0)), UNKNOWN)
     assert quotas.seconds_for(1) == math.inf
     assert quotas.seconds_for(0) == 0.0
@@ -830,7 +830,7 @@ def test_a_forecast_changes_nothing(quotas: Quotas, quota: Quota) -> None:
     assert quotas.budgets() == before
 
 
-def test_a_forecast_of_very_many_takes_no_long_reckoning(quotas: Quotas, quota: Quota) -> None:
+def test_a_forecast_of_very_many_uploads_is_quick(quotas: Quotas, quota: Quota) -> None:
     upload(quota, told((500, 0, HOUR), (12_500, 0, DAY), (1_250, 0, HOUR)))
     days, hours = 83, 7  # of 24 hours with 50 uploads each
     assert quotas.seconds_for(100_000) == (1 + days) * DAY + hours * HOUR
@@ -869,7 +869,7 @@ def test_requests_wait_for_those_in_flight_and_never_for_a_reset() -> None:
     assert quotas.budgets()[0].remaining == 0
 
 
-def test_a_request_that_is_cancelled_while_it_waits_takes_no_room(quota: Quota) -> None:
+def test_a_request_cancelled_while_it_waits_reserves_nothing(quota: Quota) -> None:
     async def run() -> None:
         probe = quota.try_reserve(UPLOAD_COST, post=True)
         waiting = [asyncio.create_task(quota.reserve(UPLOAD_COST, post=True)) for _ in range(2)]

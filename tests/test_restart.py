@@ -16,7 +16,7 @@ import pytest
 
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.disks import full, small_disk
-from tests.events import Listener
+from tests.events import Subscriber
 from tests.jobs import all_landed, codes, distinct, urls
 from tests.journals import locked
 from tests.origin import Origin
@@ -107,12 +107,12 @@ def test_subscribers_of_a_stopped_job_get_a_shutdown_event(
     first = start("--uploads=4")
     sandbox.fault("slow_answer", seconds=0.2, count=0)
     job_id = first.submit(distinct(origin, 60))
-    with Listener(f"{first.url}/v1/images/upload/{job_id}/events") as listener:
-        listener.until("image")
+    with Subscriber(f"{first.url}/v1/images/upload/{job_id}/events") as subscriber:
+        subscriber.until("image")
         first.process.send_signal(signal.SIGTERM)
         wait_until(lambda: first.get("/readyz").status_code == 503)
         assert first.status(job_id)["finished"] is False
-        told = list(listener.events())
+        told = list(subscriber.events())
     assert first.process.wait(20) == 0
     first.stop()
     assert [event.data["state"] for event in told if event.name == "image"]

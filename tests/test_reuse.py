@@ -29,7 +29,7 @@ def test_a_job_that_follows_the_url_of_another_ends_as_reused(wire: Wire, folder
     followers = [wired.start(urls(1), dedupe=True) for _ in range(3)]
     others = wired.start(urls(1, "other"), dedupe=True)
     assert tap.next(1) == urls(1, "other"), "the followers came before, and download nothing"
-    tap.let_on(2)
+    tap.resume(2)
     (led,) = wired.wait(leader).values()
     assert (led.state, led.reused, led.attempts) == ("completed", False, 1)
     for follower in followers:
@@ -150,7 +150,7 @@ def test_a_job_that_waits_for_the_url_of_a_cancelled_job_loads_it_itself(
     followers = [wired.start(urls(1), dedupe=True) for _ in range(2)]
     wired.on_loop(wired.load.cancel(leader))
     tap.next(1)
-    tap.let_on(2)
+    tap.resume(2)
     images = [image for follower in followers for image in wired.wait(follower).values()]
     assert [image.state for image in images] == ["completed"] * 2
     assert sorted(image.reused for image in images) == [False, True], "one of them leads now"
@@ -176,7 +176,7 @@ def test_a_job_that_waits_for_the_bytes_of_a_cancelled_job_uploads_them_itself(
     assert downloaded.wait(PATIENCE)
     wired.on_loop(wired.load.cancel(leader))
     uploads.next(1)
-    uploads.let_on(2)
+    uploads.resume(2)
     (image,) = wired.wait(follower).values()
     assert (image.state, image.reused) == ("completed", False)
 
@@ -191,5 +191,5 @@ def test_a_follower_that_is_cancelled_leaves_its_leader_alone(wire: Wire, folder
     (image,) = wired.wait(follower).values()
     assert image.failure is not None
     assert image.failure.code == "cancelled"
-    tap.let_on()
+    tap.resume()
     assert {image.state for image in wired.wait(leader).values()} == {"completed"}

@@ -349,7 +349,7 @@ KEYS_BEFORE = (
 )
 
 
-def test_an_upload_is_answered_in_todays_shape(upload: Uploader) -> None:
+def test_an_upload_gets_todays_response_format(upload: Uploader) -> None:
     answer = upload()
     told = answer.json()
     assert list(told) == ["status", "success", "data"]
@@ -361,7 +361,7 @@ def test_an_upload_is_answered_in_todays_shape(upload: Uploader) -> None:
     assert answer.headers["Server"] == "cat factory 1.0"
 
 
-def test_an_upload_can_be_answered_in_the_older_shape(
+def test_an_upload_can_get_the_older_response_format(
     sandbox: RunningSandbox, upload: Uploader
 ) -> None:
     sandbox.fault("old_shape")
@@ -655,7 +655,7 @@ def test_many_uploads_at_once_each_get_their_own_link(
 # ----------------------------------------------------------------------------------------- albums
 
 
-def test_an_anonymous_album_lives_by_its_deletehash(
+def test_an_anonymous_album_is_changed_by_its_deletehash(
     sandbox: RunningSandbox, http: requests.Session, upload: Uploader
 ) -> None:
     first, second = (upload().json()["data"] for _ in range(2))
@@ -842,7 +842,9 @@ def test_an_edge_refusal_names_no_request(sandbox: RunningSandbox, upload: Uploa
     assert upload().json()["data"] == {"error": "These actions are forbidden."}
 
 
-def test_uploading_too_fast_says_for_how_long(sandbox: RunningSandbox, upload: Uploader) -> None:
+def test_a_refusal_for_speed_has_the_wait_in_its_message(
+    sandbox: RunningSandbox, upload: Uploader
+) -> None:
     sandbox.fault("too_fast", minutes=12, status=429)
     answer = upload()
     assert answer.status_code == 429
@@ -924,7 +926,9 @@ def test_a_sandbox_with_a_hanging_request_still_stops(tmp_path: Path) -> None:
         assert raw.recv(100) == b""
 
 
-def test_a_slow_answer_is_the_right_answer_late(sandbox: RunningSandbox, upload: Uploader) -> None:
+def test_a_slow_answer_is_the_correct_response_late(
+    sandbox: RunningSandbox, upload: Uploader
+) -> None:
     sandbox.fault("slow_answer", seconds=0.3)
     begin = time.monotonic()
     assert upload().status_code == 200

@@ -78,7 +78,7 @@ def process(tmp_path: Path) -> Iterator[ServiceProcess]:
     running.stop()
 
 
-def test_real_images_from_a_real_nginx_land_byte_for_byte(
+def test_real_images_from_a_real_nginx_are_uploaded_byte_for_byte(
     process: ServiceProcess, tmp_path: Path
 ) -> None:
     names = [n for n in GOOD if n.partition("-")[0] in ("png", "jpeg", "gif", "tiff", "apng")]
@@ -332,7 +332,9 @@ def test_a_signal_during_a_slow_start_stops_it_cleanly(tmp_path: Path, number: i
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_before_the_sandbox_is_there_leaves_nothing(tmp_path: Path, number: int) -> None:
+def test_a_signal_before_the_start_of_the_sandbox_leaves_nothing(
+    tmp_path: Path, number: int
+) -> None:
     process = subprocess.Popen(
         [
             sys.executable,

@@ -134,7 +134,7 @@ def test_work_passes_ten_thousand_of_another_key() -> None:
     on_a_loop(Slots(8), play)
 
 
-def test_work_that_is_cancelled_in_line_or_in_its_slot_gives_everything_back() -> None:
+def test_work_cancelled_in_the_queue_or_in_its_slot_releases_everything() -> None:
     async def play(bench: Bench) -> None:
         bench.add("a", 6)
         await bench.settled()
@@ -251,7 +251,7 @@ def test_the_seconds_of_each_work_and_each_new_number_of_slots_are_reported() ->
     assert sizes == [2, 3, 4]
 
 
-def test_work_that_raises_gives_its_slot_back_and_the_next_starts() -> None:
+def test_work_that_raises_releases_its_slot_and_the_next_starts() -> None:
     slots = Slots(1)
 
     async def fail() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from imageload.job import Downloaded, Failed, Item, Job, Purged, Started, Uploaded, Uploading
 from imageload.store import Posted, Store, open_store
-from tests.journals import FAILURE, SECRET, fail, finish, flush, job_of, link, report, tell, url
+from tests.journals import FAILURE, SECRET, fail, finish, flush, job_of, link, record, report, url
 
 PATHS = {"memory": lambda _: "", "sqlite": lambda folder: str(folder / "journal")}
 
@@ -53,9 +53,9 @@ def test_an_accepted_job_can_be_loaded(store: Store) -> None:
 def test_a_finished_job_is_loaded_as_it_is(store: Store) -> None:
     job = job_of(3)
     store.accept([job])
-    tell(store, job, Started(), Downloaded(0, report(0)), Uploading(0), Uploaded(0, link(0), "h"))
-    tell(store, job, Failed(1, FAILURE))
-    tell(store, job, Downloaded(2, report(2)), Uploaded(2, link(2), reused=True))
+    record(store, job, Started(), Downloaded(0, report(0)), Uploading(0), Uploaded(0, link(0), "h"))
+    record(store, job, Failed(1, FAILURE))
+    record(store, job, Downloaded(2, report(2)), Uploaded(2, link(2), reused=True))
     flush(store)
     found = store.load(job.job_id)
     assert found is not None
@@ -86,7 +86,7 @@ def test_a_job_that_was_not_accepted_is_ignored(store: Store) -> None:
 def test_a_deleted_job_leaves_nothing(store: Store) -> None:
     job, other = landed(store, 2), landed(store, 1)
     store.delete([job.job_id])
-    tell(store, job, Purged(0, FAILURE))
+    record(store, job, Purged(0, FAILURE))
     flush(store)
     assert store.load(job.job_id) is None
     assert [found.job_id for found in store.links()] == [other.job_id]
@@ -192,7 +192,7 @@ def test_durable_returns_at_once_if_nothing_is_unwritten(store: Store) -> None:
         await asyncio.to_thread(store.accept, [job])
         await store.durable()
         seen = [is_immediate(store)]
-        tell(store, job, Started())
+        record(store, job, Started())
         seen.append(is_immediate(store))
         await store.durable()
         return [*seen, is_immediate(store)]
@@ -202,9 +202,9 @@ def test_durable_returns_at_once_if_nothing_is_unwritten(store: Store) -> None:
 
 def test_all_callers_of_durable_are_woken_despite_a_cancelled_one(store: Store) -> None:
     async def load(job: Job, index: int) -> None:
-        tell(store, job, Downloaded(index, report(index)), Uploading(index))
+        record(store, job, Downloaded(index, report(index)), Uploading(index))
         await store.durable(hurry=index % 2 == 0)
-        tell(store, job, Uploaded(index, link(index), SECRET))
+        record(store, job, Uploaded(index, link(index), SECRET))
 
     async def run(job: Job) -> None:
         tasks = [asyncio.create_task(load(job, index)) for index in range(50)]

@@ -55,7 +55,7 @@ def test_a_taken_file_is_open_empty_and_private(folder: Path) -> None:
     files.give_back(path, 0)
 
 
-def test_a_file_that_is_given_back_is_used_again_while_others_are_in_use(folder: Path) -> None:
+def test_a_released_file_is_used_again_while_others_are_in_use(folder: Path) -> None:
     files = TempFiles(folder)
     held, first = take(files), take(files)
     files.give_back(first, 1)
@@ -72,7 +72,7 @@ def test_a_file_that_is_given_back_is_used_again_while_others_are_in_use(folder:
 @pytest.mark.parametrize(
     ("count", "length", "kept"), [(150, 1, 149), (1_100, 1, 1_024), (150, MEGABYTE, 64)]
 )
-def test_kept_files_are_bounded_and_emptied_when_the_last_is_given_back(
+def test_kept_files_are_bounded_and_emptied_when_the_last_is_released(
     folder: Path, count: int, length: int, kept: int
 ) -> None:
     files = TempFiles(folder)
@@ -183,7 +183,7 @@ def test_a_link_in_place_of_a_spare_file_is_not_followed(folder: Path, tmp_path:
     files.give_back(held, 1)
 
 
-def test_a_file_deleted_while_in_use_can_be_given_back(folder: Path) -> None:
+def test_a_file_deleted_while_in_use_can_be_released(folder: Path) -> None:
     files = TempFiles(folder)
     path = take(files)
     Path(path).unlink()
@@ -205,7 +205,7 @@ def test_without_its_folder_it_raises_and_counts_no_file(tmp_path: Path) -> None
     assert names(folder) == set(), "the failed ones were not counted as in use"
 
 
-def test_files_can_be_given_back_after_their_folder_is_deleted(
+def test_files_can_be_released_after_their_folder_is_deleted(
     folder: Path,
 ) -> None:
     files = TempFiles(folder)

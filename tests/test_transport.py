@@ -278,7 +278,7 @@ def test_the_guard_is_called_before_each_connect(transfers: Transfers, origin: O
     ],
     ids=["reset", "end of file", "no TLS", "alert"],
 )
-def test_a_connection_that_breaks_in_its_tls_handshake_is_told_from_a_refused_one(
+def test_a_connection_broken_in_its_tls_handshake_differs_from_a_refused_one(
     transfers: Transfers, end: Callable[[socket.socket], object], kind: str
 ) -> None:
     def serve(listening: socket.socket) -> None:

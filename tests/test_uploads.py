@@ -299,7 +299,7 @@ def test_a_cancelled_upload_is_a_maybe_duplicate_and_frees_its_slot(
 # Other calls
 
 
-def test_calls_wait_while_imgur_takes_nothing(target: Target, sandbox: RunningSandbox) -> None:
+def test_calls_wait_during_a_block(target: Target, sandbox: RunningSandbox) -> None:
     imgur = target.imgur(terms=Terms(blocked_wait=0.1))
 
     async def run() -> None:

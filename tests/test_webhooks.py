@@ -238,18 +238,18 @@ def test_a_job_that_ends_again_calls_again_with_another_id(caller: Caller, hook:
 def test_a_job_that_ends_again_during_its_call_calls_again_after_it(
     caller: Caller, origin: Origin
 ) -> None:
-    arrived, let_on = threading.Semaphore(0), threading.Event()
+    arrived, resume = threading.Semaphore(0), threading.Event()
 
     def respond(connection: socket.socket) -> None:
         arrived.release()
-        assert let_on.wait(PATIENCE)
+        assert resume.wait(PATIENCE)
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 
     job = caller.end(origin.page("/hook", respond))
     assert arrived.acquire(timeout=PATIENCE)
     caller.apply(job, Requeued(0), GONE)
     assert job.callback is not None
-    let_on.set()
+    resume.set()
     caller.wait(job, 2)
     assert origin.requests["/hook"] == 2
     assert job.callback.is_told

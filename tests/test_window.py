@@ -121,7 +121,7 @@ class Stage:
             await asyncio.sleep(0)
         return self.at
 
-    def let_on(self, *indexes: int) -> None:
+    def resume(self, *indexes: int) -> None:
         for index in indexes:
             self._let_on[index].set()
 
@@ -130,16 +130,16 @@ def play(scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(asyncio.wait_for(scene(), 5))
 
 
-def test_no_more_images_start_than_may_and_each_end_makes_room() -> None:
+def test_the_number_of_images_in_flight_is_bounded() -> None:
     async def scene() -> None:
         stage = Stage([f"http://{n}.example/" for n in range(5)], places=2)
         stage.window.add(range(5))
         assert await stage.settle() == [0, 1]
-        stage.let_on(1)
+        stage.resume(1)
         assert await stage.settle() == [0, 1, 2]
-        stage.let_on(0, 2)
+        stage.resume(0, 2)
         assert await stage.settle() == [0, 1, 2, 3, 4]
-        stage.let_on(3, 4)
+        stage.resume(3, 4)
         await stage.window.wait_until_empty()
         assert stage.window.places == 0
 
@@ -157,9 +157,9 @@ def test_one_image_of_each_host_waits_without_a_place_in_the_window() -> None:
         stage = Stage(urls, places=1, waits=True)
         stage.window.add(range(4))
         assert await stage.settle() == [0, 2, 3]
-        stage.let_on(0)
+        stage.resume(0)
         assert await stage.settle() == [0, 2, 3, 1]
-        stage.let_on(1, 2, 3)
+        stage.resume(1, 2, 3)
         await stage.window.wait_until_empty()
 
     play(scene)
@@ -181,7 +181,7 @@ def test_a_window_that_is_dropped_and_cancelled_is_soon_empty() -> None:
     play(scene)
 
 
-def test_an_image_that_is_cancelled_before_its_task_begins_is_not_in_the_window_any_more() -> None:
+def test_an_image_cancelled_before_its_task_starts_leaves_the_window() -> None:
     """Its task never runs, so the cancel ends it like the images that have not started."""
 
     async def scene() -> None:
@@ -192,7 +192,7 @@ def test_an_image_that_is_cancelled_before_its_task_begins_is_not_in_the_window_
         stage.window.add([0])  # a retry, before the cancelled task has ended
         assert await stage.settle() == [0]
         assert 0 in stage.window
-        stage.let_on(0)
+        stage.resume(0)
         await stage.window.wait_until_empty()
 
     play(scene)
@@ -231,7 +231,7 @@ def test_images_that_are_added_later_start_after_the_others() -> None:
         stage.window.add([0])
         for index in (2, 3, 0):
             assert (await stage.settle())[-1] == index
-            stage.let_on(index)
+            stage.resume(index)
         await stage.window.wait_until_empty()
 
     play(scene)

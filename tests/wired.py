@@ -95,7 +95,7 @@ def nowhere(_: str) -> Report:
 
 
 class Tap(Generic[T]):
-    """Calls that report their URL and then wait for `let_on`."""
+    """Calls that report their URL and then wait for `resume`."""
 
     def __init__(self, inner: Callable[[str], T]) -> None:
         self.at: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -107,7 +107,7 @@ class Tap(Generic[T]):
         assert self._let_on.acquire(timeout=PATIENCE)
         return self._inner(url)
 
-    def let_on(self, count: int = 1) -> None:
+    def resume(self, count: int = 1) -> None:
         """Continue `count` calls."""
         self._let_on.release(count)
 
