@@ -396,10 +396,6 @@ class Job:
         job._uploaded_bytes = sum(image.uploaded_bytes for image in job._images)
         return job
 
-    def begin_at(self, version: int) -> None:
-        """Count versions from `version` on. Only before the first Change."""
-        self._version = version
-
     def __len__(self) -> int:
         return len(self._images)
 

@@ -56,12 +56,12 @@ class Service:
     ) -> None:
         """`observers` are called with every Change, on the transfer loop, once it is recorded.
 
-        `on_break` is called, on another thread, when a bug leaves the service without transfers.
+        `on_break` is called, on another thread, when a bug ends a thread that the service needs.
         """
         tuning = tuning or Tuning()
         self._settings = settings
         self.metrics = Metrics()
-        restored = open_store(settings.store, self.metrics.commit_clock)
+        restored = open_store(settings.store, self.metrics.commit_clock, on_break)
         self.store, self._restored_jobs = restored.store, restored.jobs
         self.transfers = TransferLoop(on_break)
         self._transports = origins, callbacks, imgur = _transports(settings, tuning, self.transfers)

@@ -43,12 +43,11 @@ from imageload.job import (
     PurgeFailed,
     Requeued,
     ResponseLost,
-    Snapshot,
     Started,
     Uploaded,
     Uploading,
 )
-from imageload.store import Posted, Store, open_store
+from imageload.store import Link, Posted, Store, open_store
 from tests.disks import full, small_disk
 from tests.journals import (
     FAILURE,
@@ -105,8 +104,6 @@ def test_jobs_are_restored_in_the_order_in_which_they_were_accepted(path: Path) 
         finish(journal, jobs[0])
         journal.accept(jobs[2:])
         fail(journal, jobs[2])
-        numbers = [journal.number(job) for job in jobs]
-        assert numbers == sorted(numbers)
     for _ in range(2):
         restored = restored_from(path).jobs
         assert [job.job_id for job in restored] == [job.job_id for job in jobs]
@@ -260,20 +257,6 @@ def walk(journal: Store, job: Job, steps: list[tuple[int, str, int]]) -> None:
             continue
 
 
-class OvertakenJob(Job):
-    """A job to which something happens in another thread, once, when it has been looked at."""
-
-    meanwhile: Callable[[], None] | None = None
-
-    def summary(self) -> Snapshot:
-        """The job as it was before that."""
-        seen = super().summary()
-        meanwhile, self.meanwhile = self.meanwhile, None
-        if meanwhile is not None:
-            meanwhile()
-        return seen
-
-
 class CutShortJob(Job):
     """A job that calls `death` when one of its images is read."""
 
@@ -313,19 +296,6 @@ def test_the_callback_and_the_album_are_open_after_an_interrupted_retry(path: Pa
     assert summary.album is not None
     assert summary.callback.is_open
     assert summary.album.is_open
-
-
-def test_of_two_threads_that_record_a_job_at_once_the_later_state_is_kept(path: Path) -> None:
-    job = OvertakenJob([url(0)], callback="https://user.example/told")
-    with opened(path) as (journal, _):
-        journal.accept([job])
-        fail(journal, job)
-        flush(journal)
-        job.meanwhile = lambda: record(journal, job, Requeued(0))
-        record(journal, job, CallbackEnded(job.version))
-    (restored,) = restored_from(path).jobs
-    assert restored.callback is not None
-    assert restored.callback.is_open, "the job goes on, and its next end is to be told"
 
 
 # Versions
@@ -627,6 +597,21 @@ def test_a_row_that_sqlite_cannot_store_is_left_out_and_the_others_are_kept(
     assert "a bug: the journal cannot store a value" in caplog.text
 
 
+def test_a_bug_that_ends_the_journals_thread_is_reported(path: Path) -> None:
+    broken = threading.Event()
+
+    def buggy_clock(_: float) -> None:
+        raise KeyError("a bug")
+
+    journal = open_store(str(path), buggy_clock, broken.set).store
+    journal.set_setting("a name", "a value")
+    assert broken.wait(10)
+    assert journal.trouble == "a bug ended its thread"
+    with pytest.raises(StoreUnavailable, match="a bug ended its thread"):
+        journal.accept([job_of(1)])
+    journal.close(0.0)
+
+
 # Retiring, deleting, looking
 
 
@@ -638,12 +623,11 @@ def test_a_retired_job_is_not_restored_but_can_be_read_with_its_links(path: Path
             finish(journal, job)
         journal.retire([jobs[0].job_id])
         flush(journal)
-        number = journal.number(jobs[0])
     with opened(path) as (journal, restored):
         assert [job.job_id for job in restored.jobs] == [jobs[1].job_id]
         assert [found.link for found in journal.links()] == [link(n) for n in (0, 1, 0, 1, 2)]
         assert list(journal.links(retired_only=True)) == [
-            (number, jobs[0].job_id, index, link(index)) for index in range(2)
+            Link(jobs[0].job_id, index, link(index)) for index in range(2)
         ]
         again = journal.load(jobs[0].job_id)
         assert again is not None
@@ -683,7 +667,7 @@ def test_links_are_streamed_in_order_from_any_position_during_writes(journal: St
     assert [found.link for found in seen[:2_500]] == [link(index) for index in range(2_500)]
     assert {found.job_id for found in seen[2_500:]} <= {new.job_id}
     flush(journal)
-    rest = journal.links((journal.number(old), 2_400))
+    rest = journal.links((old.job_id, 2_400))
     assert [found.n for found in rest] == [*range(2_401, 2_500), *range(500)]
 
 

@@ -15,16 +15,12 @@ from typing import NamedTuple, Protocol
 
 from imageload.job import Change, Job
 
-Place = tuple[int, int]
-"""An image: the number of its job, and its index there. Older jobs have smaller numbers."""
-
 Clock = Callable[[float], object]
 
 
 class Link(NamedTuple):
-    """An image's link and its place."""
+    """The link of image `n` of a job."""
 
-    number: int
     job_id: str
     n: int
     link: str
@@ -88,13 +84,13 @@ class Store(Protocol):
         Its Changes may be recorded from then on. Reads the disk; raises StoreUnavailable.
         """
 
-    def number(self, job: Job) -> int:
-        """The job's number; LookupError if the store does not have the job."""
+    def links(
+        self, after: tuple[str, int] | None = None, *, retired_only: bool = False
+    ) -> Iterator[Link]:
+        """The links of all jobs, or of the retired ones, oldest job first.
 
-    def links(self, after: Place = (0, -1), *, retired_only: bool = False) -> Iterator[Link]:
-        """The links of all jobs, or of the retired ones, in order, starting after `after`.
-
-        Reads the disk page by page; raises StoreUnavailable.
+        They start after image `after[1]` of job `after[0]`. Reads the disk page by page; raises
+        StoreUnavailable, and LookupError if the store does not have the job.
         """
 
     def get_setting(self, name: str) -> str | None:
@@ -122,10 +118,13 @@ class Restored(NamedTuple):
     was_closed: bool
 
 
-def open_store(path: str, clock: Clock | None = None) -> Restored:
+def open_store(
+    path: str, clock: Clock | None = None, on_break: Callable[[], object] | None = None
+) -> Restored:
     """The SQLite store in the file `path`, made if it is missing; a MemoryStore if `path` is empty.
 
-    `clock` is called with the seconds that each transaction took. Raises StoreError.
+    `clock` is called with the seconds that each transaction took, `on_break` if a bug ends the
+    thread that writes; both are called on that thread. Raises StoreError.
     """
     if not path:
         from imageload.store.memory import MemoryStore
@@ -133,4 +132,4 @@ def open_store(path: str, clock: Clock | None = None) -> Restored:
         return Restored(MemoryStore(), [], was_closed=True)
     from imageload.store.sqlite import open_sqlite
 
-    return open_sqlite(Path(path), clock=clock)
+    return open_sqlite(Path(path), clock, on_break)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from imageload.errors import StoreError
+from imageload.errors import StoreError, StoreUnavailable
 from imageload.store.rows import MIGRATIONS, record_of_version_3
 
 _log = logging.getLogger(__name__)
@@ -44,16 +44,15 @@ class JournalFile:
         self.path = _real(path)
         with self.errors_explained():
             self._lock = _held(self.path)
-        try:
-            with self.errors_explained():
+            try:
                 if not self.path.exists():
                     _refuse_orphaned_wal(self.path)
                     _create(self.path)
                 self.connection = _opened(self.path)
-                self._identity = _identity(self.path)
-        except BaseException:
-            os.close(self._lock)
-            raise
+                self._status = self.path.stat()
+            except BaseException:
+                os.close(self._lock)
+                raise
 
     @contextlib.contextmanager
     def errors_explained(self) -> Iterator[None]:
@@ -61,9 +60,10 @@ class JournalFile:
 
         It is for reading the whole file, so it keeps the garbage collector off too.
         """
+        was_enabled = gc.isenabled()
+        gc.disable()  # it takes a third of the time when many objects are made and none is freed
         try:
-            with _no_collections():
-                yield
+            yield
         except UNREADABLE as error:
             if isinstance(error, sqlite3.Error) and not _means_damage(error):
                 raise StoreError(f"The journal {self.path} cannot be opened: {error}.") from None
@@ -73,28 +73,34 @@ class JournalFile:
             ) from None
         except OSError as error:
             raise StoreError(f"The journal {self.path} cannot be opened: {error}.") from None
+        finally:
+            if was_enabled:
+                gc.enable()
 
     def check_in_place(self) -> None:
         """Raise OSError if the file at the path is no longer the one that is open."""
         try:
-            found = _identity(self.path)
+            is_in_place = os.path.samestat(self.path.stat(), self._status)
         except FileNotFoundError:
-            found = None
-        if found != self._identity:
+            is_in_place = False
+        if not is_in_place:
             raise OSError("its file was moved or deleted")
 
     @contextlib.contextmanager
     def reader(self) -> Iterator[sqlite3.Connection]:
-        """A connection for reading on the calling thread; raises sqlite3.Error.
+        """A connection for reading on the calling thread; raises StoreUnavailable.
 
         A missing file is not made: SQLite would delete the WAL that is kept for it.
         """
-        connection = _connected(self.path)
         try:
-            connection.execute("PRAGMA query_only = 1")
-            yield connection
-        finally:
-            connection.close()
+            with contextlib.closing(_connected(self.path)) as connection:
+                connection.execute("PRAGMA query_only = 1")
+                yield connection
+        except UNREADABLE as error:
+            _log.error("the journal cannot be read: %s", error)
+            raise StoreUnavailable(
+                f"The journal cannot be read now: {error}. Ask again in a while."
+            ) from error
 
     def close(self) -> None:
         """Bring everything into the one file, and unlock it."""
@@ -169,11 +175,8 @@ def _create(path: Path) -> None:
     new = _beside(path, ".new")
     new.unlink(missing_ok=True)
     os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    connection = _connected(new)
-    try:
+    with contextlib.closing(_connected(new)) as connection:
         _migrate(connection, 0)
-    finally:
-        connection.close()
     new.rename(path)
     folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -206,18 +209,6 @@ def _opened(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
-
-
-@contextlib.contextmanager
-def _no_collections() -> Iterator[None]:
-    """While many objects are made and none freed, the collector takes a third of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _means_damage(error: sqlite3.Error) -> bool:
@@ -262,8 +253,3 @@ def _set_up(connection: sqlite3.Connection) -> None:
         "journal_size_limit = 16777216",
     ):
         connection.execute(f"PRAGMA {pragma}")
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_dev, status.st_ino

@@ -11,33 +11,31 @@ from imageload.store import Posted
 class Keys:
     """The POSTs whose jobs are not all gone. Any thread may call it."""
 
-    def __init__(self, posts: Iterable[Posted] = ()) -> None:
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._posts: dict[tuple[str, str], Posted] = {}
-        self._by_job: dict[str, Posted] = {}
-        for posted in posts:
-            self.add(posted)
+        self._posts: dict[tuple[str, str], tuple[Posted, set[str]]] = {}
 
-    def add(self, posted: Posted) -> None:
-        """Keep `posted`, in place of an older one with the same key."""
+    def add(self, posted: Posted, job_ids: Iterable[str] | None = None) -> None:
+        """Keep `posted`, in place of an older one with the same key.
+
+        `job_ids` are those of its jobs that are left; all by default.
+        """
         with self._lock:
-            self._posts[posted[:2]] = posted
-            self._by_job.update(dict.fromkeys(posted.job_ids, posted))
+            left = set(posted.job_ids if job_ids is None else job_ids)
+            self._posts[posted[:2]] = posted, left
 
     def get(self, caller: str, key: str) -> Posted | None:
         """The POST with this key."""
-        return self._posts.get((caller, key))
+        found = self._posts.get((caller, key))
+        return found and found[0]
 
     def remove_jobs(self, job_ids: Iterable[str]) -> list[tuple[str, str]]:
         """The jobs are gone; gives the keys (caller, key) that no job is left of."""
+        gone = set(job_ids)
         with self._lock:
-            posts = {self._by_job.pop(each) for each in job_ids if each in self._by_job}
-            over = [
-                posted[:2]
-                for posted in posts
-                if self._posts.get(posted[:2]) is posted
-                and not any(job_id in self._by_job for job_id in posted.job_ids)
-            ]
+            for _, left in self._posts.values():
+                left.difference_update(gone)
+            over = [key for key, (_, left) in self._posts.items() if not left]
             for key in over:
                 del self._posts[key]
             return over

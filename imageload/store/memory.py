@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 
 from imageload.job import Change, Job
-from imageload.store import Link, Place, Posted
+from imageload.store import Link, Posted
 from imageload.store.keys import Keys
 
 
@@ -17,9 +17,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._numbers: dict[str, int] = {}
         self._jobs: dict[str, Job] = {}
-        self._last_number = 0
         self._keys = Keys()
         self._settings: dict[str, str] = {}
 
@@ -31,10 +29,7 @@ class MemoryStore:
         seconds: float = 5.0,  # noqa: ARG002
     ) -> None:
         with self._lock:
-            for job in jobs:
-                self._last_number += 1
-                self._numbers[job.job_id] = self._last_number
-                self._jobs[job.job_id] = job
+            self._jobs.update((job.job_id, job) for job in jobs)
         if posted is not None:
             self._keys.add(posted)
 
@@ -56,23 +51,25 @@ class MemoryStore:
         with self._lock:
             for job_id in gone:
                 self._jobs.pop(job_id, None)
-                self._numbers.pop(job_id, None)
         self._keys.remove_jobs(gone)
 
     def load(self, job_id: str) -> Job | None:
         return self._jobs.get(job_id)
 
-    def number(self, job: Job) -> int:
-        return self._numbers[job.job_id]
-
-    def links(self, after: Place = (0, -1), *, retired_only: bool = False) -> Iterator[Link]:
+    def links(
+        self, after: tuple[str, int] | None = None, *, retired_only: bool = False
+    ) -> Iterator[Link]:
+        start = 0
         with self._lock:
-            jobs = [] if retired_only else list(self._jobs.values())
-        for job in jobs:
-            number = self._numbers.get(job.job_id, 0)
-            for n, image in enumerate(job.snapshot().images) if number >= after[0] else ():
-                if image.link is not None and (number, n) > after:
-                    yield Link(number, job.job_id, n, image.link)
+            jobs = list(self._jobs.values())
+            if after is not None:
+                jobs = jobs[jobs.index(self._jobs[after[0]]) :]
+                start = after[1] + 1
+        for job in [] if retired_only else jobs:
+            for n, image in enumerate(job.snapshot().images[start:], start):
+                if image.link is not None:
+                    yield Link(job.job_id, n, image.link)
+            start = 0
 
     def get_setting(self, name: str) -> str | None:
         return self._settings.get(name)

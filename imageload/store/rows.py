@@ -17,14 +17,13 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from msgspec.structs import astuple
 
 from imageload.errors import Failure
 from imageload.job import Album, Callback, Image, Item, Job, Report, Snapshot, State
-from imageload.store import Place
 
 MIGRATIONS = (
     """
@@ -84,11 +83,18 @@ MIGRATIONS = (
         PRIMARY KEY (caller, key)
     ) WITHOUT ROWID;
     """,
+    """
+    UPDATE job SET version = version + 1000000000 * coalesce(
+        (SELECT CAST(value AS INTEGER) FROM setting WHERE name = 'journal:crashes'), 0);
+    DELETE FROM setting WHERE name = 'journal:crashes';
+    """,
 )
 """From each version of the SQLite schema to the next. Existing entries never change."""
 
 Value = str | int | bytes | None
 Row = tuple[Value, ...]
+Place = tuple[int, int]
+"""An image: the number of its job, and its index there. Older jobs have smaller numbers."""
 
 PAGE = 1_000
 
@@ -100,8 +106,12 @@ ADD_ITEMS = "INSERT INTO items (job, items) VALUES (?,?)"
 SET_HEAD = (
     "UPDATE job SET started = ?, version = ?, album = ?, purging = ?, callback = ? WHERE number = ?"
 )
+# The process before may have shown versions that it did not write: no version means two states.
+SKIP_VERSIONS = "UPDATE job SET version = version + 1000000000"
+CRASHES = "SELECT started, crashes, progress FROM job WHERE number = ?"
 SET_CRASHES = "UPDATE job SET started = 0, crashes = ?, progress = ? WHERE number = ?"
 RETIRE = "UPDATE job SET retired = 1 WHERE id = ?"
+NUMBER = "SELECT number FROM job WHERE id = ?"
 DELETE_JOB = (
     "DELETE FROM image WHERE job = (SELECT number FROM job WHERE id = ?)",
     "DELETE FROM items WHERE job = (SELECT number FROM job WHERE id = ?)",
@@ -124,15 +134,14 @@ LINKS = f"""
     WHERE (image.job, image.n) > (?, ?) AND image.link IS NOT NULL AND job.retired >= ?
     ORDER BY image.job, image.n LIMIT {PAGE}"""  # noqa: S608 - a number
 HEADS = """
-    SELECT number, id, created, dedupe, started, version, album, purging, callback, crashes,
-        progress, items.items
+    SELECT number, id, created, dedupe, started, version, album, purging, callback, items.items
     FROM job LEFT JOIN items ON items.job = number WHERE {} ORDER BY number"""
 IMAGES = """
     SELECT image.job, n, image.version, link, record
     FROM job CROSS JOIN image ON image.job = job.number WHERE {} ORDER BY image.job, n"""
 
 _MULTIROW = 64
-_ENDED = ("completed", "failed")
+ENDED = ("completed", "failed")
 
 
 class _Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -214,7 +223,7 @@ def _text(value: Album | Callback | None) -> str | None:
 def image_row(place: Place, image: Image) -> Row:
     """The row of an image. Raises UnicodeEncodeError or OverflowError if it cannot be stored."""
     report, failure = image.report, image.failure
-    if image.state not in _ENDED:
+    if image.state not in ENDED:
         report = None  # of no use after a restart, which downloads the image again
     record = (
         image.state,
@@ -242,42 +251,20 @@ def record_of_version_3(
     return _encode((state, attempts, deletehash, *flags, known, failure))
 
 
-class Stored(NamedTuple):
-    """A job as it was read.
-
-    `crashes` processes died in a row while the job was at work and none of its images ended.
-    `progress` is the version of its image that ended last, `old_progress` what it was then.
-    """
-
-    number: int
-    job: Job
-    was_started: bool
-    crashes: int
-    old_progress: int
-    progress: int
-
-
-def read_jobs(heads: Iterable[Any], images: Iterable[Any], first_version: int) -> Iterator[Stored]:
-    """The jobs of the rows that HEADS and IMAGES gave for one condition.
-
-    No job's version is below `first_version`: what the process before showed and did not write.
-    Its images keep the versions that were written.
-    """
+def read_jobs(heads: Iterable[Any], images: Iterable[Any]) -> Iterator[tuple[Job, int]]:
+    """The jobs of the rows that HEADS and IMAGES gave for one condition, and their numbers."""
     groups = itertools.groupby(images, itemgetter(0))
     group = next(groups, None)
     for (
-        number, job_id, created, dedupe, started, version, album, purging, callback, crashes,
-        progress, items,
+        number, job_id, created, dedupe, started, version, album, purging, callback, items,
     ) in heads:  # fmt: skip
         known: dict[int, Any] = {}
         if group is not None and group[0] == number:
             known = {row[1]: row for row in group[1]}
             group = next(groups, None)
-        newest = max(version, first_version, *(row[2] for row in known.values()))
-        read = [_image(item, known.get(n), newest) for n, item in enumerate(_items.decode(items))]
-        ends = [row[2] for n, row in known.items() if read[n].state in _ENDED]
+        newest = max(version, *(row[2] for row in known.values()), 0)
         job = Job.restored(
-            read,
+            [_image(item, known.get(n), newest) for n, item in enumerate(_items.decode(items))],
             job_id,
             created=datetime.fromtimestamp(created, UTC),
             dedupe=bool(dedupe),
@@ -287,7 +274,7 @@ def read_jobs(heads: Iterable[Any], images: Iterable[Any], first_version: int) -
             callback=None if callback is None else _callback.decode(callback),
             version=newest,
         )
-        yield Stored(number, job, bool(started), crashes, progress, max(ends, default=0))
+        yield job, number
 
 
 def _image(item: str | Item, row: Any, newest: int) -> Image:

@@ -8,41 +8,29 @@ Links, deletehashes and tokens are never logged.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sqlite3
-import threading
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import get_args
 
-from imageload.errors import ImageError, StoreUnavailable
-from imageload.job import (
-    AlbumEnded,
-    Change,
-    Downloaded,
-    Failed,
-    ImageChange,
-    Job,
-    PurgeEnded,
-    Requeued,
-)
-from imageload.store import Clock, Link, Place, Posted, Restored, rows
-from imageload.store.file import UNREADABLE, JournalFile
+from imageload.errors import ImageError
+from imageload.job import AlbumEnded, Change, Downloaded, Failed, Job, PurgeEnded, Requeued
+from imageload.store import Clock, Link, Posted, Restored, rows
+from imageload.store.file import JournalFile
 from imageload.store.keys import Keys
-from imageload.store.writer import Batch, Statement, Writer
+from imageload.store.writer import Statement, Writer
 
 _log = logging.getLogger(__name__)
 
 _RUNNING = "journal:running"  # this setting exists while a process has the journal open
-_CRASHES = "journal:crashes"  # how many processes have not closed it
-_VERSIONS_OF_A_RUN = 10**9
 _MOST_CRASHES = 5
 
-_IMAGE_CHANGES = frozenset(get_args(ImageChange))
 
-
-def open_sqlite(path: Path, *, clock: Clock | None = None) -> Restored:
+def open_sqlite(
+    path: Path, clock: Clock | None = None, on_break: Callable[[], object] | None = None
+) -> Restored:
     """The journal in the file at `path`, which is made if it is missing, and its jobs.
 
     Raises StoreError if the file cannot be used: its folder is missing, it cannot be written,
@@ -51,59 +39,59 @@ def open_sqlite(path: Path, *, clock: Clock | None = None) -> Restored:
     file = JournalFile(path)
     try:
         with file.errors_explained():
-            connection = file.connection
-            was_closed, first_version = _begin_run(connection)
-            stored = list(_read(connection, "NOT retired", (), first_version))
-            stuck = [] if was_closed else _count_crashes(connection, stored)
-        store = SqliteStore(file, stored, first_version, clock)
+            was_closed = _begin_run(file.connection)
+            numbers = dict(_read(file.connection, "NOT retired"))
+            stuck = [] if was_closed else _count_crashes(file.connection, numbers)
+        store = SqliteStore(file, numbers, Writer(file, clock, on_break))
     except BaseException:
         file.close()
         raise
     for job in stuck:
         _end_stuck(store, job)
-    return Restored(store, [each.job for each in stored], was_closed)
+    return Restored(store, list(numbers), was_closed)
 
 
-def _begin_run(connection: sqlite3.Connection) -> tuple[bool, int]:
-    """Note that a process has the journal open.
-
-    Gives whether the last one closed it, and the first version that no process has given out. A
-    process that was killed may have shown versions that it did not write, so after it they start
-    at the next multiple of 10^9: no version ever means two states.
-    """
+def _begin_run(connection: sqlite3.Connection) -> bool:
+    """Note that a process has the journal open; True if the one before closed it."""
     connection.execute("BEGIN IMMEDIATE")
-    settings = dict(connection.execute("SELECT name, value FROM setting").fetchall())
-    was_closed = _RUNNING not in settings
-    crashes = int(settings.get(_CRASHES, 0)) + (not was_closed)
-    for row in (_RUNNING, "yes"), (_CRASHES, str(crashes)):
-        connection.execute(rows.SET_SETTING, row)
+    running = connection.execute("SELECT 1 FROM setting WHERE name = ?", (_RUNNING,)).fetchone()
+    if running:
+        connection.execute(rows.SKIP_VERSIONS)
+    connection.execute(rows.SET_SETTING, (_RUNNING, "yes"))
     connection.execute("COMMIT")
-    return was_closed, crashes * _VERSIONS_OF_A_RUN
+    return running is None
 
 
 def _read(
-    connection: sqlite3.Connection, where: str, values: Sequence[str], first_version: int
-) -> Iterator[rows.Stored]:
+    connection: sqlite3.Connection, where: str, values: Sequence[str] = ()
+) -> Iterator[tuple[Job, int]]:
     heads = connection.execute(rows.HEADS.format(where), values)
     images = connection.execute(rows.IMAGES.format(where), values)
-    return rows.read_jobs(heads, images, first_version)
+    return rows.read_jobs(heads, images)
 
 
-def _count_crashes(connection: sqlite3.Connection, stored: Iterable[rows.Stored]) -> list[Job]:
+def _count_crashes(connection: sqlite3.Connection, numbers: Mapping[Job, int]) -> list[Job]:
     """The process before this one died: count that for the unfinished jobs that it was at.
 
     The oldest is one of them, though its start may not have been written yet. Gives the jobs at
     which five processes died in a row, without one image of theirs that ended.
     """
+    unfinished = [job for job in numbers if not job.summary().finished]
     stuck = []
     connection.execute("BEGIN IMMEDIATE")
-    unfinished = [each for each in stored if not each.job.summary().finished]
-    for n, each in enumerate(unfinished):
-        was_at_work = each.was_started or n == 0
-        crashes = each.crashes + was_at_work if each.progress == each.old_progress else 0
-        connection.execute(rows.SET_CRASHES, (crashes, each.progress, each.number))
+    for job in unfinished:
+        row = connection.execute(rows.CRASHES, (numbers[job],)).fetchone()
+        was_started, crashes, old_progress = row
+        images = job.snapshot().images
+        ends = [image.version for image in images if image.state in rows.ENDED]
+        progress = max(ends, default=0)
+        if progress != old_progress:
+            crashes = 0
+        elif was_started or job is unfinished[0]:
+            crashes += 1
+        connection.execute(rows.SET_CRASHES, (crashes, progress, numbers[job]))
         if crashes >= _MOST_CRASHES:
-            stuck.append(each.job)
+            stuck.append(job)
     connection.execute("COMMIT")
     return stuck
 
@@ -133,37 +121,27 @@ class SqliteStore:
 
     is_durable = True
 
-    def __init__(
-        self,
-        file: JournalFile,
-        stored: Iterable[rows.Stored],
-        first_version: int,
-        clock: Clock | None,
-    ) -> None:
+    def __init__(self, file: JournalFile, numbers: Mapping[Job, int], writer: Writer) -> None:
         self._file = file
-        self._first_version = first_version
-        self._numbers = weakref.WeakKeyDictionary({each.job: each.number for each in stored})
-        self._numbering = threading.Lock()
+        self._writer = writer
+        self._numbers = weakref.WeakKeyDictionary(numbers)
         query = file.connection.execute
-        (self._last_number,) = query("SELECT coalesce(max(number), 0) FROM job").fetchone()
+        (last,) = query("SELECT coalesce(max(number), 0) FROM job").fetchone()
+        self._new_numbers = itertools.count(last + 1)  # threads share it: `next` is one C call
         self._settings: dict[str, str] = dict(query("SELECT name, value FROM setting").fetchall())
-        posts = query("SELECT caller, key, fingerprint, job_ids FROM posted")
-        self._keys = Keys(
-            Posted(caller, key, fingerprint, tuple(job_ids.split()))
-            for caller, key, fingerprint, job_ids in posts
-        )
+        self._keys = Keys()
+        kept = {job.job_id for job in numbers}
+        posts = query("SELECT caller, key, fingerprint, job_ids FROM posted").fetchall()
+        for caller, key, fingerprint, job_ids in posts:
+            posted = Posted(caller, key, fingerprint, tuple(job_ids.split()))
+            self._keys.add(posted, kept.intersection(posted.job_ids))
         self._is_closed = False
-        self._writer = Writer(file.connection, file.check_in_place, clock)
 
     def accept(
         self, jobs: Sequence[Job], *, posted: Posted | None = None, seconds: float = 5.0
     ) -> None:
-        with self._numbering:
-            first = self._last_number + 1
-            self._last_number += len(jobs)
-        for job in jobs:
-            job.begin_at(self._first_version)
-        pairs = [rows.job_rows(number, job) for number, job in enumerate(jobs, first)]
+        numbers = {job: next(self._new_numbers) for job in jobs}
+        pairs = [rows.job_rows(number, job) for job, number in numbers.items()]
         new: list[Statement] = [(rows.ADD_JOB, head) for head, _ in pairs]
         new += [(rows.ADD_ITEMS, items) for _, items in pairs]
         if posted is not None:
@@ -178,7 +156,7 @@ class SqliteStore:
                 self._delete([job.job_id for job in jobs], [posted[:2]] if posted else [])
                 raise self._writer.refusal() from None
             durable.result()
-        self._numbers.update(zip(jobs, range(first, first + len(jobs)), strict=True))
+        self._numbers.update(numbers)
         if posted is not None:
             self._keys.add(posted)
 
@@ -186,20 +164,17 @@ class SqliteStore:
         return self._keys.get(caller, key)
 
     def record(self, job: Job, change: Change) -> None:
-        kind = type(change)
-        # Not written: a restart downloads again. Few types are looked at, for `match` takes
-        # 0.15 µs for each class of Struct.
-        if kind is Downloaded or (number := self._numbers.get(job)) is None:
+        # A download is not written: after a restart it is made again.
+        if type(change) is Downloaded or (number := self._numbers.get(job)) is None:
             return
-        if kind not in _IMAGE_CHANGES or kind is Requeued:
+        index = getattr(change, "index", None)
+        if index is None or type(change) is Requeued:
             self._record_head(number, job)  # first, as a process may die in between
-        if kind in _IMAGE_CHANGES:
-            index = change.index  # type: ignore[union-attr]
+        if index is not None:
             self._writer.put((number, index), job.image(index))
 
     def _record_head(self, number: int, job: Job) -> None:
-        # The row is made on the thread: of two that are recorded at once the later is the newer.
-        self._writer.edit(lambda batch: batch.heads.update({number: rows.head_row(number, job)}))
+        self._writer.edit({number: (rows.SET_HEAD, rows.head_row(number, job))})
 
     async def durable(self, *, hurry: bool = True) -> None:
         await self._writer.durable(hurry=hurry)
@@ -218,37 +193,32 @@ class SqliteStore:
         self._edit(jobs + _deleted_keys(keys))
 
     def _edit(self, statements: Iterable[Statement]) -> None:
-        def edit(batch: Batch) -> None:
-            batch.edits.update((each, each) for each in statements)
-
-        self._writer.edit(edit)
+        self._writer.edit({each: each for each in statements})
 
     def load(self, job_id: str) -> Job | None:
-        try:
+        with self._file.reader() as connection:
+            connection.execute("BEGIN")  # so that both tables are of one moment
+            found = dict(_read(connection, "job.id = ?", (job_id,)))
+        self._numbers.update(found)
+        return next(iter(found), None)
+
+    def links(
+        self, after: tuple[str, int] | None = None, *, retired_only: bool = False
+    ) -> Iterator[Link]:
+        place = 0, -1
+        if after is not None:
             with self._file.reader() as connection:
-                connection.execute("BEGIN")  # so that both tables are of one moment
-                found = list(_read(connection, "job.id = ?", (job_id,), self._first_version))
-        except UNREADABLE as error:
-            raise _unreadable(error) from error
-        if not found:
-            return None
-        self._numbers[found[0].job] = found[0].number
-        return found[0].job
-
-    def number(self, job: Job) -> int:
-        return self._numbers[job]
-
-    def links(self, after: Place = (0, -1), *, retired_only: bool = False) -> Iterator[Link]:
+                found = connection.execute(rows.NUMBER, after[:1]).fetchone()
+            if found is None:
+                raise LookupError(after[0])
+            place = found[0], after[1]
         while True:
-            try:
-                with self._file.reader() as connection:
-                    page = connection.execute(rows.LINKS, (*after, retired_only)).fetchall()
-            except sqlite3.Error as error:
-                raise _unreadable(error) from None
+            with self._file.reader() as connection:
+                page = connection.execute(rows.LINKS, (*place, retired_only)).fetchall()
             if not page:
                 return
-            yield from map(Link._make, page)
-            after = page[-1][0], page[-1][2]
+            yield from (Link(*link) for _, *link in page)
+            place = page[-1][0], page[-1][2]
 
     def get_setting(self, name: str) -> str | None:
         return self._settings.get(name)
@@ -256,11 +226,10 @@ class SqliteStore:
     def set_setting(self, name: str, value: str | None) -> None:
         if value is None:
             self._settings.pop(name, None)
-            statement: Statement = (rows.DELETE_SETTING, (name,))
+            self._writer.edit({name: (rows.DELETE_SETTING, (name,))})
         else:
             self._settings[name] = value
-            statement = rows.SET_SETTING, (name, value)
-        self._writer.edit(lambda batch: batch.edits.update({name: statement}))
+            self._writer.edit({name: (rows.SET_SETTING, (name, value))})
 
     @property
     def trouble(self) -> str | None:
@@ -272,7 +241,7 @@ class SqliteStore:
         self._is_closed = True
         self.set_setting(_RUNNING, None)
         for job, number in list(self._numbers.items()):
-            if not job.summary().finished:  # its version counts Changes that are not written
+            if not job.summary().finished:  # its version counts downloads too, unlike its rows
                 self._record_head(number, job)
         left = self._writer.close(seconds)
         if left is None:
@@ -286,8 +255,3 @@ class SqliteStore:
 
 def _deleted_keys(keys: Iterable[tuple[str, str]]) -> list[Statement]:
     return [(rows.DELETE_POSTED, key) for key in keys]
-
-
-def _unreadable(error: Exception) -> StoreUnavailable:
-    _log.error("the journal cannot be read: %s", error)
-    return StoreUnavailable(f"The journal cannot be read now: {error}. Ask again in a while.")

@@ -1,9 +1,9 @@
 """The journal's thread: everything that has arrived is one transaction, one fsync for all waiters.
 
-    put(image), edit(batch) ──┐                        ┌─► `durable`'s futures
-    add(new jobs) ────────────┴─► Batch ─► SQLite ─────┴─► the Futures of new jobs
-                                    ▲         │ disk full or broken
-                                    └─────────┘ kept and tried again; new jobs are refused
+    put(image), edit(rows) ──┐                        ┌─► `durable`'s futures
+    add(new jobs) ───────────┴─► Batch ─► SQLite ─────┴─► the Futures of new jobs
+                                   ▲         │ disk full or broken
+                                   └─────────┘ kept and tried again; new jobs are refused
 
 It writes at once if somebody waits, but not sooner than 7 ms after the last transaction; otherwise
 within 50 ms. It knows no Jobs, and never logs what it writes.
@@ -19,15 +19,16 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from operator import itemgetter
 
 from imageload.errors import StoreUnavailable
 from imageload.job import Image
-from imageload.store import Clock, Place
-from imageload.store.rows import SET_HEAD, Row, image_row, image_statements
+from imageload.store import Clock
+from imageload.store.file import JournalFile
+from imageload.store.rows import Place, Row, image_row, image_statements
 
 _log = logging.getLogger(__name__)
 
@@ -36,26 +37,24 @@ _LAZY_SECONDS = 0.05
 # pause of 15 ms cost 6 % of the images/s, as uploads wait for transactions.
 _PACE_SECONDS = 0.007
 _CHECK_SECONDS = 0.05  # between two checks of the file, if no new jobs arrive
-_RETRY_SECONDS = 0.1
-_RETRY_CAP_SECONDS = 5.0
+_RETRY_SECONDS = 0.25
 
 Statement = tuple[str, Row]
 _News = tuple[Place, Image] | Callable[[], object]
-"""An image to be written, or what else the thread has to do with its next batch."""
+"""An image to be written, or something else that the thread does with its batch."""
 
 
 @dataclass(slots=True)
 class Batch:
-    """What one transaction writes, in this order. Of two values for one thing the later counts."""
+    """The rows that one transaction writes, in this order. A later row replaces an earlier one."""
 
     new: list[Statement] = field(default_factory=list)
-    heads: dict[int, Row] = field(default_factory=dict)
     images: dict[Place, Row] = field(default_factory=dict)
     edits: dict[object, Statement] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """The number of rows."""
-        return len(self.new) + len(self.heads) + len(self.images) + len(self.edits)
+        return len(self.new) + len(self.images) + len(self.edits)
 
     def write(self, connection: sqlite3.Connection) -> None:
         """Write all of it in one transaction, which is durable when this returns."""
@@ -69,7 +68,6 @@ class Batch:
         connection.execute("BEGIN IMMEDIATE")
         try:
             execute(connection, self.new)
-            execute(connection, zip(itertools.repeat(SET_HEAD), self.heads.values()))
             for statement, values in images:
                 connection.executemany(statement, [values])
             execute(connection, self.edits.values())
@@ -86,21 +84,18 @@ def execute(connection: sqlite3.Connection, statements: Iterable[Statement]) -> 
 
 
 class Writer:
-    """Writes through `connection`, which it alone uses until it is closed. Any thread may call it.
+    """Writes to `file`, whose connection it alone uses once something arrives.
 
-    `check` is called before new jobs are written, and every 0.05 s; it raises if writing would be
-    in vain. `clock` is called with the seconds that each transaction took.
+    Any thread may call it. On its thread, `clock` is called with the seconds that each transaction
+    took, and `on_break` if a bug ends the thread.
     """
 
     def __init__(
-        self,
-        connection: sqlite3.Connection,
-        check: Callable[[], None],
-        clock: Clock | None,
+        self, file: JournalFile, clock: Clock | None, on_break: Callable[[], object] | None
     ) -> None:
-        self._connection = connection
-        self._check = check
+        self._file = file
         self._clock = clock
+        self._on_break = on_break
         self._inbox: deque[_News] = deque()
         self._news, self._hurry = threading.Event(), threading.Event()
         self._closing = threading.Event()
@@ -111,18 +106,17 @@ class Writer:
         self._batch = Batch()
         self._new_jobs: list[Future[None]] = []
         self._futures: list[asyncio.Future[None]] = []
-        self._retry_seconds = _RETRY_SECONDS
         self._written_at = self._checked_at = 0.0
-        self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
 
     def put(self, place: Place, image: Image) -> None:
         """Write the image as it is now."""
         self._tell((place, image))
 
-    def edit(self, edit: Callable[[Batch], object]) -> None:
-        """Call `edit` with the next batch, on the thread."""
-        self._tell(lambda: edit(self._batch))
+    def edit(self, edits: Mapping[object, Statement]) -> None:
+        """Execute statements in one transaction; one replaces another with the same key."""
+        self._tell(lambda: self._batch.edits.update(edits))
 
     def add(self, statements: Collection[Statement]) -> Future[None]:
         """Write new jobs; the Future fails with StoreUnavailable if that is impossible.
@@ -181,6 +175,15 @@ class Writer:
         if not self._news.is_set():
             self._news.set()
 
+    def _run(self) -> None:
+        try:
+            self._work()
+        except Exception:
+            _log.exception("a bug ended the journal's thread")
+            self._trouble = "a bug ended its thread"
+            if self._on_break is not None:
+                self._on_break()
+
     def _work(self) -> None:
         while True:
             self._await_news()
@@ -197,7 +200,7 @@ class Writer:
         if self._closing.is_set():
             time.sleep(_RETRY_SECONDS if self._trouble else 0.0)
         elif self._trouble is not None:
-            self._closing.wait(self._retry_seconds)
+            self._closing.wait(_RETRY_SECONDS)
         else:
             # The pace first: under load there is news by then, and somebody waits for it.
             pause = self._written_at + _PACE_SECONDS - time.monotonic()
@@ -220,18 +223,20 @@ class Writer:
 
     def _write(self) -> bool:
         """Write the batch, and wake the waiters; False if that did not work."""
-        try:
-            if self._batch:
-                begun = time.monotonic()
+        if self._batch:
+            begun = time.monotonic()
+            try:
                 if self._batch.new or self._trouble or begun > self._checked_at + _CHECK_SECONDS:
-                    self._check()
+                    self._file.check_in_place()
                     self._checked_at = begun
-                self._batch.write(self._connection)
-                if self._clock is not None:
-                    self._clock(time.monotonic() - begun)
-        except Exception as error:
-            self._fail(error)
-            return False
+                self._batch.write(self._file.connection)
+            except Exception as error:
+                self._fail(error)
+                return False
+            self._batch = Batch()
+            self._written_at = time.monotonic()
+            if self._clock is not None:
+                self._clock(self._written_at - begun)
         self._succeed()
         return True
 
@@ -240,20 +245,14 @@ class Writer:
         self._batch.new.clear()
         reason = str(error) or type(error).__name__
         if self._trouble is None:
-            self._retry_seconds = _RETRY_SECONDS
             is_bug = not isinstance(error, (sqlite3.Error, OSError, MemoryError))
             _log.error("the journal cannot be written: %s", reason, exc_info=is_bug)
-        else:
-            self._retry_seconds = min(2 * self._retry_seconds, _RETRY_CAP_SECONDS)
         self._trouble = reason
         refused, self._new_jobs = self._new_jobs, []
         for new in refused:
             new.set_exception(self.refusal())
 
     def _succeed(self) -> None:
-        if self._batch:
-            self._batch = Batch()
-            self._written_at = time.monotonic()
         if self._trouble is not None:
             self._trouble = None
             _log.warning("the journal can be written again")

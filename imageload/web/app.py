@@ -41,9 +41,7 @@ class App:
         tuning: Tuning | None = None,
         on_break: Callable[[], object] | None = None,
     ) -> None:
-        """`on_break` is called, on another thread, when a bug leaves the service without
-        transfers.
-        """
+        """`on_break` is called, on another thread, when a bug ends one that the service needs."""
         self._settings, self._tuning = settings, tuning or Tuning()
         self._most_connections = most_connections(settings)
         self.events = Events(

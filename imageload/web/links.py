@@ -53,12 +53,12 @@ def _parsed(place: str) -> tuple[str, int]:
 
 def _retired_links(job_id: str, number: int, store: Store) -> Iterator[tuple[str, str]]:
     """The links of retired jobs after image `number` of the job; of all if `job_id` is empty."""
-    job = store.load(job_id) if job_id else None
-    if job_id and job is None:
-        raise unknown_job()
-    start = (0, -1) if job is None else (store.number(job), number - 1)
-    for found in store.links(start, retired_only=True):
-        yield f"{found.job_id}:{found.n + 1}", found.link
+    after = (job_id, number - 1) if job_id else None
+    try:
+        for found in store.links(after, retired_only=True):
+            yield f"{found.job_id}:{found.n + 1}", found.link
+    except LookupError:
+        raise unknown_job() from None
 
 
 def encoded_links(links: Iterator[tuple[str, str]]) -> Iterator[bytes]:
