@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import random
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -28,6 +29,17 @@ from tests.service import Client, RunningService, ServiceProcess, running_servic
 from tests.verbs_audit import Audit, is_settled, listed_jobs
 from tests.verbs_walk import JOBS, Pages, Story, Walk
 
+# `python main.py` with short waits, which are not options.
+_START = """
+import functools, sys
+import main
+from imageload.settings import Tuning
+from imageload.web import app
+short = {"host_rest_seconds": 0.1, "host_give_up_seconds": 2.0, "retry_seconds": 0.1}
+short |= {"quota_wait_seconds": 0.2, "blocked_wait_seconds": 0.2}
+app.Tuning = functools.partial(Tuning, **short)
+sys.exit(main.main(sys.argv[1:]))
+"""
 _PAUSE = 0.05
 _TROUBLE_SECONDS = 5.0
 _LONGEST_LIFE_SECONDS = 4.0
@@ -185,11 +197,12 @@ def _process(folder: Path, sandbox: RunningSandbox) -> ServiceProcess:
     return ServiceProcess(
         "--port=0",
         "--allow-origin=127.0.0.1",
-        f"--journal={folder / 'journal'}",
+        f"--store={folder / 'journal'}",
         f"--temp-dir={folder / 'temp'}",
         f"--imgur-base-url={sandbox.url}",
         f"--imgur-link-base={sandbox.url}",
         environment={"IMGUR_CLIENT_ID": "test"},
+        command=(sys.executable, "-c", _START),
     )
 
 
