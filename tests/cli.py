@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-# What `python -m imageload` is, once stdin has become its controlling terminal.
+# Runs `python -m imageload` with stdin as its controlling terminal.
 _ON_A_TERMINAL = (
     "import fcntl, runpy, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
     "runpy.run_module('imageload', run_name='__main__', alter_sys=True)"

@@ -72,7 +72,7 @@ class Client:
         deadline = time.monotonic() + seconds
         while not (status := self.status(job_id))["finished"]:
             assert time.monotonic() < deadline, f"not finished: {status}"
-            time.sleep(0.02)  # a poll's pace, not a guess
+            time.sleep(0.02)  # polls
         return status
 
     def close(self) -> None:

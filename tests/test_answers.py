@@ -56,7 +56,7 @@ def page(words: str, status: int) -> tuple[int, Any]:
 
 
 CATALOGUE: list[tuple[tuple[int, Any], str]] = [
-    # What Imgur does not want.
+    # Refused images.
     (text("No image data was sent to the upload api", 400), "upload_rejected"),
     (thing(1003, "File type invalid (1)", 400), "upload_rejected"),
     (thing(1003, "File type invalid (1)", 415, "Exception_UploadError"), "upload_rejected"),
@@ -89,7 +89,7 @@ CATALOGUE: list[tuple[tuple[int, Any], str]] = [
     (page("429 Too Many Requests", 429), "rate_limited"),
     ((429, {"message": "You have exceeded the MONTHLY quota"}), "rate_limited"),
     ((429, None), "rate_limited"),
-    # Whom it refuses whatever is sent.
+    # Refused clients.
     (edge(FORBIDDEN, 400), "upload_blocked"),
     (edge(FORBIDDEN, 403), "upload_blocked"),
     (edge(COUNTRY, 400), "upload_blocked"),
@@ -114,7 +114,7 @@ CATALOGUE: list[tuple[tuple[int, Any], str]] = [
     (text("The access token provided is invalid.", 403), "bad_credentials"),
     (text("The access token provided is invalid.", 401), "bad_credentials"),
     ((401, None), "bad_credentials"),
-    # What passes.
+    # Transient errors.
     (thing(1001, "File was not uploaded correctly", 500, "Exception_Logged"), "server_fault"),
     (thing(1001, "[id]: Failed stripping metadata", 500), "server_fault"),
     (text("Could not process upload!", 500), "server_fault"),
@@ -129,10 +129,10 @@ CATALOGUE: list[tuple[tuple[int, Any], str]] = [
     ((504, {"message": "The upstream server is timing out"}), "response_lost"),
     ((502, {"message": "Bad gateway"}), "unavailable"),
     ((408, None), "unavailable"),
-    # Somebody else's 404 says nothing of what Imgur has.
+    # A 404 of another server does not show that the image is missing on Imgur.
     (page("404 Not Found", 404), "unavailable"),
     ((404, {"message": "Endpoint '/3/upload' does not exist"}), "unavailable"),
-    # Somebody else's answers: captive portals and the like.
+    # Responses of other servers, such as captive portals.
     (page("Welcome to our Wi-Fi. Log in here.", 200), "unavailable"),
     (page("302 Found", 302), "unavailable"),
     ((301, None), "unavailable"),

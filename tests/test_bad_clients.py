@@ -253,7 +253,7 @@ def test_a_large_body_delays_no_other_response(tmp_path: Path) -> None:
             assert service.get("/healthz").status_code == 200
             others += 1
         assert poster.answer().status == 202
-    # Read by the event loop itself, it lets one through at most: what came with its last byte.
+    # If the event loop read it, at most one other request would be served.
     assert others > 2
 
 
@@ -435,7 +435,7 @@ def test_a_body_without_urls_is_a_client_error(
     service: RunningService, body: bytes, content_type: str
 ) -> None:
     answer = service.post(data=body, headers={"Content-Type": content_type})
-    # What is no JSON may be text, of URLs that nobody can fetch.
+    # A body that is not JSON may be text, with URLs that cannot be fetched.
     assert answer.status_code in ((202, 400) if content_type == "text/plain" else (400,))
 
 

@@ -108,7 +108,7 @@ def test_a_callback_that_is_given_up_is_shown_logged_and_counted(
 
 def test_a_callback_may_use_its_whole_timeout(tmp_path: Path, origin: Origin) -> None:
     def think(connection: socket.socket) -> None:
-        # libcurl gives up on what is too slow for a second after two, or three.
+        # libcurl ends a transfer that is too slow for a second after two or three seconds.
         connection.settimeout(4)
         with contextlib.suppress(TimeoutError):
             while connection.recv(4_096):
@@ -170,7 +170,7 @@ def test_an_event_stream_has_the_end_of_a_job_once(service: RunningService, orig
     received.set()
     assert called(service, job_id)["told"]
     deadline = time.monotonic() + PATIENCE
-    while True:  # subscribers hear of a change within an eighth of a second
+    while True:  # subscribers get a change within an eighth of a second
         with Subscriber(url, end.id) as subscriber:
             if subscriber.answer.status == 204:
                 return

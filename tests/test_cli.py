@@ -225,7 +225,7 @@ def test_no_name_breaks_out_of_its_format(cli: Cli, origin: Origin) -> None:
     )
 
 
-# what goes wrong
+# errors
 
 LOCAL = ["upload", "--local", "http://x/", "--", "--imgur-client-id=test"]
 
@@ -480,7 +480,7 @@ def test_a_proxy_in_the_environment_is_not_used_for_this_machine(
     assert cli("jobs").status == 0
 
 
-# what the API has in prescribed states
+# prepared states of the API
 
 
 @pytest.fixture

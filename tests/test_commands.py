@@ -39,7 +39,7 @@ SETUP = """
 set -euo pipefail
 curl() { command curl --fail-with-body --silent --show-error --max-time 60 "$@"; }
 answers() { command curl --silent --output answer "http://127.0.0.1:$1/"; }
-# A port that something answers at; what is started there replaces what was.
+# Start a server on the port, in place of the last one, and wait until it responds.
 start() {
     if [ -n "${server[$1]:-}" ]; then
         kill -- "-${server[$1]}"

@@ -62,7 +62,7 @@ NARROWER: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
     "log_format": (("json", "json"), ("text", "text")),
 }
 
-# What some options need beside them.
+# Options that other options require.
 BESIDE = {
     "IMGUR_CLIENT_ID": "beside",
     "IMGUR_CLIENT_SECRET": "beside",

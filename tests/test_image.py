@@ -154,7 +154,7 @@ def test_a_missing_file_is_the_callers_error(tmp_path: Path) -> None:
         read_header(tmp_path / "absent.png")
 
 
-# --- What is no image ----------------------------------------------------------------------------
+# --- Bodies without an image ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
@@ -386,7 +386,7 @@ def test_hostile_bytes_neither_raise_nor_take_long(name: str, tmp_path: Path) ->
     header = read_header(path)
     describe(content)
     is_svg(content)
-    assert time.thread_time() - began < 0.5  # some 0.01: what is not bounded takes minutes
+    assert time.thread_time() - began < 0.5  # some 0.01; without bounds it takes minutes
     assert header is None or header.type == sniff(content)
 
 

@@ -436,7 +436,7 @@ def test_a_cancelled_upload_has_a_maybe_duplicate_mark_if_its_body_was_sent(
         upload = asyncio.create_task(imgur.land(str(PNG if whole else large)))
         while not imgur.quota.in_flight:
             await asyncio.sleep(0.01)
-        await asyncio.sleep(0.3)  # the body's way: nothing tells when it was sent
+        await asyncio.sleep(0.3)  # the sending of the body sends no event
         upload.cancel()
         try:
             await upload

@@ -82,7 +82,7 @@ def journal(path: Path) -> Iterator[Store]:
         yield journal
 
 
-# What a restart brings back
+# Restored state
 
 
 def test_an_accepted_job_is_restored_with_everything_that_was_posted(path: Path) -> None:

@@ -111,7 +111,7 @@ def test_every_transaction_is_on_the_disk_before_it_counts(path: Path) -> None:
     file.close()
 
 
-# What cannot be a journal
+# Files that cannot be a journal
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_while_uploads_wait_downloads_run_ahead_as_far_as_the_disk_may_be_used(
         running_service(tmp_path / "temp", **wired(sandbox, **disk)) as service,
     ):
         job_id = service.submit(urls(origin, 100), dedupe=False)
-        # A job that is alone has half of what there is besides the two under way: 40 / 2.
+        # A lone job has half of the bytes besides the two downloads in flight: 40 / 2.
         wait_until(lambda: service.get("/v1/quota").json()["parked"] >= 20)
         other = service.submit(urls(origin, 1, "other"), dedupe=False)
         wait_until(
@@ -145,7 +145,7 @@ def test_a_temporary_block_loses_no_image_and_gets_few_requests(
         sandbox.clear_faults()
         assert all_landed(service, [job_id])
         assert {each["attempts"] for each in service.records(job_id).values()} == {1}
-    # All that were under way at once, and one for each wait.
+    # All that were in flight at once, and one for each wait.
     assert sandbox.stats()["faults_met"]["forbidden"] <= 40
 
 
@@ -285,7 +285,7 @@ def test_ten_uploads_with_a_token_that_ran_out_cause_one_refresh(
     with running_service(tmp_path / "temp", **wired(sandbox, **account)) as service:
         assert all_landed(service, [service.submit(urls(origin, 1, "first"))])
         refreshes = sandbox.stats()["requests"]["oauth"]
-        threading.Event().wait(1.1)  # the token's own time: nothing tells when it is over
+        threading.Event().wait(1.1)  # the token's lifetime; its end sends no event
         assert all_landed(service, [service.submit(urls(origin, 10), dedupe=False)])
         assert sandbox.stats()["requests"]["oauth"] == refreshes + 1
 

@@ -349,7 +349,7 @@ def test_close_may_be_called_twice_and_with_nothing_to_end(wire: Wire) -> None:
 
 @pytest.mark.parametrize("action", ["cancel", "purge", "retry"])
 def test_after_close_no_job_is_cancelled_purged_or_retried(wire: Wire, action: str) -> None:
-    """It might not be recorded any more, and the job go on after a restart."""
+    """The end might not be recorded, and a restart would continue the job."""
     wired = wire()
     job = wired.start(urls(1))
     wired.wait(job)

@@ -212,11 +212,11 @@ def test_metrics_require_a_token_if_there_are_tokens(tmp_path: Path) -> None:
         assert allowed.status_code == 200
 
 
-# What names them
+# Names of metrics in other files
 
 
 def names_of(service: RunningService) -> set[str]:
-    """Every name under which a sample, or a family without one by now, may be asked for."""
+    """The names of all samples, and of families without a sample."""
     scrape = Scrape(service)
     families = set(re.findall(r"^# TYPE (\w+) ", scrape.text, re.MULTILINE))
     return {*scrape, *families}

@@ -55,7 +55,7 @@ def operations(described: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, 
 def test_every_method_of_every_route_is_described_and_nothing_else(
     described: dict[str, Any],
 ) -> None:
-    # A slash at the end is another spelling, and HEAD and OPTIONS are what every path has.
+    # A slash at the end is another spelling, and every path has HEAD and OPTIONS.
     there = {
         (path.rstrip("/") or "/", method.lower())
         for path, handler in ROUTES
@@ -78,7 +78,7 @@ def test_it_is_a_valid_document_of_openapi_3_1(described: dict[str, Any]) -> Non
 def test_every_example_fits_its_schema(described: dict[str, Any]) -> None:
     seen = 0
     for schema, value in examples(described):
-        # A Draft 2020-12 schema may refer to what lies beside it.
+        # The schema may refer to the document's components.
         whole = {**schema, "components": described["components"]}
         validator_for(whole, Draft202012Validator)(whole).validate(value)
         seen += 1

@@ -213,7 +213,7 @@ class Visit:
         return len(asked) > 1 and JOBS in asked[-1]
 
     def expect_problem(self, words: str) -> None:
-        """What the browser itself notes in the console when a request fails was meant to be."""
+        """Check that a problem with these words was logged, and remove it."""
         assert [problem for problem in self.problems if words in problem], self.problems
         self.problems = [problem for problem in self.problems if words not in problem]
 
@@ -438,7 +438,7 @@ def test_a_link_that_is_not_of_the_web_is_text_only(visit: Visit, origin: str) -
     visit.page.unroute_all(behavior="wait")
 
 
-# What is pasted
+# Pasted text
 
 
 def found(visit: Visit, text: str) -> dict[str, object]:
@@ -587,7 +587,7 @@ def test_pictures_copied_or_dragged_out_of_a_page_give_their_urls(visit: Visit) 
     expect(box).to_have_value(A)
 
 
-# What is done to a job
+# Actions on a job
 
 
 def test_failed_images_are_retried_links_copied_and_all_is_undone(
@@ -704,7 +704,7 @@ def test_only_the_failed_ones_may_be_shown(visit: Visit, origin: str) -> None:
     expect(job.locator(".source").first).to_have_text(good[0])
 
 
-# What the page hears
+# Events
 
 
 def test_a_job_posted_elsewhere_appears(visit: Visit, origin: str) -> None:

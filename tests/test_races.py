@@ -116,7 +116,7 @@ def test_a_cancel_within_a_retry_is_answered_with_the_count_of_images_it_ends(
         retried, cancelled = at_once(retry(service, job_id), delete(service, job_id))
         assert (retried.status_code, cancelled.status_code) in {(202, 202), (409, 202)}
         if retried.status_code == 202 and not cancelled.json()["cancelled"]:
-            # The cancel came first, and the retry goes on.
+            # The cancel came first, and the retry continues.
             assert delete(service, job_id)().json()["cancelled"] == 200
         else:
             assert cancelled.json()["cancelled"] in (0, 200), "all of the retry, or nothing"
@@ -135,7 +135,7 @@ def test_a_job_that_is_retried_is_not_retired(
         service.finish(job_id)
         service.finish(service.submit(["ftp://no.image/"]))  # the one that is kept
         with ThreadPoolExecutor(2) as pool:
-            with locked(journal):  # whatever is written waits
+            with locked(journal):  # all writes wait
                 retiring = pool.submit(service.service.run_maintenance)
                 wait([retiring], timeout=0.5)
                 retrying = pool.submit(retry(service, job_id))

@@ -243,7 +243,7 @@ def test_concurrent_posts_share_the_wait_for_the_disk(
             wait_until(
                 lambda: len([t for t in threading.enumerate() if "web-disk" in t.name]) == 12
             )
-        # Who waits too long is refused, and that depends on how busy this machine is.
+        # A request that waits too long is refused; on a busy machine some are.
         assert {wire.answer().status for wire in wires} <= {202, 503}
 
 
@@ -439,7 +439,7 @@ def test_64_descriptors_are_enough_for_a_job_of_200_images(
 
 @pytest.mark.parametrize("spare", [0, 1, 2, 3, 4])
 def test_a_lack_of_descriptors_is_no_failure_of_the_origin(origin: Origin, spare: int) -> None:
-    """Whatever needs the one too many: the look-up, the socket, or libcurl's copy of it."""
+    """Descriptors run out at the look-up, at the socket, or at libcurl's copy of it."""
     code = f"""
 import os, resource, time
 from imageload.transport.curl import TransferLoop, Transport

@@ -132,7 +132,7 @@ def test_jobs_accepted_together_share_although_some_wait_for_a_thread(
 def test_a_new_job_reuses_the_link_of_known_bytes_and_downloads_the_url_again(
     wire: Wire, folder: Folder
 ) -> None:
-    """What is behind a URL may change: it is downloaded again, and its bytes are recognized."""
+    """The bytes at a URL may change: it is downloaded again, and its bytes are compared."""
     wired = wire()
     (first,) = wired.wait(wired.start(urls(1), dedupe=True)).values()
     (again,) = wired.wait(wired.start(urls(1), dedupe=True)).values()

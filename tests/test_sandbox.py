@@ -187,7 +187,7 @@ def test_with_the_option_a_url_is_fetched(tmp_path: Path, http: requests.Session
         assert list(running.stats()["stored"].values()) == [2]
 
 
-# ----------------------------------------------------------------------- what counts as an image
+# -------------------------------------------------------------------- accepted and refused bodies
 
 
 @pytest.mark.parametrize(
@@ -411,7 +411,7 @@ def test_an_unknown_endpoint_is_a_404_in_an_envelope(
     assert (answer.status_code, answer.json()["success"]) == (404, False)
 
 
-# -------------------------------------------------------------------------------------- who asks
+# -------------------------------------------------------------------------------------- credentials
 
 
 @pytest.mark.parametrize(

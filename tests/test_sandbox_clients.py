@@ -73,7 +73,7 @@ client.delete_image(client.upload_from_path(sys.argv[-1])["deletehash"])
 print(json.dumps([told, client.get_image(told["id"]).title, client.credits]))
 """
 
-# What a line in /etc/hosts and a redirected port would do, for this one process.
+# Replaces a line in /etc/hosts and a redirected port, for this process only.
 HOSTS = """
 import socket, sys
 _getaddrinfo = socket.getaddrinfo

@@ -60,7 +60,7 @@ def _wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
-        time.sleep(0.02)  # a poll's pace: nginx says nothing when it listens
+        time.sleep(0.02)  # polls: nginx prints nothing when it listens
     pytest.fail("nginx did not start")
 
 
@@ -315,7 +315,7 @@ def slow_start(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
 def test_a_second_signal_ends_a_slow_start_at_once(tmp_path: Path) -> None:
     with slow_start(tmp_path) as (process, descriptor):
         process.send_signal(signal.SIGTERM)
-        process.send_signal(signal.SIGINT)  # two of a kind may be heard as one
+        process.send_signal(signal.SIGINT)  # two equal signals may arrive as one
         assert process.wait(5) == 1
         os.close(descriptor)
 
@@ -364,7 +364,7 @@ def test_the_sandbox_does_not_outlive_a_killed_service(process: ServiceProcess) 
     with contextlib.suppress(requests.ConnectionError):
         while time.monotonic() < deadline:
             requests.get(url, timeout=5)
-            time.sleep(0.05)  # a poll's pace: nobody tells when an orphan is gone
+            time.sleep(0.05)  # polls: the end of an orphan sends no event
         pytest.fail("the sandbox is still there")
 
 

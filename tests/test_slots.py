@@ -173,7 +173,7 @@ def test_a_gate_with_a_time_is_checked_again_then() -> None:
         bench.add("a")
         async with asyncio.timeout(5):
             while not bench.running:
-                await asyncio.sleep(0.001)  # a poll's pace
+                await asyncio.sleep(0.001)  # polls
 
     on_a_loop(Slots(4, gate=lambda: next(answers, 0.0)), play)
 

@@ -317,7 +317,7 @@ def test_a_task_that_is_cancelled_ends_at_once_with_the_bytes_that_were_sent(
     async def cancelled() -> tuple[int, float]:
         task = asyncio.ensure_future(transfers.transport.perform(sent, lambda _: None))
         while not origin.hanging.acquire(blocking=False):
-            await asyncio.sleep(0.01)  # a poll's pace
+            await asyncio.sleep(0.01)  # polls
         begun = time.monotonic()
         task.cancel()
         try:

@@ -85,7 +85,7 @@ class _World:
                 self.sandbox.fault(**fault, match=route, after=10 * number)
 
 
-# What a cut-off upload may have cost counts as spent until Imgur says otherwise.
+# The cost of a cut-off upload counts as spent until Imgur reports otherwise.
 _RICH = {"user_credits": 10**6, "client_credits": 10**7, "posts": 10**6}
 
 _TROUBLE: dict[str, list[dict[str, Any]]] = {

@@ -82,7 +82,7 @@ class Audit:
             if time.monotonic() > deadline:
                 self.wrong += [f"does not end: {each}" for each in open_jobs]
                 break
-            time.sleep(0.1)  # a poll's pace
+            time.sleep(0.1)  # polls
         self.counts["jobs"] = len(self._summaries)
 
     def _check_retired(self) -> None:
@@ -211,7 +211,7 @@ class Audit:
             if time.monotonic() > deadline:
                 self.wrong.append(f"temp files are in use: {found}")
                 return
-            time.sleep(0.1)  # a poll's pace
+            time.sleep(0.1)  # polls
 
 
 def listed_jobs(client: Client) -> list[dict[str, Any]]:
