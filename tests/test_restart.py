@@ -351,7 +351,7 @@ def test_a_job_that_kills_the_service_each_time_is_given_up(start: Start, origin
     hanging = origin.page("/h", origin.hang)
     first = start("--downloads=1")
     job_id = first.submit([hanging])
-    for _ in range(5):
+    for _ in range(10):
         assert origin.hanging.acquire(timeout=10)
         first.stop(signal.SIGKILL)
         first = start("--downloads=1")

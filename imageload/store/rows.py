@@ -59,11 +59,10 @@ MIGRATIONS = (
         number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, created INTEGER NOT NULL,
         dedupe INTEGER NOT NULL, started INTEGER NOT NULL, version INTEGER NOT NULL,
         album TEXT, purging INTEGER NOT NULL, callback TEXT,
-        retired INTEGER NOT NULL DEFAULT 0,
-        crashes INTEGER NOT NULL DEFAULT 0, progress INTEGER NOT NULL DEFAULT 0
+        retired INTEGER NOT NULL DEFAULT 0
     );
     INSERT INTO job SELECT number, id, created, dedupe, started, 1, album, purging, callback,
-        retired, 0, 0 FROM old_job;
+        retired FROM old_job;
     DROP TABLE old_job;
     CREATE INDEX job_kept ON job (number) WHERE NOT retired;
     ALTER TABLE image RENAME TO old_image;
@@ -82,11 +81,6 @@ MIGRATIONS = (
         caller TEXT NOT NULL, key TEXT NOT NULL, fingerprint BLOB NOT NULL, job_ids TEXT NOT NULL,
         PRIMARY KEY (caller, key)
     ) WITHOUT ROWID;
-    """,
-    """
-    UPDATE job SET version = version + 1000000000 * coalesce(
-        (SELECT CAST(value AS INTEGER) FROM setting WHERE name = 'journal:crashes'), 0);
-    DELETE FROM setting WHERE name = 'journal:crashes';
     """,
 )
 """From each version of the SQLite schema to the next. Existing entries never change."""
@@ -108,8 +102,11 @@ SET_HEAD = (
 )
 # The process before may have shown versions that it did not write: no version means two states.
 SKIP_VERSIONS = "UPDATE job SET version = version + 1000000000"
-CRASHES = "SELECT started, crashes, progress FROM job WHERE number = ?"
-SET_CRASHES = "UPDATE job SET started = 0, crashes = ?, progress = ? WHERE number = ?"
+# Differs from one start to the next if any image has gone further meanwhile.
+PROGRESS = "SELECT count(*), coalesce(sum(version % 1000000000), 0) FROM image"
+CRASH_SETTINGS = "SELECT name, value FROM setting WHERE name LIKE 'journal:%'"
+STARTED = "SELECT number FROM job WHERE started AND NOT retired ORDER BY number"
+SET_NOT_STARTED = "UPDATE job SET started = 0 WHERE number = ?"
 RETIRE = "UPDATE job SET retired = 1 WHERE id = ?"
 NUMBER = "SELECT number FROM job WHERE id = ?"
 DELETE_JOB = (

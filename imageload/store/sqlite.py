@@ -25,7 +25,9 @@ from imageload.store.writer import Statement, Writer
 _log = logging.getLogger(__name__)
 
 _RUNNING = "journal:running"  # this setting exists while a process has the journal open
-_MOST_CRASHES = 5
+_PROGRESS = "journal:progress"
+_CRASHES = "journal:crashes-without-progress"
+_MOST_CRASHES = 10
 
 
 def open_sqlite(
@@ -41,13 +43,13 @@ def open_sqlite(
         with file.errors_explained():
             was_closed = _begin_run(file.connection)
             numbers = dict(_read(file.connection, "NOT retired"))
-            stuck = [] if was_closed else _count_crashes(file.connection, numbers)
+            stuck = None if was_closed else _count_crash(file.connection, numbers)
         store = SqliteStore(file, numbers, Writer(file, clock, on_break))
     except BaseException:
         file.close()
         raise
-    for job in stuck:
-        _end_stuck(store, job)
+    if stuck is not None:
+        _end_stuck(store, stuck)
     return Restored(store, list(numbers), was_closed)
 
 
@@ -70,30 +72,26 @@ def _read(
     return rows.read_jobs(heads, images)
 
 
-def _count_crashes(connection: sqlite3.Connection, numbers: Mapping[Job, int]) -> list[Job]:
-    """The process before this one died: count that for the unfinished jobs that it was at.
+def _count_crash(connection: sqlite3.Connection, numbers: Mapping[Job, int]) -> Job | None:
+    """The process before this one died: the job to end, if it may be the reason.
 
-    The oldest is one of them, though its start may not have been written yet. Gives the jobs at
-    which five processes died in a row, without one image of theirs that ended.
+    That is the case if ten processes in a row died before one image of any job had gone further.
+    The suspect is the oldest job that the last process was at; its start may not be on disk yet.
     """
-    unfinished = [job for job in numbers if not job.summary().finished]
-    stuck = []
+    unfinished = {numbers[job]: job for job in numbers if not job.summary().finished}
+    settings = dict(connection.execute(rows.CRASH_SETTINGS).fetchall())
+    progress = "{}/{}".format(*connection.execute(rows.PROGRESS).fetchone())
+    crashes = (
+        int(settings.get(_CRASHES, 0)) + 1 if settings.get(_PROGRESS, progress) == progress else 0
+    )
+    started = [number for (number,) in connection.execute(rows.STARTED) if number in unfinished]
+    suspects = started or list(unfinished)
     connection.execute("BEGIN IMMEDIATE")
-    for job in unfinished:
-        row = connection.execute(rows.CRASHES, (numbers[job],)).fetchone()
-        was_started, crashes, old_progress = row
-        images = job.snapshot().images
-        ends = [image.version for image in images if image.state in rows.ENDED]
-        progress = max(ends, default=0)
-        if progress != old_progress:
-            crashes = 0
-        elif was_started or job is unfinished[0]:
-            crashes += 1
-        connection.execute(rows.SET_CRASHES, (crashes, progress, numbers[job]))
-        if crashes >= _MOST_CRASHES:
-            stuck.append(job)
+    connection.execute(rows.SET_SETTING, (_PROGRESS, progress))
+    connection.execute(rows.SET_SETTING, (_CRASHES, str(crashes)))
+    connection.executemany(rows.SET_NOT_STARTED, [(number,) for number in unfinished])
     connection.execute("COMMIT")
-    return stuck
+    return unfinished[suspects[0]] if suspects and crashes >= _MOST_CRASHES else None
 
 
 def _end_stuck(store: SqliteStore, job: Job) -> None:

@@ -19,18 +19,15 @@ CREATE TABLE job (
         number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, created INTEGER NOT NULL,
         dedupe INTEGER NOT NULL, started INTEGER NOT NULL, version INTEGER NOT NULL,
         album TEXT, purging INTEGER NOT NULL, callback TEXT,
-        retired INTEGER NOT NULL DEFAULT 0,
-        crashes INTEGER NOT NULL DEFAULT 0, progress INTEGER NOT NULL DEFAULT 0
-    );
-INSERT INTO "job" VALUES(1,'4227cacf-2ee1-4b52-b231-110304c4e203',1539463036,0,1,1,'{"title":"Birds","is_open":false,"id":"abc","link":"https://imgur.com/a/abc","deletehash":"d3l3t3h4sh","failure":null}',0,NULL,0,0,0);
-INSERT INTO "job" VALUES(2,'dd3df729-5a4e-4f1f-9a0c-0b8f0ac4f0c1',1539463037,1,0,2,NULL,0,NULL,0,0,0);
-INSERT INTO "job" VALUES(3,'8e03978e-40d5-4f3a-9f2a-3b0d6f1c2e11',1539463058,1,1,1,NULL,0,'{"url":"https://hook.example/told?k=v","is_told":true,"failure":null}',0,0,0);
+        retired INTEGER NOT NULL DEFAULT 0);
+INSERT INTO "job" VALUES(1,'4227cacf-2ee1-4b52-b231-110304c4e203',1539463036,0,1,1,'{"title":"Birds","is_open":false,"id":"abc","link":"https://imgur.com/a/abc","deletehash":"d3l3t3h4sh","failure":null}',0,NULL,0);
+INSERT INTO "job" VALUES(2,'dd3df729-5a4e-4f1f-9a0c-0b8f0ac4f0c1',1539463037,1,0,3,NULL,0,NULL,0);
+INSERT INTO "job" VALUES(3,'8e03978e-40d5-4f3a-9f2a-3b0d6f1c2e11',1539463058,1,1,1,NULL,0,'{"url":"https://hook.example/told?k=v","is_told":true,"failure":null}',0);
 CREATE TABLE posted (
         caller TEXT NOT NULL, key TEXT NOT NULL, fingerprint BLOB NOT NULL, job_ids TEXT NOT NULL,
         PRIMARY KEY (caller, key)
     ) WITHOUT ROWID;
 CREATE TABLE "setting" (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 INSERT INTO "setting" VALUES('a name','a value');
-INSERT INTO "setting" VALUES('journal:crashes','0');
 CREATE INDEX job_kept ON job (number) WHERE NOT retired;
 COMMIT;
