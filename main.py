@@ -46,6 +46,7 @@ from imageload.web.streams import EventsHandler, JobEventsHandler
 _log = logging.getLogger("imageload")
 
 _MAINTENANCE_SECONDS = 30.0
+_CLOSE_SECONDS = 10.0
 _COLLECT_EVERY = 20_000  # new objects
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -202,7 +203,11 @@ async def serve(settings: Settings, temp_dir: Path) -> int:
     # In a thread, so that signals are handled: reading 100,000 jobs takes seconds.
     app = await asyncio.to_thread(App, settings, temp_dir, ROUTES, on_break=on_break)
     _tune_collector()
-    server, url = app.listen()
+    try:
+        server, url = app.listen()
+    except OSError:
+        await asyncio.to_thread(app.close, _CLOSE_SECONDS, settings.grace_seconds)
+        raise
     maintain = functools.partial(asyncio.to_thread, app.service.run_maintenance)
     maintenance = tornado.ioloop.PeriodicCallback(maintain, _MAINTENANCE_SECONDS * 1_000)
     maintenance.start()
@@ -212,7 +217,7 @@ async def serve(settings: Settings, temp_dir: Path) -> int:
     await stop.wait()
     maintenance.stop()
     _log.info("stopping, current uploads have %.0f s to end", settings.grace_seconds)
-    if not await asyncio.to_thread(app.close, 10.0, settings.grace_seconds):
+    if not await asyncio.to_thread(app.close, _CLOSE_SECONDS, settings.grace_seconds):
         _log.warning("the service stopped before all of its threads had ended")
     server.stop()
     await app.events.close()

@@ -61,10 +61,12 @@ class Service:
         tuning = tuning or Tuning()
         self._settings = settings
         self.metrics = Metrics()
+        self.transfers = TransferLoop(on_break)
+        # Before the journal is opened, as they raise ValueError if an option is wrong.
+        self._transports = origins, callbacks, imgur = _transports(settings, tuning, self.transfers)
+        self._webhooks = Webhooks(callbacks, _webhook_rules(settings, tuning), self._apply)
         restored = open_store(settings.store, self.metrics.commit_clock, on_break)
         self.store, self._restored_jobs = restored.store, restored.jobs
-        self.transfers = TransferLoop(on_break)
-        self._transports = origins, callbacks, imgur = _transports(settings, tuning, self.transfers)
         self.files = TempFiles(temp_dir)
         # Downloads in flight come on top of the bytes that are held.
         self.temp_bytes = TempBytes(settings.temp_bytes - settings.downloads * settings.max_bytes)
@@ -77,7 +79,6 @@ class Service:
             on_resize=lambda slots: origins.keep_connections(2 * slots),
         )
         self._converters = _converters(settings, tuning, self.files, self.metrics)
-        self._webhooks = Webhooks(callbacks, _webhook_rules(settings, tuning), self._apply)
         self._pipeline = Pipeline(
             downloader=Downloader(origins, _download_bounds(settings, tuning), self.files),
             downloads=self._downloads,

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 import requests
 
+from imageload.job import Job
+from imageload.store import open_store
 from sandbox.testing import RunningSandbox
 from tests.conftest import real_component
 from tests.origin import IMAGES, Origin, answer, raw, redirect, reset
@@ -404,6 +406,30 @@ def test_a_bad_network_or_temp_directory_ends_the_start_with_a_message(tmp_path:
     result = _main("--imgur-client-id=x", f"--temp-dir={tmp_path}/missing")
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "wrong", ["--port", "--deny-origin", "--callback-secret", "--api-token-file"]
+)
+def test_a_start_that_fails_is_not_counted_as_a_crash(tmp_path: Path, wrong: str) -> None:
+    """Jobs that were at work in five crashes in a row are given up."""
+    (tmp_path / "empty").touch()
+    journal = tmp_path / "journal"
+    store = open_store(str(journal)).store
+    store.accept([Job(["ftp://no.image/"])])
+    store.close()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        value = {
+            "--port": taken.getsockname()[1],
+            "--deny-origin": "not/a/host",
+            "--callback-secret": "whsec_",
+            "--api-token-file": tmp_path / "empty",
+        }[wrong]
+        result = _main("--imgur-client-id=x", f"--store={journal}", f"{wrong}={value}")
+    assert result.returncode in (1, 2)
+    restored = open_store(str(journal))
+    assert restored.was_closed
+    restored.store.close()
 
 
 def test_the_client_id_is_in_no_log_line(origin: Origin, tmp_path: Path) -> None:

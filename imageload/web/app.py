@@ -43,6 +43,7 @@ class App:
     ) -> None:
         """`on_break` is called, on another thread, when a bug ends one that the service needs."""
         self._settings, self._tuning = settings, tuning or Tuning()
+        access = Access(settings, read_tokens(settings))  # before the service opens the journal
         self._most_connections = most_connections(settings)
         self.events = Events(
             most_streams(self._most_connections, self._tuning),
@@ -57,7 +58,7 @@ class App:
         )
         self.service.target.gate.watch(self.events.notify)
         self.limits = RequestLimits(
-            Access(settings, read_tokens(settings)),
+            access,
             IdempotencyKeys(self.service.store),
             self._tuning.max_bodies_bytes,
         )
