@@ -117,19 +117,20 @@ class Jobs:
         async with self.lock(job):
             before = job.summary()
             pending = _pending(before)
+            is_purge = purge or before.purging
             window = self._windows.get(job.job_id)
             may_have_images = before.counts["completed"] or (window is not None and window.sending)
             if purge and not before.purging and (may_have_images or _has_album(before)):
                 self._pipeline.apply(job, PurgeBegun())
             if window is not None:
-                window.end(_CANCELLED, but_sending=purge)
+                window.end(_CANCELLED, but_sending=is_purge)
             album_call = self._calls.get(job.job_id) if not before.purging else None
             if album_call is not None:
                 album_call.cancel()
             await self._end_open_images(job, _CANCELLED)
             if album_call is None:
                 self._end_album(job, _CANCELLED)
-            if window is not None and not purge:
+            if window is not None and not is_purge:
                 await window.wait_until_empty()
         return CancelResult(pending, before.counts["completed"] if purge else 0)
 

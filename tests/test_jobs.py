@@ -229,14 +229,17 @@ def test_a_purge_deletes_completed_images(wire: Wire) -> None:
     assert wired.failures(job) == ["purged"] * 3
 
 
+@pytest.mark.parametrize("cancels", [0, 1])
 def test_a_purge_lets_an_upload_that_is_being_sent_land_and_deletes_it(
-    wire: Wire, folder: Folder
+    wire: Wire, folder: Folder, cancels: int
 ) -> None:
     requests, uploads = Requests(), Tap(folder.upload)
     wired = wire(upload=uploads, response=requests, window=1)
     job = wired.start(urls(3))
     uploads.next(1)
     wired.on_loop(wired.load.purge(job))
+    for _ in range(cancels):
+        assert wired.on_loop(wired.load.cancel(job)) == (1, 0)
     assert requests.sent == []
     assert sorted(map(str, wired.failures(job))) == ["None", "cancelled", "cancelled"]
     uploads.resume()
