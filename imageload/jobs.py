@@ -86,8 +86,10 @@ class Jobs:
         try:
             if job.summary().purging:  # the process died before every image was cancelled
                 await self._end_open_images(job, _CANCELLED)
-            while not self._is_stopping:
+            while True:
                 async with self.lock(job):
+                    if self._is_stopping:
+                        break
                     window.reopen()
                     step = self._next_step(job, window)
                 if step is None:
@@ -152,12 +154,12 @@ class Jobs:
                 return 0
             if summary.purging:
                 raise Refused("job-busy", "The job is being purged. Send this again in a while.")
-            if self._is_stopping:
-                raise Refused("shutting-down", "The service is stopping. Send this again later.")
+            self._check_running()
             for count, index in enumerate(failed, 1):
                 self._pipeline.apply(job, Requeued(index))
                 if count % _IMAGES_PER_TURN == 0:
                     await asyncio.sleep(0)
+                    self._check_running()
             if not failed:
                 self._pipeline.apply(job, AlbumReopened())
             if window is not None:
@@ -185,6 +187,10 @@ class Jobs:
             await asyncio.wait(landing, timeout=_LAST_SECONDS)
         for job in waiting:
             self._settle_at_stop(job)
+
+    def _check_running(self) -> None:
+        if self._is_stopping:
+            raise Refused("shutting-down", "The service is stopping. Send this again later.")
 
     def _settle_at_stop(self, job: Job) -> None:
         if not self._pipeline.store.is_durable:

@@ -17,7 +17,8 @@ from msgspec.structs import replace
 
 from imageload import errors
 from imageload.errors import Refused
-from imageload.job import Image, Job, Landed, Report, State
+from imageload.job import Failed, Image, Job, Landed, Report, State
+from imageload.jobs import Jobs, WindowRules
 from imageload.retry import RetryRule
 from imageload.store.memory import MemoryStore
 from tests.raising import raises_refused
@@ -25,6 +26,10 @@ from tests.waiting import wait_until
 from tests.wired import PATIENCE, Folder, SlowStore, Tap, Wired, link_of, urls
 
 Wire = Callable[..., Wired]
+
+
+async def no_links(_: Job) -> set[str]:
+    return set()
 
 
 class Requests:
@@ -408,6 +413,41 @@ def test_a_cancel_ends_an_album_that_is_being_made(wire: Wire) -> None:
 
 
 # The stop
+
+
+def test_a_stop_starts_no_image_of_a_job_that_waits_for_an_action_to_end(wire: Wire) -> None:
+    wired = wire()
+
+    jobs = Jobs(wired.pipeline, WindowRules(), no_links)
+
+    async def stop() -> Job:
+        job = Job(urls(2))
+        async with jobs.lock(job):
+            work = asyncio.ensure_future(jobs.work(job))
+            await asyncio.sleep(0)
+            await jobs.stop(0, [])
+        await work
+        return job
+
+    assert wired.failures(wired.on_loop(stop())) == ["shutdown"] * 2
+
+
+def test_a_stop_ends_a_retry_of_many_images(wire: Wire) -> None:
+    wired = wire()
+    jobs = Jobs(wired.pipeline, WindowRules(), no_links)
+    job = Job(urls(2_500))
+    for n in range(2_500):
+        job.apply(Failed(n, errors.DownloadError("timeout", "Slow.").failure()))
+
+    async def retry_and_stop() -> None:
+        retry = asyncio.ensure_future(jobs.requeue(job))
+        await asyncio.sleep(0)
+        await jobs.stop(0, [job])
+        with raises_refused("shutting-down"):
+            await retry
+
+    wired.on_loop(retry_and_stop())
+    assert job.summary().counts["failed"] == 2_500
 
 
 def test_a_stop_leaves_unsent_uploads_unmarked_and_marks_those_that_were_sent(
