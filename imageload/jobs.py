@@ -84,8 +84,9 @@ class Jobs:
         self._windows[job.job_id] = window
         self._pipeline.dedupe.begin(job.job_id)
         try:
-            if job.summary().purging:  # the process died before every image was cancelled
+            if job.summary().purging:  # the process died before all was cancelled
                 await self._end_open_images(job, _CANCELLED)
+                self._end_album(job, _CANCELLED)
             while True:
                 async with self.lock(job):
                     if self._is_stopping:

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from imageload import errors
 from imageload.errors import Refused
-from imageload.job import Failed, Image, Job, Landed, Report, State
+from imageload.job import Album, Failed, Image, Job, Landed, Report, State
 from imageload.jobs import Jobs, WindowRules
 from imageload.retry import RetryRule
 from imageload.store.memory import MemoryStore
@@ -324,6 +324,25 @@ def test_a_restored_job_that_was_being_purged_loads_no_image(wire: Wire) -> None
     wired.load.restore([job])
     wired.wait_until_idle()
     assert wired.failures(job) == ["purged", "cancelled"]
+
+
+def test_a_restored_job_that_was_being_purged_makes_no_album(wire: Wire) -> None:
+    def respond(method: str, route: str, _fields: Any) -> Any:
+        if method == "DELETE":
+            raise errors.UploadError("upload_rejected", "No.")
+        pytest.fail(f"{method} {route}")
+
+    landed = Image(urls(1)[0], "completed", link=link_of(urls(1)[0]), deletehash="hash")
+    job = Job.restored(
+        [landed], "job", created=datetime.now(UTC), started=True, purging=True, album=Album("Birds")
+    )
+    wired = wire(response=respond)
+    wired.load.restore([job])
+    wired.wait_until_idle()
+    album = job.summary().album
+    assert album is not None
+    assert album.failure is not None
+    assert album.failure.code == "cancelled"
 
 
 # Albums
