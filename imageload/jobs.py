@@ -251,11 +251,13 @@ class Jobs:
                 return
             ended = AlbumEnded(failure=_CANCELLED)
         except ImageError as error:
-            _log.warning("an album was not made code=%s reason=%s", error.code, error.message)
             ended = AlbumEnded(failure=error.failure())
         except Exception as error:
             _log.exception("an album met a bug job=%s", job.job_id)
             ended = AlbumEnded(failure=bug_failure(error))
+        if (failure := ended.failure) is not None:
+            told = job.job_id, failure.code, failure.message
+            _log.warning("an album was not made job=%s code=%s reason=%s", *told)
         self._pipeline.apply(job, ended)
         after = job.summary()
         has_more = _pending(after) or after.counts["completed"] > before.counts["completed"]

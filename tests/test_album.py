@@ -11,6 +11,7 @@ import pytest
 from imageload import errors
 from imageload.job import (
     AlbumEnded,
+    AlbumReopened,
     Downloaded,
     Failed,
     Image,
@@ -179,13 +180,24 @@ def test_an_album_with_a_malformed_id_is_a_bad_response(made: object) -> None:
     assert len(calls.made) == 1, "nothing is added to what has no name"
 
 
-@pytest.mark.parametrize("number", [1, 2])
-def test_an_error_of_a_call_is_raised(number: int) -> None:
+def test_an_error_before_there_is_an_album_is_raised() -> None:
     trouble = errors.UploadError("unavailable", "Down.")
-    calls = Calls(*[MADE, True][: number - 1], trouble)
     with raises_error("unavailable") as caught:
-        album_of(calls, job_of(150))
+        album_of(Calls(trouble), job_of(150))
     assert caught.value is trouble
+
+
+def test_an_album_that_cannot_be_filled_is_kept_and_filled_by_a_retry() -> None:
+    trouble = errors.UploadError("unavailable", "Down.")
+    job = job_of(250)
+    ended = album_of(Calls(MADE, True, trouble), job)
+    failure = trouble.failure()
+    assert ended == AlbumEnded("aLbUm12", "https://imgur.com/a/aLbUm12", "d3l3t3", failure)
+    job.apply(ended)
+    job.apply(AlbumReopened())
+    calls = Calls()
+    album_of(calls, job)
+    assert [route for _, route, _ in calls.made] == ["album/d3l3t3", *2 * ["album/d3l3t3/add"]]
 
 
 def test_purged_images_are_not_in_the_album() -> None:

@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
+from msgspec.structs import replace
+
 from imageload import errors
 from imageload.job import AlbumEnded, Image, Snapshot
 
@@ -21,7 +23,8 @@ async def make_album(
     """Make the album of `job`, or replace its images; `link_of` gives the link of an album's id.
 
     Anonymous images and albums are addressed by their deletehashes, an account's by their ids.
-    Without an image no album is made. Raises what `request` raises.
+    Without an image no album is made. Raises what `request` raises before there is an album: one
+    that could not be filled is kept, so that a retry fills it and a purge deletes it.
     """
     album = job.album
     assert album is not None, "the job wants an album"
@@ -37,13 +40,17 @@ async def make_album(
         except errors.NotFoundOnImgur:  # somebody has deleted it meanwhile
             album_id = None
     if album_id is None:
-        made = await request("POST", "album", {"title": album.title, key: first})
-        album_id, deletehash = _text(made, "id"), _text(made, "deletehash")
+        found = await request("POST", "album", {"title": album.title, key: first})
+        album_id, deletehash = _text(found, "id"), _text(found, "deletehash")
         if album_id is None or (anonymous and deletehash is None):
             raise errors.UploadError("upload_error", "Imgur made an album and did not say which.")
+    made = AlbumEnded(album_id, link_of(album_id), deletehash)
     for batch in batches:
-        await request("POST", f"album/{deletehash or album_id}/add", {key: batch})
-    return AlbumEnded(album_id, link_of(album_id), deletehash)
+        try:
+            await request("POST", f"album/{deletehash or album_id}/add", {key: batch})
+        except errors.ImageError as error:
+            return replace(made, failure=error.failure())
+    return made
 
 
 def image_name(image: Image, *, anonymous: bool) -> str | None:
