@@ -279,11 +279,16 @@ class ImageLoad:
             waiting, self._waiting = list(self._waiting.values()), {}
         self._transfers.run(self._jobs.stop(grace_seconds, waiting))
         deadline = time.monotonic() + seconds
+        while threads := self._threads():  # a job that was retried meanwhile has a new one
+            for thread in threads:
+                thread.join(max(0.0, deadline - time.monotonic()))
+            if any(thread.is_alive() for thread in threads):
+                return False
+        return True
+
+    def _threads(self) -> list[threading.Thread]:
         with self._lock:
-            threads = list(self._active.values())
-        for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in threads)
+            return list(self._active.values())
 
     def _check_closing(self) -> None:
         if self._is_closing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
@@ -328,6 +329,32 @@ def test_close_ends_a_waiting_job_without_starting_it_and_observers_are_called(
         assert (image.failure.code, image.attempts) == ("shutdown", 0)
     assert [type(change) for change in wired.changes[waiting.job_id]] == [Failed] * 4
     assert wired.wait(running)
+    tap.resume()
+
+
+def test_close_waits_for_the_thread_that_a_retried_job_gets_meanwhile(
+    wire: Wire, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tap = Tap(folder.download)
+    wired = wire(tap, store=SlowStore())
+    begin_upload, resume = wired.load.begin_upload, threading.Semaphore(0)
+
+    def begin_and_wait(job: Job) -> None:
+        begin_upload(job)
+        assert resume.acquire(timeout=PATIENCE)
+
+    monkeypatch.setattr(wired.load, "begin_upload", begin_and_wait)
+    job = wired.start(urls(1))
+    tap.next(1)
+    wired.on_loop(wired.load.retry(job))
+    with ThreadPoolExecutor(1) as pool:
+        closing = pool.submit(wired.load.close, PATIENCE)
+        wait([closing], timeout=0.2)
+        resume.release()
+        wait([closing], timeout=0.2)
+        assert not closing.done()
+        resume.release()
+        assert closing.result()
     tap.resume()
 
 
