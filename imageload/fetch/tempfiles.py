@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _AGAIN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 _EMPTIED = os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-# With a journal, files come back by the dozen: one transaction makes many images durable.
+# More than are in use at the same time by default.
 _MAX_SPARE_FILES = 1_024
 _MAX_SPARE_BYTES = 64 * 2**20
 _LARGEST_SPARE = 2**20
