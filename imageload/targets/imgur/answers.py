@@ -25,6 +25,7 @@ _BUDGETS = (
 )
 # Markup and control characters: neither belongs in a message or a log line.
 _TAGS = re.compile(r"(?:<[^>]*>|[\x00-\x1f\x7f])+")
+_MAX_MESSAGE = 2_000
 _OF_US = ("client_id", "access token", "auth header", "authentication")
 
 
@@ -93,7 +94,8 @@ def _complaint(response: ApiResponse, about: str) -> tuple[set[int], str]:
             message = next((word for word in words if isinstance(word, str) and word), message)
     if about:
         message = message.replace(about, "...")
-    return statuses, _TAGS.sub(" ", message).strip()[:300]
+    # Cut before: the time of the pattern grows with the square of the length.
+    return statuses, _TAGS.sub(" ", message[:_MAX_MESSAGE]).strip()[:300]
 
 
 def _codes(value: Any) -> list[int]:
