@@ -209,6 +209,24 @@ def test_a_redirect_from_https_to_http_is_refused_unless_allowed(
         assert lax.arrives(url) == PNG
 
 
+def test_the_response_of_a_proxy_to_connect_is_not_the_origins(
+    authority: Authority, origin: Origin, make_download: MakeDownload
+) -> None:
+    context = authority.context("images.example")
+
+    def tunnel(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        with context.wrap_socket(connection, server_side=True) as secure:
+            secure.recv(10_000)
+            answer(b"gone", "404 Not Found")(secure)
+
+    origin.default = tunnel
+    download = make_download(ca_file=authority.file, proxy=origin.url)
+    error = download.fails_with("https://images.example/a.png", "http_status")
+    assert error.status_code == 404
+    assert list(origin.requests) == ["images.example:443"]
+
+
 def test_imgurs_own_placeholder_is_no_image(
     authority: Authority, make_download: MakeDownload
 ) -> None:

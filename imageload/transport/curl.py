@@ -38,6 +38,7 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _BUFFER_BYTES = 128 * 2**10
+_SUPPRESS_CONNECT_HEADERS = 265  # a name that pycurl does not have
 _EVENTS = {
     pycurl.POLL_IN: selectors.EVENT_READ,
     pycurl.POLL_OUT: selectors.EVENT_WRITE,
@@ -137,6 +138,8 @@ class Transport:
             (pycurl.HTTP09_ALLOWED, 0),
             # As bytes: pycurl takes text only if it is ASCII.
             (pycurl.PROXY, proxy.encode()),
+            # Otherwise the response to a CONNECT would be taken for the origin's.
+            (_SUPPRESS_CONNECT_HEADERS, 1),
             (pycurl.CAINFO, os.fsencode(bounds.ca_file)),
             (pycurl.LOW_SPEED_LIMIT, bounds.low_speed_bytes),
             (pycurl.LOW_SPEED_TIME, max(1, round(bounds.low_speed_seconds))),
