@@ -205,6 +205,24 @@ def test_an_unrequested_compression_is_decoded_within_the_size_limit(
     assert all("Accept-Encoding: identity" in head for head in origin.heads)
 
 
+@pytest.mark.parametrize(
+    "before", ["", "HTTP/1.1 103 Early Hints\r\ncontent-encoding: gzip\r\n\r\n"]
+)
+@pytest.mark.parametrize("coding", ["gzip, gzip", "gzip\r\nContent-Encoding: gzip"])
+def test_several_compressions_are_refused(
+    download: Download, origin: Origin, before: str, coding: str
+) -> None:
+    """Gzip in gzip in gzip makes minutes of work of 100 kB, and an empty file."""
+    response = f"{before}HTTP/1.1 200 OK\r\nContent-Encoding: {coding}\r\n\r\n".encode()
+    twice = gzip.compress(gzip.compress(PNG))
+    download.fails_with(origin.page("/twice", raw(response + twice)), "bad_response")
+
+
+def test_identity_is_no_compression(download: Download, origin: Origin) -> None:
+    packed = answer(gzip.compress(PNG), Content_Encoding="identity, gzip")
+    assert download.arrives(origin.page("/a", packed)) == PNG
+
+
 def test_a_body_that_ends_early_is_truncated(download: Download, origin: Origin) -> None:
     page = answer(PNG[:1000], length=len(PNG))
     assert download.fails_with(origin.page("/a", page), "truncated").transient
