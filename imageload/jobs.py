@@ -290,10 +290,10 @@ class Jobs:
 
     def _may_start(self, window: Window) -> bool:
         rules, uploads_wait = self._rules, self._pipeline.target.gate.was_closed
-        if window.downloading >= rules.downloads:
+        if window.downloading >= rules.downloads or window.has_many_aside:
             return False
         # While all uploads wait for Imgur, only the disk bounds how far downloads run ahead.
-        if not uploads_wait and (window.places >= rules.places or not window.has_spare_tasks):
+        if not uploads_wait and window.places >= rules.places:
             return False
         return self._pipeline.temp_bytes.has_room(window.job.job_id, window.fill_soon)
 

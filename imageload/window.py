@@ -15,8 +15,8 @@ from typing import Any
 from imageload.errors import Failure
 from imageload.job import Job
 
-_MOST_TASKS = 1_000
-"""Images of a job that are in flight or wait for a host, another image or their next try."""
+_MOST_ASIDE = 1_000
+"""Images of a job that wait for a host, another image or their next download."""
 
 HostOf = Callable[[str], str]
 
@@ -127,9 +127,9 @@ class Window:
         return len(self._downloading)
 
     @property
-    def has_spare_tasks(self) -> bool:
-        """False if so many images are on their way that no more should start."""
-        return len(self._tasks) < _MOST_TASKS
+    def has_many_aside(self) -> bool:
+        """True if so many images wait without a place that no more should start."""
+        return len(self._tasks) - len(self._places) >= _MOST_ASIDE
 
     def __contains__(self, index: int) -> bool:
         """True if the image is on its way."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ from imageload.job import Album, Failed, Image, Job, Landed, Report, State
 from imageload.jobs import Jobs, WindowRules
 from imageload.retry import RetryRule
 from imageload.store.memory import MemoryStore
+from imageload.targets.imgur.gate import Gate
+from imageload.targets.imgur.quota import Quotas
 from tests.raising import raises_refused
 from tests.waiting import wait_until
 from tests.wired import PATIENCE, Folder, SlowStore, Tap, Wired, link_of, urls
@@ -68,6 +71,31 @@ def failing_once(folder: Folder, code: str = "http_status") -> Callable[[str], R
         return folder.download(url)
 
     return download
+
+
+# The window
+
+
+def test_in_an_outage_only_so_many_images_of_a_job_wait_for_another(
+    wire: Wire, folder: Folder
+) -> None:
+    quotas = Quotas()
+    quotas.each[0].block_until_asked(3_600)
+    tap = Tap(folder.download)
+    wired = wire(tap)
+    wired.target.gate = Gate(quotas, math.inf)
+    assert wired.target.gate.seconds_to_next(0) > 0
+    job = wired.start(urls(1) * 3_000, dedupe=True)
+    tap.next(1)
+
+    async def tasks() -> int:
+        for _ in range(3_000):
+            await asyncio.sleep(0)
+        return len(asyncio.all_tasks())
+
+    assert 1_000 < wired.on_loop(tasks()) < 1_100
+    tap.resume()
+    wired.wait(job)
 
 
 # Cancels
