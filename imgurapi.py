@@ -285,7 +285,7 @@ class ImgurAPI(ImgurClient):
         def on_response(_: Response) -> Sink:
             def take(piece: bytes) -> None:
                 if received.tell() + len(piece) > _MAX_RESPONSE_BYTES:
-                    raise errors.UploadError("upload_error", "Imgur's response never ends.")
+                    raise errors.UploadError("upload_error", "Imgur's response is too large.")
                 received.write(piece)
 
             return take

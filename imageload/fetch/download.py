@@ -39,11 +39,11 @@ _ERRORS_BY_KIND: Mapping[str, tuple[str, str]] = {
     "url": ("invalid_url", "This is not a valid URL."),
     "dns": ("dns_error", "The host's name does not resolve."),
     "connect": ("connect_error", "The origin does not accept connections."),
-    "tls": ("tls_error", "The origin's certificate or TLS handshake is not right"),
+    "tls": ("tls_error", "The origin's certificate or TLS handshake is not valid"),
     "timeout": ("timeout", "The origin was too slow."),
     "too_large": ("too_large", "The headers of the origin's response are too large."),
     "response": ("bad_response", "The origin's response is not valid HTTP."),
-    "truncated": ("truncated", "The image broke off before its end."),
+    "truncated": ("truncated", "The response ended before the image was complete."),
     "broken": ("connect_error", "The origin closed the connection before it answered."),
 }
 # Parts of libcurl's message after a timeout, which say what was too slow.
@@ -188,7 +188,7 @@ def _redirected(target: Target, response: Response, bounds: DownloadBounds) -> T
         following = check_url(urljoin(target.url, location))
     except (errors.InvalidURL, ValueError):
         raise errors.DownloadError(
-            "bad_redirect", "The origin redirects to what is no http or https URL."
+            "bad_redirect", "The origin redirects to a URL that is not http or https."
         ) from None
     if target.scheme == "https" and following.scheme == "http" and not bounds.downgrade:
         raise errors.DownloadError("bad_redirect", "The origin redirects from https to http.")

@@ -43,7 +43,8 @@ async def make_album(
         found = await request("POST", "album", {"title": album.title, key: first})
         album_id, deletehash = _text(found, "id"), _text(found, "deletehash")
         if album_id is None or (anonymous and deletehash is None):
-            raise errors.UploadError("upload_error", "Imgur made an album and did not say which.")
+            message = "Imgur made an album and responded without its id."
+            raise errors.UploadError("upload_error", message)
     made = AlbumEnded(album_id, link_of(album_id), deletehash)
     for batch in batches:
         try:

@@ -141,7 +141,8 @@ def _meaning(response: ApiResponse, about: str) -> errors.UploadError:
             return errors.UploadBlocked(text, status_code=status)
         name, text = "upload_rejected", "Imgur does not let us change this."
     elif _is_imgurs(response) and (404 in statuses or "unable to find" in words):
-        return errors.NotFoundOnImgur(f"Imgur has no such thing.{said}", status_code=status)
+        text = f"Imgur has no such image or album.{said}"
+        return errors.NotFoundOnImgur(text, status_code=status)
     else:
         name, text = _failure_of_one(response, statuses, words)
     return errors.UploadError(name, text + said, status_code=status)
@@ -151,15 +152,15 @@ def _failure_of_one(response: ApiResponse, statuses: set[int], words: str) -> tu
     """Name in ERRORS and message of a failure that other requests need not share."""
     status = response.status
     if status == 200 and response.json is not None:
-        return "upload_error", "Imgur's response makes no sense."
+        return "upload_error", "Imgur's response is not valid."
     if 413 in statuses or "size limit" in words:
         return "too_large_for_target", "Imgur finds the image too large."
     if status == 504:
-        return "response_lost", "Something on the way to Imgur did not wait for its response."
+        return "response_lost", "A gateway before Imgur did not wait for its response."
     if status == 500 and "capacity" not in words:
-        return "server_fault", "Imgur broke down over this."
+        return "server_fault", "Imgur failed to process this request."
     if status >= 500 or status < 400 or status in (404, 408):
-        return "unavailable", "Imgur is out of order, or something on the way to it."
+        return "unavailable", "Imgur, or a gateway before it, is unavailable."
     return "upload_rejected", "Imgur refused the image."
 
 

@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 _DELETED = ImageError("purged", "Deleted from Imgur, as you asked.").failure()
 _TAKEN_OFF = ImageError(
     "purged",
-    "Taken off this job. It stays on Imgur, for another job has it too; purge that one as well.",
+    "Removed from this job. It stays on Imgur because another job has it too: purge that job also.",
 ).failure()
 
 LinksOfOthers = Callable[[Job], Awaitable[Set[str]]]
@@ -58,7 +58,7 @@ async def _purge_images(
     links_of_others: LinksOfOthers,
     forget: Callable[[Set[str]], object],
 ) -> bool:
-    """Delete the images that only `job` has; False if it is not known which these are."""
+    """Delete the images that only `job` has; False if the store cannot list the others'."""
     images = job.snapshot().images
     indexes: dict[str, list[int]] = {}
     for index, image in enumerate(images):
