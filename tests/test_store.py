@@ -205,7 +205,7 @@ def test_durable_returns_at_once_if_nothing_is_unwritten(store: Store) -> None:
 def test_all_callers_of_durable_are_woken_despite_a_cancelled_one(store: Store) -> None:
     async def load(job: Job, index: int) -> None:
         record(store, job, Downloaded(index, report(index)), Uploading(index))
-        await store.durable(hurry=index % 2 == 0)
+        await store.durable()
         record(store, job, Uploaded(index, link(index), SECRET))
 
     async def run(job: Job) -> None:

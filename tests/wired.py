@@ -125,7 +125,7 @@ class SlowStore(MemoryStore):
         super().__init__()
         self._waiting: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
-    async def durable(self, *, hurry: bool = True) -> None:  # noqa: ARG002
+    async def durable(self) -> None:
         loop = asyncio.get_running_loop()
         written = asyncio.Event()
         self._waiting.put(lambda: _threadsafe(loop, written.set))

@@ -66,11 +66,8 @@ class Store(Protocol):
         not have are ignored.
         """
 
-    async def durable(self, *, hurry: bool = True) -> None:
-        """Return once all that was recorded so far is on disk; at once if it is already.
-
-        Without `hurry` it waits for the next regular write, up to 0.05 s later.
-        """
+    async def durable(self) -> None:
+        """Return once all that was recorded so far is on disk; at once if it is already."""
 
     def retire(self, job_ids: Iterable[str]) -> None:
         """Drop jobs from the next start's list of jobs; their links stay listed."""

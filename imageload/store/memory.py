@@ -39,7 +39,7 @@ class MemoryStore:
     def record(self, job: Job, change: Change) -> None:
         pass
 
-    async def durable(self, *, hurry: bool = True) -> None:
+    async def durable(self) -> None:
         pass
 
     def retire(self, job_ids: Iterable[str]) -> None:

@@ -174,8 +174,8 @@ class SqliteStore:
     def _record_head(self, number: int, job: Job) -> None:
         self._writer.edit({number: (rows.SET_HEAD, rows.head_row(number, job))})
 
-    async def durable(self, *, hurry: bool = True) -> None:
-        await self._writer.durable(hurry=hurry)
+    async def durable(self) -> None:
+        await self._writer.durable()
 
     def retire(self, job_ids: Iterable[str]) -> None:
         gone = list(job_ids)

@@ -135,12 +135,12 @@ class Writer:
         self._tell(take, hurry=True)
         return durable
 
-    async def durable(self, *, hurry: bool) -> None:
+    async def durable(self) -> None:
         """Return once all that was passed in before is durable."""
         # The inbox first: the thread sets the flag before it empties it.
         if self._inbox or self._has_unwritten:
             future = asyncio.get_running_loop().create_future()
-            self._tell(lambda: self._futures.append(future), hurry=hurry)
+            self._tell(lambda: self._futures.append(future), hurry=True)
             await future
 
     @property
