@@ -40,7 +40,7 @@ _CHECK_SECONDS = 0.05  # between two checks of the file, if no new jobs arrive
 _RETRY_SECONDS = 0.25
 
 Statement = tuple[str, Row]
-_News = tuple[Place, Image] | Callable[[], object]
+_Entry = tuple[Place, Image] | Callable[[], object]
 """An image to be written, or something else that the thread does with its batch."""
 
 
@@ -96,8 +96,8 @@ class Writer:
         self._file = file
         self._clock = clock
         self._on_break = on_break
-        self._inbox: deque[_News] = deque()
-        self._news, self._hurry = threading.Event(), threading.Event()
+        self._inbox: deque[_Entry] = deque()
+        self._arrived, self._hurry = threading.Event(), threading.Event()
         self._closing = threading.Event()
         self._deadline = 0.0
         self._trouble: str | None = None
@@ -112,11 +112,11 @@ class Writer:
 
     def put(self, place: Place, image: Image) -> None:
         """Write the image as it is now."""
-        self._tell((place, image))
+        self._append((place, image))
 
     def edit(self, edits: Mapping[object, Statement]) -> None:
         """Execute statements in one transaction; one replaces another with the same key."""
-        self._tell(lambda: self._batch.edits.update(edits))
+        self._append(lambda: self._batch.edits.update(edits))
 
     def add(self, statements: Collection[Statement]) -> Future[None]:
         """Write new jobs; the Future fails with StoreUnavailable if that is impossible.
@@ -132,7 +132,7 @@ class Writer:
         if self._trouble is not None or self._closing.is_set():
             raise self.refusal()
         durable: Future[None] = Future()
-        self._tell(take, hurry=True)
+        self._append(take, hurry=True)
         return durable
 
     async def durable(self) -> None:
@@ -140,7 +140,7 @@ class Writer:
         # The inbox first: the thread sets the flag before it empties it.
         if self._inbox or self._has_unwritten:
             future = asyncio.get_running_loop().create_future()
-            self._tell(lambda: self._futures.append(future), hurry=True)
+            self._append(lambda: self._futures.append(future), hurry=True)
             await future
 
     @property
@@ -163,17 +163,17 @@ class Writer:
         self._deadline = time.monotonic() + seconds
         self._closing.set()
         self._hurry.set()
-        self._news.set()
+        self._arrived.set()
         self._thread.join(seconds + 1.0)
         return None if self._thread.is_alive() else len(self._batch)
 
-    def _tell(self, news: _News, *, hurry: bool = False) -> None:
-        self._inbox.append(news)
+    def _append(self, entry: _Entry, *, hurry: bool = False) -> None:
+        self._inbox.append(entry)
         # Mostly they are set already, and setting an Event takes a lock.
         if hurry and not self._hurry.is_set():
             self._hurry.set()
-        if not self._news.is_set():
-            self._news.set()
+        if not self._arrived.is_set():
+            self._arrived.set()
 
     def _run(self) -> None:
         try:
@@ -186,38 +186,38 @@ class Writer:
 
     def _work(self) -> None:
         while True:
-            self._await_news()
+            self._wait()
             is_last = self._closing.is_set()
-            self._news.clear()  # first, so that nothing that arrives from now on is overlooked
+            self._arrived.clear()  # first, so that no later entry is overlooked
             self._hurry.clear()
             self._take_in()
             written = self._write()
             if is_last and not self._inbox and (written or time.monotonic() >= self._deadline):
                 return
 
-    def _await_news(self) -> None:
+    def _wait(self) -> None:
         """Wait until there is something to write, and a little for more."""
         if self._closing.is_set():
             time.sleep(_RETRY_SECONDS if self._trouble else 0.0)
         elif self._trouble is not None:
             self._closing.wait(_RETRY_SECONDS)
         else:
-            # The pace first: under load there is news by then, and somebody waits for it.
+            # The pace first: under load entries arrive meanwhile, and an upload waits for them.
             pause = self._written_at + _PACE_SECONDS - time.monotonic()
             if pause > 0:
                 time.sleep(pause)
-            self._news.wait()
+            self._arrived.wait()
             self._hurry.wait(_LAZY_SECONDS)
 
     def _take_in(self) -> None:
         self._has_unwritten = True  # before the inbox is emptied
         while self._inbox:
-            news = self._inbox.popleft()
+            entry = self._inbox.popleft()
             try:
-                if isinstance(news, tuple):
-                    self._batch.images[news[0]] = image_row(*news)
+                if isinstance(entry, tuple):
+                    self._batch.images[entry[0]] = image_row(*entry)
                 else:
-                    news()
+                    entry()
             except Exception:
                 _log.exception("a bug: the journal cannot store a value")
 
