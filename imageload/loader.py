@@ -313,11 +313,12 @@ class ImageLoad:
 
     async def _links_of_others(self, job: Job) -> set[str]:
         loop = asyncio.get_running_loop()
-        retired = await loop.run_in_executor(None, self._retired_links)
-        return retired | _links(other for other in self.jobs() if other is not job)
+        return await loop.run_in_executor(None, self._read_links_of_others, job)
 
-    def _retired_links(self) -> set[str]:
-        return {found.link for found in self._store.links(retired_only=True)}
+    def _read_links_of_others(self, job: Job) -> set[str]:
+        # Jobs in memory first: one that is retired meanwhile is in the store then.
+        links = _links(other for other in self.jobs() if other is not job)
+        return links.union(found.link for found in self._store.links(retired_only=True))
 
 
 def _links(jobs: Iterable[Job]) -> set[str]:

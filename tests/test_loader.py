@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
@@ -18,6 +18,8 @@ from imageload.job import (
     Report,
 )
 from imageload.retry import RetryRule
+from imageload.store import Link
+from imageload.store.memory import MemoryStore
 from tests.raising import raises_refused
 from tests.wired import PATIENCE, Folder, SlowStore, Tap, Wired, nowhere, urls
 
@@ -203,6 +205,31 @@ def test_a_job_is_retired_once_it_has_finished_and_its_links_are_forgotten(wire:
     wired.wait_until_idle()
     assert not again.image(0).reused
     assert job.summary().finished
+
+
+def test_a_purge_keeps_an_image_of_a_job_that_is_retired_meanwhile(wire: Wire) -> None:
+    sent: list[str] = []
+
+    class RetiringStore(MemoryStore):
+        def links(
+            self, after: tuple[str, int] | None = None, *, retired_only: bool = False
+        ) -> Iterator[Link]:
+            found = list(super().links(after, retired_only=retired_only))
+            assert wired.on_loop(wired.load.retire()) == 1
+            return iter(found)
+
+    def respond(method: str, route: str, _fields: object) -> bool:
+        sent.append(f"{method} {route}")
+        return True
+
+    wired = wire(store=RetiringStore(), keep_jobs=0, response=respond)
+    purged, other = wired.start(urls(1), dedupe=True), wired.start(urls(1), dedupe=True)
+    wired.wait(other)
+    wired.wait_until_idle()
+    wired.on_loop(wired.load.purge(purged))
+    wired.wait_until_idle()
+    assert wired.failures(purged) == ["purged"]
+    assert sent == []
 
 
 def test_a_job_that_is_at_work_is_not_retired(wire: Wire, folder: Folder) -> None:
