@@ -1,4 +1,4 @@
-"""An image that is wanted twice is loaded once: by its URL while jobs run, and by its bytes.
+"""An image that is requested twice is loaded once: by its URL while jobs run, and by its bytes.
 
     claim.by_url()       None: load it, and `settle` the claim │ the Result of another image
     claim.by_content()   the same for its bytes                │ that has the same URL or bytes
@@ -127,7 +127,7 @@ class Dedupe:
 
 
 class Claim:
-    """What one image leads or follows. `settle` must be called at its end, whatever it is."""
+    """The keys that one image leads or follows. `settle` must be called however the image ends."""
 
     def __init__(self, dedupe: Dedupe, job: Job, image: Image) -> None:
         self._dedupe = dedupe

@@ -13,8 +13,8 @@
             ├── QuotaExceeded, UploadBlocked, CredentialsRefused
             └── NotFoundOnImgur
 
-A class of its own has only an error that is caught by its type. Every other error is raised by
-the name of its row: `DownloadError("dns_error", "The host's name does not resolve.")`.
+Only an error that is caught by its type has a class of its own. Every other error is raised by the
+name of its row: `DownloadError("dns_error", "The host's name does not resolve.")`.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class StoreUnavailable(Refused):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """What follows from an error.
+    """How an error is treated.
 
     `code`: its word in the API, the log and the metric; the row's name if empty.
     `transient`: another try may succeed.
@@ -242,7 +242,7 @@ class TooLarge(_OfOneRow, DownloadError):
 
 
 class QuotaExceeded(_OfOneRow, UploadError):
-    """A rate limit is reached, by Imgur's word or by our count of its budgets."""
+    """A rate limit is reached, as Imgur says, or by our count of its budgets."""
 
     row = "rate_limited"
     budget: str | None = None  # the exhausted one, if known: "user", "client" or "posts"

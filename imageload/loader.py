@@ -85,8 +85,8 @@ class ImageLoad:
         self._is_closing = False
 
     def upload(self, orders: Sequence[Order], sender: Sender | None = None) -> list[Job]:
-        """One Job for each order, registered and on its way, in order. Blocks until they are on
-        disk, if there is a journal.
+        """Register and start one Job for each order; returns them in order. Blocks until they are
+        on disk, if there is a journal.
 
         All or none: raises Refused, and nothing was registered. The store keeps the jobs' ids
         under the key of `sender`.
@@ -220,7 +220,7 @@ class ImageLoad:
         return len(retired)
 
     def begin_upload(self, job: Job) -> None:
-        """The body of a job's thread: see every image of `job` to its end."""
+        """The body of a job's thread: returns when `job` is finished, or the service stops."""
         try:
             self._transfers.run(self._jobs.work(job))
         except Exception:
@@ -229,7 +229,7 @@ class ImageLoad:
             _log_end(job, is_left=self._is_closing and not job.summary().finished)
 
     def _work(self, job: Job) -> None:
-        """A thread's life: one job, and the next only if no other thread can be had for it."""
+        """The body of a thread: runs one job, and the next if no thread can be started for it."""
         while True:
             self.begin_upload(job)
             with self._lock:
@@ -244,7 +244,7 @@ class ImageLoad:
                 self._active[job.job_id] = threading.current_thread()
 
     def _start(self, job: Job) -> None:
-        """See to it that a thread works on `job`, now or again."""
+        """Give `job` a thread: now, or when its thread ends."""
         with self._lock:
             if job.job_id in self._active:
                 self._again.add(job.job_id)
@@ -254,7 +254,7 @@ class ImageLoad:
                 self._start_waiting()
 
     def _start_waiting(self) -> None:
-        """For the lock's holder: give threads to the jobs that wait."""
+        """For the lock's holder: start threads for the jobs that wait."""
         while self._waiting and len(self._active) < self._capacity.max_active_jobs:
             job_id, job = next(iter(self._waiting.items()))
             name = f"job-{job_id[:8]}"

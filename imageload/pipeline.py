@@ -51,7 +51,7 @@ Observer = Callable[[Job, Change], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pipeline:
-    """The way of every image. Its fields are shared by all jobs."""
+    """Loads images. Its fields are the dependencies that all jobs share."""
 
     downloader: Downloader
     downloads: Slots
@@ -91,7 +91,7 @@ class Pipeline:
             self._fail(window, index, failure)
 
     async def _load(self, window: Window, index: int, claim: Claim) -> Result:
-        """Download the image and upload it, unless its bytes are known; its temp file goes."""
+        """Download the image and upload it, unless its bytes are known; give its temp file back."""
         report = await self._download(window, index)
         try:
             known = await claim.by_content(report.sha256)

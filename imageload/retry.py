@@ -1,4 +1,4 @@
-"""Which failures are tried again, how often and when: the one rule for both sides.
+"""The retry rule of downloads and uploads: which failures are retried, how often and when.
 
 | what failed                                             | tries in all       |
 | ------------------------------------------------------- | ------------------ |
@@ -24,7 +24,7 @@ from imageload.errors import ImageError
 class RetryRule:
     """The rule with its numbers: tries in all, first wait and longest wait in seconds.
 
-    `retry_lost`: may an image be uploaded again whose upload's answer was lost?
+    `retry_lost`: True if an image is uploaded again after the response to its upload was lost.
     """
 
     max_tries: int

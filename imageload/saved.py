@@ -1,4 +1,4 @@
-"""What must outlive the process of Imgur's: its budgets, and a refresh token that it replaced.
+"""Imgur's budgets, and the refresh token that it issued last, over a restart.
 
 Both are settings of the store.
 """

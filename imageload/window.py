@@ -72,7 +72,7 @@ class StartOrder:
         self._blocked[host] = self._blocked.get(host, 0) + 1
 
     def unblock(self, host: str) -> bool:
-        """It waits no more; True if others were queued behind it."""
+        """The image no longer waits for this host; True if others were queued behind it."""
         self._blocked[host] -= 1
         if self._blocked[host]:
             return False
@@ -152,7 +152,7 @@ class Window:
             self._empty.set()
 
     def fill_soon(self) -> None:
-        """There may be more room: fill once for all that happens in this turn of the loop."""
+        """Call `fill` at the next turn of the loop, once for any number of calls."""
         if not self._will_fill:
             self._will_fill = True
             asyncio.get_running_loop().call_soon(self.fill)

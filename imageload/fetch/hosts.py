@@ -1,4 +1,4 @@
-"""Which origin may be asked for an image now: slots per host, pauses, and a circuit breaker.
+"""When a download from an origin may start: slots per host, pauses, and a circuit breaker.
 
     await hosts.enter(target)     waits for a slot of the host, in the order of asking
     hosts.leave(target, error)    gives it back; the breaker learns from the error
@@ -44,7 +44,7 @@ class HostRules:
     """The first rest of an open breaker; it doubles up to `longest_rest_seconds`."""
     longest_rest_seconds: float = 5.0
     give_up_seconds: float = 20.0
-    """An origin that has failed for so long ends its images."""
+    """After so long a failure, images of the origin fail."""
     max_pause_seconds: float = 300.0
     """The longest Retry-After that is kept."""
 
@@ -74,7 +74,7 @@ class _Origin:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def notify(self) -> None:
-        """Have those who wait look again."""
+        """Wake the waiting downloads, which check again."""
         self.changed.set()
         self.changed = asyncio.Event()
 
@@ -124,7 +124,7 @@ class Hosts:
 
     @property
     def in_use(self) -> int:
-        """How many origins something is remembered of."""
+        """How many origins are kept."""
         return len(self._origins)
 
     def _origin(self, target: Target) -> _Origin:
@@ -194,7 +194,7 @@ class Hosts:
             self._origins.pop((target.host, target.port), None)
 
     def _forget_recovered(self) -> None:
-        """Forget origins whose trouble is long over."""
+        """Forget origins that have not failed or paused for a while."""
         old = time.monotonic() - 10 * self._rules.longest_rest_seconds
         for key, origin in list(self._origins.items()):
             if not origin.users and max(origin.open_until, origin.paused_until) < old:

@@ -86,7 +86,7 @@ class Webhooks:
             self.notify_if_ended(job)
 
     def stop(self) -> None:
-        """Notify no more: jobs that end from now on are ended by the service."""
+        """Send nothing about jobs that end from now on: the stop of the service ends them."""
         self._is_stopped = True
 
     def notify_if_ended(self, job: Job) -> None:

@@ -1,4 +1,4 @@
-"""The store: jobs, and what else must outlive the process.
+"""The store: jobs, and other data that must outlive the process.
 
     open_store("")       MemoryStore: keeps nothing beyond the process
     open_store(path)     SqliteStore: the journal, a SQLite file
@@ -39,7 +39,7 @@ class Posted(NamedTuple):
 
 
 class Store(Protocol):
-    """Where jobs live. MemoryStore and SqliteStore pass the same tests.
+    """Stores jobs. MemoryStore and SqliteStore pass the same tests.
 
     Any thread may call any method, except `durable`, which is awaited on the transfer loop.
     """

@@ -109,7 +109,7 @@ class Request:
 
     url: str
     host: str
-    """The host that the guard is asked about."""
+    """The host that is passed to the guard."""
     method: str = "GET"
     headers: tuple[str, ...] = ()
     body: Body | None = None
@@ -131,10 +131,10 @@ class Bounds:
 
 
 class Exchange:
-    """A request on its way over the easy handle `curl`, and what comes back.
+    """A request on the easy handle `curl`, and its response.
 
-    libcurl swallows the exceptions of callbacks: `error` keeps the first, and wins over the code
-    that libcurl makes of it.
+    libcurl discards the exceptions of callbacks, so the first is kept, and `result` raises it
+    instead of the error that libcurl reports.
     """
 
     def __init__(
@@ -205,7 +205,7 @@ class Exchange:
         return self._response
 
     def close(self) -> None:
-        """Close what only this request needed."""
+        """Close sockets that libcurl has not taken."""
         self._connecting.close()
 
     def _take_header(self, line: bytes) -> int | None:

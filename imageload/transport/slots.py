@@ -1,6 +1,6 @@
 """Slots that many jobs share fairly: no job can take all of them.
 
-Waiting work stands in one line per key (a job's id), and the lines are served in turn, so a job of
+Waiting work is queued per key (a job's id), and the queues are served in turn, so a job of
 one URL never waits behind ten thousand of another. A key may hold at most half of the slots that
 the others leave, rounded up: with n busy keys each ends up with 1/(n+1) of the slots, and the last
 share is free for the next key. If no key ever gives back, the k-th gets the k-th half: of 32 slots
