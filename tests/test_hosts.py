@@ -56,6 +56,21 @@ async def ready(task: asyncio.Task[None]) -> bool:
     return task.done()
 
 
+def test_downloads_that_fail_together_open_the_breaker_for_one_rest() -> None:
+    hosts = Hosts(HostRules(failures=1, rest_seconds=0.02, longest_rest_seconds=60))
+
+    async def scene() -> None:
+        for _ in range(8):
+            await hosts.enter(target())
+        for _ in range(8):
+            hosts.leave(target(), AWAY)
+        async with asyncio.timeout(1):
+            await hosts.enter(target())
+        hosts.leave(target(), None)
+
+    play(hosts, scene())
+
+
 def test_a_host_has_a_number_of_slots_granted_in_order() -> None:
     hosts = Hosts(RULES)
 

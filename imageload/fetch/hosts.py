@@ -169,7 +169,8 @@ class Hosts:
                 origin.failing_since = now
             origin.failures += 1
             origin.last_failure = error.message
-            if self._is_failing(origin):
+            # A failure while it is open is that of a download which began before.
+            if self._is_failing(origin) and now >= origin.open_until:
                 origin.rest = min(rules.longest_rest_seconds, 2 * origin.rest or rules.rest_seconds)
                 origin.open_until = now + origin.rest
         elif error is None or error.answered:
