@@ -5,6 +5,7 @@ Exit status: 0 everything landed, 1 something failed, 2 misuse, 130 Ctrl-C, 141 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import runpy
 import signal
@@ -36,13 +37,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The interpreter flushes stdout once more at its end, which must not raise again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_stdout()
         return 141
     except OSError as error:
+        _discard_stdout()
         print_message(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
         return 1
     return status
+
+
+def _discard_stdout() -> None:
+    """The interpreter flushes stdout once more at its end, which must not raise again."""
+    with contextlib.suppress(OSError, ValueError):  # a stdout without a descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def serve(options: Sequence[str]) -> int:

@@ -161,6 +161,9 @@ class ImageLoad:
         """
         self._check_closing()
         result = await self._jobs.cancel(job)
+        with self._lock:
+            if job.summary().finished and self._waiting.pop(job.job_id, None) is not None:
+                self._dedupe.end(job.job_id)  # it needs no thread any more
         _log.info("cancelled job=%s", job.job_id)
         return result
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ast
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -22,6 +22,8 @@ LIBRARIES = {
     "prometheus_client": {"observers", "web"},
 }
 
+_IMPORT = re.compile(r"^ *(?:from ([\w.]+) import ([\w, ]*)|import ([\w.]+))", re.MULTILINE)
+
 
 def modules() -> dict[Path, tuple[str, set[str]]]:
     """Each file with its room and its imports: rooms of ours, and libraries."""
@@ -29,13 +31,10 @@ def modules() -> dict[Path, tuple[str, set[str]]]:
     for path in [ROOT / "main.py", ROOT / "imgurapi.py", *(ROOT / "imageload").rglob("*.py")]:
         parts = path.relative_to(ROOT).with_suffix("").parts
         room = parts[min(1, len(parts) - 1)]
-        names: set[str] = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                names |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                inner = {f"{node.module}.{alias.name}" for alias in node.names}
-                names |= inner if node.module == "imageload" else {node.module}
+        names = set()
+        for package, inner, whole in _IMPORT.findall(path.read_text(encoding="utf-8")):
+            # `from imageload import a, b` names rooms; every other import names its module.
+            names |= {*inner.split(", ")} if package == "imageload" else {package or whole}
         found[path] = room, {name.removeprefix("imageload.").split(".")[0] for name in names}
     return found
 
