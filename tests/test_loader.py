@@ -116,6 +116,26 @@ def test_past_max_waiting_jobs_a_request_is_refused_whole(wire: Wire, folder: Fo
     assert tap.at.empty()
 
 
+def test_a_job_that_is_cancelled_while_it_waits_makes_room_for_another(
+    wire: Wire, folder: Folder
+) -> None:
+    tap = Tap(folder.download)
+    wired = wire(tap, max_active_jobs=1, max_waiting_jobs=1)
+    running = wired.start(urls(1, "running"))
+    tap.next(1)
+    waiting = wired.start(urls(1, "waiting"))
+    with raises_refused("backlog-full"):
+        wired.start(urls(1, "one more"))
+    assert wired.on_loop(wired.load.cancel(waiting)).cancelled == 1
+    assert waiting.summary().finished
+    last = wired.start(urls(1, "last"))
+    tap.resume(2)
+    assert {image.state for job in (running, last) for image in wired.wait(job).values()} == {
+        "completed"
+    }
+    assert wired.changes[waiting.job_id][0].__class__ is Failed, "it was never started"
+
+
 def no_thread(_: threading.Thread) -> None:
     """Raise like Thread.start when the system is out of threads."""
     raise RuntimeError("can't start new thread")
