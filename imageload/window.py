@@ -153,9 +153,11 @@ class Window:
 
     def fill_soon(self) -> None:
         """Call `fill` at the next turn of the loop, once for any number of calls."""
-        if not self._will_fill:
+        if self._order and not self._will_fill:
             self._will_fill = True
             asyncio.get_running_loop().call_soon(self.fill)
+        elif not (self._order or self._tasks):
+            self._empty.set()
 
     async def wait_until_empty(self) -> None:
         """Return when no image is on its way or left to start."""
