@@ -85,8 +85,7 @@ class ImageLoad:
         self._is_closing = False
 
     def upload(self, orders: Sequence[Order], sender: Sender | None = None) -> list[Job]:
-        """Register and start one Job for each order; returns them in order. Blocks until they are
-        on disk, if there is a journal.
+        """Register and start one Job for each order; with a journal, blocks until they are on disk.
 
         All or none: raises Refused, and nothing was registered. The store keeps the jobs' ids
         under the key of `sender`.
@@ -123,7 +122,7 @@ class ImageLoad:
             self.job_list_s.update((job.job_id, job) for job in jobs)
 
     def restore(self, jobs: Sequence[Job]) -> None:
-        """Take over the jobs of an earlier process, and go on with those that are not finished."""
+        """Take over the jobs of an earlier process, and continue those that are not finished."""
         unfinished = [job for job in jobs if not job.summary().finished]
         with self._lock:
             self.job_list_s.update((job.job_id, job) for job in jobs)
@@ -315,8 +314,7 @@ class ImageLoad:
             )
 
     async def _links_of_others(self, job: Job) -> set[str]:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(None, self._read_links_of_others, job)
+        return await asyncio.to_thread(self._read_links_of_others, job)
 
     def _read_links_of_others(self, job: Job) -> set[str]:
         # Jobs in memory first: one that is retired meanwhile is in the store then.
