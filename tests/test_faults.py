@@ -303,7 +303,7 @@ FAULTS: dict[str, tuple[Callable[[Origin], str], str]] = {
             + b"Content-Encoding: gzip, gzip\r\n\r\n"
             + gzip.compress(gzip.compress(bytes(30_000_000)))
         ),
-        "too_large",
+        "bad_response",
     ),
     "redirect-gzip-bomb": (
         once(

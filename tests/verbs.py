@@ -44,6 +44,7 @@ _PAUSE = 0.05
 _TROUBLE_SECONDS = 5.0
 _LONGEST_LIFE_SECONDS = 4.0
 
+_ACTIONS = {"post", "retry", "cancel", "purge"}
 # So few that jobs wait for their turn, and are retired while they are asked about.
 _SMALL: dict[str, Any] = {
     "max_active_jobs": 3,
@@ -164,6 +165,10 @@ def _audit(world: _World, story: Story, client: Client, *, journaled: bool) -> A
     return audit
 
 
+def _answered(story: Story) -> set[str]:
+    return {verb for verb, _ in list(story.answers)}
+
+
 def walk_with_kills(folder: Path, seconds: float, *, seed: int) -> Outcome:
     """Walk over a process that is killed with -9 and started again on its journal."""
     chance = random.Random(seed)
@@ -173,7 +178,8 @@ def walk_with_kills(folder: Path, seconds: float, *, seed: int) -> Outcome:
         try:
             with Walk(service.url, world.pages, world.hook, seed, may_break=True) as walk:
                 deadline = time.monotonic() + seconds
-                while time.monotonic() < deadline:
+                # Short lives answer few requests: it walks on until each verb was answered.
+                while time.monotonic() < deadline or _ACTIONS - _answered(walk.story):
                     world.keep_in_trouble()
                     time.sleep(chance.uniform(0.2, _LONGEST_LIFE_SECONDS))
                     service.stop(signal.SIGKILL)
