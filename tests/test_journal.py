@@ -751,12 +751,16 @@ def test_durable_changes_survive_a_kill_of_the_process(path: Path) -> None:
             [sys.executable, "-c", WRITER, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
         ) as writer:
             assert writer.stdout is not None
-            killer = threading.Timer(chance.uniform(0.0, 0.05), writer.kill)
-            for line in writer.stdout:
+            # After work, and not after a time in which a slow machine does none; then a moment
+            # later, so that it is not always at the end of a transaction.
+            killer = threading.Timer(chance.uniform(0.0, 0.01), writer.kill)
+            killed_after = chance.randrange(200)
+            for number, line in enumerate(writer.stdout):
+                if number == killed_after:
+                    killer.start()
                 what, *where = line.split()
                 if what == "restored":
                     assert int(where[0]) >= len(accepted)
-                    killer.start()
                 elif what == "accepted":
                     accepted.append(where[0])
                 elif line.endswith("\n"):  # the last may be half a line
