@@ -20,6 +20,7 @@ from imageload.convert.pool import Converters, Rules
 from imageload.fetch.sniff import read_header
 from imageload.fetch.tempfiles import TempFiles
 from imageload.job import Report
+from tests.waiting import PATIENCE
 
 T = TypeVar("T")
 
@@ -53,7 +54,7 @@ class Converter:
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Its result."""
-        return self.submit(coroutine).result(60)
+        return self.submit(coroutine).result(PATIENCE)
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Its future result."""

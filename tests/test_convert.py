@@ -32,6 +32,7 @@ from imageload.fetch.sniff import ImageHeader, read_header
 from tests.conversions import Converted, Converter
 from tests.raising import raises_error
 from tests.test_image import EXPECTED, IMAGES
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 LINUX = sys.platform == "linux"
@@ -659,7 +660,7 @@ def test_many_images_share_two_warm_workers() -> None:
         converter.submit(converter.converters.if_needed(report, number % 3))
         for number, report in enumerate(reports)
     ]
-    kinds = [future.result(60).type for future in futures]
+    kinds = [future.result(PATIENCE).type for future in futures]
     assert kinds == [wanted_type(name) for name in names]
     assert len(converter.pids()) == 2
     assert len(converter.clocked) == 48
@@ -744,7 +745,7 @@ def test_large_images_are_converted_one_at_a_time_beside_small_ones(tmp_path: Pa
     assert not large.done()
     assert converter.converters.pool == (2, 1, 1)
     os.kill(endless.pid, signal.SIGKILL)
-    assert large.result(20).height == 65
+    assert large.result(PATIENCE).height == 65
     assert isinstance(endless.error(), errors.DownloadError)
     assert converter.files.in_use == 2, "the two results"
     converter.close()

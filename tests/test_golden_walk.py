@@ -15,7 +15,7 @@ from tests.contract import Contract, running_contract
 from tests.events import Event, Subscriber
 from tests.origin import IMAGES, Origin, answer
 from tests.service import Client, ServiceProcess
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 PNG = (IMAGES / "png-rgb.png").read_bytes()
 IMAGES_OF_THE_JOB = 60
@@ -121,13 +121,13 @@ def walk(start: Start, sandbox: RunningSandbox, origin: Origin, hook: Contract) 
     links = [records[url]["link"] for url in bodies]
     assert status["uploaded"]["completed"] == links
     for link, body in zip(links, bodies.values(), strict=True):
-        assert requests.get(link, timeout=10).content == body
+        assert requests.get(link, timeout=PATIENCE).content == body
     assert service.get("/v1/images").json() == {"uploaded": links}
-    assert requests.get(summary(service, job_id)["album"]["link"], timeout=10).ok
+    assert requests.get(summary(service, job_id)["album"]["link"], timeout=PATIENCE).ok
     wait_until(lambda: summary(service, job_id)["callback"]["told"])
     assert hook.asked, "the process that was killed did not live to do it"
 
-    undone = service.session.delete(f"{service.url}{JOBS}/{job_id}?purge=true", timeout=10)
+    undone = service.session.delete(f"{service.url}{JOBS}/{job_id}?purge=true", timeout=PATIENCE)
     assert undone.status_code == 202
     assert undone.json() == {"job_id": job_id, "cancelled": 0, "purging": len(bodies)}
     status = service.finish(job_id)
@@ -135,7 +135,7 @@ def walk(start: Start, sandbox: RunningSandbox, origin: Origin, hook: Contract) 
     marked = {record["sha256"] for record in records.values() if record["maybe_duplicate"]}
     assert {image["sha256"] for image in sandbox.images()} <= marked, "the rest is gone"
     for link in links:
-        assert requests.get(link, timeout=10).url.endswith("/removed.png")
+        assert requests.get(link, timeout=PATIENCE).url.endswith("/removed.png")
     assert service.stop() == 0
     assert "Traceback" not in "".join(service.log)
 

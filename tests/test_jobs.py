@@ -25,8 +25,8 @@ from imageload.store.memory import MemoryStore
 from imageload.targets.imgur.gate import Gate
 from imageload.targets.imgur.quota import Quotas
 from tests.raising import raises_refused
-from tests.waiting import wait_until
-from tests.wired import PATIENCE, Folder, SlowStore, Tap, Wired, link_of, urls
+from tests.waiting import PATIENCE, wait_until
+from tests.wired import Folder, SlowStore, Tap, Wired, link_of, urls
 
 Wire = Callable[..., Wired]
 

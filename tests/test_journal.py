@@ -66,7 +66,7 @@ from tests.journals import (
     shown,
     url,
 )
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 ROOT = Path(__file__).parent.parent
 
@@ -351,7 +351,7 @@ def test_no_version_is_used_twice_after_a_kill(path: Path) -> None:
             stdout=subprocess.PIPE,
             text=True,
         ) as process:
-            said, _ = process.communicate("go\n", timeout=30)
+            said, _ = process.communicate("go\n", timeout=PATIENCE)
         shown_now = [int(line) for line in said.split()[1:]]
         assert all(map(int.__lt__, shown_last, shown_now))
         shown_last = shown_now
@@ -371,7 +371,7 @@ def test_a_change_is_on_disk_soon_without_a_call_of_durable(journal: Store) -> N
     job = job_of(1)
     journal.accept([job])
     finish(journal, job)
-    wait_until(lambda: [found.link for found in journal.links()] == [link(0)], 5)
+    wait_until(lambda: [found.link for found in journal.links()] == [link(0)])
 
 
 def test_durable_returns_when_the_change_is_on_disk(journal: Store, path: Path) -> None:
@@ -433,11 +433,11 @@ def test_a_job_not_written_in_time_is_refused_and_not_restored(path: Path) -> No
 
     def hold_the_thread(_: float) -> None:
         busy.set()
-        gate.wait(10)
+        gate.wait(PATIENCE)
 
     journal = open_store(str(path), hold_the_thread).store
     journal.set_setting("a name", "a value")
-    assert busy.wait(10)
+    assert busy.wait(PATIENCE)
     with pytest.raises(StoreUnavailable, match="it takes too long"):
         journal.accept([refused], seconds=0.05)
     gate.set()
@@ -487,7 +487,7 @@ def test_new_jobs_are_refused_on_a_full_disk_and_old_ones_are_kept(disk: Path) -
             assert time.monotonic() - began < 1, "nobody waits for a disk that is known to be full"
             assert (refusal.value.status, refusal.value.slug) == (503, "journal-unavailable")
             assert waiting.is_alive()
-        waiting.join(10)
+        waiting.join(PATIENCE)
         assert not waiting.is_alive(), "it heals by itself"
         assert journal.trouble is None
         journal.accept([later])
@@ -605,7 +605,7 @@ def test_a_bug_that_ends_the_journals_thread_is_reported(path: Path) -> None:
 
     journal = open_store(str(path), buggy_clock, broken.set).store
     journal.set_setting("a name", "a value")
-    assert broken.wait(10)
+    assert broken.wait(PATIENCE)
     assert journal.trouble == "a bug ended its thread"
     with pytest.raises(StoreUnavailable, match="a bug ended its thread"):
         journal.accept([job_of(1)])

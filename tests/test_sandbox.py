@@ -28,6 +28,7 @@ from sandbox import Options
 from sandbox.faults import CATALOGUE
 from sandbox.limits import Caller, Limits
 from sandbox.testing import RunningSandbox, running_sandbox
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 ANON = {"Authorization": "Client-ID test"}
@@ -1091,13 +1092,13 @@ def test_a_signal_stops_it_with_status_0_and_no_output(
     process, url = launch()
     http.post(f"{url}/3/image", data=PNG, headers=ANON)
     process.send_signal(number)
-    _, complaint = process.communicate(timeout=30)
+    _, complaint = process.communicate(timeout=PATIENCE)
     assert (process.returncode, complaint) == (0, "")
 
 
 def test_it_ends_with_its_parent_by_option(launch: Launch) -> None:
     process, _ = launch("--exit-with-parent")
-    _, complaint = process.communicate(timeout=30)  # closes its standard input
+    _, complaint = process.communicate(timeout=PATIENCE)  # closes its standard input
     assert (process.returncode, complaint) == (0, "")
 
 

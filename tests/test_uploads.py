@@ -24,9 +24,9 @@ from sandbox.testing import RunningSandbox, running_sandbox
 from tests.origin import IMAGES, Origin, Page, answer
 from tests.raising import raises_error
 from tests.transfers import running_transport
+from tests.waiting import PATIENCE
 
 PNG = str(IMAGES / "png-rgb.png")
-SOON = 10.0  # seconds: past that, a test fails
 
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, T]], T]
@@ -60,7 +60,7 @@ def target_at(url: str) -> Iterator[Target]:
             return ImgurAPI(*args, transport=transport, base_url=url, link_base=url, **options)
 
         async def within(coroutine: Coroutine[Any, Any, T]) -> T:
-            async with asyncio.timeout(SOON):
+            async with asyncio.timeout(PATIENCE):
                 return await coroutine
 
         yield Target(url, lambda coroutine: transport.transfers.run(within(coroutine)), api)

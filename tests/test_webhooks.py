@@ -22,12 +22,11 @@ from imageload.transport.curl import TransferLoop, Transport
 from imageload.transport.request import Bounds
 from tests.contract import Contract, running_contract
 from tests.origin import Origin
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 TARGET = "POST /hook"
 SECRET = b"a secret of 24 bytes or so"
 GONE = Failed(0, DownloadError("http_status", "404.").failure())
-PATIENCE = 20.0
 
 
 class Caller:
@@ -37,7 +36,7 @@ class Caller:
         self.transfers = TransferLoop()
         self._transport = Transport(
             self.transfers,
-            Bounds(connect_seconds=2, low_speed_bytes=0),
+            Bounds(connect_seconds=PATIENCE, low_speed_bytes=0),
             user_agent="tests",
             refusal=Guard(allow, (), (80, 443)).refusal,
         )
