@@ -162,6 +162,7 @@ def running_service(temp_dir: Path, **options: Any) -> Iterator[RunningService]:
         "low_speed_seconds": 10 * PATIENCE,
         "download_seconds": 10 * PATIENCE,
         "upload_seconds": 10 * PATIENCE,
+        "convert_seconds": 10 * PATIENCE,
         **options,
     }
     tuned = {field.name for field in fields(Tuning)} & values.keys()

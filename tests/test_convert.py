@@ -46,7 +46,7 @@ STILLS = [name for name in FOREIGN if name not in ANIMATED]
 
 @pytest.fixture(scope="module")
 def converter() -> Iterator[Converter]:
-    converter = Converter(seconds=20)
+    converter = Converter()
     yield converter
     converter.close()
 
@@ -583,7 +583,7 @@ class Endless:
 
     def error(self) -> BaseException | None:
         try:
-            return self.outcome.exception(20)
+            return self.outcome.exception(PATIENCE)
         finally:
             os.close(self._writer)
 
@@ -614,12 +614,12 @@ def test_an_idle_worker_that_ended_is_replaced(tmp_path: Path) -> None:
 
 
 def test_a_conversion_past_its_deadline_is_killed() -> None:
-    converter = Converter(workers=1, seconds=0.2)
+    converter = Converter(workers=1, seconds=1.5)
     endless = Endless(converter)
     error = endless.error()
     assert isinstance(error, errors.DownloadError)
     assert error.code == "conversion_failed"
-    assert "longer than 0.2 seconds" in error.message
+    assert "longer than 1.5 seconds" in error.message
     assert converter.pids() == []
     assert ended(endless.pid)
     converter.close()
@@ -677,7 +677,7 @@ def test_close_ends_running_and_queued_conversions_and_every_process(tmp_path: P
     report = converter.report(path, "image/webp")
     waiting = converter.submit(converter.converters.if_needed(report, "other"))
     converter.run(converter.converters.close())
-    assert isinstance(waiting.exception(20), errors.Shutdown)
+    assert isinstance(waiting.exception(PATIENCE), errors.Shutdown)
     assert isinstance(endless.error(), errors.Shutdown)
     assert ended(endless.pid)
     assert converter.files.in_use == 0

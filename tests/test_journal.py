@@ -224,7 +224,8 @@ def change_of(job: Job, index: int, kind: str, attempts: int) -> Change:
 
 
 @settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(steps=STEPS, retold=STEPS)
 def test_any_sequence_of_changes_is_restored(
@@ -484,7 +485,7 @@ def test_new_jobs_are_refused_on_a_full_disk_and_old_ones_are_kept(disk: Path) -
             began = time.monotonic()
             with pytest.raises(StoreUnavailable, match="disk is full") as refusal:
                 journal.accept([refused])
-            assert time.monotonic() - began < 1, "nobody waits for a disk that is known to be full"
+            assert time.monotonic() - began < 4, "it would wait for 5 s if nobody knew of the disk"
             assert (refusal.value.status, refusal.value.slug) == (503, "journal-unavailable")
             assert waiting.is_alive()
         waiting.join(PATIENCE)

@@ -358,7 +358,7 @@ def test_an_upload_gets_todays_response_format(upload: Uploader) -> None:
     assert "\\/" not in answer.text
     assert len(told["data"]["id"]) == 7
     assert len(told["data"]["deletehash"]) == 15
-    assert abs(told["data"]["datetime"] - time.time()) < 5
+    assert abs(told["data"]["datetime"] - time.time()) < 60
     assert answer.headers["Server"] == "cat factory 1.0"
 
 
@@ -512,7 +512,7 @@ def test_an_upload_costs_ten_credits_and_a_call_one(tmp_path: Path, http: reques
         assert "X-Post-Rate-Limit-Limit" not in credit.headers
         told = credit.json()["data"]
         assert (told["UserRemaining"], told["ClientRemaining"]) == (489, 12489)
-        assert abs(told["UserReset"] - time.time() - 3600) < 10
+        assert abs(told["UserReset"] - time.time() - 3600) < 60
         bearer = {"Authorization": f"Bearer {running.token()['access_token']}"}
         assert http.get(f"{running.url}/3/credits", headers=bearer).json()["data"]["UserLimit"] == (
             2000
