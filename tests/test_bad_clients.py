@@ -354,7 +354,7 @@ def test_a_process_out_of_files_neither_spins_nor_dies(tmp_path: Path) -> None:
                 wire.answer()
             assert cpu_seconds(pid) - used < 0.5
             resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
-            wire.socket.settimeout(20)
+            wire.socket.settimeout(PATIENCE)
             assert wire.answer().status == 200
     finally:
         assert process.stop() == 0

@@ -301,7 +301,7 @@ def test_ten_threads_renew_one_token_once(account: RunningSandbox) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE)
     assert len(landed) == 10
     assert account.stats()["oauth_refreshes"] == 1
 

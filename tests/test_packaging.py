@@ -55,7 +55,7 @@ def requires_if_there(name: str) -> list[str]:
 def run(*command: str | Path, folder: Path) -> str:
     """Run the command; its stdout."""
     ended = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, encoding="utf-8", timeout=60
+        command, cwd=folder, capture_output=True, text=True, encoding="utf-8", timeout=2 * PATIENCE
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout

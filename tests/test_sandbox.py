@@ -328,7 +328,7 @@ def test_an_oversize_chunked_upload_gets_its_413(
 
 
 def test_a_large_upload_with_expect_100_is_refused_at_once(small: RunningSandbox) -> None:
-    with socket.create_connection(("127.0.0.1", small.port), 5) as raw:
+    with socket.create_connection(("127.0.0.1", small.port), PATIENCE) as raw:
         raw.sendall(
             b"POST /3/upload HTTP/1.1\r\nHost: x\r\nAuthorization: Client-ID x\r\n"
             b"Expect: 100-continue\r\nContent-Length: 200000\r\n\r\n"
@@ -899,7 +899,7 @@ def test_a_reset_stores_the_image_exactly_when_its_name_says_so(
 
 def test_a_reset_is_a_reset_and_not_an_end(sandbox: RunningSandbox) -> None:
     sandbox.fault("reset_before_store")
-    with socket.create_connection(("127.0.0.1", sandbox.port), 5) as raw:
+    with socket.create_connection(("127.0.0.1", sandbox.port), PATIENCE) as raw:
         raw.sendall(
             b"POST /3/image HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Client-ID x\r\n"
             b"Content-Length: 3\r\n\r\nabc"
@@ -913,14 +913,14 @@ def test_a_hang_never_answers_and_ends_when_the_client_leaves(
 ) -> None:
     sandbox.fault("hang", match="credits")
     with pytest.raises(requests.ReadTimeout):
-        http.get(f"{sandbox.url}/3/credits", headers=ANON, timeout=0.2)
+        http.get(f"{sandbox.url}/3/credits", headers=ANON, timeout=(PATIENCE, 0.2))
     assert http.get(f"{sandbox.url}/3/credits", headers=ANON).status_code == 200
 
 
 def test_a_sandbox_with_a_hanging_request_still_stops(tmp_path: Path) -> None:
     with running_sandbox(tmp_path) as running:
         running.fault("hang")
-        raw = socket.create_connection(("127.0.0.1", running.port), 5)
+        raw = socket.create_connection(("127.0.0.1", running.port), PATIENCE)
         raw.sendall(b"POST /3/image HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
         running.wait_for("upload")
     with raw, contextlib.suppress(ConnectionResetError):
