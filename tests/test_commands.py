@@ -46,7 +46,7 @@ start() {
         while answers "$1"; do sleep 0.1; done
     fi
     set -m; eval "$2" >>"server-$1.log" 2>&1 & server[$1]=$!; set +m
-    for _ in $(seq 300); do
+    for _ in $(seq 600); do
         if answers "$1"; then return; fi
         if ! kill -0 "${server[$1]}"; then break; fi
         sleep 0.1
