@@ -202,24 +202,26 @@ def process(tmp_path: Path) -> ServiceProcess:
 
 def test_a_callback_is_called_after_a_restart(tmp_path: Path, hook: Contract) -> None:
     hook.put(TARGET, {}, status=500)
-    hook.put(TARGET, {})
     first = process(tmp_path)
     job_id = post(first, hook, "ftp://a.example/")
     first.finish(job_id)
     wait_until(lambda: len(hook.asked) >= 1)
     first.stop(signal.SIGKILL)
+    before = len(hook.asked)
+    hook.put(TARGET, {})
+    hook.answers[TARGET].popleft()
     second = process(tmp_path)
     try:
         assert called(second, job_id)["told"]
     finally:
         assert second.stop() == 0
-    assert len(hook.asked) == 2
+    assert len(hook.asked) == before + 1
     third = process(tmp_path)
     try:
         assert summary(third, job_id)["callback"]["told"], "and is not told a second time"
     finally:
         assert third.stop() == 0
-    assert len(hook.asked) == 2
+    assert len(hook.asked) == before + 1
 
 
 def test_a_job_stays_in_memory_until_its_callback_is_called(tmp_path: Path, hook: Contract) -> None:
