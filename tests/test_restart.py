@@ -310,7 +310,7 @@ def test_the_links_can_be_read_during_a_stop(
 ) -> None:
     service = start()
     service.finish(service.submit(distinct(origin, 3, "first")))
-    sandbox.fault("slow_answer", seconds=2.0, count=0)
+    sandbox.fault("slow_answer", seconds=3.0, count=0)
     service.submit(distinct(origin, 3))
     sandbox.wait_for("upload", 4)
     service.process.send_signal(signal.SIGTERM)

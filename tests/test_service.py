@@ -241,7 +241,7 @@ def test_a_stop_finishes_uploads_in_flight_and_starts_nothing(
     )
     first = process.submit([origin.image("gif-89a.gif")])
     process.finish(first)
-    sandbox.fault("slow_answer", seconds=1.5, count=0)
+    sandbox.fault("slow_answer", seconds=3.0, count=0)  # the second round would begin then
     job_id = process.submit(
         [f"{origin.image('png-rgb.png')}?{n}" for n in range(200)], dedupe=False
     )
