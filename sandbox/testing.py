@@ -83,7 +83,7 @@ class RunningSandbox:
         """A valid access token and refresh token."""
         return self._ask(lambda: self._sandbox.state.tokens.issue(client_id, seconds))
 
-    def wait_for(self, route: str, count: int = 1, *, seconds: float = 10.0) -> None:
+    def wait_for(self, route: str, count: int = 1, *, seconds: float = 60.0) -> None:
         """Return after `count` requests of a route. Raises TimeoutError."""
         reach = self._sandbox.state.stats.reach(route, count)
         self._await(asyncio.wait_for(reach, seconds))

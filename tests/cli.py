@@ -15,6 +15,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.waiting import PATIENCE
+
 ROOT = Path(__file__).parent.parent
 
 # Runs `python -m imageload` with stdin as its controlling terminal.
@@ -41,17 +43,17 @@ class Command:
         """Everything up to now."""
         return self._shown.decode("utf-8")
 
-    def wait_for(self, text: str, seconds: float = 20) -> None:
+    def wait_for(self, text: str, seconds: float = PATIENCE) -> None:
         """Return once `text` was shown."""
         with self._news:
             there = self._news.wait_for(lambda: text in self.shown or self._ended, seconds)
         assert there, self.shown
         assert text in self.shown, self.shown
 
-    def end(self, seconds: float = 20) -> int:
+    def end(self, seconds: float = PATIENCE) -> int:
         """Its exit status, once it has ended and all that it showed is read."""
         status = self.process.wait(seconds)
-        self._reader.join(5)
+        self._reader.join(PATIENCE)
         return status
 
     def output(self) -> str:

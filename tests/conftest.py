@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.downloads import Download, MakeDownload
@@ -17,6 +18,15 @@ from tests.origin import Origin, running_origin
 from tests.service import RunningService, running_service
 from tests.waiting import wait_until
 from tests.wired import DownloadCall, Folder, UploadCall, Wired
+
+# A busy machine is slow with an example now and then.
+settings.register_profile(
+    "any machine",
+    parent=settings(),
+    deadline=None,
+    suppress_health_check=[*settings().suppress_health_check, HealthCheck.too_slow],
+)
+settings.load_profile("any machine")
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
+from tests.waiting import PATIENCE
+
 JOB = "4227cacf-2ee1-4b52-b231-110304c4e203"
 
 
@@ -83,7 +85,7 @@ class Contract:
         """Stop."""
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join(5)
+        self._thread.join(PATIENCE)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from imageload.convert.pool import Converters, Rules
 from imageload.fetch.sniff import read_header
 from imageload.fetch.tempfiles import TempFiles
 from imageload.job import Report
+from tests.waiting import PATIENCE
 
 T = TypeVar("T")
 
@@ -40,7 +41,7 @@ class Converter:
     """Converts copies of files, in a temp folder that `close` removes."""
 
     def __init__(
-        self, *, workers: int = 2, seconds: float = 30, max_pixels: int = 50_000_000
+        self, *, workers: int = 2, seconds: float = PATIENCE, max_pixels: int = 50_000_000
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="conversions-"))
         self.files = TempFiles(self.folder)
@@ -53,7 +54,7 @@ class Converter:
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Its result."""
-        return self.submit(coroutine).result(60)
+        return self.submit(coroutine).result(PATIENCE)
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Its future result."""
@@ -124,7 +125,7 @@ class Converter:
 
     def pids(self) -> list[int]:
         """The process ids of all workers."""
-        return [worker.pid for worker in self.converters._workers]
+        return [worker.pid for worker in list(self.converters._workers)]  # of another thread
 
     def close(self) -> None:
         """End the workers, the loop and the folder."""

@@ -1,8 +1,9 @@
-"""A Downloader for one test, with small bounds and an empty temp directory."""
+"""A Downloader for one test, with small bounds but for time, and an empty temp directory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import certifi
@@ -15,6 +16,7 @@ from imageload.job import Report
 from imageload.transport.curl import TransferLoop, Transport
 from imageload.transport.request import Bounds
 from tests.raising import raises_error
+from tests.waiting import PATIENCE
 
 
 def filled(folder: Path) -> list[Path]:
@@ -32,7 +34,8 @@ class Download:
         allow: Sequence[str] = ("127.0.0.1",),
         resolve: Sequence[str] = (),
         ca_file: str = "",
-        seconds: float = 1.5,
+        seconds: float = PATIENCE,
+        connect_seconds: float = PATIENCE,
         downgrade: bool = False,
         deny: Sequence[str] = (),
         ports: Sequence[int] = (80, 443),
@@ -41,9 +44,8 @@ class Download:
         self.temp_dir = temp_dir
         self._files = TempFiles(temp_dir)
         bounds = Bounds(
-            connect_seconds=1,
-            low_speed_bytes=1,
-            low_speed_seconds=10,
+            connect_seconds=connect_seconds,
+            low_speed_bytes=0,
             max_header_bytes=65_536,
             ca_file=ca_file or certifi.where(),
         )
@@ -58,17 +60,19 @@ class Download:
             resolve=resolve,
             proxy=proxy,
         )
-        self.downloader = Downloader(
-            self.transport,
-            DownloadBounds(
-                seconds=seconds,
-                max_bytes=100_000,
-                max_pixels=1_000_000,
-                max_redirects=5,
-                downgrade=downgrade,
-            ),
-            self._files,
+        self._bounds = DownloadBounds(
+            seconds=seconds,
+            max_bytes=100_000,
+            max_pixels=1_000_000,
+            max_redirects=5,
+            downgrade=downgrade,
         )
+        self.downloader = Downloader(self.transport, self._bounds, self._files)
+
+    def be_patient(self) -> None:
+        """Let the next downloads take their time, over the same connections."""
+        bounds = replace(self._bounds, seconds=PATIENCE)
+        self.downloader = Downloader(self.transport, bounds, self._files)
 
     def call(self, url: str) -> Report:
         """Download `url`; the caller owns the temp file of the Report."""

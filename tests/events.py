@@ -11,6 +11,8 @@ from types import TracebackType
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from tests.waiting import PATIENCE
+
 
 class Event(NamedTuple):
     """One server-sent event; `id` is the last id sent, as in a browser."""
@@ -30,11 +32,13 @@ class Subscriber:
         assert address.hostname is not None
         self.last_id = last_id
         self.received = 0
-        self._connection = http.client.HTTPConnection(address.hostname, address.port, timeout=20)
+        self._connection = http.client.HTTPConnection(
+            address.hostname, address.port, timeout=PATIENCE
+        )
         self._socket = socket.socket()
         if receive_buffer is not None:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self._socket.settimeout(20)
+        self._socket.settimeout(PATIENCE)
         self._socket.connect((address.hostname, address.port))
         self._connection.sock = self._socket
         headers = {"Accept": "text/event-stream"}

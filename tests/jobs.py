@@ -8,6 +8,7 @@ import requests
 
 from tests.origin import IMAGES, Origin, answer
 from tests.service import Client
+from tests.waiting import PATIENCE
 
 
 def urls(origin: Origin, count: int, job: str = "job") -> list[str]:
@@ -21,7 +22,7 @@ def distinct(origin: Origin, count: int, job: str = "d") -> list[str]:
     return [origin.page(f"/{job}-{n}", answer(png + f"{job}{n}".encode())) for n in range(count)]
 
 
-def all_landed(service: Client, job_ids: list[str], seconds: float = 30) -> bool:
+def all_landed(service: Client, job_ids: list[str], seconds: float = PATIENCE) -> bool:
     """Whether all images of these jobs are completed once the jobs are finished."""
     lists = [service.finish(job_id, seconds)["uploaded"] for job_id in job_ids]
     return not any(each["failed"] or each["pending"] for each in lists)
@@ -29,7 +30,9 @@ def all_landed(service: Client, job_ids: list[str], seconds: float = 30) -> bool
 
 def delete(service: Client, job_id: str, query: str = "") -> dict[str, Any]:
     """Cancel the job, or purge it with `?purge=true`; return the counts in the response."""
-    answered = service.session.delete(f"{service.url}/v1/images/upload/{job_id}{query}", timeout=30)
+    answered = service.session.delete(
+        f"{service.url}/v1/images/upload/{job_id}{query}", timeout=PATIENCE
+    )
     assert answered.status_code == 202, answered.text
     told: dict[str, Any] = answered.json()
     assert told.pop("job_id") == job_id
@@ -38,7 +41,9 @@ def delete(service: Client, job_id: str, query: str = "") -> dict[str, Any]:
 
 def retry(service: Client, job_id: str, query: str = "") -> requests.Response:
     """Retry the job; return the response."""
-    return service.session.post(f"{service.url}/v1/images/upload/{job_id}/retry{query}", timeout=30)
+    return service.session.post(
+        f"{service.url}/v1/images/upload/{job_id}/retry{query}", timeout=PATIENCE
+    )
 
 
 def codes(service: Client, job_id: str) -> list[str | None]:

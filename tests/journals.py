@@ -24,6 +24,7 @@ from imageload.job import (
     Uploading,
 )
 from imageload.store import Restored, Store, open_store
+from tests.waiting import PATIENCE
 
 SECRET = "d3l3t3h4sh"
 FAILURE = DownloadError("connect_error", "Nobody answers.", status_code=503).failure()
@@ -84,7 +85,7 @@ def fail(journal: Store, job: Job) -> None:
 
 def flush(journal: Store) -> None:
     """Return when all recorded Changes are durable."""
-    asyncio.run(asyncio.wait_for(journal.durable(), 10))
+    asyncio.run(asyncio.wait_for(journal.durable(), PATIENCE))
 
 
 def shown(job: Job) -> Snapshot:

@@ -16,6 +16,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.waiting import PATIENCE
+
 IMAGES = Path(__file__).parent / "images"
 
 Page = Callable[[socket.socket], None]
@@ -83,7 +85,7 @@ class Origin:
     def hang(self, connection: socket.socket) -> None:
         """A page that never responds."""
         self.hanging.release()
-        self.released.wait(60)
+        self.released.wait(2 * PATIENCE)
         connection.close()
 
     def close(self) -> None:
@@ -98,7 +100,7 @@ class Origin:
         for connection in still_open:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-        self._thread.join(5)
+        self._thread.join(PATIENCE)
 
     def _accept(self) -> None:
         while True:

@@ -27,6 +27,7 @@ from imageload.web.server.connections import Server
 from main import ROUTES
 from sandbox.testing import RunningSandbox
 from tests.downloads import filled
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,11 +43,11 @@ class Client:
 
     def get(self, path: str, **keywords: Any) -> requests.Response:
         """GET `path`."""
-        return self.session.get(self.url + path, timeout=30, **keywords)
+        return self.session.get(self.url + path, timeout=PATIENCE, **keywords)
 
     def post(self, **keywords: Any) -> requests.Response:
         """POST to /v1/images/upload."""
-        return self.session.post(f"{self.url}/v1/images/upload", timeout=30, **keywords)
+        return self.session.post(f"{self.url}/v1/images/upload", timeout=PATIENCE, **keywords)
 
     def submit(self, urls: list[str], *, dedupe: bool = True) -> str:
         """The jobId of a new job for `urls`."""
@@ -67,7 +68,7 @@ class Client:
         images = self.get(f"/v1/images/upload/{job_id}/images?limit=10000").json()["images"]
         return {image["url"]: image for image in images}
 
-    def finish(self, job_id: str, seconds: float = 30) -> dict[str, Any]:
+    def finish(self, job_id: str, seconds: float = PATIENCE) -> dict[str, Any]:
         """The job's status once it is finished; polls, as a user does."""
         deadline = time.monotonic() + seconds
         while not (status := self.status(job_id))["finished"]:
@@ -94,7 +95,7 @@ class RunningService(Client):
         ready: queue.SimpleQueue[str | BaseException] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
         self._thread.start()
-        url = ready.get(timeout=10)
+        url = ready.get(timeout=PATIENCE)
         if isinstance(url, BaseException):
             raise url
         super().__init__(url)
@@ -123,7 +124,7 @@ class RunningService(Client):
 
     def on_loop(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run `work` on the event loop and return its result."""
-        return asyncio.run_coroutine_threadsafe(work(), self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(work(), self._loop).result(PATIENCE)
 
     def add_landed(self, links: list[str]) -> None:
         """Add a job whose images are completed with these links."""
@@ -136,9 +137,9 @@ class RunningService(Client):
     def stop(self) -> None:
         """Stop the service and its threads."""
         self.close()
-        assert self.app.close(10), "threads outlive the service"
+        assert self.app.close(PATIENCE), "threads outlive the service"
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
 
 
@@ -157,6 +158,11 @@ def running_service(temp_dir: Path, **options: Any) -> Iterator[RunningService]:
         "host_failures": 100,
         "per_host": 32,
         "imgur_client_id": "test",
+        # What hangs does not end before a test that waits for it in vain.
+        "low_speed_seconds": 10 * PATIENCE,
+        "download_seconds": 10 * PATIENCE,
+        "upload_seconds": 10 * PATIENCE,
+        "convert_seconds": 10 * PATIENCE,
         **options,
     }
     tuned = {field.name for field in fields(Tuning)} & values.keys()
@@ -194,7 +200,7 @@ class ServiceProcess(Client):
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        url = self._listening.get(timeout=30)
+        url = self._listening.get(timeout=PATIENCE)
         assert url is not None, "".join(self.log)
         super().__init__(url)
 
@@ -213,11 +219,11 @@ class ServiceProcess(Client):
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
-            status = self.process.wait(20)
+            status = self.process.wait(20)  # less than it waits for uploads that hang
         finally:
             self.process.kill()
             self.process.wait()
-            self._reader.join(5)
+            self._reader.join(PATIENCE)
             assert self.process.stderr is not None
             self.process.stderr.close()
         return status

@@ -14,6 +14,7 @@ from imageload.settings import Settings
 from imageload.web.access import read_tokens
 from main import ROUTES
 from tests.service import ROOT, RunningService, ServiceProcess, assert_problem, running_service
+from tests.waiting import PATIENCE
 from tests.wire import PATH, Wire
 
 APP = "https://app.example"
@@ -43,7 +44,9 @@ def ask(
     headers = {name.replace("_", "-"): value for name, value in fields.items()}
     body = '["ftp://a.example/"]' if method == "POST" else None
     path = PATH if method == "POST" else path
-    return requests.request(method, service.url + path, headers=headers, data=body, timeout=10)
+    return requests.request(
+        method, service.url + path, headers=headers, data=body, timeout=PATIENCE
+    )
 
 
 # Host
@@ -264,7 +267,7 @@ def test_a_preflight_needs_no_token(guarded: RunningService) -> None:
 def test_a_large_body_without_a_token_is_refused_before_it_is_read(
     guarded: RunningService,
 ) -> None:
-    answer = requests.post(guarded.url + PATH, data=b"x" * 20_000_000, timeout=10)
+    answer = requests.post(guarded.url + PATH, data=b"x" * 20_000_000, timeout=PATIENCE)
     assert_problem(answer, 401, "unauthorized")
     assert answer.headers["Connection"] == "close"
 
@@ -306,7 +309,7 @@ def test_a_bad_token_file_ends_the_start_with_a_message(tmp_path: Path) -> None:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=PATIENCE,
             check=False,
         )
         assert ended.returncode == 1

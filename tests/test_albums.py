@@ -13,7 +13,7 @@ from sandbox.testing import RunningSandbox
 from tests.jobs import all_landed, codes, delete, distinct, retry, urls
 from tests.origin import Origin
 from tests.service import RunningService, account, running_service, wired
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 
 def album_of(service: RunningService, job_id: str) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def images_in(service: RunningService, sandbox: RunningSandbox, job_id: str) -> 
     shown = service.session.get(
         f"{sandbox.url}/3/album/{album_id}/images",
         headers={"Authorization": "Client-ID test"},
-        timeout=10,
+        timeout=PATIENCE,
     )
     return [image["link"] for image in shown.json()["data"]]
 
@@ -150,7 +150,7 @@ def test_a_cancelled_job_creates_no_album_and_a_purge_deletes_the_album(
     gone = service.session.get(
         f"{sandbox.url}/3/album/{album_id}",
         headers={"Authorization": "Client-ID test"},
-        timeout=10,
+        timeout=PATIENCE,
     )
     assert gone.status_code == 404
 

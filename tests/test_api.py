@@ -10,6 +10,7 @@ import pytest
 from sandbox.testing import RunningSandbox
 from tests.origin import IMAGES, Origin
 from tests.service import RunningService, assert_problem, running_service
+from tests.waiting import PATIENCE
 
 UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
@@ -72,7 +73,7 @@ def test_the_status_has_the_form_of_the_contract(service: RunningService, origin
     hanging = origin.page("/hang", origin.hang)
     good, bad = origin.image("png-rgb.png"), origin.image("missing.png")
     job_id = service.submit([hanging, bad, good])
-    assert origin.hanging.acquire(timeout=10)
+    assert origin.hanging.acquire(timeout=PATIENCE)
     while (status := service.status(job_id))["uploaded"]["completed"] == []:
         pass
     assert status["job_id"] == job_id
@@ -315,10 +316,10 @@ def test_unknown_paths_and_methods_are_problem_documents(service: RunningService
         ("PATCH", "/v1/images/upload", "GET, HEAD, POST, OPTIONS"),
         ("POST", "/v1/images", "GET, HEAD, OPTIONS"),
     ):
-        answer = service.session.request(method, service.url + path, data=b"x", timeout=10)
+        answer = service.session.request(method, service.url + path, data=b"x", timeout=PATIENCE)
         assert_problem(answer, 405, "method-not-allowed")
         assert answer.headers["Allow"] == allowed
-    answer = service.session.request("BREW", f"{service.url}/", timeout=10)
+    answer = service.session.request("BREW", f"{service.url}/", timeout=PATIENCE)
     assert answer.headers["Content-Type"] == "application/problem+json"
 
 
@@ -341,5 +342,5 @@ def test_a_bug_is_a_problem_document_without_a_traceback(
 
 def test_head_is_get_without_the_body(service: RunningService) -> None:
     for path in ("/", "/healthz", "/v1/images/upload"):
-        answer = service.session.head(service.url + path, timeout=10)
+        answer = service.session.head(service.url + path, timeout=PATIENCE)
         assert (answer.status_code, answer.content) == (200, b"")

@@ -20,7 +20,7 @@ import pytest
 import requests
 
 from tests.service import ROOT, RunningService, ServiceProcess, running_service
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 from tests.wire import PATH, Wire, post, request
 
 SUITE = sorted((Path(__file__).parent / "corpora/json_test_suite/test_parsing").glob("*.json"))
@@ -68,7 +68,7 @@ def test_a_silent_connection_is_closed(tmp_path: Path) -> None:
 
 def test_headers_that_arrive_too_slowly_are_cut_off(tmp_path: Path) -> None:
     with strict(tmp_path) as service, Wire(service.url) as wire:
-        assert 0.25 < wire.drip(b"GET / HTTP/1.1\r\nX: " + b"x" * 10_000) < 5
+        assert wire.drip(b"GET / HTTP/1.1\r\nX: " + b"x" * 10_000) > 0.25
         assert wire.last_answer().problem == "too-slow"
 
 
@@ -76,7 +76,7 @@ def test_slow_headers_of_a_second_request_are_cut_off(tmp_path: Path) -> None:
     with strict(tmp_path) as service, Wire(service.url) as wire:
         wire.send(request())
         assert wire.answer().status == 200
-        assert wire.drip(b"GET / HTTP/1.1\r\nX: " + b"x" * 10_000) < 5
+        wire.drip(b"GET / HTTP/1.1\r\nX: " + b"x" * 10_000)
         assert wire.last_answer().status == 408
 
 
@@ -89,8 +89,10 @@ def test_slow_headers_of_a_second_request_are_cut_off(tmp_path: Path) -> None:
 )
 def test_a_body_that_arrives_too_slowly_is_cut_off(tmp_path: Path, head: bytes) -> None:
     with strict(tmp_path) as service, Wire(service.url) as wire:
+        begun = time.monotonic()
         wire.send(head)
-        assert 0.25 < wire.drip(b"270f\r\n" + b" " * 9_000) < 5
+        wire.drip(b"270f\r\n" + b" " * 9_000)
+        assert time.monotonic() - begun > 0.25
         assert wire.last_answer().problem == "too-slow"
 
 
@@ -107,15 +109,16 @@ def test_an_idle_connection_is_closed_after_idle_seconds(tmp_path: Path) -> None
         strict(tmp_path, client_seconds=0.1, idle_seconds=1.0) as service,
         Wire(service.url) as wire,
     ):
+        begun = time.monotonic()
         wire.send(request())
         assert wire.answer().status == 200
-        begun = time.monotonic()
         assert wire.rest() == b""
         assert time.monotonic() - begun > 0.8
 
 
 def test_a_response_that_the_client_does_not_read_is_cut_off(tmp_path: Path) -> None:
-    with strict(tmp_path, idle_seconds=0.5) as service, large_job(service) as path:
+    options = {"client_seconds": PATIENCE, "idle_seconds": 0.5}
+    with strict(tmp_path, **options) as service, large_job(service) as path:
         service.close()
         with Wire(service.url, receive_buffer=4_096) as wire:
             wire.send(request(path=path))
@@ -127,7 +130,7 @@ def test_a_response_that_the_client_does_not_read_is_cut_off(tmp_path: Path) -> 
 def test_a_client_that_leaves_during_the_response_logs_no_error(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with strict(tmp_path) as service, large_job(service) as path:
+    with strict(tmp_path, client_seconds=PATIENCE) as service, large_job(service) as path:
         service.add_landed([f"https://i.imgur.com/{n}{'x' * 1_000}.png" for n in range(12_000)])
         service.close()
         for target in (path, "/v1/images"):
@@ -173,9 +176,9 @@ def test_a_client_that_never_stops_sending_is_cut_off(
         wire.send(request("POST", PATH, None, **{field: fields[field]}))
         begun = time.monotonic()
         with contextlib.suppress(ConnectionError):
-            while time.monotonic() - begun < 5:
+            while time.monotonic() - begun < PATIENCE:
                 wire.send(chunk)
-        assert 0.1 < time.monotonic() - begun < 5
+        assert 0.1 < time.monotonic() - begun < PATIENCE
 
 
 def test_expect_100_continue_is_refused_or_continued(
@@ -210,7 +213,7 @@ def test_a_chunked_body_over_the_limit_is_refused_while_it_is_sent(
 
 def test_all_bodies_together_have_a_limit(tmp_path: Path) -> None:
     body = GOOD.ljust(60_000)
-    with strict(tmp_path, client_seconds=10.0, max_bodies_bytes=100_000) as service:
+    with strict(tmp_path, client_seconds=PATIENCE, max_bodies_bytes=100_000) as service:
         room = service.app.limits
         for ends_well in (True, False):
             with Wire(service.url) as first:
@@ -245,7 +248,7 @@ def test_headers_over_the_limit_are_refused(service: RunningService, earlier_req
 def test_a_large_body_delays_no_other_response(tmp_path: Path) -> None:
     body = json.dumps([[f"ftp://a/{n}.{m}" for n in range(9_900)] for m in range(20)]).encode()
     others = 0
-    with strict(tmp_path) as service, Wire(service.url) as poster:
+    with strict(tmp_path, client_seconds=PATIENCE) as service, Wire(service.url) as poster:
         poster.send(post(body)[:-1])
         assert service.get("/healthz").status_code == 200
         poster.send(body[-1:])
@@ -272,13 +275,13 @@ def open_files() -> int:
 
 def test_idle_connections_are_evicted_for_new_ones(tmp_path: Path) -> None:
     with (
-        strict(tmp_path, client_seconds=20.0, max_connections=50) as service,
+        strict(tmp_path, client_seconds=PATIENCE, max_connections=50) as service,
         contextlib.ExitStack() as stack,
     ):
         for _ in range(60):
-            assert requests.get(f"{service.url}/healthz", timeout=5).status_code == 200
+            assert requests.get(f"{service.url}/healthz", timeout=PATIENCE).status_code == 200
         idle = [stack.enter_context(Wire(service.url)) for _ in range(200)]
-        assert requests.get(f"{service.url}/healthz", timeout=5).status_code == 200
+        assert requests.get(f"{service.url}/healthz", timeout=PATIENCE).status_code == 200
         assert connections(service) <= 50
         assert idle[0].rest() == b""
         idle[-1].send(request())
@@ -287,14 +290,14 @@ def test_idle_connections_are_evicted_for_new_ones(tmp_path: Path) -> None:
 
 def test_incomplete_requests_are_evicted_if_nothing_is_idle(tmp_path: Path) -> None:
     with (
-        strict(tmp_path, client_seconds=20.0, max_connections=2) as service,
+        strict(tmp_path, client_seconds=PATIENCE, max_connections=2) as service,
         Wire(service.url) as first,
         Wire(service.url) as second,
     ):
         for wire in (first, second):
             wire.send(request("POST", PATH, Content_Length=str(len(GOOD)), Expect="100-continue"))
             assert wire.answer().status == 100
-        assert requests.get(f"{service.url}/healthz", timeout=5).status_code == 200
+        assert requests.get(f"{service.url}/healthz", timeout=PATIENCE).status_code == 200
         assert first.rest() == b""
         second.send(GOOD)
         assert second.answer().status == 202
@@ -302,7 +305,7 @@ def test_incomplete_requests_are_evicted_if_nothing_is_idle(tmp_path: Path) -> N
 
 def test_a_complete_request_is_never_evicted(tmp_path: Path) -> None:
     with (
-        strict(tmp_path, client_seconds=20.0, max_connections=2) as service,
+        strict(tmp_path, client_seconds=PATIENCE, max_connections=2) as service,
         large_job(service) as path,
         contextlib.ExitStack() as stack,
     ):
@@ -326,7 +329,7 @@ def test_a_complete_request_is_never_evicted(tmp_path: Path) -> None:
         assert open_files() <= before
         wire.socket.close()
         wait_until(lambda: connections(service) < 2)
-        assert requests.get(f"{service.url}/healthz", timeout=5).status_code == 200
+        assert requests.get(f"{service.url}/healthz", timeout=PATIENCE).status_code == 200
 
 
 @LINUX
@@ -341,7 +344,7 @@ def test_a_process_out_of_files_neither_spins_nor_dies(tmp_path: Path) -> None:
             for _ in range(20):
                 stack.enter_context(Wire(process.url))
             # Those that say nothing make way.
-            assert requests.get(f"{process.url}/healthz", timeout=10).status_code == 200
+            assert requests.get(f"{process.url}/healthz", timeout=PATIENCE).status_code == 200
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[1]))
         with Wire(process.url) as wire:
             wire.send(request())
@@ -351,7 +354,7 @@ def test_a_process_out_of_files_neither_spins_nor_dies(tmp_path: Path) -> None:
                 wire.answer()
             assert cpu_seconds(pid) - used < 0.5
             resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
-            wire.socket.settimeout(20)
+            wire.socket.settimeout(PATIENCE)
             assert wire.answer().status == 200
     finally:
         assert process.stop() == 0

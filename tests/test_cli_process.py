@@ -19,7 +19,7 @@ from tests.contract import JOB, running_contract
 from tests.origin import IMAGES, Origin, answer
 from tests.relay import running_relay
 from tests.service import RunningService, ServiceProcess
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*[34][0-9]")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -35,7 +35,7 @@ class Gate:
 
     def __call__(self, connection: socket.socket) -> None:
         self.reached.set()
-        assert self.open.wait(30)
+        assert self.open.wait(PATIENCE)
         answer((IMAGES / "png-rgb.png").read_bytes())(connection)
 
 
@@ -128,7 +128,7 @@ def test_a_closed_pipe_causes_no_traceback(service: RunningService) -> None:
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(10) == 128 + signal.SIGPIPE
+        assert process.wait(PATIENCE) == 128 + signal.SIGPIPE
 
 
 def test_a_full_disk_is_reported_in_a_message(service: RunningService) -> None:
@@ -141,7 +141,7 @@ def test_a_full_disk_is_reported_in_a_message(service: RunningService) -> None:
             cwd=ROOT,
             stdout=full,
             stderr=subprocess.PIPE,
-            timeout=20,
+            timeout=PATIENCE,
         )
     assert (ended.returncode, ended.stderr) == (1, b"imageload: No space left on device\n")
 
@@ -266,7 +266,7 @@ def test_ctrl_c_ends_local_work_and_lists_the_unfinished_urls(
     options = [f"--failed-to={file}", *urls, *local(sandbox)]
     with in_a_pipe("upload", "--local", *options, TMPDIR=str(tmp_path)) as command:
         sandbox.wait_for("upload")
-        assert gate.reached.wait(10)
+        assert gate.reached.wait(PATIENCE)
         command.interrupt()
         assert command.end() == 130
         assert f"failed cancelled {origin.url}/gate" in command.shown
@@ -280,7 +280,7 @@ def test_a_killed_command_leaves_no_service_behind(
 ) -> None:
     options = [f"{origin.url}/gate", *local(sandbox)]
     with in_a_pipe("upload", "--local", *options, TMPDIR=str(tmp_path)) as command:
-        assert gate.reached.wait(10)
+        assert gate.reached.wait(PATIENCE)
         assert list(tmp_path.glob("imageload-*"))
         command.process.kill()
         command.end()
@@ -293,7 +293,7 @@ def test_sigterm_leaves_no_temp_files_of_local_work(
 ) -> None:
     options = [f"{origin.url}/gate", *local(sandbox)]
     with in_a_pipe("upload", "--local", *options, TMPDIR=str(tmp_path)) as command:
-        assert gate.reached.wait(10)
+        assert gate.reached.wait(PATIENCE)
         command.process.terminate()
         assert command.end() == 128 + signal.SIGTERM
         assert list(tmp_path.glob("imageload-*")) == []

@@ -46,7 +46,7 @@ start() {
         while answers "$1"; do sleep 0.1; done
     fi
     set -m; eval "$2" >>"server-$1.log" 2>&1 & server[$1]=$!; set +m
-    for _ in $(seq 300); do
+    for _ in $(seq 600); do
         if answers "$1"; then return; fi
         if ! kill -0 "${server[$1]}"; then break; fi
         sleep 0.1
@@ -112,7 +112,7 @@ class Reader:
             start_new_session=True,
         )
         try:
-            printed, _ = process.communicate(timeout=140)
+            printed, _ = process.communicate(timeout=200)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -170,7 +170,6 @@ def reader(tmp_path: Path, origin: Origin, sandbox: RunningSandbox) -> Reader:
     return Reader(clone, environment, replaced)
 
 
-@pytest.mark.timeout(150)
 @pytest.mark.parametrize(
     "document", [path for path in DOCUMENTS if commands(path)], ids=lambda path: path.stem
 )

@@ -15,6 +15,7 @@ import pytest
 
 from imageload.options import environment_name, flag, options, parse
 from imageload.settings import GROUPS, VERSION, Settings, Tuning
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 
@@ -259,7 +260,7 @@ def test_misuse_exits_with_a_message_and_no_traceback() -> None:
         [sys.executable, ROOT / "main.py", "--max-urls=none"],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE,
         check=False,
     )
     assert run.returncode == 2

@@ -32,6 +32,7 @@ from imageload.fetch.sniff import ImageHeader, read_header
 from tests.conversions import Converted, Converter
 from tests.raising import raises_error
 from tests.test_image import EXPECTED, IMAGES
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 LINUX = sys.platform == "linux"
@@ -45,7 +46,7 @@ STILLS = [name for name in FOREIGN if name not in ANIMATED]
 
 @pytest.fixture(scope="module")
 def converter() -> Iterator[Converter]:
-    converter = Converter(seconds=20)
+    converter = Converter()
     yield converter
     converter.close()
 
@@ -582,7 +583,7 @@ class Endless:
 
     def error(self) -> BaseException | None:
         try:
-            return self.outcome.exception(20)
+            return self.outcome.exception(PATIENCE)
         finally:
             os.close(self._writer)
 
@@ -613,12 +614,12 @@ def test_an_idle_worker_that_ended_is_replaced(tmp_path: Path) -> None:
 
 
 def test_a_conversion_past_its_deadline_is_killed() -> None:
-    converter = Converter(workers=1, seconds=0.2)
+    converter = Converter(workers=1, seconds=1.5)
     endless = Endless(converter)
     error = endless.error()
     assert isinstance(error, errors.DownloadError)
     assert error.code == "conversion_failed"
-    assert "longer than 0.2 seconds" in error.message
+    assert "longer than 1.5 seconds" in error.message
     assert converter.pids() == []
     assert ended(endless.pid)
     converter.close()
@@ -659,7 +660,7 @@ def test_many_images_share_two_warm_workers() -> None:
         converter.submit(converter.converters.if_needed(report, number % 3))
         for number, report in enumerate(reports)
     ]
-    kinds = [future.result(60).type for future in futures]
+    kinds = [future.result(PATIENCE).type for future in futures]
     assert kinds == [wanted_type(name) for name in names]
     assert len(converter.pids()) == 2
     assert len(converter.clocked) == 48
@@ -676,7 +677,7 @@ def test_close_ends_running_and_queued_conversions_and_every_process(tmp_path: P
     report = converter.report(path, "image/webp")
     waiting = converter.submit(converter.converters.if_needed(report, "other"))
     converter.run(converter.converters.close())
-    assert isinstance(waiting.exception(20), errors.Shutdown)
+    assert isinstance(waiting.exception(PATIENCE), errors.Shutdown)
     assert isinstance(endless.error(), errors.Shutdown)
     assert ended(endless.pid)
     assert converter.files.in_use == 0
@@ -744,7 +745,7 @@ def test_large_images_are_converted_one_at_a_time_beside_small_ones(tmp_path: Pa
     assert not large.done()
     assert converter.converters.pool == (2, 1, 1)
     os.kill(endless.pid, signal.SIGKILL)
-    assert large.result(20).height == 65
+    assert large.result(PATIENCE).height == 65
     assert isinstance(endless.error(), errors.DownloadError)
     assert converter.files.in_use == 2, "the two results"
     converter.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from tests.contract import Contract, running_contract
 from tests.events import Event, Subscriber
 from tests.origin import IMAGES, Origin, answer
 from tests.service import Client, ServiceProcess
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 PNG = (IMAGES / "png-rgb.png").read_bytes()
 IMAGES_OF_THE_JOB = 60
@@ -57,11 +59,22 @@ def pages(origin: Origin) -> dict[str, bytes]:
     return {origin.page(f"/{n}.png", answer(body)): body for n, body in enumerate(bodies)}
 
 
-def killed_in_its_middle(service: ServiceProcess, body: dict[str, Any]) -> tuple[str, list[Event]]:
+def are_written(events: list[Event], journal: Path) -> bool:
+    """Whether the images of these events are in the journal as they were told."""
+    with contextlib.closing(sqlite3.connect(journal)) as connection:
+        versions = dict(connection.execute("SELECT n, version FROM image").fetchall())
+    return all(versions.get(each.data["number"] - 1, 0) >= int(each.id) for each in events)
+
+
+def killed_in_its_middle(
+    service: ServiceProcess, sandbox: RunningSandbox, journal: Path, body: dict[str, Any]
+) -> tuple[str, list[Event]]:
     """POST the job, kill the service in its middle: the jobId and the first `image` events.
 
-    Uploads take 0.2 s and the journal writes within 0.1 s, so those first ones are on disk.
+    Those are on disk; later uploads are on Imgur, which has not responded when the kill comes.
     """
+    sandbox.fault("slow_answer", seconds=0.2, count=KILLED_AFTER)
+    sandbox.fault("slow_answer", seconds=10 * PATIENCE, count=0)
     accepted = service.post(json=body)
     assert accepted.status_code == 202
     (job_id,) = accepted.json()["jobId"]
@@ -69,6 +82,7 @@ def killed_in_its_middle(service: ServiceProcess, body: dict[str, Any]) -> tuple
     with Subscriber(f"{service.url}{JOBS}/{job_id}/events") as subscriber:
         first = [event for event in subscriber.until("image", TOLD) if event.name == "image"]
         subscriber.until("image", KILLED_AFTER - TOLD)
+    wait_until(lambda: are_written(first, journal))
     status = service.status(job_id)
     assert (status["status"], status["finished"]) == ("in-progress", False)
     assert sum(map(len, status["uploaded"].values())) == len(body["urls"])
@@ -91,19 +105,20 @@ def summary(client: Client, job_id: str) -> dict[str, Any]:
 
 
 def test_a_job_survives_a_kill_and_is_undone(
-    start: Start, sandbox: RunningSandbox, origin: Origin
+    start: Start, sandbox: RunningSandbox, origin: Origin, tmp_path: Path
 ) -> None:
     with running_contract() as hook:
-        walk(start, sandbox, origin, hook)
+        walk(start, sandbox, origin, hook, tmp_path / "journal")
 
 
-def walk(start: Start, sandbox: RunningSandbox, origin: Origin, hook: Contract) -> None:
+def walk(
+    start: Start, sandbox: RunningSandbox, origin: Origin, hook: Contract, journal: Path
+) -> None:
     """POST, events, status, kill -9, restart, links, callback, album, undo."""
     hook.put("POST /hook", {})
-    sandbox.fault("slow_answer", seconds=0.2, count=0)
     bodies, missing = pages(origin), origin.image("missing.png")
     posted = {"urls": [*bodies, missing], "album": "Birds", "callback": f"{hook.url}/hook"}
-    job_id, first = killed_in_its_middle(start(), posted)
+    job_id, first = killed_in_its_middle(start(), sandbox, journal, posted)
     sandbox.clear_faults()
     assert hook.asked == []
 
@@ -121,13 +136,13 @@ def walk(start: Start, sandbox: RunningSandbox, origin: Origin, hook: Contract) 
     links = [records[url]["link"] for url in bodies]
     assert status["uploaded"]["completed"] == links
     for link, body in zip(links, bodies.values(), strict=True):
-        assert requests.get(link, timeout=10).content == body
+        assert requests.get(link, timeout=PATIENCE).content == body
     assert service.get("/v1/images").json() == {"uploaded": links}
-    assert requests.get(summary(service, job_id)["album"]["link"], timeout=10).ok
+    assert requests.get(summary(service, job_id)["album"]["link"], timeout=PATIENCE).ok
     wait_until(lambda: summary(service, job_id)["callback"]["told"])
     assert hook.asked, "the process that was killed did not live to do it"
 
-    undone = service.session.delete(f"{service.url}{JOBS}/{job_id}?purge=true", timeout=10)
+    undone = service.session.delete(f"{service.url}{JOBS}/{job_id}?purge=true", timeout=PATIENCE)
     assert undone.status_code == 202
     assert undone.json() == {"job_id": job_id, "cancelled": 0, "purging": len(bodies)}
     status = service.finish(job_id)
@@ -135,16 +150,16 @@ def walk(start: Start, sandbox: RunningSandbox, origin: Origin, hook: Contract) 
     marked = {record["sha256"] for record in records.values() if record["maybe_duplicate"]}
     assert {image["sha256"] for image in sandbox.images()} <= marked, "the rest is gone"
     for link in links:
-        assert requests.get(link, timeout=10).url.endswith("/removed.png")
+        assert requests.get(link, timeout=PATIENCE).url.endswith("/removed.png")
     assert service.stop() == 0
     assert "Traceback" not in "".join(service.log)
 
 
 def test_a_subscriber_resumes_after_a_restart(
-    start: Start, sandbox: RunningSandbox, origin: Origin
+    start: Start, sandbox: RunningSandbox, origin: Origin, tmp_path: Path
 ) -> None:
-    sandbox.fault("slow_answer", seconds=0.2, count=0)
-    job_id, first = killed_in_its_middle(start(), {"urls": [*pages(origin)]})
+    body = {"urls": [*pages(origin)]}
+    job_id, first = killed_in_its_middle(start(), sandbox, tmp_path / "journal", body)
     sandbox.clear_faults()
     events = events_to_the_end(start(), job_id, first[-1].id)
     told = {event.data["number"] for event in first}

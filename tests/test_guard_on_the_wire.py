@@ -79,7 +79,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_the_corpus_opens_only_allowed_sockets(
     opened: list[Any], row: Row, make_download: MakeDownload
 ) -> None:
-    download = make_download(allow=(), resolve=_answers(row), seconds=5)
+    download = make_download(allow=(), resolve=_answers(row))
     with pytest.raises(errors.ImageError) as caught:
         download.call(row.url)
     if row.number in MIXED:

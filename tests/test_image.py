@@ -5,10 +5,11 @@ The sizes below were written down from Pillow 13.0.0 and pillow-heif 1.8.1, exce
 (Pillow cannot read it; its maker's description says 127 by 64).
 """
 
+import contextlib
 import io
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -377,16 +378,23 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
 }
 
 
+@contextlib.contextmanager
+def little_work() -> Iterator[None]:
+    """Check that the block takes little time of the CPU, which a busy machine does not change."""
+    began = time.thread_time()
+    yield
+    assert time.thread_time() - began < 0.5  # some 0.01; without bounds it takes minutes
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_bytes_neither_raise_nor_take_long(name: str, tmp_path: Path) -> None:
     content = HOSTILE[name]()
     path = tmp_path / "hostile"
     path.write_bytes(content)
-    began = time.thread_time()
-    header = read_header(path)
-    describe(content)
-    is_svg(content)
-    assert time.thread_time() - began < 0.5  # some 0.01; without bounds it takes minutes
+    with little_work():
+        header = read_header(path)
+        describe(content)
+        is_svg(content)
     assert header is None or header.type == sniff(content)
 
 
@@ -395,7 +403,8 @@ SAMPLES = [(IMAGES / name).read_bytes()[:9000] for name in sorted(EXPECTED)]
 
 def check_any_bytes(content: bytes, path: Path) -> None:
     path.write_bytes(content)
-    header = read_header(path)
+    with little_work():
+        header = read_header(path)
     assert (header.type if header else None) == sniff(content)
     if header and header.width is not None and header.height is not None:
         assert header.width > 0
@@ -404,13 +413,13 @@ def check_any_bytes(content: bytes, path: Path) -> None:
     assert is_svg(content) in (True, False)
 
 
-@settings(max_examples=150, deadline=500)
+@settings(max_examples=150)
 @given(content=st.binary(max_size=300))
 def test_random_bytes_never_raise(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     check_any_bytes(content, tmp_path_factory.getbasetemp() / "random")
 
 
-@settings(max_examples=150, deadline=500)
+@settings(max_examples=150)
 @given(
     start=st.sampled_from(
         [
@@ -434,7 +443,7 @@ def test_random_bytes_behind_a_real_signature_never_raise(
     check_any_bytes(start + rest, tmp_path_factory.getbasetemp() / "signed")
 
 
-@settings(max_examples=250, deadline=500)
+@settings(max_examples=250)
 @given(
     sample=st.sampled_from(SAMPLES),
     changes=st.lists(st.tuples(st.integers(0, 600), st.binary(min_size=1, max_size=8)), max_size=4),
@@ -452,7 +461,7 @@ def test_mutated_and_truncated_images_never_raise(
     check_any_bytes(bytes(content[:length]), tmp_path_factory.getbasetemp() / "mutated")
 
 
-@settings(max_examples=50, deadline=500)
+@settings(max_examples=50)
 @given(
     kind=st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"]),
     width=st.integers(1, 300),

@@ -25,8 +25,8 @@ from imageload.store.memory import MemoryStore
 from imageload.targets.imgur.gate import Gate
 from imageload.targets.imgur.quota import Quotas
 from tests.raising import raises_refused
-from tests.waiting import wait_until
-from tests.wired import PATIENCE, Folder, SlowStore, Tap, Wired, link_of, urls
+from tests.waiting import PATIENCE, wait_until
+from tests.wired import Folder, SlowStore, Tap, Wired, link_of, urls
 
 Wire = Callable[..., Wired]
 
@@ -571,7 +571,7 @@ def test_a_stop_fails_no_image_that_another_try_may_load_after_a_restart(
     job = wired.start(urls(1))
     store.write(1)
     assert at.wait(PATIENCE)
-    closing = threading.Thread(target=lambda: wired.load.close(PATIENCE, 0.2))
+    closing = threading.Thread(target=lambda: wired.load.close(PATIENCE, PATIENCE))
     closing.start()
     wait_until(lambda: wired.load.is_closing)
     stopped.set()

@@ -66,7 +66,7 @@ from tests.journals import (
     shown,
     url,
 )
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 ROOT = Path(__file__).parent.parent
 
@@ -224,7 +224,8 @@ def change_of(job: Job, index: int, kind: str, attempts: int) -> Change:
 
 
 @settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(steps=STEPS, retold=STEPS)
 def test_any_sequence_of_changes_is_restored(
@@ -351,7 +352,7 @@ def test_no_version_is_used_twice_after_a_kill(path: Path) -> None:
             stdout=subprocess.PIPE,
             text=True,
         ) as process:
-            said, _ = process.communicate("go\n", timeout=30)
+            said, _ = process.communicate("go\n", timeout=PATIENCE)
         shown_now = [int(line) for line in said.split()[1:]]
         assert all(map(int.__lt__, shown_last, shown_now))
         shown_last = shown_now
@@ -371,7 +372,7 @@ def test_a_change_is_on_disk_soon_without_a_call_of_durable(journal: Store) -> N
     job = job_of(1)
     journal.accept([job])
     finish(journal, job)
-    wait_until(lambda: [found.link for found in journal.links()] == [link(0)], 5)
+    wait_until(lambda: [found.link for found in journal.links()] == [link(0)])
 
 
 def test_durable_returns_when_the_change_is_on_disk(journal: Store, path: Path) -> None:
@@ -433,11 +434,11 @@ def test_a_job_not_written_in_time_is_refused_and_not_restored(path: Path) -> No
 
     def hold_the_thread(_: float) -> None:
         busy.set()
-        gate.wait(10)
+        gate.wait(PATIENCE)
 
     journal = open_store(str(path), hold_the_thread).store
     journal.set_setting("a name", "a value")
-    assert busy.wait(10)
+    assert busy.wait(PATIENCE)
     with pytest.raises(StoreUnavailable, match="it takes too long"):
         journal.accept([refused], seconds=0.05)
     gate.set()
@@ -484,10 +485,10 @@ def test_new_jobs_are_refused_on_a_full_disk_and_old_ones_are_kept(disk: Path) -
             began = time.monotonic()
             with pytest.raises(StoreUnavailable, match="disk is full") as refusal:
                 journal.accept([refused])
-            assert time.monotonic() - began < 1, "nobody waits for a disk that is known to be full"
+            assert time.monotonic() - began < 4, "it would wait for 5 s if nobody knew of the disk"
             assert (refusal.value.status, refusal.value.slug) == (503, "journal-unavailable")
             assert waiting.is_alive()
-        waiting.join(10)
+        waiting.join(PATIENCE)
         assert not waiting.is_alive(), "it heals by itself"
         assert journal.trouble is None
         journal.accept([later])
@@ -605,7 +606,7 @@ def test_a_bug_that_ends_the_journals_thread_is_reported(path: Path) -> None:
 
     journal = open_store(str(path), buggy_clock, broken.set).store
     journal.set_setting("a name", "a value")
-    assert broken.wait(10)
+    assert broken.wait(PATIENCE)
     assert journal.trouble == "a bug ended its thread"
     with pytest.raises(StoreUnavailable, match="a bug ended its thread"):
         journal.accept([job_of(1)])
@@ -751,12 +752,16 @@ def test_durable_changes_survive_a_kill_of_the_process(path: Path) -> None:
             [sys.executable, "-c", WRITER, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
         ) as writer:
             assert writer.stdout is not None
-            killer = threading.Timer(chance.uniform(0.0, 0.05), writer.kill)
-            for line in writer.stdout:
+            # After work, and not after a time in which a slow machine does none; then a moment
+            # later, so that it is not always at the end of a transaction.
+            killer = threading.Timer(chance.uniform(0.0, 0.01), writer.kill)
+            killed_after = chance.randrange(200)
+            for number, line in enumerate(writer.stdout):
+                if number == killed_after:
+                    killer.start()
                 what, *where = line.split()
                 if what == "restored":
                     assert int(where[0]) >= len(accepted)
-                    killer.start()
                 elif what == "accepted":
                     accepted.append(where[0])
                 elif line.endswith("\n"):  # the last may be half a line

@@ -37,6 +37,7 @@ from tests.journals import (
     restored_from,
     shown,
 )
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 OLD = Path(__file__).parent / "old_journals"
@@ -92,7 +93,7 @@ def test_a_second_process_is_refused_with_the_id_of_the_first(path: Path) -> Non
         assert holder.stdout.readline() == b"open\n"
         assert f"held by process {holder.pid}." in refused(path)
         holder.send_signal(signal.SIGKILL)
-        holder.wait(10)
+        holder.wait(PATIENCE)
     assert restored_from(path).jobs == []
 
 

@@ -13,7 +13,7 @@ from sandbox.testing import RunningSandbox, running_sandbox
 from tests.jobs import all_landed, urls
 from tests.origin import IMAGES, Origin
 from tests.service import RunningService, running_service, wired
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 PNG = "png-rgb.png"
 
@@ -24,10 +24,10 @@ PNG = "png-rgb.png"
 @pytest.mark.parametrize(
     ("budget", "limits"),
     [
-        ("user", {"user_credits": 110, "hour_seconds": 1.5}),
-        ("user", {"user_credits": 110, "hour_seconds": 1.5, "reset": "none"}),
-        ("client", {"client_credits": 110, "day_seconds": 1.5}),
-        ("posts", {"posts": 10, "hour_seconds": 1.5}),
+        ("user", {"user_credits": 60, "hour_seconds": 1.5}),
+        ("user", {"user_credits": 60, "hour_seconds": 1.5, "reset": "none"}),
+        ("client", {"client_credits": 60, "day_seconds": 1.5}),
+        ("posts", {"posts": 6, "hour_seconds": 1.5}),
     ],
 )
 def test_a_backlog_larger_than_a_budget_is_uploaded(
@@ -35,21 +35,27 @@ def test_a_backlog_larger_than_a_budget_is_uploaded(
 ) -> None:
     plenty = {"user_credits": 100_000, "client_credits": 100_000, "posts": 100_000}
     lengths = {"quota_hour_seconds": 1.5, "quota_day_seconds": 1.5}
+    begun = time.monotonic()
     with (
         running_sandbox(tmp_path / "sandbox", **{**plenty, **limits}) as sandbox,
         running_service(tmp_path / "temp", **wired(sandbox, **lengths)) as service,
     ):
-        jobs = [service.submit(urls(origin, 9, name), dedupe=False) for name in "abc"]
-        wait_until(lambda: service.get("/v1/quota").json()["waiting_for"] == budget)
-        quota = service.get("/v1/quota").json()
-        assert quota["parked"] > 0
+        jobs = [service.submit(urls(origin, 5, name), dedupe=False) for name in "abc"]
+        quotas: list[dict[str, Any]] = []
+
+        def is_waiting() -> bool:
+            quotas.append(service.get("/v1/quota").json())
+            return quotas[-1]["waiting_for"] == budget and quotas[-1]["parked"] > 0
+
+        wait_until(is_waiting)
+        quota = quotas[-1]
         assert quota["waiting_until"] <= quota["done_at"]
         (empty,) = [each for each in quota["budgets"] if each["budget"] == budget]
         assert empty["remaining"] < 10 if budget != "posts" else empty["remaining"] == 0
         assert empty["resets_at"] is not None
         assert all_landed(service, jobs)
-        answers = sandbox.stats()["answers"]
-        assert answers.get("429", 0) <= 3, "at most one in a window"
+        windows = 1 + (time.monotonic() - begun) // 1.5
+        assert sandbox.stats()["answers"].get("429", 0) <= windows, "at most one in a window"
         for job_id in jobs:
             assert {each["attempts"] for each in service.records(job_id).values()} == {1}
         assert service.temp_files == []
@@ -182,7 +188,7 @@ def test_an_outage_that_does_not_end_fails_images_with_its_reason(
         sandbox.clear_faults()
         wait_until(lambda: service.get("/v1/quota").json()["waiting_for"] is None)
         retried = service.session.post(
-            f"{service.url}/v1/images/upload/{job_id}/retry?only=transient", timeout=10
+            f"{service.url}/v1/images/upload/{job_id}/retry?only=transient", timeout=PATIENCE
         )
         assert retried.json()["requeued"] == 50
         assert all_landed(service, [job_id])
@@ -197,9 +203,11 @@ def test_the_wait_for_a_budget_is_no_outage_however_long(tmp_path: Path, origin:
     ):
         job_id = service.submit(urls(origin, 25), dedupe=False)
         wait_until(lambda: service.get("/v1/quota").json()["waiting_for"] == "user")
-        begun = time.process_time()
+        begun, began_work = time.monotonic(), time.process_time()
+        threading.Event().wait(1.0)  # most of the hour, and nothing is to be done
+        work = time.process_time() - began_work
+        assert work < 0.5 * (time.monotonic() - begun), "nobody spins"
         wait_until(lambda: len(service.status(job_id)["uploaded"]["completed"]) > 12)
-        assert time.process_time() - begun < 1.5, "nobody spins"
         sandbox.fault("forbidden", count=2)
         assert all_landed(service, [job_id])
 
@@ -286,6 +294,7 @@ def test_ten_uploads_with_a_token_that_ran_out_cause_one_refresh(
         assert all_landed(service, [service.submit(urls(origin, 1, "first"))])
         refreshes = sandbox.stats()["requests"]["oauth"]
         threading.Event().wait(1.1)  # the token's lifetime; its end sends no event
+        sandbox.settings(token_seconds=3_600)
         assert all_landed(service, [service.submit(urls(origin, 10), dedupe=False)])
         assert sandbox.stats()["requests"]["oauth"] == refreshes + 1
 

@@ -21,7 +21,8 @@ from imageload.retry import RetryRule
 from imageload.store import Link
 from imageload.store.memory import MemoryStore
 from tests.raising import raises_refused
-from tests.wired import PATIENCE, Folder, SlowStore, Tap, Wired, nowhere, urls
+from tests.waiting import PATIENCE
+from tests.wired import Folder, SlowStore, Tap, Wired, nowhere, urls
 
 Wire = Callable[..., Wired]
 

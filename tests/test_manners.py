@@ -22,6 +22,7 @@ from imageload.web.idempotency import IdempotencyKeys, checked_key
 from main import ROUTES
 from tests.raising import raises_refused
 from tests.service import RunningService, ServiceProcess, assert_problem, running_service
+from tests.waiting import PATIENCE
 from tests.wire import PATH
 
 URLS = ["ftp://a.example/"]
@@ -46,25 +47,25 @@ def paths() -> list[str]:
 
 @pytest.mark.parametrize("path", paths())
 def test_options_lists_the_methods_of_a_path(service: RunningService, path: str) -> None:
-    answer = requests.options(service.url + path, timeout=10)
+    answer = requests.options(service.url + path, timeout=PATIENCE)
     assert (answer.status_code, answer.content) == (204, b"")
     assert "Content-Type" not in answer.headers
     allowed = answer.headers["Allow"].split(", ")
     assert "OPTIONS" in allowed
     for method in {"GET", "POST", "DELETE", "PUT", "PATCH"} - set(allowed):
-        refused = requests.request(method, service.url + path, timeout=10)
+        refused = requests.request(method, service.url + path, timeout=PATIENCE)
         assert_problem(refused, 405, "method-not-allowed")
         assert refused.headers["Allow"] == answer.headers["Allow"]
 
 
 def test_options_of_an_unknown_path_is_404(service: RunningService) -> None:
-    assert_problem(requests.options(f"{service.url}/nothing", timeout=10), 404, "not-found")
+    assert_problem(requests.options(f"{service.url}/nothing", timeout=PATIENCE), 404, "not-found")
 
 
 def test_every_response_has_the_security_headers(service: RunningService) -> None:
     for path in ("/", "/v1/images", "/nothing", f"{PATH}/none"):
         for method in ("GET", "HEAD", "OPTIONS", "PUT"):
-            headers = requests.request(method, service.url + path, timeout=10).headers
+            headers = requests.request(method, service.url + path, timeout=PATIENCE).headers
             assert headers["X-Content-Type-Options"] == "nosniff"
             assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
             assert headers["Cache-Control"] == "no-store"
@@ -122,7 +123,7 @@ def test_head_has_the_headers_of_get(service: RunningService) -> None:
     job_id = service.submit(URLS)
     service.finish(job_id)
     url = f"{service.url}{PATH}/{job_id}"
-    answers = [requests.request(method, url, timeout=10) for method in ("GET", "HEAD")]
+    answers = [requests.request(method, url, timeout=PATIENCE) for method in ("GET", "HEAD")]
     for answer in answers:
         del answer.headers["X-Request-ID"], answer.headers["Date"]
     assert answers[0].headers == answers[1].headers
@@ -144,7 +145,9 @@ def send(
 ) -> requests.Response:
     """POST `body` with this key."""
     fields = {"Idempotency-Key": key, **headers}
-    return requests.post(service.url + PATH, data=json.dumps(body), headers=fields, timeout=30)
+    return requests.post(
+        service.url + PATH, data=json.dumps(body), headers=fields, timeout=PATIENCE
+    )
 
 
 def job_count(service: RunningService) -> int:
@@ -194,7 +197,7 @@ def test_concurrent_posts_with_one_key_make_one_job(service: RunningService, cou
     body = [f"ftp://a.example/{n}" for n in range(count)]
 
     def post(_: int) -> str:
-        start.wait(10)
+        start.wait(PATIENCE)
         answer = send(service, f"race-{count}", body)
         assert answer.status_code == 202
         return str(answer.json()["jobId"])

@@ -211,7 +211,7 @@ def test_the_document_needs_no_token(service: RunningService) -> None:
     assert answer.json()["info"]["title"] == "imageload"
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("token", ["", TOKEN])
 def test_schemathesis_finds_nothing(tmp_path: Path, token: str) -> None:
     options = [f"--store={tmp_path / 'journal'}"] if token else []

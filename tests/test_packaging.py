@@ -18,6 +18,7 @@ import requests
 
 from tests.origin import IMAGES, Origin
 from tests.service import ROOT, ServiceProcess
+from tests.waiting import PATIENCE
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 NAMED = {*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["cli"]}
@@ -54,7 +55,7 @@ def requires_if_there(name: str) -> list[str]:
 def run(*command: str | Path, folder: Path) -> str:
     """Run the command; its stdout."""
     ended = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, encoding="utf-8", timeout=60
+        command, cwd=folder, capture_output=True, text=True, encoding="utf-8", timeout=2 * PATIENCE
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
@@ -139,9 +140,9 @@ def test_an_installed_wheel_runs_a_job_and_opens_its_link(
 ) -> None:
     job_id = installed_service.submit([origin.image("png-rgb.png")])
     (link,) = installed_service.finish(job_id)["uploaded"]["completed"]
-    assert requests.get(link, timeout=10).content == (IMAGES / "png-rgb.png").read_bytes()
-    assert requests.get(installed_service.url, timeout=10).status_code == 200
-    assert requests.get(f"{installed_service.url}/openapi.json", timeout=10).json()["paths"]
+    assert requests.get(link, timeout=PATIENCE).content == (IMAGES / "png-rgb.png").read_bytes()
+    assert requests.get(installed_service.url, timeout=PATIENCE).status_code == 200
+    assert requests.get(f"{installed_service.url}/openapi.json", timeout=PATIENCE).json()["paths"]
     server = f"--server={installed_service.url}"
     upload: list[str | Path] = [
         programs / "imageload",

@@ -37,6 +37,7 @@ from playwright.sync_api import (
 
 from imageload.cli.output import write
 from sandbox.testing import running_sandbox
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "tests" / "images"
@@ -68,7 +69,7 @@ def browser() -> Iterator[Browser]:
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    expect.set_options(timeout=20_000)  # a busy machine is no reason to fail
+    expect.set_options(timeout=1_000 * PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
         yield browser
@@ -130,7 +131,7 @@ class _OriginHandler(SimpleHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path.startswith("/gated/"):
-            self.gate.wait(30)
+            self.gate.wait(PATIENCE)
             self.path = self.path.removeprefix("/gated")
         super().do_GET()
 
@@ -180,7 +181,7 @@ class Visit:
     def post(self, entries: list[str], **keys: object) -> str:
         """Post a job outside the page; return its id."""
         url = f"{urlsplit(self.page.url)._replace(path='', fragment='').geturl()}/v1/images/upload"
-        answer = requests.post(url, json={"urls": entries, **keys}, timeout=10)
+        answer = requests.post(url, json={"urls": entries, **keys}, timeout=PATIENCE)
         (job_id,) = answer.json()["jobId"]
         return str(job_id)
 
@@ -294,7 +295,7 @@ def test_a_pasted_list_ends_as_thumbnails_and_reasons(visit: Visit, origin: str)
         expect(link).to_have_attribute("rel", "noopener noreferrer")
         href = link.get_attribute("href")
         assert href == link.inner_text()
-        assert requests.get(href, timeout=10).content == (IMAGES / name).read_bytes()
+        assert requests.get(href, timeout=PATIENCE).content == (IMAGES / name).read_bytes()
     for url, code in ((not_image, "not_image"), (missing, "http_status")):
         image = image_of(job, url)
         expect(image.locator(".state")).to_have_text("failed")
@@ -639,14 +640,14 @@ def test_failed_images_are_retried_links_copied_and_all_is_undone(
     page.keyboard.press("Enter")
     expect(dialog).to_be_hidden()
     expect(job.get_by_role("button", name="Undo…")).to_be_focused()
-    assert requests.get(links[0], timeout=10).status_code == 200
+    assert requests.get(links[0], timeout=PATIENCE).status_code == 200
     page.keyboard.press("Enter")
     dialog.get_by_role("button", name="Delete 2 images").click()
     expect(job.get_by_label("2 failed")).to_be_visible()
     expect(job.get_by_role("status")).to_have_text("2 images deleted from Imgur.")
     expect(job).to_be_focused()  # the button that was is gone
     expect(job.locator(".code")).to_have_text(["purged", "purged"])
-    assert all("removed" in requests.get(link, timeout=10).url for link in links)
+    assert all("removed" in requests.get(link, timeout=PATIENCE).url for link in links)
 
 
 def test_a_job_is_cancelled(visit: Visit, origin: str, gate: threading.Event) -> None:
@@ -936,7 +937,7 @@ def test_the_api_is_read_and_tried_on_a_page_of_its_own(
 ) -> None:
     with visiting(browser, (f"{service[0]}/docs", *service)) as visit:
         operations = visit.page.locator(".opblock")
-        described = requests.get(f"{service[0]}/openapi.json", timeout=10).json()["paths"]
+        described = requests.get(f"{service[0]}/openapi.json", timeout=PATIENCE).json()["paths"]
         expect(operations).to_have_count(sum(len(item) for item in described.values()))
         post = visit.page.locator("#operations-jobs-postUrls")
         post.locator(".opblock-summary-control").click()

@@ -24,7 +24,8 @@ from imageload.job import (
     Uploading,
 )
 from imageload.retry import RetryRule
-from tests.wired import PATIENCE, Folder, SlowStore, Tap, Wired, link_of, urls
+from tests.waiting import PATIENCE
+from tests.wired import Folder, SlowStore, Tap, Wired, link_of, urls
 
 Wire = Callable[..., Wired]
 

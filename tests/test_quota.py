@@ -18,6 +18,7 @@ from imageload.errors import ImageError, UploadError
 from imageload.targets.imgur.budget import BudgetView
 from imageload.targets.imgur.quota import UPLOAD_COST, Backoff, Quota, Quotas, Reservation, Terms
 from tests.imgur_model import Clock
+from tests.waiting import PATIENCE
 
 DAY = 86_400.0
 HOUR = 3_600.0
@@ -861,7 +862,7 @@ def test_requests_wait_for_those_in_flight_and_never_for_a_reset() -> None:
                 landed += 1
 
     async def run() -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await asyncio.gather(*(work() for _ in range(100)))
 
     asyncio.run(run())

@@ -16,7 +16,7 @@ from tests.jobs import codes, distinct, urls
 from tests.journals import locked
 from tests.origin import IMAGES, Origin, Page, answer
 from tests.service import RunningService, running_service, wired
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 PNG = (IMAGES / "png-rgb.png").read_bytes()
 JOBS = "/v1/images/upload"
@@ -37,7 +37,7 @@ def at_once(*requests_to_send: Callable[[], requests.Response]) -> list[requests
     barrier = threading.Barrier(len(requests_to_send))
 
     def send(request: Callable[[], requests.Response]) -> requests.Response:
-        barrier.wait(10)
+        barrier.wait(PATIENCE)
         return request()
 
     with ThreadPoolExecutor(len(requests_to_send)) as pool:
@@ -48,14 +48,14 @@ def at_once(*requests_to_send: Callable[[], requests.Response]) -> list[requests
 
 def retry(service: RunningService, job_id: str) -> Callable[[], requests.Response]:
     """A request for a retry of the job."""
-    return lambda: requests.post(f"{service.url}{JOBS}/{job_id}/retry", timeout=30)
+    return lambda: requests.post(f"{service.url}{JOBS}/{job_id}/retry", timeout=PATIENCE)
 
 
 def delete(
     service: RunningService, job_id: str, query: str = ""
 ) -> Callable[[], requests.Response]:
     """A request to cancel the job."""
-    return lambda: requests.delete(f"{service.url}{JOBS}/{job_id}{query}", timeout=30)
+    return lambda: requests.delete(f"{service.url}{JOBS}/{job_id}{query}", timeout=PATIENCE)
 
 
 def fails_first(page: Page) -> Page:
@@ -73,7 +73,7 @@ def test_retries_of_a_job_whose_album_failed_all_get_202(
     job_id = small.post(json={"urls": pages, "album": "Birds"}).json()["jobId"][0]
     small.finish(job_id)
     blocker = small.submit([origin.page("/hanging", origin.hang)])
-    assert origin.hanging.acquire(timeout=10)
+    assert origin.hanging.acquire(timeout=PATIENCE)
     answers = [retry(small, job_id)() for _ in range(3)] + at_once(*[retry(small, job_id)] * 3)
     assert [each.status_code for each in answers] == [202] * 6
     delete(small, blocker)()

@@ -13,6 +13,7 @@ from imageload.store.memory import MemoryStore
 from imageload.web.access import Access
 from imageload.web.idempotency import IdempotencyKeys
 from imageload.web.limits import RequestLimits
+from tests.waiting import PATIENCE
 
 
 def make_limits() -> RequestLimits:
@@ -38,7 +39,7 @@ def test_many_requests_wait_for_the_disk_at_once() -> None:
     async def run() -> None:
         limits, meet = make_limits(), threading.Barrier(8)
         await asyncio.gather(
-            *(limits.run_in_thread(lambda: meet.wait(10), needs_cpu=False) for _ in range(8))
+            *(limits.run_in_thread(lambda: meet.wait(PATIENCE), needs_cpu=False) for _ in range(8))
         )
         limits.close()
         with pytest.raises(Refused, match="stopping"):
@@ -54,12 +55,12 @@ def test_work_that_waits_for_a_thread_when_the_service_stops_is_refused() -> Non
 
         def hold() -> str:
             begun.release()
-            go_on.wait(10)
+            go_on.wait(PATIENCE)
             return "done"
 
         held = [asyncio.create_task(limits.run_in_thread(hold)) for _ in range(2)]
         for _ in held:
-            assert await asyncio.to_thread(begun.acquire, timeout=10)
+            assert await asyncio.to_thread(begun.acquire, timeout=PATIENCE)
         waiting = asyncio.create_task(limits.run_in_thread(hold))
         await asyncio.sleep(0)
         limits.close()

@@ -21,7 +21,7 @@ from tests.jobs import all_landed, codes, distinct, urls
 from tests.journals import locked
 from tests.origin import Origin
 from tests.service import ROOT, RunningService, ServiceProcess, account, running_service, wired
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 from tests.wire import Wire, post
 
 Start = Callable[..., ServiceProcess]
@@ -75,7 +75,9 @@ def test_jobs_links_failures_and_albums_are_restored(
     assert second.get("/v1/images/upload").json()["jobs"][0]["album"] == album
     assert second.get("/v1/images").json() == links
     assert album["link"]
-    again = second.session.delete(f"{second.url}/v1/images/upload/{job_id}?purge=true", timeout=10)
+    again = second.session.delete(
+        f"{second.url}/v1/images/upload/{job_id}?purge=true", timeout=PATIENCE
+    )
     assert again.json()["purging"] == 5, "the deletehashes were kept"
     second.finish(job_id)
     assert sandbox.images() == []
@@ -105,7 +107,7 @@ def test_subscribers_of_a_stopped_job_get_a_shutdown_event(
     start: Start, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     first = start("--uploads=4")
-    sandbox.fault("slow_answer", seconds=0.2, count=0)
+    sandbox.fault("slow_answer", seconds=1.0, count=0)
     job_id = first.submit(distinct(origin, 60))
     with Subscriber(f"{first.url}/v1/images/upload/{job_id}/events") as subscriber:
         subscriber.until("image")
@@ -161,7 +163,7 @@ def test_a_purge_continues_after_a_restart(
     job_id = first.submit(distinct(origin, 30))
     first.finish(job_id)
     sandbox.fault("slow_answer", match="DELETE", seconds=0.2, count=0)
-    first.session.delete(f"{first.url}/v1/images/upload/{job_id}?purge=true", timeout=10)
+    first.session.delete(f"{first.url}/v1/images/upload/{job_id}?purge=true", timeout=PATIENCE)
     wait_until(lambda: len(sandbox.images()) < 25)
     first.stop(signal.SIGKILL)
     sandbox.clear_faults()
@@ -175,9 +177,9 @@ def test_a_purge_in_mid_job_continues_after_a_stop_without_the_job(
 ) -> None:
     first = start()
     sandbox.fault("slow_answer", seconds=0.5, after=1, count=0)
-    job_id = first.submit(distinct(origin, 40))
+    job_id = first.submit(distinct(origin, 200))
     wait_until(lambda: sandbox.stats()["uploads"] > 5)
-    first.session.delete(f"{first.url}/v1/images/upload/{job_id}?purge=true", timeout=10)
+    first.session.delete(f"{first.url}/v1/images/upload/{job_id}?purge=true", timeout=PATIENCE)
     assert first.stop() == 0
     sandbox.clear_faults()
     second = start()
@@ -267,7 +269,7 @@ def test_a_second_process_on_the_journal_does_not_start_and_names_the_first(
         env={"IMGUR_CLIENT_ID": client_id, "PATH": ""},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE,
         check=False,
     )
     assert result.returncode == 1
@@ -308,7 +310,7 @@ def test_the_links_can_be_read_during_a_stop(
 ) -> None:
     service = start()
     service.finish(service.submit(distinct(origin, 3, "first")))
-    sandbox.fault("slow_answer", seconds=2.0, count=0)
+    sandbox.fault("slow_answer", seconds=3.0, count=0)
     service.submit(distinct(origin, 3))
     sandbox.wait_for("upload", 4)
     service.process.send_signal(signal.SIGTERM)
@@ -330,7 +332,9 @@ def test_requests_that_need_an_unreadable_journal_are_refused(
             refused = service.get(asked)
             assert refused.status_code == 503
             assert refused.json()["type"] == "urn:imageload:problem:journal-unavailable"
-        service.session.delete(f"{service.url}/v1/images/upload/{job_id}?purge=true", timeout=10)
+        service.session.delete(
+            f"{service.url}/v1/images/upload/{job_id}?purge=true", timeout=PATIENCE
+        )
         service.finish(job_id)
         records = service.records(job_id).values()
         assert [each["error"]["code"] for each in records] == ["disk_error"] * 2
@@ -338,7 +342,9 @@ def test_requests_that_need_an_unreadable_journal_are_refused(
         (tmp_path / "elsewhere").rename(path)
         wait_until(lambda: service.get("/readyz").status_code == 200)
         assert len(service.get("/v1/images").json()["uploaded"]) == 2
-        service.session.delete(f"{service.url}/v1/images/upload/{job_id}?purge=true", timeout=10)
+        service.session.delete(
+            f"{service.url}/v1/images/upload/{job_id}?purge=true", timeout=PATIENCE
+        )
         wait_until(lambda: sandbox.images() == [])
     assert "Traceback" not in caplog.text
 
@@ -352,7 +358,7 @@ def test_a_job_that_kills_the_service_each_time_is_given_up(start: Start, origin
     first = start("--downloads=1")
     job_id = first.submit([hanging])
     for _ in range(10):
-        assert origin.hanging.acquire(timeout=10)
+        assert origin.hanging.acquire(timeout=PATIENCE)
         first.stop(signal.SIGKILL)
         first = start("--downloads=1")
     wait_until(lambda: first.status(job_id)["uploaded"]["failed"] == [hanging])
@@ -402,7 +408,8 @@ def test_a_full_temp_disk_fails_images_until_there_is_room(
             assert set(codes(service, job_id)) <= {None, "disk_full"}
             assert "disk_full" in codes(service, job_id)
             assert service.get("/healthz").status_code == 200
-        with running_service(disk / "temp", **wired(sandbox)) as service:
+        waits = {"retry_seconds": 0.5, "retry_cap_seconds": 20.0}  # in which uploads make room
+        with running_service(disk / "temp", **wired(sandbox, **waits)) as service:
             # More images than there is room for at once.
             assert all_landed(service, [service.submit(distinct(origin, 200, "more"))])
 
@@ -431,7 +438,7 @@ def test_64_descriptors_are_enough_for_a_job_of_200_images(
         job_id = service.submit(
             [url.replace("127.0.0.1", host, 1) for url in distinct(origin, 200)]
         )
-        status = service.finish(job_id, 60)
+        status = service.finish(job_id)
     assert len(status["uploaded"]["completed"]) == 200, "".join(service.log)[-3_000:]
     assert service.get("/healthz").status_code == 200
     assert service.stop() == 0

@@ -16,7 +16,8 @@ from imageload.job import (
     Report,
 )
 from imageload.loader import Order
-from tests.wired import PATIENCE, Folder, Tap, Wired, link_of, urls
+from tests.waiting import PATIENCE
+from tests.wired import Folder, Tap, Wired, link_of, urls
 
 Wire = Callable[..., Wired]
 

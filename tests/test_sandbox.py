@@ -28,6 +28,7 @@ from sandbox import Options
 from sandbox.faults import CATALOGUE
 from sandbox.limits import Caller, Limits
 from sandbox.testing import RunningSandbox, running_sandbox
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 ANON = {"Authorization": "Client-ID test"}
@@ -327,7 +328,7 @@ def test_an_oversize_chunked_upload_gets_its_413(
 
 
 def test_a_large_upload_with_expect_100_is_refused_at_once(small: RunningSandbox) -> None:
-    with socket.create_connection(("127.0.0.1", small.port), 5) as raw:
+    with socket.create_connection(("127.0.0.1", small.port), PATIENCE) as raw:
         raw.sendall(
             b"POST /3/upload HTTP/1.1\r\nHost: x\r\nAuthorization: Client-ID x\r\n"
             b"Expect: 100-continue\r\nContent-Length: 200000\r\n\r\n"
@@ -357,7 +358,7 @@ def test_an_upload_gets_todays_response_format(upload: Uploader) -> None:
     assert "\\/" not in answer.text
     assert len(told["data"]["id"]) == 7
     assert len(told["data"]["deletehash"]) == 15
-    assert abs(told["data"]["datetime"] - time.time()) < 5
+    assert abs(told["data"]["datetime"] - time.time()) < 60
     assert answer.headers["Server"] == "cat factory 1.0"
 
 
@@ -511,7 +512,7 @@ def test_an_upload_costs_ten_credits_and_a_call_one(tmp_path: Path, http: reques
         assert "X-Post-Rate-Limit-Limit" not in credit.headers
         told = credit.json()["data"]
         assert (told["UserRemaining"], told["ClientRemaining"]) == (489, 12489)
-        assert abs(told["UserReset"] - time.time() - 3600) < 10
+        assert abs(told["UserReset"] - time.time() - 3600) < 60
         bearer = {"Authorization": f"Bearer {running.token()['access_token']}"}
         assert http.get(f"{running.url}/3/credits", headers=bearer).json()["data"]["UserLimit"] == (
             2000
@@ -898,7 +899,7 @@ def test_a_reset_stores_the_image_exactly_when_its_name_says_so(
 
 def test_a_reset_is_a_reset_and_not_an_end(sandbox: RunningSandbox) -> None:
     sandbox.fault("reset_before_store")
-    with socket.create_connection(("127.0.0.1", sandbox.port), 5) as raw:
+    with socket.create_connection(("127.0.0.1", sandbox.port), PATIENCE) as raw:
         raw.sendall(
             b"POST /3/image HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Client-ID x\r\n"
             b"Content-Length: 3\r\n\r\nabc"
@@ -912,14 +913,14 @@ def test_a_hang_never_answers_and_ends_when_the_client_leaves(
 ) -> None:
     sandbox.fault("hang", match="credits")
     with pytest.raises(requests.ReadTimeout):
-        http.get(f"{sandbox.url}/3/credits", headers=ANON, timeout=0.2)
+        http.get(f"{sandbox.url}/3/credits", headers=ANON, timeout=(PATIENCE, 0.2))
     assert http.get(f"{sandbox.url}/3/credits", headers=ANON).status_code == 200
 
 
 def test_a_sandbox_with_a_hanging_request_still_stops(tmp_path: Path) -> None:
     with running_sandbox(tmp_path) as running:
         running.fault("hang")
-        raw = socket.create_connection(("127.0.0.1", running.port), 5)
+        raw = socket.create_connection(("127.0.0.1", running.port), PATIENCE)
         raw.sendall(b"POST /3/image HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
         running.wait_for("upload")
     with raw, contextlib.suppress(ConnectionResetError):
@@ -1091,13 +1092,13 @@ def test_a_signal_stops_it_with_status_0_and_no_output(
     process, url = launch()
     http.post(f"{url}/3/image", data=PNG, headers=ANON)
     process.send_signal(number)
-    _, complaint = process.communicate(timeout=30)
+    _, complaint = process.communicate(timeout=PATIENCE)
     assert (process.returncode, complaint) == (0, "")
 
 
 def test_it_ends_with_its_parent_by_option(launch: Launch) -> None:
     process, _ = launch("--exit-with-parent")
-    _, complaint = process.communicate(timeout=30)  # closes its standard input
+    _, complaint = process.communicate(timeout=PATIENCE)  # closes its standard input
     assert (process.returncode, complaint) == (0, "")
 
 

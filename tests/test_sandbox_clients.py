@@ -21,6 +21,7 @@ import trustme
 from PIL import Image
 
 from sandbox.testing import RunningSandbox, running_sandbox
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def run_python(program: str, *arguments: str, **environment: str) -> str:
         env={**inherited, "HOME": "/nonexistent", **environment},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -188,7 +189,7 @@ def curl(imgur: RunningSandbox, authority: Path, *arguments: str) -> bytes:
             *arguments,
         ],
         capture_output=True,
-        timeout=30,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout

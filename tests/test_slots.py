@@ -12,6 +12,7 @@ import pytest
 
 from imageload.errors import DiskFull, ResourceError
 from imageload.transport.slots import Slots
+from tests.waiting import PATIENCE
 
 
 class Bench:
@@ -171,7 +172,7 @@ def test_a_gate_with_a_time_is_checked_again_then() -> None:
 
     async def play(bench: Bench) -> None:
         bench.add("a")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while not bench.running:
                 await asyncio.sleep(0.001)  # polls
 

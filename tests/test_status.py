@@ -18,8 +18,8 @@ from imageload.web.status import encoded_status, preferred_wait, tag_of_list
 from sandbox.testing import RunningSandbox
 from tests.origin import Origin
 from tests.service import RunningService, assert_problem, running_service
-from tests.test_events import FAILURE, PATIENCE, apply, hub, job_of, registered
-from tests.waiting import wait_until
+from tests.test_events import FAILURE, apply, hub, job_of, registered
+from tests.waiting import PATIENCE, wait_until
 
 PATHS = (
     "/v1/images/upload/{}",
@@ -96,14 +96,14 @@ def test_a_held_status_is_answered_when_the_job_changes(
     job = registered(service, job_of(2))
     etag = service.get(f"/v1/images/upload/{job.job_id}").headers["ETag"]
     headers = {"If-None-Match": etag} if has_etag else {}
-    held = Held(service, job, Prefer="wait=15", **headers)
+    held = Held(service, job, Prefer="wait=45", **headers)
     apply(service, job, Failed(0, FAILURE))
     answer = held.answer()
     assert answer.status_code == 200
-    assert answer.headers["Preference-Applied"] == "wait=15"
+    assert answer.headers["Preference-Applied"] == "wait=45"
     assert answer.headers["ETag"] != etag
     assert answer.json()["uploaded"]["failed"] == [job.image(0).url]
-    assert answer.elapsed.total_seconds() < 10
+    assert answer.elapsed.total_seconds() < 40
 
 
 def test_a_held_status_is_answered_when_its_time_is_over(
@@ -117,7 +117,7 @@ def test_a_held_status_is_answered_when_its_time_is_over(
         for headers, status in ({}, 200), ({"If-None-Match": "*"}, 304):
             begun = time.monotonic()
             answer = service.get(path, headers={"Prefer": "wait=30", **headers})
-            assert 0.2 <= time.monotonic() - begun < 10
+            assert 0.2 <= time.monotonic() - begun < 25
             assert answer.status_code == status
             assert answer.headers["Preference-Applied"] == "wait=0.2"
         assert service.app.events.subscribers == 0
@@ -130,31 +130,31 @@ def test_a_request_with_an_old_etag_or_for_a_finished_job_is_answered_at_once(
     path = f"/v1/images/upload/{job.job_id}"
     old = service.get(path).headers["ETag"]
     apply(service, job, Started())
-    answer = service.get(path, headers={"Prefer": "wait=15", "If-None-Match": old})
+    answer = service.get(path, headers={"Prefer": "wait=45", "If-None-Match": old})
     assert answer.status_code == 200
     apply(service, job, Failed(0, FAILURE))
-    finished = service.get(path, headers={"Prefer": "wait=15"})
+    finished = service.get(path, headers={"Prefer": "wait=45"})
     assert finished.json()["finished"] is True
     same = service.get(
-        path, headers={"Prefer": "wait=15", "If-None-Match": finished.headers["ETag"]}
+        path, headers={"Prefer": "wait=45", "If-None-Match": finished.headers["ETag"]}
     )
     assert same.status_code == 304
-    assert same.headers["Preference-Applied"] == "wait=15"
+    assert same.headers["Preference-Applied"] == "wait=45"
     total = sum(a.elapsed.total_seconds() for a in (answer, finished, same))
-    assert total < 10
+    assert total < 40
 
 
 def test_a_request_for_an_unknown_job_is_answered_at_once(service: RunningService) -> None:
-    answer = service.get("/v1/images/upload/malformed", headers={"Prefer": "wait=15"})
+    answer = service.get("/v1/images/upload/malformed", headers={"Prefer": "wait=45"})
     assert_problem(answer, 505, "unknown-job")
 
 
 def test_a_client_that_disconnects_releases_its_place(service: RunningService) -> None:
     job = registered(service, job_of(1))
     address = service.url.removeprefix("http://")
-    connection = http.client.HTTPConnection(address, timeout=10)
+    connection = http.client.HTTPConnection(address, timeout=PATIENCE)
     path = f"/v1/images/upload/{job.job_id}"
-    connection.request("GET", path, headers={"Prefer": "wait=40"})
+    connection.request("GET", path, headers={"Prefer": "wait=45"})
     wait_until(lambda: service.app.events.subscribers == 1)
     connection.close()
     wait_until(lambda: service.app.events.subscribers == 0)
@@ -165,8 +165,8 @@ def test_requests_beyond_the_limit_are_answered_at_once(
 ) -> None:
     with running_service(tmp_path / "t", imgur_base_url=sandbox.url, max_streams=1) as service:
         job = registered(service, job_of(2))
-        held = Held(service, job, Prefer="wait=15")
-        answer = service.get(f"/v1/images/upload/{job.job_id}", headers={"Prefer": "wait=15"})
+        held = Held(service, job, Prefer="wait=45")
+        answer = service.get(f"/v1/images/upload/{job.job_id}", headers={"Prefer": "wait=45"})
         assert answer.status_code == 200
         assert "Preference-Applied" not in answer.headers
         apply(service, job, Started())
@@ -179,7 +179,7 @@ def test_held_requests_for_one_job_get_the_same_response(
     job_id = service.submit([origin.page("/hang", origin.hang)])
     job = service.service.image_load.job_list_s[job_id]
     assert origin.hanging.acquire(timeout=PATIENCE)
-    held = [Held(service, job, Prefer="wait=15") for _ in range(20)]
+    held = [Held(service, job, Prefer="wait=45") for _ in range(20)]
     origin.released.set()
     answers = [one.answer() for one in held]
     assert {answer.status_code for answer in answers} == {200}
@@ -200,11 +200,11 @@ def test_a_status_is_encoded_once_for_all_held_requests() -> None:
 
 
 def test_a_held_answer_is_given_when_the_service_stops(service: RunningService) -> None:
-    held = Held(service, registered(service, job_of(1)), Prefer="wait=15")
+    held = Held(service, registered(service, job_of(1)), Prefer="wait=45")
     service.on_loop(service.app.events.close)
     answer = held.answer()
     assert answer.json()["finished"] is False
-    assert answer.elapsed.total_seconds() < 10
+    assert answer.elapsed.total_seconds() < 40
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,6 @@ from tests.verbs import Outcome, walk_with_kills, walk_with_retirement
 
 SECONDS = 4.0
 
-pytestmark = pytest.mark.timeout(240)
-
 
 def check(outcome: Outcome) -> None:
     """Check that the audit found nothing and that every kind of request was sent."""

@@ -22,12 +22,11 @@ from imageload.transport.curl import TransferLoop, Transport
 from imageload.transport.request import Bounds
 from tests.contract import Contract, running_contract
 from tests.origin import Origin
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 TARGET = "POST /hook"
 SECRET = b"a secret of 24 bytes or so"
 GONE = Failed(0, DownloadError("http_status", "404.").failure())
-PATIENCE = 20.0
 
 
 class Caller:
@@ -37,7 +36,7 @@ class Caller:
         self.transfers = TransferLoop()
         self._transport = Transport(
             self.transfers,
-            Bounds(connect_seconds=2, low_speed_bytes=0),
+            Bounds(connect_seconds=PATIENCE, low_speed_bytes=0),
             user_agent="tests",
             refusal=Guard(allow, (), (80, 443)).refusal,
         )
@@ -203,14 +202,16 @@ def test_a_callback_that_cannot_be_reached_is_called_again(caller: Caller) -> No
     assert failure.message == "The callback was not reached: connect."
 
 
+@pytest.mark.parametrize("hangs", [False, True])
 def test_a_success_status_counts_even_if_the_body_breaks_off(
-    make_caller: MakeCaller, origin: Origin
+    make_caller: MakeCaller, origin: Origin, hangs: bool
 ) -> None:
     def begin(connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
-        origin.hang(connection)
+        if hangs:
+            origin.hang(connection)
 
-    caller = make_caller(seconds=0.3)
+    caller = make_caller(seconds=1.0 if hangs else PATIENCE)
     assert caller.wait(caller.end(origin.page("/hook", begin))).failure is None
     assert origin.requests["/hook"] == 1
 
@@ -256,9 +257,10 @@ def test_a_job_that_ends_again_during_its_call_calls_again_after_it(
 
 
 def test_hanging_hosts_delay_no_other_callback(
-    caller: Caller, hook: Contract, origin: Origin
+    make_caller: MakeCaller, hook: Contract, origin: Origin
 ) -> None:
     hook.put(TARGET, {})
+    caller = make_caller(seconds=10 * PATIENCE)
     url = origin.page("/hook", origin.hang)
     for _ in range(40):
         caller.end(url)

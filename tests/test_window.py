@@ -10,6 +10,7 @@ from imageload.errors import Failure
 from imageload.fetch.hosts import host_of
 from imageload.job import Job
 from imageload.window import StartOrder, Window
+from tests.waiting import PATIENCE
 
 
 def order_of(*hosts: str) -> StartOrder:
@@ -127,7 +128,7 @@ class Stage:
 
 
 def play(scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(scene(), 5))
+    asyncio.run(asyncio.wait_for(scene(), PATIENCE))
 
 
 def test_the_number_of_images_in_flight_is_bounded() -> None:

@@ -7,19 +7,20 @@ from collections.abc import Iterator
 
 from imageload.transport.curl import TransferLoop, Transport
 from imageload.transport.request import Bounds
+from tests.waiting import PATIENCE
 
 
 @contextlib.contextmanager
 def running_transport() -> Iterator[Transport]:
     """A Transport without a guard, on a loop that ends with the block."""
     transfers = TransferLoop()
-    transport = Transport(transfers, Bounds(connect_seconds=2), user_agent="tests")
+    transport = Transport(transfers, Bounds(connect_seconds=PATIENCE), user_agent="tests")
     transfers.start()
     try:
         yield transport
     finally:
-        transfers.submit(_closed(transport)).result(5)
-        assert transfers.close(5)
+        transfers.submit(_closed(transport)).result(PATIENCE)
+        assert transfers.close(PATIENCE)
 
 
 async def _closed(transport: Transport) -> None:

@@ -126,8 +126,9 @@ def walk_with_retirement(folder: Path, seconds: float, *, seed: int, journal: bo
         ) as service:
             with Walk(service.url, world.pages, world.hook, seed) as walk:
                 deadline = time.monotonic() + seconds
-                # A slow machine walks for longer, until there are jobs to retire.
-                while time.monotonic() < deadline or len(walk.story.ended) <= _SMALL["keep_jobs"]:
+                jobs = service.service.image_load.job_list_s
+                # A slow machine walks for longer, until jobs were retired.
+                while time.monotonic() < deadline or len(jobs) >= len(walk.story.urls):
                     _note_ends(walk.story, service)
                     _maintain(service)
                     world.keep_in_trouble()

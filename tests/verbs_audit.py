@@ -22,6 +22,7 @@ from sandbox.testing import RunningSandbox
 from tests.contract import Contract
 from tests.service import Client
 from tests.verbs_walk import JOBS, Pages, Story
+from tests.waiting import PATIENCE
 
 _BUG = re.compile(r"Traceback|\bbug\b", re.IGNORECASE)
 _SETTLED_SECONDS = 150.0
@@ -124,7 +125,7 @@ class Audit:
         if album and summary["counts"]["completed"] and not purged:
             if not (album["link"] or album["error"]):
                 self.wrong.append(f"an album without an end: {summary}")
-            elif album["link"] and requests.get(album["link"], timeout=30).status_code != 200:
+            elif album["link"] and requests.get(album["link"], timeout=PATIENCE).status_code != 200:
                 self.wrong.append(f"an album that does not open: {summary}")
 
     def _check_links(self) -> None:
@@ -138,7 +139,7 @@ class Audit:
                     sha256 = stored.get(_id_of(record["link"]))
                     if sha256 is None and self._may_be_purged(record["url"]):
                         continue
-                    opened = session.get(record["link"], timeout=30).content
+                    opened = session.get(record["link"], timeout=PATIENCE).content
                     if not (
                         sha256 == record["sha256"] == hashlib.sha256(opened).hexdigest()
                         and record["url"] in self._pages.urls_of[sha256]

@@ -15,6 +15,7 @@ import requests
 
 from tests.contract import Contract
 from tests.origin import IMAGES, Origin, Page, answer, raw
+from tests.waiting import PATIENCE
 
 JOBS = "/v1/images/upload"
 THREADS = 8
@@ -168,7 +169,7 @@ class Walk:
         """Have nothing posted while too many images wait: the walk is about order, not load."""
         while not self._stop.wait(0.1):
             try:
-                pending = requests.get(f"{self.url}/v1/quota", timeout=30).json()["pending"]
+                pending = requests.get(f"{self.url}/v1/quota", timeout=PATIENCE).json()["pending"]
             except requests.RequestException:
                 continue
             (self._full.set if pending > _MOST_PENDING else self._full.clear)()
@@ -262,7 +263,7 @@ class Walk:
         **keywords: Any,
     ) -> requests.Response:
         """Send it, and note the response; a status that is a mistake is noted as wrong."""
-        response = session.request(method, self.url + path, timeout=30, **keywords)
+        response = session.request(method, self.url + path, timeout=PATIENCE, **keywords)
         status = response.status_code
         self.story.answers[verb, status] += 1
         if status not in _VERBS[verb][1]:

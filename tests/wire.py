@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.waiting import PATIENCE
+
 PATH = "/v1/images/upload"
 
 
@@ -39,7 +41,7 @@ class Wire:
         self.socket = socket.socket()
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.socket.settimeout(20)
+        self.socket.settimeout(PATIENCE)
         self.socket.connect((parts.hostname, parts.port))
         self._read = b""
 
@@ -53,7 +55,7 @@ class Wire:
         """Send it all."""
         self.socket.sendall(data)
 
-    def drip(self, data: bytes, seconds: float = 20) -> float:
+    def drip(self, data: bytes, seconds: float = PATIENCE) -> float:
         """Send a byte now and then until the service responds or closes; return the seconds."""
         begun = time.monotonic()
         self.socket.settimeout(0.02)  # the pace
@@ -67,7 +69,7 @@ class Wire:
                 continue
             except ConnectionError:
                 break
-        self.socket.settimeout(20)
+        self.socket.settimeout(PATIENCE)
         return time.monotonic() - begun
 
     def rest(self) -> bytes:

@@ -28,10 +28,7 @@ from imageload.targets.imgur.gate import Gate
 from imageload.targets.imgur.quota import Quotas
 from imageload.transport.curl import TransferLoop
 from imageload.transport.slots import Slots
-from tests.waiting import wait_until
-
-# Only ever waited out where something is broken.
-PATIENCE = 20.0
+from tests.waiting import PATIENCE, wait_until
 
 T = TypeVar("T")
 DownloadCall = Callable[[str], Report]
