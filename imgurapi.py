@@ -13,6 +13,7 @@ requests stay anonymous; imgurpython repeats a refused anonymous upload as the a
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
 import logging
 import re
@@ -30,7 +31,7 @@ from imageload import errors
 from imageload.job import Landed
 from imageload.targets import UploadCancelled
 from imageload.targets.imgur.answers import ApiResponse, budgets, checked, read_json
-from imageload.targets.imgur.bodies import Form, Multipart
+from imageload.targets.imgur.bodies import Form, Json, Multipart
 from imageload.targets.imgur.quota import CALL_COST, UPLOAD_COST, Quota, Quotas
 from imageload.transport.curl import TransferCancelled, Transport
 from imageload.transport.request import Request, Response, Sink, TransferError
@@ -59,7 +60,7 @@ class _Call:
 
     method: str
     route: str
-    open_body: Callable[[], Form | Multipart]
+    open_body: Callable[[], Form | Json | Multipart]
     cost: int = CALL_COST
     anonymous: bool = True
     asking: bool = False
@@ -114,8 +115,9 @@ class ImgurAPI(ImgurClient):
     ) -> Any:
         """The `data` of Imgur's response to `route`, or the whole body if it has none.
 
-        `data` goes into the query of a GET or DELETE, else into a form. Blocks; RuntimeError on the
-        transfer loop, where `request` is to be awaited. Raises an UploadError.
+        `data` goes into the query of a GET or DELETE. For an album it is sent as JSON, because
+        Imgur refuses forms there since 2025; else as a form. Blocks; RuntimeError on the transfer
+        loop, where `request` is to be awaited. Raises an UploadError.
         """
         call = self.request(method, route, data, anonymous=force_anon)
         return self._transport.transfers.run(call)
@@ -141,14 +143,18 @@ class ImgurAPI(ImgurClient):
     ) -> Any:
         """`make_request` as a coroutine. `asking`: send it even during a backoff."""
         about = _about(route)
-        method, form = method.upper(), urlencode(data or {}, doseq=True)
+        method, sent = method.upper(), data or {}
+        form = urlencode(sent, doseq=True)
+        open_body = functools.partial(Form, form)
         if method in ("GET", "DELETE"):
-            route, form = (f"{route}?{form}" if form else route), ""
+            route, open_body = (f"{route}?{form}" if form else route), functools.partial(Form, "")
+        elif route.partition("/")[0] == "album":
+            open_body = functools.partial(Json, _album_fields(sent))
         is_upload = method == "POST" and route in ("upload", "image")
         call = _Call(
             method=method,
             route=route,
-            open_body=lambda: Form(form),
+            open_body=open_body,
             cost=UPLOAD_COST if is_upload else CALL_COST,
             anonymous=anonymous,
             asking=asking,
@@ -301,7 +307,7 @@ class ImgurAPI(ImgurClient):
                 raise
         return ApiResponse(response.status, response.headers, read_json(received.getvalue()))
 
-    def _request(self, call: _Call, body: Form | Multipart) -> Request:
+    def _request(self, call: _Call, body: Form | Json | Multipart) -> Request:
         headers: dict[str, str] = self.prepare_headers(call.anonymous)
         if self.mashape_key is not None:
             headers |= {"X-RapidAPI-Key": self.mashape_key, "X-RapidAPI-Host": self._host}
@@ -326,6 +332,15 @@ def _about(route: str) -> str:
     """The id or deletehash of the one image or album that `route` is about; empty: none."""
     kind, _, rest = route.partition("/")
     return rest.partition("/")[0] if kind in ("image", "album") else ""
+
+
+def _album_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """`fields` of an album; imgurpython joins ids with commas, JSON has lists."""
+    lists = {name: fields[name] for name in ("ids", "deletehashes") if name in fields}
+    parted = {
+        name: found.split(",") if isinstance(found, str) else found for name, found in lists.items()
+    }
+    return {**fields, **parted}
 
 
 def _checked_token(response: ApiResponse) -> ApiResponse:

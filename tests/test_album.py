@@ -74,7 +74,7 @@ def names(prefix: str, indexes: range | list[int]) -> list[str]:
 def test_anonymous_images_are_added_to_an_album_by_their_deletehashes() -> None:
     calls = Calls(MADE)
     ended = album_of(calls, job_of(3))
-    fields = {"title": "My trip", "deletehashes[]": names("hash", range(3))}
+    fields = {"title": "My trip", "deletehashes": names("hash", range(3))}
     assert calls.made == [("POST", "album", fields)]
     assert ended == AlbumEnded("aLbUm12", "https://imgur.com/a/aLbUm12", "d3l3t3")
 
@@ -82,7 +82,7 @@ def test_anonymous_images_are_added_to_an_album_by_their_deletehashes() -> None:
 def test_images_of_an_account_are_added_by_their_ids_without_a_deletehash_of_the_album() -> None:
     calls = Calls({"id": "aLbUm12"})
     ended = album_of(calls, job_of(3), anonymous=False)
-    fields = {"title": "My trip", "ids[]": names("id", range(3))}
+    fields = {"title": "My trip", "ids": names("id", range(3))}
     assert calls.made == [("POST", "album", fields)]
     assert ended == AlbumEnded("aLbUm12", "https://imgur.com/a/aLbUm12", None)
 
@@ -90,7 +90,7 @@ def test_images_of_an_account_are_added_by_their_ids_without_a_deletehash_of_the
 def test_an_album_has_the_completed_images_in_the_order_of_the_input() -> None:
     calls = Calls(MADE)
     album_of(calls, job_of(6, failed=(0, 3)))
-    assert calls.made[0][2]["deletehashes[]"] == names("hash", [1, 2, 4, 5])
+    assert calls.made[0][2]["deletehashes"] == names("hash", [1, 2, 4, 5])
 
 
 def test_without_an_image_there_is_no_album_and_no_call() -> None:
@@ -106,7 +106,7 @@ def test_an_image_in_the_job_twice_is_in_the_album_once() -> None:
         job.apply(Uploaded(index, "https://i.imgur.com/same.png", "same", reused=index > 0))
     calls = Calls(MADE)
     album_of(calls, job)
-    assert calls.made[0][2]["deletehashes[]"] == ["same"]
+    assert calls.made[0][2]["deletehashes"] == ["same"]
 
 
 def test_images_are_added_a_hundred_at_a_time() -> None:
@@ -114,7 +114,7 @@ def test_images_are_added_a_hundred_at_a_time() -> None:
     album_of(calls, job_of(250))
     routes = [(method, route) for method, route, _ in calls.made]
     assert routes == [("POST", "album"), *2 * [("POST", "album/d3l3t3/add")]]
-    batches = [fields["deletehashes[]"] for _, _, fields in calls.made]
+    batches = [fields["deletehashes"] for _, _, fields in calls.made]
     assert [len(batch) for batch in batches] == [100, 100, 50]
     assert [name for batch in batches for name in batch] == names("hash", range(250))
 
@@ -122,7 +122,7 @@ def test_images_are_added_a_hundred_at_a_time() -> None:
 def test_images_are_added_to_an_accounts_album_by_its_id() -> None:
     calls = Calls({"id": "aLbUm12", "deletehash": None})
     album_of(calls, job_of(101), anonymous=False)
-    assert calls.made[1] == ("POST", "album/aLbUm12/add", {"ids[]": ["id100"]})
+    assert calls.made[1] == ("POST", "album/aLbUm12/add", {"ids": ["id100"]})
 
 
 @pytest.mark.parametrize(("count", "calls_made"), [(100, 1), (101, 2), (200, 2), (1, 1)])
@@ -144,7 +144,7 @@ def again(*, anonymous: bool) -> Job:
 
 @pytest.mark.parametrize(
     ("anonymous", "route", "key"),
-    [(True, "album/d3l3t3", "deletehashes[]"), (False, "album/aLbUm12", "ids[]")],
+    [(True, "album/d3l3t3", "deletehashes"), (False, "album/aLbUm12", "ids")],
 )
 def test_an_existing_album_has_its_images_replaced(anonymous: bool, route: str, key: str) -> None:
     calls, prefix = Calls(), "hash" if anonymous else "id"
@@ -205,7 +205,7 @@ def test_purged_images_are_not_in_the_album() -> None:
     job.apply(Purged(1, GONE))
     calls = Calls(MADE)
     album_of(calls, job)
-    assert calls.made[0][2]["deletehashes[]"] == ["hash0", "hash2"]
+    assert calls.made[0][2]["deletehashes"] == ["hash0", "hash2"]
 
 
 def test_images_without_a_deletehash_stay_out_of_an_anonymous_album() -> None:

@@ -56,7 +56,7 @@ class Requests:
             self.deleted.add(route.partition("/")[2])
             return True
         if method == "POST" and "album" in route:
-            self.albums.append(fields["deletehashes[]"])
+            self.albums.append(fields["deletehashes"])
         return {"id": "alb", "deletehash": "albhash"}
 
 

@@ -11,10 +11,10 @@ from msgspec.structs import replace
 from imageload import errors
 from imageload.job import AlbumEnded, Image, Snapshot
 
-_IMAGES_AT_ONCE = 100  # a form of 100 deletehashes has some 3 kB
+_IMAGES_AT_ONCE = 100  # 100 deletehashes have some 2 kB
 
 Request = Callable[[str, str, dict[str, Any]], Awaitable[Any]]
-"""Called with method, route and form; the `data` of Imgur's response."""
+"""Called with method, route and fields; the `data` of Imgur's response."""
 
 
 async def make_album(
@@ -28,7 +28,7 @@ async def make_album(
     """
     album = job.album
     assert album is not None, "the job wants an album"
-    key = "deletehashes[]" if anonymous else "ids[]"
+    key = "deletehashes" if anonymous else "ids"
     batches = _batches(dict.fromkeys(_names(job.images, anonymous=anonymous)))
     first = next(batches, None)
     if first is None:
