@@ -32,7 +32,7 @@ from imageload.job import Landed
 from imageload.targets import UploadCancelled
 from imageload.targets.imgur.answers import ApiResponse, budgets, checked, read_json
 from imageload.targets.imgur.bodies import Form, Json, Multipart
-from imageload.targets.imgur.quota import CALL_COST, UPLOAD_COST, Quota, Quotas
+from imageload.targets.imgur.quota import ASKING, UPLOAD, Kind, Quota, Quotas, kind_of
 from imageload.transport.curl import TransferCancelled, Transport
 from imageload.transport.request import Request, Response, Sink, TransferError
 
@@ -61,10 +61,10 @@ class _Call:
     method: str
     route: str
     open_body: Callable[[], Form | Json | Multipart]
-    cost: int = CALL_COST
+    kind: Kind
     anonymous: bool = True
-    asking: bool = False
-    """It only asks for the limits, so no backoff is in its way."""
+    content: str = ""
+    """Identifies the image that it uploads."""
     check: Callable[[ApiResponse], ApiResponse] = checked
 
 
@@ -145,19 +145,18 @@ class ImgurAPI(ImgurClient):
         about = _about(route)
         method, sent = method.upper(), data or {}
         form = urlencode(sent, doseq=True)
-        open_body = functools.partial(Form, form)
+        kind = kind_of(method, route)
+        open_body: Callable[[], Form | Json] = functools.partial(Form, form)
         if method in ("GET", "DELETE"):
             route, open_body = (f"{route}?{form}" if form else route), functools.partial(Form, "")
-        elif route.partition("/")[0] == "album":
+        elif kind.endpoint == "albums":
             open_body = functools.partial(Json, _album_fields(sent))
-        is_upload = method == "POST" and route in ("upload", "image")
         call = _Call(
             method=method,
             route=route,
             open_body=open_body,
-            cost=UPLOAD_COST if is_upload else CALL_COST,
+            kind=ASKING if asking else kind,
             anonymous=anonymous,
-            asking=asking,
             check=lambda response: checked(response, about),
         )
         body = (await self._call(call)).json
@@ -174,14 +173,21 @@ class ImgurAPI(ImgurClient):
             self.quota.learn(read, asked)
 
     async def land(
-        self, path: str, texts: Mapping[str, str] | None = None, *, anonymous: bool = True
+        self,
+        path: str,
+        texts: Mapping[str, str] | None = None,
+        *,
+        anonymous: bool = True,
+        content: str = "",
     ) -> Landed:
         """Upload the file at `path`. `texts` are the `config` of `upload_from_path`.
+
+        `content` is the same for files of the same bytes; see `breaker.Rejections`.
 
         A response without a link under the link base is an `upload_error`. UploadCancelled: the
         task was cancelled when the whole file had been sent.
         """
-        landed = self._landed(await self._upload(path, texts or {}, anonymous))
+        landed = self._landed(await self._upload(path, texts or {}, anonymous, content))
         if landed is None:
             message = "Imgur took the image and responded without a link to it."
             raise errors.UploadError("upload_error", message)
@@ -208,14 +214,17 @@ class ImgurAPI(ImgurClient):
         """The page of an album: on Imgur, the images' host without the `i.`."""
         return f"{self._link_base.replace('//i.', '//', 1)}a/{album_id}"
 
-    async def _upload(self, path: str, config: Mapping[str, str], anonymous: bool) -> Any:
+    async def _upload(
+        self, path: str, config: Mapping[str, str], anonymous: bool, content: str = ""
+    ) -> Any:
         texts = {key: config[key] for key in self.allowed_image_fields & {*config}}
         call = _Call(
             method="POST",
             route="upload",
             open_body=lambda: Multipart(path, texts),
-            cost=UPLOAD_COST,
+            kind=UPLOAD,
             anonymous=anonymous,
+            content=content,
         )
         return (await self._call(call)).json.get("data")
 
@@ -231,13 +240,12 @@ class ImgurAPI(ImgurClient):
                 _log.info("Imgur does not accept the access token any more, it is renewed")
         async with self._renewing:
             if self.auth.get_current_access_token() == token:  # else another call has renewed it
-                await self._renew(asking=call.asking)
+                await self._renew(call.kind)
         return await self._attempt(call)
 
     async def _attempt(self, call: _Call, *, token_may_be_old: bool = False) -> ApiResponse:
         """Send `call` once, within the quota."""
-        post = call.method == "POST" and call.cost > 0
-        with await self.quota.reserve(call.cost, post=post, asking=call.asking) as reservation:
+        with await self.quota.reserve(call.kind, call.content) as reservation:
             response = await self._send(call)
             limits = budgets(response.headers)
             if any(value is not None for value in limits.values()):
@@ -250,10 +258,11 @@ class ImgurAPI(ImgurClient):
                     raise _TokenExpiredError from None
                 raise
 
-    async def _renew(self, *, asking: bool) -> None:
+    async def _renew(self, kind: Kind) -> None:
         """Get a new access token, and the refresh token that replaces ours, if there is one.
 
-        It costs nothing, but is subject to the quota's backoff, and its failures count for it.
+        It costs nothing. It is a part of the request of this `kind`: the same breakers are in its
+        way, and its failures count for them.
         """
         form = {
             "refresh_token": self.auth.get_refresh_token(),
@@ -265,8 +274,7 @@ class ImgurAPI(ImgurClient):
             method="POST",
             route="oauth2/token",
             open_body=lambda: Form(urlencode(form)),
-            cost=0,
-            asking=asking,
+            kind=kind._replace(cost=0, post=False),
             check=_checked_token,
         )
         try:
@@ -302,7 +310,7 @@ class ImgurAPI(ImgurClient):
             except TransferError as error:
                 raise _translated(error, body.length) from None
             except TransferCancelled as cancelled:
-                if 0 < body.length <= cancelled.sent_bytes and call.cost == UPLOAD_COST:
+                if 0 < body.length <= cancelled.sent_bytes and call.kind is UPLOAD:
                     raise UploadCancelled from None
                 raise
         return ApiResponse(response.status, response.headers, read_json(received.getvalue()))

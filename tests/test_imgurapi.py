@@ -463,7 +463,7 @@ def test_a_cancelled_upload_has_a_maybe_duplicate_mark_if_its_body_was_sent(
 
     async def cancelled() -> bool:
         upload = asyncio.create_task(imgur.land(str(PNG if whole else large)))
-        while not imgur.quota.in_flight:
+        while not imgur.quota.access.in_flight:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.3)  # the sending of the body sends no event
         upload.cancel()
@@ -476,4 +476,4 @@ def test_a_cancelled_upload_has_a_maybe_duplicate_mark_if_its_body_was_sent(
         raise AssertionError("it was cancelled")
 
     assert transport.transfers.run(cancelled()) is whole
-    assert imgur.quota.in_flight == 0
+    assert imgur.quota.access.in_flight == 0

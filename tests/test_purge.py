@@ -20,8 +20,8 @@ from imageload.job import (
     Report,
     Uploaded,
 )
+from imageload.targets.imgur.breaker import Terms
 from imageload.targets.imgur.purge import purge
-from imageload.targets.imgur.quota import Terms
 from imageload.targets.imgur.uploader import Imgur
 from sandbox.testing import RunningSandbox
 from tests.test_uploads import Target, target_at, uploads
@@ -120,7 +120,7 @@ def test_of_two_jobs_with_an_image_the_second_to_be_purged_deletes_it(
 def test_an_image_that_cannot_be_deleted_stays_completed_and_says_why(
     target: Target, sandbox: RunningSandbox
 ) -> None:
-    purging = Purging(target.imgur(terms=Terms(blocked_wait=0.05), outage_seconds=0.2))
+    purging = Purging(target.imgur(terms=Terms(blocked_wait=0.05, outage_seconds=0.2)))
 
     async def run() -> Job:
         landed = await asyncio.gather(*uploads(purging.imgur, 2))

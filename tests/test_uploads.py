@@ -17,7 +17,8 @@ from imageload import errors
 from imageload.job import Landed
 from imageload.retry import RetryRule
 from imageload.targets import Upload, UploadCancelled
-from imageload.targets.imgur.quota import Quotas, Terms
+from imageload.targets.imgur.breaker import Terms
+from imageload.targets.imgur.quota import Quotas
 from imageload.targets.imgur.uploader import Imgur
 from imgurapi import ImgurAPI
 from sandbox.testing import RunningSandbox, running_sandbox
@@ -129,7 +130,7 @@ def test_uploads_that_wait_are_counted_and_neither_announced_nor_sent(tmp_path: 
             await until(lambda: imgur.parked == 7 and not imgur.pool.busy)
             assert imgur.gate.closed is not None
             assert imgur.gate.closed.reason == "user"
-            assert imgur.quotas.outage_seconds() == 0
+            assert imgur.quotas.outage_seconds("uploads") == 0
             for task in tasks:
                 task.cancel()
             ended = await asyncio.gather(*tasks, return_exceptions=True)
@@ -180,7 +181,7 @@ def test_a_block_is_waited_for_and_costs_no_try(target: Target, sandbox: Running
 def test_an_outage_that_lasts_too_long_fails_those_that_have_waited_as_long(
     target: Target, sandbox: RunningSandbox
 ) -> None:
-    imgur = target.imgur(terms=Terms(blocked_wait=0.05), outage_seconds=1.0)
+    imgur = target.imgur(terms=Terms(blocked_wait=0.05, outage_seconds=1.0))
     sandbox.fault("forbidden", count=0)
 
     async def run() -> None:
@@ -194,7 +195,7 @@ def test_an_outage_that_lasts_too_long_fails_those_that_have_waited_as_long(
             await late[0]
         sandbox.clear_faults()
         await asyncio.gather(*uploads(imgur, 20))
-        assert imgur.quotas.outage_seconds() == 0
+        assert imgur.quotas.outage_seconds("uploads") == 0
 
     target.run(run())
 
@@ -315,7 +316,7 @@ def test_calls_wait_during_a_block(target: Target, sandbox: RunningSandbox) -> N
 def test_a_call_fails_when_an_outage_has_lasted_too_long(
     target: Target, sandbox: RunningSandbox
 ) -> None:
-    imgur = target.imgur(terms=Terms(blocked_wait=0.05), outage_seconds=0.3)
+    imgur = target.imgur(terms=Terms(blocked_wait=0.05, outage_seconds=0.3))
     sandbox.fault("forbidden", match="album", count=0)
 
     async def run() -> None:
