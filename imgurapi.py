@@ -43,6 +43,9 @@ RAPIDAPI_URL = "https://imgur-apiv3.p.rapidapi.com/"
 LINK_BASE = "https://i.imgur.com/"
 
 _MAX_RESPONSE_BYTES = 4 * 2**20
+_LARGEST_LIMIT = 10**15
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of an image, it becomes a part of URLs
+_TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")  # it becomes a part of a header
 
 # By the kind of a TransferError before the whole body was sent: name in ERRORS, and message.
 _ERRORS_BY_KIND = {
@@ -167,7 +170,11 @@ class ImgurAPI(ImgurClient):
         asked = time.monotonic()
         found = await self.request("GET", "credits", anonymous=anonymous, asking=True)
         if isinstance(found, dict):
-            read: dict[str, float] = {k: v for k, v in found.items() if isinstance(v, int)}
+            read: dict[str, float] = {
+                key: value
+                for key, value in found.items()
+                if isinstance(value, int) and abs(value) < _LARGEST_LIMIT
+            }
             for key in read.keys() & {"UserReset", "ClientReset"}:  # always epochs in this body
                 read[key] = max(0, read[key] - time.time())
             self.quota.learn(read, asked)
@@ -205,10 +212,13 @@ class ImgurAPI(ImgurClient):
         """Link and deletehash of an image as Imgur describes it; None without a valid link."""
         link = image.get("link") if isinstance(image, dict) else None
         base = self._link_base
-        if not isinstance(link, str) or not re.fullmatch(rf"{re.escape(base)}[\w.-]+", link):
+        if not isinstance(link, str) or not re.fullmatch(
+            rf"{re.escape(base)}[A-Za-z0-9_.-]+", link
+        ):
             return None
         deletehash = image.get("deletehash")
-        return Landed(link, deletehash if isinstance(deletehash, str) else None)
+        is_name = isinstance(deletehash, str) and _NAME.fullmatch(deletehash)
+        return Landed(link, deletehash if is_name else None)
 
     def album_link(self, album_id: str) -> str:
         """The page of an album: on Imgur, the images' host without the `i.`."""
@@ -287,7 +297,7 @@ class ImgurAPI(ImgurClient):
             raise errors.UploadError("unavailable", message) from None
         self.auth.current_access_token = response.json["access_token"]
         rotated = response.json.get("refresh_token")
-        if isinstance(rotated, str) and rotated and rotated != self.auth.refresh_token:
+        if _is_token(rotated) and rotated != self.auth.refresh_token:
             self.auth.refresh_token = rotated
             if self._on_refresh_token is not None:
                 self._on_refresh_token(rotated)
@@ -357,15 +367,19 @@ def _checked_token(response: ApiResponse) -> ApiResponse:
         checked(response)
     except (errors.QuotaExceeded, errors.UploadBlocked):
         raise
-    except errors.UploadError:
-        if response.status not in (400, 401, 403):
+    except errors.UploadError as error:
+        if error.imgur_is_away or response.status not in (400, 401, 403):
             raise
         message = "Imgur does not accept the refresh token."
         raise errors.CredentialsRefused(message, status_code=response.status) from None
-    if not isinstance(response.json.get("access_token"), str):
+    if not _is_token(response.json.get("access_token")):
         message = "Imgur responded to the token's renewal without a token."
         raise errors.UploadError("upload_error", message)
     return response
+
+
+def _is_token(value: object) -> bool:
+    return isinstance(value, str) and _TOKEN.fullmatch(value) is not None
 
 
 def _translated(error: TransferError, length: int) -> errors.ImageError:

@@ -76,4 +76,5 @@ def _batches(names: Iterable[str]) -> Iterator[list[str]]:
 
 def _text(made: object, key: str) -> str | None:
     value = made.get(key) if isinstance(made, dict) else None
-    return value if isinstance(value, str) and value.isalnum() else None
+    is_name = isinstance(value, str) and value.isascii() and value.isalnum()
+    return value if is_name else None
