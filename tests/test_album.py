@@ -11,6 +11,7 @@ import pytest
 from imageload import errors
 from imageload.job import (
     AlbumEnded,
+    AlbumMade,
     AlbumReopened,
     Downloaded,
     Failed,
@@ -58,13 +59,13 @@ def job_of(count: int, *, failed: Sequence[int] = (), hashes: bool = True) -> Jo
     return job
 
 
-def album_of(calls: Calls, job: Job | Snapshot, *, anonymous: bool = True) -> AlbumEnded:
-    """The end of the job's album."""
+def album_of(calls: Calls, job: Job | Snapshot, *, anonymous: bool = True) -> AlbumMade | None:
+    """Make the job's album, or replace its images; the album that was made."""
     snapshot = job.snapshot() if isinstance(job, Job) else job
-    album = make_album(
-        calls, snapshot, lambda name: f"https://imgur.com/a/{name}", anonymous=anonymous
-    )
-    return asyncio.run(album)
+    made: list[AlbumMade] = []
+    link_of = "https://imgur.com/a/{}".format
+    asyncio.run(make_album(calls, snapshot, link_of, made.append, anonymous=anonymous))
+    return made[0] if made else None
 
 
 def names(prefix: str, indexes: range | list[int]) -> list[str]:
@@ -73,18 +74,18 @@ def names(prefix: str, indexes: range | list[int]) -> list[str]:
 
 def test_anonymous_images_are_added_to_an_album_by_their_deletehashes() -> None:
     calls = Calls(MADE)
-    ended = album_of(calls, job_of(3))
+    made = album_of(calls, job_of(3))
     fields = {"title": "My trip", "deletehashes": names("hash", range(3))}
     assert calls.made == [("POST", "album", fields)]
-    assert ended == AlbumEnded("aLbUm12", "https://imgur.com/a/aLbUm12", "d3l3t3")
+    assert made == AlbumMade("aLbUm12", "https://imgur.com/a/aLbUm12", "d3l3t3")
 
 
 def test_images_of_an_account_are_added_by_their_ids_without_a_deletehash_of_the_album() -> None:
     calls = Calls({"id": "aLbUm12"})
-    ended = album_of(calls, job_of(3), anonymous=False)
+    made = album_of(calls, job_of(3), anonymous=False)
     fields = {"title": "My trip", "ids": names("id", range(3))}
     assert calls.made == [("POST", "album", fields)]
-    assert ended == AlbumEnded("aLbUm12", "https://imgur.com/a/aLbUm12", None)
+    assert made == AlbumMade("aLbUm12", "https://imgur.com/a/aLbUm12", None)
 
 
 def test_an_album_has_the_completed_images_in_the_order_of_the_input() -> None:
@@ -95,7 +96,7 @@ def test_an_album_has_the_completed_images_in_the_order_of_the_input() -> None:
 
 def test_without_an_image_there_is_no_album_and_no_call() -> None:
     calls = Calls(MADE)
-    assert album_of(calls, job_of(2, failed=(0, 1))) == AlbumEnded()
+    assert album_of(calls, job_of(2, failed=(0, 1))) is None
     assert calls.made == []
 
 
@@ -135,7 +136,8 @@ def test_no_call_is_made_without_images(count: int, calls_made: int) -> None:
 def again(*, anonymous: bool) -> Job:
     """A job with an album whose second image was completed later by a retry."""
     job = job_of(2, failed=(1,))
-    job.apply(AlbumEnded("aLbUm12", "https://imgur.com/a/aLbUm12", "d3l3t3" if anonymous else None))
+    job.apply(AlbumMade("aLbUm12", "https://imgur.com/a/aLbUm12", "d3l3t3" if anonymous else None))
+    job.apply(AlbumEnded())
     job.apply(Requeued(1))
     job.apply(Downloaded(1, Report("", 200, 1, "image/png", 1, 1, "5ha")))
     job.apply(Uploaded(1, "https://i.imgur.com/id1.png", "hash1"))
@@ -149,9 +151,9 @@ def again(*, anonymous: bool) -> Job:
 def test_an_existing_album_has_its_images_replaced(anonymous: bool, route: str, key: str) -> None:
     calls, prefix = Calls(), "hash" if anonymous else "id"
     job = again(anonymous=anonymous)
-    ended = album_of(calls, job, anonymous=anonymous)
+    assert album_of(calls, job, anonymous=anonymous) is None, "it is the same one"
     assert calls.made == [("POST", route, {key: names(prefix, range(2))})]
-    job.apply(ended)
+    job.apply(AlbumEnded())
     album = job.summary().album
     assert album is not None
     assert (album.id, album.link) == ("aLbUm12", "https://imgur.com/a/aLbUm12")
@@ -190,10 +192,11 @@ def test_an_error_before_there_is_an_album_is_raised() -> None:
 def test_an_album_that_cannot_be_filled_is_kept_and_filled_by_a_retry() -> None:
     trouble = errors.UploadError("unavailable", "Down.")
     job = job_of(250)
-    ended = album_of(Calls(MADE, True, trouble), job)
-    failure = trouble.failure()
-    assert ended == AlbumEnded("aLbUm12", "https://imgur.com/a/aLbUm12", "d3l3t3", failure)
-    job.apply(ended)
+    with raises_error("unavailable"):
+        asyncio.run(
+            make_album(Calls(MADE, True, trouble), job.snapshot(), str, job.apply, anonymous=True)
+        )
+    job.apply(AlbumEnded(trouble.failure()))
     job.apply(AlbumReopened())
     calls = Calls()
     album_of(calls, job)
@@ -210,7 +213,7 @@ def test_purged_images_are_not_in_the_album() -> None:
 
 def test_images_without_a_deletehash_stay_out_of_an_anonymous_album() -> None:
     calls = Calls(MADE)
-    assert album_of(calls, job_of(2, hashes=False)) == AlbumEnded()
+    assert album_of(calls, job_of(2, hashes=False)) is None
     assert calls.made == []
 
 

@@ -10,6 +10,7 @@ import pytest
 from imageload.errors import StoreUnavailable
 from imageload.job import (
     AlbumEnded,
+    AlbumMade,
     Change,
     Downloaded,
     Job,
@@ -44,7 +45,7 @@ class Purging:
         self.forgotten: set[str] = set()
         self.trouble: Exception | None = None
 
-    def job(self, landed: list[Landed], album: AlbumEnded | None = None) -> Job:
+    def job(self, landed: list[Landed], album: AlbumMade | None = None) -> Job:
         """A job whose images are completed."""
         urls = [f"http://origin.example/{n}" for n in range(len(landed))]
         job = Job(urls, album="My trip" if album is not None else None)
@@ -53,6 +54,7 @@ class Purging:
             job.apply(Uploaded(index, each.link, each.deletehash))
         if album is not None:
             job.apply(album)
+            job.apply(AlbumEnded())
         self.jobs.append(job)
         return job
 
@@ -86,7 +88,7 @@ def test_images_and_album_are_deleted(target: Target, sandbox: RunningSandbox) -
     async def run() -> Job:
         landed = await asyncio.gather(*uploads(purging.imgur, 20))
         made = await purging.imgur.request("job", "POST", "album", {"title": "My trip"})
-        album = AlbumEnded(made["id"], "link", made["deletehash"])
+        album = AlbumMade(made["id"], "link", made["deletehash"])
         job = purging.job([*landed, landed[0]], album)
         await purging.purge(job)
         return job
