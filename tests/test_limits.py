@@ -94,6 +94,19 @@ def test_a_429_without_any_hint_parks_and_is_no_attempt(
     assert sandbox.stats()["requests"]["upload"] == 34
 
 
+def test_an_image_that_was_refused_and_waits_is_no_duplicate_after_a_crash(
+    tmp_path: Path, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    sandbox.fault("429", rate_headers=False, count=0)
+    options = wired(sandbox, store=str(tmp_path / "journal"))
+    with running_service(tmp_path / "temp", **options) as service:
+        job_id = service.submit(urls(origin, 3), dedupe=False)
+        wait_until(lambda: service.get("/v1/quota").json()["parked"] == 3)
+        job = service.service.image_load.job_list_s[job_id]
+        wait_until(lambda: not any(job.image(n).uploading for n in range(3)))
+        assert sandbox.stats()["faults_met"]["429"] >= 1
+
+
 def test_the_client_id_with_room_uploads(tmp_path: Path, origin: Origin) -> None:
     with (
         running_sandbox(tmp_path / "sandbox", user_credits=101) as sandbox,
