@@ -118,6 +118,7 @@ class Fuzz:
     def _right(self) -> dict[str, Any]:
         """A response that is nearly right."""
         image: dict[str, Any] = {"id": "aB3", "deletehash": "x1", "link": f"{self._url}/aB3.png"}
+        image |= {"UserLimit": 500, "UserReset": self._random.choice([9, -9, 2**70, 10**4_000])}
         if self._random.random() < 0.5:
             image[self._random.choice([*image])] = self._value(2)
         return {"data": image, "success": True, "status": 200, "access_token": "a"}

@@ -444,6 +444,42 @@ def test_budgets_learnt_while_the_limits_are_read_are_kept(
     assert quotas.budgets()[0].remaining == 380, "that was the answer to a later request"
 
 
+@pytest.mark.parametrize("limit", [10**4_000, 2**70, -(2**70), True, 1.5, "500", None, []])
+def test_a_limit_of_any_size_and_type_does_no_harm(origin: Origin, limit: object) -> None:
+    body = {"data": {"UserLimit": limit, "UserRemaining": 400, "UserReset": limit}}
+    origin.page("/3/credits", answer(json.dumps(body).encode()))
+    client = api(origin.url)
+    TRANSPORTS[-1].transfers.run(client.ask_credits())
+    assert client.quota.user.remaining == 400
+
+
+@pytest.mark.parametrize(
+    ("deletehash", "kept"),
+    [
+        ("x" * 15, True),
+        ("a/b", False),
+        ("a\r\nb", False),
+        ("\ud800", False),
+        ("", False),
+        (7, False),
+    ],
+)
+def test_a_deletehash_that_is_none_is_not_kept(
+    origin: Origin, deletehash: object, kept: bool
+) -> None:
+    image = {"link": f"{origin.url}/aB3.png", "deletehash": deletehash}
+    origin.page("/3/upload", answer(json.dumps({"data": image, "success": True}).encode()))
+    assert land(api(origin.url), PNG).deletehash == (deletehash if kept else None)
+
+
+@pytest.mark.parametrize("token", ["a\r\nX-Evil: 1", "", "\u00e9", 7, None])
+def test_an_access_token_that_is_no_header_is_a_bad_response(origin: Origin, token: object) -> None:
+    origin.page("/oauth2/token", answer(json.dumps({"access_token": token}).encode()))
+    with raises_error("unavailable"):
+        land(api(origin.url, refresh_token="r"), PNG, anonymous=False)
+    assert list(origin.requests) == ["/oauth2/token"]
+
+
 def test_blocking_calls_on_the_transfer_loop_are_refused(
     imgur: ImgurAPI, transport: Transport
 ) -> None:
