@@ -18,6 +18,7 @@ from imageload import errors
 from imageload.errors import ImageError, UploadError
 from imageload.targets.imgur.breaker import Backoff, Terms
 from imageload.targets.imgur.budget import BudgetView
+from imageload.targets.imgur.gate import Gate
 from imageload.targets.imgur.quota import (
     ALBUM,
     ASKING,
@@ -1051,3 +1052,34 @@ def test_a_reservation_ends_with_the_error_that_leaves_its_block(
     blocked = quotas.blocked(UPLOAD)
     assert blocked is not None
     assert blocked.reason == "blocked"
+
+
+# The gate
+
+
+def test_what_waits_fails_for_an_outage_only_after_a_probe_in_its_own_time(clock: Clock) -> None:
+    quotas = Quotas(terms=Terms(outage_seconds=20.0), clock=clock)
+    quota, gate = quotas.each[0], Gate(quotas, UPLOAD)
+    upload(quota, error=BLOCK)
+    since = clock.now + 1.0
+    clock.now += 50.0
+    gate.raise_long_outage(since)
+    assert gate.is_long_outage
+    assert gate.seconds_to_retry(since) == 0.0, "it may be the probe"
+    upload(quota, error=BLOCK)
+    with pytest.raises(errors.UploadBlocked) as caught:
+        gate.raise_long_outage(since)
+    assert caught.value.max_tries == 1
+
+
+def test_an_outage_of_albums_leaves_the_gate_of_uploads_open(clock: Clock) -> None:
+    quotas = Quotas(clock=clock)
+    uploads, albums = Gate(quotas, UPLOAD), Gate(quotas, ALBUM)
+    changes: list[str] = []
+    uploads.watch(lambda: changes.append("uploads"))
+    albums.watch(lambda: changes.append("albums"))
+    quotas.each[0].try_reserve(ALBUM).end(BLOCK)
+    assert (uploads.seconds_to_next(0), albums.seconds_to_next(0)) == (0.0, 600.0)
+    assert uploads.closed is None
+    assert albums.closed is not None
+    assert changes == ["albums"]

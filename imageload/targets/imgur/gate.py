@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable
 
 from imageload import errors
@@ -67,7 +66,7 @@ class Gate:
     def seconds_to_retry(self, since: float) -> float:
         """The seconds until an upload may start, or has waited too long from `since`."""
         seconds = self._quotas.seconds_to_open(self._quotas.blocked(self._kind))
-        left = since + self._outage_seconds - time.monotonic()
+        left = since + self._outage_seconds - self._quotas.clock()
         return min(seconds, left) if left > 0 else seconds
 
     def raise_long_outage(self, since: float, error: errors.UploadError | None = None) -> None:
@@ -76,7 +75,7 @@ class Gate:
         A probe must have failed since then. The error allows no other try, for that would wait as
         long.
         """
-        closed, now = self.closed, time.monotonic()
+        closed, now = self.closed, self._quotas.clock()
         outage = self._quotas.outage_seconds(self._endpoint)
         is_long = outage > 0 and min(outage, now - since) >= self._outage_seconds
         if closed is not None and is_long and self._quotas.refused_at(self._endpoint) >= since:
@@ -92,7 +91,7 @@ class Gate:
         if closed is None:
             _log.info("%s go on", self._endpoint)
         elif self._waits_for is None:
-            seconds = closed.until - time.monotonic()
+            seconds = closed.until - self._quotas.clock()
             told = self._endpoint, seconds, closed.message
             _log.warning("%s wait for %.0f s reason=%s", *told)
         self._waits_for = waits_for
