@@ -13,6 +13,7 @@ requests stay anonymous; imgurpython repeats a refused anonymous upload as the a
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
 import logging
 import re
@@ -30,8 +31,8 @@ from imageload import errors
 from imageload.job import Landed
 from imageload.targets import UploadCancelled
 from imageload.targets.imgur.answers import ApiResponse, budgets, checked, read_json
-from imageload.targets.imgur.bodies import Form, Multipart
-from imageload.targets.imgur.quota import CALL_COST, UPLOAD_COST, Quota, Quotas
+from imageload.targets.imgur.bodies import Form, Json, Multipart
+from imageload.targets.imgur.quota import ASKING, UPLOAD, Kind, Quota, Quotas, kind_of
 from imageload.transport.curl import TransferCancelled, Transport
 from imageload.transport.request import Request, Response, Sink, TransferError
 
@@ -42,6 +43,9 @@ RAPIDAPI_URL = "https://imgur-apiv3.p.rapidapi.com/"
 LINK_BASE = "https://i.imgur.com/"
 
 _MAX_RESPONSE_BYTES = 4 * 2**20
+_LARGEST_LIMIT = 10**15
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of an image, it becomes a part of URLs
+_TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")  # it becomes a part of a header
 
 # By the kind of a TransferError before the whole body was sent: name in ERRORS, and message.
 _ERRORS_BY_KIND = {
@@ -59,11 +63,11 @@ class _Call:
 
     method: str
     route: str
-    open_body: Callable[[], Form | Multipart]
-    cost: int = CALL_COST
+    open_body: Callable[[], Form | Json | Multipart]
+    kind: Kind
     anonymous: bool = True
-    asking: bool = False
-    """It only asks for the limits, so no backoff is in its way."""
+    content: str = ""
+    """Identifies the image that it uploads."""
     check: Callable[[ApiResponse], ApiResponse] = checked
 
 
@@ -114,8 +118,9 @@ class ImgurAPI(ImgurClient):
     ) -> Any:
         """The `data` of Imgur's response to `route`, or the whole body if it has none.
 
-        `data` goes into the query of a GET or DELETE, else into a form. Blocks; RuntimeError on the
-        transfer loop, where `request` is to be awaited. Raises an UploadError.
+        `data` goes into the query of a GET or DELETE. For an album it is sent as JSON, because
+        Imgur refuses forms there since 2025; else as a form. Blocks; RuntimeError on the transfer
+        loop, where `request` is to be awaited. Raises an UploadError.
         """
         call = self.request(method, route, data, anonymous=force_anon)
         return self._transport.transfers.run(call)
@@ -141,17 +146,20 @@ class ImgurAPI(ImgurClient):
     ) -> Any:
         """`make_request` as a coroutine. `asking`: send it even during a backoff."""
         about = _about(route)
-        method, form = method.upper(), urlencode(data or {}, doseq=True)
+        method, sent = method.upper(), data or {}
+        form = urlencode(sent, doseq=True)
+        kind = kind_of(method, route)
+        open_body: Callable[[], Form | Json] = functools.partial(Form, form)
         if method in ("GET", "DELETE"):
-            route, form = (f"{route}?{form}" if form else route), ""
-        is_upload = method == "POST" and route in ("upload", "image")
+            route, open_body = (f"{route}?{form}" if form else route), functools.partial(Form, "")
+        elif kind.endpoint == "albums":
+            open_body = functools.partial(Json, _album_fields(sent))
         call = _Call(
             method=method,
             route=route,
-            open_body=lambda: Form(form),
-            cost=UPLOAD_COST if is_upload else CALL_COST,
+            open_body=open_body,
+            kind=ASKING if asking else kind,
             anonymous=anonymous,
-            asking=asking,
             check=lambda response: checked(response, about),
         )
         body = (await self._call(call)).json
@@ -162,20 +170,31 @@ class ImgurAPI(ImgurClient):
         asked = time.monotonic()
         found = await self.request("GET", "credits", anonymous=anonymous, asking=True)
         if isinstance(found, dict):
-            read: dict[str, float] = {k: v for k, v in found.items() if isinstance(v, int)}
+            read: dict[str, float] = {
+                key: value
+                for key, value in found.items()
+                if isinstance(value, int) and abs(value) < _LARGEST_LIMIT
+            }
             for key in read.keys() & {"UserReset", "ClientReset"}:  # always epochs in this body
                 read[key] = max(0, read[key] - time.time())
             self.quota.learn(read, asked)
 
     async def land(
-        self, path: str, texts: Mapping[str, str] | None = None, *, anonymous: bool = True
+        self,
+        path: str,
+        texts: Mapping[str, str] | None = None,
+        *,
+        anonymous: bool = True,
+        content: str = "",
     ) -> Landed:
         """Upload the file at `path`. `texts` are the `config` of `upload_from_path`.
+
+        `content` is the same for files of the same bytes; see `breaker.Rejections`.
 
         A response without a link under the link base is an `upload_error`. UploadCancelled: the
         task was cancelled when the whole file had been sent.
         """
-        landed = self._landed(await self._upload(path, texts or {}, anonymous))
+        landed = self._landed(await self._upload(path, texts or {}, anonymous, content))
         if landed is None:
             message = "Imgur took the image and responded without a link to it."
             raise errors.UploadError("upload_error", message)
@@ -193,23 +212,29 @@ class ImgurAPI(ImgurClient):
         """Link and deletehash of an image as Imgur describes it; None without a valid link."""
         link = image.get("link") if isinstance(image, dict) else None
         base = self._link_base
-        if not isinstance(link, str) or not re.fullmatch(rf"{re.escape(base)}[\w.-]+", link):
+        if not isinstance(link, str) or not re.fullmatch(
+            rf"{re.escape(base)}[A-Za-z0-9_.-]+", link
+        ):
             return None
         deletehash = image.get("deletehash")
-        return Landed(link, deletehash if isinstance(deletehash, str) else None)
+        is_name = isinstance(deletehash, str) and _NAME.fullmatch(deletehash)
+        return Landed(link, deletehash if is_name else None)
 
     def album_link(self, album_id: str) -> str:
         """The page of an album: on Imgur, the images' host without the `i.`."""
         return f"{self._link_base.replace('//i.', '//', 1)}a/{album_id}"
 
-    async def _upload(self, path: str, config: Mapping[str, str], anonymous: bool) -> Any:
+    async def _upload(
+        self, path: str, config: Mapping[str, str], anonymous: bool, content: str = ""
+    ) -> Any:
         texts = {key: config[key] for key in self.allowed_image_fields & {*config}}
         call = _Call(
             method="POST",
             route="upload",
             open_body=lambda: Multipart(path, texts),
-            cost=UPLOAD_COST,
+            kind=UPLOAD,
             anonymous=anonymous,
+            content=content,
         )
         return (await self._call(call)).json.get("data")
 
@@ -225,13 +250,12 @@ class ImgurAPI(ImgurClient):
                 _log.info("Imgur does not accept the access token any more, it is renewed")
         async with self._renewing:
             if self.auth.get_current_access_token() == token:  # else another call has renewed it
-                await self._renew(asking=call.asking)
+                await self._renew(call.kind)
         return await self._attempt(call)
 
     async def _attempt(self, call: _Call, *, token_may_be_old: bool = False) -> ApiResponse:
         """Send `call` once, within the quota."""
-        post = call.method == "POST" and call.cost > 0
-        with await self.quota.reserve(call.cost, post=post, asking=call.asking) as reservation:
+        with await self.quota.reserve(call.kind, call.content) as reservation:
             response = await self._send(call)
             limits = budgets(response.headers)
             if any(value is not None for value in limits.values()):
@@ -244,10 +268,11 @@ class ImgurAPI(ImgurClient):
                     raise _TokenExpiredError from None
                 raise
 
-    async def _renew(self, *, asking: bool) -> None:
+    async def _renew(self, kind: Kind) -> None:
         """Get a new access token, and the refresh token that replaces ours, if there is one.
 
-        It costs nothing, but is subject to the quota's backoff, and its failures count for it.
+        It costs nothing. It is a part of the request of this `kind`: the same breakers are in its
+        way, and its failures count for them.
         """
         form = {
             "refresh_token": self.auth.get_refresh_token(),
@@ -259,8 +284,7 @@ class ImgurAPI(ImgurClient):
             method="POST",
             route="oauth2/token",
             open_body=lambda: Form(urlencode(form)),
-            cost=0,
-            asking=asking,
+            kind=kind._replace(cost=0, post=False),
             check=_checked_token,
         )
         try:
@@ -273,7 +297,7 @@ class ImgurAPI(ImgurClient):
             raise errors.UploadError("unavailable", message) from None
         self.auth.current_access_token = response.json["access_token"]
         rotated = response.json.get("refresh_token")
-        if isinstance(rotated, str) and rotated and rotated != self.auth.refresh_token:
+        if _is_token(rotated) and rotated != self.auth.refresh_token:
             self.auth.refresh_token = rotated
             if self._on_refresh_token is not None:
                 self._on_refresh_token(rotated)
@@ -296,12 +320,12 @@ class ImgurAPI(ImgurClient):
             except TransferError as error:
                 raise _translated(error, body.length) from None
             except TransferCancelled as cancelled:
-                if 0 < body.length <= cancelled.sent_bytes and call.cost == UPLOAD_COST:
+                if 0 < body.length <= cancelled.sent_bytes and call.kind is UPLOAD:
                     raise UploadCancelled from None
                 raise
         return ApiResponse(response.status, response.headers, read_json(received.getvalue()))
 
-    def _request(self, call: _Call, body: Form | Multipart) -> Request:
+    def _request(self, call: _Call, body: Form | Json | Multipart) -> Request:
         headers: dict[str, str] = self.prepare_headers(call.anonymous)
         if self.mashape_key is not None:
             headers |= {"X-RapidAPI-Key": self.mashape_key, "X-RapidAPI-Host": self._host}
@@ -328,21 +352,34 @@ def _about(route: str) -> str:
     return rest.partition("/")[0] if kind in ("image", "album") else ""
 
 
+def _album_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """`fields` of an album; imgurpython joins ids with commas, JSON has lists."""
+    lists = {name: fields[name] for name in ("ids", "deletehashes") if name in fields}
+    parted = {
+        name: found.split(",") if isinstance(found, str) else found for name, found in lists.items()
+    }
+    return {**fields, **parted}
+
+
 def _checked_token(response: ApiResponse) -> ApiResponse:
     """`response` if it has a new access token; raises an UploadError."""
     try:
         checked(response)
     except (errors.QuotaExceeded, errors.UploadBlocked):
         raise
-    except errors.UploadError:
-        if response.status not in (400, 401, 403):
+    except errors.UploadError as error:
+        if error.imgur_is_away or response.status not in (400, 401, 403):
             raise
         message = "Imgur does not accept the refresh token."
         raise errors.CredentialsRefused(message, status_code=response.status) from None
-    if not isinstance(response.json.get("access_token"), str):
+    if not _is_token(response.json.get("access_token")):
         message = "Imgur responded to the token's renewal without a token."
         raise errors.UploadError("upload_error", message)
     return response
+
+
+def _is_token(value: object) -> bool:
+    return isinstance(value, str) and _TOKEN.fullmatch(value) is not None
 
 
 def _translated(error: TransferError, length: int) -> errors.ImageError:

@@ -150,6 +150,7 @@ ERRORS: Mapping[str, Rule] = {
     "upload_blocked": Rule(transient=True),  # Imgur refuses this address, country or client id
     "bad_credentials": Rule(),
     "upload_rejected": Rule(),
+    "unknown_rejection": Rule(code="upload_rejected"),  # in words that say no known reason
     "too_large_for_target": Rule(code="too_large"),
     "not_on_imgur": Rule(),
     "upload_connect_error": Rule(transient=True, imgur_is_away=True),
@@ -252,6 +253,7 @@ class UploadBlocked(_OfOneRow, UploadError):
     """Imgur refuses this address, country or client id, whatever the image."""
 
     row = "upload_blocked"
+    is_by_edge = False  # the response came from in front of Imgur's API
 
 
 class CredentialsRefused(_OfOneRow, UploadError):

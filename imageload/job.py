@@ -254,12 +254,17 @@ class PurgeEnded(_Change, frozen=True):
     album_failure: Failure | None = None
 
 
-class AlbumEnded(_Change, frozen=True):
-    """The job's album was made or filled (`id`, `link`), or it failed (`failure`)."""
+class AlbumMade(_Change, frozen=True):
+    """The job's album is on Imgur; it may still be filled, and a purge can delete it."""
 
-    id: str | None = None
-    link: str | None = None
+    id: str
+    link: str
     deletehash: str | None = None
+
+
+class AlbumEnded(_Change, frozen=True):
+    """The job's album is complete, is not needed, or failed (`failure`)."""
+
     failure: Failure | None = None
 
 
@@ -278,7 +283,9 @@ class CallbackEnded(_Change, frozen=True):
     failure: Failure | None = None
 
 
-JobChange = Started | AlbumEnded | AlbumReopened | PurgeBegun | PurgeEnded | CallbackEnded
+JobChange = (
+    Started | AlbumMade | AlbumEnded | AlbumReopened | PurgeBegun | PurgeEnded | CallbackEnded
+)
 ImageChange = (
     Downloaded | Uploading | NotSent | ResponseLost | Uploaded
     | Failed | Requeued | Purged | PurgeFailed
@@ -445,23 +452,16 @@ class Job:
                 if self._album is None or self._album.is_open:
                     raise IllegalChange("AlbumReopened in a job whose album is open, or none")
                 self._album = replace(self._album, is_open=True, failure=None)
-            case AlbumEnded():
-                self._end_album(change)
+            case AlbumMade() | AlbumEnded():
+                self._change_album(change)
             case CallbackEnded():
                 self._end_callback(change)
 
-    def _end_album(self, change: AlbumEnded) -> None:
+    def _change_album(self, change: AlbumMade | AlbumEnded) -> None:
         if self._album is None or not self._album.is_open:
-            raise IllegalChange("AlbumEnded in a job that waits for no album")
-        old = self._album
-        self._album = Album(
-            old.title,
-            is_open=False,
-            id=change.id or old.id,
-            link=change.link or old.link,
-            deletehash=change.deletehash or old.deletehash,
-            failure=change.failure,
-        )
+            raise IllegalChange(f"{type(change).__name__} in a job that waits for no album")
+        ended = isinstance(change, AlbumEnded)
+        self._album = replace(self._album, is_open=not ended, **asdict(change))
 
     def _end_callback(self, change: CallbackEnded) -> None:
         if self._callback is None:

@@ -240,12 +240,13 @@ class Jobs:
             await self._call(job, call)
 
     async def _make_album(self, job: Job) -> None:
-        target = self._pipeline.target
+        target, before = self._pipeline.target, job.snapshot()
         request = functools.partial(target.request, job.job_id)
-        before = job.snapshot()
+        on_made = functools.partial(self._pipeline.apply, job)
+        call = make_album(request, before, target.album_link, on_made, anonymous=target.anonymous)
+        ended = AlbumEnded()
         try:
-            call = make_album(request, before, target.album_link, anonymous=target.anonymous)
-            ended = await self._call(job, call)
+            await self._call(job, call)
         except asyncio.CancelledError:
             if self._is_stopping:
                 return

@@ -143,15 +143,21 @@ class Pipeline:
                 self.apply(job, Uploading(index))
             await self.store.durable()
 
+        def retract() -> None:
+            if job.image(index).uploading:
+                self.apply(job, NotSent(index))
+
         async def attempt() -> Landed:
             upload = Upload(
                 path=report.temp_fn,
                 name=f"imageload-{job.job_id}-{index + 1}",
                 since=since,
+                content=report.sha256,
                 title=image.title,
                 description=image.description,
                 was_lost=job.image(index).maybe_duplicate,
                 announce=announce if self.store.is_durable else None,
+                retract=retract,
                 on_send=lambda is_sent: window.note_sending(index, is_sent=is_sent),
             )
             return await self.target.land(job.job_id, upload)

@@ -16,8 +16,8 @@ from msgspec import Meta
 
 from imageload.errors import Failure
 from imageload.job import Album, Callback, Image, Snapshot, State, Status
+from imageload.targets.imgur.breaker import Reason
 from imageload.targets.imgur.budget import Name
-from imageload.targets.imgur.quota import Reason
 
 JobId = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
 Moment = Annotated[

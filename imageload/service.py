@@ -29,7 +29,8 @@ from imageload.pipeline import Observer, Pipeline
 from imageload.retry import RetryRule
 from imageload.settings import Settings, Tuning
 from imageload.store import Store, open_store
-from imageload.targets.imgur.quota import Quotas, Terms
+from imageload.targets.imgur.breaker import Terms
+from imageload.targets.imgur.quota import Quotas
 from imageload.targets.imgur.uploader import Imgur
 from imageload.transport.curl import TransferLoop, Transport
 from imageload.transport.request import Bounds
@@ -193,6 +194,7 @@ def _imgur(
         day=tuning.quota_day_seconds,
         unhinted_wait=tuning.quota_wait_seconds,
         blocked_wait=tuning.blocked_wait_seconds,
+        outage_seconds=settings.outage_seconds,
     )
     quotas = Quotas(len(ids), terms, on_end=metrics.imgur_request_ended)
     given = settings.imgur_refresh_token
@@ -218,7 +220,6 @@ def _imgur(
         settings.uploads,
         retry=_retry_rule(settings, tuning).wait,
         anonymous=settings.imgur_anonymous,
-        outage_seconds=settings.outage_seconds,
         clock=metrics.clock("upload"),
         on_resize=lambda slots: transport.keep_connections(2 * slots),
     )

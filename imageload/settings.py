@@ -17,6 +17,7 @@ SANDBOX_CLIENT_ID = "sandbox"
 BEARER_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 """What can be shown as a token (RFC 6750's b64token)."""
 
+_CLIENT_ID = re.compile(r"[\x21-\x7e]+")
 _SITE = re.compile(r"https?://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
 
 
@@ -207,6 +208,8 @@ class Settings:
         if self.imgur_refresh_token and not self.imgur_client_secret:
             raise ValueError("IMGUR_REFRESH_TOKEN needs IMGUR_CLIENT_SECRET beside it")
         ids = [client_id for client_id, _, _ in self.clients]
+        if not all(_CLIENT_ID.fullmatch(client_id) for client_id in ids if client_id):
+            raise ValueError("IMGUR_CLIENT_ID, or an id in --client-ids, is blank or has a space")
         if not ids[0] and len(ids) > 1:
             raise ValueError("--client-ids are ids beside IMGUR_CLIENT_ID, which is not set")
         if len(set(ids)) < len(ids):

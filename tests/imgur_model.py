@@ -17,7 +17,7 @@ from typing import Literal
 
 from imageload import errors
 from imageload.targets.imgur.answers import ApiResponse, budgets, checked
-from imageload.targets.imgur.quota import UPLOAD_COST, Quotas, Reservation
+from imageload.targets.imgur.quota import UPLOAD, Quotas, Reservation
 
 # Far from today, so that epochs are read by the answer's Date and not by this machine's clock.
 _EPOCH = 1_300_000_000
@@ -97,7 +97,7 @@ class Imgur:
         for window in self._windows.values():
             window.end()
 
-    def answer(self, number: int, cost: int = UPLOAD_COST, *, post: bool = True) -> ApiResponse:
+    def answer(self, number: int, cost: int = UPLOAD.cost, *, post: bool = True) -> ApiResponse:
         """The response to the client id of this number now."""
         now = self.clock()
         counted = [(self.window("user", number), cost), (self.window("client", number), cost)]
@@ -177,11 +177,11 @@ class Sender:
     def _send(self) -> float:
         """Send the uploads allowed now; return the time of the next ones."""
         while self.in_flight < self.slots and self.landed + self.in_flight < self.wanted:
-            seconds = self.quotas.seconds_to_open(self.quotas.blocked(UPLOAD_COST, post=True))
+            seconds = self.quotas.seconds_to_open(self.quotas.blocked(UPLOAD))
             if seconds:
                 return self.clock() + seconds
-            quota = self.quotas.best(UPLOAD_COST, post=True)
-            reservation = quota.try_reserve(UPLOAD_COST, post=True)
+            quota = self.quotas.best(UPLOAD)
+            reservation = quota.try_reserve(UPLOAD)
             self.in_flight += 1
             self._travel(quota.number, reservation)
         return math.inf

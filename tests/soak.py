@@ -1,8 +1,9 @@
-"""The long versions of two tests.
+"""The long versions of three tests.
 
 python -m tests.soak --kills=300                      tests/test_crashes.py
 python -m tests.soak --verbs --seconds=120            tests/test_verbs.py, jobs are retired
 python -m tests.soak --verbs --seconds=120 --kills    tests/test_verbs.py, with kill -9
+python -m tests.soak --imgur=5000                     tests/test_imgur_fuzz.py
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.crashes import killed_again_and_again
+from tests.imgur_fuzz import wrong_ends
+from tests.transfers import running_transport
 from tests.verbs import walk_with_kills, walk_with_retirement
 
 
@@ -22,6 +25,8 @@ def main() -> int:
     """Run one of them; its exit status is 1 if anything was lost, wrong, unmarked or left."""
     options = _parser().parse_args()
     print(f"seed {options.seed}")
+    if options.imgur:
+        return _imgur(options)
     with tempfile.TemporaryDirectory() as folder:
         return _verbs(Path(folder), options) if options.verbs else _kills(Path(folder), options)
 
@@ -33,6 +38,17 @@ def _kills(folder: Path, options: argparse.Namespace) -> int:
     for name, count in asdict(counts).items():
         print(f"{name:9} {count:>7,}")
     return 1 if counts.lost or counts.wrong or counts.unmarked or counts.left else 0
+
+
+def _imgur(options: argparse.Namespace) -> int:
+    with running_transport() as transport:
+        wrong, ends = wrong_ends(transport, options.imgur, seed=options.seed)
+    for name, count in ends.most_common():
+        print(f"{name:20} {count:>7,}")
+    for sentence in wrong[:50]:
+        print(f"WRONG: {sentence}")
+    print(f"{len(wrong)} things are wrong")
+    return 1 if wrong else 0
 
 
 def _verbs(folder: Path, options: argparse.Namespace) -> int:
@@ -59,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--kills", type=int, nargs="?", const=0, help="how many; with --verbs, as many as fit"
     )
+    parser.add_argument("--imgur", type=int, default=0, help="how many random responses of Imgur")
     parser.add_argument("--size", type=int, default=50, help="images of a job")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--verbs", action="store_true", help="send random requests")

@@ -11,6 +11,7 @@ import pytest
 from imageload import errors
 from imageload.job import (
     AlbumEnded,
+    AlbumMade,
     AlbumReopened,
     Downloaded,
     Failed,
@@ -58,13 +59,13 @@ def job_of(count: int, *, failed: Sequence[int] = (), hashes: bool = True) -> Jo
     return job
 
 
-def album_of(calls: Calls, job: Job | Snapshot, *, anonymous: bool = True) -> AlbumEnded:
-    """The end of the job's album."""
+def album_of(calls: Calls, job: Job | Snapshot, *, anonymous: bool = True) -> AlbumMade | None:
+    """Make the job's album, or replace its images; the album that was made."""
     snapshot = job.snapshot() if isinstance(job, Job) else job
-    album = make_album(
-        calls, snapshot, lambda name: f"https://imgur.com/a/{name}", anonymous=anonymous
-    )
-    return asyncio.run(album)
+    made: list[AlbumMade] = []
+    link_of = "https://imgur.com/a/{}".format
+    asyncio.run(make_album(calls, snapshot, link_of, made.append, anonymous=anonymous))
+    return made[0] if made else None
 
 
 def names(prefix: str, indexes: range | list[int]) -> list[str]:
@@ -73,29 +74,29 @@ def names(prefix: str, indexes: range | list[int]) -> list[str]:
 
 def test_anonymous_images_are_added_to_an_album_by_their_deletehashes() -> None:
     calls = Calls(MADE)
-    ended = album_of(calls, job_of(3))
-    fields = {"title": "My trip", "deletehashes[]": names("hash", range(3))}
+    made = album_of(calls, job_of(3))
+    fields = {"title": "My trip", "deletehashes": names("hash", range(3))}
     assert calls.made == [("POST", "album", fields)]
-    assert ended == AlbumEnded("aLbUm12", "https://imgur.com/a/aLbUm12", "d3l3t3")
+    assert made == AlbumMade("aLbUm12", "https://imgur.com/a/aLbUm12", "d3l3t3")
 
 
 def test_images_of_an_account_are_added_by_their_ids_without_a_deletehash_of_the_album() -> None:
     calls = Calls({"id": "aLbUm12"})
-    ended = album_of(calls, job_of(3), anonymous=False)
-    fields = {"title": "My trip", "ids[]": names("id", range(3))}
+    made = album_of(calls, job_of(3), anonymous=False)
+    fields = {"title": "My trip", "ids": names("id", range(3))}
     assert calls.made == [("POST", "album", fields)]
-    assert ended == AlbumEnded("aLbUm12", "https://imgur.com/a/aLbUm12", None)
+    assert made == AlbumMade("aLbUm12", "https://imgur.com/a/aLbUm12", None)
 
 
 def test_an_album_has_the_completed_images_in_the_order_of_the_input() -> None:
     calls = Calls(MADE)
     album_of(calls, job_of(6, failed=(0, 3)))
-    assert calls.made[0][2]["deletehashes[]"] == names("hash", [1, 2, 4, 5])
+    assert calls.made[0][2]["deletehashes"] == names("hash", [1, 2, 4, 5])
 
 
 def test_without_an_image_there_is_no_album_and_no_call() -> None:
     calls = Calls(MADE)
-    assert album_of(calls, job_of(2, failed=(0, 1))) == AlbumEnded()
+    assert album_of(calls, job_of(2, failed=(0, 1))) is None
     assert calls.made == []
 
 
@@ -106,7 +107,7 @@ def test_an_image_in_the_job_twice_is_in_the_album_once() -> None:
         job.apply(Uploaded(index, "https://i.imgur.com/same.png", "same", reused=index > 0))
     calls = Calls(MADE)
     album_of(calls, job)
-    assert calls.made[0][2]["deletehashes[]"] == ["same"]
+    assert calls.made[0][2]["deletehashes"] == ["same"]
 
 
 def test_images_are_added_a_hundred_at_a_time() -> None:
@@ -114,7 +115,7 @@ def test_images_are_added_a_hundred_at_a_time() -> None:
     album_of(calls, job_of(250))
     routes = [(method, route) for method, route, _ in calls.made]
     assert routes == [("POST", "album"), *2 * [("POST", "album/d3l3t3/add")]]
-    batches = [fields["deletehashes[]"] for _, _, fields in calls.made]
+    batches = [fields["deletehashes"] for _, _, fields in calls.made]
     assert [len(batch) for batch in batches] == [100, 100, 50]
     assert [name for batch in batches for name in batch] == names("hash", range(250))
 
@@ -122,7 +123,7 @@ def test_images_are_added_a_hundred_at_a_time() -> None:
 def test_images_are_added_to_an_accounts_album_by_its_id() -> None:
     calls = Calls({"id": "aLbUm12", "deletehash": None})
     album_of(calls, job_of(101), anonymous=False)
-    assert calls.made[1] == ("POST", "album/aLbUm12/add", {"ids[]": ["id100"]})
+    assert calls.made[1] == ("POST", "album/aLbUm12/add", {"ids": ["id100"]})
 
 
 @pytest.mark.parametrize(("count", "calls_made"), [(100, 1), (101, 2), (200, 2), (1, 1)])
@@ -135,7 +136,8 @@ def test_no_call_is_made_without_images(count: int, calls_made: int) -> None:
 def again(*, anonymous: bool) -> Job:
     """A job with an album whose second image was completed later by a retry."""
     job = job_of(2, failed=(1,))
-    job.apply(AlbumEnded("aLbUm12", "https://imgur.com/a/aLbUm12", "d3l3t3" if anonymous else None))
+    job.apply(AlbumMade("aLbUm12", "https://imgur.com/a/aLbUm12", "d3l3t3" if anonymous else None))
+    job.apply(AlbumEnded())
     job.apply(Requeued(1))
     job.apply(Downloaded(1, Report("", 200, 1, "image/png", 1, 1, "5ha")))
     job.apply(Uploaded(1, "https://i.imgur.com/id1.png", "hash1"))
@@ -144,14 +146,14 @@ def again(*, anonymous: bool) -> Job:
 
 @pytest.mark.parametrize(
     ("anonymous", "route", "key"),
-    [(True, "album/d3l3t3", "deletehashes[]"), (False, "album/aLbUm12", "ids[]")],
+    [(True, "album/d3l3t3", "deletehashes"), (False, "album/aLbUm12", "ids")],
 )
 def test_an_existing_album_has_its_images_replaced(anonymous: bool, route: str, key: str) -> None:
     calls, prefix = Calls(), "hash" if anonymous else "id"
     job = again(anonymous=anonymous)
-    ended = album_of(calls, job, anonymous=anonymous)
+    assert album_of(calls, job, anonymous=anonymous) is None, "it is the same one"
     assert calls.made == [("POST", route, {key: names(prefix, range(2))})]
-    job.apply(ended)
+    job.apply(AlbumEnded())
     album = job.summary().album
     assert album is not None
     assert (album.id, album.link) == ("aLbUm12", "https://imgur.com/a/aLbUm12")
@@ -190,10 +192,11 @@ def test_an_error_before_there_is_an_album_is_raised() -> None:
 def test_an_album_that_cannot_be_filled_is_kept_and_filled_by_a_retry() -> None:
     trouble = errors.UploadError("unavailable", "Down.")
     job = job_of(250)
-    ended = album_of(Calls(MADE, True, trouble), job)
-    failure = trouble.failure()
-    assert ended == AlbumEnded("aLbUm12", "https://imgur.com/a/aLbUm12", "d3l3t3", failure)
-    job.apply(ended)
+    with raises_error("unavailable"):
+        asyncio.run(
+            make_album(Calls(MADE, True, trouble), job.snapshot(), str, job.apply, anonymous=True)
+        )
+    job.apply(AlbumEnded(trouble.failure()))
     job.apply(AlbumReopened())
     calls = Calls()
     album_of(calls, job)
@@ -205,12 +208,12 @@ def test_purged_images_are_not_in_the_album() -> None:
     job.apply(Purged(1, GONE))
     calls = Calls(MADE)
     album_of(calls, job)
-    assert calls.made[0][2]["deletehashes[]"] == ["hash0", "hash2"]
+    assert calls.made[0][2]["deletehashes"] == ["hash0", "hash2"]
 
 
 def test_images_without_a_deletehash_stay_out_of_an_anonymous_album() -> None:
     calls = Calls(MADE)
-    assert album_of(calls, job_of(2, hashes=False)) == AlbumEnded()
+    assert album_of(calls, job_of(2, hashes=False)) is None
     assert calls.made == []
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from sandbox.testing import RunningSandbox
 from tests.jobs import all_landed, codes, delete, distinct, retry, urls
@@ -85,6 +86,34 @@ def test_a_failed_album_has_a_reason_and_fails_no_image(
     assert retry(service, job_id).json()["requeued"] == 0
     completed = service.finish(job_id)["uploaded"]["completed"]
     assert images_in(service, sandbox, job_id) == completed, "a retry makes it"
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_an_album_that_a_purge_finds_half_filled_is_deleted(
+    tmp_path: Path, origin: Origin, sandbox: RunningSandbox, restarts: bool
+) -> None:
+    options = wired(sandbox, store=str(tmp_path / "journal"))
+    sandbox.fault("hang", match="/add")
+    with running_service(tmp_path / "t", **options) as service:
+        job_id = submit(service, urls=distinct(origin, 101), album="Birds")
+        sandbox.wait_for("album", 2, seconds=30)
+        album_id = album_of(service, job_id)["link"].rpartition("/")[2]
+        if not restarts:
+            delete(service, job_id, "?purge=true")
+            service.finish(job_id)
+    if restarts:
+        with running_service(tmp_path / "u", **options) as service:
+            service.finish(job_id)
+            assert album_of(service, job_id)["link"].endswith(album_id), "it is the same one"
+            delete(service, job_id, "?purge=true")
+            service.finish(job_id)
+    shown = requests.get(
+        f"{sandbox.url}/3/album/{album_id}",
+        headers={"Authorization": "Client-ID test"},
+        timeout=10,
+    )
+    assert shown.status_code == 404
+    assert sandbox.images() == []
 
 
 def test_a_retry_recreates_a_deleted_album(

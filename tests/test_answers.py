@@ -49,13 +49,13 @@ def listed(code: str, detail: str, status: int) -> tuple[int, Any]:
     return status, {"errors": [entry]}
 
 
-def page(words: str, status: int) -> tuple[int, Any]:
+def page(words: str, status: int) -> tuple[int, Any, dict[str, str]]:
     """Shape 4: no JSON at all."""
     body = f"<!DOCTYPE html><html><body><h1>{words}</h1></body></html>".encode()
-    return status, read_json(body)
+    return status, read_json(body), {"content-type": "text/html; charset=utf-8"}
 
 
-CATALOGUE: list[tuple[tuple[int, Any], str]] = [
+CATALOGUE: list[tuple[tuple[Any, ...], str]] = [
     # Refused images.
     (text("No image data was sent to the upload api", 400), "upload_rejected"),
     (thing(1003, "File type invalid (1)", 400), "upload_rejected"),
@@ -65,15 +65,16 @@ CATALOGUE: list[tuple[tuple[int, Any], str]] = [
     (text("file is over the size limit", 413), "too_large_for_target"),
     (listed("413", "Request Entity Too Large", 413), "too_large_for_target"),
     (page("413 Request Entity Too Large", 413), "too_large_for_target"),
-    (page("405 Not Allowed", 405), "upload_rejected"),
-    (text("Internal expectation failed", 417), "upload_rejected"),
+    (thing(0, "Invalid URL", 400), "upload_rejected"),
+    (text("You must own all the image ids to add them to album x", 400), "upload_rejected"),
     (text("Unable to find an image with the id, abc", 404), "not_on_imgur"),
     (listed("404", "Not Found", 404), "not_on_imgur"),
     (text("You are not the owner of album 'X', which means you can't add", 400), "upload_rejected"),
-    ((400, {"data": False, "success": False, "status": 400}), "upload_rejected"),
-    ((400, {"data": None, "success": False, "status": 400}), "upload_rejected"),
-    ((400, {"errors": []}), "upload_rejected"),
-    ((400, None), "upload_rejected"),
+    ((400, {"data": False, "success": False, "status": 400}), "unknown_rejection"),
+    ((400, {"data": None, "success": False, "status": 400}), "unknown_rejection"),
+    ((400, {"errors": []}), "unknown_rejection"),
+    ((400, None), "unknown_rejection"),
+    (text("Something new", 400), "unknown_rejection"),
     # Its rate limit.
     (thing(429, FAST, 400), "rate_limited"),
     (thing(429, FAST, 429), "rate_limited"),
@@ -119,6 +120,15 @@ CATALOGUE: list[tuple[tuple[int, Any], str]] = [
     (thing(1001, "[id]: Failed stripping metadata", 500), "server_fault"),
     (text("Could not process upload!", 500), "server_fault"),
     (edge(CAPACITY, 500), "unavailable"),
+    (edge(CAPACITY, 400), "unavailable"),
+    (text("Request limit exceeded", 400), "unavailable"),
+    (text("Hystrix circuit breaker is open", 500), "unavailable"),
+    (thing(1000, "Circuit breaker open", 400), "unavailable"),
+    (page("400 Bad Request", 400), "unavailable"),
+    (page("405 Not Allowed", 405), "unavailable"),
+    (text("Internal expectation failed", 417), "server_fault"),
+    (thing(417, "Internal expectation failed", 400), "server_fault"),
+    ((417, None), "server_fault"),
     ((500, {"data": "An error occurred", "success": False, "status": 500}), "server_fault"),
     ((500, {"data": None, "success": True, "status": 200}), "server_fault"),
     (text("Something", 500, body_status=1203), "server_fault"),
@@ -136,15 +146,19 @@ CATALOGUE: list[tuple[tuple[int, Any], str]] = [
     (page("Welcome to our Wi-Fi. Log in here.", 200), "unavailable"),
     (page("302 Found", 302), "unavailable"),
     ((301, None), "unavailable"),
-    ((204, None), "unavailable"),
-    ((200, read_json(b"null")), "unavailable"),
-    ((200, read_json(b"")), "unavailable"),
+    # Lost: the image was sent, and the response does not say what became of it.
+    ((204, None), "response_lost"),
+    ((202, None), "response_lost"),
+    ((200, read_json(b"null")), "response_lost"),
+    ((200, read_json(b"")), "response_lost"),
+    ((200, read_json(b'{"data":{"id":"aB3","li')), "response_lost"),
+    ((200, read_json(b'{"data":"\xff\xfe"}')), "response_lost"),
+    ((200, 5), "response_lost"),
+    ((200, "yes"), "response_lost"),
+    ((200, []), "response_lost"),
+    ((200, [SUCCESS]), "response_lost"),
+    ((200, False), "response_lost"),
     # JSON with status 200 that is no success.
-    ((200, 5), "upload_error"),
-    ((200, "yes"), "upload_error"),
-    ((200, []), "upload_error"),
-    ((200, [SUCCESS]), "upload_error"),
-    ((200, False), "upload_error"),
     ((200, {"success": False}), "upload_error"),
     ((200, {"data": {"id": "abc"}, "success": False, "status": 200}), "upload_error"),
     ((200, {"data": "An error occurred", "success": False, "status": 500}), "upload_error"),
@@ -165,7 +179,7 @@ def meaning(
 
 @pytest.mark.parametrize(("answer", "expected"), CATALOGUE)
 def test_every_response_of_the_catalogue_has_its_error(
-    answer: tuple[int, Any], expected: str
+    answer: tuple[Any, ...], expected: str
 ) -> None:
     error = meaning(*answer)
     assert error.name == expected
@@ -188,8 +202,10 @@ def test_every_response_of_the_catalogue_has_its_error(
         (page("Access denied", 403), "upload_blocked"),
     ],
 )
-def test_an_error_about_one_image_has_its_own_code(answer: tuple[int, Any], expected: str) -> None:
-    assert meaning(*answer, about="aB3dE6gH9jK2mN5").name == expected
+def test_an_error_about_one_image_has_its_own_code(answer: tuple[Any, ...], expected: str) -> None:
+    status, body, *headers = answer
+    fields = headers[0] if headers else None
+    assert meaning(status, body, fields, about="aB3dE6gH9jK2mN5").name == expected
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 429, 500])
@@ -245,6 +261,8 @@ def test_a_page_is_never_quoted(status: int) -> None:
         ("over\x1b[31m\x00\x7f", "over [31m"),
         ("<img\nsrc=x>over", "over"),
         ("<<b>b>over", "b>over"),
+        ("a < b", "a   b"),
+        ("\ud800\u2028over\x9b", "over"),
     ],
 )
 @pytest.mark.parametrize("shape", [text, edge])
@@ -264,8 +282,27 @@ def test_control_characters_of_imgurs_text_are_removed(said: str) -> None:
 
 @pytest.mark.parametrize("character", ["x", "<"])
 def test_a_message_of_any_length_is_cut(character: str) -> None:
-    """At once: a pattern on a million of `<` would take half an hour."""
+    """At once: a pattern on a million of `<` could take half an hour."""
     assert len(meaning(*text(character * 1_000_000, 400)).message) < 500
+
+
+@pytest.mark.parametrize("value", [10**4_000, "9" * 10_000, 4.29e2, [429], {"a": 1}, True, None])
+def test_a_code_of_any_type_and_size_is_no_code(value: object) -> None:
+    body = {"data": {"error": {"code": value, "message": "No."}}, "status": value}
+    assert meaning(400, body).name == "unknown_rejection"
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"data":' * 100_000, b"9" * 10_000, b"\xff"])
+def test_a_body_that_is_no_json_or_too_deep_is_none(body: bytes) -> None:
+    assert read_json(body) is None
+
+
+@pytest.mark.parametrize("is_by_edge", [True, False])
+def test_a_block_with_rate_limits_is_by_imgurs_api_and_not_by_its_edge(is_by_edge: bool) -> None:
+    limits = {} if is_by_edge else {"x-ratelimit-userremaining": "500"}
+    error = meaning(*edge("Something", 403), limits)
+    assert isinstance(error, errors.UploadBlocked)
+    assert error.is_by_edge is is_by_edge
 
 
 # How long to wait

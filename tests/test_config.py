@@ -51,6 +51,7 @@ SAMPLES: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
 # Options that take less than their unit says.
 NARROWER: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
     "temp_bytes": (("2000000000", 2_000_000_000), ("3000000000", 3_000_000_000)),
+    "imgur_client_id": (("one", "one"), ("two", "two")),
     "client_ids": (("one, two=500/9", ("one", "two=500/9")), ("three=10", ("three=10",))),
     "api_token": (("abc-1, d/e+f==", ("abc-1", "d/e+f==")), ("x,,", ("x",))),
     "cors_origin": (
@@ -149,6 +150,8 @@ def test_the_imgur_options_are_read_from_their_usual_environment_names() -> None
     assert environment_name("imgur_client_id") == "IMGUR_CLIENT_ID"
     assert environment_name("max_bytes") == "IMAGELOAD_MAX_BYTES"
     assert parse([], {"IMGUR_CLIENT_ID": "abc"}).imgur_client_id == "abc"
+    with pytest.raises(SystemExit):
+        parse([], {"IMGUR_CLIENT_ID": " "})
     assert parse([], {"IMAGELOAD_IMGUR_CLIENT_ID": "abc"}).imgur_client_id == ""
 
 
@@ -300,6 +303,11 @@ def test_settings_are_frozen() -> None:
         ({"imgur_refresh_token": "t"}, "IMGUR_CLIENT_SECRET"),
         ({"imgur_base_url": "api.imgur.com"}, "--imgur-base-url"),
         ({"client_ids": ("one", "two")}, "IMGUR_CLIENT_ID, which is not set"),
+        ({"imgur_client_id": "  "}, "is blank or has a space"),
+        ({"imgur_client_id": "a\r\nb"}, "is blank or has a space"),
+        ({"imgur_client_id": "one", "client_ids": ("t wo",)}, "is blank or has a space"),
+        ({"imgur_client_id": "one", "client_ids": (" =5/5",)}, "is blank or has a space"),
+        ({"imgur_client_id": "one", "client_ids": ("",)}, "--client-ids are written as id"),
         ({"imgur_client_id": "one", "client_ids": ("two", "one=9/9")}, "one of the ids twice"),
         ({"imgur_client_id": "one", "client_ids": ("two", "two")}, "one of the ids twice"),
         ({"cors_origin": ("https://a.example/",)}, "--cors-origin"),

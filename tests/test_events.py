@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from imageload.errors import Failure
 from imageload.job import (
     AlbumEnded,
+    AlbumMade,
     Change,
     Downloaded,
     Failed,
@@ -267,7 +268,8 @@ def test_a_stream_stays_open_until_the_album_is_made_too(service: RunningService
     apply(service, job, Started(), Failed(0, FAILURE))
     with subscribe(service, job.job_id) as subscriber:
         subscriber.until("image")
-        apply(service, job, AlbumEnded(link="https://imgur.com/a/1"))
+        apply(service, job, AlbumMade("1", "https://imgur.com/a/1"))
+        apply(service, job, AlbumEnded())
         complete = subscriber.until("complete")[-1]
     assert complete.data["album"]["link"] == "https://imgur.com/a/1"
 

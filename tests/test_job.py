@@ -26,6 +26,7 @@ from imageload.errors import DownloadError, IllegalChange
 from imageload.job import (
     STATES,
     AlbumEnded,
+    AlbumMade,
     AlbumReopened,
     CallbackEnded,
     Change,
@@ -142,7 +143,8 @@ CHANGES: list[Change] = [
     Started(),
     PurgeBegun(),
     PurgeEnded(album_failure=FAILURE),
-    AlbumEnded("abc", "https://imgur.com/a/abc", SECRET),
+    AlbumMade("abc", "https://imgur.com/a/abc", SECRET),
+    AlbumEnded(FAILURE),
     AlbumReopened(),
     CallbackEnded(7, FAILURE),
     *(change(kind, 3) for kind in LEADS_TO),
@@ -294,7 +296,8 @@ def test_a_finished_job_is_restored_unchanged() -> None:
     job.apply(Started())
     bring_to(job, "completed", 0)
     bring_to(job, "failed", 1)
-    job.apply(AlbumEnded("abc", "https://imgur.com/a/abc", SECRET))
+    job.apply(AlbumMade("abc", "https://imgur.com/a/abc", SECRET))
+    job.apply(AlbumEnded())
     again = restored(job)
     assert again.snapshot() == job.snapshot()
     assert (again.dedupe, again.created, len(again)) == (False, job.created, 2)
@@ -334,18 +337,22 @@ def test_a_job_is_not_finished_before_its_album_is() -> None:
     job = Job([url(0)], album="Birds")
     bring_to(job, "completed")
     assert not job.summary().finished
-    job.apply(AlbumEnded("abc", "https://imgur.com/a/abc", SECRET))
+    job.apply(AlbumMade("abc", "https://imgur.com/a/abc", SECRET))
+    assert not job.summary().finished, "it may still be filled"
+    job.apply(AlbumEnded())
     assert job.summary().finished
     shown = {"title": "Birds", "link": "https://imgur.com/a/abc", "error": None}
     assert album_json(job.summary().album) == shown
-    with pytest.raises(IllegalChange):
-        job.apply(AlbumEnded())
+    for late in (AlbumEnded(), AlbumMade("abd", "https://imgur.com/a/abd")):
+        with pytest.raises(IllegalChange):
+            job.apply(late)
 
 
 def test_a_requeued_image_reopens_the_same_album() -> None:
     job = Job([url(0)], album="Birds")
     job.apply(Failed(0, FAILURE))
-    job.apply(AlbumEnded("abc", "https://imgur.com/a/abc", SECRET))
+    job.apply(AlbumMade("abc", "https://imgur.com/a/abc", SECRET))
+    job.apply(AlbumEnded())
     job.apply(Requeued(0))
     album = job.summary().album
     assert album is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from imageload.jobs import Jobs, WindowRules
 from imageload.retry import RetryRule
 from imageload.store.memory import MemoryStore
 from imageload.targets.imgur.gate import Gate
-from imageload.targets.imgur.quota import Quotas
+from imageload.targets.imgur.quota import UPLOAD, Quotas
 from tests.raising import raises_refused
 from tests.waiting import PATIENCE, wait_until
 from tests.wired import Folder, SlowStore, Tap, Wired, link_of, urls
@@ -56,7 +55,7 @@ class Requests:
             self.deleted.add(route.partition("/")[2])
             return True
         if method == "POST" and "album" in route:
-            self.albums.append(fields["deletehashes[]"])
+            self.albums.append(fields["deletehashes"])
         return {"id": "alb", "deletehash": "albhash"}
 
 
@@ -83,7 +82,7 @@ def test_in_an_outage_only_so_many_images_of_a_job_wait_for_another(
     quotas.each[0].block_until_asked(3_600)
     tap = Tap(folder.download)
     wired = wire(tap)
-    wired.target.gate = Gate(quotas, math.inf)
+    wired.target.gate = Gate(quotas, UPLOAD)
     assert wired.target.gate.seconds_to_next(0) > 0
     job = wired.start(urls(1) * 3_000, dedupe=True)
     tap.next(1)

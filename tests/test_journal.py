@@ -31,6 +31,7 @@ from msgspec.structs import replace
 from imageload.errors import Failure, IllegalChange, StoreUnavailable
 from imageload.job import (
     AlbumEnded,
+    AlbumMade,
     CallbackEnded,
     Change,
     Downloaded,
@@ -165,12 +166,24 @@ def test_images_sent_before_a_stop_are_maybe_duplicates(path: Path) -> None:
     assert again.image(0).maybe_duplicate
 
 
+def test_an_album_that_is_being_filled_is_known_after_a_restart(path: Path) -> None:
+    job = Job([url(0)], album="Birds")
+    with opened(path) as (journal, _):
+        journal.accept([job])
+        fail(journal, job)
+        record(journal, job, AlbumMade("abc", "https://imgur.com/a/abc", SECRET))
+    (again,) = restored_from(path).jobs
+    assert again.summary().album == job.summary().album
+    assert not again.summary().finished
+
+
 def test_an_album_reopened_by_a_retry_is_open_after_a_restart(path: Path) -> None:
     job = Job([url(0)], album="Birds")
     with opened(path) as (journal, _):
         journal.accept([job])
         fail(journal, job)
-        record(journal, job, AlbumEnded("abc", "https://imgur.com/a/abc", SECRET))
+        record(journal, job, AlbumMade("abc", "https://imgur.com/a/abc", SECRET))
+        record(journal, job, AlbumEnded())
         flush(journal)
         record(journal, job, Requeued(0))
     (again,) = restored_from(path).jobs
@@ -217,7 +230,8 @@ def change_of(job: Job, index: int, kind: str, attempts: int) -> Change:
         "again": Requeued(index),
         "gone": Purged(index, failure),
         "stays": PurgeFailed(index, failure),
-        "album": AlbumEnded("abc", "https://imgur.com/a/abc", SECRET, failure),
+        "album": AlbumEnded(failure),
+        "made": AlbumMade("abc", "https://imgur.com/a/abc", SECRET),
         "told": CallbackEnded(job.version, failure if attempts > 3 else None),
     }
     return changes[kind]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 import pytest
 
 from sandbox.testing import RunningSandbox, running_sandbox
-from tests.jobs import all_landed, urls
+from tests.imgur_server import Received, imgur_server, landed, rejected, response
+from tests.jobs import all_landed, codes, distinct, urls
 from tests.origin import IMAGES, Origin
 from tests.service import RunningService, running_service, wired
 from tests.waiting import PATIENCE, wait_until
 
 PNG = "png-rgb.png"
+NO_CONTENT = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"
 
 
 # Budgets
@@ -45,7 +48,7 @@ def test_a_backlog_larger_than_a_budget_is_uploaded(
 
         def is_waiting() -> bool:
             quotas.append(service.get("/v1/quota").json())
-            return quotas[-1]["waiting_for"] == budget and quotas[-1]["parked"] > 0
+            return bool(quotas[-1]["waiting_for"] == budget and quotas[-1]["parked"] > 0)
 
         wait_until(is_waiting)
         quota = quotas[-1]
@@ -95,6 +98,19 @@ def test_a_429_without_any_hint_parks_and_is_no_attempt(
         assert {each["attempts"] for each in service.records(job_id).values()} == {1}
     assert sandbox.stats()["answers"]["429"] == 4
     assert sandbox.stats()["requests"]["upload"] == 34
+
+
+def test_an_image_that_was_refused_and_waits_is_no_duplicate_after_a_crash(
+    tmp_path: Path, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    sandbox.fault("429", rate_headers=False, count=0)
+    options = wired(sandbox, store=str(tmp_path / "journal"))
+    with running_service(tmp_path / "temp", **options) as service:
+        job_id = service.submit(urls(origin, 3), dedupe=False)
+        wait_until(lambda: service.get("/v1/quota").json()["parked"] == 3)
+        job = service.service.image_load.job_list_s[job_id]
+        wait_until(lambda: not any(job.image(n).uploading for n in range(3)))
+        assert sandbox.stats()["faults_met"]["429"] >= 1
 
 
 def test_the_client_id_with_room_uploads(tmp_path: Path, origin: Origin) -> None:
@@ -231,7 +247,210 @@ def test_wrong_credentials_defer_all_uploads_until_they_are_corrected(
         assert service.get("/readyz").json()["status"] == "ready"
 
 
+# Refusals of one endpoint
+
+REFUSALS = [
+    {"status": 403, "shape": 1},
+    {"status": 429, "shape": 3, "rate_headers": False},
+    {"status": 417, "message": "Internal expectation failed"},
+    {"status": 500, "message": "Internal Server Error"},
+    {"status": 503, "edge": True},
+]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal["status"])
+def test_uploads_go_on_while_imgur_refuses_albums(
+    tmp_path: Path, origin: Origin, sandbox: RunningSandbox, refusal: dict[str, Any]
+) -> None:
+    sandbox.fault(match="album", count=0, **refusal)
+    waits = {"outage_seconds": 0.5, "blocked_wait_seconds": 0.1, "quota_wait_seconds": 0.1}
+    with running_service(tmp_path / "temp", **wired(sandbox, **waits)) as service:
+        for each in range(3):
+            answer = service.post(json={"urls": urls(origin, 2, f"a{each}"), "album": "Birds"})
+            (job_id,) = answer.json()["jobId"]
+            sandbox.wait_for("album", each + 1)
+            plain = service.submit(urls(origin, 5, f"plain{each}"), dedupe=False)
+            assert all_landed(service, [plain, job_id])
+            (job,) = [
+                job
+                for job in service.get("/v1/images/upload").json()["jobs"]
+                if job["job_id"] == job_id
+            ]
+            assert job["album"]["error"]["code"] in (
+                "upload_blocked",
+                "rate_limited",
+                "upload_error",
+            )
+        assert service.get("/readyz").json()["waiting_for"] is None
+
+
+def test_a_job_whose_album_waits_says_so(
+    tmp_path: Path, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    sandbox.fault(match="album", status=403, count=0)
+    with running_service(tmp_path / "temp", **wired(sandbox, blocked_wait_seconds=0.5)) as service:
+        answer = service.post(json={"urls": urls(origin, 1), "album": "Birds"})
+        (job_id,) = answer.json()["jobId"]
+
+        def waits_for() -> object:
+            return service.get("/v1/images/upload").json()["jobs"][0]["waiting_for"]
+
+        wait_until(lambda: waits_for() == "blocked")
+        assert service.get("/v1/quota").json()["waiting_for"] is None, "uploads do not wait"
+        sandbox.clear_faults()
+        service.finish(job_id)
+        assert waits_for() is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason", "sentence"),
+    [
+        ({"match": "upload", "status": 403}, "blocked_id", "Imgur refuses this client id."),
+        ({"match": "any", "status": 403}, "blocked_id", "Imgur refuses this client id."),
+        ({"match": "any", "status": 403, "edge": True}, "blocked_address", "this address."),
+        ({"fault": "forbidden", "match": "any"}, "blocked_address", "this address."),
+    ],
+)
+def test_a_block_says_if_it_concerns_the_client_id_or_the_address(
+    tmp_path: Path,
+    origin: Origin,
+    sandbox: RunningSandbox,
+    fields: dict[str, Any],
+    reason: str,
+    sentence: str,
+) -> None:
+    with running_service(tmp_path / "temp", **wired(sandbox, blocked_wait_seconds=0.3)) as service:
+        assert all_landed(service, [service.submit(urls(origin, 1, "first"))])
+        asked = sandbox.stats()["requests"]["credits"]
+        fields = dict(fields)
+        sandbox.fault(fields.pop("fault", "answer"), count=0, **fields)
+        job_id = service.submit(urls(origin, 5), dedupe=False)
+        wait_until(lambda: service.get("/readyz").json()["waiting_for"] == reason)
+        assert sentence in service.get("/readyz").json()["reason"]
+        job = service.get("/v1/images/upload").json()["jobs"][0]
+        assert job["waiting_for"] == reason
+        refused = sandbox.stats()["requests"]["upload"]
+        sandbox.wait_for("upload", refused + 1)
+        wait_until(lambda: service.get("/readyz").json()["waiting_for"] == reason)
+        assert sandbox.stats()["requests"]["credits"] == asked + 1, "it is asked once"
+        sandbox.clear_faults()
+        assert all_landed(service, [job_id])
+
+
+# Rejections of every image
+
+
+def test_a_rejection_that_hits_every_image_is_waited_out(
+    tmp_path: Path, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    sandbox.fault(match="upload", status=400, message="Something new.", count=0)
+    with running_service(tmp_path / "temp", **wired(sandbox)) as service:
+        job_id = service.submit(distinct(origin, 40), dedupe=False)
+        wait_until(lambda: service.get("/readyz").json()["waiting_for"] == "unavailable")
+        assert "Something new." in service.get("/readyz").json()["reason"]
+        sandbox.clear_faults()
+        uploaded = service.finish(job_id)["uploaded"]
+    assert len(uploaded["completed"]) == 38
+    assert len(uploaded["failed"]) == 2, "those before the third"
+
+
+def test_a_rejection_that_hits_every_image_for_too_long_fails_them_with_its_sentence(
+    tmp_path: Path, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    sandbox.fault(match="upload", status=400, message="Something new.", count=0)
+    with running_service(tmp_path / "temp", **wired(sandbox, outage_seconds=0.5)) as service:
+        job_id = service.submit(distinct(origin, 40), dedupe=False)
+        assert len(service.finish(job_id)["uploaded"]["failed"]) == 40
+        errors = [each["error"] for each in service.records(job_id).values()]
+        assert all("Something new." in error["message"] for error in errors)
+
+
+def test_images_that_imgur_really_rejects_delay_no_other_job_for_long(
+    tmp_path: Path, origin: Origin
+) -> None:
+    """In words that nobody knows. They end as soon as another image has landed."""
+    numbers = itertools.count()
+
+    def respond(request: Received) -> bytes:
+        if b"bad" in request.body:
+            return rejected("Something new.")
+        return landed(imgur.url, f"a{next(numbers)}")
+
+    with imgur_server(respond) as imgur:
+        options = {"imgur_base_url": imgur.url, "imgur_link_base": imgur.url}
+        with running_service(tmp_path / "temp", **options) as service:
+            bad = service.submit(distinct(origin, 100, "bad"), dedupe=False)
+            wait_until(lambda: service.get("/readyz").json()["waiting_for"] == "unavailable")
+            good = service.submit(distinct(origin, 5, "good"), dedupe=False)
+            assert all_landed(service, [good])
+            assert len(service.finish(bad)["uploaded"]["failed"]) == 100
+            assert set(codes(service, bad)) == {"upload_rejected"}
+        assert imgur.uploads() < 250, "most were sent once or twice"
+
+
 # Answers that are lost
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"null", b"[]", b"42", b'"ok"', b'{"data":{"id":"aB3","li', b'{"data":"\xff\xfe"}', None],
+)
+def test_an_image_whose_response_is_no_object_is_sent_once_more_and_marked(
+    tmp_path: Path, origin: Origin, body: bytes | None
+) -> None:
+    def respond(request: Received) -> bytes:
+        if request.line != "POST /3/upload" or imgur.uploads() > 1:
+            return landed(imgur.url, "aB3")
+        return NO_CONTENT if body is None else response(body)
+
+    with imgur_server(respond) as imgur:
+        options = {"imgur_base_url": imgur.url, "imgur_link_base": imgur.url}
+        with running_service(tmp_path / "temp", **options) as service:
+            job_id = service.submit(urls(origin, 1))
+            assert all_landed(service, [job_id])
+            (record,) = service.records(job_id).values()
+            assert (record["attempts"], record["maybe_duplicate"]) == (2, True)
+            assert imgur.uploads() == 2
+            imgur.respond = lambda _: response(b"null")
+            job_id = service.submit(distinct(origin, 1), dedupe=False)
+            assert codes_after(service, job_id) == ["upload_error"]
+            assert imgur.uploads() == 4, "once more at most"
+
+
+def codes_after(service: RunningService, job_id: str) -> list[str | None]:
+    """The error codes of the job's images once it is finished."""
+    service.finish(job_id)
+    return codes(service, job_id)
+
+
+def test_a_page_in_place_of_the_response_is_a_gateways_and_no_lost_response(
+    tmp_path: Path, origin: Origin
+) -> None:
+    page = response(b"<html>Log in</html>", content_type="text/html; charset=utf-8")
+    with imgur_server(lambda _: page) as imgur:
+        options = {"imgur_base_url": imgur.url, "imgur_link_base": imgur.url}
+        with running_service(tmp_path / "temp", **options) as service:
+            job_id = service.submit(urls(origin, 1))
+            wait_until(lambda: service.get("/readyz").json()["waiting_for"] == "unavailable")
+            imgur.respond = lambda _: landed(imgur.url, "aB3")
+            assert all_landed(service, [job_id])
+            (record,) = service.records(job_id).values()
+            assert not record["maybe_duplicate"]
+
+
+def test_a_job_posted_after_an_outage_lands_though_the_outage_was_long(
+    tmp_path: Path, origin: Origin
+) -> None:
+    """The next probe may be later than the job's own time would allow."""
+    page = response(b"<html>Sorry</html>", content_type="text/html")
+    with imgur_server(lambda _: page) as imgur:
+        options = {"imgur_base_url": imgur.url, "imgur_link_base": imgur.url}
+        with running_service(tmp_path / "t", outage_seconds=1.0, **options) as service:
+            lost = service.submit(urls(origin, 2, "lost"), dedupe=False)
+            assert set(codes_after(service, lost)) == {"upload_error"}
+            imgur.respond = lambda _: landed(imgur.url, "aB3")
+            late = service.submit(urls(origin, 5, "late"), dedupe=False)
+            assert all_landed(service, [late])
 
 
 @pytest.mark.parametrize("fault", ["reset_after_body", "504"])
@@ -339,13 +558,12 @@ def test_requests_for_a_first_access_token_back_off(
     tmp_path: Path, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     options = with_account(sandbox)
-    sandbox.fault("503", match="oauth", count=2)
+    sandbox.fault("503", match="oauth", count=5)
     with running_service(tmp_path / "temp", **wired(sandbox, **options)) as service:
         job_id = service.submit(urls(origin, 40), dedupe=False)
         wait_until(lambda: service.get("/v1/quota").json()["waiting_for"] == "unavailable")
         assert all_landed(service, [job_id])
-        assert {each["attempts"] for each in service.records(job_id).values()} == {1}
-    assert sandbox.stats()["requests"]["oauth"] == 3
+    assert sandbox.stats()["requests"]["oauth"] == 6
 
 
 def test_a_refused_refresh_token_is_sent_once(
@@ -359,7 +577,7 @@ def test_a_refused_refresh_token_is_sent_once(
         service.submit(urls(origin, 40), dedupe=False)
         wait_until(lambda: service.get("/v1/quota").json()["parked"] == 40)
         assert service.get("/readyz").json()["waiting_for"] == "credentials"
-        backoff = service.service.target.quotas.each[0].backoff
+        backoff = service.service.target.quotas.each[0].access.backoff
         assert backoff is not None
         assert backoff.blocked_until < time.monotonic() + 60, (
             "the first wait, and not one that doubled"

@@ -10,6 +10,7 @@ import pytest
 from imageload.errors import StoreUnavailable
 from imageload.job import (
     AlbumEnded,
+    AlbumMade,
     Change,
     Downloaded,
     Job,
@@ -20,8 +21,8 @@ from imageload.job import (
     Report,
     Uploaded,
 )
+from imageload.targets.imgur.breaker import Terms
 from imageload.targets.imgur.purge import purge
-from imageload.targets.imgur.quota import Terms
 from imageload.targets.imgur.uploader import Imgur
 from sandbox.testing import RunningSandbox
 from tests.test_uploads import Target, target_at, uploads
@@ -44,7 +45,7 @@ class Purging:
         self.forgotten: set[str] = set()
         self.trouble: Exception | None = None
 
-    def job(self, landed: list[Landed], album: AlbumEnded | None = None) -> Job:
+    def job(self, landed: list[Landed], album: AlbumMade | None = None) -> Job:
         """A job whose images are completed."""
         urls = [f"http://origin.example/{n}" for n in range(len(landed))]
         job = Job(urls, album="My trip" if album is not None else None)
@@ -53,6 +54,7 @@ class Purging:
             job.apply(Uploaded(index, each.link, each.deletehash))
         if album is not None:
             job.apply(album)
+            job.apply(AlbumEnded())
         self.jobs.append(job)
         return job
 
@@ -86,7 +88,7 @@ def test_images_and_album_are_deleted(target: Target, sandbox: RunningSandbox) -
     async def run() -> Job:
         landed = await asyncio.gather(*uploads(purging.imgur, 20))
         made = await purging.imgur.request("job", "POST", "album", {"title": "My trip"})
-        album = AlbumEnded(made["id"], "link", made["deletehash"])
+        album = AlbumMade(made["id"], "link", made["deletehash"])
         job = purging.job([*landed, landed[0]], album)
         await purging.purge(job)
         return job
@@ -120,7 +122,7 @@ def test_of_two_jobs_with_an_image_the_second_to_be_purged_deletes_it(
 def test_an_image_that_cannot_be_deleted_stays_completed_and_says_why(
     target: Target, sandbox: RunningSandbox
 ) -> None:
-    purging = Purging(target.imgur(terms=Terms(blocked_wait=0.05), outage_seconds=0.2))
+    purging = Purging(target.imgur(terms=Terms(blocked_wait=0.05, outage_seconds=0.2)))
 
     async def run() -> Job:
         landed = await asyncio.gather(*uploads(purging.imgur, 2))

@@ -10,13 +10,25 @@ import asyncio
 import itertools
 import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from imageload import errors
 from imageload.errors import ImageError, UploadError
+from imageload.targets.imgur.breaker import Backoff, Terms
 from imageload.targets.imgur.budget import BudgetView
-from imageload.targets.imgur.quota import UPLOAD_COST, Backoff, Quota, Quotas, Reservation, Terms
+from imageload.targets.imgur.gate import Gate
+from imageload.targets.imgur.quota import (
+    ALBUM,
+    ASKING,
+    DELETION,
+    UPLOAD,
+    Kind,
+    Quota,
+    Quotas,
+    Reservation,
+)
 from tests.imgur_model import Clock
 from tests.waiting import PATIENCE
 
@@ -44,6 +56,7 @@ PLENTY = told((500, 400, HOUR), (12_500, 12_000, DAY), (1_250, 1_200, HOUR))
 DOWN = errors.UploadError("unavailable", "Imgur is out of order.")
 BLOCK = errors.UploadBlocked("These actions are forbidden.")
 UNKNOWN = errors.CredentialsRefused("Imgur does not take the client id.")
+RENEWAL = UPLOAD._replace(cost=0, post=False)
 TOO_FAST = errors.QuotaExceeded("Too fast.")
 
 
@@ -82,19 +95,19 @@ def finish(
 
 def upload(quota: Quota, found: Told | None = None, error: ImageError | None = None) -> None:
     """An upload from its begin to its end."""
-    finish(quota.try_reserve(UPLOAD_COST, post=True), found, error)
+    finish(quota.try_reserve(UPLOAD), found, error)
 
 
 def refusal(quota: Quota, *, post: bool = True) -> UploadError:
     """The error that blocks an upload, or a call with `post=False`."""
     with pytest.raises(UploadError) as caught:
-        quota.try_reserve(UPLOAD_COST, post=True) if post else quota.try_reserve()
+        quota.try_reserve(UPLOAD if post else DELETION)
     return caught.value
 
 
 def seconds_to_open(quotas: Quotas) -> float:
     """How long until an upload may be sent."""
-    return quotas.seconds_to_open(quotas.blocked(UPLOAD_COST, post=True))
+    return quotas.seconds_to_open(quotas.blocked(UPLOAD))
 
 
 def take_all(quota: Quota) -> list[Reservation]:
@@ -102,7 +115,7 @@ def take_all(quota: Quota) -> list[Reservation]:
     reservations: list[Reservation] = []
     while len(reservations) < 2_000:
         try:
-            reservations.append(quota.try_reserve(UPLOAD_COST, post=True))
+            reservations.append(quota.try_reserve(UPLOAD))
         except UploadError:
             break
     return reservations
@@ -118,9 +131,14 @@ def use_up(quota: Quota) -> int:
     return count
 
 
+def backoff_of(quota: Quota, kind: Kind = UPLOAD) -> Backoff | None:
+    """The backoff that is in the way of such a request: the client id's, or the endpoint's."""
+    return quota.access.backoff or quota.breakers[kind.endpoint].backoff
+
+
 def wait_for_backoff(quota: Quota, clock: Clock) -> float:
     """Set the clock to the end of the backoff; return its seconds."""
-    backoff = quota.backoff
+    backoff = backoff_of(quota)
     assert backoff is not None
     seconds = backoff.blocked_until - clock.now
     clock.now = backoff.blocked_until
@@ -154,7 +172,7 @@ def test_an_upload_needs_room_in_every_budget(
     error = refusal(quota)
     assert isinstance(error, errors.QuotaExceeded)
     assert (error.budget, error.retry_after) == (budget, wait)
-    blocked = quotas.blocked(UPLOAD_COST, post=True)
+    blocked = quotas.blocked(UPLOAD)
     assert blocked is not None
     assert (blocked.reason, blocked.until, blocked.message) == (
         budget,
@@ -166,7 +184,7 @@ def test_an_upload_needs_room_in_every_budget(
 
 def test_a_call_needs_one_credit_and_no_post(quota: Quota) -> None:
     upload(quota, told((500, 2, HOUR), (12_500, 12_000, DAY), (1_250, 0, HOUR)))
-    reservations = [quota.try_reserve() for _ in range(2)]
+    reservations = [quota.try_reserve(DELETION) for _ in range(2)]
     assert refusal(quota, post=False).retry_after is None, "it waits for what is under way"
     for reservation in reservations:
         reservation.end()
@@ -229,7 +247,7 @@ def test_budgets_returns_the_current_state_of_every_budget(
 
 
 def test_the_first_post_is_sent_alone(quotas: Quotas, quota: Quota) -> None:
-    first = quota.try_reserve(UPLOAD_COST, post=True)
+    first = quota.try_reserve(UPLOAD)
     assert refusal(quota).retry_after is None
     assert seconds_to_open(quotas) == math.inf
     finish(first, told((500, 50, HOUR)))
@@ -241,7 +259,7 @@ def test_one_upload_confirms_a_new_window_before_the_others_are_sent(
 ) -> None:
     upload(quota, told((500, 0, 60.0)))
     clock.now += 60.0
-    first = quota.try_reserve(UPLOAD_COST, post=True)
+    first = quota.try_reserve(UPLOAD)
     assert refusal(quota).retry_after is None
     clock.now += 1.0
     finish(first, told((500, 0, 5.0)), used_up("user", 5.0))
@@ -253,11 +271,11 @@ def test_one_upload_confirms_a_new_window_before_the_others_are_sent(
 
 def test_the_first_post_of_all_client_ids_is_sent_alone(clock: Clock) -> None:
     quotas = Quotas(2, clock=clock)
-    first = quotas.each[0].try_reserve(UPLOAD_COST, post=True)
+    first = quotas.each[0].try_reserve(UPLOAD)
     assert refusal(quotas.each[1]).retry_after is None
-    quotas.each[1].try_reserve().end()
+    quotas.each[1].try_reserve(DELETION).end()
     finish(first, told(posts=(1_250, 1, HOUR)))
-    quotas.each[1].try_reserve(UPLOAD_COST, post=True)
+    quotas.each[1].try_reserve(UPLOAD)
     assert refusal(quotas.each[0]).retry_after is None
 
 
@@ -277,7 +295,7 @@ def test_after_a_first_post_without_information_the_next_post_is_sent_alone(
 ) -> None:
     upload(quota, error=error)
     clock.now += 60.0
-    quota.try_reserve(UPLOAD_COST, post=True)
+    quota.try_reserve(UPLOAD)
     assert refusal(quota).retry_after is None
 
 
@@ -322,16 +340,16 @@ def test_a_429_that_names_a_budget_blocks_only_that_budget(
     quotas: Quotas, quota: Quota, budget: str, wait: float | None, until: float
 ) -> None:
     upload(quota, error=used_up(budget, wait))
-    blocked = quotas.blocked(UPLOAD_COST, post=True)
+    blocked = quotas.blocked(UPLOAD)
     assert blocked is not None
     assert (blocked.reason, blocked.until) == (budget, 1_000.0 + until)
-    assert quota.backoff is None, "it is no more than that"
+    assert backoff_of(quota) is None, "it is no more than that"
 
 
 def test_used_up_posts_leave_other_calls_alone(quotas: Quotas, quota: Quota) -> None:
     upload(quota, error=used_up("posts", 30.0))
-    assert quotas.blocked(UPLOAD_COST, post=True) is not None
-    quota.try_reserve().end()
+    assert quotas.blocked(UPLOAD) is not None
+    quota.try_reserve(DELETION).end()
 
 
 def test_the_backoff_after_a_429_without_a_budget_doubles_up_to_an_hour(
@@ -364,10 +382,10 @@ def test_a_429_with_a_budget_but_no_time_starts_the_same_backoff(
 def test_a_429_to_a_request_of_the_last_window_blocks_nothing(quota: Quota, clock: Clock) -> None:
     upload(quota, told((500, 20, 60.0)))
     clock.now += 59.0
-    late = quota.try_reserve(UPLOAD_COST, post=True)
+    late = quota.try_reserve(UPLOAD)
     clock.now += 2.0
     finish(late, told((500, 0, HOUR)), used_up("user", HOUR))
-    assert quota.backoff is None
+    assert backoff_of(quota) is None
     assert use_up(quota) == 50
 
 
@@ -393,7 +411,7 @@ def test_many_429s_of_requests_in_flight_together_start_one_backoff(
     quota: Quota, clock: Clock
 ) -> None:
     upload(quota)
-    for reservation in [quota.try_reserve(UPLOAD_COST, post=True) for _ in range(20)]:
+    for reservation in [quota.try_reserve(UPLOAD) for _ in range(20)]:
         clock.now += 0.125
         finish(reservation, error=TOO_FAST)
     clock.now = 1_000.125
@@ -405,7 +423,7 @@ def test_a_429_without_a_budget_is_attributed_to_a_budget_known_to_be_empty(
 ) -> None:
     upload(quota, told((500, 10, 300.0)))
     upload(quota, told((500, 0, 300.0)), TOO_FAST)
-    assert quota.backoff is None
+    assert backoff_of(quota) is None
     assert refusal(quota).retry_after == 300.0
     clock.now += 300.0
     assert use_up(quota) == 50
@@ -414,14 +432,14 @@ def test_a_429_without_a_budget_is_attributed_to_a_budget_known_to_be_empty(
 # Backoff
 
 
-def test_a_block_stops_all_requests_for_longer_each_time(quota: Quota, clock: Clock) -> None:
+def test_a_block_stops_its_endpoint_for_longer_each_time(quota: Quota, clock: Clock) -> None:
     waits = []
     for _ in range(5):
         upload(quota, error=BLOCK)
         error = refusal(quota)
         assert isinstance(error, errors.UploadBlocked)
         assert error.message == BLOCK.message
-        assert isinstance(refusal(quota, post=False), errors.UploadBlocked), "calls too"
+        quota.try_reserve(DELETION).end()
         waits.append(wait_for_backoff(quota, clock))
     assert waits == [600, 1_200, 2_400, 3_600, 3_600]
 
@@ -431,28 +449,28 @@ def test_one_probe_decides_after_a_backoff(quotas: Quotas, quota: Quota, clock: 
     upload(quota, error=BLOCK)
     clock.now += 600.0
     assert seconds_to_open(quotas) == 0.0
-    probe = quota.try_reserve(UPLOAD_COST, post=True)
+    probe = quota.try_reserve(UPLOAD)
     assert seconds_to_open(quotas) == math.inf
     assert refusal(quota).retry_after is None
     probe.end()
-    assert quota.backoff is None
+    assert backoff_of(quota) is None
     assert len(take_all(quota)) == 1_000
 
 
 def test_a_probe_without_information_is_followed_by_another(quota: Quota, clock: Clock) -> None:
     upload(quota, error=BLOCK)
     clock.now += 600.0
-    probe = quota.try_reserve(UPLOAD_COST, post=True)
+    probe = quota.try_reserve(UPLOAD)
     probe.end(errors.Shutdown("Cancelled."))
-    assert quota.backoff is not None
-    quota.try_reserve(UPLOAD_COST, post=True)
+    assert backoff_of(quota) is not None
+    quota.try_reserve(UPLOAD)
 
 
 def test_a_rejected_image_ends_a_backoff(quota: Quota, clock: Clock) -> None:
     upload(quota, error=BLOCK)
     clock.now += 600.0
     upload(quota, error=errors.UploadError("upload_rejected", "No image."))
-    assert quota.backoff is None
+    assert backoff_of(quota) is None
 
 
 @pytest.mark.parametrize("late", [BLOCK, DOWN, TOO_FAST])
@@ -460,21 +478,21 @@ def test_a_late_failure_of_an_earlier_request_does_not_lengthen_a_backoff(
     quota: Quota, clock: Clock, late: UploadError
 ) -> None:
     upload(quota)
-    reservations = [quota.try_reserve(UPLOAD_COST, post=True) for _ in range(6)]
+    reservations = [quota.try_reserve(UPLOAD) for _ in range(6)]
     clock.now += 1.0
     reservations.pop().end(BLOCK)
-    began = quota.backoff
+    began = backoff_of(quota)
     for reservation in reservations:
         clock.now += 10.0
         reservation.end(late)
-    assert quota.backoff == began == Backoff("blocked", BLOCK.message, 1_001.0, 600.0)
+    assert backoff_of(quota) == began == Backoff("blocked", BLOCK.message, 1_001.0, 600.0)
 
 
 def test_a_late_success_of_an_earlier_request_does_not_end_a_backoff(
     quota: Quota, clock: Clock
 ) -> None:
     upload(quota)
-    early, other = (quota.try_reserve(UPLOAD_COST, post=True) for _ in range(2))
+    early, other = (quota.try_reserve(UPLOAD) for _ in range(2))
     clock.now += 1.0
     early.end(BLOCK)
     other.end()
@@ -496,7 +514,7 @@ def test_three_failures_in_a_row_are_an_outage(
     upload(quota)
     for _ in range(2):
         upload(quota, error=trouble)
-        assert quota.backoff is None
+        assert backoff_of(quota) is None
     upload(quota, error=trouble)
     error = refusal(quota)
     assert error.name == "unavailable"
@@ -521,7 +539,7 @@ def test_a_response_between_failures_resets_their_count(
 ) -> None:
     for error in (DOWN, DOWN, success, DOWN, DOWN):
         upload(quota, error=error)
-    assert quota.backoff is None
+    assert backoff_of(quota) is None
 
 
 def test_one_success_after_an_outage_allows_all_uploads_again(quota: Quota, clock: Clock) -> None:
@@ -531,7 +549,7 @@ def test_one_success_after_an_outage_allows_all_uploads_again(quota: Quota, cloc
     wait_for_backoff(quota, clock)
     upload(quota)
     assert len(take_all(quota)) == 1_000
-    assert quota.backoff is None
+    assert backoff_of(quota) is None
 
 
 def test_wrong_credentials_stop_all_however_long_until_asking_shows_them_right(
@@ -542,32 +560,176 @@ def test_wrong_credentials_stop_all_however_long_until_asking_shows_them_right(
         clock.now += 10_000.0
         assert isinstance(refusal(quota), errors.CredentialsRefused)
         assert seconds_to_open(quotas) == 1.0, "it is not looked at all the time"
-    quota.try_reserve(asking=True).end()
+    quota.try_reserve(ASKING).end()
     upload(quota)
-    assert quota.backoff is None
+    assert backoff_of(quota) is None
     assert len(take_all(quota)) == 1_000
 
 
-@pytest.mark.parametrize("trouble", [UNKNOWN, BLOCK, DOWN])
-def test_reading_the_limits_in_a_backoff_allows_one_probe(
-    quota: Quota, clock: Clock, trouble: UploadError
+def test_reading_the_limits_after_a_refusal_of_the_client_id_allows_one_probe(
+    quota: Quota, clock: Clock
 ) -> None:
-    while quota.backoff is None:
-        upload(quota, error=trouble)
+    upload(quota, error=UNKNOWN)
     first = wait_for_backoff(quota, clock)
     clock.now -= 0.5
-    quota.try_reserve(asking=True).end()
-    probe = quota.try_reserve(UPLOAD_COST, post=True)
+    quota.try_reserve(ASKING).end()
+    probe = quota.try_reserve(UPLOAD)
     assert refusal(quota).retry_after is None
-    probe.end(trouble)
+    probe.end(UNKNOWN)
     assert wait_for_backoff(quota, clock) == 2 * first, "it is the same trouble yet"
+
+
+@pytest.mark.parametrize("trouble", [BLOCK, DOWN, TOO_FAST])
+@pytest.mark.parametrize("other", [ALBUM, DELETION, ASKING])
+def test_a_refusal_concerns_its_endpoint_alone(
+    quotas: Quotas, quota: Quota, trouble: UploadError, other: Kind
+) -> None:
+    upload(quota)
+    for _ in range(3):
+        if quotas.blocked(other) is None:
+            quota.try_reserve(other).end(trouble)
+    assert other is ASKING or quotas.blocked(other) is not None
+    assert quotas.blocked(UPLOAD) is None
+    upload(quota)
+    assert other is ASKING or quotas.blocked(other) is not None, "an upload is no probe of it"
+
+
+def test_a_used_up_budget_and_a_refused_client_id_concern_every_endpoint(
+    quotas: Quotas, quota: Quota, clock: Clock
+) -> None:
+    quota.try_reserve(ALBUM).end(used_up("user", 60.0))
+    assert quotas.blocked(UPLOAD) is not None
+    clock.now += 60.0
+    quota.try_reserve(ALBUM).end(UNKNOWN)
+    blocked = quotas.blocked(UPLOAD)
+    assert blocked is not None
+    assert blocked.reason == "credentials"
+
+
+def test_a_429_that_names_a_time_and_no_budget_is_waited_out_by_its_endpoint(
+    quotas: Quotas, quota: Quota, clock: Clock
+) -> None:
+    upload(quota)
+    for seconds in (720.0, 300.0):
+        upload(quota, error=errors.QuotaExceeded("Too fast.", retry_after=seconds))
+        assert quotas.blocked(DELETION) is None
+        assert wait_for_backoff(quota, clock) == seconds, "and not twice the last wait"
+    upload(quota)
+    assert len(take_all(quota)) == 1_000, "Imgur said how long, so there is no slow start"
+
+
+def test_an_endpoint_that_refuses_one_client_id_serves_the_next(clock: Clock) -> None:
+    quotas = Quotas(2, clock=clock)
+    quotas.each[0].try_reserve(ALBUM).end(BLOCK)
+    assert quotas.best(ALBUM) is quotas.each[1]
+    assert quotas.outage_seconds("albums") == 0.0
+    quotas.each[1].try_reserve(ALBUM).end(BLOCK)
+    clock.now += 5.0
+    assert quotas.outage_seconds("albums") == 5.0
+    assert quotas.outage_seconds("uploads") == 0.0
+
+
+@pytest.mark.parametrize("trouble", [BLOCK, DOWN])
+def test_no_wait_for_a_probe_is_longer_than_the_outage_bound(
+    clock: Clock, trouble: UploadError
+) -> None:
+    quota = Quotas(terms=Terms(outage_seconds=20.0), clock=clock).each[0]
+    waits = []
+    for _ in range(12):
+        upload(quota, error=trouble)
+        if backoff_of(quota) is not None:
+            waits.append(wait_for_backoff(quota, clock))
+    assert max(waits) == waits[-1] == 20.0
+
+
+# Rejections
+
+
+def rejection(message: str = "Something new.") -> UploadError:
+    """A rejection in words that are not known."""
+    return errors.UploadError("unknown_rejection", message, status_code=400)
+
+
+def send(quota: Quota, content: str, error: ImageError | None = None) -> None:
+    """An upload of the image `content`."""
+    quota.try_reserve(UPLOAD, content).end(error)
+
+
+FAULT = errors.UploadError("server_fault", "Imgur failed.", status_code=500)
+
+
+@pytest.mark.parametrize("error", [rejection(), FAULT])
+def test_three_different_images_rejected_alike_are_an_outage_until_one_lands(
+    quota: Quota, clock: Clock, error: UploadError
+) -> None:
+    for content in "ab":
+        send(quota, content, error)
+        assert backoff_of(quota) is None
+    send(quota, "c", error)
+    refused = refusal(quota)
+    assert (refused.name, refused.retry_after) == ("unavailable", 1.0)
+    assert error.message in refused.message
+    waits = [wait_for_backoff(quota, clock)]
+    for content in "cdecdecd":
+        send(quota, content, error)
+        waits.append(wait_for_backoff(quota, clock))
+    assert waits == [1, 2, 4, 8, 16, 32, 64, 120, 120]
+    send(quota, "f")
+    assert len(take_all(quota)) == 1_000
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        [("a", rejection()), ("a", rejection()), ("a", rejection()), ("b", rejection())],
+        [("a", rejection()), ("b", rejection()), ("x", None), ("c", rejection()), ("d", FAULT)],
+        [("a", rejection("1")), ("b", rejection("2")), ("c", rejection("1")), ("d", FAULT)],
+        [(each, errors.UploadError("upload_rejected", "No GIF.")) for each in "abcdef"],
+    ],
+)
+def test_other_rejections_are_about_the_images(
+    quota: Quota, sent: list[tuple[str, UploadError | None]]
+) -> None:
+    for content, error in sent:
+        send(quota, content, error)
+        assert backoff_of(quota) is None
+
+
+def test_a_rejection_that_outlasts_a_landing_is_about_the_images(
+    quota: Quota, clock: Clock
+) -> None:
+    for content in "abc":
+        send(quota, content, rejection())
+    wait_for_backoff(quota, clock)
+    send(quota, "good")
+    for content in "cdefghijk":
+        send(quota, content, rejection())
+        assert backoff_of(quota) is None
+
+
+def test_a_fault_that_an_image_meets_twice_shows_nothing_about_other_images(quota: Quota) -> None:
+    send(quota, "a", FAULT)
+    send(quota, "good")
+    for content in "abc":
+        send(quota, content, FAULT)
+    assert backoff_of(quota) is None
+    send(quota, "d", FAULT)
+    assert backoff_of(quota) is not None
+
+
+def test_an_image_rejected_by_one_client_id_goes_to_the_next(clock: Clock) -> None:
+    quotas = Quotas(2, clock=clock)
+    for content in "abc":
+        send(quotas.each[0], content, rejection())
+    assert quotas.best(UPLOAD) is quotas.each[1]
+    assert quotas.blocked(UPLOAD) is None
 
 
 def test_reading_the_limits_with_uploads_in_flight_does_not_end_a_backoff(
     quota: Quota, clock: Clock
 ) -> None:
     upload(quota)
-    question = quota.try_reserve(asking=True)
+    question = quota.try_reserve(ASKING)
     clock.now += 1.0
     upload(quota, error=BLOCK)
     question.end()
@@ -580,7 +742,7 @@ def test_asking_with_wrong_credentials_is_put_off_longer_each_time(
     upload(quota, error=UNKNOWN)
     waits = [wait_for_backoff(quota, clock)]
     for _ in range(7):
-        quota.try_reserve(asking=True).end(UNKNOWN)
+        quota.try_reserve(ASKING).end(UNKNOWN)
         waits.append(wait_for_backoff(quota, clock))
     assert waits == [60, 120, 240, 480, 960, 1_920, 3_600, 3_600]
 
@@ -591,15 +753,15 @@ def test_reading_the_limits_finds_a_used_up_budget(
 ) -> None:
     upload(quota, error=UNKNOWN)
     wait_for_backoff(quota, clock)
-    asking = quota.try_reserve(asking=True)
+    asking = quota.try_reserve(ASKING)
     assert seconds_to_open(quotas) == 1.0, "no thousand looks a second"
     finish(asking, found, used_up("user", 100.0) if found is None else TOO_FAST)
-    blocked = quotas.blocked(UPLOAD_COST, post=True)
+    blocked = quotas.blocked(UPLOAD)
     assert blocked is not None
     assert blocked.reason == "user"
     clock.now += HOUR
     upload(quota)
-    assert quota.backoff is None
+    assert backoff_of(quota) is None
 
 
 def test_the_terms_set_the_length_of_backoffs(clock: Clock) -> None:
@@ -618,15 +780,14 @@ def test_a_renewal_of_the_token_costs_nothing_and_is_judged_as_an_upload_is(
     quota: Quota, clock: Clock
 ) -> None:
     upload(quota, told((500, 0, HOUR)))
-    quota.try_reserve(0).end(UNKNOWN)
-    assert quota.backoff == Backoff("credentials", UNKNOWN.message, 1_000.0, 60.0, only_asking=True)
+    quota.try_reserve(RENEWAL).end(UNKNOWN)
+    refused = Backoff("credentials", UNKNOWN.message, 1_000.0, 60.0, only_asking=True)
+    assert backoff_of(quota) == refused
     with pytest.raises(errors.CredentialsRefused):
-        quota.try_reserve(0)
+        quota.try_reserve(RENEWAL)
     clock.now += 60.0
-    quota.try_reserve(0, asking=True).end(UNKNOWN)
-    assert quota.backoff == Backoff(
-        "credentials", UNKNOWN.message, 1_060.0, 120.0, only_asking=True
-    )
+    quota.try_reserve(RENEWAL._replace(asking=True)).end(UNKNOWN)
+    assert backoff_of(quota) == replace(refused, began=1_060.0, wait=120.0)
     assert (quota.user.remaining, quota.user.in_flight) == (0, 0)
 
 
@@ -637,26 +798,26 @@ def test_nothing_is_sent_before_the_limits_are_read(
     assert seconds_to_open(quotas) == 10.0
     assert refusal(quota).retry_after == 10.0
     clock.now += 0.1
-    finish(quota.try_reserve(asking=True), told((500, 20, HOUR)))
+    finish(quota.try_reserve(ASKING), told((500, 20, HOUR)))
     upload(quota, told((500, 10, HOUR)))
     assert len(take_all(quota)) == 1
 
 
 def test_uploads_start_if_reading_the_limits_fails_for_long(quota: Quota, clock: Clock) -> None:
     quota.block_until_asked(10.0)
-    question = quota.try_reserve(asking=True)
+    question = quota.try_reserve(ASKING)
     clock.now += 10.0
     assert refusal(quota).retry_after is None, "one at a time"
     question.end(errors.UploadError("upload_timeout", "Late."))
     wait_for_backoff(quota, clock)
     upload(quota)
-    assert quota.backoff is None
+    assert backoff_of(quota) is None
 
 
 def test_reading_the_limits_is_blocked_by_an_empty_budget(quota: Quota) -> None:
     upload(quota, told((500, 0, HOUR)))
     with pytest.raises(errors.QuotaExceeded):
-        quota.try_reserve(asking=True)
+        quota.try_reserve(ASKING)
 
 
 # Several client ids
@@ -668,8 +829,8 @@ def test_the_client_id_with_the_most_room_is_the_next(clock: Clock) -> None:
         upload(quota, told((500, left, HOUR), (12_500, 12_000, DAY)))
     order = []
     for _ in range(60):
-        quota = quotas.best(UPLOAD_COST, post=True)
-        quota.try_reserve(UPLOAD_COST, post=True)
+        quota = quotas.best(UPLOAD)
+        quota.try_reserve(UPLOAD)
         order.append(quota.number)
     assert order[:10] == [2] * 10
     assert Counter(order[10:30]) == {2: 10, 3: 10}, "then these two have the same"
@@ -681,15 +842,15 @@ def test_the_day_counts_as_the_hour_does(clock: Clock) -> None:
     quotas = Quotas(2, clock=clock)
     upload(quotas.each[0], told((500, 400, HOUR), (12_500, 50, DAY)))
     upload(quotas.each[1], told((500, 100, HOUR), (12_500, 12_000, DAY)))
-    assert quotas.best(UPLOAD_COST, post=True) is quotas.each[1]
+    assert quotas.best(UPLOAD) is quotas.each[1]
 
 
 def test_a_client_id_that_backs_off_is_passed_over(clock: Clock) -> None:
     quotas = Quotas(2, clock=clock)
     upload(quotas.each[0], error=BLOCK)
     upload(quotas.each[1], told((500, 20, HOUR)))
-    assert quotas.blocked(UPLOAD_COST, post=True) is None
-    assert quotas.best(UPLOAD_COST, post=True) is quotas.each[1]
+    assert quotas.blocked(UPLOAD) is None
+    assert quotas.best(UPLOAD) is quotas.each[1]
 
 
 def test_when_all_are_closed_the_first_to_open_is_waited_for(clock: Clock) -> None:
@@ -699,7 +860,7 @@ def test_when_all_are_closed_the_first_to_open_is_waited_for(clock: Clock) -> No
     upload(quotas.each[2], told((500, 0, 200.0)))
     assert seconds_to_open(quotas) == 200.0
     clock.now += 200.0
-    assert quotas.best(UPLOAD_COST, post=True) is quotas.each[2]
+    assert quotas.best(UPLOAD) is quotas.each[2]
 
 
 def test_a_client_id_with_wrong_credentials_is_neither_waited_for_nor_reckoned_with(
@@ -708,7 +869,7 @@ def test_a_client_id_with_wrong_credentials_is_neither_waited_for_nor_reckoned_w
     quotas = Quotas(2, clock=clock)
     upload(quotas.each[0], told((500, 0, 300.0)))
     upload(quotas.each[1], error=UNKNOWN)
-    blocked = quotas.blocked(UPLOAD_COST, post=True)
+    blocked = quotas.blocked(UPLOAD)
     assert blocked is not None
     assert (blocked.reason, blocked.until) == ("user", clock() + 300.0)
     assert quotas.seconds_for(50) == 300.0
@@ -719,9 +880,7 @@ def test_the_posts_of_all_client_ids_are_one_budget(clock: Clock) -> None:
     quotas = Quotas(2, clock=clock)
     upload(quotas.each[0], told((500, 400, HOUR), posts=(1_250, 4, 90.0)))
     upload(quotas.each[1], told((500, 400, HOUR), posts=(1_250, 3, 90.0)))
-    reservations = [
-        quotas.best(UPLOAD_COST, post=True).try_reserve(UPLOAD_COST, post=True) for _ in range(3)
-    ]
+    reservations = [quotas.best(UPLOAD).try_reserve(UPLOAD) for _ in range(3)]
     for quota in quotas.each:
         assert refusal(quota).retry_after is None
     for reservation in reservations:
@@ -764,7 +923,7 @@ def test_a_forecast_is_the_time_at_which_the_budgets_have_allowed_the_uploads(
 def test_a_forecast_counts_uploads_in_flight_as_spent(quotas: Quotas, quota: Quota) -> None:
     upload(quota, told((500, 100, 60.0)))
     for _ in range(4):
-        quota.try_reserve(UPLOAD_COST, post=True)
+        quota.try_reserve(UPLOAD)
     assert quotas.seconds_for(6) == 0.0
     assert quotas.seconds_for(7) == 60.0
 
@@ -851,7 +1010,7 @@ def test_requests_wait_for_those_in_flight_and_never_for_a_reset() -> None:
         nonlocal in_flight, most, landed
         while True:
             try:
-                reservation = await quota.reserve(UPLOAD_COST, post=True)
+                reservation = await quota.reserve(UPLOAD)
             except errors.QuotaExceeded:
                 return
             with reservation:
@@ -872,8 +1031,8 @@ def test_requests_wait_for_those_in_flight_and_never_for_a_reset() -> None:
 
 def test_a_request_cancelled_while_it_waits_reserves_nothing(quota: Quota) -> None:
     async def run() -> None:
-        probe = quota.try_reserve(UPLOAD_COST, post=True)
-        waiting = [asyncio.create_task(quota.reserve(UPLOAD_COST, post=True)) for _ in range(2)]
+        probe = quota.try_reserve(UPLOAD)
+        waiting = [asyncio.create_task(quota.reserve(UPLOAD)) for _ in range(2)]
         await asyncio.sleep(0)
         waiting[0].cancel()
         probe.end()
@@ -889,8 +1048,39 @@ def test_a_request_cancelled_while_it_waits_reserves_nothing(quota: Quota) -> No
 def test_a_reservation_ends_with_the_error_that_leaves_its_block(
     quotas: Quotas, quota: Quota
 ) -> None:
-    with pytest.raises(errors.UploadBlocked), quota.try_reserve(UPLOAD_COST, post=True):
+    with pytest.raises(errors.UploadBlocked), quota.try_reserve(UPLOAD):
         raise BLOCK
-    blocked = quotas.blocked(UPLOAD_COST, post=True)
+    blocked = quotas.blocked(UPLOAD)
     assert blocked is not None
     assert blocked.reason == "blocked"
+
+
+# The gate
+
+
+def test_what_waits_fails_for_an_outage_only_after_a_probe_in_its_own_time(clock: Clock) -> None:
+    quotas = Quotas(terms=Terms(outage_seconds=20.0), clock=clock)
+    quota, gate = quotas.each[0], Gate(quotas, UPLOAD)
+    upload(quota, error=BLOCK)
+    since = clock.now + 1.0
+    clock.now += 50.0
+    gate.raise_long_outage(since)
+    assert gate.is_long_outage
+    assert gate.seconds_to_retry(since) == 0.0, "it may be the probe"
+    upload(quota, error=BLOCK)
+    with pytest.raises(errors.UploadBlocked) as caught:
+        gate.raise_long_outage(since)
+    assert caught.value.max_tries == 1
+
+
+def test_an_outage_of_albums_leaves_the_gate_of_uploads_open(clock: Clock) -> None:
+    quotas = Quotas(clock=clock)
+    uploads, albums = Gate(quotas, UPLOAD), Gate(quotas, ALBUM)
+    changes: list[str] = []
+    uploads.watch(lambda: changes.append("uploads"))
+    albums.watch(lambda: changes.append("albums"))
+    quotas.each[0].try_reserve(ALBUM).end(BLOCK)
+    assert (uploads.seconds_to_next(0), albums.seconds_to_next(0)) == (0.0, 600.0)
+    assert uploads.closed is None
+    assert albums.closed is not None
+    assert changes == ["albums"]

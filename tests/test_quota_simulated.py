@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imageload.targets.imgur.quota import Quotas, Terms
+from imageload.targets.imgur.breaker import Terms
+from imageload.targets.imgur.quota import Quotas
 from tests.imgur_model import Clock, Imgur, Resets, Sender
 
 WINDOWS = 4

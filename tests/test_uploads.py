@@ -17,7 +17,8 @@ from imageload import errors
 from imageload.job import Landed
 from imageload.retry import RetryRule
 from imageload.targets import Upload, UploadCancelled
-from imageload.targets.imgur.quota import Quotas, Terms
+from imageload.targets.imgur.breaker import Terms
+from imageload.targets.imgur.quota import Quotas
 from imageload.targets.imgur.uploader import Imgur
 from imgurapi import ImgurAPI
 from sandbox.testing import RunningSandbox, running_sandbox
@@ -136,7 +137,7 @@ def test_uploads_that_wait_are_counted_and_neither_announced_nor_sent(tmp_path: 
             await until(lambda: imgur.parked == 7 and not imgur.pool.busy)
             assert imgur.gate.closed is not None
             assert imgur.gate.closed.reason == "user"
-            assert imgur.quotas.outage_seconds() == 0
+            assert imgur.quotas.outage_seconds("uploads") == 0
             for task in tasks:
                 task.cancel()
             ended = await asyncio.gather(*tasks, return_exceptions=True)
@@ -189,7 +190,7 @@ def test_an_outage_that_lasts_too_long_fails_those_that_have_waited_as_long(
     target: Target, sandbox: RunningSandbox
 ) -> None:
     outage = 0.6
-    imgur = target.imgur(terms=Terms(blocked_wait=0.05), outage_seconds=outage)
+    imgur = target.imgur(terms=Terms(blocked_wait=0.05, outage_seconds=outage))
     sandbox.fault("forbidden", count=0)
 
     async def waited(number: int) -> float:
@@ -201,13 +202,13 @@ def test_an_outage_that_lasts_too_long_fails_those_that_have_waited_as_long(
 
     async def run() -> None:
         first = asyncio.gather(*(waited(number) for number in range(20)))
-        await until(lambda: imgur.quotas.outage_seconds() > outage / 2)
+        await until(lambda: imgur.quotas.outage_seconds("uploads") > outage / 2)
         late = await waited(20)
         assert min(*await first, late) >= outage
         sandbox.clear_faults()
         patient = {"since": time.monotonic() + PATIENCE}  # the wait has doubled some times
         await asyncio.gather(*(imgur.land("job", upload(n, **patient)) for n in range(20)))
-        assert imgur.quotas.outage_seconds() == 0
+        assert imgur.quotas.outage_seconds("uploads") == 0
 
     target.run(run())
 
@@ -328,7 +329,7 @@ def test_calls_wait_during_a_block(target: Target, sandbox: RunningSandbox) -> N
 def test_a_call_fails_when_an_outage_has_lasted_too_long(
     target: Target, sandbox: RunningSandbox
 ) -> None:
-    imgur = target.imgur(terms=Terms(blocked_wait=0.05), outage_seconds=0.3)
+    imgur = target.imgur(terms=Terms(blocked_wait=0.05, outage_seconds=0.3))
     sandbox.fault("forbidden", match="album", count=0)
 
     async def run() -> None:

@@ -25,7 +25,7 @@ from imageload.retry import RetryRule
 from imageload.store.memory import MemoryStore
 from imageload.targets import Upload, UploadCancelled
 from imageload.targets.imgur.gate import Gate
-from imageload.targets.imgur.quota import Quotas
+from imageload.targets.imgur.quota import UPLOAD, Quotas
 from imageload.transport.curl import TransferLoop
 from imageload.transport.slots import Slots
 from tests.waiting import PATIENCE, wait_until
@@ -201,7 +201,7 @@ class FakeTarget:
         self._blocking = _Blocking(call, threads, "upload")
         self._line, self._slots = Slots(2 * threads), Slots(threads)
         self._response = response or (lambda *_: None)
-        self.gate = Gate(Quotas(), math.inf)
+        self.gate = Gate(Quotas(), UPLOAD)
         self.purging = asyncio.Lock()
         self.anonymous = True
         self.cancelled = 0

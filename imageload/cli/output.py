@@ -33,6 +33,8 @@ _WAITS = {
     "client": "Imgur's daily budget of the client id",
     "posts": "Imgur's budget of uploads",
     "blocked": "Imgur, which has blocked this address or client id",
+    "blocked_id": "Imgur, which refuses this client id",
+    "blocked_address": "Imgur, which refuses this address",
     "unavailable": "Imgur, which is unavailable",
     "credentials": "valid Imgur credentials",
 }

@@ -11,19 +11,23 @@ from dataclasses import dataclass
 class Upload:
     """An image to be uploaded.
 
-    `name` is unique, and an account's image is found again by it. `was_lost`: the response to an
+    `name` is unique, and an account's image is found again by it. `content` is the same for images
+    of the same bytes. `was_lost`: the response to an
     earlier upload of it was lost. `since` is when it first waited to be uploaded, on
-    `time.monotonic`. `announce` is awaited when it is about to be sent, before it takes a slot.
+    `time.monotonic`. `announce` is awaited when it is about to be sent, before it takes a slot;
+    `retract` is called if it was not taken then, and waits until it is announced again.
     `on_send` is called with True when its sending begins, and with False when that ends.
     """
 
     path: str
     name: str
     since: float
+    content: str = ""
     title: str | None = None
     description: str | None = None
     was_lost: bool = False
     announce: Callable[[], Awaitable[object]] | None = None
+    retract: Callable[[], object] = lambda: None
     on_send: Callable[[bool], object] = lambda _: None
 
 

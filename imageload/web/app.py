@@ -56,7 +56,8 @@ class App:
             observers=(self.events,),
             on_break=on_break,
         )
-        self.service.target.gate.watch(self.events.notify)
+        for gate in self.service.target.gates.values():
+            gate.watch(self.events.notify)
         self.limits = RequestLimits(
             access,
             IdempotencyKeys(self.service.store),

@@ -178,10 +178,12 @@ class BaseHandler(BodyHandler):
 
 
 def waiting_of(target: Imgur, job: Snapshot) -> WaitingJson:
-    """The time until which the job's uploads wait for Imgur, and the reason."""
-    # A job that is not finished and has nothing to load makes its album, or is purged.
-    waits = job.counts["downloaded"] or not (job.counts["queued"] or job.finished)
-    closed = target.gate.closed if waits else None
+    """The time until which the job waits for Imgur, and the reason."""
+    closed = None
+    if job.counts["downloaded"]:
+        closed = target.gate.closed
+    elif not (job.counts["queued"] or job.finished):
+        closed = target.gates["deletions" if job.purging else "albums"].closed
     return {
         "waiting_until": moment_text(closed.until - time.monotonic()) if closed else None,
         "waiting_for": closed.reason if closed else None,

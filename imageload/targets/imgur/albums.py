@@ -6,52 +6,53 @@ import itertools
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
-from msgspec.structs import replace
-
 from imageload import errors
-from imageload.job import AlbumEnded, Image, Snapshot
+from imageload.job import AlbumMade, Image, Snapshot
 
-_IMAGES_AT_ONCE = 100  # a form of 100 deletehashes has some 3 kB
+_IMAGES_AT_ONCE = 100  # 100 deletehashes have some 2 kB
 
 Request = Callable[[str, str, dict[str, Any]], Awaitable[Any]]
-"""Called with method, route and form; the `data` of Imgur's response."""
+"""Called with method, route and fields; the `data` of Imgur's response."""
 
 
 async def make_album(
-    request: Request, job: Snapshot, link_of: Callable[[str], str], *, anonymous: bool
-) -> AlbumEnded:
+    request: Request,
+    job: Snapshot,
+    link_of: Callable[[str], str],
+    on_made: Callable[[AlbumMade], object],
+    *,
+    anonymous: bool,
+) -> None:
     """Make the album of `job`, or replace its images; `link_of` gives the link of an album's id.
 
     Anonymous images and albums are addressed by their deletehashes, an account's by their ids.
-    Without an image no album is made. Raises what `request` raises before there is an album: one
-    that could not be filled is kept, so that a retry fills it and a purge deletes it.
+    Without an image no album is made. `on_made` is called before the album is filled: one that
+    could not be filled is kept, so that a retry fills it and a purge deletes it. Raises what
+    `request` raises.
     """
     album = job.album
     assert album is not None, "the job wants an album"
-    key = "deletehashes[]" if anonymous else "ids[]"
+    key = "deletehashes" if anonymous else "ids"
     batches = _batches(dict.fromkeys(_names(job.images, anonymous=anonymous)))
     first = next(batches, None)
     if first is None:
-        return AlbumEnded()
-    album_id, deletehash = album.id, album.deletehash
-    if album_id is not None:
+        return
+    name = album.deletehash or album.id
+    if name is not None:
         try:
-            await request("POST", f"album/{deletehash or album_id}", {key: first})
+            await request("POST", f"album/{name}", {key: first})
         except errors.NotFoundOnImgur:  # somebody has deleted it meanwhile
-            album_id = None
-    if album_id is None:
+            name = None
+    if name is None:
         found = await request("POST", "album", {"title": album.title, key: first})
         album_id, deletehash = _text(found, "id"), _text(found, "deletehash")
         if album_id is None or (anonymous and deletehash is None):
             message = "Imgur made an album and responded without its id."
             raise errors.UploadError("upload_error", message)
-    made = AlbumEnded(album_id, link_of(album_id), deletehash)
+        on_made(AlbumMade(album_id, link_of(album_id), deletehash))
+        name = deletehash or album_id
     for batch in batches:
-        try:
-            await request("POST", f"album/{deletehash or album_id}/add", {key: batch})
-        except errors.ImageError as error:
-            return replace(made, failure=error.failure())
-    return made
+        await request("POST", f"album/{name}/add", {key: batch})
 
 
 def image_name(image: Image, *, anonymous: bool) -> str | None:
@@ -76,4 +77,5 @@ def _batches(names: Iterable[str]) -> Iterator[list[str]]:
 
 def _text(made: object, key: str) -> str | None:
     value = made.get(key) if isinstance(made, dict) else None
-    return value if isinstance(value, str) and value.isalnum() else None
+    is_name = isinstance(value, str) and value.isascii() and value.isalnum()
+    return value if is_name else None

@@ -1,8 +1,8 @@
 """Read Imgur's responses: the rate limits in their headers, and the UploadError of a failure.
 
 Imgur reports errors in four shapes (a text, an object, a list of objects, a page that is not
-JSON), and the HTTP status, the status in the body and the code in the error may all differ.
-Nothing here does I/O.
+JSON), and the HTTP status, the status in the body and the code in the error may all differ. What is
+known of them is the table MEANINGS. Nothing here does I/O.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import email.utils
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, NamedTuple
 
 from imageload import errors
@@ -23,10 +23,80 @@ _BUDGETS = (
     ("Client", "x-ratelimit-client", "client"),
     ("Post", "x-post-rate-limit-", "posts"),
 )
-# Markup and control characters: neither belongs in a message or a log line.
-_TAGS = re.compile(r"(?:<[^>]*>|[\x00-\x1f\x7f])+")
+# Markup, control characters and halves of surrogate pairs: none belongs in a message or a log line.
+_UNWANTED = re.compile(r"(?:<[^<>]*>|[<\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029])+")
 _MAX_MESSAGE = 2_000
-_OF_US = ("client_id", "access token", "auth header", "authentication")
+
+
+class Meaning(NamedTuple):
+    """A response that is known, and the row of ERRORS that it means.
+
+    It fits a response whose HTTP status is in `statuses`, one of whose statuses and codes is in
+    `codes`, whose message has one of `words`, and which is of this `kind`; an empty field fits all.
+    """
+
+    error: str
+    message: str
+    codes: Container[int] = ()
+    words: tuple[str, ...] = ()
+    statuses: Container[int] = ()
+    kind: str = ""
+
+
+_BLOCK = "Imgur refuses this address or client id."
+_REFUSED = "Imgur does not take the client id or token."
+_NOT_OURS = "Imgur does not let us change this."
+_AWAY = "Imgur, or a gateway before it, is unavailable."
+_NO_WAIT = "A gateway before Imgur did not wait for its response."
+_IMAGE = "Imgur refused the image."
+
+MEANINGS = (
+    Meaning("rate_limited", "Imgur's rate limit is reached.", codes=(429,)),
+    Meaning("rate_limited", "Imgur's rate limit is reached.", words=("too fast",)),
+    Meaning("upload_blocked", _BLOCK, words=("actions are forbidden", "in your country")),
+    Meaning("upload_blocked", _BLOCK, words=("banned country",)),
+    Meaning("upload_blocked", _BLOCK, codes=(403,), words=("capacity", "forbidden")),
+    Meaning("bad_credentials", _REFUSED, codes=(401,)),
+    Meaning("bad_credentials", _REFUSED, words=("client_id", "access token", "auth header")),
+    Meaning("bad_credentials", _REFUSED, words=("authentication",)),
+    Meaning("upload_rejected", _NOT_OURS, words=("unauthorized",), kind="of one"),
+    Meaning("upload_rejected", _NOT_OURS, codes=(403,), statuses=range(300, 600), kind="of one"),
+    Meaning("bad_credentials", _REFUSED, words=("unauthorized",)),
+    Meaning("upload_blocked", _BLOCK, codes=(403,), statuses=range(300, 600)),
+    Meaning("not_on_imgur", "Imgur has no such image or album.", codes=(404,), kind="of Imgur"),
+    Meaning(
+        "not_on_imgur",
+        "Imgur has no such image or album.",
+        words=("unable to find",),
+        kind="of Imgur",
+    ),
+    Meaning("upload_error", "Imgur's response is not valid.", statuses=(200,), kind="object"),
+    Meaning("unavailable", _AWAY, statuses=range(100, 400), kind="page"),
+    Meaning("response_lost", "Imgur's response is empty or cut off.", statuses=range(200, 300)),
+    Meaning("too_large_for_target", "Imgur finds the image too large.", codes=(413,)),
+    Meaning("too_large_for_target", "Imgur finds the image too large.", words=("size limit",)),
+    Meaning("response_lost", _NO_WAIT, statuses=(504,)),
+    # In these words Imgur says with 400, 417 and 500 that it has too much to do.
+    Meaning("unavailable", _AWAY, words=("capacity", "limit exceeded", "circuit breaker")),
+    # "Internal expectation failed", its commonest failure: another try may succeed.
+    Meaning("server_fault", "Imgur failed to process this request.", codes=(417,)),
+    Meaning("server_fault", "Imgur failed to process this request.", statuses=(500,)),
+    Meaning("unavailable", _AWAY, statuses=range(400, 500), kind="page"),
+    Meaning("unavailable", _AWAY, statuses=(404, 408, *range(501, 600))),
+    Meaning("unavailable", _AWAY, statuses=range(100, 400)),
+    Meaning("upload_rejected", _IMAGE, codes=(1003, 415)),
+    Meaning("upload_rejected", _IMAGE, words=("file type", "no image data", "invalid url")),
+    Meaning("upload_rejected", _NOT_OURS, words=("not the owner", "own all the image ids")),
+    Meaning("unknown_rejection", _IMAGE),
+)
+"""The first that fits a response says what it means. Sources: docs/decisions/rejections.md."""
+
+_CLASSES: Mapping[str, Callable[..., errors.UploadError]] = {
+    "rate_limited": errors.QuotaExceeded,
+    "upload_blocked": errors.UploadBlocked,
+    "bad_credentials": errors.CredentialsRefused,
+    "not_on_imgur": errors.NotFoundOnImgur,
+}
 
 
 class ApiResponse(NamedTuple):
@@ -94,13 +164,13 @@ def _complaint(response: ApiResponse, about: str) -> tuple[set[int], str]:
             message = next((word for word in words if isinstance(word, str) and word), message)
     if about:
         message = message.replace(about, "...")
-    # Cut before: the time of the pattern grows with the square of the length.
-    return statuses, _TAGS.sub(" ", message[:_MAX_MESSAGE]).strip()[:300]
+    return statuses, _UNWANTED.sub(" ", message[:_MAX_MESSAGE]).strip()[:300]
 
 
 def _codes(value: Any) -> list[int]:
     """The status code that `value` is or spells, as a list of at most one."""
-    return [int(value)] if re.fullmatch(r"\d{3,4}", str(value)) else []
+    text = str(value) if isinstance(value, int | str) else ""
+    return [int(text)] if re.fullmatch(r"[0-9]{3,4}", text) else []
 
 
 def checked(response: ApiResponse, about: str = "") -> ApiResponse:
@@ -121,47 +191,40 @@ def checked(response: ApiResponse, about: str = "") -> ApiResponse:
 
 
 def _meaning(response: ApiResponse, about: str) -> errors.UploadError:
-    statuses, message = _complaint(response, about)
-    words, status = message.lower(), response.status
-    said = f' Imgur says: "{message}"' if message else ""
-    if 429 in statuses or "too fast" in words:
-        return _quota_exceeded(response, words, said)
-    if _has(words, ("actions are forbidden", "in your country")) or (
-        403 in statuses and _has(words, ("capacity", "forbidden"))
-    ):
-        text = f"Imgur refuses this address or client id.{said}"
-        return errors.UploadBlocked(text, status_code=status)
-    is_its_own = bool(about) and _is_imgurs(response)
-    if 401 in statuses or _has(words, _OF_US) or ("unauthorized" in words and not is_its_own):
-        text = f"Imgur does not take the client id or token.{said}"
-        return errors.CredentialsRefused(text, status_code=status)
-    if 403 in statuses and status != 200:
-        if not is_its_own:
-            text = f"Imgur, or a gateway before it, refuses this client.{said}"
-            return errors.UploadBlocked(text, status_code=status)
-        name, text = "upload_rejected", "Imgur does not let us change this."
-    elif _is_imgurs(response) and (404 in statuses or "unable to find" in words):
-        text = f"Imgur has no such image or album.{said}"
-        return errors.NotFoundOnImgur(text, status_code=status)
-    else:
-        name, text = _failure_of_one(response, statuses, words)
-    return errors.UploadError(name, text + said, status_code=status)
+    codes, message = _complaint(response, about)
+    words, kinds = message.lower(), _kinds(response, about)
+    means = next(each for each in MEANINGS if _fits(each, response.status, codes, words, kinds))
+    text = f'{means.message} Imgur says: "{message}"' if message else means.message
+    if means.error == "rate_limited":
+        return _quota_exceeded(response, words, text)
+    of_type = _CLASSES.get(means.error)
+    if of_type is None:
+        return errors.UploadError(means.error, text, status_code=response.status)
+    error = of_type(text, status_code=response.status)
+    if isinstance(error, errors.UploadBlocked):
+        error.is_by_edge = not any(name.startswith("x-ratelimit-") for name in response.headers)
+    return error
 
 
-def _failure_of_one(response: ApiResponse, statuses: set[int], words: str) -> tuple[str, str]:
-    """Name in ERRORS and message of a failure that other requests need not share."""
-    status = response.status
-    if status == 200 and response.json is not None:
-        return "upload_error", "Imgur's response is not valid."
-    if 413 in statuses or "size limit" in words:
-        return "too_large_for_target", "Imgur finds the image too large."
-    if status == 504:
-        return "response_lost", "A gateway before Imgur did not wait for its response."
-    if status == 500 and "capacity" not in words:
-        return "server_fault", "Imgur failed to process this request."
-    if status >= 500 or status < 400 or status in (404, 408):
-        return "unavailable", "Imgur, or a gateway before it, is unavailable."
-    return "upload_rejected", "Imgur refused the image."
+def _fits(means: Meaning, status: int, codes: set[int], words: str, kinds: set[str]) -> bool:
+    return (
+        (not means.statuses or status in means.statuses)
+        and (not means.codes or any(code in means.codes for code in codes))
+        and (not means.words or any(word in words for word in means.words))
+        and (not means.kind or means.kind in kinds)
+    )
+
+
+def _kinds(response: ApiResponse, about: str) -> set[str]:
+    """What else is known of a response: the `kind` of a Meaning."""
+    kinds = set()
+    if response.headers.get("content-type", "").lower().startswith("text/html"):
+        kinds.add("page")
+    if isinstance(response.json, dict):
+        kinds.add("object")
+    if _is_imgurs(response):
+        kinds |= {"of Imgur", "of one"} if about else {"of Imgur"}
+    return kinds
 
 
 def _is_imgurs(response: ApiResponse) -> bool:
@@ -171,25 +234,17 @@ def _is_imgurs(response: ApiResponse) -> bool:
     )
 
 
-def _has(words: str, parts: Iterable[str]) -> bool:
-    return any(part in words for part in parts)
-
-
-def _quota_exceeded(response: ApiResponse, words: str, said: str) -> errors.QuotaExceeded:
+def _quota_exceeded(response: ApiResponse, words: str, text: str) -> errors.QuotaExceeded:
     """A rate limit: which budget is used up and until when, if the response says so."""
     found = budgets(response.headers)
     empty = [(key, name) for key, _, name in _BUDGETS if found[f"{key}Remaining"] == 0]
-    minutes = re.search(r"wait (\d{1,4}) more minute", words)
-    budget: str | None = None
-    wait: float | None = None
-    if minutes:
-        budget, wait = "user", int(minutes[1]) * 60.0
-    elif empty:
+    minutes = re.search(r"wait ([0-9]{1,4}) more minute", words)
+    budget, wait = None, int(minutes[1]) * 60.0 if minutes else None
+    if empty:
         key, budget = empty[0]
-        wait = found[f"{key}Reset"]
+        wait = wait or found[f"{key}Reset"]
     elif "daily" in words:
         budget = "client"
-    text = f"Imgur's rate limit is reached.{said}"
     error = errors.QuotaExceeded(text, status_code=429, retry_after=wait)
     error.budget = budget
     return error

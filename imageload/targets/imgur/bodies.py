@@ -1,12 +1,14 @@
-"""The bodies of requests to Imgur: a form, or a file as multipart/form-data."""
+"""The bodies of requests to Imgur: JSON, a form, or a file as multipart/form-data."""
 
 from __future__ import annotations
 
 import io
 import itertools
+import json
 import os
 import secrets
 from collections.abc import Mapping
+from typing import Any
 
 from imageload import errors
 from imageload.fetch.tempfiles import disk_error
@@ -16,14 +18,29 @@ _BOUNDARY = secrets.token_hex(16)
 _numbers = itertools.count()
 
 
-class Form(io.BytesIO):
-    """An application/x-www-form-urlencoded body; empty: no body."""
+class _Text(io.BytesIO):
+    """A body held in memory; empty: no body."""
+
+    media_type: str
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text.encode())
+        self.length = len(self.getvalue())
+
+
+class Form(_Text):
+    """An application/x-www-form-urlencoded body."""
 
     media_type = "application/x-www-form-urlencoded"
 
-    def __init__(self, form: str) -> None:
-        super().__init__(form.encode())
-        self.length = len(form)
+
+class Json(_Text):
+    """An application/json body with these fields."""
+
+    media_type = "application/json"
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        super().__init__(json.dumps(dict(fields)))
 
 
 class Multipart:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from imageload import errors
 from imageload.job import Landed
+from imageload.targets.imgur.breaker import MESSAGES, Reason
 from imageload.targets.imgur.quota import Quota
 
 _log = logging.getLogger(__name__)
@@ -20,7 +21,9 @@ class Client(Protocol):
 
     quota: Quota
 
-    async def land(self, path: str, texts: Mapping[str, str], *, anonymous: bool) -> Landed: ...
+    async def land(
+        self, path: str, texts: Mapping[str, str], *, anonymous: bool, content: str
+    ) -> Landed: ...
 
     async def request(self, method: str, route: str, data: Any, *, anonymous: bool) -> Any: ...
 
@@ -38,7 +41,7 @@ async def ask_until_known(client: Client, *, anonymous: bool) -> None:
     """
     quota = client.quota
     while True:
-        backoff = quota.backoff
+        backoff = quota.access.backoff
         if backoff is not None and backoff.reason == "credentials":
             wait = backoff.blocked_until - time.monotonic()
             await asyncio.sleep(min(max(wait, 0.05), 3600.0))
@@ -49,8 +52,30 @@ async def ask_until_known(client: Client, *, anonymous: bool) -> None:
             _log.error("client id %d waits, check %s: %s", quota.number, option, error.message)
         except errors.ImageError as error:
             _log.warning("Imgur does not tell its limits yet: %s", error.message)
-            if quota.backoff is None or quota.backoff.reason != "credentials":
+            if quota.access.backoff is None or quota.access.backoff.reason != "credentials":
                 return
             await asyncio.sleep(min(max(error.retry_after or 0.0, 1.0), 60.0))
         else:
             return
+
+
+async def ask_what_is_refused(client: Client, *, anonymous: bool) -> None:
+    """After a block of uploads: ask for the limits, which tells an id from an address.
+
+    Imgur's edge, which refuses addresses, sends no rate limits; its API, which knows client ids,
+    does. Raises nothing.
+    """
+    breaker = client.quota.breakers["uploads"]
+    reason: Reason = "blocked_id"
+    try:
+        await client.ask_credits(anonymous=anonymous)
+    except errors.UploadBlocked as error:
+        if error.is_by_edge:
+            reason = "blocked_address"
+    except errors.CredentialsRefused:
+        pass
+    except errors.ImageError as error:
+        _log.warning("Imgur does not tell what it refuses: %s", error.message)
+        return
+    breaker.name_block(reason)
+    _log.warning("uploads with client id %d are blocked: %s", client.quota.number, MESSAGES[reason])

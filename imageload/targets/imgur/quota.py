@@ -2,18 +2,14 @@
 
     Quotas ── Quota (one client id) ── Budget user    credits an hour, per address and client id
                                    ├── Budget client  credits a day, per client id
-                                   └── Budget posts   POSTs an hour, per address: all share it
+                                   ├── Budget posts   POSTs an hour, per address: all share it
+                                   └── Breaker        of the id, and of each endpoint
 
 An upload costs 10 credits, any other call 1 (Imgur's API page). Before a request is sent, its cost
 is reserved in every budget; a budget is never believed to have more than the responses said, less
-what is in flight. So a 429 is the exception. Beside its budgets a Quota has a state:
-
-    open ──► backoff ──blocked_until──► probing ──success──► open
-               ▲                           │
-               └── refused: wait doubled ◄─┘
-
-Backoff begins with a 429 that names no budget, a block, refused credentials or three failures in a
-row. Written on the transfer loop; other threads may read without a lock, as they read a Budget.
+what is in flight. So a 429 is the exception. A 429 that an empty budget explains concerns all
+endpoints, and any other refusal the breaker of its endpoint. Refused credentials concern the client
+id. Written on the transfer loop; other threads may read without a lock, as they read a Budget.
 """
 
 from __future__ import annotations
@@ -22,10 +18,19 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from imageload import errors
+from imageload.targets.imgur.breaker import (
+    ENDPOINTS,
+    MESSAGES,
+    Blocked,
+    Breaker,
+    Endpoint,
+    EndpointBreaker,
+    Terms,
+)
 from imageload.targets.imgur.budget import (
     Budget,
     BudgetSnapshot,
@@ -35,83 +40,36 @@ from imageload.targets.imgur.budget import (
     forecast,
 )
 
-UPLOAD_COST = 10
-CALL_COST = 1
-
-Reason = Name | Literal["blocked", "credentials", "unavailable", "unasked"]
-
-_FAILURES_IN_A_ROW = 3
 _POLL_SECONDS = 0.1  # when a wait is over but the request that ends it has not been sent
-_FIRST_OUTAGE_WAIT = 1.0
-_LONGEST_OUTAGE_WAIT = 60.0
-_LONGEST_WAIT = 3600.0
-_MOST_IN_FLIGHT = 1_000.0
 # The errors after which Imgur has counted no request.
 _NOT_COUNTED = {"rate_limited", "upload_connect_error", "disk_error", "resource_error"}
-_MESSAGES: dict[Reason, str] = {
-    "user": "Imgur's hourly credits of this address and client id are used up.",
-    "client": "Imgur's daily credits of this client id are used up.",
-    "posts": "Imgur's hourly number of POSTs from this address is used up.",
-    "blocked": "Imgur refuses this address or client id.",
-    "credentials": "Imgur does not accept the client id or token.",
-    "unavailable": "Imgur is out of order, or cannot be reached.",
-    "unasked": "Imgur is being asked for its limits.",
-}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """Seconds that are assumed where Imgur's response does not say them."""
+class Kind(NamedTuple):
+    """A kind of request: its endpoint, its cost in credits, and whether it is a POST.
 
-    hour: float = 3600.0
-    day: float = 86_400.0
-    unhinted_wait: float = 60.0
-    """After a 429 without a hint; doubled for each further one in a row."""
-    blocked_wait: float = 600.0
-    """After a block; doubled likewise."""
-
-
-@dataclass(frozen=True, slots=True)
-class Blocked:
-    """Why nothing may be sent before `until`, on the quota's clock; inf: until a request ends."""
-
-    reason: Reason
-    until: float
-    message: str
-
-    def error(self, now: float) -> errors.UploadError:
-        """The error of a request that was not sent."""
-        wait = None if self.until == math.inf else self.until - now
-        match self.reason:
-            case "blocked":
-                return errors.UploadBlocked(self.message, retry_after=wait)
-            case "credentials":
-                return errors.CredentialsRefused(self.message, retry_after=wait)
-            case "unavailable" | "unasked":
-                return errors.UploadError("unavailable", self.message, retry_after=wait)
-        error = errors.QuotaExceeded(self.message, retry_after=wait)
-        error.budget = self.reason
-        return error
-
-
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """Rejects requests until `blocked_until`, then lets one probe through.
-
-    `only_asking`: the probe has to be a request that only asks for the limits.
+    `asking`: it only asks for the limits, so no breaker is in its way.
     """
 
-    reason: Reason
-    message: str
-    began: float
-    wait: float
-    only_asking: bool = False
-    is_over: bool = False
+    endpoint: Endpoint
+    cost: int = 1
+    post: bool = False
+    asking: bool = False
 
-    @property
-    def blocked_until(self) -> float:
-        """When the probe may be sent."""
-        return self.began if self.is_over else self.began + self.wait
+
+UPLOAD = Kind("uploads", 10, post=True)
+ALBUM = Kind("albums", post=True)
+DELETION = Kind("deletions")
+ASKING = Kind("account", asking=True)
+
+
+def kind_of(method: str, route: str) -> Kind:
+    """The kind of a request for `route`, which is below /3/."""
+    post, (place, _, _) = method == "POST", route.partition("/")
+    if post and route in ("upload", "image"):
+        return UPLOAD
+    endpoints: dict[str, Endpoint] = {"album": "albums", "image": "deletions"}
+    return Kind(endpoints.get(place, "account"), post=post)
 
 
 Amounts = tuple[tuple[Budget, int], ...]
@@ -120,12 +78,16 @@ Amounts = tuple[tuple[Budget, int], ...]
 
 @dataclass(slots=True)
 class Reservation:
-    """Room for one request: `learn` from its response, then `end` it or leave the `with`."""
+    """Room for one request: `learn` from its response, then `end` it or leave the `with`.
+
+    `content` identifies the image that is uploaded.
+    """
 
     quota: Quota
+    kind: Kind
     amounts: Amounts
-    asking: bool
     sent: float
+    content: str = ""
     told: frozenset[Name] = frozenset()
 
     def learn(self, found: Mapping[str, float | None]) -> None:
@@ -144,71 +106,64 @@ class Reservation:
 
 
 class Quota:
-    """The budgets and the backoff of one client id."""
+    """The budgets and the breakers of one client id."""
 
     def __init__(self, number: int, quotas: Quotas) -> None:
         self.number = number
         self.user = Budget("user", quotas.terms.hour, number)
         self.client = Budget("client", quotas.terms.day, number)
-        self.backoff: Backoff | None = None
-        self.outage_since: float | None = None
-        """Since when this client id has been blocked or Imgur out of order."""
-        self.in_flight = 0
+        self.access = Breaker(quotas.terms)
+        """Open while Imgur does not accept the client id, or has not told its limits."""
+        self.breakers = {each: EndpointBreaker(quotas.terms, each) for each in ENDPOINTS}
         self._quotas = quotas
-        self._failures = 0
-        self._most_in_flight = _MOST_IN_FLIGHT
 
-    async def reserve(
-        self, cost: int = CALL_COST, *, post: bool = False, asking: bool = False
-    ) -> Reservation:
-        """Room for a request of this cost; waits while requests in flight are in its way.
+    async def reserve(self, kind: Kind, content: str = "") -> Reservation:
+        """Room for a request; waits while requests in flight are in its way.
 
-        Raises the UploadError that a longer wait has as its reason. A request that is `asking`
-        only for the limits is not subject to the backoff.
+        Raises the UploadError that a longer wait has as its reason.
         """
         while True:
             try:
-                return self.try_reserve(cost, post=post, asking=asking)
+                return self.try_reserve(kind, content)
             except errors.UploadError as error:
                 if error.retry_after is not None:
                     raise
             await self._quotas.wait_for_end()
 
-    def try_reserve(
-        self, cost: int = CALL_COST, *, post: bool = False, asking: bool = False
-    ) -> Reservation:
+    def try_reserve(self, kind: Kind, content: str = "") -> Reservation:
         """`reserve` without waiting: raises an error without `retry_after` instead."""
         now = self._quotas.clock()
-        blocked = self.blocked(cost, post=post, asking=asking)
+        blocked = self.blocked(kind)
         if blocked is not None:
             raise blocked.error(now)
-        amounts = self._amounts(cost, post=post)
+        amounts = self._amounts(kind)
         for budget, amount in amounts:
             budget.reserve(amount, now)
-        self.in_flight += 1
-        return Reservation(self, amounts, asking=asking, sent=now)
+        self.access.in_flight += 1
+        self.breakers[kind.endpoint].in_flight += 1
+        return Reservation(self, kind, amounts, now, content)
 
-    def blocked(
-        self, cost: int, *, post: bool, asking: bool = False, count: int = 1
-    ) -> Blocked | None:
-        """Why `count` requests of this cost may not be sent now; None: they may."""
-        now, backoff = self._quotas.clock(), None if asking else self.backoff
-        if backoff is not None:
-            until = backoff.blocked_until
-            if now < until:
-                return Blocked(backoff.reason, until, backoff.message)
-            if backoff.only_asking:
-                return Blocked(backoff.reason, now + _FIRST_OUTAGE_WAIT, backoff.message)
-            if self.in_flight + count > 1:
-                return Blocked(backoff.reason, math.inf, backoff.message)
-        if self.in_flight + count - 1 >= self._most_in_flight and not asking:
-            return Blocked("user", math.inf, _MESSAGES["user"])
+    def blocked(self, kind: Kind, count: int = 1) -> Blocked | None:
+        """Why `count` requests of this kind may not be sent now; None: they may."""
+        now = self._quotas.clock()
+        if not kind.asking:
+            refused = self.access.blocked(count, now)
+            refused = refused or self.breakers[kind.endpoint].blocked(count, now)
+            if refused is not None:
+                return refused
         name, latest = None, now
-        for budget, amount in self._amounts(cost, post=post):
+        for budget, amount in self._amounts(kind):
             until = budget.blocked_until(amount, now, count=count)
             if until > latest:
                 name, latest = budget.name, until
-        return None if name is None else Blocked(name, latest, _MESSAGES[name])
+        return None if name is None else Blocked(name, latest, MESSAGES[name])
+
+    def opens_at(self, kind: Kind) -> float:
+        """When its breakers let a request through, for a forecast; inf: nobody knows."""
+        now = self._quotas.clock()
+        found = [each.backoff for each in (self.access, self.breakers[kind.endpoint])]
+        ends = [math.inf if b.reason == "credentials" else b.blocked_until for b in found if b]
+        return max([now, *ends])
 
     def room(self) -> float:
         """How many credits may be spent before a budget is empty."""
@@ -233,7 +188,8 @@ class Quota:
             and not isinstance(error, errors.QuotaExceeded)
             and not error.imgur_is_away
         )
-        self.in_flight -= 1
+        self.access.in_flight -= 1
+        self.breakers[request.kind.endpoint].in_flight -= 1
         for budget, amount in request.amounts:
             budget.release(amount, sent=request.sent, answered=answered)
             if budget.name not in request.told and is_counted:
@@ -249,46 +205,37 @@ class Quota:
     def block_until_asked(self, seconds: float) -> None:
         """Send nothing before Imgur has told its limits, or for so long."""
         now = self._quotas.clock()
-        self.backoff = Backoff("unasked", _MESSAGES["unasked"], now, seconds)
+        self.access.back_off("unasked", MESSAGES["unasked"], seconds, sent=now, now=now)
 
-    def _amounts(self, cost: int, *, post: bool) -> Amounts:
+    def _amounts(self, kind: Kind) -> Amounts:
+        cost = kind.cost
         amounts = ((self.user, cost), (self.client, cost)) if cost else ()
-        return (*amounts, (self._quotas.posts, 1)) if post else amounts
+        return (*amounts, (self._quotas.posts, 1)) if kind.post else amounts
 
     def _judge(self, request: Reservation, error: BaseException | None, now: float) -> None:
-        """Begin, lengthen or end the backoff."""
-        terms, sent = self._quotas.terms, request.sent
-        match error:
-            case errors.QuotaExceeded():
-                if self._names_a_budget(request, error, now):
-                    self._succeeded(request, now)
-                else:
-                    self._most_in_flight = 1.0
-                    self._back_off(sent, "user", error.message, terms.unhinted_wait, now)
-            case errors.UploadBlocked():
-                self._back_off(sent, "blocked", error.message, terms.blocked_wait, now)
-            case errors.CredentialsRefused():
-                self._back_off(sent, "credentials", error.message, terms.unhinted_wait, now)
-            case errors.UploadError(imgur_is_away=True):
-                self._failures += 1
-                if self._failures >= _FAILURES_IN_A_ROW or self.backoff is not None:
-                    message = _MESSAGES["unavailable"]
-                    self._back_off(sent, "unavailable", message, _FIRST_OUTAGE_WAIT, now)
-            case None | errors.UploadError():
-                self._failures = 0
-                if self._most_in_flight < _MOST_IN_FLIGHT:
-                    self._most_in_flight += 1 / self._most_in_flight
-                self._succeeded(request, now)
-
-    def _succeeded(self, request: Reservation, now: float) -> None:
-        backoff = self.backoff
-        if backoff is None or request.sent < backoff.began:
+        """Begin, lengthen or end the backoff of the client id, or of the endpoint."""
+        breaker, sent = self.breakers[request.kind.endpoint], request.sent
+        if isinstance(error, errors.CredentialsRefused):
+            wait = self._quotas.terms.unhinted_wait
+            known = {"sent": sent, "now": now}
+            self.access.back_off("credentials", error.message, wait, only_asking=True, **known)
+            breaker.close()
             return
-        # Imgur may tell its limits to a client from which it takes no uploads: probe with one.
-        if request.asking and backoff.reason != "unasked":
-            self.backoff = replace(backoff, began=now, is_over=True, only_asking=False)
-        else:
-            self.backoff = self.outage_since = None
+        is_ours = isinstance(error, errors.QuotaExceeded) and self._names_a_budget(
+            request, error, now
+        )
+        if is_ours:
+            breaker.succeed(sent)
+        is_accepted = is_ours or breaker.judge(error, sent=sent, now=now, content=request.content)
+        backoff, asking = self.access.backoff, request.kind.asking
+        if backoff is None or sent < backoff.began:
+            return
+        # Imgur may tell its limits to a client from which it takes no uploads, and may take
+        # uploads from a client to which it does not tell them: probe with one.
+        if asking and is_accepted == (backoff.reason == "credentials"):
+            self.access.end_wait(now)
+        elif is_accepted:
+            self.access.close()
 
     def _names_a_budget(
         self, request: Reservation, error: errors.QuotaExceeded, now: float
@@ -301,19 +248,6 @@ class Quota:
                 budget.empty(wait, sent=request.sent, now=now)
                 return True
         return any(budget.blocked_until(amount, now) > now for budget, amount in request.amounts)
-
-    def _back_off(
-        self, sent: float, reason: Reason, message: str, first_wait: float, now: float
-    ) -> None:
-        backoff, wait = self.backoff, first_wait
-        if backoff is not None and sent < backoff.began:
-            return  # it was in flight together with the first that was refused
-        if backoff is not None and backoff.reason == reason:
-            cap = _LONGEST_OUTAGE_WAIT if reason == "unavailable" else _LONGEST_WAIT
-            wait = max(first_wait, min(cap, 2 * backoff.wait))
-        self.backoff = Backoff(reason, message, now, wait, only_asking=reason == "credentials")
-        is_outage = reason in ("blocked", "unavailable")
-        self.outage_since = (self.outage_since or now) if is_outage else None
 
 
 class Quotas:
@@ -347,22 +281,21 @@ class Quotas:
         self._ended.set()
         self._ended = asyncio.Event()
 
-    @property
-    def in_flight(self) -> int:
-        """How many requests are in flight."""
-        return sum(quota.in_flight for quota in self.each)
+    def in_flight(self, endpoint: Endpoint) -> int:
+        """How many requests to the endpoint are in flight."""
+        return sum(quota.breakers[endpoint].in_flight for quota in self.each)
 
-    def best(self, cost: int, *, post: bool) -> Quota:
-        """The one that may send a request of this cost, and of those the one with the most room."""
+    def best(self, kind: Kind) -> Quota:
+        """The one that may send such a request, and of those the one with the most room."""
         if len(self.each) == 1:
             return self.each[0]
-        return max(self.each, key=lambda q: (q.blocked(cost, post=post) is None, q.room()))
+        return max(self.each, key=lambda quota: (quota.blocked(kind) is None, quota.room()))
 
-    def blocked(self, cost: int, *, post: bool, count: int = 1) -> Blocked | None:
-        """Why none of them may send `count` requests of this cost now; None: one of them may."""
+    def blocked(self, kind: Kind, count: int = 1) -> Blocked | None:
+        """Why none of them may send `count` such requests now; None: one of them may."""
         found: list[Blocked] = []
         for quota in self.each:
-            blocked = quota.blocked(cost, post=post, count=count)
+            blocked = quota.blocked(kind, count)
             if blocked is None:
                 return None
             found.append(blocked)
@@ -376,10 +309,15 @@ class Quotas:
         left = blocked.until - self.clock()
         return left if left > 0 else _POLL_SECONDS
 
-    def outage_seconds(self) -> float:
-        """For how long no client id has been able to send for a block or an outage; 0: one is."""
+    def outage_seconds(self, endpoint: Endpoint) -> float:
+        """For how long the endpoint has served no client id; 0: it serves one."""
         now = self.clock()
-        return min(now - (quota.outage_since or now) for quota in self.each)
+        return min(now - (each.breakers[endpoint].outage_since or now) for each in self.each)
+
+    def refused_at(self, endpoint: Endpoint) -> float:
+        """When the endpoint last refused a probe; -inf: no wait for one is on."""
+        backoffs = [quota.breakers[endpoint].backoff for quota in self.each]
+        return max((backoff.began for backoff in backoffs if backoff), default=-math.inf)
 
     def snapshot(self) -> list[BudgetSnapshot]:
         """All budgets, for `restore` in another process."""
@@ -414,13 +352,6 @@ class Quotas:
         posts = Forecast(self.posts, 1, now)
         clients = []
         for quota in self.each:
-            credit = [Forecast(each, UPLOAD_COST, now) for each in (quota.user, quota.client)]
-            clients.append((_opens_at(quota.backoff, now), [*credit, posts]))
+            credit = [Forecast(each, UPLOAD.cost, now) for each in (quota.user, quota.client)]
+            clients.append((quota.opens_at(UPLOAD), [*credit, posts]))
         return forecast(clients, uploads, now) - now
-
-
-def _opens_at(backoff: Backoff | None, now: float) -> float:
-    """When a client id may send again, for a forecast; inf: nobody knows."""
-    if backoff is None:
-        return now
-    return math.inf if backoff.reason == "credentials" else backoff.blocked_until

@@ -5,26 +5,31 @@
              └─────────────── Imgur accepts no uploads at the moment ◄─────────────┘
 
 An upload that waits at the gate holds its temp file, and neither a slot nor a connection. A refusal
-that any other image would have met too does not count as a try. Runs on the transfer loop; other
+that any other image would have met too does not count as a try. Albums and deletions have gates of
+their own: Imgur refuses one endpoint and serves the others. Runs on the transfer loop; other
 threads may read the properties.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from imageload import errors
 from imageload.job import Landed
 from imageload.targets import Upload
-from imageload.targets.imgur.client import Client, ask_until_known
+from imageload.targets.imgur.breaker import Endpoint, Rejections
+from imageload.targets.imgur.client import Client, ask_until_known, ask_what_is_refused
 from imageload.targets.imgur.gate import Gate
-from imageload.targets.imgur.quota import CALL_COST, UPLOAD_COST, Quotas
+from imageload.targets.imgur.quota import ALBUM, DELETION, UPLOAD, Kind, Quotas, kind_of
 from imageload.transport.slots import Pool, Slots
+
+Ask = Callable[..., Awaitable[None]]
 
 CALL_SLOTS = 8
 _ASK_SECONDS = 10.0
@@ -44,19 +49,18 @@ class Imgur:
         *,
         retry: Callable[[errors.ImageError, int], float | None],
         anonymous: bool = True,
-        outage_seconds: float = math.inf,
         clock: Callable[[float], object] | None = None,
         on_resize: Callable[[int], object] | None = None,
     ) -> None:
-        """`retry` is `RetryRule.wait`; `clock` and `on_resize` are those of the uploads' Slots.
-
-        An outage of `outage_seconds` fails the uploads and calls that have waited as long.
-        """
+        """`retry` is `RetryRule.wait`; `clock` and `on_resize` are those of the uploads' Slots."""
         self.quotas = quotas
         self.anonymous = anonymous
         self._clients = {client.quota.number: client for client in clients}
         self._retry = retry
-        self.gate = Gate(quotas, outage_seconds)
+        self.gates: dict[Endpoint, Gate] = {
+            kind.endpoint: Gate(quotas, kind) for kind in (UPLOAD, ALBUM, DELETION)
+        }
+        self.gate = self.gates["uploads"]
         # Twice the slots: an announcement waits for the disk, and its upload needs no slot before.
         self._queue = Slots(2 * slots, gate=self._seconds_to_next)
         self._upload_slots = Slots(slots, clock=clock, on_resize=on_resize)
@@ -87,18 +91,19 @@ class Imgur:
         self, key: str, method: str, route: str, fields: Mapping[str, Any] | None = None
     ) -> Any:
         """The `data` of Imgur's response; waits while Imgur accepts no requests."""
-        tries, began, post = 0, time.monotonic(), method == "POST"
+        kind, tries, began = kind_of(method, route), 0, time.monotonic()
+        gate = self.gates[kind.endpoint]
         while True:
-            client = self._client(CALL_COST, post=post)
+            client = self._client(kind)
             try:
                 call = functools.partial(
                     client.request, method, route, fields, anonymous=self.anonymous
                 )
                 return await self._call_slots.run(key, call)
             except errors.UploadError as error:
-                if self._is_refused_as_a_whole(client, error):
-                    self.gate.raise_long_outage(began, error)
-                    blocked = self.quotas.blocked(CALL_COST, post=post)
+                if self._is_refused_as_a_whole(client, kind, error):
+                    gate.raise_long_outage(began, error)
+                    blocked = self.quotas.blocked(kind)
                     wait: float | None = self.quotas.seconds_to_open(blocked)
                 else:
                     tries += 1
@@ -106,7 +111,8 @@ class Imgur:
                 if wait is None:
                     raise
             finally:
-                self._queue.reconsider()  # the response may have opened the gate
+                gate.seconds_to_next(0)  # tells its watchers
+                self._queue.reconsider()  # the response may have opened the gate of uploads
             await asyncio.sleep(_pause(wait))
 
     async def ask(self) -> None:
@@ -137,7 +143,8 @@ class Imgur:
 
     def _seconds_to_next(self) -> float:
         # Uploads that have left the queue and have no Reservation yet will need one.
-        return self.gate.seconds_to_next(max(0, self._queue.pool.busy - self.quotas.in_flight))
+        unsent = self._queue.pool.busy - self.quotas.in_flight("uploads")
+        return self.gate.seconds_to_next(max(0, unsent))
 
     async def _announce_and_upload(
         self, key: str, upload: Upload
@@ -152,9 +159,12 @@ class Imgur:
         try:
             if upload.announce is not None:
                 await upload.announce()
-            return await self._upload_slots.run(key, lambda: self._upload(upload))
+            landed = await self._upload_slots.run(key, lambda: self._upload(upload))
         except errors.ImageError as error:
             return error
+        if landed is None:
+            upload.retract()
+        return landed
 
     async def _upload(self, upload: Upload) -> Landed | None:
         upload.on_send(True)
@@ -164,38 +174,48 @@ class Imgur:
             upload.on_send(False)
 
     async def _send(self, upload: Upload) -> Landed | None:
-        client, began = self._client(UPLOAD_COST, post=True), time.monotonic()
-        try:
-            if upload.was_lost and not self.anonymous:
+        client, began = self._client(UPLOAD), time.monotonic()
+        if upload.was_lost and not self.anonymous:
+            # If the account cannot be read, the image is sent again: it is marked already.
+            with contextlib.suppress(errors.UploadError):
                 found = await client.find(upload.name)
                 if found is not None:
                     return found
-            texts = {"title": upload.title, "description": upload.description}
-            if not self.anonymous:
-                texts["name"] = upload.name
-            config = {name: text for name, text in texts.items() if text is not None}
-            landed = await client.land(upload.path, config, anonymous=self.anonymous)
+        texts = {"title": upload.title, "description": upload.description}
+        if not self.anonymous:
+            texts["name"] = upload.name
+        config = {name: text for name, text in texts.items() if text is not None}
+        try:
+            landed = await client.land(
+                upload.path, config, anonymous=self.anonymous, content=upload.content
+            )
         except errors.UploadError as error:
-            if self._is_refused_as_a_whole(client, error):
+            if self._is_refused_as_a_whole(client, UPLOAD, error):
                 return None
             raise
         seconds, average = time.monotonic() - began, self._average_seconds
         self._average_seconds += (seconds - average) * (0.1 if average else 1)
         return landed
 
-    def _client(self, cost: int, *, post: bool) -> Client:
-        return self._clients[self.quotas.best(cost, post=post).number]
+    def _client(self, kind: Kind) -> Client:
+        return self._clients[self.quotas.best(kind).number]
 
-    def _is_refused_as_a_whole(self, client: Client, error: errors.UploadError) -> bool:
-        """True if any other request would have failed too, and may succeed later."""
+    def _is_refused_as_a_whole(self, client: Client, kind: Kind, error: errors.UploadError) -> bool:
+        """True if any other request of this kind would have failed too, and may succeed later."""
+        breaker = client.quota.breakers[kind.endpoint]
         if isinstance(error, errors.CredentialsRefused):
             self._ask(client)
             return True
-        if isinstance(error, (errors.QuotaExceeded, errors.UploadBlocked)):
+        if isinstance(error, errors.UploadBlocked):
+            if kind is UPLOAD and error.answered and not breaker.is_block_asked:
+                breaker.is_block_asked = True
+                self._ask(client, ask_what_is_refused)
+            return True
+        if isinstance(error, errors.QuotaExceeded):
             return True
         # With a `max_tries` of its own, Imgur may have received the image: that counts as a try.
         is_down = error.imgur_is_away and error.max_tries is None
-        return is_down and client.quota.backoff is not None
+        return breaker.backoff is not None and (is_down or error.name in Rejections.NAMES)
 
     async def _wait_outside(self, since: float) -> None:
         """Wait outside the queue, which a long outage does not stop."""
@@ -205,14 +225,14 @@ class Imgur:
         finally:
             self._waiting_outside -= 1
 
-    def _ask(self, client: Client) -> None:
+    def _ask(self, client: Client, ask: Ask = ask_until_known) -> None:
         number = client.quota.number
         if number not in self._asking:
-            self._asking[number] = asyncio.ensure_future(self._ask_until_known(client))
+            self._asking[number] = asyncio.ensure_future(self._ask_and_forget(client, ask))
 
-    async def _ask_until_known(self, client: Client) -> None:
+    async def _ask_and_forget(self, client: Client, ask: Ask) -> None:
         try:
-            await ask_until_known(client, anonymous=self.anonymous)
+            await ask(client, anonymous=self.anonymous)
         finally:
             del self._asking[client.quota.number]
             self._queue.reconsider()

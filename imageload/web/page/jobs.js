@@ -10,6 +10,8 @@ const REASONS = {
   client: "Imgur’s daily credits are used up",
   posts: "Imgur takes no more uploads from this address this hour",
   blocked: "Imgur refuses this service for now",
+  blocked_id: "Imgur refuses this client id",
+  blocked_address: "Imgur refuses this address",
   credentials: "Imgur does not take this service’s client id or token; whoever runs it has to act",
   unavailable: "Imgur is out of order, or cannot be reached",
   unasked: "Imgur is being asked for its limits",
