@@ -45,7 +45,7 @@ def test_a_backlog_larger_than_a_budget_is_uploaded(
 
         def is_waiting() -> bool:
             quotas.append(service.get("/v1/quota").json())
-            return quotas[-1]["waiting_for"] == budget and quotas[-1]["parked"] > 0
+            return bool(quotas[-1]["waiting_for"] == budget and quotas[-1]["parked"] > 0)
 
         wait_until(is_waiting)
         quota = quotas[-1]
