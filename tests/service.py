@@ -194,7 +194,8 @@ class ServiceProcess(Client):
         self.process = subprocess.Popen(
             [*command, *arguments],
             cwd=folder,
-            env={**plain, **(environment or {})},
+            # A stop that waits for what hangs takes longer than any test waits.
+            env={**plain, "IMAGELOAD_GRACE_SECONDS": str(10 * PATIENCE), **(environment or {})},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -219,7 +220,7 @@ class ServiceProcess(Client):
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
-            status = self.process.wait(20)  # less than it waits for uploads that hang
+            status = self.process.wait(PATIENCE)
         finally:
             self.process.kill()
             self.process.wait()

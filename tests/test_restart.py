@@ -115,7 +115,7 @@ def test_subscribers_of_a_stopped_job_get_a_shutdown_event(
         wait_until(lambda: first.get("/readyz").status_code == 503)
         assert first.status(job_id)["finished"] is False
         told = list(subscriber.events())
-    assert first.process.wait(20) == 0
+    assert first.process.wait(PATIENCE) == 0
     first.stop()
     assert [event.data["state"] for event in told if event.name == "image"]
     assert {event.data["state"] for event in told if event.name == "image"} == {"completed"}
@@ -317,7 +317,7 @@ def test_the_links_can_be_read_during_a_stop(
     wait_until(lambda: service.get("/readyz").status_code == 503)
     assert len(service.get("/v1/images").json()["uploaded"]) == 3
     assert len(service.get("/v1/images?limit=9").json()["uploaded"]) == 3
-    assert service.process.wait(20) == 0
+    assert service.process.wait(PATIENCE) == 0
 
 
 def test_requests_that_need_an_unreadable_journal_are_refused(

@@ -255,10 +255,10 @@ def test_the_same_bytes_are_uploaded_again_after_a_purge(
 def test_a_purge_waits_for_the_quota_and_a_retry_waits_for_the_purge(
     tmp_path: Path, origin: Origin
 ) -> None:
-    limits = {"user_credits": 70, "hour_seconds": 3.0}
+    limits = {"user_credits": 70, "hour_seconds": 6.0}
     with (
         running_sandbox(tmp_path / "sandbox", **limits) as sandbox,
-        running_service(tmp_path / "t", **wired(sandbox, quota_hour_seconds=3.0)) as service,
+        running_service(tmp_path / "t", **wired(sandbox, quota_hour_seconds=6.0)) as service,
     ):
         job_id = service.submit(distinct(origin, 6))
         assert len(service.finish(job_id)["uploaded"]["completed"]) == 6
