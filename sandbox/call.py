@@ -72,7 +72,10 @@ class Api(Handler):
             raise ApiError(401, "Authentication required")
         scheme, _, credential = sent.partition(" ")
         ip, credential = self.request.remote_ip or "", credential.strip()
-        if scheme.lower() == "client-id" and credential:
+        if scheme.lower() == "client-id":
+            if not credential:
+                shape = self.state.options.limit_shape
+                raise ApiError(429, "Too Many Requests", shape=shape)
             exist = listed(self.state.options.client_ids)
             if exist and credential not in exist:
                 raise ApiError(403, "Invalid client_id")

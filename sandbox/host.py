@@ -23,7 +23,18 @@ GET  /<id>.<ext>   an uploaded image; /<id>s, b, t, m, l or h.jpg is a thumbnail
 """
 
 
-class Face(Handler):
+class Host(Handler):
+    """Base of the image host's handlers: any web page may show an image."""
+
+    is_for_other_sites = True
+
+    def gone(self) -> Response:
+        """The response for a missing image: a redirect to a picture, absolute as Imgur's."""
+        location = f"{self.state.link_base}/removed.png"
+        return Response(302, b"", "text/html", {"Location": location})
+
+
+class Face(Host):
     """GET /: a description."""
 
     async def on_get(self) -> Response:
@@ -32,7 +43,7 @@ class Face(Handler):
     on_head = on_get
 
 
-class Removed(Handler):
+class Removed(Host):
     """GET|HEAD /removed.png: the picture for missing images."""
 
     async def on_get(self) -> Response:
@@ -41,7 +52,7 @@ class Removed(Handler):
     on_head = on_get
 
 
-class Link(Handler):
+class Link(Host):
     """GET|HEAD /{id}{thumbnail letter}.{any extension}: the uploaded bytes."""
 
     route = "link"
@@ -49,7 +60,7 @@ class Link(Handler):
     async def on_get(self, image_id: str, suffix: str | None) -> Response:
         image = self.state.store.image(image_id)
         if image is None:
-            return _gone()
+            return self.gone()
         tag = f'"{image.sha256[:32]}{suffix or ""}"'
         headers = {"Etag": tag, "Cache-Control": FOR_EVER}
         if tag in self.request.headers.get("If-None-Match", ""):
@@ -59,7 +70,7 @@ class Link(Handler):
         else:
             content = await self.state.in_pool(self.state.store.content, image_id)
         if content is None:
-            return _gone()
+            return self.gone()
         return Response(200, content, "image/jpeg" if suffix else image.type, headers)
 
     on_head = on_get
@@ -80,17 +91,13 @@ class Link(Handler):
         return None
 
 
-class NotHere(Handler):
+class NotHere(Host):
     """Any other path of the image host: the redirect that a missing image gets."""
 
     async def on_get(self) -> Response:
-        return _gone()
+        return self.gone()
 
     on_head = on_get
-
-
-def _gone() -> Response:
-    return Response(302, b"", "text/html", {"Location": "/removed.png"})
 
 
 @cache
