@@ -20,6 +20,8 @@ This is a sandbox: a stand-in for Imgur, for tests and first steps.
 
 POST /3/image      upload, as Imgur's API v3 takes it (Authorization: Client-ID anything)
 GET  /<id>.<ext>   an uploaded image; /<id>s, b, t, m, l or h.jpg is a thumbnail of it
+GET  /<id>         the page of an image
+GET  /a/<id>       the page of an album
 """
 
 
@@ -53,7 +55,7 @@ class Removed(Host):
 
 
 class Link(Host):
-    """GET|HEAD /{id}{thumbnail letter}.{any extension}: the uploaded bytes."""
+    """GET|HEAD /{id}{thumbnail letter}.{any extension}: the image."""
 
     route = "link"
 
