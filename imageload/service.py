@@ -27,7 +27,7 @@ from imageload.observers.metrics import Metrics, Phase
 from imageload.observers.webhooks import WebhookRules, Webhooks
 from imageload.pipeline import Observer, Pipeline
 from imageload.retry import RetryRule
-from imageload.settings import Settings, Tuning
+from imageload.settings import SANDBOX_CLIENT_ID, Settings, Tuning
 from imageload.store import Store, open_store
 from imageload.targets.imgur.quota import Quotas, Terms
 from imageload.targets.imgur.uploader import Imgur
@@ -225,10 +225,14 @@ def _imgur(
 
 
 def _whose(settings: Settings) -> str:
-    """Names the Imgur, the account and the client ids that saved budgets belong to."""
+    """Names the Imgur, the account and the client ids that saved budgets belong to.
+
+    The sandbox with Imgur's limits and the one without them are two.
+    """
     account = "" if settings.imgur_anonymous else settings.imgur_refresh_token
     ids = [client_id for client_id, _, _ in settings.clients]
-    return json.dumps([settings.imgur_base_url, account, ids])
+    is_limited = settings.imgur_client_id == SANDBOX_CLIENT_ID and settings.sandbox_limits
+    return json.dumps([settings.imgur_base_url, account, ids, is_limited])
 
 
 def _converters(
