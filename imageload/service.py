@@ -27,6 +27,7 @@ from imageload.observers.metrics import Metrics, Phase
 from imageload.observers.webhooks import WebhookRules, Webhooks
 from imageload.pipeline import Observer, Pipeline
 from imageload.retry import RetryRule
+from imageload.sandbox_process import SandboxProcess
 from imageload.settings import SANDBOX_CLIENT_ID, Settings, Tuning
 from imageload.store import Store, open_store
 from imageload.targets.imgur.quota import Quotas, Terms
@@ -53,13 +54,15 @@ class Service:
         tuning: Tuning | None = None,
         observers: Iterable[Observer] = (),
         on_break: Callable[[], object] | None = None,
+        sandbox: SandboxProcess | None = None,
     ) -> None:
         """`observers` are called with every Change, on the transfer loop, once it is recorded.
 
         `on_break` is called, on another thread, when a bug ends a thread that the service needs.
+        `sandbox` is the one that `settings` lead to, if this service started it.
         """
         tuning = tuning or Tuning()
-        self._settings = settings
+        self._settings, self.sandbox = settings, sandbox
         self.metrics = Metrics()
         self.transfers = TransferLoop(on_break)
         # Before the journal is opened, as they raise ValueError if an option is wrong.
