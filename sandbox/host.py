@@ -11,7 +11,7 @@ from functools import cache
 
 from .envelope import Response
 from .handler import Handler
-from .picture import removed_png, thumbnail
+from .picture import placeholder, thumbnail
 
 FOR_EVER = "public, max-age=31536000"
 
@@ -60,6 +60,8 @@ class Link(Host):
     route = "link"
 
     async def on_get(self, image_id: str, suffix: str | None) -> Response:
+        if self.state.options.region_blocked:
+            return Response(200, _blocked(), "image/png")
         image = self.state.store.image(image_id)
         if image is None:
             return self.gone()
@@ -104,4 +106,10 @@ class NotHere(Host):
 
 @cache
 def _removed() -> bytes:
-    return removed_png()
+    return placeholder(161, 81)  # JDim#1433
+
+
+@cache
+def _blocked() -> bytes:
+    """The picture that Imgur serves in blocked regions, whatever the id, with a 200."""
+    return placeholder(336, 478)

@@ -143,8 +143,8 @@ def thumbnail(content: bytes, suffix: str) -> bytes:
     return out.getvalue()
 
 
-def removed_png() -> bytes:
-    """A 161x81 PNG, the size of i.imgur.com's picture for missing images (JDim#1433)."""
+def placeholder(width: int, height: int) -> bytes:
+    """A grey PNG of the size of one of i.imgur.com's pictures in place of an image."""
     out = io.BytesIO()
-    Image.new("L", (161, 81), 0x22).save(out, "PNG")
+    Image.new("L", (width, height), 0x22).save(out, "PNG")
     return out.getvalue()

@@ -851,6 +851,22 @@ def test_a_missing_or_deleted_image_redirects_to_removed_png(
         assert image.size == (161, 81)
 
 
+def test_a_blocked_region_gets_one_picture_for_every_image(
+    sandbox: RunningSandbox, http: requests.Session, upload: Uploader
+) -> None:
+    link = upload().json()["data"]["link"]
+    sandbox.settings(region_blocked=True)
+    try:
+        answers = [http.get(url) for url in (link, f"{sandbox.url}/abcdefg.jpg")]
+    finally:
+        sandbox.settings(region_blocked=False)
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.content for answer in answers}) == 1
+    with Image.open(io.BytesIO(answers[0].content)) as image:
+        assert image.size == (336, 478)
+    assert http.get(link).content == PNG
+
+
 def test_a_missing_image_of_imgurs_own_names_redirects_to_them(
     tmp_path: Path, http: requests.Session
 ) -> None:
