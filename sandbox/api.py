@@ -149,6 +149,8 @@ class Favorite(Api):
     route = "image"
 
     async def on_post(self, image_id: str) -> str:
+        if self.caller.account is None:
+            raise ApiError(403, "This method requires authentication")
         image = self.state.store.image(image_id)
         if image is None:
             raise ApiError(404, f"Unable to find an image with the id, {image_id}")

@@ -41,6 +41,7 @@ API_REST: list[tuple[str, type[RequestHandler]]] = [(r"/3(?:/.*)?", api.Unknown)
 HOST_ROUTES: list[tuple[str, type[RequestHandler]]] = [
     (r"/", host.Face),
     (r"/removed\.png", host.Removed),
+    (r"/([0-9A-Za-z]{7})\.gifv", pages.ImagePage),  # a page with a player on Imgur, no image
     (r"/([0-9A-Za-z]{7})([sbtmlh])?\.[0-9A-Za-z]{1,5}", host.Link),
     (r"/([0-9A-Za-z]{7})", pages.ImagePage),
     (rf"/a/{_ID}", pages.AlbumPage),

@@ -76,7 +76,7 @@ def read_form(content_type: str, body: bytes, query: str) -> Form:
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type == "multipart/form-data":
         sent, filename = _multipart(content_type, body)
-    elif media_type in ("application/json", "text/json"):
+    elif media_type == "application/json":
         sent = _json(body)
     elif media_type == "application/x-www-form-urlencoded":
         sent = _urlencoded(body)
@@ -120,7 +120,7 @@ def _json(body: bytes) -> dict[str, list[bytes]]:
     return {
         name: [_encoded(item) for item in (value if isinstance(value, list) else [value])]
         for name, value in parsed.items()
-        if value is not None
+        if value is not None and not name.endswith("[]")  # that is how forms name a list
     }
 
 

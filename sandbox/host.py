@@ -2,7 +2,7 @@
 
 Any extension serves the stored type. A letter after the id selects a thumbnail, always a JPEG.
 A missing or deleted image is a 302, not a 404 (RedditImageGrab#50): a downloader that follows it
-gets an image. Not copied: i.imgur.com's 429 for some User-Agents, its HTML for browsers, GIFV.
+gets an image. Not copied: i.imgur.com's 429 for some User-Agents, and its HTML for browsers.
 """
 
 from __future__ import annotations

@@ -537,6 +537,15 @@ def test_a_refresh_token_buys_an_access_token(
     assert (seen["account_url"], seen["name"]) == (told["account_username"], "a.png")
 
 
+def test_a_refresh_without_the_clients_secret_is_refused(
+    sandbox: RunningSandbox, http: requests.Session
+) -> None:
+    form = {"refresh_token": "r", "client_id": "a", "grant_type": "refresh_token"}
+    answer = http.post(f"{sandbox.url}/oauth2/token", data=form)
+    assert answer.status_code == 400
+    assert answer.json()["data"]["error"] == "The client credentials are invalid"
+
+
 def test_a_rotated_refresh_token_works_once_and_its_heir_works(
     tmp_path: Path, http: requests.Session
 ) -> None:
@@ -669,8 +678,9 @@ def test_an_image_is_shown_renamed_favoured_and_deleted(
     told = upload().json()["data"]
     by_id, by_hash = (f"{sandbox.url}/3/image/{told[key]}" for key in ("id", "deletehash"))
     assert http.post(by_hash, data={"title": "new"}, headers=ANON).json()["data"] is True
-    favoured = http.post(f"{by_id}/favorite", headers=ANON)
-    assert favoured.json()["data"] == "favorited"
+    assert http.post(f"{by_id}/favorite", headers=ANON).status_code == 403
+    bearer = {"Authorization": f"Bearer {sandbox.token()['access_token']}"}
+    assert http.post(f"{by_id}/favorite", headers=bearer).json()["data"] == "favorited"
     shown = http.get(by_id, headers=ANON)
     assert list(shown.json()) == ["data", "success", "status"]
     seen = shown.json()["data"]
@@ -799,6 +809,7 @@ def test_the_host_serves_the_stored_type_under_any_extension(
     http: requests.Session, upload: Uploader
 ) -> None:
     link = upload().json()["data"]["link"]
+    assert http.get(link.replace(".png", ".gifv")).headers["Content-Type"].startswith("text/html")
     for url in (link, link.replace(".png", ".jpg"), link.replace(".png", ".gif")):
         answer = http.get(url)
         assert (answer.content, answer.headers["Content-Type"]) == (PNG, "image/png")
