@@ -19,6 +19,7 @@ from urllib.parse import unquote_to_bytes
 
 from tornado.httputil import HTTPInputError, parse_multipart_form_data
 
+FORM = "application/x-www-form-urlencoded"
 IMAGE_FIELDS = ("image", "video")  # `video` is ShareX's name for it
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_ \t\r\n"
 _TO_STANDARD = bytes.maketrans(b" -_", b"++/")
@@ -78,7 +79,7 @@ def read_form(content_type: str, body: bytes, query: str) -> Form:
         sent, filename = _multipart(content_type, body)
     elif media_type == "application/json":
         sent = _json(body)
-    elif media_type == "application/x-www-form-urlencoded":
+    elif media_type == FORM:
         sent = _urlencoded(body)
     elif media_type.startswith("image/") and body:
         sent = {"image": [body], "type": [b"raw"]}

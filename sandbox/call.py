@@ -1,7 +1,7 @@
 """The base of every API call: authorisation, rate limits, the envelope of the response.
 
-Two texts have no public source: "Unauthorized" for another user's image (Imgur's authorise page has
-it), and the message of a 404 for an unknown endpoint.
+Three texts have no public source: "Unauthorized" for another user's image (Imgur's authorise page
+has it), "Bad Request" for the form of an album, and the message of a 404 for an unknown endpoint.
 """
 
 from __future__ import annotations

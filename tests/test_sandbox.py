@@ -746,27 +746,58 @@ def test_an_anonymous_album_is_changed_by_its_deletehash(
 ) -> None:
     first, second = (upload().json()["data"] for _ in range(2))
     albums = f"{sandbox.url}/3/album"
-    form = {"deletehashes[]": [first["deletehash"]], "title": "trip"}
-    made = http.post(albums, data=form, headers=ANON).json()["data"]
+    fields = {"deletehashes": [first["deletehash"]], "title": "trip"}
+    made = http.post(albums, json=fields, headers=ANON).json()["data"]
     mine = f"{albums}/{made['deletehash']}"
-    http.post(f"{mine}/add", data={"deletehashes[]": second["deletehash"]}, headers=ANON)
+    more = {"deletehashes[]": (None, second["deletehash"])}
+    http.post(f"{mine}/add", files=more, headers=ANON)  # multipart
     third = upload(album=made["deletehash"]).json()["data"]
     shown = http.get(f"{albums}/{made['id']}", headers=ANON).json()["data"]
     assert [i["id"] for i in shown["images"]] == [first["id"], second["id"], third["id"]]
     assert (shown["title"], shown["images_count"], shown["cover"]) == ("trip", 3, first["id"])
-    http.put(mine, data={"title": "journey"}, headers=ANON)
+    http.put(mine, json={"title": "journey"}, headers=ANON)
     http.delete(f"{mine}/remove_images", params={"ids": first["id"]}, headers=ANON)
     http.delete(f"{sandbox.url}/3/image/{second['deletehash']}", headers=ANON)
     left = http.get(f"{albums}/{made['id']}/images", headers=ANON).json()["data"]
     assert [image["id"] for image in left] == [third["id"]]
-    hashes = {"deletehashes": f"{first['deletehash']},{third['deletehash']}"}
-    assert http.post(mine, data=hashes, headers=ANON).json()["data"] is True
+    hashes = {"deletehashes": [first["deletehash"], third["deletehash"]]}
+    assert http.post(mine, json=hashes, headers=ANON).json()["data"] is True
     shown = http.get(f"{albums}/{made['id']}", headers=ANON).json()["data"]
     assert (shown["title"], shown["images_count"]) == ("journey", 2)
     assert http.delete(f"{albums}/{made['id']}", headers=ANON).status_code == 403
     assert http.delete(mine, headers=ANON).json()["data"] is True
     assert http.get(f"{albums}/{made['id']}", headers=ANON).status_code == 404
     assert http.get(third["link"]).content == PNG
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", ""), ("POST", "/{}"), ("PUT", "/{}"), ("POST", "/{}/add")],
+)
+def test_an_album_takes_forms_from_accounts_only(
+    sandbox: RunningSandbox, http: requests.Session, upload: Uploader, method: str, path: str
+) -> None:
+    image = upload().json()["data"]
+    made = http.post(f"{sandbox.url}/3/album", headers=ANON).json()["data"]
+    url = f"{sandbox.url}/3/album{path.format(made['deletehash'])}"
+    form = {"deletehashes[]": image["deletehash"]}
+    answer = http.request(method, url, data=form, headers=ANON)
+    assert (answer.status_code, answer.json()["data"]["error"]) == (400, "Bad Request")
+    images = http.get(f"{sandbox.url}/3/album/{made['id']}/images", headers=ANON).json()["data"]
+    assert images == []
+    bearer = {"Authorization": f"Bearer {sandbox.token()['access_token']}"}
+    assert http.request(method, url, data=form, headers=bearer).status_code == 200
+
+
+def test_json_names_a_list_without_brackets(
+    sandbox: RunningSandbox, http: requests.Session, upload: Uploader
+) -> None:
+    url, fields = (
+        f"{sandbox.url}/3/album",
+        {"deletehashes[]": [upload().json()["data"]["deletehash"]]},
+    )
+    made = http.post(url, json=fields, headers=ANON).json()["data"]
+    assert http.get(f"{url}/{made['id']}/images", headers=ANON).json()["data"] == []
 
 
 def test_images_cannot_be_added_to_another_accounts_album(
@@ -787,7 +818,7 @@ def test_images_of_another_account_cannot_be_added_to_an_album(
     sandbox: RunningSandbox, http: requests.Session, upload: Uploader
 ) -> None:
     image_id = upload().json()["data"]["id"]
-    answer = http.post(f"{sandbox.url}/3/album", data={"ids[]": image_id}, headers=ANON)
+    answer = http.post(f"{sandbox.url}/3/album", json={"ids": [image_id]}, headers=ANON)
     assert answer.status_code == 400
     assert answer.json()["data"]["error"].startswith("You must own all the image ids to add them")
 
@@ -1190,7 +1221,7 @@ def test_a_link_survives_kill_9_and_a_restart(launch: Launch, http: requests.Ses
         "data"
     ]
     made = http.post(
-        f"{url}/3/album", data={"deletehashes[]": told["deletehash"]}, headers=ANON
+        f"{url}/3/album", json={"deletehashes": [told["deletehash"]]}, headers=ANON
     ).json()["data"]
     process.kill()
     process.wait()
