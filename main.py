@@ -27,7 +27,7 @@ from imageload.errors import Refused, StoreError
 from imageload.fetch.tempfiles import temp_folder
 from imageload.job import Job
 from imageload.loader import Sender
-from imageload.sandbox_process import SandboxError, imgur_or_sandbox
+from imageload.sandbox_process import SandboxError, SandboxProcess, imgur_or_sandbox
 from imageload.schemas import AcceptedJson, CancelJson, JobsJson, LinksJson, summary_json
 from imageload.settings import Settings
 from imageload.store.file import check_free
@@ -181,10 +181,11 @@ ROUTES: tuple[tuple[str, type[BaseHandler]], ...] = (
 )
 
 
-async def serve(settings: Settings, temp_dir: Path) -> int:
+async def serve(settings: Settings, temp_dir: Path, sandbox: SandboxProcess | None = None) -> int:
     """Run the service until SIGTERM or Ctrl-C; a second signal ends the process at once.
 
-    Returns the exit status: 1 if a bug ended the service, so that a supervisor restarts it.
+    `sandbox` is the one that `settings` lead to. Returns the exit status: 1 if a bug ended the
+    service, so that a supervisor restarts it.
     """
     loop = asyncio.get_running_loop()
     stop, broken = asyncio.Event(), asyncio.Event()
@@ -201,7 +202,9 @@ async def serve(settings: Settings, temp_dir: Path) -> int:
     for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, on_signal)
     # In a thread, so that signals are handled: reading 100,000 jobs takes seconds.
-    app = await asyncio.to_thread(App, settings, temp_dir, ROUTES, on_break=on_break)
+    app = await asyncio.to_thread(
+        App, settings, temp_dir, ROUTES, on_break=on_break, sandbox=sandbox
+    )
     _tune_collector()
     try:
         server, url = app.listen()
@@ -261,7 +264,7 @@ def main(arguments: Sequence[str], *, program: str = "main.py") -> int:
         if settings.store:  # before the sandbox, whose port would be taken too
             check_free(Path(settings.store))
         with temp_folder(settings.temp_dir) as temp_dir, imgur_or_sandbox(settings) as wired:
-            return asyncio.run(serve(wired, temp_dir))
+            return asyncio.run(serve(wired[0], temp_dir, wired[1]))
     except (OSError, SandboxError, StoreError) as error:
         print(f"{program}: the service cannot start: {error}", file=sys.stderr)
         return 1

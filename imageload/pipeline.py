@@ -23,6 +23,7 @@ from imageload.errors import Failure, ImageError, UploadError
 from imageload.fetch.download import Downloader
 from imageload.fetch.guard import check_url, redact_url
 from imageload.fetch.hosts import Hosts
+from imageload.fetch.imgur import image_target
 from imageload.fetch.tempfiles import TempBytes, TempFiles
 from imageload.job import (
     Change,
@@ -106,7 +107,7 @@ class Pipeline:
     async def _download(self, window: Window, index: int) -> Report:
         """Download the image to a temp file, in a format and size that the target takes."""
         job = window.job
-        target = check_url(job.image(index).url)
+        target = image_target(check_url(job.image(index).url))
 
         async def fetch() -> Report:
             with window.aside(index, target.host):

@@ -267,6 +267,7 @@ class ReadyJson(TypedDict):
     waiting_for: WaitingFor
     reason: str | None
     journal: Annotated[str | None, Meta(description="Why the journal cannot be written.")]
+    sandbox: Annotated[str | None, Meta(description="Why the sandbox does not run.")]
 
 
 class ProblemJson(TypedDict):

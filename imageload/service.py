@@ -27,7 +27,8 @@ from imageload.observers.metrics import Metrics, Phase
 from imageload.observers.webhooks import WebhookRules, Webhooks
 from imageload.pipeline import Observer, Pipeline
 from imageload.retry import RetryRule
-from imageload.settings import Settings, Tuning
+from imageload.sandbox_process import SandboxProcess
+from imageload.settings import SANDBOX_CLIENT_ID, Settings, Tuning
 from imageload.store import Store, open_store
 from imageload.targets.imgur.breaker import Terms
 from imageload.targets.imgur.quota import Quotas
@@ -54,13 +55,15 @@ class Service:
         tuning: Tuning | None = None,
         observers: Iterable[Observer] = (),
         on_break: Callable[[], object] | None = None,
+        sandbox: SandboxProcess | None = None,
     ) -> None:
         """`observers` are called with every Change, on the transfer loop, once it is recorded.
 
         `on_break` is called, on another thread, when a bug ends a thread that the service needs.
+        `sandbox` is the one that `settings` lead to, if this service started it.
         """
         tuning = tuning or Tuning()
-        self._settings = settings
+        self._settings, self.sandbox = settings, sandbox
         self.metrics = Metrics()
         self.transfers = TransferLoop(on_break)
         # Before the journal is opened, as they raise ValueError if an option is wrong.
@@ -226,10 +229,14 @@ def _imgur(
 
 
 def _whose(settings: Settings) -> str:
-    """Names the Imgur, the account and the client ids that saved budgets belong to."""
+    """Names the Imgur, the account and the client ids that saved budgets belong to.
+
+    The sandbox with Imgur's limits and the one without them are two.
+    """
     account = "" if settings.imgur_anonymous else settings.imgur_refresh_token
     ids = [client_id for client_id, _, _ in settings.clients]
-    return json.dumps([settings.imgur_base_url, account, ids])
+    is_limited = settings.imgur_client_id == SANDBOX_CLIENT_ID and settings.sandbox_limits
+    return json.dumps([settings.imgur_base_url, account, ids, is_limited])
 
 
 def _converters(

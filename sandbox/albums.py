@@ -1,7 +1,8 @@
 """Albums of anonymous images, named by deletehashes, or of an account's images, named by ids.
 
 Changes address an anonymous album by its deletehash, reads by its id; users often mix these up
-(PyImgur#46, node-imgur#32).
+(PyImgur#46, node-imgur#32). Without an account their fields are JSON or multipart: since 2025-04
+Imgur refuses forms (Apollo-Reborn#61).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from .body import Form
+from .body import FORM, Form
 from .call import Api
 from .envelope import ApiError
 from .store import Album, new_deletehash, new_id
@@ -21,6 +22,13 @@ class AlbumCall(Api):
     """Base of the album handlers."""
 
     route = "album"
+
+    async def form(self) -> Form:
+        """The fields of the request; ApiError 400 for a form without an account."""
+        content_type = self.request.headers.get("Content-Type", "").partition(";")[0]
+        if self.caller.account is None and content_type.strip().lower() == FORM:
+            raise ApiError(400, "Bad Request")
+        return await super().form()
 
     def shown(self, album_id: str) -> Album:
         """The album of an id or deletehash; ApiError 404 if there is none."""

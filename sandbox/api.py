@@ -12,7 +12,7 @@ from tornado.simple_httpclient import SimpleAsyncHTTPClient
 from .body import Form
 from .call import Api
 from .envelope import ApiError
-from .picture import NotAnImage, look
+from .picture import NotAnImage, cleaned
 from .store import Album, StoredImage, new_deletehash, new_id
 from .views import image_view, uploaded_view
 
@@ -58,9 +58,9 @@ class Upload(Api):
         return uploaded_view(image, self.state.link_base, old=self.old_shape)
 
     def _kept(self, content: bytes, form: Form) -> StoredImage:
-        """The image, checked and stored. Runs in the thread pool."""
+        """The image, checked, cleaned and stored. Runs in the thread pool."""
         try:
-            picture = look(content)
+            picture, kept = cleaned(content)
         except NotAnImage as error:
             raise ApiError(400, "File type invalid (1)", shape=2, code=1003) from error
         owner = self.caller.account
@@ -70,7 +70,7 @@ class Upload(Api):
             type=picture.type,
             width=picture.width,
             height=picture.height,
-            size=len(content),
+            size=len(kept),
             sha256=hashlib.sha256(content).hexdigest(),
             animated=picture.animated,
             datetime=int(time.time()),
@@ -79,7 +79,7 @@ class Upload(Api):
             name=form.text("name") or (form.filename if owner else ""),
             account=owner,
         )
-        self.state.store.add(image, content)
+        self.state.store.add(image, kept)
         return image
 
     def _album(self, form: Form) -> Album | None:
@@ -149,6 +149,8 @@ class Favorite(Api):
     route = "image"
 
     async def on_post(self, image_id: str) -> str:
+        if self.caller.account is None:
+            raise ApiError(403, "This method requires authentication")
         image = self.state.store.image(image_id)
         if image is None:
             raise ApiError(404, f"Unable to find an image with the id, {image_id}")

@@ -13,7 +13,7 @@ from tornado.netutil import bind_sockets
 from tornado.routing import HostMatches
 from tornado.web import Application, RequestHandler
 
-from . import albums, api, control, host, oauth
+from . import albums, api, control, host, oauth, pages
 from .options import Options
 from .state import State
 
@@ -41,7 +41,10 @@ API_REST: list[tuple[str, type[RequestHandler]]] = [(r"/3(?:/.*)?", api.Unknown)
 HOST_ROUTES: list[tuple[str, type[RequestHandler]]] = [
     (r"/", host.Face),
     (r"/removed\.png", host.Removed),
+    (r"/([0-9A-Za-z]{7})\.gifv", pages.ImagePage),  # a page with a player on Imgur, no image
     (r"/([0-9A-Za-z]{7})([sbtmlh])?\.[0-9A-Za-z]{1,5}", host.Link),
+    (r"/([0-9A-Za-z]{7})", pages.ImagePage),
+    (rf"/a/{_ID}", pages.AlbumPage),
 ]
 CONTROL_ROUTES: list[tuple[str, type[RequestHandler]]] = [
     (r"/sandbox/faults", control.FaultControl),

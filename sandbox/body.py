@@ -4,7 +4,7 @@
     multipart text, base64                            PicGo 3.1.0
     urlencoded base64                                 imgurpython 1.1.7
     JSON {"image": "<base64>"}                        npm imgur-uploader 4.2.1
-    the bare bytes, names in the query                flameshot, kusumakarb
+    the bare bytes as image/*, names in the query     kusumakarb
     an http URL in place of the bytes                 tremby/imgur.sh
 
 sandbox/picture.py checks whether the bytes are an image.
@@ -19,6 +19,7 @@ from urllib.parse import unquote_to_bytes
 
 from tornado.httputil import HTTPInputError, parse_multipart_form_data
 
+FORM = "application/x-www-form-urlencoded"
 IMAGE_FIELDS = ("image", "video")  # `video` is ShareX's name for it
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_ \t\r\n"
 _TO_STANDARD = bytes.maketrans(b" -_", b"++/")
@@ -67,23 +68,23 @@ class Form:
 def read_form(content_type: str, body: bytes, query: str) -> Form:
     """The fields of a request, from its body and its query; the body has precedence.
 
-    A body that is none of the known forms is taken to be the image itself, as flameshot sends it
-    (Content-Type application/application/x-www-form-urlencoded). A body that is broken in its
-    own form has no fields.
+    A body is the image itself only if its Content-Type is an image's: since 2024-02 Imgur refuses
+    others, such as flameshot's application/application/x-www-form-urlencoded. A body that is broken
+    in its own form has no fields.
     """
     values = _urlencoded(query.encode("latin-1", "replace"))
     filename = ""
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type == "multipart/form-data":
         sent, filename = _multipart(content_type, body)
-    elif media_type in ("application/json", "text/json"):
+    elif media_type == "application/json":
         sent = _json(body)
-    elif media_type == "application/x-www-form-urlencoded" and _is_text(body):
+    elif media_type == FORM:
         sent = _urlencoded(body)
+    elif media_type.startswith("image/") and body:
+        sent = {"image": [body], "type": [b"raw"]}
     else:
-        sent = {"image": [body]} if body else {}
-        if body and "type" not in values:
-            sent["type"] = [b"raw"]
+        sent = {}
     return Form({**values, **sent}, filename)
 
 
@@ -120,7 +121,7 @@ def _json(body: bytes) -> dict[str, list[bytes]]:
     return {
         name: [_encoded(item) for item in (value if isinstance(value, list) else [value])]
         for name, value in parsed.items()
-        if value is not None
+        if value is not None and not name.endswith("[]")  # that is how forms name a list
     }
 
 
@@ -147,11 +148,6 @@ def _unquoted(value: bytes) -> bytes:
         for escape, byte in ((b"%2B", b"+"), (b"%2F", b"/"), (b"%3D", b"="), (b"%0A", b"\n")):
             value = value.replace(escape, byte).replace(escape.lower(), byte)
     return unquote_to_bytes(value)
-
-
-def _is_text(body: bytes) -> bool:
-    """False for raw image bytes with the content type of a form, as `curl --data-binary` sends."""
-    return all(32 <= byte < 127 for byte in body[:16])
 
 
 def _unbase64(value: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """The base of every API call: authorisation, rate limits, the envelope of the response.
 
-Two texts have no public source: "Unauthorized" for another user's image (Imgur's authorise page has
-it), and the message of a 404 for an unknown endpoint.
+Three texts have no public source: "Unauthorized" for another user's image (Imgur's authorise page
+has it), "Bad Request" for the form of an album, and the message of a 404 for an unknown endpoint.
 """
 
 from __future__ import annotations
@@ -72,7 +72,10 @@ class Api(Handler):
             raise ApiError(401, "Authentication required")
         scheme, _, credential = sent.partition(" ")
         ip, credential = self.request.remote_ip or "", credential.strip()
-        if scheme.lower() == "client-id" and credential:
+        if scheme.lower() == "client-id":
+            if not credential:
+                shape = self.state.options.limit_shape
+                raise ApiError(429, "Too Many Requests", shape=shape)
             exist = listed(self.state.options.client_ids)
             if exist and credential not in exist:
                 raise ApiError(403, "Invalid client_id")

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import asdict
-from ipaddress import ip_address
 from typing import Any
 
 from tornado.web import HTTPError, RequestHandler
 
+from .access import is_loopback
 from .faults import read_fault
 from .state import State
 
@@ -27,10 +27,10 @@ class Control(RequestHandler):
         self.state = state
 
     def prepare(self) -> None:
-        here = self.request.host_name in ("localhost", self.state.options.address)
-        if not _loopback(self.request.remote_ip or ""):
+        name = self.request.host_name
+        if not is_loopback(self.request.remote_ip or "") or "Origin" in self.request.headers:
             raise HTTPError(403)
-        if "Origin" in self.request.headers or not (here or _loopback(self.request.host_name)):
+        if not (is_loopback(name) or name == self.state.options.address):
             raise HTTPError(403)
 
     def json_body(self) -> Any:
@@ -144,10 +144,3 @@ def counts(state: State) -> dict[str, object]:
         "faults_met": dict(state.faults.met),
         "faults_queued": state.faults.queued(),
     }
-
-
-def _loopback(name: str) -> bool:
-    try:
-        return ip_address(name.strip("[]")).is_loopback
-    except ValueError:
-        return False

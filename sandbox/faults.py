@@ -7,7 +7,7 @@ A fault is a name of the catalogue, or described by fields; fields override thos
     {"fault": "slow_answer", "seconds": 5, "after": 3}  the fourth upload is slow
     {"fault": "answer", "status": 200, "body": "null"}  a body of any bytes
 
-`match` is a route (upload, image, credits, album, account, oauth, link, any) or a part of
+`match` is a route (upload, image, credits, album, account, oauth, link, page, any) or a part of
 "METHOD /path". A request gets the first queued fault that matches.
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 
 from .envelope import HTML, JSON, ApiError, Asked, Response, failure, phrase, varnish_page
 
-ROUTES = ("upload", "image", "credits", "album", "account", "oauth", "link", "other")
+ROUTES = ("upload", "image", "credits", "album", "account", "oauth", "link", "page", "other")
 
 # Faults of the connection; every other fault is a response.
 HANG = "hang"  # reads the body, never answers

@@ -18,7 +18,8 @@ from tornado.http1connection import HTTP1Connection
 from tornado.web import RequestHandler, stream_request_body
 
 from . import faults
-from .envelope import HTML, Asked, Response, nginx_page, phrase
+from .access import is_cross_site, is_own_name
+from .envelope import HTML, ApiError, Asked, Response, failure, nginx_page, phrase
 from .faults import Fault
 from .state import State
 
@@ -36,11 +37,19 @@ _PREFLIGHT = Response(
 )
 
 
+def _refusal() -> Response:
+    """The sandbox's own response to the web pages of other sites; Imgur has none."""
+    error = ApiError(403, "The sandbox does not answer the web pages of other sites.")
+    return failure(error, Asked("", "", edge=True))
+
+
 @stream_request_body
 class Handler(RequestHandler):
     """One request. A subclass answers in on_get, on_post, …, each returning an Response."""
 
     route = "other"
+    is_for_other_sites = False
+    """Web pages of other sites may send this request, as they may show an image."""
 
     def initialize(self, state: State) -> None:
         self.state = state
@@ -61,9 +70,11 @@ class Handler(RequestHandler):
         return self._received > self.body_cap
 
     async def prepare(self) -> None:
-        self.state.stats.request(self.route, self.request.server_connection)
-        request_line = f"{self.request.method} {self.request.path}"
-        self.fault = self.state.faults.take(self.route, request_line)
+        self._is_allowed = self._comes_from_here()
+        if self._is_allowed:
+            self.state.stats.request(self.route, self.request.server_connection)
+            request_line = f"{self.request.method} {self.request.path}"
+            self.fault = self.state.faults.take(self.route, request_line)
         declared = self.request.headers.get("Content-Length", "0")
         size = int(declared) if declared.isdigit() else 0
         patient = self.request.headers.get("Expect", "").lower() == "100-continue"
@@ -71,6 +82,11 @@ class Handler(RequestHandler):
             # The client waits for 100 Continue, or its body is too large to be read and dropped.
             self._received = size
             await self._answer()
+
+    def _comes_from_here(self) -> bool:
+        if not is_own_name(self.request.host_name, self.state):
+            return False
+        return self.is_for_other_sites or not is_cross_site(self.request)
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         self._received += len(chunk)
@@ -121,7 +137,9 @@ class Handler(RequestHandler):
         return hasattr(self, f"on_{(self.request.method or '').lower()}")
 
     async def _answer(self) -> None:
-        if self.request.method == "OPTIONS":
+        if not self._is_allowed:
+            answer = _refusal()
+        elif self.request.method == "OPTIONS":
             answer = _PREFLIGHT
         elif not self._takes_method():
             # nginx, in front of the API, answers with its own page (ShareX#893).

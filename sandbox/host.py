@@ -2,7 +2,7 @@
 
 Any extension serves the stored type. A letter after the id selects a thumbnail, always a JPEG.
 A missing or deleted image is a 302, not a 404 (RedditImageGrab#50): a downloader that follows it
-gets an image. Not copied: i.imgur.com's 429 for some User-Agents, its HTML for browsers, GIFV.
+gets an image. Not copied: i.imgur.com's 429 for some User-Agents, and its HTML for browsers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import cache
 
 from .envelope import Response
 from .handler import Handler
-from .picture import removed_png, thumbnail
+from .picture import placeholder, thumbnail
 
 FOR_EVER = "public, max-age=31536000"
 
@@ -20,10 +20,23 @@ This is a sandbox: a stand-in for Imgur, for tests and first steps.
 
 POST /3/image      upload, as Imgur's API v3 takes it (Authorization: Client-ID anything)
 GET  /<id>.<ext>   an uploaded image; /<id>s, b, t, m, l or h.jpg is a thumbnail of it
+GET  /<id>         the page of an image
+GET  /a/<id>       the page of an album
 """
 
 
-class Face(Handler):
+class Host(Handler):
+    """Base of the image host's handlers: any web page may show an image."""
+
+    is_for_other_sites = True
+
+    def gone(self) -> Response:
+        """The response for a missing image: a redirect to a picture, absolute as Imgur's."""
+        location = f"{self.state.link_base}/removed.png"
+        return Response(302, b"", "text/html", {"Location": location})
+
+
+class Face(Host):
     """GET /: a description."""
 
     async def on_get(self) -> Response:
@@ -32,7 +45,7 @@ class Face(Handler):
     on_head = on_get
 
 
-class Removed(Handler):
+class Removed(Host):
     """GET|HEAD /removed.png: the picture for missing images."""
 
     async def on_get(self) -> Response:
@@ -41,15 +54,17 @@ class Removed(Handler):
     on_head = on_get
 
 
-class Link(Handler):
-    """GET|HEAD /{id}{thumbnail letter}.{any extension}: the uploaded bytes."""
+class Link(Host):
+    """GET|HEAD /{id}{thumbnail letter}.{any extension}: the image."""
 
     route = "link"
 
     async def on_get(self, image_id: str, suffix: str | None) -> Response:
+        if self.state.options.region_blocked:
+            return Response(200, _blocked(), "image/png")
         image = self.state.store.image(image_id)
         if image is None:
-            return _gone()
+            return self.gone()
         tag = f'"{image.sha256[:32]}{suffix or ""}"'
         headers = {"Etag": tag, "Cache-Control": FOR_EVER}
         if tag in self.request.headers.get("If-None-Match", ""):
@@ -59,7 +74,7 @@ class Link(Handler):
         else:
             content = await self.state.in_pool(self.state.store.content, image_id)
         if content is None:
-            return _gone()
+            return self.gone()
         return Response(200, content, "image/jpeg" if suffix else image.type, headers)
 
     on_head = on_get
@@ -80,19 +95,21 @@ class Link(Handler):
         return None
 
 
-class NotHere(Handler):
+class NotHere(Host):
     """Any other path of the image host: the redirect that a missing image gets."""
 
     async def on_get(self) -> Response:
-        return _gone()
+        return self.gone()
 
     on_head = on_get
 
 
-def _gone() -> Response:
-    return Response(302, b"", "text/html", {"Location": "/removed.png"})
+@cache
+def _removed() -> bytes:
+    return placeholder(161, 81)  # JDim#1433
 
 
 @cache
-def _removed() -> bytes:
-    return removed_png()
+def _blocked() -> bytes:
+    """The picture that Imgur serves in blocked regions, whatever the id, with a 200."""
+    return placeholder(336, 478)

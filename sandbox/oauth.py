@@ -29,7 +29,8 @@ class Token(Handler):
         form = read_form(content_type, self.body, self.request.query)
         client_id, grant = form.text("client_id"), form.text("grant_type")
         exist = listed(self.state.options.client_ids)
-        if not client_id or (exist and client_id not in exist):
+        is_unknown = not client_id or (exist and client_id not in exist)
+        if not client_id or is_unknown or not form.text("client_secret"):
             raise ApiError(400, "The client credentials are invalid")
         if grant == "pin":
             raise ApiError(400, "Invalid Pin")

@@ -32,6 +32,9 @@ class Options:
     fetch_urls: Annotated[
         bool, "fetch type=url uploads from any address; unsafe if strangers can post"
     ] = False
+    region_blocked: Annotated[
+        bool, "serve the picture of a blocked region in place of any image (windhawk#743)"
+    ] = False
     body_seconds: Annotated[float, "longest time for one request body to arrive"] = 300.0
     idle_seconds: Annotated[float, "longest silence on a kept-alive connection"] = 75.0
 
@@ -80,6 +83,7 @@ SETTINGS = (
     "token_seconds",
     "rotate_refresh_tokens",
     "max_image_bytes",
+    "region_blocked",
     "user_credits",
     "account_credits",
     "client_credits",

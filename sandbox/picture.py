@@ -1,4 +1,7 @@
-"""Check images as Imgur does, and make thumbnails, with Pillow. Never on the event loop."""
+"""Check and clean images as Imgur does, and make thumbnails, with Pillow.
+
+Never on the event loop.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import struct
 from dataclasses import dataclass
 
 from PIL import GifImagePlugin, Image, ImageOps, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+
+from .metadata import strip_metadata
 
 # The imports register the plugins, so that no request waits for Pillow to load all of them.
 _PLUGINS = (GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin)
@@ -20,6 +25,9 @@ FORMATS = {
     "TIFF": ("image/tiff", "tiff"),
 }
 EXTENSIONS = dict(FORMATS.values())
+
+_ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
+_JPEG_QUALITY = 95  # of an image that had to be turned
 
 MAX_PIXELS = 89_478_485  # Pillow's limit for decompression bombs: 256 MiB of RGB
 
@@ -61,6 +69,25 @@ class Picture:
     width: int
     height: int
     animated: bool
+    is_upright: bool = True
+
+
+def cleaned(content: bytes) -> tuple[Picture, bytes]:
+    """The image as Imgur stores it: turned as its EXIF says, and without metadata.
+
+    Raises NotAnImage if Imgur would refuse it. Only a TIFF, and an image that had to be turned, are
+    encoded anew.
+    """
+    picture = look(content)
+    try:
+        if picture.type == "image/tiff" or not (picture.is_upright or picture.animated):
+            content = _redrawn(content)
+            picture = look(content)
+        if picture.type != "image/tiff":
+            content = strip_metadata(content, picture.type)
+    except _BROKEN as error:
+        raise NotAnImage(str(error)) from error
+    return picture, content
 
 
 def look(content: bytes) -> Picture:
@@ -80,9 +107,25 @@ def look(content: bytes) -> Picture:
             if kind == "image/jpeg":
                 image.draft("L", (1, 1))
             image.load()
+            is_upright = image.getexif().get(_ORIENTATION, 1) == 1
     except _BROKEN as error:
         raise NotAnImage(str(error)) from error
-    return Picture(kind, width, height, bool(animated))
+    return Picture(kind, width, height, bool(animated), is_upright)
+
+
+def _redrawn(content: bytes) -> bytes:
+    """The first frame, turned and encoded anew in its own format, with its colour profile."""
+    out = io.BytesIO()
+    with Image.open(io.BytesIO(content)) as opened:
+        kind = "JPEG" if opened.format == "MPO" else opened.format
+        image = ImageOps.exif_transpose(opened)
+        kept = {"icc_profile", "transparency"} & image.info.keys()
+        options = {name: image.info[name] for name in kept}
+        image.info = {}
+        if kind == "JPEG":
+            options["quality"] = _JPEG_QUALITY
+        image.save(out, kind, **options)
+    return out.getvalue()
 
 
 def thumbnail(content: bytes, suffix: str) -> bytes:
@@ -100,8 +143,8 @@ def thumbnail(content: bytes, suffix: str) -> bytes:
     return out.getvalue()
 
 
-def removed_png() -> bytes:
-    """A 161x81 PNG, the size of i.imgur.com's picture for missing images (JDim#1433)."""
+def placeholder(width: int, height: int) -> bytes:
+    """A grey PNG of the size of one of i.imgur.com's pictures in place of an image."""
     out = io.BytesIO()
-    Image.new("L", (161, 81), 0x22).save(out, "PNG")
+    Image.new("L", (width, height), 0x22).save(out, "PNG")
     return out.getvalue()

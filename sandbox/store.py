@@ -1,6 +1,6 @@
 """Images and albums on disk: links stay valid after a restart or a kill -9.
 
-One flat directory: `<id>` has the uploaded bytes, `<id>.json` the metadata, `<id>.album` an album.
+One flat directory: `<id>` has the image's bytes, `<id>.json` the metadata, `<id>.album` an album.
 The JSON is written last, to a temporary name, and renamed; that rename creates the image. Nothing
 is fsynced, so a power cut may lose images.
 
@@ -31,7 +31,10 @@ THUMBNAILS_KEPT = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class StoredImage:
-    """One uploaded image. `account` is None for an anonymous upload."""
+    """One uploaded image. `account` is None for an anonymous upload.
+
+    `size` is that of the stored bytes, `sha256` that of the bytes as they were sent.
+    """
 
     id: str
     deletehash: str
@@ -113,7 +116,7 @@ class Store:
         return self._albums.get(self._ids.get(deletehash, ""))
 
     def content(self, image_id: str) -> bytes | None:
-        """The uploaded bytes; None if the image has been deleted."""
+        """The image's bytes; None if the image has been deleted."""
         return _read(self._directory / image_id)
 
     def add(self, image: StoredImage, content: bytes) -> None:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import requests
 
 from imageload.job import Downloaded, Job, Report, Uploaded
+from imageload.sandbox_process import SandboxProcess
 from imageload.service import Service
 from imageload.settings import Settings, Tuning
 from imageload.web.app import App
@@ -84,9 +85,15 @@ class Client:
 class RunningService(Client):
     """The service on an event loop in a thread of this process."""
 
-    def __init__(self, settings: Settings, tuning: Tuning, temp_dir: Path) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        tuning: Tuning,
+        temp_dir: Path,
+        sandbox: SandboxProcess | None = None,
+    ) -> None:
         self.temp_dir = temp_dir
-        self._settings, self._tuning = settings, tuning
+        self._settings, self._tuning, self._sandbox = settings, tuning, sandbox
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
         self.app: App
@@ -103,7 +110,9 @@ class RunningService(Client):
     def _run(self, ready: queue.SimpleQueue[str | BaseException]) -> None:
         async def serve() -> None:
             self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-            self.app = App(self._settings, self.temp_dir, ROUTES, tuning=self._tuning)
+            self.app = App(
+                self._settings, self.temp_dir, ROUTES, tuning=self._tuning, sandbox=self._sandbox
+            )
             self.service = self.app.service
             self.server, url = self.app.listen()
             ready.put(url)
@@ -147,7 +156,8 @@ class RunningService(Client):
 def running_service(temp_dir: Path, **options: Any) -> Iterator[RunningService]:
     """Run the service in this process, with short waits.
 
-    Each of `options` is a field of Settings or of Tuning.
+    Each of `options` is a field of Settings or of Tuning, or `sandbox`, the process that the
+    settings lead to.
     """
     values: dict[str, Any] = {
         "port": 0,
@@ -167,8 +177,9 @@ def running_service(temp_dir: Path, **options: Any) -> Iterator[RunningService]:
     }
     tuned = {field.name for field in fields(Tuning)} & values.keys()
     tuning = Tuning(**{name: values.pop(name) for name in tuned})
+    sandbox = values.pop("sandbox", None)
     temp_dir.mkdir(exist_ok=True)
-    service = RunningService(Settings(**values), tuning, temp_dir)
+    service = RunningService(Settings(**values), tuning, temp_dir, sandbox)
     try:
         yield service
     finally:

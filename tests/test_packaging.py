@@ -138,9 +138,9 @@ def test_the_wheel_holds_one_package_and_one_module(wheel: Path) -> None:
 def test_an_installed_wheel_runs_a_job_and_opens_its_link(
     programs: Path, installed_service: ServiceProcess, origin: Origin, tmp_path: Path
 ) -> None:
-    job_id = installed_service.submit([origin.image("png-rgb.png")])
+    job_id = installed_service.submit([origin.image("png-rgba.png")])
     (link,) = installed_service.finish(job_id)["uploaded"]["completed"]
-    assert requests.get(link, timeout=PATIENCE).content == (IMAGES / "png-rgb.png").read_bytes()
+    assert requests.get(link, timeout=PATIENCE).content == (IMAGES / "png-rgba.png").read_bytes()
     assert requests.get(installed_service.url, timeout=PATIENCE).status_code == 200
     assert requests.get(f"{installed_service.url}/openapi.json", timeout=PATIENCE).json()["paths"]
     server = f"--server={installed_service.url}"
@@ -148,7 +148,7 @@ def test_an_installed_wheel_runs_a_job_and_opens_its_link(
         programs / "imageload",
         "upload",
         server,
-        origin.image("png-rgb.png"),
+        origin.image("png-rgba.png"),
     ]
     assert run(*upload, folder=tmp_path) == f"{link}\n"
 

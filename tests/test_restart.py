@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from imageload.settings import SANDBOX_CLIENT_ID
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.disks import full, small_disk
 from tests.events import Subscriber
@@ -216,6 +217,23 @@ def test_another_client_id_does_not_wait_for_the_budgets_of_the_one_before(
             job_id = service.submit(distinct(origin, 6))
             wait_until(lambda: service.get("/v1/quota").json()["parked"] == 3)
         with running_service(tmp_path / "temp", **options, imgur_client_id="new") as service:
+            assert all_landed(service, [job_id])
+
+
+def test_the_sandbox_without_limits_does_not_wait_for_the_budgets_of_the_one_with_them(
+    tmp_path: Path, origin: Origin
+) -> None:
+    options: dict[str, Any] = {
+        "imgur_client_id": SANDBOX_CLIENT_ID,
+        "store": str(tmp_path / "journal"),
+    }
+    with running_sandbox(tmp_path / "sandbox", user_credits=35) as sandbox:
+        options = wired(sandbox, **options)
+        with running_service(tmp_path / "temp", **options, sandbox_limits=True) as service:
+            job_id = service.submit(distinct(origin, 6))
+            wait_until(lambda: service.get("/v1/quota").json()["parked"] == 3)
+        sandbox.settings(unlimited=True)
+        with running_service(tmp_path / "temp", **options) as service:
             assert all_landed(service, [job_id])
 
 

@@ -226,10 +226,11 @@ def test_curl_learns_that_its_file_is_over_the_limit(
     assert (told["status"], told["data"]["error"]) == (413, "file is over the size limit")
 
 
-def test_curl_uploads_raw_bytes_that_it_calls_a_form(
+def test_curl_uploads_raw_bytes_with_the_content_type_of_an_image(
     imgur: RunningSandbox, authority: Path, image: Path
 ) -> None:
-    told = json.loads(curl(imgur, authority, *AS, "--data-binary", f"@{image}", API))
+    as_image = (*AS, "-H", "Content-Type: image/jpeg")
+    told = json.loads(curl(imgur, authority, *as_image, "--data-binary", f"@{image}", API))
     assert imgur.content(told["data"]["id"]) == image.read_bytes()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import signal
@@ -90,8 +91,13 @@ def test_real_images_from_a_real_nginx_are_uploaded_byte_for_byte(
         records = process.records(job_id)
     assert status["uploaded"]["failed"] == []
     assert len({record["type"] for record in records.values()}) == 5
-    for name, link in zip(names, status["uploaded"]["completed"], strict=True):
-        assert requests.get(link, timeout=PATIENCE).content == (IMAGES / name).read_bytes()
+    links = status["uploaded"]["completed"]
+    stored = requests.get(f"{links[0].rpartition('/')[0]}/sandbox/images", timeout=PATIENCE).json()
+    sent = {image["id"]: image["sha256"] for image in stored["images"]}
+    for name, link in zip(names, links, strict=True):
+        image_id = link.rpartition("/")[2].partition(".")[0]
+        assert sent[image_id] == hashlib.sha256((IMAGES / name).read_bytes()).hexdigest()
+        assert requests.get(link, timeout=PATIENCE).headers["Content-Type"].startswith("image/")
     assert not [path for path in tmp_path.glob("imageload-*/tmp*") if path.stat().st_size]
 
 

@@ -19,7 +19,7 @@ from tests.waiting import PATIENCE
 
 JOBS = "/v1/images/upload"
 THREADS = 8
-_PNG = (IMAGES / "png-palette.png").read_bytes()
+PNG = (IMAGES / "png-palette.png").read_bytes()
 _MOST_PENDING = 300
 
 # How often each is sent, and the statuses that are no mistake. 505: the job has been retired.
@@ -62,8 +62,8 @@ class Pages:
 
     def _page(self, path: str, number: int, chance: random.Random) -> Page | None:
         """The page of `path`; None for a URL that may not be fetched."""
-        # One in ten has the bytes of another URL.
-        body = _PNG + (number - number % 10 // 9).to_bytes(4, "big")
+        # One in ten has the bytes of another URL. The sandbox cuts the number off, as Imgur does.
+        body = PNG + (number - number % 10 // 9).to_bytes(4, "big")
         good = answer(body)
         with self._lock:
             self.urls_of[_sha256(body)].add(self._origin.url + path)

@@ -18,6 +18,7 @@ from http import HTTPStatus
 from urllib.parse import urljoin
 
 from imageload import errors
+from imageload.fetch import imgur
 from imageload.fetch import sniff as image
 from imageload.fetch.guard import Target, check_url
 from imageload.fetch.tempfiles import TempFiles, disk_error
@@ -192,10 +193,7 @@ def _redirected(target: Target, response: Response, bounds: DownloadBounds) -> T
         ) from None
     if target.scheme == "https" and following.scheme == "http" and not bounds.downgrade:
         raise errors.DownloadError("bad_redirect", "The origin redirects from https to http.")
-    if f".{target.host}".endswith(".imgur.com") and following.url.endswith("/removed.png"):
-        raise errors.DownloadError(
-            "removed_at_origin", "Imgur has removed this image.", status_code=response.status
-        )
+    imgur.check_redirect(following, response.status)
     return following
 
 
@@ -213,6 +211,8 @@ def _judged(file: _Arrival, bounds: DownloadBounds) -> Report:
         raise errors.DownloadError(
             "too_many_pixels", f"The image has more than {bounds.max_pixels:,} pixels."
         )
+    sha256 = file.sha256.hexdigest()
+    imgur.check_content(sha256)
     return Report(
         temp_fn=file.path,
         status_code=200,
@@ -220,7 +220,7 @@ def _judged(file: _Arrival, bounds: DownloadBounds) -> Report:
         type=header.type,
         width=header.width,
         height=header.height,
-        sha256=file.sha256.hexdigest(),
+        sha256=sha256,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import tornado.netutil
 import tornado.web
 
+from imageload.sandbox_process import SandboxProcess
 from imageload.service import Service
 from imageload.settings import Settings, Tuning
 from imageload.web.access import Access, read_tokens
@@ -40,6 +41,7 @@ class App:
         *,
         tuning: Tuning | None = None,
         on_break: Callable[[], object] | None = None,
+        sandbox: SandboxProcess | None = None,
     ) -> None:
         """`on_break` is called, on another thread, when a bug ends one that the service needs."""
         self._settings, self._tuning = settings, tuning or Tuning()
@@ -55,6 +57,7 @@ class App:
             tuning=self._tuning,
             observers=(self.events,),
             on_break=on_break,
+            sandbox=sandbox,
         )
         for gate in self.service.target.gates.values():
             gate.watch(self.events.notify)

@@ -48,7 +48,7 @@ class BaseHandler(BodyHandler):
     ) -> None:
         """Called by Tornado with the arguments of the route, whose path is `route`."""
         self.image_load, self.target = service.image_load, service.target
-        self.store = service.store
+        self.store, self.sandbox = service.store, service.sandbox
         self.scrape = scrape
         self.route = route
         self._held_seconds = 0.0

@@ -28,17 +28,19 @@ class ReadyHandler(BaseHandler):
     is_open = True
 
     def get(self) -> None:
-        """Send the status, and why uploads wait or the store fails."""
+        """Send the status, and why uploads wait, or the store or the sandbox fails."""
         closed = self.target.gate.closed
         is_stopping = self.image_load.is_closing
         trouble = self.store.trouble
+        sandbox_trouble = self.sandbox.trouble if self.sandbox is not None else None
         is_refused = closed is not None and closed.reason == "credentials"
-        is_ready = not (is_stopping or trouble or is_refused)
+        is_ready = not (is_stopping or trouble or sandbox_trouble or is_refused)
         response: ReadyJson = {
             "status": "stopping" if is_stopping else "ready" if is_ready else "not ready",
             "waiting_for": closed.reason if closed else None,
             "reason": closed.message if closed else None,
             "journal": trouble,
+            "sandbox": sandbox_trouble,
         }
         self.send_json(response, 200 if is_ready else 503)
 

@@ -14,7 +14,12 @@ from typing import TypeVar
 
 from prometheus_client import Counter, GCCollector, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from imageload.job import State
@@ -37,7 +42,7 @@ class Gauges(Collector):
     events: Events
     connections: Callable[[], int]
 
-    def collect(self) -> Iterator[GaugeMetricFamily | InfoMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """Called for each scrape."""
         yield InfoMetricFamily(
             "imageload_build", "The service's version.", value={"version": VERSION}
@@ -55,6 +60,7 @@ class Gauges(Collector):
             ("connections", "Open connections of clients.", self.connections()),
         ):
             yield GaugeMetricFamily(f"imageload_{name}", text, value=float(value))
+        yield from self._sandbox()
 
     def _jobs(self) -> Iterator[GaugeMetricFamily]:
         jobs = dict.fromkeys(("pending", "in-progress", "complete"), 0)
@@ -66,6 +72,19 @@ class Gauges(Collector):
                 images[state] += summary.counts[state]
         yield _labelled("jobs", "Jobs in memory, by status.", "status", jobs)
         yield _labelled("images_pending", "Images that have not ended, by state.", "state", images)
+
+    def _sandbox(self) -> Iterator[Metric]:
+        sandbox = self.service.sandbox
+        yield GaugeMetricFamily(
+            "imageload_sandbox_failing",
+            "1 while the sandbox does not run that this service has started.",
+            value=float(sandbox is not None and sandbox.trouble is not None),
+        )
+        yield CounterMetricFamily(
+            "imageload_sandbox_restarts",
+            "How often the sandbox was started again.",
+            value=sandbox.restarts if sandbox is not None else 0,
+        )
 
     def _pools(self) -> Iterator[GaugeMetricFamily]:
         pools = self.service.pools()
