@@ -79,7 +79,7 @@ class UploadHandler(StatusHandler):
 
     def _upload(self, sender: Sender | None) -> list[Job]:
         orders = read_orders(
-            bytes(self.body),
+            self.body,
             self.request.headers.get("Content-Type", ""),
             max_urls=self.service_settings.max_urls,
             max_lists=self.tuning.max_lists,
@@ -88,7 +88,9 @@ class UploadHandler(StatusHandler):
 
     def _fingerprint(self) -> bytes:
         content_type = self.request.headers.get("Content-Type", "")
-        return hashlib.sha256(content_type.encode() + b"\n" + self.body).digest()
+        fingerprint = hashlib.sha256(content_type.encode() + b"\n")
+        fingerprint.update(self.body)
+        return fingerprint.digest()
 
     async def get(self) -> None:
         """Send the status of the job `jobId`, or a page of jobs, newest first."""
