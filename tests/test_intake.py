@@ -328,10 +328,10 @@ def test_more_values_than_are_decoded_at_once_are_refused_before_that(entry: str
     assert "1,000,000 urls and texts" in str(caught.value).lower()
 
 
-@pytest.mark.parametrize("separator", ["\n", ",", ",\r\n"])
+@pytest.mark.parametrize("separator", ["\n", ", "])
 def test_more_lines_of_text_than_are_read_at_once_are_refused(separator: str) -> None:
     with raises_refused("too-large") as caught:
-        read(f"http://a/{separator}" * 1_000_001, "text/plain")
+        read(f"a{separator}" * 1_000_001, "text/plain")
     assert "1,000,000 urls and texts" in str(caught.value).lower()
 
 

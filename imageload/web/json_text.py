@@ -1,7 +1,7 @@
 """JSON as text: how much is in it, before it is decoded, and where it is broken.
 
-Every loop here is over matches of a pattern that reads each byte once, so that other threads run
-between two matches.
+Every loop here is over matches of a pattern that reads each byte once, so that other threads can
+run between two matches.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import re
 from typing import NamedTuple
 
 _STRING = rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)'
-_BETWEEN_STRINGS = re.compile(_STRING + rb'|([^"]++)', re.DOTALL)
+_STRINGS = re.compile(_STRING, re.DOTALL)
+# Ends outside of strings. So many of them are read in 2 ms.
+_PIECE = re.compile(rb'(?:[^"]++|' + _STRING + rb"){1,20000}+", re.DOTALL)
 _TOKEN = re.compile(_STRING + rb"|[\[\]{},:]", re.DOTALL)
 # Two escapes that are one character; one that is half of a character; any other escape.
 _ESCAPE = re.compile(
@@ -38,12 +40,12 @@ def size_of(body: Json, *, lists: int, commas: int) -> Size:
     if at_most.lists <= lists and at_most.commas <= commas:
         return at_most
     found_lists = found_commas = 0
-    for part in _BETWEEN_STRINGS.finditer(body):
-        if (text := part[1]) is not None:
-            found_lists += text.count(b"[")
-            found_commas += text.count(b",")
-            if found_lists > lists or found_commas > commas:
-                break
+    for piece in _PIECE.finditer(body):
+        text = _STRINGS.sub(b"", piece[0])
+        found_lists += text.count(b"[")
+        found_commas += text.count(b",")
+        if found_lists > lists or found_commas > commas:
+            break
     return Size(found_lists, found_commas)
 
 

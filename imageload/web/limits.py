@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from imageload.errors import Refused
+from imageload.errors import shutting_down
 from imageload.web.access import Access
 from imageload.web.idempotency import IdempotencyKeys
 
@@ -27,6 +27,8 @@ class RequestLimits:
     def __init__(self, access: Access, keys: IdempotencyKeys, most_bytes: int) -> None:
         self.access = access
         self.keys = keys
+        self.most_bytes = most_bytes
+        """The bytes that all request bodies together may have."""
         self.bytes_left = most_bytes
         """The bytes by which all request bodies together may still grow."""
         self._cpu = ThreadPoolExecutor(_CPU_THREADS, thread_name_prefix="web-cpu")
@@ -45,8 +47,7 @@ class RequestLimits:
             return await asyncio.wrap_future(threads.submit(context.run, work))
         except (RuntimeError, asyncio.CancelledError):
             if self._is_closed:
-                message = "The service is stopping. Send this again later."
-                raise Refused("shutting-down", message) from None
+                raise shutting_down() from None
             raise
 
     def close(self) -> None:
