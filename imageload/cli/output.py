@@ -18,6 +18,8 @@ from operator import itemgetter
 from typing import Any, TextIO
 from urllib.parse import unquote, urlsplit
 
+from imageload.escapes import escape_controls
+
 Entry = dict[str, Any]
 """A job as in the list of jobs."""
 
@@ -36,16 +38,6 @@ _WAITS = {
     "unavailable": "Imgur, which is unavailable",
     "credentials": "valid Imgur credentials",
 }
-
-
-def escape_controls(text: str) -> str:
-    """`text` on one line, with every unprintable character written as its escape."""
-    if text.isprintable():
-        return text
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
-        for letter in text
-    )
 
 
 def local_time(text: str) -> str:

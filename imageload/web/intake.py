@@ -24,7 +24,7 @@ from imageload.web import json_text
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _FORMS = 'Send {"urls": ["https://...", ...]}, a bare list of URLs, or several lists in one.'
 
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # The end of msgspec's messages: "... - at `$.urls[0][12].title`".
 _PATH = re.compile(r" - at `\$(?:\.urls)?((?:\[\d+\])*)(?:\.(\w+))?`$")
 _BYTE = re.compile(r" \(byte (\d+)\)$")
@@ -109,7 +109,7 @@ def read_orders(
     Refused (bad-request or too-large) for the whole of it.
     """
     max_values = max(_MAX_VALUES, 4 * max_urls)
-    if content_type.partition(";")[0].strip().lower() == "text/plain":
+    if media_type(content_type) == "text/plain":
         request = UploadRequest([*_split(body, max_values)])
     else:
         request = _decoded(body, max_lists, max_values)
@@ -130,6 +130,11 @@ def read_orders(
         )
         for number, entries in enumerate(lists)
     ]
+
+
+def media_type(content_type: str) -> str:
+    """The type in a Content-Type header, without its parameters."""
+    return content_type.partition(";")[0].strip().lower()
 
 
 def _split(body: bytes | bytearray, max_values: int) -> list[str]:
