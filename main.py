@@ -34,7 +34,7 @@ from imageload.store.file import check_free
 from imageload.web.app import App
 from imageload.web.base import BaseHandler, waiting_of
 from imageload.web.idempotency import checked_key
-from imageload.web.intake import read_orders
+from imageload.web.intake import media_type, read_orders
 from imageload.web.jobs import JobImagesHandler, MapHandler, RetryHandler
 from imageload.web.links import encoded_links, links_after
 from imageload.web.logs import set_up_logging
@@ -87,14 +87,14 @@ class UploadHandler(StatusHandler):
         return self.image_load.upload(orders, sender)
 
     def _fingerprint(self) -> bytes:
-        content_type = self.request.headers.get("Content-Type", "")
+        content_type = media_type(self.request.headers.get("Content-Type", ""))
         fingerprint = hashlib.sha256(content_type.encode() + b"\n")
         fingerprint.update(self.body)
         return fingerprint.digest()
 
     async def get(self) -> None:
         """Send the status of the job `jobId`, or a page of jobs, newest first."""
-        job_id = self.get_query_argument("jobId", None)
+        job_id = self.query("jobId")
         if job_id is not None:
             await self.answer_status(self.job(job_id.removeprefix(":")))
             return
@@ -112,7 +112,7 @@ class UploadHandler(StatusHandler):
     def _newest_jobs(self) -> Iterator[Job]:
         """The jobs, newest first, after the job `after`."""
         newest_first = reversed(self.image_load.jobs())
-        after = self.get_query_argument("after", None)
+        after = self.query("after")
         if after is not None:
             last = self.job(after)
             newest_first = dropwhile(lambda job: job is not last, newest_first)
@@ -130,8 +130,8 @@ class JobStatusHandler(StatusHandler):
     async def delete(self, job_id: str) -> None:
         """Cancel the job; with `purge=true` also delete its images from Imgur: 202, counts."""
         job = self.job(job_id)
-        purge = self.get_query_argument("purge", "false")
-        if purge not in ("true", "false"):
+        purge = self.query("purge")
+        if purge not in (None, "true", "false"):
             raise Refused("bad-request", "purge is true or false.")
         action = self.image_load.purge if purge == "true" else self.image_load.cancel
         result = await self.act(action(job))
@@ -149,7 +149,7 @@ class UploadLinks(BaseHandler):
     async def get(self) -> None:
         """Stream all links, or send the page of `limit` and `after`."""
         limit = self.count_argument("limit", 0, 100_000)
-        after = self.get_query_argument("after", None)
+        after = self.query("after")
         links = links_after(after, self.image_load, self.store)
         self.set_header("Content-Type", "application/json")
         if not limit:

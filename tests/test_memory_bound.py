@@ -1,4 +1,4 @@
-"""Tests of the bound on the memory of jobs: past it a POST is refused, and finished jobs make room."""
+"""Tests of the memory of jobs: past its bound a POST is refused; finished jobs make room."""
 
 from __future__ import annotations
 

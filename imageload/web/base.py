@@ -159,11 +159,18 @@ class BaseHandler(BodyHandler):
         self._held_seconds += time.monotonic() - begun
         return self.changed.is_set() and not self.is_gone
 
-    # Paging
+    # The query
+
+    def query(self, name: str) -> str | None:
+        """The query argument `name`, or None; raises Refused (bad-request) if it is there twice."""
+        values = self.request.query_arguments.get(name, [])
+        if len(values) > 1:
+            raise Refused("bad-request", f"{name} is in the query {len(values)} times.")
+        return self.decode_argument(values[0], name) if values else None
 
     def count_argument(self, name: str, default: int, most: int) -> int:
         """The query argument `name`: a number from 1 to `most`; `default` if it is missing."""
-        text = self.get_query_argument(name, None)
+        text = self.query(name)
         if text is None:
             return default
         is_number = text.isascii() and text.isdigit() and len(text) <= len(str(most))

@@ -34,7 +34,7 @@ class JobImagesHandler(BaseHandler):
         job = self.job(job_id)
         limit = self.count_argument("limit", 1_000, 10_000)
         after = self.count_argument("after", 0, _MAX_AFTER)
-        state = self.get_query_argument("state", None)
+        state = self.query("state")
         if state is not None and state not in get_args(State):
             raise Refused("bad-request", f"state is one of {', '.join(get_args(State))}.")
         snapshot = job.snapshot()
@@ -64,7 +64,7 @@ class RetryHandler(BaseHandler):
     async def post(self, job_id: str) -> None:
         """Send the number of requeued images, which may be 0: 202."""
         job = self.job(job_id)
-        only = self.get_query_argument("only", None)
+        only = self.query("only")
         if only not in (None, "transient"):
             raise Refused("bad-request", "only is transient, or missing.")
         retry = self.image_load.retry(job, only_transient=only == "transient")
@@ -93,7 +93,7 @@ class MapHandler(BaseHandler):
         await self.send_view(view, in_thread=len(job) >= LARGE_JOB)
 
     def _wants_csv(self) -> bool:
-        wanted = self.get_query_argument("format", None)
+        wanted = self.query("format")
         if wanted not in (None, "json", "csv"):
             raise Refused("bad-request", "format is json or csv.")
         self.add_header("Vary", "Accept")

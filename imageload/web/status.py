@@ -90,7 +90,7 @@ async def encoded_status(job: Job, topic: JobEvents | None) -> tuple[Snapshot, b
 def preferred_wait(header: str) -> float:
     """The seconds in a Prefer header's `wait` preference; 0 without one."""
     found = _WAIT.search(header)
-    return float(found[2][:9]) if found is not None else 0.0
+    return float(found[2].lstrip("0")[:9] or 0) if found is not None else 0.0
 
 
 def tag_of_list(jobs: Sequence[Snapshot], waits: Sequence[WaitingJson], *, is_last: bool) -> str:

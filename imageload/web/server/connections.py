@@ -44,6 +44,7 @@ CLOSE_REASONS: tuple[CloseReason, ...] = get_args(CloseReason)
 
 BACKLOG = 1_024
 _ACCEPTED_AT_ONCE = 64
+_MOST_READS = 64
 _CHECKED_AT_ONCE = 64
 _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
 _PAUSE_SECONDS = 0.5
@@ -85,8 +86,9 @@ class ClientStream(tornado.iostream.IOStream):
         if is_in_head and isinstance(exc_info, tornado.iostream.UnsatisfiableReadError):
             with contextlib.suppress(OSError):
                 self.socket.send(_HEAD_TOO_LARGE)
-                while self.socket.recv(2**16):  # closing with unread data would reset it
-                    pass
+                for _ in range(_MOST_READS):  # closing with unread data would reset it
+                    if not self.socket.recv(2**16):
+                        break
         super().close(exc_info)
 
     def close_fd(self) -> None:
