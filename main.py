@@ -17,6 +17,7 @@ import resource
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import dropwhile, islice
 from pathlib import Path
 
@@ -155,7 +156,8 @@ class UploadLinks(BaseHandler):
         if not limit:
             await self.send_parts(encoded_links(links))
             return
-        page = await asyncio.to_thread(lambda: list(islice(links, limit + 1)))
+        read = self.limits.run_in_thread(lambda: list(islice(links, limit + 1)), "views")
+        page = await read
         if len(page) > limit:
             self.link_next(limit=limit, after=page[limit - 1][0])
         response: LinksJson = {"uploaded": [link for _, link in page[:limit]]}
@@ -210,7 +212,8 @@ async def serve(settings: Settings, temp_dir: Path) -> int:
     except OSError:
         await asyncio.to_thread(app.close, _CLOSE_SECONDS, settings.grace_seconds)
         raise
-    maintain = functools.partial(asyncio.to_thread, app.service.run_maintenance)
+    thread = ThreadPoolExecutor(1, thread_name_prefix="maintenance")
+    maintain = functools.partial(loop.run_in_executor, thread, app.service.run_maintenance)
     maintenance = tornado.ioloop.PeriodicCallback(maintain, _MAINTENANCE_SECONDS * 1_000)
     maintenance.start()
     _log.info("listening on %s", url)

@@ -246,7 +246,7 @@ def test_headers_over_the_limit_are_refused(service: RunningService, earlier_req
     "head",
     [
         request(X="x" * 20_000),
-        request(**{f"X_{number}": "x" * 20 for number in range(800)}),
+        request(X="x" + "\r\nX: x" * 4_000),
         request(path="/healthz?" + "x" * 20_000),
         b"G" * 20_000,
         request()[:-2] + b"x" * 20_000,

@@ -119,17 +119,18 @@ class BaseHandler(BodyHandler):
         self.set_header("Content-Type", "application/json")
         self.finish(encoded)
 
-    async def send_view(self, view: Callable[[], object], *, in_thread: bool) -> None:
+    async def send_view(self, view: Callable[[], object], *, is_large: bool) -> None:
         """Send the result of `view` as JSON."""
-        if in_thread:
-            self.send_encoded(await asyncio.to_thread(lambda: msgspec.json.encode(view())))
+        if is_large:
+            encoded = self.limits.run_in_thread(lambda: msgspec.json.encode(view()), "views")
+            self.send_encoded(await encoded)
         else:
             self.send_json(view())
 
     async def send_parts(self, parts: Iterator[bytes]) -> None:
         """Send a body of `parts`, which may come from the disk, until the client leaves."""
         with contextlib.suppress(tornado.iostream.StreamClosedError):
-            while part := await asyncio.to_thread(next, parts, b""):
+            while part := await self.limits.run_in_thread(lambda: next(parts, b""), "views"):
                 self.write(part)
                 await self.flush()
             await self.finish()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from itertools import islice
 from typing import get_args
 
 from imageload.errors import Refused
-from imageload.job import State
+from imageload.job import Image, State
 from imageload.schemas import (
     ImagesJson,
     MapJson,
@@ -43,7 +42,12 @@ class JobImagesHandler(BaseHandler):
             return
         numbered = enumerate(islice(snapshot.images, after, None), after + 1)
         found = ((number, image) for number, image in numbered if state in (None, image.state))
-        page = list(islice(found, limit + 1))
+        page: list[tuple[int, Image]]
+        if len(job) < LARGE_JOB:
+            page = list(islice(found, limit + 1))
+        else:
+            find = self.limits.run_in_thread(lambda: list(islice(found, limit + 1)), "views")
+            page = await find
         if len(page) > limit:
             filters = {"state": state} if state else {}
             self.link_next(limit=limit, after=page[limit - 1][0], **filters)
@@ -55,7 +59,7 @@ class JobImagesHandler(BaseHandler):
                 **waiting,
             }
 
-        await self.send_view(view, in_thread=len(page) > LARGE_JOB)
+        await self.send_view(view, is_large=len(page) > LARGE_JOB)
 
 
 class RetryHandler(BaseHandler):
@@ -80,7 +84,7 @@ class MapHandler(BaseHandler):
         """Send JSON, or CSV (RFC 4180) with `format=csv` or an Accept header that prefers it."""
         job = self.job(job_id)
         if self._wants_csv():
-            text = await asyncio.to_thread(lambda: map_csv(job.snapshot()))
+            text = await self.limits.run_in_thread(lambda: map_csv(job.snapshot()), "views")
             self.set_header("Content-Type", "text/csv; charset=utf-8; header=present")
             name = f"imageload-{job.job_id}.csv"
             self.set_header("Content-Disposition", f'attachment; filename="{name}"')
@@ -90,7 +94,7 @@ class MapHandler(BaseHandler):
         def view() -> MapJson:
             return {"job_id": job.job_id, "map": map_json(job.snapshot())}
 
-        await self.send_view(view, in_thread=len(job) >= LARGE_JOB)
+        await self.send_view(view, is_large=len(job) >= LARGE_JOB)
 
     def _wants_csv(self) -> bool:
         wanted = self.query("format")
