@@ -147,7 +147,7 @@ class ImageLoad:
                 self._waiting[job.job_id] = job
             self._start_waiting()
         if jobs:
-            _log.info("restored %d jobs, %d of them not finished", len(jobs), len(unfinished))
+            _log.info("restored jobs=%d unfinished=%d", len(jobs), len(unfinished))
 
     def jobs(self) -> list[Job]:
         """Every job, oldest first."""
@@ -353,14 +353,14 @@ class ImageLoad:
         if needed > most:
             raise Refused(
                 "too-large",
-                f"These jobs need {needed:,} bytes of memory, and all jobs have {most:,} "
+                f"This request needs {needed:,} bytes of memory; all jobs have {most:,} "
                 "(--jobs-bytes). Send shorter lists.",
             )
         if self.bytes_held + needed > most:
             raise Refused(
                 "backlog-full",
-                f"Jobs in memory take {self.bytes_held:,} of {most:,} bytes (--jobs-bytes), and "
-                f"these need {needed:,}. Send this again when other jobs have finished.",
+                f"Jobs take {self.bytes_held:,} of {most:,} bytes of memory (--jobs-bytes); this "
+                f"request needs {needed:,}. Send it again when other jobs have finished.",
             )
 
     async def _links_of_others(self, job: Job) -> set[str]:

@@ -286,6 +286,6 @@ def _items(
     if not items:
         raise Refused("bad-request", f"{where}There is no URL in it. {_FORMS}")
     if len(items) > max_urls:
-        message = f"A job may have {max_urls:,} URLs; this has {len(items):,}. Send several lists."
+        message = f"This has {len(items):,} URLs; a job may have {max_urls:,}. Send several lists."
         raise Refused("too-large", f"{where}{message}")
     return list(items.values())
