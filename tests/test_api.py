@@ -305,6 +305,33 @@ def test_a_body_past_the_limit_is_refused_before_it_is_read(
         assert service.get("/v1/images/upload").json() == {"jobs": []}
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/images",
+        "/v1/images?limit=5",
+        "/v1/images/upload",
+        "/v1/images/upload/{job_id}",
+        "/v1/images/upload/{job_id}/images",
+        "/v1/images/upload/{job_id}/map",
+        "/v1/images/upload/unknown",
+        "/v1/quota",
+        "/healthz",
+        "/readyz",
+        "/openapi.json",
+        "/nothing",
+    ],
+)
+def test_json_ends_with_a_line_feed(service: RunningService, path: str) -> None:
+    job_id = service.submit(["ftp://no.example/"])
+    answer = service.get(path.format(job_id=job_id))
+    assert re.fullmatch(rb"\{.*[^\s]\n", answer.content)
+    head = service.session.head(service.url + path.format(job_id=job_id), timeout=30)
+    if path != "/v1/images":  # it is streamed
+        assert int(answer.headers["Content-Length"]) == len(answer.content)
+        assert head.headers["Content-Length"] == answer.headers["Content-Length"]
+
+
 ODD_NUMBERS = (
     "",
     "0",

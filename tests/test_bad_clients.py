@@ -260,6 +260,8 @@ def test_a_head_over_the_limit_is_refused_in_any_shape(
         wire.send(head)
         answer = wire.last_answer()
         assert (answer.status, answer.problem) == (431, "headers-too-large")
+        assert answer.body.endswith(b"}\n")
+        assert answer.fields["content-length"] == str(len(answer.body))
 
 
 def test_a_head_up_to_the_limit_is_accepted(service: RunningService) -> None:

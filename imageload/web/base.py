@@ -115,9 +115,10 @@ class BaseHandler(BodyHandler):
         self.send_encoded(msgspec.json.encode(value))
 
     def send_encoded(self, encoded: bytes) -> None:
-        """Send JSON that is encoded already."""
+        """Send JSON that is encoded already, and a line feed: a terminal's prompt follows it."""
         self.set_header("Content-Type", "application/json")
-        self.finish(encoded)
+        self.write(encoded)
+        self.finish(b"\n")
 
     async def send_view(self, view: Callable[[], object], *, is_large: bool) -> None:
         """Send the result of `view` as JSON."""

@@ -309,7 +309,7 @@ class _PhaseTracker(HTTPMessageDelegate):
 def _final_response(status: str, slug: str, title: str, detail: str, *headers: str) -> bytes:
     """A problem document that is sent without Tornado, on a connection that is then closed."""
     problem = {"type": PROBLEM + slug, "title": title, "status": int(status[:3])}
-    body = msgspec.json.encode({**problem, "detail": detail})
+    body = msgspec.json.encode({**problem, "detail": detail}) + b"\n"
     head = [
         f"HTTP/1.1 {status}",
         "Content-Type: application/problem+json",
