@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from tests.fuzz import fuzz
 from tests.service import ROOT, RunningService, ServiceProcess, running_service
 from tests.waiting import wait_until
 from tests.wire import PATH, Wire, post, request
@@ -538,3 +539,11 @@ def test_pipelined_requests_are_answered_in_order(service: RunningService) -> No
     with Wire(service.url) as wire:
         wire.send(request() + post(GOOD) + request(path="/nothing") + request())
         assert [wire.answer().status for _ in range(4)] == [200, 202, 404, 200]
+
+
+def test_random_requests_cause_no_error_of_the_service(tmp_path: Path) -> None:
+    """`python -m tests.soak --fuzz` sends more of them."""
+    with strict(tmp_path) as fuzzed:
+        outcome = fuzz(fuzzed, 400, seed=1)
+    assert outcome.wrong == []
+    assert {200, 202, 400, 404, 405, 505} <= {*outcome.statuses}
