@@ -219,7 +219,7 @@ def test_concurrent_posts_share_the_wait_for_the_disk(
             for wire in wires:
                 wire.send(post(b'["ftp://a.example/"]'))
             wait_until(
-                lambda: len([t for t in threading.enumerate() if "web-disk" in t.name]) == 12
+                lambda: len([t for t in threading.enumerate() if "web-journal" in t.name]) == 12
             )
         # A request that waits too long is refused; on a busy machine some are.
         assert {wire.answer().status for wire in wires} <= {202, 503}
