@@ -17,6 +17,7 @@ import resource
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import dropwhile, islice
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from imageload.store.file import check_free
 from imageload.web.app import App
 from imageload.web.base import BaseHandler, waiting_of
 from imageload.web.idempotency import checked_key
-from imageload.web.intake import read_orders
+from imageload.web.intake import media_type, read_orders
 from imageload.web.jobs import JobImagesHandler, MapHandler, RetryHandler
 from imageload.web.links import encoded_links, links_after
 from imageload.web.logs import set_up_logging
@@ -79,7 +80,7 @@ class UploadHandler(StatusHandler):
 
     def _upload(self, sender: Sender | None) -> list[Job]:
         orders = read_orders(
-            bytes(self.body),
+            self.body,
             self.request.headers.get("Content-Type", ""),
             max_urls=self.service_settings.max_urls,
             max_lists=self.tuning.max_lists,
@@ -87,12 +88,14 @@ class UploadHandler(StatusHandler):
         return self.image_load.upload(orders, sender)
 
     def _fingerprint(self) -> bytes:
-        content_type = self.request.headers.get("Content-Type", "")
-        return hashlib.sha256(content_type.encode() + b"\n" + self.body).digest()
+        content_type = media_type(self.request.headers.get("Content-Type", ""))
+        fingerprint = hashlib.sha256(content_type.encode() + b"\n")
+        fingerprint.update(self.body)
+        return fingerprint.digest()
 
     async def get(self) -> None:
         """Send the status of the job `jobId`, or a page of jobs, newest first."""
-        job_id = self.get_query_argument("jobId", None)
+        job_id = self.query("jobId")
         if job_id is not None:
             await self.answer_status(self.job(job_id.removeprefix(":")))
             return
@@ -110,7 +113,7 @@ class UploadHandler(StatusHandler):
     def _newest_jobs(self) -> Iterator[Job]:
         """The jobs, newest first, after the job `after`."""
         newest_first = reversed(self.image_load.jobs())
-        after = self.get_query_argument("after", None)
+        after = self.query("after")
         if after is not None:
             last = self.job(after)
             newest_first = dropwhile(lambda job: job is not last, newest_first)
@@ -128,8 +131,8 @@ class JobStatusHandler(StatusHandler):
     async def delete(self, job_id: str) -> None:
         """Cancel the job; with `purge=true` also delete its images from Imgur: 202, counts."""
         job = self.job(job_id)
-        purge = self.get_query_argument("purge", "false")
-        if purge not in ("true", "false"):
+        purge = self.query("purge")
+        if purge not in (None, "true", "false"):
             raise Refused("bad-request", "purge is true or false.")
         action = self.image_load.purge if purge == "true" else self.image_load.cancel
         result = await self.act(action(job))
@@ -147,13 +150,14 @@ class UploadLinks(BaseHandler):
     async def get(self) -> None:
         """Stream all links, or send the page of `limit` and `after`."""
         limit = self.count_argument("limit", 0, 100_000)
-        after = self.get_query_argument("after", None)
+        after = self.query("after")
         links = links_after(after, self.image_load, self.store)
         self.set_header("Content-Type", "application/json")
         if not limit:
             await self.send_parts(encoded_links(links))
             return
-        page = await asyncio.to_thread(lambda: list(islice(links, limit + 1)))
+        read = self.limits.run_in_thread(lambda: list(islice(links, limit + 1)), "views")
+        page = await read
         if len(page) > limit:
             self.link_next(limit=limit, after=page[limit - 1][0])
         response: LinksJson = {"uploaded": [link for _, link in page[:limit]]}
@@ -211,7 +215,8 @@ async def serve(settings: Settings, temp_dir: Path, sandbox: SandboxProcess | No
     except OSError:
         await asyncio.to_thread(app.close, _CLOSE_SECONDS, settings.grace_seconds)
         raise
-    maintain = functools.partial(asyncio.to_thread, app.service.run_maintenance)
+    thread = ThreadPoolExecutor(1, thread_name_prefix="maintenance")
+    maintain = functools.partial(loop.run_in_executor, thread, app.service.run_maintenance)
     maintenance = tornado.ioloop.PeriodicCallback(maintain, _MAINTENANCE_SECONDS * 1_000)
     maintenance.start()
     _log.info("listening on %s", url)

@@ -88,6 +88,11 @@ class Refused(ImageLoadError):
         self.headers = headers or {}
 
 
+def shutting_down() -> Refused:
+    """The refusal of whatever begins when the service stops."""
+    return Refused("shutting-down", "The service is stopping. Send this again in a while.")
+
+
 class StoreUnavailable(Refused):
     """The store cannot be written or read at the moment: a job that it lacks could be lost."""
 

@@ -12,6 +12,7 @@ any thread may take a snapshot. This module does no I/O and does not know its ob
 
 from __future__ import annotations
 
+import sys
 import threading
 import uuid
 from collections.abc import Iterable, Sequence
@@ -328,6 +329,22 @@ class Snapshot(_Value, frozen=True):
         return "in-progress" if self.started else "pending"
 
 
+_IMAGE_BYTES = 700
+"""The memory of an image beside its URL and texts, once it is on Imgur."""
+
+
+def memory_of(items: Iterable[str | Item | Image]) -> int:
+    """The bytes of memory that images with these URLs and texts take in a job."""
+    held = 0
+    for item in items:
+        if isinstance(item, str):
+            held += sys.getsizeof(item) + _IMAGE_BYTES
+            continue
+        held += sys.getsizeof(item.url) + _IMAGE_BYTES
+        held += sum(sys.getsizeof(text) for text in (item.title, item.description) if text)
+    return held
+
+
 class Job:
     """A list of URLs on its way to Imgur.
 
@@ -353,6 +370,8 @@ class Job:
         self._images = [
             Image(item.url, title=item.title, description=item.description) for item in items
         ]
+        self.memory_bytes = memory_of(self._images)
+        """About the memory that the job takes, when all of its images are on Imgur."""
         self._counts: dict[State, int] = dict.fromkeys(STATES, 0)
         self._counts["queued"] = len(self._images)
         self._downloaded_bytes = self._uploaded_bytes = 0
@@ -386,6 +405,7 @@ class Job:
         job = cls((), job_id, dedupe=dedupe, created=created)
         job._album, job._callback, job._purging = album, callback, purging
         job._images = list(images)
+        job.memory_bytes = memory_of(job._images)
         for image in job._images:
             job._counts[image.state] += 1
         job._started, job._version = started, version

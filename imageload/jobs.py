@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-from imageload.errors import Failure, ImageError, Refused
+from imageload.errors import Failure, ImageError, Refused, shutting_down
 from imageload.fetch.hosts import host_of
 from imageload.job import (
     AlbumEnded,
@@ -191,7 +191,7 @@ class Jobs:
 
     def _check_running(self) -> None:
         if self._is_stopping:
-            raise Refused("shutting-down", "The service is stopping. Send this again later.")
+            raise shutting_down()
 
     def _settle_at_stop(self, job: Job) -> None:
         if not self._pipeline.store.is_durable:

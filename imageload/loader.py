@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
 
-from imageload.errors import Refused
-from imageload.job import Item, Job, Snapshot
+from imageload.errors import Refused, shutting_down
+from imageload.job import Item, Job, Snapshot, memory_of
 from imageload.jobs import CancelResult, Jobs, WindowRules
 from imageload.pipeline import Pipeline
 from imageload.store import Posted
@@ -52,12 +52,16 @@ class Sender(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """How many jobs are at work, wait for a thread, and stay in memory once they are finished."""
+    """How many jobs are at work, wait for a thread, and stay in memory once they are finished.
+
+    `jobs_bytes`: the memory that all jobs may take, as `Job.memory_bytes` counts it.
+    """
 
     max_active_jobs: int = 64
     max_waiting_jobs: int = 10_000
     keep_jobs: int = 10_000
     keep_hours: float = math.inf
+    jobs_bytes: int = 2**30
 
 
 class ImageLoad:
@@ -72,6 +76,8 @@ class ImageLoad:
         self, transfers: TransferLoop, pipeline: Pipeline, rules: WindowRules, capacity: Capacity
     ) -> None:
         self.job_list_s: dict[str, Job] = {}
+        self.bytes_held = 0
+        """The memory of the jobs in `job_list_s`, as `Job.memory_bytes` counts it."""
         self._transfers = transfers
         self._store = pipeline.store
         self._dedupe = pipeline.dedupe
@@ -88,14 +94,20 @@ class ImageLoad:
         """Register and start one Job for each order; with a journal, blocks until they are on disk.
 
         All or none: raises Refused, and nothing was registered. The store keeps the jobs' ids
-        under the key of `sender`.
+        under the key of `sender`. If memory is full, the oldest finished jobs leave it.
         """
+        needed = sum(memory_of(each.items) for each in orders)
+        with self._lock:
+            self._check_room(len(orders))
+            is_full = self.bytes_held + needed > self._capacity.jobs_bytes
+        if is_full:
+            self.submit(self.retire(needed)).result()
+            with self._lock:
+                self._check_memory(needed)
         jobs = [
             Job(each.items, dedupe=each.dedupe, album=each.album, callback=each.callback)
             for each in orders
         ]
-        with self._lock:
-            self._check_room(len(jobs))
         posted = Posted(*sender, tuple(job.job_id for job in jobs)) if sender else None
         self._store.accept(jobs, posted=posted)
         try:
@@ -108,8 +120,10 @@ class ImageLoad:
         return jobs
 
     def _register(self, jobs: Sequence[Job]) -> None:
+        needed = sum(job.memory_bytes for job in jobs)
         with self._lock:
             self._check_room(len(jobs))
+            self._check_memory(needed)
             for job in jobs:  # before the first starts: its images may serve the others
                 self._dedupe.begin(job.job_id)
                 self._waiting[job.job_id] = job
@@ -120,23 +134,30 @@ class ImageLoad:
                     self._transfers.loop.call_soon_threadsafe(self._dedupe.end, job.job_id)
                 raise Refused("out-of-threads", "The service is out of threads. Try again later.")
             self.job_list_s.update((job.job_id, job) for job in jobs)
+            self.bytes_held += needed
 
     def restore(self, jobs: Sequence[Job]) -> None:
         """Take over the jobs of an earlier process, and continue those that are not finished."""
         unfinished = [job for job in jobs if not job.summary().finished]
         with self._lock:
             self.job_list_s.update((job.job_id, job) for job in jobs)
+            self.bytes_held += sum(job.memory_bytes for job in jobs)
             for job in unfinished:
                 self._dedupe.begin(job.job_id)
                 self._waiting[job.job_id] = job
             self._start_waiting()
         if jobs:
-            _log.info("restored %d jobs, %d of them not finished", len(jobs), len(unfinished))
+            _log.info("restored jobs=%d unfinished=%d", len(jobs), len(unfinished))
 
     def jobs(self) -> list[Job]:
         """Every job, oldest first."""
         with self._lock:
             return list(self.job_list_s.values())
+
+    @property
+    def most_bytes(self) -> int:
+        """The limit of `bytes_held`."""
+        return self._capacity.jobs_bytes
 
     @property
     def is_closing(self) -> bool:
@@ -151,7 +172,7 @@ class ImageLoad:
         try:
             return self._transfers.submit(action)
         except RuntimeError:
-            raise _shutting_down() from None
+            raise shutting_down() from None
 
     async def cancel(self, job: Job) -> CancelResult:
         """Fail what has not ended as `cancelled`; how many images that may be.
@@ -192,34 +213,47 @@ class ImageLoad:
         _log.info("retried job=%s images=%d", job.job_id, count)
         return count
 
-    async def retire(self) -> int:
-        """Let the oldest finished jobs leave memory that are more, or older, than are kept."""
-        keep = self._capacity
-        oldest = datetime.now(UTC) - timedelta(hours=min(keep.keep_hours, 1e6))
+    async def retire(self, room: int = 0) -> int:
+        """Let the oldest finished jobs leave memory that are more, or older, than are kept.
+
+        And as many as it takes for `room` bytes of new jobs. Returns how many have left.
+        """
         with self._lock:
-            busy = {*self._active, *self._waiting, *self._retiring}
-            finished = [
-                job
-                for job in self.job_list_s.values()
-                if job.job_id not in busy and _is_over(job.summary())
-            ]
-            spare = max(0, len(finished) - keep.keep_jobs)
-            retired = {
-                job.job_id: job
-                for n, job in enumerate(finished)
-                if (n < spare or job.created < oldest) and not self._jobs.lock(job).locked()
-            }
+            retired = self._jobs_to_retire(room)
             self._retiring.update(retired)
         if retired:
             self._store.retire(retired)
             await self._store.durable()
             with self._lock:
-                for job_id in retired:
-                    self.job_list_s.pop(job_id, None)
+                for job_id, job in retired.items():
+                    if self.job_list_s.pop(job_id, None) is not None:
+                        self.bytes_held -= job.memory_bytes
                 self._retiring.difference_update(retired)
             self._dedupe.forget(_links(retired.values()))
             _log.info("retired jobs=%d", len(retired))
         return len(retired)
+
+    def _jobs_to_retire(self, room: int) -> dict[str, Job]:
+        """For the lock's holder: the jobs that `retire` lets go, by id."""
+        keep = self._capacity
+        oldest = datetime.now(UTC) - timedelta(hours=min(keep.keep_hours, 1e6))
+        busy = {*self._active, *self._waiting, *self._retiring}
+        finished = [
+            job
+            for job in self.job_list_s.values()
+            if job.job_id not in busy and _is_over(job.summary())
+        ]
+        spare = max(0, len(finished) - keep.keep_jobs)
+        excess = self.bytes_held + room - keep.jobs_bytes
+        if excess > sum(job.memory_bytes for job in finished):
+            excess = 0  # it would be in vain
+        retired = {}
+        for n, job in enumerate(finished):
+            is_spare = n < spare or job.created < oldest or excess > 0
+            if is_spare and not self._jobs.lock(job).locked():
+                retired[job.job_id] = job
+                excess -= job.memory_bytes
+        return retired
 
     def begin_upload(self, job: Job) -> None:
         """The body of a job's thread: returns when `job` is finished, or the service stops."""
@@ -294,7 +328,7 @@ class ImageLoad:
 
     def _check_closing(self) -> None:
         if self._is_closing:
-            raise _shutting_down()
+            raise shutting_down()
 
     def _check_stays(self, job: Job) -> None:
         """For the lock's holder: raise Refused if `job` leaves memory, or the service stops."""
@@ -313,6 +347,22 @@ class ImageLoad:
                 f"The backlog is full, at {len(self._waiting):,}. Send this again in a while.",
             )
 
+    def _check_memory(self, needed: int) -> None:
+        """For the lock's holder: raise Refused if there is no room for jobs of `needed` bytes."""
+        most = self._capacity.jobs_bytes
+        if needed > most:
+            raise Refused(
+                "too-large",
+                f"This request needs {needed:,} bytes of memory; all jobs have {most:,} "
+                "(--jobs-bytes). Send shorter lists.",
+            )
+        if self.bytes_held + needed > most:
+            raise Refused(
+                "backlog-full",
+                f"Jobs take {self.bytes_held:,} of {most:,} bytes of memory (--jobs-bytes); this "
+                f"request needs {needed:,}. Send it again when other jobs have finished.",
+            )
+
     async def _links_of_others(self, job: Job) -> set[str]:
         return await asyncio.to_thread(self._read_links_of_others, job)
 
@@ -324,10 +374,6 @@ class ImageLoad:
 
 def _links(jobs: Iterable[Job]) -> set[str]:
     return {image.link for job in jobs for image in job.snapshot().images if image.link is not None}
-
-
-def _shutting_down() -> Refused:
-    return Refused("shutting-down", "The service is stopping. Send this again in a while.")
 
 
 def _is_over(job: Snapshot) -> bool:

@@ -105,6 +105,7 @@ class Service:
                 max_active_jobs=settings.max_active_jobs,
                 max_waiting_jobs=tuning.max_waiting_jobs,
                 keep_jobs=settings.keep_jobs,
+                jobs_bytes=settings.jobs_bytes,
                 keep_hours=tuning.keep_hours,
             ),
         )

@@ -82,6 +82,11 @@ class Settings:
     max_tries: int = _jobs(
         4, "count", "Tries a download or an upload this often, the first try included"
     )
+    jobs_bytes: int = _jobs(
+        2**30,
+        "bytes",
+        "Rejects jobs for which there is no room in this much memory; finished ones make room",
+    )
     keep_jobs: int = _jobs(
         10_000, "count", "Keeps this many finished jobs in memory; the oldest are dropped first"
     )
@@ -248,7 +253,8 @@ class Tuning:
     max_lists: int = 1_000
     """Lists, and so jobs, in one request."""
     max_bodies_bytes: int = 256 * 2**20
-    """Total size of the request bodies held in memory; above it 503."""
+    """Total size of the request bodies held in memory; above it 503. Two at a time are decoded,
+    which takes up to 200 MB more for each."""
     max_waiting_jobs: int = 10_000
     """Jobs that wait for a thread; above it a POST is answered 429."""
     keep_hours: float = 168.0

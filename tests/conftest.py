@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.downloads import Download, MakeDownload
 from tests.origin import Origin, running_origin
-from tests.service import RunningService, running_service
+from tests.service import RunningService, Start, running_service, service_processes
 from tests.waiting import wait_until
 from tests.wired import DownloadCall, Folder, UploadCall, Wired
 
@@ -72,6 +72,13 @@ def service(sandbox: RunningSandbox, tmp_path: Path) -> Iterator[RunningService]
         tmp_path / "temp", imgur_base_url=sandbox.url, imgur_link_base=sandbox.url
     ) as running:
         yield running
+
+
+@pytest.fixture
+def start(tmp_path: Path, sandbox: RunningSandbox) -> Iterator[Start]:
+    """Starts the service as a process, again and again on the same journal."""
+    with service_processes(tmp_path, sandbox) as start_one:
+        yield start_one
 
 
 @pytest.fixture

@@ -241,6 +241,38 @@ class ServiceProcess(Client):
         return status
 
 
+Start = Callable[..., ServiceProcess]
+"""Starts the service with further arguments, on the same journal or on another `journal`."""
+
+
+@contextlib.contextmanager
+def service_processes(folder: Path, sandbox: RunningSandbox) -> Iterator[Start]:
+    """Starts services with their journal and temp files in `folder`; kills all at the end."""
+    started: list[ServiceProcess] = []
+    (folder / "temp").mkdir()
+
+    def start(*arguments: str, journal: Path = folder / "journal") -> ServiceProcess:
+        started.append(
+            ServiceProcess(
+                "--port=0",
+                "--allow-origin=127.0.0.1",
+                f"--store={journal}",
+                f"--temp-dir={folder / 'temp'}",
+                f"--imgur-base-url={sandbox.url}",
+                f"--imgur-link-base={sandbox.url}",
+                *arguments,
+                environment={"IMGUR_CLIENT_ID": "test"},
+            )
+        )
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            process.stop(signal.SIGKILL)
+
+
 def assert_problem(answer: requests.Response, status: int, slug: str) -> dict[str, Any]:
     """Return the problem document of the response."""
     assert answer.status_code == status, answer.text

@@ -1,5 +1,6 @@
 """The long versions of three tests.
 
+python -m tests.soak --fuzz=10000                     tests/test_bad_clients.py, random requests
 python -m tests.soak --kills=300                      tests/test_crashes.py
 python -m tests.soak --verbs --seconds=120            tests/test_verbs.py, jobs are retired
 python -m tests.soak --verbs --seconds=120 --kills    tests/test_verbs.py, with kill -9
@@ -9,6 +10,7 @@ python -m tests.soak --imgur=5000                     tests/test_imgur_fuzz.py
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import tempfile
 import time
@@ -17,6 +19,8 @@ from pathlib import Path
 
 from tests.crashes import killed_again_and_again
 from tests.imgur_fuzz import wrong_ends
+from tests.request_fuzz import fuzz
+from tests.service import running_service
 from tests.transfers import running_transport
 from tests.verbs import walk_with_kills, walk_with_retirement
 
@@ -28,7 +32,18 @@ def main() -> int:
     if options.imgur:
         return _imgur(options)
     with tempfile.TemporaryDirectory() as folder:
+        if options.fuzz:
+            return _fuzz(Path(folder), options)
         return _verbs(Path(folder), options) if options.verbs else _kills(Path(folder), options)
+
+
+def _fuzz(folder: Path, options: argparse.Namespace) -> int:
+    logging.basicConfig(level=logging.ERROR)
+    with running_service(folder / "t", client_seconds=0.3) as service:
+        outcome = fuzz(service, options.fuzz, seed=options.seed)
+    for status, count in sorted(outcome.statuses.items()):
+        print(f"{status or 'closed'}: {count:,}")
+    return _print_wrong(outcome.wrong)
 
 
 def _kills(folder: Path, options: argparse.Namespace) -> int:
@@ -62,16 +77,21 @@ def _verbs(folder: Path, options: argparse.Namespace) -> int:
         print(f"{verb} answered {status}: {count:,}")
     for name, count in outcome.counts.items():
         print(f"{name}: {count:,}")
-    for sentence in outcome.wrong[:50]:
+    return _print_wrong(outcome.wrong)
+
+
+def _print_wrong(wrong: list[str]) -> int:
+    for sentence in wrong[:50]:
         print(f"WRONG: {sentence[:2_000]}")
-    print(f"{len(outcome.wrong)} things are wrong")
-    return 1 if outcome.wrong else 0
+    print(f"wrong: {len(wrong)}")
+    return 1 if wrong else 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="make soak", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    parser.add_argument("--fuzz", type=int, default=0, help="how many random requests")
     parser.add_argument(
         "--kills", type=int, nargs="?", const=0, help="how many; with --verbs, as many as fit"
     )

@@ -306,6 +306,99 @@ def test_a_body_past_the_limit_is_refused_before_it_is_read(
         assert service.get("/v1/images/upload").json() == {"jobs": []}
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/images",
+        "/v1/images?limit=5",
+        "/v1/images/upload",
+        "/v1/images/upload/{job_id}",
+        "/v1/images/upload/{job_id}/images",
+        "/v1/images/upload/{job_id}/map",
+        "/v1/images/upload/unknown",
+        "/v1/quota",
+        "/healthz",
+        "/readyz",
+        "/openapi.json",
+        "/nothing",
+    ],
+)
+def test_json_ends_with_a_line_feed(service: RunningService, path: str) -> None:
+    job_id = service.submit(["ftp://no.example/"])
+    answer = service.get(path.format(job_id=job_id))
+    assert re.fullmatch(rb"\{.*[^\s]\n", answer.content)
+    head = service.session.head(service.url + path.format(job_id=job_id), timeout=30)
+    if path != "/v1/images":  # it is streamed
+        assert int(answer.headers["Content-Length"]) == len(answer.content)
+        assert head.headers["Content-Length"] == answer.headers["Content-Length"]
+
+
+ODD_NUMBERS = (
+    "",
+    "0",
+    "-1",
+    "%2B1",
+    "1.0",
+    "1e3",
+    "0x10",
+    "1_0",
+    "9" * 5_000,
+    "00000000120000",
+    "%D9%A1",  # an Arabic digit
+    "%EF%BC%91",  # a full-width digit
+    "%C2%B2",  # a superscript
+    "%FF",
+    "1%00",
+    "1&{name}=2",
+)
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/images", "/v1/images/upload", "/v1/images/upload/{job_id}/images"]
+)
+def test_a_number_in_a_query_is_a_plain_one_within_its_limits(
+    service: RunningService, path: str
+) -> None:
+    path = path.format(job_id=service.submit(["ftp://no.example/"]))
+    for name in ("limit", "after") if "/upload/" in path else ("limit",):
+        for number in ODD_NUMBERS:
+            query = f"{name}={number.format(name=name)}"
+            assert_problem(service.get(f"{path}?{query}"), 400, "bad-request")
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("?jobId=%FF%FE", 505),
+        ("?jobId=", 505),
+        ("?jobId={job_id}&jobId={job_id}", 400),
+        ("?after=%FF", 505),
+        ("?after={job_id}&after=x", 400),
+        ("/%FF%FE", 505),
+        ("/%E2%80%AE", 505),
+        ("/{job_id}/images?state=%FF", 400),
+        ("/{job_id}/images?state=failed&state=completed", 400),
+        ("/{job_id}/map?format=csv&format=csv", 400),
+    ],
+)
+def test_an_odd_query_or_path_is_refused(service: RunningService, path: str, status: int) -> None:
+    job_id = service.submit(["ftp://no.example/"])
+    answer = service.get("/v1/images/upload" + path.format(job_id=job_id))
+    assert_problem(answer, status, "bad-request" if status == 400 else "unknown-job")
+
+
+@pytest.mark.parametrize(
+    "event_id", ["9" * 5_000, "-1", "1.5", "\xb2", "\xff", "1-end-end", "999999999999999999-end"]
+)
+def test_an_odd_event_id_is_the_start(service: RunningService, event_id: str) -> None:
+    job_id = service.submit(["ftp://no.example/"])
+    service.finish(job_id)
+    headers = {"Last-Event-ID": event_id.encode("latin-1")}
+    answer = service.get(f"/v1/images/upload/{job_id}/events", headers=headers)
+    assert answer.status_code == 200
+    assert "event: complete" in answer.text
+
+
 def test_unknown_paths_and_methods_are_problem_documents(service: RunningService) -> None:
     assert_problem(service.get("/nothing"), 404, "not-found")
     assert_problem(service.get("/v1/images/upload/a/b/c"), 404, "not-found")

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from tests.request_fuzz import fuzz
 from tests.service import ROOT, RunningService, ServiceProcess, running_service
 from tests.waiting import PATIENCE, wait_until
 from tests.wire import PATH, Wire, post, request
@@ -245,6 +246,34 @@ def test_headers_over_the_limit_are_refused(service: RunningService, earlier_req
         assert (answer.status, answer.problem) == (431, "headers-too-large")
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        request(X="x" * 20_000),
+        request(X="x" + "\r\nX: x" * 4_000),
+        request(path="/healthz?" + "x" * 20_000),
+        b"G" * 20_000,
+        request()[:-2] + b"x" * 20_000,
+    ],
+    ids=["line", "lines", "target", "method", "unfinished"],
+)
+def test_a_head_over_the_limit_is_refused_in_any_shape(
+    service: RunningService, head: bytes
+) -> None:
+    with Wire(service.url) as wire:
+        wire.send(head)
+        answer = wire.last_answer()
+        assert (answer.status, answer.problem) == (431, "headers-too-large")
+        assert answer.body.endswith(b"}\n")
+        assert answer.fields["content-length"] == str(len(answer.body))
+
+
+def test_a_head_up_to_the_limit_is_accepted(service: RunningService) -> None:
+    with Wire(service.url) as wire:
+        wire.send(request(X="x" * 16_000))
+        assert wire.answer().status == 200
+
+
 def test_a_large_body_delays_no_other_response(tmp_path: Path) -> None:
     body = json.dumps([[f"ftp://a/{n}.{m}" for n in range(9_900)] for m in range(20)]).encode()
     others = 0
@@ -303,7 +332,9 @@ def test_incomplete_requests_are_evicted_if_nothing_is_idle(tmp_path: Path) -> N
         assert second.answer().status == 202
 
 
-def test_a_complete_request_is_never_evicted(tmp_path: Path) -> None:
+def test_a_complete_request_is_never_evicted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with (
         strict(tmp_path, client_seconds=PATIENCE, max_connections=2) as service,
         large_job(service) as path,
@@ -329,7 +360,10 @@ def test_a_complete_request_is_never_evicted(tmp_path: Path) -> None:
         assert open_files() <= before
         wire.socket.close()
         wait_until(lambda: connections(service) < 2)
-        assert requests.get(f"{service.url}/healthz", timeout=PATIENCE).status_code == 200
+        metrics = requests.get(f"{service.url}/metrics", timeout=PATIENCE).text
+        assert 'imageload_connections_cut_total{reason="refused"} 202.0' in metrics
+        warned = [r for r in caplog.records if "connections closed" in r.message]
+        assert len(warned) < 20, "one line for all that are closed in a minute"
 
 
 @LINUX
@@ -508,3 +542,11 @@ def test_pipelined_requests_are_answered_in_order(service: RunningService) -> No
     with Wire(service.url) as wire:
         wire.send(request() + post(GOOD) + request(path="/nothing") + request())
         assert [wire.answer().status for _ in range(4)] == [200, 202, 404, 200]
+
+
+def test_random_requests_cause_no_error_of_the_service(tmp_path: Path) -> None:
+    """`python -m tests.soak --fuzz` sends more of them."""
+    with strict(tmp_path) as fuzzed:
+        outcome = fuzz(fuzzed, 400, seed=1)
+    assert outcome.wrong == []
+    assert {200, 202, 400, 404, 405, 505} <= {*outcome.statuses}

@@ -132,14 +132,15 @@ def test_many_failures_of_one_reason_are_one_line_and_three_examples(
     cli: Cli, origin: Origin
 ) -> None:
     urls = [f"{origin.url}/gone/{number}" for number in range(5)]
-    failures = cli("upload", *urls, "no://url").err.splitlines()[-6:]
+    failures = cli("upload", *urls, "no://url").err.splitlines()[-7:]
     assert failures == [
         "imageload: 5 images failed http_status: The origin answered 404 Not Found.",
         *[f"imageload:     {url}" for url in urls[:3]],
         "imageload:     and 2 more",
-        failures[-1],
+        failures[-2],
+        "imageload: 0 of 6 landed, 6 failed",
     ]
-    assert failures[-1].startswith("imageload: failed invalid_url no://url ")
+    assert failures[-2].startswith("imageload: failed invalid_url no://url ")
 
 
 def test_the_file_of_failed_urls_can_be_uploaded_again(
@@ -328,17 +329,29 @@ def test_a_full_backlog_is_waited_for_up_to_the_limit(
 # status, jobs, links
 
 
-def test_status_prints_the_progress_and_the_failures(
+def test_status_prints_the_failures_and_then_the_progress(
     cli: Cli, service: RunningService, origin: Origin
 ) -> None:
     job_id = service.submit([origin.image("png-rgb.png"), origin.url + "/gone"])
     service.finish(job_id)
     ended = cli("status", job_id)
     assert ended.status == 0
-    assert ended.lines[0].endswith(": complete")
-    assert ended.lines[1] == "1 of 2 landed, 1 failed, 0 pending"
-    assert ended.lines[-1].startswith(f"failed http_status {origin.url}/gone ")
+    assert ended.lines[0].startswith(f"failed http_status {origin.url}/gone ")
+    assert ended.lines[-2].endswith(": complete")
+    assert ended.lines[-1] == "1 of 2 landed, 1 failed, 0 pending"
     assert json.loads(cli("status", "--format=json", job_id).out)["counts"]["failed"] == 1
+
+
+def test_status_prints_a_reason_once_and_each_of_its_urls(
+    cli: Cli, service: RunningService, origin: Origin
+) -> None:
+    urls = [f"{origin.url}/gone/{number}" for number in range(30)]
+    job_id = service.submit(urls)
+    service.finish(job_id)
+    lines = cli("status", job_id).lines
+    assert lines[0] == "30 images failed http_status: The origin answered 404 Not Found."
+    assert lines[1:31] == [f"    {url}" for url in urls]
+    assert lines[-1] == "0 of 30 landed, 30 failed, 0 pending"
 
 
 def test_jobs_are_listed_newest_first(cli: Cli, service: RunningService, origin: Origin) -> None:

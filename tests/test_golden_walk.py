@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import signal
 import sqlite3
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import requests
 
 from sandbox.testing import RunningSandbox
 from tests.contract import Contract, running_contract
 from tests.events import Event, Subscriber
 from tests.origin import IMAGES, Origin, answer
-from tests.service import Client, ServiceProcess
+from tests.service import Client, ServiceProcess, Start
 from tests.waiting import PATIENCE, wait_until
 
 PNG = (IMAGES / "png-rgba.png").read_bytes()
@@ -24,33 +22,6 @@ IMAGES_OF_THE_JOB = 60
 TOLD = 8
 KILLED_AFTER = 24
 JOBS = "/v1/images/upload"
-
-Start = Callable[[], ServiceProcess]
-
-
-@pytest.fixture
-def start(tmp_path: Path, sandbox: RunningSandbox) -> Iterator[Start]:
-    """Starts the service, always on the same journal; kills all at the end."""
-    started: list[ServiceProcess] = []
-    (tmp_path / "temp").mkdir()
-
-    def start_one() -> ServiceProcess:
-        started.append(
-            ServiceProcess(
-                "--port=0",
-                "--allow-origin=127.0.0.1",
-                f"--store={tmp_path / 'journal'}",
-                f"--temp-dir={tmp_path / 'temp'}",
-                f"--imgur-base-url={sandbox.url}",
-                f"--imgur-link-base={sandbox.url}",
-                environment={"IMGUR_CLIENT_ID": "test"},
-            )
-        )
-        return started[-1]
-
-    yield start_one
-    for process in started:
-        process.stop(signal.SIGKILL)
 
 
 def pages(origin: Origin) -> dict[str, bytes]:

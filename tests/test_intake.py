@@ -169,7 +169,7 @@ def test_control_characters_in_texts_are_dropped() -> None:
 def test_a_text_of_another_type_is_refused(key: str, text: object) -> None:
     assert f"{key} must be a text" in refusal(json.dumps({"urls": [A], key: text}))
     if key != "album":
-        assert f"entry 1: {key} must be a text" in refusal(json.dumps([A, {"url": B, key: text}]))
+        assert f"urls[1].{key} must be a text" in refusal(json.dumps([A, {"url": B, key: text}]))
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_a_text_that_is_too_long_is_refused(key: str, most: int) -> None:
     "entry", [{}, {"url": None}, {"url": 1}, {"url": [A]}, {"title": "no url"}]
 )
 def test_an_object_without_a_url_is_refused(entry: object) -> None:
-    assert "entry 1 is neither a text nor an object with a url" in refusal(json.dumps([A, entry]))
+    assert "urls[1] is neither a text nor an object with a url" in refusal(json.dumps([A, entry]))
 
 
 @pytest.mark.parametrize("dedupe", [None, 0, 1, "false", "true", [], {}, 0.0])
@@ -218,26 +218,27 @@ def test_the_last_of_a_repeated_key_counts() -> None:
         ("[[]]", "there is no url"),
         (f'[["{A}"], []]', "list 1: there is no url"),
         (f'[[""], ["{A}"]]', "list 0: there is no url"),
-        ("[1]", "entry 0 is neither a text"),
-        (f'["{A}", "{B}", false]', "entry 2 is neither a text"),
-        (f'[["{A}", 5]]', "entry 1 is neither a text"),
-        (f'[["{A}"], ["{B}", "{C}", {{}}]]', "list 1: entry 2 is neither a text"),
-        (f'[[["{A}"]]]', "entry 0 is neither a text"),
-        (f'[["{A}"], "{B}"]', "entry 1 is not a list"),
-        (f'["{B}", ["{A}"]]', "entry 0 is not a list"),
-        (f'[["{A}"], {{}}]', "entry 1 is not a list"),
+        ("[1]", "urls[0] is neither a text"),
+        (f'["{A}", "{B}", false]', "urls[2] is neither a text"),
+        (f'[["{A}", 5]]', "urls[0][1] is neither a text"),
+        (f'[["{A}"], ["{B}", "{C}", {{}}]]', "urls[1][2] is neither a text"),
+        (f'[[["{A}"]]]', "urls[0][0] is neither a text"),
+        (f'[["{A}"], "{B}"]', "urls[1] is not a list"),
+        (f'["{B}", ["{A}"]]', "urls[0] is not a list"),
+        (f'[["{A}"], {{}}]', "urls[1] is not a list"),
         (f'["{A}"', "not valid json"),
-        (f'["{A}",]', "byte 27"),
+        (f'["{A}",]', "line 1, column 28, in urls[1]: trailing comma"),
         (f'["{A}"] x', "trailing characters"),
-        (f"['{A}']", "byte 1"),
-        (f"[{A}]", "byte 1"),
-        (f"urls={A}", "byte 0"),
-        ("[NaN]", "byte 1"),
-        ("[Infinity]", "byte 1"),
+        (f"['{A}']", "line 1, column 2, in urls[0]: invalid character"),
+        (f"[{A}]", "line 1, column 2, in urls[0]: invalid character"),
+        (f"urls={A}", "line 1, column 1: invalid character"),
+        ("[NaN]", "line 1, column 2, in urls[0]: invalid character"),
+        ("[Infinity]", "line 1, column 2, in urls[0]: invalid character"),
         ("[-Infinity]", "not valid json"),
-        (r'["\ud800"]', "not valid json"),
-        (r'["\udc00\ud800"]', "not valid json"),
-        (r'["\x41"]', "not valid json"),
+        (r'["\x41"]', "line 1, column 5, in urls[0]: invalid escape character"),
+        (f'{{"urls": [\n  "{A}",\n  b\n]}}', "line 3, column 3, in urls[1]: invalid"),
+        (f'{{"urls": ["{A}"], "title": "', "in title: the end is missing"),
+        (f'{{"urls": ["{A}"], "title": x}}', "in title: invalid character"),
     ],
 )
 def test_json_without_lists_of_urls_is_refused_with_the_place_of_the_error(
@@ -246,6 +247,32 @@ def test_json_without_lists_of_urls_is_refused_with_the_place_of_the_error(
     detail = refusal(body)
     assert where in detail
     assert '{"urls": ["https://...", ...]}' in detail  # and with what to send
+
+
+HALF = r"\ud83d is half of a character"
+
+
+@pytest.mark.parametrize(
+    ("body", "where"),
+    [
+        (r'["a", "b", {"url": "c", "title": "Bird \ud83d"}]', "urls[2].title: " + HALF),
+        (r'["a", {"url": "c", "title": "Bird \ud83d, and more of it"}]', "urls[1].title: " + HALF),
+        (r'{"urls": [["a"], ["b\ud83d\u0041"]]}', "urls[1][0]: " + HALF),
+        (r'{"title": "\\ud83d \ud83d\ude00 \uD83D", "urls": ["a"]}', "title: " + HALF),
+        (r'{"urls": ["a"], "description": "\ude00"}', "description: \\ude00 is half"),
+        (r'["\ud800"]', r"urls[0]: \ud800 is half"),
+        (r'["\udc00\ud800"]', r"urls[0]: \udc00 is half"),
+    ],
+)
+def test_a_text_cut_within_a_character_is_refused_with_its_entry(body: str, where: str) -> None:
+    assert where.lower() in refusal(body)
+
+
+def test_a_whole_emoji_is_accepted_in_either_form() -> None:
+    (order,) = orders([{"url": A, "title": "\U0001f426"}])
+    assert order.items == [Item(A, "\U0001f426")]
+    body = json.dumps([{"url": A, "title": "\U0001f426"}], ensure_ascii=False).encode()
+    assert read_orders(body, "", max_urls=5, max_lists=3)[0].items == order.items
 
 
 @pytest.mark.parametrize(
@@ -292,6 +319,28 @@ def test_a_large_body_of_lists_is_refused_before_it_is_decoded(body: str) -> Non
     with raises_refused("too-large") as caught:
         read(body)
     assert "3 lists" in str(caught.value)
+
+
+@pytest.mark.parametrize("entry", ["null", '""', '"a"', '{"url":"a"}'])
+def test_more_values_than_are_decoded_at_once_are_refused_before_that(entry: str) -> None:
+    with raises_refused("too-large") as caught:
+        read("[" + f"{entry}," * 1_000_000 + f'"{A}"]')
+    assert "1,000,000 urls and texts" in str(caught.value).lower()
+
+
+@pytest.mark.parametrize("separator", ["\n", ", "])
+def test_more_lines_of_text_than_are_read_at_once_are_refused(separator: str) -> None:
+    with raises_refused("too-large") as caught:
+        read(f"a{separator}" * 1_000_001, "text/plain")
+    assert "1,000,000 urls and texts" in str(caught.value).lower()
+
+
+def test_commas_in_texts_are_no_values() -> None:
+    commas = r"\"," * 200_000
+    entries = [f'{{"url": "http://a/{n}", "x": "{commas}"}}' for n in range(6)]
+    with raises_refused("too-large") as caught:
+        read(f"[{', '.join(entries)}]")
+    assert "This has 6" in str(caught.value)
 
 
 def test_brackets_in_texts_are_no_lists() -> None:
@@ -411,11 +460,11 @@ def test_dropped_entries_do_not_count() -> None:
 @pytest.mark.parametrize(
     ("body", "content_type", "where"),
     [
-        (json.dumps(many(6)), "application/json", "5 urls; this has 6"),
-        ("\n".join(many(6)), "text/plain", "5 urls; this has 6"),
-        (json.dumps([[A], many(6)]), "application/json", "list 1: a job may have 5 urls"),
-        (json.dumps([[A]] * 4), "application/json", "3 lists; this one has 4"),
-        (json.dumps([[]] * 4), "application/json", "3 lists; this one has 4"),
+        (json.dumps(many(6)), "application/json", "this has 6 urls; a job may have 5"),
+        ("\n".join(many(6)), "text/plain", "this has 6 urls; a job may have 5"),
+        (json.dumps([[A], many(6)]), "application/json", "list 1: this has 6 urls"),
+        (json.dumps([[A]] * 4), "application/json", "may have 3 lists"),
+        (json.dumps([[]] * 4), "application/json", "may have 3 lists"),
     ],
 )
 def test_more_than_the_limit_is_too_large_and_the_detail_names_the_limit(

@@ -532,7 +532,7 @@ def test_a_journal_closed_on_a_full_disk_logs_the_loss_and_keeps_earlier_rows(
         finish(journal, job)
         wait_until(lambda: journal.trouble)
         assert not journal.close(0.2)
-    assert re.search(r"30\d rows of the journal could not be written", caplog.text)
+    assert re.search(r"rows of the journal could not be written rows=30\d", caplog.text)
     restored = restored_from(path)
     assert [job.job_id for job in restored.jobs] == [job.job_id]
     assert not restored.was_closed

@@ -7,8 +7,11 @@ import logging
 import sys
 from typing import Any
 
-from imageload.web.logs import JsonFormatter
+import pytest
+
+from imageload.web.logs import JsonFormatter, TextFormatter
 from tests.service import ServiceProcess
+from tests.wire import Wire
 
 
 def line_of(template: str, *args: object, **extra: Any) -> dict[str, Any]:
@@ -63,3 +66,48 @@ def test_the_service_logs_json_with_the_option() -> None:
     assert (accepted["job"], accepted["urls"], accepted["request"]) == (job_id, 1, "mine")
     (failed,) = [line for line in lines if line["message"].startswith("failed")]
     assert (failed["job"], failed["code"]) == (job_id, "invalid_url")
+
+
+HOSTILE = "a\r\nb\x1b[31m\x85c\x9b2J\u2028d\u202ee\u2066f\x7f"
+"""A new line, an escape sequence, C1 controls, a line separator, marks of direction."""
+ESCAPED = r"a\r\nb\x1b[31m\x85c\x9b2J\u2028d\u202ee\u2066f\x7f"
+
+
+def test_unprintable_characters_are_escaped_in_text() -> None:
+    record = logging.LogRecord("a.b", logging.WARNING, "f", 1, "reason=%s", (HOSTILE,), None)
+    assert TextFormatter("%(levelname)s %(message)s").format(record) == f"WARNING reason={ESCAPED}"
+
+
+def test_unprintable_characters_are_escaped_in_a_traceback() -> None:
+    try:
+        raise RuntimeError(HOSTILE)
+    except RuntimeError:
+        record = logging.LogRecord("a.b", logging.ERROR, "f", 1, "it broke", (), sys.exc_info())
+    line, *traceback = TextFormatter("%(message)s").format(record).split("\n")
+    assert line == "it broke"
+    assert all(part.isprintable() for part in traceback)
+
+
+def test_unprintable_characters_are_escaped_in_json_and_kept() -> None:
+    record = logging.LogRecord("a.b", logging.WARNING, "f", 1, "reason=%s", (HOSTILE,), None)
+    text = JsonFormatter().format(record)
+    assert text.isprintable()
+    assert json.loads(text)["reason"] == HOSTILE
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_what_a_client_sends_is_escaped_in_the_log(log_format: str) -> None:
+    hostile = "/\x85\x9b2J%0aWARNING".encode("latin-1") + "\u202e\u2028".encode()
+    service = ServiceProcess(
+        "--port=0", f"--log-format={log_format}", environment={"IMGUR_CLIENT_ID": "x"}
+    )
+    try:
+        with Wire(service.url) as wire:
+            wire.send(b"GET " + hostile + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert wire.answer().status == 404
+        answer = service.post(json=["ftp://a.example/\x85\u202e"])
+        service.finish(answer.json()["jobId"][0])
+    finally:
+        service.stop()
+    assert [line for line in service.log if not line.removesuffix("\n").isprintable()] == []
+    assert [line for line in service.log if " 404 " in line]

@@ -234,6 +234,16 @@ def test_the_same_key_of_two_callers_is_two_keys(tmp_path: Path) -> None:
         assert answers[0].json() != answers[1].json()
 
 
+def test_a_content_type_may_be_spelled_in_another_way_with_the_same_key(
+    service: RunningService,
+) -> None:
+    spellings = ("application/json", "Application/JSON; charset=utf-8", "application/json ;x=y")
+    answers = [send(service, "spelled", **{"Content-Type": each}) for each in spellings]
+    assert [answer.status_code for answer in answers] == [202] * 3
+    assert len({answer.text for answer in answers}) == 1
+    assert send(service, "spelled", **{"Content-Type": "text/plain"}).status_code == 422
+
+
 def test_a_key_is_forgotten_with_its_last_job() -> None:
     async def run() -> None:
         store = MemoryStore()

@@ -481,6 +481,49 @@ def test_image_urls_are_found_in_pasted_text(
     assert found(visit, text) == {"kind": kind, "images": images, "others": others}
 
 
+HOSTILE = {
+    "closing brackets": "http://a.example/" + ")" * 200_000,
+    "brackets in pairs": "http://a.example/" + "[(" * 100_000 + "])" * 99_999,
+    "only brackets": ")" * 200_000,
+    "full stops": "http://a.example/" + "." * 200_000 + "x",
+    "many URLs": "(http://a.example/...x) " * 9_000,
+    "Markdown images": "http://a.example/x.png " + "![" * 100_000,
+    "Markdown images with blanks": "http://a.example/x.png " + "![](" + " " * 200_000,
+    "BBCode images": "http://a.example/x.png " + "[img" * 50_000,
+    "BBCode tags in a URL": "http://a.example/" + "[b" * 100_000,
+    "commas": "http://a.example/x.png" + ", " * 100_000,
+    "quotes": '"' * 200_000,
+    "nested lists": "[" * 100_000 + "]" * 100_000,
+    "nested elements": "<div>" * 20_000,
+    "elements that do not end": "<img" * 50_000,
+    "styles": '<p style="' + "url(" * 50_000,
+    "attributes": "<p " + "style " * 30_000,
+    "a srcset": '<img srcset="' + "a ,  " * 40_000 + '">',
+    "a long host": "http://" + "\u00fc" * 100_000 + "/x.png (a)",
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_the_page_stays_responsive_whatever_is_pasted(visit: Visit, kind: str) -> None:
+    box = visit.page.get_by_label("Image URLs")
+    box.evaluate("(box, text) => { box.value = text; }", HOSTILE[kind])
+    box.dispatch_event("input")
+    expect(visit.page.locator("#found")).to_have_text(re.compile(r"\d image"))
+
+
+@pytest.mark.parametrize("anchor", ["%", "%E0%A4%A", "%00", "..", ".", "x" * 50_000, "a/b?c"])
+def test_an_odd_anchor_is_an_unknown_job(
+    browser: Browser, service: tuple[str, ...], anchor: str
+) -> None:
+    with visiting(browser, (f"{service[0]}/#{anchor}", *service[1:])) as visit:
+        expect(visit.page.get_by_role("alert")).to_contain_text("There is no job")
+        expect(
+            visit.page.get_by_text("keeps up by itself")
+            .or_(visit.page.get_by_text("No job yet"))
+            .or_(visit.page.get_by_text("Every job is complete"))
+        ).to_be_visible()
+
+
 def test_image_urls_are_found_in_a_web_page_and_nothing_of_it_is_run(visit: Visit) -> None:
     text = f"""<!doctype html><base href="https://c.example/d/">
         <meta property="og:image" content="{A}"><style>p {{ color: red }}</style>

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,37 +20,16 @@ from tests.events import Subscriber
 from tests.jobs import all_landed, codes, distinct, urls
 from tests.journals import locked
 from tests.origin import Origin
-from tests.service import ROOT, RunningService, ServiceProcess, account, running_service, wired
+from tests.service import (
+    ROOT,
+    RunningService,
+    Start,
+    account,
+    running_service,
+    wired,
+)
 from tests.waiting import PATIENCE, wait_until
 from tests.wire import Wire, post
-
-Start = Callable[..., ServiceProcess]
-
-
-@pytest.fixture
-def start(tmp_path: Path, sandbox: RunningSandbox) -> Iterator[Start]:
-    """Starts the service with its journal and temp files in the test's folder."""
-    started: list[ServiceProcess] = []
-    (tmp_path / "temp").mkdir()
-
-    def start_one(*arguments: str, journal: Path = tmp_path / "journal") -> ServiceProcess:
-        started.append(
-            ServiceProcess(
-                "--port=0",
-                "--allow-origin=127.0.0.1",
-                f"--store={journal}",
-                f"--temp-dir={tmp_path / 'temp'}",
-                f"--imgur-base-url={sandbox.url}",
-                f"--imgur-link-base={sandbox.url}",
-                *arguments,
-                environment={"IMGUR_CLIENT_ID": "test"},
-            )
-        )
-        return started[-1]
-
-    yield start_one
-    for process in started:
-        process.stop(signal.SIGKILL)
 
 
 def test_jobs_links_failures_and_albums_are_restored(
@@ -261,7 +239,7 @@ def test_concurrent_posts_share_the_wait_for_the_disk(
             for wire in wires:
                 wire.send(post(b'["ftp://a.example/"]'))
             wait_until(
-                lambda: len([t for t in threading.enumerate() if "web-disk" in t.name]) == 12
+                lambda: len([t for t in threading.enumerate() if "web-journal" in t.name]) == 12
             )
         # A request that waits too long is refused; on a busy machine some are.
         assert {wire.answer().status for wire in wires} <= {202, 503}

@@ -14,6 +14,11 @@ import requests
 
 from imageload.job import Failed, Job, Snapshot, Started
 from imageload.schemas import WaitingJson
+from imageload.settings import Settings
+from imageload.store.memory import MemoryStore
+from imageload.web.access import Access
+from imageload.web.idempotency import IdempotencyKeys
+from imageload.web.limits import RequestLimits
 from imageload.web.status import encoded_status, preferred_wait, tag_of_list
 from sandbox.testing import RunningSandbox
 from tests.origin import Origin
@@ -190,7 +195,8 @@ def test_a_status_is_encoded_once_for_all_held_requests() -> None:
     async def wait() -> tuple[tuple[Snapshot, bytes], ...]:
         job = job_of(1_000)
         topic = hub().of_job(job)
-        bodies = await asyncio.gather(*(encoded_status(job, topic) for _ in range(20)))
+        limits = RequestLimits(Access(Settings(), []), IdempotencyKeys(MemoryStore()), 0)
+        bodies = await asyncio.gather(*(encoded_status(job, topic, limits) for _ in range(20)))
         assert not topic.statuses
         return tuple(bodies)
 
@@ -214,6 +220,10 @@ def test_a_held_answer_is_given_when_the_service_stops(service: RunningService) 
         ("respond-async, WAIT = 5 ;foo=bar", 5),
         ('wait="7"', 7),
         ("wait=3, wait=9", 3),
+        ("wait=" + "0" * 20 + "8", 8),
+        ("wait=" + "9" * 5_000, 999_999_999),
+        ("wait=\u0661", 0),
+        ("wait=\xb2", 0),
         ("", 0),
         ("wait", 0),
         ("wait=", 0),

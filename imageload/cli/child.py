@@ -19,7 +19,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from imageload.cli.client import CommandError, Misuse
-from imageload.cli.output import escape_controls, print_message
+from imageload.cli.output import print_message
+from imageload.escapes import escape_controls
 
 _DEFAULTS = ["--port=0", "--address=127.0.0.1", "--sandbox-port=0", "--grace-seconds=1"]
 # The lines that are read here are of the level INFO and in the text format.

@@ -53,11 +53,11 @@ def watch(arguments: argparse.Namespace) -> int:
 
 
 def status(arguments: argparse.Namespace) -> int:
-    """Print the job's progress and every failure."""
+    """Print every failure of the job, by reason, and then its progress."""
     client = _client(arguments)
     (entry,) = client.entries([arguments.job_id])
     failed = client.records(arguments.job_id, "failed") if entry["counts"]["failed"] else ()
-    lines = chain(output.job_lines(entry), map(output.failure_text, failed))
+    lines = chain(output.failure_lines(failed, every_url=True), output.job_lines(entry))
     return _print(entry, lines, arguments)
 
 
@@ -182,7 +182,10 @@ def _come_back(client: Client, job_ids: Sequence[str], arguments: argparse.Names
 
 
 def _report(client: Client, job_ids: Sequence[str], arguments: argparse.Namespace) -> bool:
-    """Print the links and albums, print and save the failures. True if there are none."""
+    """Print the links, failures and albums, and save the failures. True if there are none.
+
+    After failures the sum comes last, where it can be seen.
+    """
     failed: list[Record] = []
 
     def records() -> Iterator[Record]:
@@ -197,9 +200,12 @@ def _report(client: Client, job_ids: Sequence[str], arguments: argparse.Namespac
         print_message(line)
     if arguments.failed_to:
         Path(arguments.failed_to).write_bytes(urls.list_of(failed))
-    albums = [entry["album"] for entry in client.entries(job_ids) if entry.get("album")]
+    entries = client.entries(job_ids)
+    albums = [entry["album"] for entry in entries if entry.get("album")]
     for album in albums:
         print_message(output.album_text(album))
+    if failed:
+        print_message(str(Progress.of(entries)))
     return not failed and not any(album["error"] for album in albums)
 
 

@@ -18,6 +18,8 @@ from operator import itemgetter
 from typing import Any, TextIO
 from urllib.parse import unquote, urlsplit
 
+from imageload.escapes import escape_controls
+
 Entry = dict[str, Any]
 """A job as in the list of jobs."""
 
@@ -38,16 +40,6 @@ _WAITS = {
     "unavailable": "Imgur, which is unavailable",
     "credentials": "valid Imgur credentials",
 }
-
-
-def escape_controls(text: str) -> str:
-    """`text` on one line, with every unprintable character written as its escape."""
-    if text.isprintable():
-        return text
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
-        for letter in text
-    )
 
 
 def local_time(text: str) -> str:
@@ -142,25 +134,24 @@ FORMATS: dict[str, Callable[[Iterable[Record]], Iterator[str]]] = {
 # failures
 
 
-def failure_text(record: Record) -> str:
-    """A failed image on one line: code, URL, reason."""
-    error = record["error"]
-    return f"failed {error['code']} {record['url']} {error['message']}"
+def failure_lines(failed: Iterable[Record], *, every_url: bool = False) -> Iterator[str]:
+    """Failures by reason. A reason of more than three images is one line, and three of the URLs.
 
-
-def failure_lines(failed: Iterable[Record]) -> Iterator[str]:
-    """Failures by reason. A reason of more than three images is one line and three examples."""
+    With `every_url` all URLs follow it.
+    """
     by_reason: dict[tuple[str, str], list[Record]] = {}
     for record in failed:
         reason = (record["error"]["code"], record["error"]["message"])
         by_reason.setdefault(reason, []).append(record)
     for (code, message), records in by_reason.items():
         if len(records) <= _LISTED_OF_A_REASON:
-            yield from map(failure_text, records)
+            yield from (f"failed {code} {record['url']} {message}" for record in records)
             continue
         yield f"{len(records):,} images failed {code}: {message}"
-        yield from (f"    {record['url']}" for record in records[:_LISTED_OF_A_REASON])
-        yield f"    and {len(records) - _LISTED_OF_A_REASON:,} more"
+        listed = len(records) if every_url else _LISTED_OF_A_REASON
+        yield from (f"    {record['url']}" for record in records[:listed])
+        if listed < len(records):
+            yield f"    and {len(records) - listed:,} more"
 
 
 # jobs and quota

@@ -246,7 +246,7 @@ class SqliteStore:
             _log.error("the disk does not respond; the journal is left as it is")
             return False
         if left:
-            _log.error("%d rows of the journal could not be written", left)
+            _log.error("rows of the journal could not be written rows=%d", left)
         self._file.close()
         return not left
 

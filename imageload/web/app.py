@@ -68,7 +68,10 @@ class App:
         )
         self.server: Server | None = None
         gauges = Gauges(
-            self.service, self.events, lambda: self.server.connections if self.server else 0
+            self.service,
+            self.events,
+            self.limits,
+            lambda: self.server.connections if self.server else 0,
         )
         self._scrape = Scrape(gauges)
         self.application = self._application(routes)

@@ -115,21 +115,23 @@ class BaseHandler(BodyHandler):
         self.send_encoded(msgspec.json.encode(value))
 
     def send_encoded(self, encoded: bytes) -> None:
-        """Send JSON that is encoded already."""
+        """Send JSON that is encoded already, and a line feed: a terminal's prompt follows it."""
         self.set_header("Content-Type", "application/json")
-        self.finish(encoded)
+        self.write(encoded)
+        self.finish(b"\n")
 
-    async def send_view(self, view: Callable[[], object], *, in_thread: bool) -> None:
+    async def send_view(self, view: Callable[[], object], *, is_large: bool) -> None:
         """Send the result of `view` as JSON."""
-        if in_thread:
-            self.send_encoded(await asyncio.to_thread(lambda: msgspec.json.encode(view())))
+        if is_large:
+            encoded = self.limits.run_in_thread(lambda: msgspec.json.encode(view()), "views")
+            self.send_encoded(await encoded)
         else:
             self.send_json(view())
 
     async def send_parts(self, parts: Iterator[bytes]) -> None:
         """Send a body of `parts`, which may come from the disk, until the client leaves."""
         with contextlib.suppress(tornado.iostream.StreamClosedError):
-            while part := await asyncio.to_thread(next, parts, b""):
+            while part := await self.limits.run_in_thread(lambda: next(parts, b""), "views"):
                 self.write(part)
                 await self.flush()
             await self.finish()
@@ -159,11 +161,18 @@ class BaseHandler(BodyHandler):
         self._held_seconds += time.monotonic() - begun
         return self.changed.is_set() and not self.is_gone
 
-    # Paging
+    # The query
+
+    def query(self, name: str) -> str | None:
+        """The query argument `name`, or None; raises Refused (bad-request) if it is there twice."""
+        values = self.request.query_arguments.get(name, [])
+        if len(values) > 1:
+            raise Refused("bad-request", f"{name} is in the query {len(values)} times.")
+        return self.decode_argument(values[0], name) if values else None
 
     def count_argument(self, name: str, default: int, most: int) -> int:
         """The query argument `name`: a number from 1 to `most`; `default` if it is missing."""
-        text = self.get_query_argument(name, None)
+        text = self.query(name)
         if text is None:
             return default
         is_number = text.isascii() and text.isdigit() and len(text) <= len(str(most))

@@ -122,5 +122,5 @@ class BodyHandler(ProblemHandler):
         self._is_in_use = True
         is_large = len(self.body) >= _LARGE_BODY
         if is_large or self.store.is_durable:  # then it waits for the disk
-            return await self.limits.run_in_thread(work, needs_cpu=is_large)
+            return await self.limits.run_in_thread(work, "bodies" if is_large else "journal")
         return work()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import islice
 from typing import Annotated, Any
 
 import msgspec
@@ -16,17 +17,22 @@ from msgspec import Meta
 from imageload.errors import InvalidURL, Refused
 from imageload.fetch.guard import check_url
 from imageload.job import Item
-from imageload.lists import split_list
+from imageload.lists import pieces_of
 from imageload.loader import Order
+from imageload.web import json_text
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _FORMS = 'Send {"urls": ["https://...", ...]}, a bare list of URLs, or several lists in one.'
 
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # The end of msgspec's messages: "... - at `$.urls[0][12].title`".
 _PATH = re.compile(r" - at `\$(?:\.urls)?((?:\[\d+\])*)(?:\.(\w+))?`$")
-_JSON_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+_BYTE = re.compile(r" \(byte (\d+)\)$")
 # Up to this size, anything may be decoded. 32 MB of `[],[],...` would be 1.6 GB of lists.
 _SMALL_BODY = 2**20
+# URLs, texts, and nulls of one request. So many are decoded in 0.5 s, which holds up other threads,
+# and take 120 MB beside their text.
+_MAX_VALUES = 1_000_000
 
 # Longer than any that people read; Imgur does not document its limits.
 Title = Annotated[str, Meta(max_length=1_000)]
@@ -94,19 +100,22 @@ Body = UploadRequest | Urls
 """The JSON of a POST."""
 
 
-def read_orders(body: bytes, content_type: str, *, max_urls: int, max_lists: int) -> list[Order]:
+def read_orders(
+    body: bytes | bytearray, content_type: str, *, max_urls: int, max_lists: int
+) -> list[Order]:
     """An Order for each list of URLs in `body`; its URLs are stripped and unique, in order.
 
     `text/plain` is one list, as `split_list` reads it; everything else is read as JSON. Raises
     Refused (bad-request or too-large) for the whole of it.
     """
-    if content_type.partition(";")[0].strip().lower() == "text/plain":
-        request = UploadRequest([*_split(body)])
+    max_values = max(_MAX_VALUES, 4 * max_urls)
+    if media_type(content_type) == "text/plain":
+        request = UploadRequest([*_split(body, max_values)])
     else:
-        request = _decoded(body, max_lists)
+        request = _decoded(body, max_lists, max_values)
     lists = _lists(request.urls)
     if len(lists) > max_lists:
-        raise _too_many_lists(len(lists), max_lists)
+        raise _too_many_lists(max_lists)
     if request.callback is not None:
         _check_callback(request.callback)
     common = Item("", _cleaned_text(request.title), _cleaned_text(request.description))
@@ -123,76 +132,111 @@ def read_orders(body: bytes, content_type: str, *, max_urls: int, max_lists: int
     ]
 
 
-def _split(body: bytes) -> list[str]:
+def media_type(content_type: str) -> str:
+    """The type in a Content-Type header, without its parameters."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def _split(body: bytes | bytearray, max_values: int) -> list[str]:
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         message = f"The text is not UTF-8: see byte {error.start}."
         raise Refused("bad-request", message) from None
-    return split_list(text)
+    pieces = pieces_of(text)
+    found = [piece for piece in islice(pieces, max_values) if piece]
+    if next(pieces, None) is not None:
+        raise _too_many_values(max_values)
+    return found
 
 
-def _decoded(body: bytes, max_lists: int) -> UploadRequest:
-    if not body.strip():
+def _decoded(body: bytes | bytearray, max_lists: int, max_values: int) -> UploadRequest:
+    if not body or body.isspace():
         raise Refused("bad-request", f"The body is empty. {_FORMS}")
     is_small = len(body) <= _SMALL_BODY
     if not is_small:
-        _check_list_count(body, max_lists)
-    body = body.removeprefix(b"\xef\xbb\xbf")
+        _check_size(body, max_lists, max_values)
+    mark = len(_BYTE_ORDER_MARK) if body.startswith(_BYTE_ORDER_MARK) else 0
     try:
-        request: UploadRequest | list[Any] = msgspec.json.decode(body, type=Body)
+        request: UploadRequest | list[Any] = msgspec.json.decode(memoryview(body)[mark:], type=Body)
     except msgspec.ValidationError as error:
         if is_small:
-            _check_form(body)
+            _check_form(body[mark:])
         raise Refused("bad-request", _explained(str(error))) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise _no_json(error) from None
+        raise _no_json(body[mark:], error) from None
     return request if isinstance(request, UploadRequest) else UploadRequest(request)
 
 
-def _check_list_count(body: bytes, max_lists: int) -> None:
-    """Refuse more lists than are allowed before memory is spent on them."""
-    if body.count(b"[") > max_lists + 1:
-        found = _JSON_STRING.sub(b"", body).count(b"[") - 1
-        if found > max_lists:
-            raise _too_many_lists(found, max_lists)
+def _check_size(body: bytes | bytearray, max_lists: int, max_values: int) -> None:
+    """Refuse more lists and values than are allowed before memory is spent on them."""
+    found = json_text.size_of(body, lists=max_lists + 1, commas=max_values)
+    if found.lists > max_lists + 1:
+        raise _too_many_lists(max_lists)
+    if found.commas >= max_values:
+        raise _too_many_values(max_values)
 
 
-def _check_form(body: bytes) -> None:
+def _check_form(body: bytes | bytearray) -> None:
     """Refuse a body that is no JSON, or has no list of URLs, in words about that."""
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise _no_json(error) from None
+        raise _no_json(body, error) from None
     _lists(value.get("urls") if isinstance(value, dict) else value)
 
 
-def _no_json(error: Exception) -> Refused:
-    reason = f": {error}" if isinstance(error, msgspec.DecodeError) else ", or nested too deeply"
-    return Refused("bad-request", f"The body is not valid JSON{reason}. {_FORMS}")
+def _no_json(body: bytes | bytearray, error: Exception) -> Refused:
+    """The refusal of a body that msgspec cannot decode, with the place and the reason."""
+    if isinstance(error, RecursionError):
+        message = f"The body is not valid JSON: it is nested too deeply. {_FORMS}"
+        return Refused("bad-request", message)
+    half = json_text.half_character(body)
+    reason, offset = _reason(body, error)
+    if half is not None and half <= offset:
+        escape = body[half : half + 6].decode("ascii")
+        reason = f"{escape} is half of a character, as when a text is cut within an emoji"
+        offset = half
+    path = json_text.path_of(body, offset)
+    where = json_text.place_of(body, offset) + (f", in {path}" if path else "")
+    return Refused("bad-request", f"The body is not valid JSON at {where}: {reason}. {_FORMS}")
 
 
-def _too_many_lists(found: int, max_lists: int) -> Refused:
-    message = f"One request may have {max_lists:,} lists; this one has {found:,}."
+def _reason(body: bytes | bytearray, error: Exception) -> tuple[str, int]:
+    """What is wrong with the JSON, and its offset in `body`."""
+    try:
+        body.decode()
+    except UnicodeDecodeError as broken:
+        return "bytes that are not UTF-8", broken.start
+    message = str(error).removeprefix("JSON is malformed: ")
+    found = _BYTE.search(message)
+    if found is None:
+        return "the end is missing", len(body)
+    return message[: found.start()], min(int(found[1]), len(body))
+
+
+def _too_many_lists(max_lists: int) -> Refused:
+    return Refused("too-large", f"One request may have {max_lists:,} lists. Send several requests.")
+
+
+def _too_many_values(max_values: int) -> Refused:
+    message = f"One request may have {max_values:,} URLs and texts. Send several requests."
     return Refused("too-large", message)
 
 
 def _explained(error: str) -> str:
-    """A message about msgspec's `error` in terms of lists and entries."""
+    """A message about msgspec's `error` that names the entry, as `urls[3].title`."""
     found = _PATH.search(error)
-    numbers = re.findall(r"\d+", found[1]) if found else []
-    key = found[2] if found else None
-    *in_list, entry = numbers or [None]
-    where = "".join(f"List {number}: " for number in in_list)
+    numbers, key = (found[1], found[2]) if found else ("", None)
     if key in (None, "url"):
-        return f"{where}Entry {entry} is neither a text nor an object with a url. {_FORMS}"
+        return f"urls{numbers} is neither a text nor an object with a url. {_FORMS}"
     if key == "dedupe":
         return "dedupe is true or false."
-    here = f"{where}Entry {entry}: " if numbers else ""
+    name = f"urls{numbers}.{key}" if numbers else key
     if " of length <= " in error:
         most = int(error.partition(" of length <= ")[2].split()[0])
-        return f"{here}{key} may have {most:,} characters."
-    return f"{here}{key} must be a text."
+        return f"{name} may have {most:,} characters."
+    return f"{name} must be a text."
 
 
 def _lists(value: Any) -> list[list[_OneEntry]]:
@@ -204,7 +248,7 @@ def _lists(value: Any) -> list[list[_OneEntry]]:
         return [value]
     for index, entry in enumerate(value):
         if entry is not None and not isinstance(entry, list):
-            message = f"Entry {index} is not a list, but others are. {_FORMS}"
+            message = f"urls[{index}] is not a list, but others are. {_FORMS}"
             raise Refused("bad-request", message)
     return inner
 
@@ -242,6 +286,6 @@ def _items(
     if not items:
         raise Refused("bad-request", f"{where}There is no URL in it. {_FORMS}")
     if len(items) > max_urls:
-        message = f"A job may have {max_urls:,} URLs; this has {len(items):,}. Send several lists."
+        message = f"This has {len(items):,} URLs; a job may have {max_urls:,}. Send several lists."
         raise Refused("too-large", f"{where}{message}")
     return list(items.values())

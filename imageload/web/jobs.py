@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from itertools import islice
 from typing import get_args
 
 from imageload.errors import Refused
-from imageload.job import State
+from imageload.job import Image, State
 from imageload.schemas import (
     ImagesJson,
     MapJson,
@@ -34,7 +33,7 @@ class JobImagesHandler(BaseHandler):
         job = self.job(job_id)
         limit = self.count_argument("limit", 1_000, 10_000)
         after = self.count_argument("after", 0, _MAX_AFTER)
-        state = self.get_query_argument("state", None)
+        state = self.query("state")
         if state is not None and state not in get_args(State):
             raise Refused("bad-request", f"state is one of {', '.join(get_args(State))}.")
         snapshot = job.snapshot()
@@ -43,7 +42,12 @@ class JobImagesHandler(BaseHandler):
             return
         numbered = enumerate(islice(snapshot.images, after, None), after + 1)
         found = ((number, image) for number, image in numbered if state in (None, image.state))
-        page = list(islice(found, limit + 1))
+        page: list[tuple[int, Image]]
+        if len(job) < LARGE_JOB:
+            page = list(islice(found, limit + 1))
+        else:
+            find = self.limits.run_in_thread(lambda: list(islice(found, limit + 1)), "views")
+            page = await find
         if len(page) > limit:
             filters = {"state": state} if state else {}
             self.link_next(limit=limit, after=page[limit - 1][0], **filters)
@@ -55,7 +59,7 @@ class JobImagesHandler(BaseHandler):
                 **waiting,
             }
 
-        await self.send_view(view, in_thread=len(page) > LARGE_JOB)
+        await self.send_view(view, is_large=len(page) > LARGE_JOB)
 
 
 class RetryHandler(BaseHandler):
@@ -64,7 +68,7 @@ class RetryHandler(BaseHandler):
     async def post(self, job_id: str) -> None:
         """Send the number of requeued images, which may be 0: 202."""
         job = self.job(job_id)
-        only = self.get_query_argument("only", None)
+        only = self.query("only")
         if only not in (None, "transient"):
             raise Refused("bad-request", "only is transient, or missing.")
         retry = self.image_load.retry(job, only_transient=only == "transient")
@@ -80,7 +84,7 @@ class MapHandler(BaseHandler):
         """Send JSON, or CSV (RFC 4180) with `format=csv` or an Accept header that prefers it."""
         job = self.job(job_id)
         if self._wants_csv():
-            text = await asyncio.to_thread(lambda: map_csv(job.snapshot()))
+            text = await self.limits.run_in_thread(lambda: map_csv(job.snapshot()), "views")
             self.set_header("Content-Type", "text/csv; charset=utf-8; header=present")
             name = f"imageload-{job.job_id}.csv"
             self.set_header("Content-Disposition", f'attachment; filename="{name}"')
@@ -90,10 +94,10 @@ class MapHandler(BaseHandler):
         def view() -> MapJson:
             return {"job_id": job.job_id, "map": map_json(job.snapshot())}
 
-        await self.send_view(view, in_thread=len(job) >= LARGE_JOB)
+        await self.send_view(view, is_large=len(job) >= LARGE_JOB)
 
     def _wants_csv(self) -> bool:
-        wanted = self.get_query_argument("format", None)
+        wanted = self.query("format")
         if wanted not in (None, "json", "csv"):
             raise Refused("bad-request", "format is json or csv.")
         self.add_header("Vary", "Accept")

@@ -67,4 +67,4 @@ def encoded_links(links: Iterator[tuple[str, str]]) -> Iterator[bytes]:
     while batch := [link for _, link in islice(links, _LINKS_AT_ONCE)]:
         yield before + msgspec.json.encode(batch)[1:-1]
         before = b","
-    yield b"]}" if before == b"," else before + b"]}"
+    yield b"]}\n" if before == b"," else before + b"]}\n"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import json
 import logging
 import random
 import re
@@ -15,6 +16,8 @@ import time
 from typing import Any
 
 import msgspec
+
+from imageload.escapes import escape_controls
 
 _TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s%(request)s"
 _DIRECTIVE = re.compile(r"%(?:%|[-#0 +]*\d*(?:\.\d+)?[a-zA-Z])")
@@ -27,7 +30,7 @@ _current_request: contextvars.ContextVar[str] = contextvars.ContextVar("request_
 def set_up_logging(level: str, log_format: str) -> None:
     """Log to stderr from now on; `log_format` is `text` or `json`."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(_TEXT))
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter(_TEXT))
     handler.addFilter(_add_request)
     logging.basicConfig(level=level, handlers=[handler])
 
@@ -48,6 +51,18 @@ def _add_request(record: logging.LogRecord) -> bool:
     name = _current_request.get()
     record.request = f" request={name}" if name else ""
     return True
+
+
+class TextFormatter(logging.Formatter):
+    """Formats a record as one line, and a traceback as more; no text in it can add a line."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        """The line, escaped."""
+        return escape_controls(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """The traceback, escaped line by line."""
+        return "\n".join(map(escape_controls, super().formatException(ei).split("\n")))
 
 
 class JsonFormatter(logging.Formatter):
@@ -73,7 +88,8 @@ class JsonFormatter(logging.Formatter):
             line |= {name: _plain(value) for name, value in named if name and name not in line}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line).decode()
+        encoded = msgspec.json.encode(line).decode()
+        return encoded if encoded.isprintable() else "".join(map(_json_escape, encoded))
 
 
 @functools.lru_cache(maxsize=1_000)
@@ -86,6 +102,11 @@ def _fields(template: object) -> tuple[str, ...]:
             found = _FIELD.search(text, 0, directive.start())
             names.append(found[1] if found is not None else "")
     return tuple(names)
+
+
+def _json_escape(letter: str) -> str:
+    """`letter`, or its escape in JSON if it is unprintable."""
+    return letter if letter.isprintable() else json.dumps(letter)[1:-1]
 
 
 def _plain(value: object) -> object:

@@ -61,7 +61,7 @@ class QuotaHandler(BaseHandler):
 
     async def get(self) -> None:
         """Send the limits."""
-        await self.send_view(self._view, in_thread=True)
+        self.send_json(await asyncio.to_thread(self._view))
 
     def _view(self) -> QuotaJson:
         closed = self.target.gate.closed

@@ -82,6 +82,5 @@ class OpenApiHandler(BaseHandler):
     async def get(self) -> None:
         """Send the document for the options of this service."""
         wants_token = self.limits.access.wants_token
-        await self.send_view(
-            lambda: document(self.service_settings, wants_token=wants_token), in_thread=True
-        )
+        value = await asyncio.to_thread(document, self.service_settings, wants_token=wants_token)
+        self.send_json(value)

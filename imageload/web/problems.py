@@ -88,7 +88,7 @@ class ProblemHandler(tornado.web.RequestHandler):
             "detail": detail,
             "instance": f"urn:imageload:request:{self.request_id}",
         }
-        return msgspec.json.encode(body)
+        return msgspec.json.encode(body) + b"\n"
 
     def _detail(self, status: int) -> str:
         if status == 405:

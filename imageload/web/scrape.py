@@ -26,6 +26,7 @@ from imageload.job import State
 from imageload.service import Service
 from imageload.settings import VERSION
 from imageload.web.events import Events
+from imageload.web.limits import RequestLimits
 from imageload.web.server.connections import CLOSE_REASONS, CloseReason
 
 _REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -40,6 +41,7 @@ class Gauges(Collector):
 
     service: Service
     events: Events
+    limits: RequestLimits
     connections: Callable[[], int]
 
     def collect(self) -> Iterator[Metric]:
@@ -50,12 +52,16 @@ class Gauges(Collector):
         yield from self._jobs()
         yield from self._pools()
         yield from self._imgur()
-        service = self.service
+        service, limits, jobs = self.service, self.limits, self.service.image_load
         is_failing = service.store.trouble is not None
         for name, text, value in (
             ("temp_files", "Temp files in use.", service.files.in_use),
             ("temp_bytes", "Bytes of images that wait on disk.", service.temp_bytes.held),
             ("journal_failing", "1 while the journal cannot be written.", is_failing),
+            ("job_bytes", "Memory of jobs, once their images have ended.", jobs.bytes_held),
+            ("job_bytes_limit", "Memory that jobs may take.", jobs.most_bytes),
+            ("body_bytes", "Request bodies in memory.", limits.most_bytes - limits.bytes_left),
+            ("body_bytes_limit", "Request bodies that may be in memory.", limits.most_bytes),
             ("event_streams", "Event streams and held responses.", self.events.subscribers),
             ("connections", "Open connections of clients.", self.connections()),
         ):

@@ -19,6 +19,7 @@ from imageload.job import Job, Snapshot
 from imageload.schemas import WaitingJson, status_json
 from imageload.web.base import LARGE_JOB, BaseHandler, tag_of_job, tag_of_waiting
 from imageload.web.events import JobEvents
+from imageload.web.limits import RequestLimits
 
 _WAIT = re.compile(r'(?:^|,)\s*wait\s*=\s*("?)(\d+)\1\s*(?:[;,]|$)', re.ASCII | re.IGNORECASE)
 
@@ -33,7 +34,7 @@ class StatusHandler(BaseHandler):
         topic = await self._hold(job, seconds) if seconds else None
         if self.is_gone or self.is_known(tag_of_job(job.summary())):
             return
-        snapshot, encoded = await encoded_status(job, topic)
+        snapshot, encoded = await encoded_status(job, topic, self.limits)
         if not self.is_known(tag_of_job(snapshot)):
             self.send_encoded(encoded)
 
@@ -69,20 +70,23 @@ class StatusHandler(BaseHandler):
                 return
 
 
-async def encoded_status(job: Job, topic: JobEvents | None) -> tuple[Snapshot, bytes]:
+async def encoded_status(
+    job: Job, topic: JobEvents | None, limits: RequestLimits
+) -> tuple[Snapshot, bytes]:
     """The job and its status as JSON, encoded once for all requests that waited on `topic`."""
 
     def encode() -> tuple[Snapshot, bytes]:
         snapshot = job.snapshot()
         return snapshot, msgspec.json.encode(status_json(snapshot))
 
-    loop = asyncio.get_running_loop()
+    is_large = len(job) >= LARGE_JOB
     if topic is None:
-        return encode() if len(job) < LARGE_JOB else await loop.run_in_executor(None, encode)
+        return await limits.run_in_thread(encode, "views") if is_large else encode()
     version = job.version
     encoding = topic.statuses.get(version)
     if encoding is None:
-        encoding = topic.statuses[version] = loop.run_in_executor(None, encode)
+        threads = limits.run_in_thread(encode, "views") if is_large else asyncio.to_thread(encode)
+        encoding = topic.statuses[version] = asyncio.ensure_future(threads)
         encoding.add_done_callback(lambda _: topic.statuses.pop(version))
     return await asyncio.shield(encoding)
 
@@ -90,7 +94,7 @@ async def encoded_status(job: Job, topic: JobEvents | None) -> tuple[Snapshot, b
 def preferred_wait(header: str) -> float:
     """The seconds in a Prefer header's `wait` preference; 0 without one."""
     found = _WAIT.search(header)
-    return float(found[2][:9]) if found is not None else 0.0
+    return float(found[2].lstrip("0")[:9] or 0) if found is not None else 0.0
 
 
 def tag_of_list(jobs: Sequence[Snapshot], waits: Sequence[WaitingJson], *, is_last: bool) -> str:

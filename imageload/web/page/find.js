@@ -4,17 +4,22 @@
 // with its reason. In other text URLs are looked for: those that are marked as images or end like
 // one are `images`; all others are `others`, which the user may take too. Pictures of a web page that
 // are named without a host cannot be fetched, and are counted.
+//
+// The text is a stranger's: every pattern has a bound, and the time grows with the text's length.
 
 const IMAGE_PATH = /\.(jpe?g|png|gif|webp|avif|heic|heif|bmp|tiff?|apng|svg|jfif)$/i;
 const URL_IN_TEXT = /https?:\/\/[^\s"'<>`|\\^{}\u201c\u201d]+/gi;
 const MARKED = [
-  /!\[(?:[^\]\\]|\\.)*\]\(\s*<?(https?:\/\/[^\s>]+)/gi, // Markdown: ![words](URL "title")
-  /\[img[^\]]*\](https?:\/\/[^\s[]+)\[\/img\]/gi, // BBCode
+  /!\[(?:[^\]\\]|\\.){0,500}\]\(\s{0,9}<?(https?:\/\/[^\s>]+)/gi, // Markdown: ![words](URL "title")
+  /\[img[^\][]{0,99}\](https?:\/\/[^\s[]+)\[\/img\]/gi, // BBCode
 ];
 // What stands between two URLs that no blank parts: Markdown, a tag of BBCode, a comma.
-const BETWEEN = /\]\(|\)\[|\[\/?(?:img|url|b|i|u|center|quote|size|color|list)\b[^\]]*\]|[,;](?=https?:\/\/)/i;
+const BETWEEN = /\]\(|\)\[|\[\/?(?:img|url|b|i|u|center|quote|size|color|list)\b[^\][]{0,99}\]|[,;](?=https?:\/\/)/i;
 const MARKUP = /<(?:!doctype|html|head|body|div|p|ul|li|td|span|a|img|source|picture|figure|meta)\b/i;
 const IN_STYLE = /url\(\s*["']?([^"')]+)/gi;
+const LONGEST_URL = 8_000; // the service fetches no longer one
+const AROUND = new Set(".,;:!?*_");
+const BRACKETS = { ")": "(", "]": "[" };
 const LAZY = ["data-src", "data-original", "data-lazy-src"];
 // As the service reads plain text: a comma may be part of a URL.
 const COMMA = /,(?=\s|,|$|https?:\/\/)/i;
@@ -59,10 +64,21 @@ function parsed(text) {
   }
 }
 
-function stringsIn(value) {
-  if (typeof value === "string") return value.match(/^\s*https?:\/\/\S+\s*$/i) ? [value.trim()] : [];
-  if (value === null || typeof value !== "object") return [];
-  return Object.values(value).flatMap(stringsIn);
+// Without recursion: lists may be nested more deeply than calls.
+function stringsIn(json) {
+  const found = [];
+  const left = [json];
+  while (left.length) {
+    const value = left.pop();
+    if (typeof value === "string") {
+      const text = value.trim();
+      if (isURL(text) && !/\s/.test(text)) found.push(text);
+    } else if (value !== null && typeof value === "object") {
+      const inner = Object.values(value);
+      while (inner.length) left.push(inner.pop()); // the first one is next
+    }
+  }
+  return found;
 }
 
 function inText(lines) {
@@ -78,14 +94,16 @@ function inText(lines) {
 
 // Without what belongs to the sentence or the markup around it, and not to the URL.
 function trimmed(run) {
-  for (let url = run; ;) {
-    const before = url;
-    url = url.replace(/[.,;:!?*_]+$/, "");
-    for (const [open, close] of ["()", "[]"]) {
-      if (url.endsWith(close) && url.split(close).length > url.split(open).length) url = url.slice(0, -1);
-    }
-    if (url === before) return url;
+  const counts = { "(": 0, ")": 0, "[": 0, "]": 0 };
+  for (const character of run) if (character in counts) counts[character] += 1;
+  let end = run.length;
+  for (; end; end -= 1) {
+    const last = run[end - 1];
+    const open = BRACKETS[last];
+    if (open && counts[last] > counts[open]) counts[last] -= 1;
+    else if (!AROUND.has(last)) break;
   }
+  return run.slice(0, end);
 }
 
 // The document is inert: nothing in it is run or loaded. This page's policy is held against it all
@@ -152,7 +170,7 @@ function sorted(kind, urls, marked) {
 }
 
 function looksLikeImage(url) {
-  return URL.canParse(url) && IMAGE_PATH.test(new URL(url).pathname);
+  return url.length <= LONGEST_URL && URL.canParse(url) && IMAGE_PATH.test(new URL(url).pathname);
 }
 
 function unique(values) {

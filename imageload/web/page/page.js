@@ -11,6 +11,7 @@ import {
 } from "./service.js";
 
 const JOBS_AT_ONCE = 50;
+const JOB_ID = /^[\w-]{1,100}$/;
 const LARGEST_FILE = 32 * 2 ** 20;
 const RELOAD_MS = 500;
 const QUOTA_MS = 5_000;
@@ -103,7 +104,12 @@ async function loadNow() {
 }
 
 function linkedId() {
-  return decodeURIComponent(location.hash.slice(1));
+  const text = location.hash.slice(1);
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text; // a % that begins no escape
+  }
 }
 
 function showLinked() {
@@ -118,11 +124,14 @@ async function loadLinked(jobs) {
   linked.clear();
   if (!jobId || jobs.some((job) => job.job_id === jobId)) return;
   try {
-    linked.set(jobId, await jobOf(jobId));
+    if (JOB_ID.test(jobId)) {
+      linked.set(jobId, await jobOf(jobId));
+      return;
+    }
   } catch (problem) {
     if (!(problem instanceof Problem) || ![404, 505].includes(problem.status)) throw problem;
-    refused.replaceChildren(paragraph(`There is no job ${jobId} here, or not any more.`));
   }
+  refused.replaceChildren(paragraph(`There is no job ${jobId.slice(0, 100)} here, or not any more.`));
 }
 
 // The form

@@ -44,6 +44,7 @@ CLOSE_REASONS: tuple[CloseReason, ...] = get_args(CloseReason)
 
 BACKLOG = 1_024
 _ACCEPTED_AT_ONCE = 64
+_MOST_READS = 64
 _CHECKED_AT_ONCE = 64
 _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
 _PAUSE_SECONDS = 0.5
@@ -85,8 +86,9 @@ class ClientStream(tornado.iostream.IOStream):
         if is_in_head and isinstance(exc_info, tornado.iostream.UnsatisfiableReadError):
             with contextlib.suppress(OSError):
                 self.socket.send(_HEAD_TOO_LARGE)
-                while self.socket.recv(2**16):  # closing with unread data would reset it
-                    pass
+                for _ in range(_MOST_READS):  # closing with unread data would reset it
+                    if not self.socket.recv(2**16):
+                        break
         super().close(exc_info)
 
     def close_fd(self) -> None:
@@ -307,7 +309,7 @@ class _PhaseTracker(HTTPMessageDelegate):
 def _final_response(status: str, slug: str, title: str, detail: str, *headers: str) -> bytes:
     """A problem document that is sent without Tornado, on a connection that is then closed."""
     problem = {"type": PROBLEM + slug, "title": title, "status": int(status[:3])}
-    body = msgspec.json.encode({**problem, "detail": detail})
+    body = msgspec.json.encode({**problem, "detail": detail}) + b"\n"
     head = [
         f"HTTP/1.1 {status}",
         "Content-Type: application/problem+json",
