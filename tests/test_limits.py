@@ -341,6 +341,19 @@ def test_a_block_says_if_it_concerns_the_client_id_or_the_address(
         assert all_landed(service, [job_id])
 
 
+def test_a_client_id_that_is_refused_after_a_block_is_asked_about_until_it_is_accepted(
+    tmp_path: Path, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    waits = {"blocked_wait_seconds": 0.2, "quota_wait_seconds": 0.2}
+    with running_service(tmp_path / "temp", **wired(sandbox, **waits)) as service:
+        assert all_landed(service, [service.submit(urls(origin, 1, "first"))])
+        sandbox.fault("over_capacity")
+        sandbox.fault("invalid_client", match="credits", count=3)
+        job_id = service.submit(urls(origin, 5), dedupe=False)
+        wait_until(lambda: service.get("/readyz").json()["waiting_for"] == "credentials")
+        assert all_landed(service, [job_id])
+
+
 # Rejections of every image
 
 

@@ -236,6 +236,9 @@ class Imgur:
         finally:
             del self._asking[client.quota.number]
             self._queue.reconsider()
+        backoff = client.quota.access.backoff
+        if ask is not ask_until_known and backoff is not None and backoff.only_asking:
+            self._ask(client)  # the client id was refused meanwhile
 
 
 def _pause(seconds: float) -> float:
