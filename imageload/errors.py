@@ -128,7 +128,7 @@ ERRORS: Mapping[str, Rule] = {
     # The download
     "invalid_url": Rule(),
     "blocked_address": Rule(),
-    "dns_error": Rule(transient=True, max_tries=2, host_is_away=True),
+    "dns_error": Rule(transient=True, max_tries=3, host_is_away=True),
     "connect_error": Rule(transient=True, host_is_away=True),
     "tls_error": Rule(),
     "timeout": Rule(transient=True, max_tries=2, host_is_away=True),

@@ -275,8 +275,8 @@ class Tuning:
     host_failures: int = 5
     """Failures in a row without a response, after which a host is not contacted for a while."""
     host_rest_seconds: float = 1.0
-    """The first rest of a failing origin, before one download probes it; it doubles up to 5."""
-    host_give_up_seconds: float = 20.0
+    """The first rest of a failing origin, before one download probes it; it doubles up to 3."""
+    host_give_up_seconds: float = 25.0
     """An origin that has failed for so long ends its images."""
     host_wait_seconds: float = 300.0
     """The longest Retry-After of a host that is followed."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any
@@ -104,6 +105,8 @@ class Window:
         """The failure of images that are cancelled meanwhile; None: they are left open."""
         self.tries: dict[int, int] = {}
         """The tries so far of each image's download or upload, whichever it is at."""
+        self.since = time.monotonic()
+        """When images were last added."""
         self.sending: set[int] = set()
         """The images whose uploads are being sent."""
         self._load = load
@@ -137,6 +140,7 @@ class Window:
 
     def add(self, indexes: Sequence[int]) -> None:
         """Load these images too."""
+        self.since = time.monotonic()
         self._order.add(indexes)
         self.fill()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import certifi
 
 from imageload import errors
-from imageload.fetch.download import DownloadBounds, Downloader
+from imageload.fetch.download import DownloadBounds, Downloader, Hop
 from imageload.fetch.guard import Guard, check_url
 from imageload.fetch.tempfiles import TempFiles
 from imageload.job import Report
@@ -72,8 +72,10 @@ class Download:
 
     def call(self, url: str) -> Report:
         """Download `url`; the caller owns the temp file of the Report."""
-        target = check_url(url)
-        return self.transfers.run(self.downloader.fetch(target))
+        found: Report | Hop = Hop(check_url(url))
+        while isinstance(found, Hop):
+            found = self.transfers.run(self.downloader.fetch(found))
+        return found
 
     def close(self) -> None:
         """End the loop; no request is in flight."""

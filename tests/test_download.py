@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from imageload.fetch.download import retry_after
+from imageload.fetch.download import Hop, retry_after
 from imageload.fetch.guard import check_url
 from tests.downloads import Download, MakeDownload, filled
 from tests.origin import IMAGES, Origin, answer, raw, redirect, reset
@@ -311,7 +311,7 @@ def test_a_download_that_is_cancelled_leaves_no_file(download: Download, origin:
         origin.hang(connection)
 
     target = check_url(origin.page("/a", hang_halfway))
-    cancelled = download.transfers.submit(download.downloader.fetch(target))
+    cancelled = download.transfers.submit(download.downloader.fetch(Hop(target)))
     assert origin.hanging.acquire(timeout=5)
     cancelled.cancel()
     download.arrives(origin.image("png-rgb.png"))

@@ -69,6 +69,15 @@ class DownloadBounds:
     downgrade: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """The next request of a download: its target, and the redirects and seconds before it."""
+
+    target: Target
+    redirects: int = 0
+    seconds: float = 0.0
+
+
 class Downloader:
     """Downloads URLs to temp files."""
 
@@ -77,31 +86,35 @@ class Downloader:
         self._bounds = bounds
         self._files = files
 
-    async def fetch(self, target: Target) -> Report:
-        """The Report of the image at `target`; its temp file is the caller's to give back.
+    async def fetch(self, hop: Hop) -> Report | Hop:
+        """The Report of the image at `hop`, or the Hop that follows a redirect to another origin.
 
-        Raises DownloadError, DiskFull, ResourceError, and ImageError `disk_error`.
+        The temp file of a Report is the caller's to give back. Raises DownloadError, DiskFull,
+        ResourceError, and ImageError `disk_error`.
         """
         with _Arrival(self._files, self._bounds.max_bytes) as file:
-            await self._follow(target, file)
+            following = await self._follow(hop, file)
+            if following is not None:
+                return following
             report = _judged(file, self._bounds)
             file.is_kept = True
         return report
 
-    async def _follow(self, target: Target, file: _Arrival) -> None:
-        """Receive the response 200 at the end of the redirects."""
-        deadline = time.monotonic() + self._bounds.seconds
-        for hop in range(self._bounds.max_redirects + 1):
-            try:
-                response = await self._hop(target, file, deadline)
-            except errors.ImageError as error:
-                # A redirect is a response: the host in the URL works.
-                error.answered = error.answered or hop > 0
-                raise
+    async def _follow(self, hop: Hop, file: _Arrival) -> Hop | None:
+        """Receive the response 200 at the end of the redirects; None unless they leave the origin.
+
+        Another origin has slots and a breaker of its own, so the caller waits for it.
+        """
+        target, begun = hop.target, time.monotonic()
+        deadline = begun + self._bounds.seconds - hop.seconds
+        for redirects in range(hop.redirects, self._bounds.max_redirects + 1):
+            response = await self._hop(target, file, deadline)
             if response.status not in _REDIRECTS:
                 _check_status(response)
-                return
+                return None
             target = _redirected(target, response, self._bounds)
+            if (target.host, target.port) != (hop.target.host, hop.target.port):
+                return Hop(target, redirects + 1, hop.seconds + time.monotonic() - begun)
         raise errors.DownloadError(
             "too_many_redirects",
             f"The origin redirects more than {self._bounds.max_redirects} times.",
