@@ -19,10 +19,9 @@ import time
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
-from imageload.errors import DownloadError
-from imageload.fetch.guard import Target
+from imageload.errors import DownloadError, InvalidURL
+from imageload.fetch.guard import Target, split_url
 
 _MOST_ORIGINS = 10_000
 
@@ -30,8 +29,8 @@ _MOST_ORIGINS = 10_000
 def host_of(url: str) -> str:
     """The host that `url` names, as it is written; empty if there is none."""
     try:
-        return (urlsplit(url).hostname or "").rstrip(".")
-    except ValueError:
+        return (split_url(url).hostname or "").rstrip(".")
+    except (ValueError, InvalidURL):
         return ""
 
 
