@@ -38,6 +38,9 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _BUFFER_BYTES = 128 * 2**10
+_NAME_SECONDS = 4
+"""How long a resolved name is kept. libcurl keeps a failure half as long: by default 30 seconds, in
+which a name that is back would still be dead."""
 _SUPPRESS_CONNECT_HEADERS = 265  # a name that pycurl does not have
 _EVENTS = {
     pycurl.POLL_IN: selectors.EVENT_READ,
@@ -145,6 +148,7 @@ class Transport:
             (pycurl.LOW_SPEED_TIME, max(1, round(bounds.low_speed_seconds))),
             (pycurl.BUFFERSIZE, _BUFFER_BYTES),
             (pycurl.UPLOAD_BUFFERSIZE, _BUFFER_BYTES),
+            (pycurl.DNS_CACHE_TIMEOUT, _NAME_SECONDS),
             (pycurl.USERAGENT, user_agent.encode()),
             (pycurl.ACCEPT_ENCODING, ""),
             *(((pycurl.RESOLVE, list(resolve)),) if resolve else ()),
