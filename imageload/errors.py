@@ -140,7 +140,8 @@ ERRORS: Mapping[str, Rule] = {
     "origin_busy": Rule(code="http_status", transient=True),  # 429, 503 and their like
     "bad_response": Rule(),
     "truncated": Rule(transient=True),
-    "empty_body": Rule(),
+    "empty_body": Rule(),  # 204 and 205
+    "empty_image": Rule(code="empty_body", transient=True, max_tries=2),  # 200, and no bytes
     "not_image": Rule(),
     "removed_at_origin": Rule(),
     "unsupported_type": Rule(),

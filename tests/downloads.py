@@ -33,6 +33,7 @@ class Download:
         resolve: Sequence[str] = (),
         ca_file: str = "",
         seconds: float = 1.5,
+        low_speed_seconds: float = 10,
         downgrade: bool = False,
         deny: Sequence[str] = (),
         ports: Sequence[int] = (80, 443),
@@ -43,7 +44,7 @@ class Download:
         bounds = Bounds(
             connect_seconds=1,
             low_speed_bytes=1,
-            low_speed_seconds=10,
+            low_speed_seconds=low_speed_seconds,
             max_header_bytes=65_536,
             ca_file=ca_file or certifi.where(),
         )
