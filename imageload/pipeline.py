@@ -21,7 +21,7 @@ from imageload.convert.pool import Converters
 from imageload.dedupe import Claim, Dedupe, Result
 from imageload.errors import DownloadError, Failure, ImageError, UploadError
 from imageload.fetch.download import Downloader, Hop
-from imageload.fetch.guard import check_url, redact_url
+from imageload.fetch.guard import Target, check_url, redact_url
 from imageload.fetch.hosts import Hosts
 from imageload.fetch.tempfiles import TempBytes, TempFiles
 from imageload.job import (
@@ -108,14 +108,9 @@ class Pipeline:
         job = window.job
         target = check_url(job.image(index).url)
 
-        async def fetch() -> Report:
-            found: Report | Hop = Hop(target)
-            while isinstance(found, Hop):
-                found = await self._visit(window, index, found)
-            return found
-
         async def attempt() -> Report:
-            return await self.converters.if_needed(await fetch(), job.job_id)
+            report = await self._fetch(window, index, target)
+            return await self.converters.if_needed(report, job.job_id)
 
         async def wait(seconds: float) -> None:
             with window.aside(index):
@@ -126,6 +121,30 @@ class Pipeline:
         self.apply(job, Downloaded(index, report, window.tries.pop(index)))
         window.downloaded(index)
         return report
+
+    async def _fetch(self, window: Window, index: int, target: Target) -> Report:
+        """Download `target`; with & in place of &amp;, as browsers read a page, if that fails."""
+        try:
+            return await self._follow(window, index, target)
+        except DownloadError as error:
+            is_refused = error.name == "http_status" and 400 <= (error.status_code or 0) <= 499
+            if "&amp;" not in target.url or not is_refused:
+                raise
+            try:
+                unescaped = check_url(target.url.replace("&amp;", "&"))
+                report = await self._follow(window, index, unescaped)
+            except ImageError:
+                raise error from None
+        job_id, url = window.job.job_id, redact_url(target.url)
+        _log.info("downloaded with & in place of &amp; job=%s url=%s", job_id, url)
+        return report
+
+    async def _follow(self, window: Window, index: int, target: Target) -> Report:
+        """Download `target`, at each origin that its redirects lead to in a slot of that one."""
+        found: Report | Hop = Hop(target)
+        while isinstance(found, Hop):
+            found = await self._visit(window, index, found)
+        return found
 
     async def _visit(self, window: Window, index: int, hop: Hop) -> Report | Hop:
         """Download from the origin of `hop`; again, while that fails and its breaker is open."""
