@@ -76,7 +76,10 @@ class Settings:
         32 * 2**20, "bytes", "Rejects a larger request body; bodies are held in memory"
     )
     max_active_jobs: int = _jobs(
-        64, "count", "Runs this many jobs at the same time, each with a thread; others are queued"
+        64,
+        "count",
+        "Runs this many jobs at the same time, each with a thread; others wait. Those that only "
+        "wait for their origins do not count",
     )
     max_tries: int = _jobs(
         4, "count", "Tries a download or an upload this often, the first try included"
