@@ -1,4 +1,4 @@
-"""An outage of 15 s against the service as a process, measured: the long form of test_outages.
+"""An outage of 15 s against the service as a process, measured: `python -m tests.soak --outages`.
 
     the origin resets, answers 503, or its name does not resolve
         it comes back after 15 s: all of 100 images land
@@ -10,7 +10,6 @@ A name is taken away by a copy of /etc/hosts in a mount namespace of the service
 from __future__ import annotations
 
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -150,10 +149,3 @@ def measure(show: Callable[[str], object] = print) -> bool:
         outcome = outcomes.get(each)
         show(f"{'right' if outcome and outcome.is_right else 'WRONG'} {outcome}")
     return all(each in outcomes and outcomes[each].is_right for each in plays)
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(not measure())
-    except subprocess.SubprocessError as error:
-        sys.exit(str(error))

@@ -1,8 +1,11 @@
-"""The long versions of two tests.
+"""The long versions of some tests.
 
 python -m tests.soak --kills=300                      tests/test_crashes.py
 python -m tests.soak --verbs --seconds=120            tests/test_verbs.py, jobs are retired
 python -m tests.soak --verbs --seconds=120 --kills    tests/test_verbs.py, with kill -9
+python -m tests.soak --outages                        tests/test_outages.py, in true seconds
+python -m tests.soak --hostile                        tests/test_hostile.py, measured
+python -m tests.soak --fuzz=5000                      tests/test_hostile.py, random responses
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from tests import hostile, outages
 from tests.crashes import killed_again_and_again
+from tests.fuzz import fuzz
 from tests.verbs import walk_with_kills, walk_with_retirement
 
 
@@ -22,7 +27,11 @@ def main() -> int:
     """Run one of them; its exit status is 1 if anything was lost, wrong, unmarked or left."""
     options = _parser().parse_args()
     print(f"seed {options.seed}")
+    if options.outages or options.hostile:
+        return 0 if (outages if options.outages else hostile).measure() else 1
     with tempfile.TemporaryDirectory() as folder:
+        if options.fuzz:
+            return _fuzz(Path(folder), options)
         return _verbs(Path(folder), options) if options.verbs else _kills(Path(folder), options)
 
 
@@ -33,6 +42,16 @@ def _kills(folder: Path, options: argparse.Namespace) -> int:
     for name, count in asdict(counts).items():
         print(f"{name:9} {count:>7,}")
     return 1 if counts.lost or counts.wrong or counts.unmarked or counts.left else 0
+
+
+def _fuzz(folder: Path, options: argparse.Namespace) -> int:
+    found = fuzz(folder, options.fuzz, options.seed)
+    for end, count in found.ends.most_common():
+        print(f"{end:18} {count:>7,}")
+    for sentence in found.wrong[:50]:
+        print(f"WRONG: {sentence[:2_000]}")
+    print(f"{len(found.wrong)} things are wrong")
+    return 1 if found.wrong else 0
 
 
 def _verbs(folder: Path, options: argparse.Namespace) -> int:
@@ -64,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--verbs", action="store_true", help="send random requests")
     parser.add_argument("--seconds", type=float, default=120, help="how long, with --verbs")
     parser.add_argument("--memory", action="store_true", help="with --verbs: without a journal")
+    parser.add_argument("--outages", action="store_true", help="take origins away for 15 s")
+    parser.add_argument("--hostile", action="store_true", help="fifty hostile responses at once")
+    parser.add_argument("--fuzz", type=int, default=0, help="how many random responses")
     return parser
 
 
