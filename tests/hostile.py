@@ -108,6 +108,8 @@ def _good_job(*, hostile: bool) -> Cost:
             f"--imgur-base-url={sandbox.url}",
             f"--imgur-link-base={sandbox.url}",
             "--allow-origin=127.0.0.0/8",
+            "--download-seconds=15",
+            "--max-tries=1",
         )
         stack.callback(service.stop)
         job_id = None
