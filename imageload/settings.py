@@ -264,7 +264,8 @@ class Tuning:
     connect_seconds: float = 5.0
     """The deadline of one connect, name lookup and TLS included."""
     low_speed_bytes: int = 1_000
-    """Bytes a second: an origin slower than this over `low_speed_seconds` is given up."""
+    """Bytes a second: a response slower than this over `low_speed_seconds` is ended; the time
+    before its first byte does not count."""
     low_speed_seconds: float = 15.0
     max_header_bytes: int = 64 * 2**10
     """The headers of one response."""

@@ -365,6 +365,8 @@ def test_an_error_that_is_not_the_origins_is_not_counted() -> None:
     [
         ("http://A.example/x", "a.example"),
         ("http://a.example./x", "a.example"),
+        ("http://\uff11.b\u00fccher.example/x", "1.xn--bcher-kva.example"),
+        ("http://b\u00fccher..example/x", ""),
         ("http://[::1]:80/", "::1"),
         ("http://[::1/", ""),
         ("foo", ""),

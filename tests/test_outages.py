@@ -7,6 +7,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,8 @@ from tests.wired import PATIENCE, Folder, Wired, urls
 Wire = Callable[..., Wired]
 
 PNG = (IMAGES / "png-rgb.png").read_bytes()
-RULES = HostRules(failures=5, rest_seconds=0.01, longest_rest_seconds=0.01, give_up_seconds=60)
+# One failure opens the breaker: of five, slow threads could let one image have most.
+RULES = HostRules(failures=1, rest_seconds=0.01, longest_rest_seconds=0.01, give_up_seconds=60)
 AWAY = {
     "reset": DownloadError("connect_error", "The origin closed the connection."),
     "503": DownloadError("origin_busy", "The origin answered 503.", status_code=503),
@@ -32,8 +34,6 @@ AWAY = {
     "dead name": DownloadError("dns_error", "The host's name does not resolve."),
     "no answer": DownloadError("timeout", "The origin was too slow."),
 }
-
-SLOW_PAIR = "no answer", 2  # two tries each do not open the breaker
 
 
 class Outage:
@@ -55,10 +55,8 @@ class Outage:
         return self._folder.download(url)
 
 
-@pytest.mark.parametrize(
-    ("kind", "images"),
-    [(kind, images) for kind in AWAY for images in (100, 9, 2) if (kind, images) != SLOW_PAIR],
-)
+@pytest.mark.parametrize("kind", AWAY)
+@pytest.mark.parametrize("images", [100, 1])
 def test_an_origin_that_is_away_for_a_while_costs_no_image(
     wire: Wire, folder: Folder, kind: str, images: int
 ) -> None:
@@ -73,7 +71,7 @@ def test_an_origin_that_stays_away_ends_all_and_a_retry_brings_them_back(
     wire: Wire, folder: Folder, kind: str
 ) -> None:
     outage = Outage(folder, AWAY[kind], failures=float("inf"))
-    rules = HostRules(rest_seconds=0.05, longest_rest_seconds=0.05, give_up_seconds=0.2)
+    rules = replace(RULES, rest_seconds=0.05, longest_rest_seconds=0.05, give_up_seconds=0.2)
     made = wire(outage.download, rules=rules)
     job = made.start(urls(200))
     failures = [image.failure for image in made.wait(job).values()]
@@ -99,7 +97,7 @@ def test_broken_images_at_the_head_of_a_list_do_not_pass_for_a_broken_origin(
             raise AWAY["503"]
         return folder.download(url)
 
-    images = [*wire(download, rules=RULES, per_host=8).run(urls(50)).values()]
+    images = [*wire(download, rules=replace(RULES, failures=5), per_host=8).run(urls(50)).values()]
     assert {image.state for image in images[:8]} == {"failed"}
     assert {image.attempts for image in images[:8]} == {3}
     assert {image.state for image in images[8:]} == {"completed"}
@@ -122,7 +120,7 @@ def test_a_job_outlives_an_outage_of_its_origin(
     sandbox: RunningSandbox, origin: Origin, tmp_path: Path, away: Page
 ) -> None:
     origin.default = first(12, away, answer(PNG))
-    options = wired(sandbox, host_failures=5, host_rest_seconds=0.02, host_give_up_seconds=60)
+    options = wired(sandbox, host_failures=1, host_rest_seconds=0.02, host_give_up_seconds=60)
     with running_service(tmp_path / "t", per_host=8, **options) as service:
         status = service.finish(service.submit([f"{origin.url}/{n}" for n in range(100)]))
     assert len(status["uploaded"]["completed"]) == 100
@@ -132,7 +130,7 @@ def run_redirects(
     sandbox: RunningSandbox, origin: Origin, temp_dir: Path, page: Page, count: int
 ) -> None:
     """Load images whose URLs redirect to another host, which responds with `page`."""
-    options = wired(sandbox, host_failures=5, host_rest_seconds=0.02, host_give_up_seconds=60)
+    options = wired(sandbox, host_failures=1, host_rest_seconds=0.02, host_give_up_seconds=60)
     options["allow_origin"] = ("127.0.0.1", "localhost")
     origin.default = page
     origin.pages["/to"] = redirect(f"http://localhost:{origin.port}/image")

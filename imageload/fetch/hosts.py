@@ -21,15 +21,16 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from imageload.errors import DownloadError, InvalidURL
-from imageload.fetch.guard import Target, split_url
+from imageload.fetch.guard import Target, check_url, split_url
 
 _MOST_ORIGINS = 10_000
 
 
 def host_of(url: str) -> str:
-    """The host that `url` names, as it is written; empty if there is none."""
+    """The host that `url` names, as DNS has it; empty if there is none."""
     try:
-        return (split_url(url).hostname or "").rstrip(".")
+        host = (split_url(url).hostname or "").rstrip(".")
+        return host if host.isascii() else check_url(url).host
     except (ValueError, InvalidURL):
         return ""
 
@@ -108,6 +109,7 @@ class Hosts:
         self._rules = rules
         self._hosts: dict[str, _Host] = {}
         self._origins: dict[Hashable, _Origin] = {}
+        self._next_tidy = 0.0
 
     async def enter(self, target: Target, *, since: float = 0.0, has_failed: bool = False) -> Visit:
         """Wait until a download from `target` may start; `leave` must follow.
@@ -151,12 +153,12 @@ class Hosts:
         target = visit.target
         host, origin = self._hosts[target.host], self._origin(target)
         host.slots.release()
-        is_away = False
+        is_away, was_failing = False, self._is_failing(origin)
         if error is None or isinstance(error, DownloadError):
             is_away = self._learn(origin, error)
         if origin.probe is visit:
             origin.probe = None
-        if origin.probe is None:
+        if was_failing or is_away:
             origin.notify()
         self._forget(target, host, origin)
         return is_away
@@ -172,7 +174,7 @@ class Hosts:
         if origin is not None and self._is_over(origin):
             origin = None
         if origin is None:
-            if len(self._origins) >= _MOST_ORIGINS:
+            if len(self._origins) >= _MOST_ORIGINS and time.monotonic() >= self._next_tidy:
                 self._forget_old()
             origin = self._origins[key] = _Origin()
         return origin
@@ -239,6 +241,7 @@ class Hosts:
             self._origins.pop((target.host, target.port), None)
 
     def _forget_old(self) -> None:
+        self._next_tidy = time.monotonic() + 1.0
         for key, origin in list(self._origins.items()):
             if self._is_over(origin):
                 del self._origins[key]
