@@ -33,3 +33,18 @@ def test_a_random_response_ends_as_an_image_or_with_a_code(tmp_path: Path) -> No
     assert found.wrong == []
     assert found.ends["image"]
     assert len(found.ends) >= len(KINDS)
+
+
+def test_jobs_of_an_origin_that_hangs_keep_no_other_job_from_starting(
+    sandbox: RunningSandbox, origin: Origin, tmp_path: Path
+) -> None:
+    origin.page("/hang", origin.hang)
+    options = wired(sandbox, max_active_jobs=3, per_host=1, download_seconds=3600)
+    options["allow_origin"] = ("127.0.0.1", "localhost")
+    with running_service(tmp_path / "t", **options) as service:
+        for n in range(6):
+            service.submit([f"{origin.url}/hang?{n}"])
+        assert origin.hanging.acquire(timeout=20)
+        good = origin.image("png-rgb.png").replace("127.0.0.1", "localhost")
+        assert len(service.finish(service.submit([good]))["uploaded"]["completed"]) == 1
+        assert origin.requests.total() == 2

@@ -114,7 +114,12 @@ class Downloader:
         target, begun = hop.target, time.monotonic()
         deadline = begun + self._bounds.seconds - hop.seconds
         for redirects in range(hop.redirects, self._bounds.max_redirects + 1):
-            response = await self._hop(target, file, deadline)
+            try:
+                response = await self._hop(target, file, deadline)
+            except errors.ImageError as error:
+                # A redirect is a response: this origin works.
+                error.answered = error.answered or redirects > hop.redirects
+                raise
             if response.status not in REDIRECTS:
                 check_status(response)
                 return response
