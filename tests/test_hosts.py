@@ -18,10 +18,10 @@ from tests.raising import raises_error
 RULES = HostRules(
     per_host=2,
     failures=3,
-    rest_seconds=0.02,
-    longest_rest_seconds=0.02,
+    rest_seconds=0.1,
+    longest_rest_seconds=0.1,
     give_up_seconds=60,
-    max_pause_seconds=0.05,
+    max_pause_seconds=0.1,
 )
 AWAY = DownloadError("connect_error", "The origin does not accept connections.")
 BUSY = DownloadError("origin_busy", "The origin answered 503.", status_code=503)
@@ -195,16 +195,19 @@ def test_an_image_that_has_not_failed_probes_before_those_that_have() -> None:
 
     async def scene() -> None:
         await fail(hosts, 3)
-        waiting = [start(hosts, has_failed=True) for _ in range(3)]
+        probe = await hosts.enter(target())
+        waiting = [start(hosts, has_failed=True) for _ in range(20)]
         waiting.append(start(hosts))
+        assert not await ready(waiting[-1])
+        hosts.leave(probe, AWAY)
         probe = await first_of(waiting)
         assert not probe.has_failed
         hosts.leave(probe, AWAY)
         probe = await first_of(waiting)
         assert probe.has_failed, "no other is left"
         hosts.leave(probe, None)
-        for task in waiting:
-            hosts.leave(await task, None)
+        for each in asyncio.as_completed(waiting):
+            hosts.leave(await each, None)
 
     play(hosts, scene())
 
@@ -214,8 +217,10 @@ def test_an_image_that_leaves_the_line_lets_those_probe_that_have_failed() -> No
 
     async def scene() -> None:
         await fail(hosts, 3)
+        probe = await hosts.enter(target())
         fresh, failed = start(hosts), start(hosts, has_failed=True)
         assert not await ready(fresh)
+        hosts.leave(probe, AWAY)
         fresh.cancel()
         hosts.leave(await failed, None)
         assert hosts.in_use == 0
