@@ -33,6 +33,7 @@ from imageload.targets import UploadCancelled
 from imageload.targets.imgur.answers import ApiResponse, budgets, checked, read_json
 from imageload.targets.imgur.bodies import Form, Json, Multipart
 from imageload.targets.imgur.quota import ASKING, UPLOAD, Kind, Quota, Quotas, kind_of
+from imageload.transport.coding import CodingError, coding_of, decoded
 from imageload.transport.curl import TransferCancelled, Transport
 from imageload.transport.request import Request, Response, Sink, TransferError
 
@@ -323,7 +324,8 @@ class ImgurAPI(ImgurClient):
                 if 0 < body.length <= cancelled.sent_bytes and call.kind is UPLOAD:
                     raise UploadCancelled from None
                 raise
-        return ApiResponse(response.status, response.headers, read_json(received.getvalue()))
+        body_read = _decoded(received.getvalue(), response)
+        return ApiResponse(response.status, response.headers, read_json(body_read))
 
     def _request(self, call: _Call, body: Form | Json | Multipart) -> Request:
         headers: dict[str, str] = self.prepare_headers(call.anonymous)
@@ -380,6 +382,22 @@ def _checked_token(response: ApiResponse) -> ApiResponse:
 
 def _is_token(value: object) -> bool:
     return isinstance(value, str) and _TOKEN.fullmatch(value) is not None
+
+
+def _decoded(body: bytes, response: Response) -> bytes:
+    """The body without the gzip or deflate that a gateway added; empty if that cannot be undone."""
+    plain = bytearray()
+    try:
+        coding = coding_of(response.headers.get("content-encoding", ""))
+        if not coding:
+            return body
+        for piece in decoded([body], coding):
+            plain += piece
+            if len(plain) > _MAX_RESPONSE_BYTES:
+                return b""
+    except CodingError:
+        return b""
+    return bytes(plain)
 
 
 def _translated(error: TransferError, length: int) -> errors.ImageError:

@@ -133,7 +133,7 @@ ERRORS: Mapping[str, Rule] = {
     # The download
     "invalid_url": Rule(),
     "blocked_address": Rule(),
-    "dns_error": Rule(transient=True, max_tries=2, host_is_away=True),
+    "dns_error": Rule(transient=True, max_tries=3, host_is_away=True),
     "connect_error": Rule(transient=True, host_is_away=True),
     "tls_error": Rule(),
     "timeout": Rule(transient=True, max_tries=2, host_is_away=True),
@@ -145,7 +145,8 @@ ERRORS: Mapping[str, Rule] = {
     "origin_busy": Rule(code="http_status", transient=True),  # 429, 503 and their like
     "bad_response": Rule(),
     "truncated": Rule(transient=True),
-    "empty_body": Rule(),
+    "empty_body": Rule(),  # 204 and 205
+    "empty_image": Rule(code="empty_body", transient=True, max_tries=2),  # 200, and no bytes
     "not_image": Rule(),
     "removed_at_origin": Rule(),
     "unsupported_type": Rule(),

@@ -107,6 +107,11 @@ class Jobs:
             if self._is_stopping:
                 self._settle_at_stop(job)
 
+    @property
+    def stalled(self) -> int:
+        """How many jobs have only images that wait for their origins, or for another image."""
+        return sum(window.is_stalled for window in list(self._windows.values()))
+
     def lock(self, job: Job) -> asyncio.Lock:
         """Held by each action on `job`."""
         return self._locks.setdefault(job, asyncio.Lock())

@@ -3,8 +3,9 @@
     upload(orders) ─► Jobs in job_list_s ─► a thread each: begin_upload(job)
                                               └─► Jobs.work(job) on the transfer loop; waits
 
-A job gets a thread again for a retry or a purge. At most `max_active_jobs` threads run at once;
-other jobs wait, pending, in the order they came. Knows nothing of HTTP.
+A job gets a thread again for a retry or a purge. At most `max_active_jobs` are at work; other jobs
+wait, pending, in the order they came. A job that only waits for its origins is not counted, so that
+slow origins keep nobody else's job from starting. Knows nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -26,10 +27,14 @@ from imageload.jobs import CancelResult, Jobs, WindowRules
 from imageload.pipeline import Pipeline
 from imageload.store import Posted
 from imageload.transport.curl import TransferLoop
+from imageload.window import STALL_SECONDS
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_THREADS_PER_ACTIVE_JOB = 16
+"""Bounds the threads of jobs that only wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +92,7 @@ class ImageLoad:
         self._waiting: dict[str, Job] = {}
         self._active: dict[str, threading.Thread] = {}
         self._again: set[str] = set()
+        self._will_look = False
         self._retiring: set[str] = set()
         self._is_closing = False
 
@@ -291,7 +297,7 @@ class ImageLoad:
 
     def _start_waiting(self) -> None:
         """For the lock's holder: start threads for the jobs that wait."""
-        while self._waiting and len(self._active) < self._capacity.max_active_jobs:
+        while self._waiting and self._may_start():
             job_id, job = next(iter(self._waiting.items()))
             name = f"job-{job_id[:8]}"
             thread = threading.Thread(target=self._work, args=(job,), name=name, daemon=True)
@@ -302,6 +308,23 @@ class ImageLoad:
                 return
             self._active[job_id] = thread
             del self._waiting[job_id]
+        if self._waiting and not self._will_look:
+            self._will_look = True
+            self._transfers.loop.call_soon_threadsafe(self._look_again_later)
+
+    def _may_start(self) -> bool:
+        active, most = len(self._active), self._capacity.max_active_jobs
+        if active < most:
+            return True
+        return active < _THREADS_PER_ACTIVE_JOB * most and active - self._jobs.stalled < most
+
+    def _look_again_later(self) -> None:
+        self._transfers.loop.call_later(STALL_SECONDS, self._look_again)
+
+    def _look_again(self) -> None:
+        with self._lock:
+            self._will_look = False
+            self._start_waiting()
 
     def close(self, seconds: float, grace_seconds: float = 0.0) -> bool:
         """Take no more jobs, and leave every job as it stands; True if no thread of ours is left.

@@ -19,9 +19,9 @@ from msgspec.structs import replace
 
 from imageload.convert.pool import Converters
 from imageload.dedupe import Claim, Dedupe, Result
-from imageload.errors import Failure, ImageError, UploadError
-from imageload.fetch.download import Downloader
-from imageload.fetch.guard import check_url, redact_url
+from imageload.errors import DownloadError, Failure, ImageError, UploadError
+from imageload.fetch.download import Downloader, Hop
+from imageload.fetch.guard import Target, check_url, redact_url
 from imageload.fetch.hosts import Hosts
 from imageload.fetch.imgur import image_target
 from imageload.fetch.tempfiles import TempBytes, TempFiles
@@ -109,20 +109,9 @@ class Pipeline:
         job = window.job
         target = image_target(check_url(job.image(index).url))
 
-        async def fetch() -> Report:
-            with window.aside(index, target.host):
-                await self.hosts.enter(target)
-            error: BaseException | None = None
-            try:
-                return await self.downloads.run(job.job_id, lambda: self.downloader.fetch(target))
-            except BaseException as raised:
-                error = raised
-                raise
-            finally:
-                self.hosts.leave(target, error)
-
         async def attempt() -> Report:
-            return await self.converters.if_needed(await fetch(), job.job_id)
+            report = await self._fetch(window, index, target)
+            return await self.converters.if_needed(report, job.job_id)
 
         async def wait(seconds: float) -> None:
             with window.aside(index):
@@ -133,6 +122,54 @@ class Pipeline:
         self.apply(job, Downloaded(index, report, window.tries.pop(index)))
         window.downloaded(index)
         return report
+
+    async def _fetch(self, window: Window, index: int, target: Target) -> Report:
+        """Download `target`; with & in place of &amp;, as browsers read a page, if that fails."""
+        try:
+            return await self._follow(window, index, target)
+        except DownloadError as error:
+            is_refused = error.name == "http_status" and 400 <= (error.status_code or 0) <= 499
+            if "&amp;" not in target.url or not is_refused:
+                raise
+            try:
+                unescaped = check_url(target.url.replace("&amp;", "&"))
+                report = await self._follow(window, index, unescaped)
+            except ImageError:
+                raise error from None
+        job_id, url = window.job.job_id, redact_url(target.url)
+        _log.info("downloaded with & in place of &amp; job=%s url=%s", job_id, url)
+        return report
+
+    async def _follow(self, window: Window, index: int, target: Target) -> Report:
+        """Download `target`, at each origin that its redirects lead to in a slot of that one."""
+        found: Report | Hop = Hop(target)
+        while isinstance(found, Hop):
+            found = await self._visit(window, index, found)
+        return found
+
+    async def _visit(self, window: Window, index: int, hop: Hop) -> Report | Hop:
+        """Download from the origin of `hop`; again, while that fails and its breaker is open."""
+        has_failed = window.tries[index] > 1
+        while True:
+            host = None if has_failed else hop.target.host
+            with window.aside(index, host):
+                try:
+                    visit = await self.hosts.enter(
+                        hop.target, since=window.since, has_failed=has_failed
+                    )
+                except DownloadError:
+                    window.tries[index] -= 1  # it was not tried
+                    raise
+            try:
+                job_id = window.job.job_id
+                found = await self.downloads.run(job_id, lambda: self.downloader.fetch(hop))
+            except BaseException as error:
+                if not self.hosts.leave(visit, error):
+                    raise
+                has_failed = True
+            else:
+                self.hosts.leave(visit, None)
+                return found
 
     async def _upload(self, window: Window, index: int, report: Report) -> Landed:
         """Upload the image from its temp file; its start is on disk before it is sent."""

@@ -77,7 +77,10 @@ class Settings:
         32 * 2**20, "bytes", "Rejects a larger request body; bodies are held in memory"
     )
     max_active_jobs: int = _jobs(
-        64, "count", "Runs this many jobs at the same time, each with a thread; others are queued"
+        64,
+        "count",
+        "Runs this many jobs at the same time, each with a thread; others wait. Those that only "
+        "wait for their origins do not count",
     )
     max_tries: int = _jobs(
         4, "count", "Tries a download or an upload this often, the first try included"
@@ -270,7 +273,8 @@ class Tuning:
     connect_seconds: float = 5.0
     """The deadline of one connect, name lookup and TLS included."""
     low_speed_bytes: int = 1_000
-    """Bytes a second: an origin slower than this over `low_speed_seconds` is given up."""
+    """Bytes a second: a response slower than this over `low_speed_seconds` is ended; the time
+    before its first byte does not count."""
     low_speed_seconds: float = 15.0
     max_header_bytes: int = 64 * 2**10
     """The headers of one response."""
@@ -284,8 +288,8 @@ class Tuning:
     host_failures: int = 5
     """Failures in a row without a response, after which a host is not contacted for a while."""
     host_rest_seconds: float = 1.0
-    """The first rest of a failing origin, before one download probes it; it doubles up to 5."""
-    host_give_up_seconds: float = 20.0
+    """The first rest of a failing origin, before one download probes it; it doubles up to 3."""
+    host_give_up_seconds: float = 25.0
     """An origin that has failed for so long ends its images."""
     host_wait_seconds: float = 300.0
     """The longest Retry-After of a host that is followed."""

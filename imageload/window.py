@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any
@@ -17,6 +18,9 @@ from imageload.job import Job
 
 _MOST_ASIDE = 1_000
 """Images of a job that wait for a host, another image or their next download."""
+
+STALL_SECONDS = 1.0
+"""A job whose images have all waited for so long is stalled."""
 
 HostOf = Callable[[str], str]
 
@@ -104,6 +108,8 @@ class Window:
         """The failure of images that are cancelled meanwhile; None: they are left open."""
         self.tries: dict[int, int] = {}
         """The tries so far of each image's download or upload, whichever it is at."""
+        self.since = time.monotonic()
+        """When images were last added."""
         self.sending: set[int] = set()
         """The images whose uploads are being sent."""
         self._load = load
@@ -112,6 +118,7 @@ class Window:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._begun: set[int] = set()
         self._places: set[int] = set()
+        self._no_places_since = time.monotonic()
         self._downloading: set[int] = set()
         self._will_fill = False
         self._empty = asyncio.Event()
@@ -131,12 +138,19 @@ class Window:
         """True if so many images wait without a place that no more should start."""
         return len(self._tasks) - len(self._places) >= _MOST_ASIDE
 
+    @property
+    def is_stalled(self) -> bool:
+        """True if for some time every image in flight has waited without a place."""
+        waited = time.monotonic() - self._no_places_since
+        return bool(self._tasks) and not self._places and waited >= STALL_SECONDS
+
     def __contains__(self, index: int) -> bool:
         """True if the image is on its way."""
         return index in self._tasks
 
     def add(self, indexes: Sequence[int]) -> None:
         """Load these images too."""
+        self.since = time.monotonic()
         self._order.add(indexes)
         self.fill()
 
@@ -182,7 +196,7 @@ class Window:
     @contextlib.contextmanager
     def aside(self, index: int, host: str | None = None) -> Iterator[None]:
         """Wait without a place in the window; for `host`, so that its other images queue."""
-        self._places.discard(index)
+        self._leave_place(index)
         self._downloading.discard(index)
         if host is not None:
             self._order.block(host)
@@ -214,6 +228,11 @@ class Window:
         """Images may start again."""
         self.is_ending, self.ending = False, None
 
+    def _leave_place(self, index: int) -> None:
+        self._places.discard(index)
+        if not self._places:
+            self._no_places_since = time.monotonic()
+
     def _start(self, index: int) -> None:
         self._places.add(index)
         self._downloading.add(index)
@@ -233,6 +252,6 @@ class Window:
     def _forget(self, index: int) -> None:
         del self._tasks[index]
         self._begun.discard(index)
-        self._places.discard(index)
+        self._leave_place(index)
         self._downloading.discard(index)
         self.tries.pop(index, None)

@@ -9,7 +9,7 @@ from pathlib import Path
 import certifi
 
 from imageload import errors
-from imageload.fetch.download import DownloadBounds, Downloader
+from imageload.fetch.download import DownloadBounds, Downloader, Hop
 from imageload.fetch.guard import Guard, check_url
 from imageload.fetch.tempfiles import TempFiles
 from imageload.job import Report
@@ -36,6 +36,7 @@ class Download:
         ca_file: str = "",
         seconds: float = PATIENCE,
         connect_seconds: float = PATIENCE,
+        low_speed_seconds: float = 10 * PATIENCE,
         downgrade: bool = False,
         deny: Sequence[str] = (),
         ports: Sequence[int] = (80, 443),
@@ -45,7 +46,8 @@ class Download:
         self._files = TempFiles(temp_dir)
         bounds = Bounds(
             connect_seconds=connect_seconds,
-            low_speed_bytes=0,
+            low_speed_bytes=1,
+            low_speed_seconds=low_speed_seconds,
             max_header_bytes=65_536,
             ca_file=ca_file or certifi.where(),
         )
@@ -76,8 +78,10 @@ class Download:
 
     def call(self, url: str) -> Report:
         """Download `url`; the caller owns the temp file of the Report."""
-        target = check_url(url)
-        return self.transfers.run(self.downloader.fetch(target))
+        found: Report | Hop = Hop(check_url(url))
+        while isinstance(found, Hop):
+            found = self.transfers.run(self.downloader.fetch(found))
+        return found
 
     def close(self) -> None:
         """End the loop; no request is in flight."""

@@ -53,7 +53,9 @@ def reset(connection: socket.socket) -> None:
 class Origin:
     """A server on 127.0.0.1 for one test. `requests` counts paths, `connections` connections."""
 
-    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, context: ssl.SSLContext | None = None, *, address: str = "127.0.0.1"
+    ) -> None:
         self._context = context
         self.pages: dict[str, Page] = {}
         self.default: Page | None = None
@@ -66,10 +68,10 @@ class Origin:
         self.hanging = threading.Semaphore(0)
         """Released once for each request that hangs."""
         self._lock = threading.Lock()
-        self._listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self._listening = socket.create_server((address, 0), backlog=1024)
         self._open: set[socket.socket] = set()
         self.port: int = self._listening.getsockname()[1]
-        self.url = f"{'https' if context else 'http'}://127.0.0.1:{self.port}"
+        self.url = f"{'https' if context else 'http'}://{address}:{self.port}"
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
 

@@ -1,10 +1,13 @@
-"""The long versions of three tests.
+"""The long versions of some tests.
 
-python -m tests.soak --fuzz=10000                     tests/test_bad_clients.py, random requests
+python -m tests.soak --requests=10000                 tests/test_bad_clients.py, random requests
 python -m tests.soak --kills=300                      tests/test_crashes.py
 python -m tests.soak --verbs --seconds=120            tests/test_verbs.py, jobs are retired
 python -m tests.soak --verbs --seconds=120 --kills    tests/test_verbs.py, with kill -9
-python -m tests.soak --imgur=5000                     tests/test_imgur_fuzz.py
+python -m tests.soak --imgur=5000                     tests/test_imgur_fuzz.py, random responses
+python -m tests.soak --outages                        tests/test_outages.py, in true seconds
+python -m tests.soak --hostile                        tests/test_hostile.py, measured
+python -m tests.soak --origins=5000                   tests/test_hostile.py, random responses
 """
 
 from __future__ import annotations
@@ -14,12 +17,13 @@ import logging
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
+from tests import hostile, origin_fuzz, outages, request_fuzz
 from tests.crashes import killed_again_and_again
 from tests.imgur_fuzz import wrong_ends
-from tests.request_fuzz import fuzz
 from tests.service import running_service
 from tests.transfers import running_transport
 from tests.verbs import walk_with_kills, walk_with_retirement
@@ -29,18 +33,22 @@ def main() -> int:
     """Run one of them; its exit status is 1 if anything was lost, wrong, unmarked or left."""
     options = _parser().parse_args()
     print(f"seed {options.seed}")
+    if options.outages or options.hostile:
+        return 0 if (outages if options.outages else hostile).measure() else 1
     if options.imgur:
         return _imgur(options)
     with tempfile.TemporaryDirectory() as folder:
-        if options.fuzz:
-            return _fuzz(Path(folder), options)
+        if options.requests:
+            return _requests(Path(folder), options)
+        if options.origins:
+            return _origins(Path(folder), options)
         return _verbs(Path(folder), options) if options.verbs else _kills(Path(folder), options)
 
 
-def _fuzz(folder: Path, options: argparse.Namespace) -> int:
+def _requests(folder: Path, options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.ERROR)
     with running_service(folder / "t", client_seconds=0.3) as service:
-        outcome = fuzz(service, options.fuzz, seed=options.seed)
+        outcome = request_fuzz.fuzz(service, options.requests, seed=options.seed)
     for status, count in sorted(outcome.statuses.items()):
         print(f"{status or 'closed'}: {count:,}")
     return _print_wrong(outcome.wrong)
@@ -58,12 +66,18 @@ def _kills(folder: Path, options: argparse.Namespace) -> int:
 def _imgur(options: argparse.Namespace) -> int:
     with running_transport() as transport:
         wrong, ends = wrong_ends(transport, options.imgur, seed=options.seed)
-    for name, count in ends.most_common():
-        print(f"{name:20} {count:>7,}")
-    for sentence in wrong[:50]:
-        print(f"WRONG: {sentence}")
-    print(f"{len(wrong)} things are wrong")
-    return 1 if wrong else 0
+    return _print_ends(wrong, ends)
+
+
+def _origins(folder: Path, options: argparse.Namespace) -> int:
+    found = origin_fuzz.fuzz(folder, options.origins, options.seed)
+    return _print_ends(found.wrong, found.ends)
+
+
+def _print_ends(wrong: list[str], ends: Counter[str]) -> int:
+    for end, count in ends.most_common():
+        print(f"{end:20} {count:>7,}")
+    return _print_wrong(wrong)
 
 
 def _verbs(folder: Path, options: argparse.Namespace) -> int:
@@ -91,16 +105,19 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="make soak", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--fuzz", type=int, default=0, help="how many random requests")
+    parser.add_argument("--requests", type=int, default=0, help="how many random requests")
     parser.add_argument(
         "--kills", type=int, nargs="?", const=0, help="how many; with --verbs, as many as fit"
     )
     parser.add_argument("--imgur", type=int, default=0, help="how many random responses of Imgur")
+    parser.add_argument("--origins", type=int, default=0, help="how many random ones of origins")
     parser.add_argument("--size", type=int, default=50, help="images of a job")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--verbs", action="store_true", help="send random requests")
     parser.add_argument("--seconds", type=float, default=120, help="how long, with --verbs")
     parser.add_argument("--memory", action="store_true", help="with --verbs: without a journal")
+    parser.add_argument("--outages", action="store_true", help="take origins away for 15 s")
+    parser.add_argument("--hostile", action="store_true", help="fifty hostile responses at once")
     return parser
 
 

@@ -545,7 +545,7 @@ def test_pipelined_requests_are_answered_in_order(service: RunningService) -> No
 
 
 def test_random_requests_cause_no_error_of_the_service(tmp_path: Path) -> None:
-    """`python -m tests.soak --fuzz` sends more of them."""
+    """`python -m tests.soak --requests` sends more of them."""
     with strict(tmp_path) as fuzzed:
         outcome = fuzz(fuzzed, 400, seed=1)
     assert outcome.wrong == []

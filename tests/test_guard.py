@@ -31,6 +31,8 @@ OURS = {
     119: "allow",
     121: "allow",
     123: "allow",
+    # NAT64: on a machine without IPv4 every IPv4 address has this form.
+    176: "allow",
     # ISATAP tunnels need an interface for them; the address itself is global unicast.
     190: "allow",
     # White space around a URL is stripped.
@@ -89,9 +91,26 @@ def test_every_edge_of_every_special_block_has_its_verdict() -> None:
     assert {a: "block" if reason else "allow" for a, reason in refusals.items()} == verdicts
 
 
-def test_a_mapped_address_is_judged_as_the_one_inside() -> None:
+@pytest.mark.parametrize("prefix", ["::ffff:", "64:ff9b::"], ids=["mapped", "NAT64"])
+def test_an_address_in_an_ipv6_address_is_judged_as_the_one_inside(prefix: str) -> None:
     for address in (row["address"] for row in IP_ROWS if ":" not in row["address"]):
-        assert special_rule(f"::ffff:{address}") == special_rule(address)
+        assert special_rule(f"{prefix}{address}") == special_rule(address)
+
+
+def test_a_nat64_address_may_be_listed_in_either_form() -> None:
+    address = "64:ff9b::10.0.0.1"
+    assert Guard().refusal("a.example", address, 443)
+    for listed in ("10.0.0.0/8", "64:ff9b::/96", "64:ff9b::a00:1"):
+        assert Guard(allow=[listed]).refusal("a.example", address, 443) is None
+    for listed in ("8.8.8.8", "64:ff9b::/96"):
+        assert Guard(deny=[listed]).refusal("a.example", "64:ff9b::8.8.8.8", 443)
+    assert Guard(allow=["64:ff9b::/96"]).refusal("a.example", "10.0.0.1", 443)
+
+
+@pytest.mark.parametrize("address", ["198.18.0.7", "64:ff9b:1::7f00:1", "10.0.0.1"])
+def test_a_refusal_names_the_option_that_allows_the_address(address: str) -> None:
+    assert "--allow-origin" in (Guard().refusal("a.example", address, 443) or "")
+    assert Guard(allow=[address]).refusal("a.example", address, 443) is None
 
 
 @pytest.mark.parametrize("zone", ["%eth0", "%1", "%25lo"])
@@ -111,7 +130,8 @@ def test_no_private_ipv4_address_is_missed(address: ipaddress.IPv4Address) -> No
 def test_no_ipv6_address_outside_of_global_unicast_is_missed(
     address: ipaddress.IPv6Address,
 ) -> None:
-    if address not in ipaddress.IPv6Network("2000::/3") and not address.ipv4_mapped:
+    is_ipv4 = address.ipv4_mapped or address in ipaddress.IPv6Network("64:ff9b::/96")
+    if address not in ipaddress.IPv6Network("2000::/3") and not is_ipv4:
         assert special_rule(str(address)) is not None
 
 
@@ -324,6 +344,9 @@ def test_a_url_is_made_ascii_and_keeps_its_meaning(given_url: str, url: str, hos
         ("http://a.example\uff0fb/", "host and port"),
         ("http://::1/", "host and port"),
         ("http://a\u200b\u200bb\u2028.example/", "IDNA"),
+        # Its normal form takes a third of a second.
+        pytest.param("http://a" + "\u0323\u0301" * 3_900, "longer than 253", id="long accents"),
+        pytest.param("http://" + "\u00fc" * 64, "longer than 63", id="long part"),
         pytest.param("http://a.example/".ljust(8_001, "a"), "longer than 8000", id="long"),
         pytest.param(
             "http://a.example/".ljust(4_000, "é"), "once it is escaped", id="long once escaped"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import unittest.mock
 from collections.abc import Coroutine
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,19 +13,21 @@ import pytest
 
 from imageload.errors import DownloadError
 from imageload.fetch.guard import Target, check_url
-from imageload.fetch.hosts import HostRules, Hosts, host_of
+from imageload.fetch.hosts import HostRules, Hosts, Visit, host_of
+from tests.raising import raises_error
 from tests.timeless import TimelessLoop
 
 RULES = HostRules(
     per_host=2,
     failures=3,
-    rest_seconds=0.02,
-    longest_rest_seconds=0.02,
-    give_up_seconds=0.2,
-    max_pause_seconds=0.05,
+    rest_seconds=0.1,
+    longest_rest_seconds=0.1,
+    give_up_seconds=60,
+    max_pause_seconds=0.1,
 )
 AWAY = DownloadError("connect_error", "The origin does not accept connections.")
 BUSY = DownloadError("origin_busy", "The origin answered 503.", status_code=503)
+LATER = DownloadError("origin_busy", "Later.", status_code=429, retry_after=3_600)
 MISSING = DownloadError("http_status", "The origin answered 404.", status_code=404)
 
 
@@ -32,11 +35,9 @@ def target(url: str = "http://a.example/1") -> Target:
     return check_url(url)
 
 
-async def fail(hosts: Hosts, times: int, error: DownloadError = AWAY) -> None:
-    """Run `count` downloads that fail with `error`."""
-    for _ in range(times):
-        await hosts.enter(target())
-        hosts.leave(target(), error)
+async def fail(hosts: Hosts, times: int, error: DownloadError = AWAY) -> list[bool]:
+    """Run downloads that fail with `error`; whether each was no try."""
+    return [hosts.leave(await hosts.enter(target()), error) for _ in range(times)]
 
 
 def play(hosts: Hosts, scene: Coroutine[Any, Any, None]) -> None:
@@ -58,44 +59,44 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def ready(task: asyncio.Task[None]) -> bool:
+def start(hosts: Hosts, url: str = "http://a.example/1", **known: Any) -> asyncio.Task[Visit]:
+    """A task that enters."""
+    return asyncio.ensure_future(hosts.enter(target(url), **known))
+
+
+async def ready(task: asyncio.Task[Visit]) -> bool:
     """True if `task` ends without any time passing."""
     for _ in range(5):
         await asyncio.sleep(0)
     return task.done()
 
 
-def test_downloads_that_fail_together_open_the_breaker_for_one_rest() -> None:
-    hosts = Hosts(HostRules(failures=1, rest_seconds=0.02, longest_rest_seconds=60))
+async def first_of(tasks: list[asyncio.Task[Visit]]) -> Visit:
+    """The Visit of the first task that ends, which is removed from `tasks`; the others wait."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    (task,) = done
+    tasks.remove(task)
+    return task.result()
 
-    async def scene() -> None:
-        for _ in range(8):
-            await hosts.enter(target())
-        for _ in range(8):
-            hosts.leave(target(), AWAY)
-        async with asyncio.timeout(1):
-            await hosts.enter(target())
-        hosts.leave(target(), None)
 
-    play(hosts, scene())
+# Slots
 
 
 def test_a_host_has_a_number_of_slots_granted_in_order() -> None:
     hosts = Hosts(RULES)
 
     async def scene() -> None:
-        await hosts.enter(target())
-        await hosts.enter(target("http://a.example/2"))
-        waiting = [asyncio.ensure_future(hosts.enter(target())) for _ in range(2)]
+        first = await hosts.enter(target())
+        second = await hosts.enter(target("http://a.example/2"))
+        waiting = [start(hosts) for _ in range(2)]
         assert not await ready(waiting[0])
-        await hosts.enter(target("http://b.example/"))
-        hosts.leave(target(), None)
+        other = await hosts.enter(target("http://b.example/"))
+        hosts.leave(first, None)
         assert await ready(waiting[0])
         assert not waiting[1].done()
-        hosts.leave(target(), None)
-        await waiting[1]
-        for url in ("http://a.example/", "http://a.example/", "http://b.example/"):
-            hosts.leave(target(url), None)
+        hosts.leave(second, None)
+        for visit in (await waiting[1], await waiting[0], other):
+            hosts.leave(visit, None)
         assert hosts.in_use == 0
 
     play(hosts, scene())
@@ -105,15 +106,13 @@ def test_spellings_and_ports_of_a_host_share_its_slots() -> None:
     hosts = Hosts(RULES)
 
     async def scene() -> None:
-        spellings = ["http://\uff11.example/", "https://1.EXAMPLE./", "http://1.example:8080/"]
-        for url in spellings[:2]:
-            await hosts.enter(target(url))
-        third = asyncio.ensure_future(hosts.enter(target(spellings[2])))
+        first = await hosts.enter(target("http://\uff11.example/"))
+        second = await hosts.enter(target("https://1.EXAMPLE./"))
+        third = start(hosts, "http://1.example:8080/")
         assert not await ready(third)
-        hosts.leave(target(spellings[0]), None)
-        await third
-        for url in spellings[1:]:
-            hosts.leave(target(url), None)
+        hosts.leave(first, None)
+        for visit in (second, await third):
+            hosts.leave(visit, None)
 
     play(hosts, scene())
 
@@ -122,15 +121,42 @@ def test_a_wait_that_is_cancelled_takes_no_slot() -> None:
     hosts = Hosts(RULES)
 
     async def scene() -> None:
-        for _ in range(2):
-            await hosts.enter(target())
-        waiting = asyncio.ensure_future(hosts.enter(target()))
+        visits = [await hosts.enter(target()) for _ in range(2)]
+        waiting = start(hosts)
         assert not await ready(waiting)
         waiting.cancel()
         await asyncio.wait([waiting])
-        for _ in range(2):
-            hosts.leave(target(), None)
+        for visit in visits:
+            hosts.leave(visit, None)
         assert hosts.in_use == 0
+
+    play(hosts, scene())
+
+
+# The breaker
+
+
+def test_downloads_that_fail_together_open_the_breaker_for_one_rest() -> None:
+    hosts = Hosts(HostRules(failures=1, rest_seconds=0.02, longest_rest_seconds=3600))
+
+    async def scene() -> None:
+        visits = [await hosts.enter(target()) for _ in range(8)]
+        for visit in visits:
+            hosts.leave(visit, AWAY)
+        hosts.leave(await hosts.enter(target()), None)
+
+    play(hosts, scene())
+
+
+def test_failures_while_the_breaker_is_open_are_no_tries() -> None:
+    hosts = Hosts(RULES)
+
+    async def scene() -> None:
+        visits = [await hosts.enter(target()) for _ in range(2)]
+        assert [hosts.leave(visit, AWAY) for visit in visits] == [False, False]
+        assert await fail(hosts, 3) == [True, True, True]
+        hosts.leave(await hosts.enter(target()), None)
+        assert await fail(hosts, 1) == [False]
 
     play(hosts, scene())
 
@@ -143,18 +169,70 @@ def test_failures_in_a_row_open_the_breaker_and_images_wait_for_one_that_probes(
 
     async def scene() -> None:
         await fail(hosts, 3, error)
-        waiting = [asyncio.ensure_future(hosts.enter(target())) for _ in range(3)]
+        waiting = [start(hosts) for _ in range(3)]
         assert not any([await ready(each) for each in waiting])
-        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        assert len(done) == 1
+        probe = await first_of(waiting)
         await asyncio.sleep(2 * RULES.rest_seconds)
-        assert sum(each.done() for each in waiting) == 1, "the others wait for its end"
-        hosts.leave(target(), None)
-        await asyncio.sleep(0)
-        assert await ready(waiting[1])
-        hosts.leave(target(), None)
-        await waiting[2]
-        hosts.leave(target(), None)
+        assert not any(each.done() for each in waiting), "the others wait for its end"
+        hosts.leave(probe, None)
+        hosts.leave(await waiting[0], None)
+        hosts.leave(await waiting[1], None)
+        assert hosts.in_use == 0
+
+    play(hosts, scene())
+
+
+def test_a_download_that_began_before_the_breaker_opened_lets_no_second_one_probe() -> None:
+    hosts = Hosts(RULES)
+
+    async def scene() -> None:
+        old = await hosts.enter(target())
+        await fail(hosts, 3)
+        probe = await hosts.enter(target())
+        hosts.leave(old, AWAY)
+        waiting = start(hosts)
+        await asyncio.sleep(2 * RULES.rest_seconds)
+        assert not waiting.done()
+        hosts.leave(probe, None)
+        hosts.leave(await waiting, None)
+
+    play(hosts, scene())
+
+
+def test_an_image_that_has_not_failed_probes_before_those_that_have() -> None:
+    hosts = Hosts(RULES)
+
+    async def scene() -> None:
+        await fail(hosts, 3)
+        probe = await hosts.enter(target())
+        waiting = [start(hosts, has_failed=True) for _ in range(20)]
+        waiting.append(start(hosts))
+        assert not await ready(waiting[-1])
+        hosts.leave(probe, AWAY)
+        probe = await first_of(waiting)
+        assert not probe.has_failed
+        hosts.leave(probe, AWAY)
+        probe = await first_of(waiting)
+        assert probe.has_failed, "no other is left"
+        hosts.leave(probe, None)
+        for each in asyncio.as_completed(waiting):
+            hosts.leave(await each, None)
+
+    play(hosts, scene())
+
+
+def test_an_image_that_leaves_the_line_lets_those_probe_that_have_failed() -> None:
+    hosts = Hosts(RULES)
+
+    async def scene() -> None:
+        await fail(hosts, 3)
+        probe = await hosts.enter(target())
+        fresh, failed = start(hosts), start(hosts, has_failed=True)
+        assert not await ready(fresh)
+        hosts.leave(probe, AWAY)
+        fresh.cancel()
+        hosts.leave(await failed, None)
+        assert hosts.in_use == 0
 
     play(hosts, scene())
 
@@ -166,35 +244,63 @@ def test_any_response_resets_the_count_of_failures() -> None:
         await fail(hosts, 2)
         await fail(hosts, 1, MISSING)
         await fail(hosts, 2)
-        assert await ready(asyncio.ensure_future(hosts.enter(target())))
-        hosts.leave(target(), None)
+        hosts.leave(await hosts.enter(target()), None)
 
     play(hosts, scene())
 
 
-def test_a_dead_origin_fails_its_images_together_with_the_time_in_the_message() -> None:
-    hosts = Hosts(RULES)
+def test_a_dead_origin_fails_its_images_together_with_the_time_and_its_last_failure() -> None:
+    hosts = Hosts(replace(RULES, give_up_seconds=0.2))
 
     async def scene() -> None:
-        began = now()
-        await fail(hosts, 3)
-        tasks = [asyncio.ensure_future(hosts.enter(target())) for _ in range(20)]
+        await fail(hosts, 3, BUSY)
+        tasks = [start(hosts) for _ in range(10)]
         tried = 0
         while pending := [task for task in tasks if not task.done()]:
             done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 if task.exception() is None:
                     tried += 1
-                    hosts.leave(target(), AWAY)
+                    hosts.leave(task.result(), BUSY)
         errors = [task.exception() for task in tasks if task.exception() is not None]
-        assert 1 <= tried < 20
-        assert now() - began < 2 * RULES.give_up_seconds
+        assert len(errors) == 10 - tried
+        assert errors
         for error in errors:
             assert isinstance(error, DownloadError)
+            assert (error.code, error.status_code) == ("http_status", 503)
             assert error.transient
             assert error.max_tries == 1
-            assert "The origin has failed for 0 seconds" in error.message
-            assert AWAY.message in error.message
+            assert "The origin has failed for 0 s." in error.message
+            assert BUSY.message in error.message
+
+    play(hosts, scene())
+
+
+def test_an_image_that_is_asked_for_later_has_the_whole_time() -> None:
+    """A retry after an origin was given up, and a new job: both let it be probed."""
+    hosts = Hosts(replace(RULES, give_up_seconds=0.2))
+
+    async def scene() -> None:
+        await fail(hosts, 3)
+        while True:
+            try:
+                hosts.leave(await hosts.enter(target()), AWAY)
+            except DownloadError:
+                break
+        since = now()
+        hosts.leave(await hosts.enter(target(), since=since), None)
+        assert hosts.in_use == 0
+
+    play(hosts, scene())
+
+
+def test_failures_of_an_origin_that_nobody_asked_for_are_forgotten() -> None:
+    hosts = Hosts(replace(RULES, give_up_seconds=0.2))
+
+    async def scene() -> None:
+        await fail(hosts, 3)
+        await asyncio.sleep(0.3)
+        assert await fail(hosts, 2) == [False, False]
 
     play(hosts, scene())
 
@@ -204,11 +310,10 @@ def test_a_success_resets_all_failures_of_an_origin() -> None:
 
     async def scene() -> None:
         await fail(hosts, 3)
-        await hosts.enter(target())
-        hosts.leave(target(), None)
+        hosts.leave(await hosts.enter(target()), None)
         await fail(hosts, 2)
-        assert await ready(asyncio.ensure_future(hosts.enter(target())))
-        hosts.leave(target(), None)
+        visit = await hosts.enter(target())
+        hosts.leave(visit, None)
         assert hosts.in_use == 0
 
     play(hosts, scene())
@@ -219,24 +324,38 @@ def test_a_dead_port_does_not_stop_the_others_of_its_host() -> None:
 
     async def scene() -> None:
         await fail(hosts, 3)
-        healthy = target("http://a.example:8080/")
-        assert await ready(asyncio.ensure_future(hosts.enter(healthy)))
-        hosts.leave(healthy, None)
+        healthy = start(hosts, "http://a.example:8080/")
+        assert await ready(healthy)
+        hosts.leave(healthy.result(), None)
 
     play(hosts, scene())
 
 
-def test_retry_after_is_kept_up_to_a_limit_and_is_no_failure() -> None:
+def test_retry_after_is_followed_up_to_a_limit() -> None:
     hosts = Hosts(RULES)
 
     async def scene() -> None:
-        pause = DownloadError("origin_busy", "Later.", status_code=429, retry_after=3_600)
-        await hosts.enter(target())
-        hosts.leave(target(), pause)
         began = now()
-        await hosts.enter(target())
-        assert now() - began == pytest.approx(RULES.max_pause_seconds)
-        hosts.leave(target(), None)
+        await fail(hosts, 1, LATER)
+        hosts.leave(await hosts.enter(target()), None)
+        assert now() - began >= 0.9 * RULES.max_pause_seconds
+
+    play(hosts, scene())
+
+
+def test_an_origin_that_asks_for_a_pause_is_probed_after_it_and_given_up_if_it_asks_again() -> None:
+    hosts = Hosts(replace(RULES, failures=2, give_up_seconds=0.01))
+
+    async def scene() -> None:
+        visits = [await hosts.enter(target()) for _ in range(2)]
+        waiting = [start(hosts) for _ in range(3)]
+        assert not any([await ready(each) for each in waiting])
+        for visit in visits:
+            hosts.leave(visit, LATER)
+        hosts.leave(await first_of(waiting), LATER)
+        for task in waiting:
+            with raises_error("origin_busy"):
+                await task
 
     play(hosts, scene())
 
@@ -246,14 +365,11 @@ def test_an_error_that_is_not_the_origins_is_not_counted() -> None:
 
     async def scene() -> None:
         await fail(hosts, 2)
-        await hosts.enter(target())
-        hosts.leave(target(), asyncio.CancelledError())
-        await hosts.enter(target())
-        hosts.leave(target(), AWAY)
-        task = asyncio.ensure_future(hosts.enter(target()))
+        hosts.leave(await hosts.enter(target()), asyncio.CancelledError())
+        hosts.leave(await hosts.enter(target()), AWAY)
+        task = start(hosts)
         assert not await ready(task)
-        await task
-        hosts.leave(target(), None)
+        hosts.leave(await task, None)
 
     play(hosts, scene())
 
@@ -263,6 +379,8 @@ def test_an_error_that_is_not_the_origins_is_not_counted() -> None:
     [
         ("http://A.example/x", "a.example"),
         ("http://a.example./x", "a.example"),
+        ("http://\uff11.b\u00fccher.example/x", "1.xn--bcher-kva.example"),
+        ("http://b\u00fccher..example/x", ""),
         ("http://[::1]:80/", "::1"),
         ("http://[::1/", ""),
         ("foo", ""),
@@ -278,13 +396,12 @@ def test_a_probe_that_is_cancelled_lets_another_probe() -> None:
 
     async def scene() -> None:
         await fail(hosts, 3)
-        await hosts.enter(target())  # the probe
-        waiting = asyncio.ensure_future(hosts.enter(target()))
+        probe = await hosts.enter(target())
+        waiting = start(hosts)
         await asyncio.sleep(2 * RULES.rest_seconds)
         assert not waiting.done()
-        hosts.leave(target(), asyncio.CancelledError())
-        await waiting
-        hosts.leave(target(), None)
+        hosts.leave(probe, asyncio.CancelledError())
+        hosts.leave(await waiting, None)
         assert hosts.in_use == 0
 
     play(hosts, scene())
@@ -295,13 +412,12 @@ def test_a_cancelled_wait_for_the_breaker_leaves_the_queue_empty() -> None:
 
     async def scene() -> None:
         await fail(hosts, 3)
-        waiting = [asyncio.ensure_future(hosts.enter(target())) for _ in range(3)]
+        waiting = [start(hosts) for _ in range(3)]
         assert not any([await ready(each) for each in waiting])
         for each in waiting:
             each.cancel()
         await asyncio.wait(waiting)
-        await hosts.enter(target())
-        hosts.leave(target(), None)
+        hosts.leave(await hosts.enter(target()), None)
         assert hosts.in_use == 0
 
     play(hosts, scene())

@@ -17,7 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from imageload.fetch.sniff import HEAD_BYTES, ImageHeader, describe, is_svg, read_header, sniff
+from imageload.fetch.sniff import (
+    HEAD_BYTES,
+    ImageHeader,
+    describe,
+    is_other_image,
+    read_header,
+    sniff,
+)
 
 IMAGES = Path(__file__).parent / "images"
 NOT_IMAGES = IMAGES / "not-images"
@@ -123,7 +130,7 @@ def test_a_real_image_is_known_with_its_type_and_size(name: str) -> None:
 def test_the_first_bytes_are_enough_for_the_type(name: str) -> None:
     head = (IMAGES / name).read_bytes()[:HEAD_BYTES]
     assert sniff(head) == EXPECTED[name][0]
-    assert not is_svg(head)
+    assert not is_other_image(head)
 
 
 def test_every_fixture_has_its_expectation_and_its_line_in_the_readme() -> None:
@@ -164,7 +171,7 @@ def test_other_files_are_rejected_and_described(name: str) -> None:
     assert sniff(head) is None
     assert read_header(NOT_IMAGES / name) is None
     assert describe(head) == REFUSED[name]
-    assert is_svg(head) == name.endswith(".svg")
+    assert is_other_image(head) == name.endswith(".svg")
 
 
 @pytest.mark.parametrize(
@@ -394,7 +401,7 @@ def test_hostile_bytes_neither_raise_nor_take_long(name: str, tmp_path: Path) ->
     with little_work():
         header = read_header(path)
         describe(content)
-        is_svg(content)
+        is_other_image(content)
     assert header is None or header.type == sniff(content)
 
 
@@ -410,7 +417,7 @@ def check_any_bytes(content: bytes, path: Path) -> None:
         assert header.width > 0
         assert header.height > 0
     assert describe(content)
-    assert is_svg(content) in (True, False)
+    assert is_other_image(content) in (True, False)
 
 
 @settings(max_examples=150)

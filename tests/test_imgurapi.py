@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hashlib
 import json
 import socket
@@ -342,6 +343,31 @@ def test_an_endless_response_is_cut_off(origin: Origin) -> None:
     origin.page("/3/credits", endless)
     with raises_error("upload_error"):
         api(origin.url).get_credits()
+
+
+def test_a_response_that_a_gateway_compressed_is_read(origin: Origin) -> None:
+    body = gzip.compress(b'{"data": {"UserLimit": 7}, "success": true, "status": 200}')
+    origin.default = answer(body, Content_Encoding="gzip")
+    assert api(origin.url).make_request("GET", "credits") == {"UserLimit": 7}
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        ("gzip", gzip.compress(bytes(30_000_000))),
+        ("gzip", b"not gzip"),
+        ("gzip, gzip", gzip.compress(gzip.compress(b"{}"))),
+        ("deflate", b""),
+        ("br", b"\x8b"),
+    ],
+    ids=["bomb", "junk", "twice", "empty", "br"],
+)
+def test_a_response_that_cannot_be_decoded_is_an_error(
+    origin: Origin, coding: str, body: bytes
+) -> None:
+    origin.default = answer(body, Content_Encoding=coding)
+    with pytest.raises(errors.UploadError):
+        api(origin.url).make_request("GET", "credits")
 
 
 def test_a_large_file_is_streamed(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import pytest
 
 from imageload import errors
+from imageload.errors import DownloadError
+from imageload.fetch.hosts import HostRules
 from imageload.job import (
     Change,
     Failed,
@@ -472,3 +474,20 @@ def test_the_log_has_job_and_url_and_no_secrets(
     tries = [message for message in messages if message.startswith("try ")]
     assert len(tries) == 2
     assert all(f"job={job.job_id}" in message for message in tries)
+
+
+def test_jobs_that_wait_for_a_slow_origin_keep_no_other_job_from_starting(
+    wire: Wire, folder: Folder
+) -> None:
+    def download(url: str) -> Report:
+        if "slow.example" in url:
+            raise DownloadError("origin_busy", "Later.", status_code=503, retry_after=3_600)
+        return folder.download(url)
+
+    rules = HostRules(max_pause_seconds=3_600)
+    retry = RetryRule(max_tries=3, seconds=1, cap_seconds=3_600)
+    wired = wire(download, max_active_jobs=2, rules=rules, retry=retry)
+    slow = [wired.start(urls(3, "slow")) for _ in range(4)]
+    other = wired.start(urls(3, "other"))
+    assert {image.state for image in wired.wait(other).values()} == {"completed"}
+    assert not any(job.summary().finished for job in slow)

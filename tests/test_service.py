@@ -624,7 +624,8 @@ def test_a_live_host_whose_redirects_lead_to_dead_ones_keeps_its_good_images(
         imgur_base_url=sandbox.url,
         imgur_link_base=sandbox.url,
         host_failures=3,
-        host_rest_seconds=5.0,
+        host_rest_seconds=1.0,
+        host_give_up_seconds=0.5,
         allow_origin=("127.0.0.0/8",),
     ) as service:
         with socket.create_server(("127.0.0.2", 0)) as listening:

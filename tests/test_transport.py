@@ -484,7 +484,7 @@ def test_a_bug_in_the_driver_calls_on_break(
     def bug(*_: object) -> None:
         raise RuntimeError("a bug in the driver")
 
-    monkeypatch.setattr(driver, "_end", bug)
+    monkeypatch.setattr(driver, "end", bug)
     hanging = transfers.loop.submit(get(transfers.transport, origin.image("png-rgb.png")))
     assert transfers.broken.wait(PATIENCE)
     assert "a bug in the driver" in caplog.text

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -262,7 +264,7 @@ def test_hanging_hosts_delay_no_other_callback(
     hook.put(TARGET, {})
     caller = make_caller(seconds=10 * PATIENCE)
     url = origin.page("/hook", origin.hang)
-    for _ in range(40):
+    for _ in range(60):
         caller.end(url)
     assert caller.wait(caller.end(hook_url(hook))).failure is None
 
@@ -291,3 +293,14 @@ def test_a_job_that_ends_by_a_stop_sends_no_request(caller: Caller, hook: Contra
     assert after.callback is not None
     assert after.callback.is_open, "the next start calls it"
     assert len(hook.asked) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the whole of 127.0.0.0/8")
+def test_sixty_receivers_that_hang_delay_no_other(make_caller: MakeCaller, hook: Contract) -> None:
+    caller = make_caller(allow=("127.0.0.0/8",), seconds=3600)
+    hook.put(TARGET, {})
+    with contextlib.ExitStack() as stack:
+        for n in range(60):
+            silent = stack.enter_context(socket.create_server((f"127.0.1.{n + 1}", 0)))
+            caller.end(f"http://127.0.1.{n + 1}:{silent.getsockname()[1]}/hook")
+        assert caller.wait(caller.end(hook_url(hook))).failure is None

@@ -10,11 +10,12 @@ import threading
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from imageload.dedupe import Dedupe
-from imageload.fetch.guard import Target
+from imageload.fetch.download import Hop
 from imageload.fetch.hosts import HostRules, Hosts
 from imageload.fetch.tempfiles import TempBytes
 from imageload.job import Change, Downloaded, Failed, Image, Job, Landed, Report, Uploaded
@@ -173,11 +174,11 @@ class FakeDownloader:
         self._folder = folder
         self.close = self._blocking.close
 
-    async def fetch(self, target: Target) -> Report:
+    async def fetch(self, hop: Hop) -> Report:
         def discard(report: Report) -> None:
             self._folder.give_back(report.temp_fn, report.bytes)
 
-        report: Report = await self._blocking.late(target.url, discard)
+        report: Report = await self._blocking.late(hop.target.url, discard)
         return report
 
 
@@ -256,6 +257,7 @@ class Wired:
         *,
         threads: int = 8,
         per_host: int = 1_000,
+        rules: HostRules | None = None,
         window: int = 8,
         retry: RetryRule | None = None,
         max_active_jobs: int = 8,
@@ -273,7 +275,7 @@ class Wired:
         self.store = store or MemoryStore()
         self._downloader = FakeDownloader(download, folder, threads)
         self.target = FakeTarget(upload, threads, response)
-        self.hosts = Hosts(HostRules(per_host=per_host, failures=100_000))
+        self.hosts = Hosts(replace(rules or HostRules(failures=100_000), per_host=per_host))
         parts: Any = {
             "downloader": self._downloader,
             "converters": FakeConverters(),

@@ -7,30 +7,30 @@ URL's name, its path and its Content-Type decide nothing.
 
 from __future__ import annotations
 
-import email.utils
+import asyncio
+import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from http import HTTPStatus
-from urllib.parse import urljoin
+from typing import TypeVar
 
 from imageload import errors
 from imageload.fetch import imgur
 from imageload.fetch import sniff as image
-from imageload.fetch.guard import Target, check_url
+from imageload.fetch.guard import Target
+from imageload.fetch.responses import REDIRECTS, SUCCESSES, check_status, redirected
 from imageload.fetch.tempfiles import TempFiles, disk_error
 from imageload.job import Report
+from imageload.transport.coding import CodingCut, CodingError, coding_of, decoded
 from imageload.transport.curl import Transport
 from imageload.transport.request import Request, Response, Sink, TransferError
 
+T = TypeVar("T")
+
 _WRITE_BYTES = 256 * 2**10
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-# Of HTTP, and of the proxies and networks in front of origins: Cloudflare's 52x and 530, nginx's
-# and shared hosting's 507, 509 and 529, proxies' 598 and 599, and 420 of older rate limits.
-_BUSY = frozenset({408, 420, 425, 429, 500, 502, 503, 504, 507, 509, *range(520, 531), 598, 599})
+_READ_BYTES = 64 * 2**10
 # Types that Imgur takes come first, so that an origin that negotiates does not answer WebP.
 _ACCEPT = (
     "Accept: image/jpeg,image/png,image/apng,image/gif,image/tiff;q=0.9,image/*;q=0.5,*/*;q=0.1"
@@ -70,6 +70,15 @@ class DownloadBounds:
     downgrade: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """The next request of a download: its target, and the redirects and seconds before it."""
+
+    target: Target
+    redirects: int = 0
+    seconds: float = 0.0
+
+
 class Downloader:
     """Downloads URLs to temp files."""
 
@@ -78,31 +87,46 @@ class Downloader:
         self._bounds = bounds
         self._files = files
 
-    async def fetch(self, target: Target) -> Report:
-        """The Report of the image at `target`; its temp file is the caller's to give back.
+    async def fetch(self, hop: Hop) -> Report | Hop:
+        """The Report of the image at `hop`, or the Hop that follows a redirect to another origin.
 
-        Raises DownloadError, DiskFull, ResourceError, and ImageError `disk_error`.
+        The temp file of a Report is the caller's to give back. Raises DownloadError, DiskFull,
+        ResourceError, and ImageError `disk_error`.
         """
-        with _Arrival(self._files, self._bounds.max_bytes) as file:
-            await self._follow(target, file)
-            report = _judged(file, self._bounds)
+        with contextlib.ExitStack() as files:
+            file = files.enter_context(_Arrival(self._files, self._bounds.max_bytes))
+            found = await self._follow(hop, file)
+            if isinstance(found, Hop):
+                return found
+            coding = _coding(found)
+            if coding:
+                coded, file = file, _Arrival(self._files, self._bounds.max_bytes)
+                files.enter_context(file)
+                await _in_thread(lambda: coded.decode_into(file, coding))
+            report = _judged(file, self._bounds, found.status)
             file.is_kept = True
         return report
 
-    async def _follow(self, target: Target, file: _Arrival) -> None:
-        """Receive the response 200 at the end of the redirects."""
-        deadline = time.monotonic() + self._bounds.seconds
-        for hop in range(self._bounds.max_redirects + 1):
+    async def _follow(self, hop: Hop, file: _Arrival) -> Response | Hop:
+        """Receive the response at the end of the redirects; a Hop if they leave the origin.
+
+        Another origin has slots and a breaker of its own, so the caller waits for it.
+        """
+        target, begun = hop.target, time.monotonic()
+        deadline = begun + self._bounds.seconds - hop.seconds
+        for redirects in range(hop.redirects, self._bounds.max_redirects + 1):
             try:
                 response = await self._hop(target, file, deadline)
             except errors.ImageError as error:
-                # A redirect is a response: the host in the URL works.
-                error.answered = error.answered or hop > 0
+                # A redirect is a response: this origin works.
+                error.answered = error.answered or redirects > hop.redirects
                 raise
-            if response.status not in _REDIRECTS:
-                _check_status(response)
-                return
-            target = _redirected(target, response, self._bounds)
+            if response.status not in REDIRECTS:
+                check_status(response)
+                return response
+            target = redirected(target, response, downgrade=self._bounds.downgrade)
+            if (target.host, target.port) != (hop.target.host, hop.target.port):
+                return Hop(target, redirects + 1, hop.seconds + time.monotonic() - begun)
         raise errors.DownloadError(
             "too_many_redirects",
             f"The origin redirects more than {self._bounds.max_redirects} times.",
@@ -113,7 +137,7 @@ class Downloader:
             raise errors.DownloadError("timeout", "The origin was too slow over its redirects.")
 
         def on_response(response: Response) -> Sink | None:
-            return file.begin(response) if response.status == 200 else None
+            return file.begin(response) if response.status in SUCCESSES else None
 
         request = Request(url=target.url, host=target.host, headers=(_ACCEPT,), deadline=deadline)
         try:
@@ -139,74 +163,44 @@ def _translated(error: TransferError) -> errors.ImageError:
     return errors.DownloadError(name, message)
 
 
-def _check_status(response: Response) -> None:
-    """Raise the error of a response that is not 200."""
-    status, wait = response.status, None
-    if status == 200:
-        return
-    if not 200 <= status <= 599:
-        raise errors.DownloadError("bad_response", f"The origin answered with the status {status}.")
-    name = "empty_body" if status in (204, 205) else "http_status"
-    if status in _BUSY:
-        name, wait = "origin_busy", retry_after(response.headers.get("retry-after"))
-    message = f"The origin answered {status} {_phrase(status)}".rstrip() + "."
-    raise errors.DownloadError(name, message, status_code=status, retry_after=wait)
-
-
-def _phrase(status: int) -> str:
+def _coding(response: Response) -> str:
     try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return ""
+        return coding_of(response.headers.get("content-encoding", ""))
+    except CodingError as error:
+        raise _undecodable(error, response.status) from None
 
 
-def retry_after(value: str | None) -> float | None:
-    """The seconds of a Retry-After header (RFC 9110, 10.2.3); None if it cannot be read."""
-    if not value:
-        return None
-    if value.isascii() and value.isdigit():
-        return float(value[:9])
-    try:
-        moment = email.utils.parsedate_to_datetime(value)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return max(0.0, (moment - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError, OverflowError):
-        return None
+def _undecodable(error: CodingError, status: int) -> errors.DownloadError:
+    name = "truncated" if isinstance(error, CodingCut) else "bad_response"
+    message = f"The origin's response cannot be decoded: {error}."
+    return errors.DownloadError(name, message, status_code=status)
 
 
-def _redirected(target: Target, response: Response, bounds: DownloadBounds) -> Target:
-    location = response.headers.get("location", "")
-    if not location:
-        raise errors.DownloadError(
-            "bad_response",
-            f"The origin answered {response.status} without a Location.",
-            status_code=response.status,
-        )
-    # Header values are decoded as Latin-1, but many origins send UTF-8.
-    location = location.encode("latin-1").decode("utf-8", errors="replace")
-    try:
-        following = check_url(urljoin(target.url, location))
-    except (errors.InvalidURL, ValueError):
-        raise errors.DownloadError(
-            "bad_redirect", "The origin redirects to a URL that is not http or https."
-        ) from None
-    if target.scheme == "https" and following.scheme == "http" and not bounds.downgrade:
-        raise errors.DownloadError("bad_redirect", "The origin redirects from https to http.")
-    imgur.check_redirect(following, response.status)
-    return following
+async def _in_thread(call: Callable[[], T]) -> T:
+    """The result of `call()` in a thread, which has ended when this ends, also if cancelled."""
+    work = asyncio.ensure_future(asyncio.to_thread(call))
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        with contextlib.suppress(Exception):
+            work.result()
+        raise cancelled
+    return work.result()
 
 
-def _judged(file: _Arrival, bounds: DownloadBounds) -> Report:
+def _judged(file: _Arrival, bounds: DownloadBounds, status: int) -> Report:
     if not file.length:
-        raise errors.DownloadError(
-            "empty_body", "The origin answered 200 with an empty body.", status_code=200
-        )
+        message = f"The origin answered {status} with an empty body."
+        raise errors.DownloadError("empty_image", message, status_code=status)
     header, head = file.judge()
     if header is None:
-        name = "unsupported_type" if image.is_svg(head) else "not_image"
+        name = "unsupported_type" if image.is_other_image(head) else "not_image"
         message = f"The origin sent no image that Imgur takes: {image.describe(head)}."
-        raise errors.DownloadError(name, message, status_code=200)
+        raise errors.DownloadError(name, message, status_code=status)
     if (header.width or 0) * (header.height or 0) > bounds.max_pixels:
         raise errors.DownloadError(
             "too_many_pixels", f"The image has more than {bounds.max_pixels:,} pixels."
@@ -215,7 +209,7 @@ def _judged(file: _Arrival, bounds: DownloadBounds) -> Report:
     imgur.check_content(sha256)
     return Report(
         temp_fn=file.path,
-        status_code=200,
+        status_code=status,
         bytes=file.length,
         type=header.type,
         width=header.width,
@@ -259,6 +253,19 @@ class _Arrival:
         if declared.isascii() and declared.isdigit() and int(declared[:19]) > self._max_bytes:
             raise self._too_large()
         return self._take
+
+    def decode_into(self, other: _Arrival, coding: str) -> None:
+        """Write the content, decoded, into `other`; to be called in a thread."""
+        self._write()
+        starts = range(0, self.length, _READ_BYTES)
+        pieces = (os.pread(self._descriptor, _READ_BYTES, at) for at in starts)
+        try:
+            for piece in decoded(pieces, coding):
+                other._take(piece)
+        except CodingError as error:
+            raise _undecodable(error, 200) from None
+        except OSError as error:
+            raise disk_error(error) from None
 
     def judge(self) -> tuple[image.ImageHeader | None, bytes]:
         """The header of the image, and no bytes; or None, and the first bytes of the file."""

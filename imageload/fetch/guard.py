@@ -8,7 +8,8 @@ resolves a name and never connects.
 Only global unicast addresses are allowed. IPv4: all except the IANA special-purpose registry
 (RFC 6890 and its updates), multicast (RFC 5771) and one cloud provider's metadata address in public
 space. IPv6: 2000::/3 (RFC 4291) except its blocks that are no destination or contain an IPv4
-address. `::ffff:0:0/96` is judged as the IPv4 address inside.
+address. `::ffff:0:0/96`, and `64:ff9b::/96` of networks without IPv4 (NAT64, RFC 6052), are judged
+as the IPv4 address inside.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 import idna
 
@@ -41,10 +42,10 @@ _SPECIAL = {
     "link-local": "169.254.0.0/16 fe80::/10",
     "unique-local": "fc00::/7",
     "site-local": "fec0::/10",
-    "benchmarking": "198.18.0.0/15",
+    "benchmarking, or a local proxy's substitute": "198.18.0.0/15",
     "documentation": "192.0.2.0/24 198.51.100.0/24 203.0.113.0/24 2001:db8::/32 3fff::/20",
     "multicast": "224.0.0.0/4 ff00::/8",
-    "contains an IPv4 address": "::/96 64:ff9b::/96 64:ff9b:1::/48 2001::/32 2002::/16",
+    "contains an IPv4 address": "::/96 64:ff9b:1::/48 2001::/32 2002::/16",
     "reserved": (
         "192.0.0.0/24 192.31.196.0/24 192.52.193.0/24 192.88.99.0/24 192.175.48.0/24 240.0.0.0/4"
         " 2001::/23 2620:4f:8000::/48"
@@ -56,13 +57,17 @@ _RULES: tuple[tuple[Network, str], ...] = tuple(
     for network in networks.split()
 )
 _IPV6_UNICAST = ipaddress.IPv6Network("2000::/3")
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 # RFC 3986 allows these in a path or query; "%" is there for characters that are escaped already.
 _SAFE = "!#$%&'()*+,/:;=?@[]~"
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _HOST = re.compile(r"[a-z0-9_.-]{1,253}")
+_AUTHORITY = re.compile(r"[^/?#]*//([^/?#]*)")
 _MAX_URL = 8_000
 _MAX_HOST = 253  # RFC 1035, without the final dot
+_MAX_LABEL = 63
+_MAX_AUTHORITY = _MAX_HOST + len(".:65535")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,7 @@ def check_url(url: str) -> Target:
     if _FORBIDDEN.search(url):
         raise InvalidURL("The URL contains control characters or broken Unicode.")
     try:
-        parts = urlsplit(url)
+        parts = split_url(url)
         port = parts.port
     except ValueError:
         raise InvalidURL("This is not a valid URL: check its host and port.") from None
@@ -108,9 +113,23 @@ def check_url(url: str) -> Target:
     return Target(checked, parts.scheme, host, port or (443 if parts.scheme == "https" else 80))
 
 
-def _ascii_host(host: str, netloc: str = "") -> str:
-    if len(host) > _MAX_HOST + 1:  # before IDNA, whose time grows faster than the length
+def split_url(url: str) -> SplitResult:
+    """`urlsplit`, which takes long for a host of thousands of Unicode characters.
+
+    Raises ValueError if there is no URL, and InvalidURL if its host is too long for DNS.
+    """
+    authority = _AUTHORITY.match(url)
+    if authority and len(authority[1]) > _MAX_AUTHORITY:
         raise InvalidURL(f"The host is longer than {_MAX_HOST} characters.")
+    return urlsplit(url)
+
+
+def _ascii_host(host: str, netloc: str = "") -> str:
+    # Before IDNA, whose time grows faster than the length.
+    if len(host) > _MAX_HOST + 1:
+        raise InvalidURL(f"The host is longer than {_MAX_HOST} characters.")
+    if any(len(label) > _MAX_LABEL for label in host.split(".")):
+        raise InvalidURL(f"A part of the host is longer than {_MAX_LABEL} characters.")
     if "%" in host:
         raise InvalidURL("The host contains a % escape or an IPv6 zone, which a URL cannot use.")
     if ":" in host or "[" in netloc:
@@ -145,10 +164,12 @@ def _in_idna(host: str) -> str:
 
 
 def _judged_address(text: str) -> Address:
-    """The address in `text` without its zone; for an IPv4-mapped one the IPv4 address inside."""
+    """The address in `text` without its zone; of IPv4-mapped ones and NAT64 the one inside."""
     address: Address = ipaddress.ip_address(text.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        return address.ipv4_mapped
+    if isinstance(address, ipaddress.IPv6Address):
+        if address in _NAT64:
+            return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+        return address.ipv4_mapped or address
     return address
 
 
@@ -206,8 +227,10 @@ class _HostList:
             return True
         if not self._networks:
             return False
-        judged = _judged_address(address)
-        return any(judged.version == n.version and judged in n for n in self._networks)
+        judged, whole = _judged_address(address), ipaddress.ip_address(address.partition("%")[0])
+        is_nat64 = whole.version == 6 and whole in _NAT64
+        either = {judged, whole} if is_nat64 else {judged}
+        return any(a.version == n.version and a in n for a in either for n in self._networks)
 
 
 class Guard:
@@ -254,8 +277,8 @@ def redact_url(url: str) -> str:
     The parts left out may be secrets. The rest is cut at 200 characters.
     """
     try:
-        parts = urlsplit(url)
-    except ValueError:
+        parts = split_url(url)
+    except (ValueError, InvalidURL):
         return "(unreadable)"
     host = parts.netloc.rpartition("@")[2]
     if ":" in host and "@" in url and "@" not in parts.netloc:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 HEAD_BYTES: Final = 4096
-"""The number of first bytes that sniff, describe and is_svg use; fewer may be enough.
+"""The number of first bytes that sniff, describe and is_other_image use; fewer may be enough.
 
 32 bytes are enough for most types. The rest is for an APNG with a colour profile before its acTL
 chunk (beyond 4 kB it counts as a PNG, which it also is), and for an HTML page that begins with
@@ -94,9 +94,10 @@ def header_of(read: _Read, end: int) -> ImageHeader | None:
     return ImageHeader(kind, size[0], size[1])
 
 
-def is_svg(head: bytes) -> bool:
-    """These bytes begin an SVG drawing, which is XML and which Imgur rejects."""
-    return _markup(head) == "an SVG drawing"
+def is_other_image(head: bytes) -> bool:
+    """These bytes begin an image of a type that is neither uploaded nor converted."""
+    is_known = any(signature.match(head) for signature, _ in _OTHER_IMAGES)
+    return is_known or _markup(head) == "an SVG drawing"
 
 
 def describe(head: bytes) -> str:
@@ -106,7 +107,7 @@ def describe(head: bytes) -> str:
         return "empty"
     if kind := sniff(head):
         return f"an image of type {kind}"
-    for signature, name in _OTHERS:
+    for signature, name in (*_OTHERS, *_OTHER_IMAGES):
         if signature.match(head):
             return name
     return _markup(head) or ("plain text" if _is_text(head) else "not a known image type")
@@ -333,10 +334,21 @@ _OTHERS: Final = (
     (re.compile(rb"\x1f\x8b"), "a gzip archive"),
     (re.compile(rb"(?s)\0...ftypM4[AB] |ID3|OggS|fLaC|RIFF....WAVE"), "a sound file"),
     (re.compile(rb"(?s)\0...ftyp|\x1aE\xdf\xa3|RIFF....AVI |FLV\x01|\0\0\x01\xba"), "a video"),
+)
+# Images that are neither uploaded nor converted, as the SVG drawings below are.
+_OTHER_IMAGES: Final = (
     (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"), "a JPEG XL image"),
     (re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"), "a JPEG 2000 image"),
+    (re.compile(rb"II\xbc[\0\x01]"), "a JPEG XR image"),
     (re.compile(rb"8BPS"), "a Photoshop file"),
+    (re.compile(rb"gimp xcf "), "a GIMP file"),
     (re.compile(rb"(?s)\0\0[\x01\x02]\0[^\0]\0"), "an icon"),
+    (re.compile(rb"icns"), "an Apple icon"),
+    (re.compile(rb"(?s)qoif.{8}[\x03\x04][\0\x01]"), "a QOI image"),
+    (re.compile(rb"v/1\x01"), "an OpenEXR image"),
+    (re.compile(rb"DDS \x7c\0\0\0"), "a DDS texture"),
+    (re.compile(rb"#\?RADIANCE|#\?RGBE"), "a Radiance HDR image"),
+    (re.compile(rb"P[1-7]\s+[\d#]|P7\nWIDTH"), "a Netpbm image"),
 )
 
 # One item before the first element. (A pattern for all of them would backtrack, for possessive

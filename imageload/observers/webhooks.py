@@ -22,12 +22,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from urllib.parse import urlsplit
 
 import msgspec
 
 from imageload.errors import Failure, InvalidURL
-from imageload.fetch.guard import check_url
+from imageload.fetch.guard import Target, check_url
 from imageload.job import CallbackEnded, Change, Job, Snapshot
 from imageload.schemas import CalledJson, summary_json, utc_text
 from imageload.transport.curl import Transport
@@ -38,7 +37,8 @@ _log = logging.getLogger(__name__)
 
 CODE = "callback_failed"
 _TRANSIENT_STATUSES = frozenset({408, 425, 429})
-_SLOTS = 16
+_SLOTS = 128
+"""Shared by the receivers' hosts: one that hangs gets at most half of them."""
 
 Apply = Callable[[Job, Change], object]
 
@@ -120,20 +120,19 @@ class Webhooks:
         self.notify_if_ended(job)  # it may have come to another end meanwhile
 
     async def _send_with_retries(self, message: _Message) -> Failure | None:
-        key = urlsplit(message.url).netloc.lower()
+        try:
+            target = check_url(message.url)
+        except InvalidURL as error:
+            return Failure(CODE, error.message, transient=False)
         for wait in (*self._rules.waits, None):
-            failure = await self._slots.run(key, lambda: self._send(message))
+            failure = await self._slots.run(target.host, lambda: self._send(message, target))
             if failure is None or not failure.transient or wait is None:
                 return failure
             await asyncio.sleep(wait)
         raise AssertionError("the last wait is None")
 
-    async def _send(self, message: _Message) -> Failure | None:
+    async def _send(self, message: _Message, target: Target) -> Failure | None:
         """Send it once: None if it was received, else why not."""
-        try:
-            target = check_url(message.url)
-        except InvalidURL as error:
-            return Failure(CODE, error.message, transient=False)
         request = Request(
             url=target.url,
             host=target.host,

@@ -38,6 +38,9 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _BUFFER_BYTES = 128 * 2**10
+_NAME_SECONDS = 4
+"""How long a resolved name is kept. libcurl keeps a failure half as long: by default 30 seconds, in
+which a name that is back would still be dead."""
 _SUPPRESS_CONNECT_HEADERS = 265  # a name that pycurl does not have
 _EVENTS = {
     pycurl.POLL_IN: selectors.EVENT_READ,
@@ -141,12 +144,10 @@ class Transport:
             # Otherwise the response to a CONNECT would be taken for the origin's.
             (_SUPPRESS_CONNECT_HEADERS, 1),
             (pycurl.CAINFO, os.fsencode(bounds.ca_file)),
-            (pycurl.LOW_SPEED_LIMIT, bounds.low_speed_bytes),
-            (pycurl.LOW_SPEED_TIME, max(1, round(bounds.low_speed_seconds))),
             (pycurl.BUFFERSIZE, _BUFFER_BYTES),
             (pycurl.UPLOAD_BUFFERSIZE, _BUFFER_BYTES),
+            (pycurl.DNS_CACHE_TIMEOUT, _NAME_SECONDS),
             (pycurl.USERAGENT, user_agent.encode()),
-            (pycurl.ACCEPT_ENCODING, ""),
             *(((pycurl.RESOLVE, list(resolve)),) if resolve else ()),
         )
         self._spare.append(self._handle())  # a wrong option shows at the start
@@ -168,9 +169,18 @@ class Transport:
             curl = self._spare.pop() if self._spare else self._handle()
         except (pycurl.error, OSError) as error:
             raise TransferError("resource", str(error)) from None
+        clock = _SpeedClock(self.transfers.loop, self._bounds)
         try:
             exchange = Exchange(
-                curl, request, on_response, bounds=self._bounds, refusal=self._refusal
+                curl,
+                request,
+                on_response,
+                bounds=self._bounds,
+                refusal=self._refusal,
+                on_first_byte=lambda: clock.start(
+                    lambda: exchange.received_bytes,
+                    lambda: driver.end(curl, pycurl.E_OPERATION_TIMEDOUT, "too slow"),
+                ),
             )
             ended = driver.add(curl)
         except (pycurl.error, UnicodeError, TypeError, ValueError) as error:
@@ -182,6 +192,7 @@ class Transport:
         except asyncio.CancelledError:
             raise TransferCancelled(exchange.sent_bytes) from None
         finally:
+            clock.stop()
             driver.remove(curl)
             exchange.close()
             self._spare.append(curl)
@@ -201,6 +212,37 @@ class Transport:
         for option, value in self._constant:
             curl.setopt(option, value)
         return curl
+
+
+class _SpeedClock:
+    """Ends a response that is slower than the bound, from its first byte on.
+
+    libcurl's own bound counts from the start, and so ends an origin that is slow to begin.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, bounds: Bounds) -> None:
+        self._loop = loop
+        self._seconds = bounds.low_speed_seconds
+        self._least = bounds.low_speed_bytes * bounds.low_speed_seconds
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, received: Callable[[], int], end: Callable[[], object]) -> None:
+        """Call `end` when `received()` has grown too little within a period."""
+        if not self._least:
+            return
+
+        def look(before: int) -> None:
+            now = received()
+            if now - before < self._least:
+                end()
+            else:
+                self._timer = self._loop.call_later(self._seconds, look, now)
+
+        self._timer = self._loop.call_later(self._seconds, look, 0)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 class _Driver:
@@ -301,15 +343,16 @@ class _Driver:
             while left:
                 left, well, badly = self.multi.info_read()
                 for curl in well:
-                    self._end(curl, 0, "")
+                    self.end(curl, 0, "")
                 for curl, code, detail in badly:
-                    self._end(curl, code, detail)
+                    self.end(curl, code, detail)
         except Exception:
             _log.exception("the transfer loop broke")
             if self._transfers.on_break is not None:
                 self._transfers.on_break()
 
-    def _end(self, curl: pycurl.Curl, code: int, detail: str) -> None:
+    def end(self, curl: pycurl.Curl, code: int, detail: str) -> None:
+        """End a handle with libcurl's `code`."""
         ended = self._ended.get(curl)
         if ended is not None and not ended.done():
             ended.set_result((code, detail))

@@ -54,12 +54,11 @@ _KINDS: Mapping[int, Kind] = {
     pycurl.E_SSL_CERTPROBLEM: "tls",
     pycurl.E_SSL_CIPHER: "tls",
     pycurl.E_PEER_FAILED_VERIFICATION: "tls",
-    pycurl.E_BAD_CONTENT_ENCODING: "response",
+    pycurl.E_BAD_CONTENT_ENCODING: "response",  # an unknown Transfer-Encoding
     pycurl.E_FILESIZE_EXCEEDED: "too_large",
     100: "response",  # CURLE_TOO_LARGE: a single header past libcurl's own limit
 }
 
-_MAX_HEADERS = 100  # the limit of http.client
 _DISCARD_BYTES = 16 * 2**10
 _RESOLVER_FILES = 3  # descriptors that libcurl 8.23 opens to resolve a name
 
@@ -81,7 +80,10 @@ class TransferError(Exception):
 
 
 class Response(NamedTuple):
-    """Status and headers of a response: names in lower case, the last of equal names kept."""
+    """Status and headers of a response: names in lower case.
+
+    The last of equal names is kept; several of Content-Encoding are joined.
+    """
 
     status: int
     headers: dict[str, str]
@@ -97,7 +99,7 @@ class Body(Protocol):
 Refusal = Callable[[str, str, int], str | None]
 """Called with (host, address, port) before each connect; returns the reason to refuse it."""
 Sink = Callable[[bytes], object]
-"""Called with each piece of a response's body, decoded."""
+"""Called with each piece of a response's body, as it came: its content coding is not decoded."""
 OnResponse = Callable[[Response], Sink | None]
 """Called with the response before its body. None: the body is not wanted, and the connection is
 closed if the body is long."""
@@ -124,7 +126,8 @@ class Bounds:
 
     connect_seconds: float = 5.0
     low_speed_bytes: int = 1_000
-    """A transfer slower than this over `low_speed_seconds` is ended; 0: never."""
+    """A response slower than this over `low_speed_seconds`, counted from its first byte, is ended;
+    0: never."""
     low_speed_seconds: float = 15.0
     max_header_bytes: int = 64 * 2**10
     ca_file: str = field(default_factory=certifi.where)
@@ -145,10 +148,12 @@ class Exchange:
         *,
         bounds: Bounds,
         refusal: Refusal | None,
+        on_first_byte: Callable[[], object] = lambda: None,
     ) -> None:
         self.curl = curl
         self._request = request
         self._on_response = on_response
+        self._on_first_byte = on_first_byte
         self._max_header_bytes = self._header_bytes_left = bounds.max_header_bytes
         self._connecting = _Connecting(request.host, refusal)
         self._response: Response | None = None
@@ -157,7 +162,8 @@ class Exchange:
         self._sink: Sink | None = None
         self._discard_bytes_left = _DISCARD_BYTES
         self._lines: list[bytes] = []
-        self._codings = 0
+        self.received_bytes = 0
+        """The bytes of headers and body so far."""
         self._prepare(bounds)
 
     def _prepare(self, bounds: Bounds) -> None:
@@ -209,18 +215,17 @@ class Exchange:
         self._connecting.close()
 
     def _take_header(self, line: bytes) -> int | None:
+        if not self.received_bytes:
+            self._on_first_byte()
+        self.received_bytes += len(line)
         self._header_bytes_left -= len(line)
-        if self._header_bytes_left < 0 or len(self._lines) > _MAX_HEADERS + 1:
+        if self._header_bytes_left < 0:
             return self._fail(self._headers_error(len(line)))
         if self._response is not None:
             return None  # a trailer: counted, not used
         if line not in (b"\r\n", b"\n"):
             self._lines.append(line)
-            self._codings += _codings(line)
             return None
-        if self._codings > 1:  # 5 kB in three codings kept libcurl, and the loop, busy for 7 s
-            error = TransferError("response", "the body has more than one content coding")
-            return self._fail(error)
         lines, self._lines = self._lines, []
         response = _parsed(lines)
         if response.status < 200:
@@ -233,11 +238,12 @@ class Exchange:
         return None
 
     def _headers_error(self, line_bytes: int) -> TransferError:
-        if line_bytes > self._max_header_bytes or len(self._lines) > _MAX_HEADERS + 1:
-            return TransferError("response", "a header is too long, or there are too many")
+        if line_bytes > self._max_header_bytes:
+            return TransferError("response", "a header is too long")
         return TransferError("too_large", "the response's headers never end")
 
     def _take_body(self, piece: bytes) -> int | None:
+        self.received_bytes += len(piece)
         if self._sink is None:
             self._discard_bytes_left -= len(piece)
             if self._discard_bytes_left < 0:
@@ -331,14 +337,6 @@ class _Connecting:
         return opened
 
 
-def _codings(line: bytes) -> int:
-    """How many decoders libcurl adds for this header."""
-    name, _, value = line.partition(b":")
-    if name.lower() != b"content-encoding":
-        return 0
-    return sum(each.strip().lower() not in (b"", b"identity") for each in value.split(b","))
-
-
 def _parsed(lines: Sequence[bytes]) -> Response:
     """The response with this status line and these headers; status 0 if the first is none."""
     first, *rest = b"".join(lines).decode("latin-1").split("\n")
@@ -348,7 +346,10 @@ def _parsed(lines: Sequence[bytes]) -> Response:
     for text in rest:
         name, colon, value = text.partition(":")
         if colon:
-            headers[name.strip().lower()] = value.strip()
+            name, value = name.strip().lower(), value.strip()
+            if name == "content-encoding" and name in headers:
+                value = f"{headers[name]}, {value}"
+            headers[name] = value
     return Response(number, headers)
 
 
