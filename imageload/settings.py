@@ -257,7 +257,7 @@ class Tuning:
     """Lists, and so jobs, in one request."""
     max_bodies_bytes: int = 256 * 2**20
     """Total size of the request bodies held in memory; above it 503. Two at a time are decoded,
-    which takes up to 200 MB more for each."""
+    which takes up to 250 MB more for each."""
     max_waiting_jobs: int = 10_000
     """Jobs that wait for a thread; above it a POST is answered 429."""
     keep_hours: float = 168.0

@@ -31,7 +31,7 @@ _BYTE = re.compile(r" \(byte (\d+)\)$")
 # Up to this size, anything may be decoded. 32 MB of `[],[],...` would be 1.6 GB of lists.
 _SMALL_BODY = 2**20
 # URLs, texts, and nulls of one request. So many are decoded in 0.5 s, which holds up other threads,
-# and take 120 MB beside their text.
+# and take up to 250 MB as orders.
 _MAX_VALUES = 1_000_000
 
 # Longer than any that people read; Imgur does not document its limits.
