@@ -222,18 +222,28 @@ class ImageLoad:
         return len(retired)
 
     def begin_upload(self, job: Job) -> None:
-        """The body of a job's thread: returns when `job` is finished, or the service stops."""
+        """The body of a job's thread: returns when `job` is finished, or the service stops.
+
+        Raises only what a bug raises that no image and no job could be failed for.
+        """
         try:
             self._transfers.run(self._jobs.work(job))
         except Exception:
-            _log.exception("the transfer loop is gone job=%s", job.job_id)
+            if not self._is_closing:
+                raise
+            _log.exception("the work on a job was cut off job=%s", job.job_id)
         finally:
             _log_end(job, is_left=self._is_closing and not job.summary().finished)
 
     def _work(self, job: Job) -> None:
         """The body of a thread: runs one job, and the next if no thread can be started for it."""
         while True:
-            self.begin_upload(job)
+            try:
+                self.begin_upload(job)
+            except BaseException:
+                with self._lock:
+                    del self._active[job.job_id]  # `close` waits for the threads in there
+                raise
             with self._lock:
                 del self._active[job.job_id]
                 if job.job_id in self._again and not job.summary().finished:

@@ -751,18 +751,18 @@ def test_durable_changes_survive_a_kill_of_the_process(path: Path) -> None:
             [sys.executable, "-c", WRITER, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
         ) as writer:
             assert writer.stdout is not None
-            killer = threading.Timer(chance.uniform(0.0, 0.05), writer.kill)
-            for line in writer.stdout:
+            last = chance.randrange(150)
+            for number, line in enumerate(writer.stdout):
+                if number == last:
+                    writer.kill()
                 what, *where = line.split()
                 if what == "restored":
                     assert int(where[0]) >= len(accepted)
-                    killer.start()
                 elif what == "accepted":
                     accepted.append(where[0])
                 elif line.endswith("\n"):  # the last may be half a line
                     said = uploading if what == "uploading" else landed
                     said.add((where[0], int(where[1])))
-            killer.join()
         assert writer.returncode == -signal.SIGKILL
     restored = restored_from(path)
     assert not restored.was_closed
@@ -773,7 +773,7 @@ def test_durable_changes_survive_a_kill_of_the_process(path: Path) -> None:
     for job_id, index in uploading:
         image = jobs[job_id][index]
         assert image.link or image.maybe_duplicate
-    assert len(landed) > 100, "the test has seen something"
+    assert landed, "the test has seen something"
 
 
 WORKER = """

@@ -181,6 +181,7 @@ class Writer:
         except Exception:
             _log.exception("a bug ended the journal's thread")
             self._trouble = "a bug ended its thread"
+            self._refuse_new_jobs()
             if self._on_break is not None:
                 self._on_break()
 
@@ -248,6 +249,9 @@ class Writer:
             is_bug = not isinstance(error, (sqlite3.Error, OSError, MemoryError))
             _log.error("the journal cannot be written: %s", reason, exc_info=is_bug)
         self._trouble = reason
+        self._refuse_new_jobs()
+
+    def _refuse_new_jobs(self) -> None:
         refused, self._new_jobs = self._new_jobs, []
         for new in refused:
             new.set_exception(self.refusal())
