@@ -78,11 +78,11 @@ class Service:
             clock=self.metrics.clock("download"),
             on_resize=lambda slots: origins.keep_connections(2 * slots),
         )
-        self._converters = _converters(settings, tuning, self.files, self.metrics)
+        self.converters = _converters(settings, tuning, self.files, self.metrics)
         self._pipeline = Pipeline(
             downloader=Downloader(origins, _download_bounds(settings, tuning), self.files),
             downloads=self._downloads,
-            converters=self._converters,
+            converters=self.converters,
             target=self.target,
             hosts=Hosts(_host_rules(settings, tuning)),
             dedupe=Dedupe(),
@@ -118,7 +118,7 @@ class Service:
         """How full each phase of the pipeline is."""
         return {
             "download": self._downloads.pool,
-            "convert": self._converters.pool,
+            "convert": self.converters.pool,
             "upload": self.target.pool,
         }
 
@@ -144,7 +144,7 @@ class Service:
         return self.store.close(seconds) and ended
 
     async def _close_transfers(self) -> None:
-        await self._converters.close()
+        await self.converters.close()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
@@ -239,6 +239,7 @@ def _converters(
         shrink=settings.shrink,
         max_bytes=settings.imgur_max_bytes,
         max_pixels=tuning.max_pixels,
+        max_memory=settings.convert_bytes,
         seconds=tuning.convert_seconds,
     )
     clock = metrics.clock("convert")

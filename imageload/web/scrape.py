@@ -47,9 +47,13 @@ class Gauges(Collector):
         yield from self._imgur()
         service = self.service
         is_failing = service.store.trouble is not None
+        memory = service.converters.memory
         for name, text, value in (
             ("temp_files", "Temp files in use.", service.files.in_use),
             ("temp_bytes", "Bytes of images that wait on disk.", service.temp_bytes.held),
+            ("convert_bytes", "Memory that is reserved for conversions.", memory.reserved),
+            ("convert_bytes_limit", "Memory that all conversions may have.", memory.limit),
+            ("conversions_without_memory", "Conversions that wait for memory.", memory.waiting),
             ("journal_failing", "1 while the journal cannot be written.", is_failing),
             ("event_streams", "Event streams and held responses.", self.events.subscribers),
             ("connections", "Open connections of clients.", self.connections()),
