@@ -21,7 +21,7 @@ from imageload.convert.pool import Converters
 from imageload.dedupe import Claim, Dedupe, Result
 from imageload.errors import Failure, ImageError, UploadError
 from imageload.fetch.download import Downloader
-from imageload.fetch.guard import check_url, redact_url
+from imageload.fetch.guard import Target, check_url, redact_url
 from imageload.fetch.hosts import Hosts
 from imageload.fetch.tempfiles import TempBytes, TempFiles
 from imageload.job import (
@@ -101,7 +101,7 @@ class Pipeline:
             return Result(report, landed, is_own=True)
         finally:
             self.files.give_back(report.temp_fn, report.bytes)
-            self.temp_bytes.release(window.job.job_id, report.bytes)
+            self.temp_bytes.resize(window.job.job_id, report.bytes, 0)
 
     async def _download(self, window: Window, index: int) -> Report:
         """Download the image to a temp file, in a format and size that the target takes."""
@@ -109,29 +109,50 @@ class Pipeline:
         target = check_url(job.image(index).url)
 
         async def fetch() -> Report:
-            with window.aside(index, target.host):
-                await self.hosts.enter(target)
+            await self._enter(window, index, target)
             error: BaseException | None = None
+            size = 0
             try:
-                return await self.downloads.run(job.job_id, lambda: self.downloader.fetch(target))
+                report = await self.downloads.run(job.job_id, lambda: self.downloader.fetch(target))
+                size = report.bytes
+                return report
             except BaseException as raised:
                 error = raised
                 raise
             finally:
+                self.temp_bytes.resize(job.job_id, self.temp_bytes.largest, size)
                 self.hosts.leave(target, error)
 
         async def attempt() -> Report:
-            return await self.converters.if_needed(await fetch(), job.job_id)
+            report, size = await fetch(), 0
+            try:
+                new = await self.converters.if_needed(report, job.job_id)
+                size = new.bytes
+                return new
+            finally:
+                self.temp_bytes.resize(job.job_id, report.bytes, size)
 
         async def wait(seconds: float) -> None:
             with window.aside(index):
                 await asyncio.sleep(seconds)
 
         report = await self._retrying(window, index, attempt, wait)
-        self.temp_bytes.hold(job.job_id, report.bytes)
         self.apply(job, Downloaded(index, report, window.tries.pop(index)))
         window.downloaded(index)
         return report
+
+    async def _enter(self, window: Window, index: int, target: Target) -> None:
+        """Wait for a slot of the host and for room on the disk, and take both."""
+        key = window.job.job_id
+        while True:
+            with window.aside(index, target.host):
+                await self.hosts.enter(target)
+            if self.temp_bytes.reserve(key):
+                return
+            # Other jobs may have room for images of this host.
+            self.hosts.leave(target, asyncio.CancelledError())
+            with window.aside(index):
+                await self.temp_bytes.wait(key)
 
     async def _upload(self, window: Window, index: int, report: Report) -> Landed:
         """Upload the image from its temp file; its start is on disk before it is sent."""

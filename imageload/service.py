@@ -68,8 +68,8 @@ class Service:
         restored = open_store(settings.store, self.metrics.commit_clock, on_break)
         self.store, self._restored_jobs = restored.store, restored.jobs
         self.files = TempFiles(temp_dir)
-        # Downloads in flight come on top of the bytes that are held.
-        self.temp_bytes = TempBytes(settings.temp_bytes - settings.downloads * settings.max_bytes)
+        # Copies that are being converted come on top: --imgur-max-bytes for each of two workers.
+        self.temp_bytes = TempBytes(settings.temp_bytes, settings.max_bytes)
         self.target = _imgur(settings, tuning, imgur, self.store, self.metrics)
         is_known = saved.restore_budgets(self.store, self.target.quotas, _whose(settings))
         self._knows_budgets = is_known and restored.was_closed
