@@ -94,6 +94,7 @@ class Writer:
         self, file: JournalFile, clock: Clock | None, on_break: Callable[[], object] | None
     ) -> None:
         self._file = file
+        file.written()
         self._clock = clock
         self._on_break = on_break
         self._inbox: deque[_Entry] = deque()
@@ -227,10 +228,14 @@ class Writer:
         if self._batch:
             begun = time.monotonic()
             try:
-                if self._batch.new or self._trouble or begun > self._checked_at + _CHECK_SECONDS:
+                is_due = begun > self._checked_at + _CHECK_SECONDS
+                if is_due or self._batch.new or self._trouble:
                     self._file.check_in_place()
                     self._checked_at = begun
                 self._batch.write(self._file.connection)
+                self._file.written()
+                if self._batch.new:
+                    self._file.check_in_place()
             except Exception as error:
                 self._fail(error)
                 return False
