@@ -17,7 +17,7 @@ import time
 from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
 
 from imageload.errors import Refused
@@ -82,6 +82,8 @@ class ImageLoad:
         self._active: dict[str, threading.Thread] = {}
         self._again: set[str] = set()
         self._retiring: set[str] = set()
+        # By `time.monotonic`: a system clock that jumps retires nothing.
+        self._created: dict[str, float] = {}
         self._is_closing = False
 
     def upload(self, orders: Sequence[Order], sender: Sender | None = None) -> list[Job]:
@@ -120,11 +122,16 @@ class ImageLoad:
                     self._transfers.loop.call_soon_threadsafe(self._dedupe.end, job.job_id)
                 raise Refused("out-of-threads", "The service is out of threads. Try again later.")
             self.job_list_s.update((job.job_id, job) for job in jobs)
+            self._created.update((job.job_id, time.monotonic()) for job in jobs)
 
     def restore(self, jobs: Sequence[Job]) -> None:
         """Take over the jobs of an earlier process, and continue those that are not finished."""
         unfinished = [job for job in jobs if not job.summary().finished]
+        now, monotonic = datetime.now(UTC), time.monotonic()
         with self._lock:
+            for job in jobs:
+                age = max(0.0, (now - job.created).total_seconds())
+                self._created[job.job_id] = monotonic - age
             self.job_list_s.update((job.job_id, job) for job in jobs)
             for job in unfinished:
                 self._dedupe.begin(job.job_id)
@@ -195,7 +202,7 @@ class ImageLoad:
     async def retire(self) -> int:
         """Let the oldest finished jobs leave memory that are more, or older, than are kept."""
         keep = self._capacity
-        oldest = datetime.now(UTC) - timedelta(hours=min(keep.keep_hours, 1e6))
+        oldest = time.monotonic() - 3_600 * keep.keep_hours
         with self._lock:
             busy = {*self._active, *self._waiting, *self._retiring}
             finished = [
@@ -207,7 +214,8 @@ class ImageLoad:
             retired = {
                 job.job_id: job
                 for n, job in enumerate(finished)
-                if (n < spare or job.created < oldest) and not self._jobs.lock(job).locked()
+                if (n < spare or self._created.get(job.job_id, math.inf) < oldest)
+                and not self._jobs.lock(job).locked()
             }
             self._retiring.update(retired)
         if retired:
@@ -216,6 +224,7 @@ class ImageLoad:
             with self._lock:
                 for job_id in retired:
                     self.job_list_s.pop(job_id, None)
+                    self._created.pop(job_id, None)
                 self._retiring.difference_update(retired)
             self._dedupe.forget(_links(retired.values()))
             _log.info("retired jobs=%d", len(retired))
@@ -328,8 +337,12 @@ class ImageLoad:
 
     def _read_links_of_others(self, job: Job) -> set[str]:
         # Jobs in memory first: one that is retired meanwhile is in the store then.
-        links = _links(other for other in self.jobs() if other is not job)
-        return links.union(found.link for found in self._store.links(retired_only=True))
+        own = _links([job])  # no more are kept: a journal may have those of years
+        shared = own & _links(other for other in self.jobs() if other is not job)
+        shared.update(
+            each.link for each in self._store.links(retired_only=True) if each.link in own
+        )
+        return shared
 
 
 def _links(jobs: Iterable[Job]) -> set[str]:

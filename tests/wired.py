@@ -264,6 +264,7 @@ class Wired:
         max_active_jobs: int = 8,
         max_waiting_jobs: int = 100,
         keep_jobs: int = 10_000,
+        keep_hours: float = math.inf,
         temp_bytes: float = math.inf,
         largest_image: int = 0,
         observers: Iterable[Observer] = (),
@@ -302,6 +303,7 @@ class Wired:
                 max_active_jobs=max_active_jobs,
                 max_waiting_jobs=max_waiting_jobs,
                 keep_jobs=keep_jobs,
+                keep_hours=keep_hours,
             ),
         )
 
