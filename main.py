@@ -16,6 +16,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import dropwhile, islice
@@ -38,7 +39,7 @@ from imageload.web.idempotency import checked_key
 from imageload.web.intake import media_type, read_orders
 from imageload.web.jobs import JobImagesHandler, MapHandler, RetryHandler
 from imageload.web.links import encoded_links, links_after
-from imageload.web.logs import set_up_logging
+from imageload.web.logs import ErrorCounter, set_up_logging
 from imageload.web.operations import HealthHandler, MetricsHandler, QuotaHandler, ReadyHandler
 from imageload.web.pages import DocsHandler, OpenApiHandler, PageFileHandler, PageHandler
 from imageload.web.status import StatusHandler, tag_of_list
@@ -203,12 +204,20 @@ async def serve(settings: Settings, temp_dir: Path, sandbox: SandboxProcess | No
         loop.call_soon_threadsafe(broken.set)
         loop.call_soon_threadsafe(stop.set)
 
+    def on_thread_error(error: threading.ExceptHookArgs) -> None:
+        name = error.thread.name if error.thread else "?"
+        told = error.exc_type, error.exc_value or error.exc_type(), error.exc_traceback
+        _log.critical("a bug ended a thread, so the service stops thread=%s", name, exc_info=told)
+        on_break()
+
+    threading.excepthook = on_thread_error
     for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, on_signal)
     # In a thread, so that signals are handled: reading 100,000 jobs takes seconds.
     app = await asyncio.to_thread(
         App, settings, temp_dir, ROUTES, on_break=on_break, sandbox=sandbox
     )
+    logging.getLogger().addHandler(ErrorCounter(app.service.metrics.error_logged))
     _tune_collector()
     try:
         server, url = app.listen()
@@ -225,12 +234,29 @@ async def serve(settings: Settings, temp_dir: Path, sandbox: SandboxProcess | No
     await stop.wait()
     maintenance.stop()
     _log.info("stopping, current uploads have %.0f s to end", settings.grace_seconds)
-    if not await asyncio.to_thread(app.close, _CLOSE_SECONDS, settings.grace_seconds):
-        _log.warning("the service stopped before all of its threads had ended")
+    _exit_after(settings.grace_seconds + 2 * _CLOSE_SECONDS)
+    try:
+        if not await asyncio.to_thread(app.close, _CLOSE_SECONDS, settings.grace_seconds):
+            _log.warning("the service stopped before all of its threads had ended")
+    except Exception:
+        _log.exception("the service could not be closed")
+        broken.set()
     server.stop()
     await app.events.close()
     await server.close_all_connections()
     return 1 if broken.is_set() else 0
+
+
+def _exit_after(seconds: float) -> None:
+    """End the process then, should it still run: a thread may hang that is waited for."""
+
+    def give_up() -> None:
+        _log.critical("the service has not stopped within %.0f s, so it is ended", seconds)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
 
 
 def _tune_collector() -> None:

@@ -68,7 +68,7 @@ class Jobs:
     def __init__(
         self, pipeline: Pipeline, rules: WindowRules, links_of_others: LinksOfOthers
     ) -> None:
-        """`links_of_others` returns the links that other jobs than this one have."""
+        """`links_of_others` returns the links of a job that other jobs have too."""
         self._pipeline = pipeline
         self._rules = rules
         self._links_of_others = links_of_others

@@ -18,7 +18,7 @@ import time
 from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
 
 from imageload.errors import Refused, shutting_down
@@ -94,6 +94,8 @@ class ImageLoad:
         self._again: set[str] = set()
         self._will_look = False
         self._retiring: set[str] = set()
+        # By `time.monotonic`: a system clock that jumps retires nothing.
+        self._created: dict[str, float] = {}
         self._is_closing = False
 
     def upload(self, orders: Sequence[Order], sender: Sender | None = None) -> list[Job]:
@@ -141,11 +143,16 @@ class ImageLoad:
                 raise Refused("out-of-threads", "The service is out of threads. Try again later.")
             self.job_list_s.update((job.job_id, job) for job in jobs)
             self.bytes_held += needed
+            self._created.update((job.job_id, time.monotonic()) for job in jobs)
 
     def restore(self, jobs: Sequence[Job]) -> None:
         """Take over the jobs of an earlier process, and continue those that are not finished."""
         unfinished = [job for job in jobs if not job.summary().finished]
+        now, monotonic = datetime.now(UTC), time.monotonic()
         with self._lock:
+            for job in jobs:
+                age = max(0.0, (now - job.created).total_seconds())
+                self._created[job.job_id] = monotonic - age
             self.job_list_s.update((job.job_id, job) for job in jobs)
             self.bytes_held += sum(job.memory_bytes for job in jobs)
             for job in unfinished:
@@ -232,6 +239,7 @@ class ImageLoad:
             await self._store.durable()
             with self._lock:
                 for job_id, job in retired.items():
+                    self._created.pop(job_id, None)
                     if self.job_list_s.pop(job_id, None) is not None:
                         self.bytes_held -= job.memory_bytes
                 self._retiring.difference_update(retired)
@@ -242,7 +250,7 @@ class ImageLoad:
     def _jobs_to_retire(self, room: int) -> dict[str, Job]:
         """For the lock's holder: the jobs that `retire` lets go, by id."""
         keep = self._capacity
-        oldest = datetime.now(UTC) - timedelta(hours=min(keep.keep_hours, 1e6))
+        oldest = time.monotonic() - 3_600 * keep.keep_hours
         busy = {*self._active, *self._waiting, *self._retiring}
         finished = [
             job
@@ -255,25 +263,36 @@ class ImageLoad:
             excess = 0  # it would be in vain
         retired = {}
         for n, job in enumerate(finished):
-            is_spare = n < spare or job.created < oldest or excess > 0
+            is_old = self._created.get(job.job_id, math.inf) < oldest
+            is_spare = n < spare or is_old or excess > 0
             if is_spare and not self._jobs.lock(job).locked():
                 retired[job.job_id] = job
                 excess -= job.memory_bytes
         return retired
 
     def begin_upload(self, job: Job) -> None:
-        """The body of a job's thread: returns when `job` is finished, or the service stops."""
+        """The body of a job's thread: returns when `job` is finished, or the service stops.
+
+        Raises only what a bug raises that no image and no job could be failed for.
+        """
         try:
             self._transfers.run(self._jobs.work(job))
         except Exception:
-            _log.exception("the transfer loop is gone job=%s", job.job_id)
+            if not self._is_closing:
+                raise
+            _log.exception("the work on a job was cut off job=%s", job.job_id)
         finally:
             _log_end(job, is_left=self._is_closing and not job.summary().finished)
 
     def _work(self, job: Job) -> None:
         """The body of a thread: runs one job, and the next if no thread can be started for it."""
         while True:
-            self.begin_upload(job)
+            try:
+                self.begin_upload(job)
+            except BaseException:
+                with self._lock:
+                    del self._active[job.job_id]  # `close` waits for the threads in there
+                raise
             with self._lock:
                 del self._active[job.job_id]
                 if job.job_id in self._again and not job.summary().finished:
@@ -391,8 +410,12 @@ class ImageLoad:
 
     def _read_links_of_others(self, job: Job) -> set[str]:
         # Jobs in memory first: one that is retired meanwhile is in the store then.
-        links = _links(other for other in self.jobs() if other is not job)
-        return links.union(found.link for found in self._store.links(retired_only=True))
+        own = _links([job])  # no more are kept: a journal may have those of years
+        shared = own & _links(other for other in self.jobs() if other is not job)
+        shared.update(
+            each.link for each in self._store.links(retired_only=True) if each.link in own
+        )
+        return shared
 
 
 def _links(jobs: Iterable[Job]) -> set[str]:

@@ -102,7 +102,7 @@ class Pipeline:
             return Result(report, landed, is_own=True)
         finally:
             self.files.give_back(report.temp_fn, report.bytes)
-            self.temp_bytes.release(window.job.job_id, report.bytes)
+            self.temp_bytes.resize(window.job.job_id, report.bytes, 0)
 
     async def _download(self, window: Window, index: int) -> Report:
         """Download the image to a temp file, in a format and size that the target takes."""
@@ -110,15 +110,19 @@ class Pipeline:
         target = image_target(check_url(job.image(index).url))
 
         async def attempt() -> Report:
-            report = await self._fetch(window, index, target)
-            return await self.converters.if_needed(report, job.job_id)
+            report, size = await self._fetch(window, index, target), 0
+            try:
+                converted = await self.converters.if_needed(report, job.job_id)
+                size = converted.bytes
+                return converted
+            finally:
+                self.temp_bytes.resize(job.job_id, report.bytes, size)
 
         async def wait(seconds: float) -> None:
             with window.aside(index):
                 await asyncio.sleep(seconds)
 
         report = await self._retrying(window, index, attempt, wait)
-        self.temp_bytes.hold(job.job_id, report.bytes)
         self.apply(job, Downloaded(index, report, window.tries.pop(index)))
         window.downloaded(index)
         return report
@@ -149,7 +153,7 @@ class Pipeline:
 
     async def _visit(self, window: Window, index: int, hop: Hop) -> Report | Hop:
         """Download from the origin of `hop`; again, while that fails and its breaker is open."""
-        has_failed = window.tries[index] > 1
+        key, has_failed = window.job.job_id, window.tries[index] > 1
         while True:
             host = None if has_failed else hop.target.host
             with window.aside(index, host):
@@ -160,9 +164,16 @@ class Pipeline:
                 except DownloadError:
                     window.tries[index] -= 1  # it was not tried
                     raise
+            if not self.temp_bytes.reserve(key):
+                # Other jobs may have room for images of this host.
+                self.hosts.leave(visit, asyncio.CancelledError())
+                with window.aside(index):
+                    await self.temp_bytes.wait(key)
+                continue
+            size = 0
             try:
-                job_id = window.job.job_id
-                found = await self.downloads.run(job_id, lambda: self.downloader.fetch(hop))
+                found = await self.downloads.run(key, lambda: self.downloader.fetch(hop))
+                size = found.bytes if isinstance(found, Report) else 0
             except BaseException as error:
                 if not self.hosts.leave(visit, error):
                     raise
@@ -170,6 +181,8 @@ class Pipeline:
             else:
                 self.hosts.leave(visit, None)
                 return found
+            finally:
+                self.temp_bytes.resize(key, self.temp_bytes.largest, size)
 
     async def _upload(self, window: Window, index: int, report: Report) -> Landed:
         """Upload the image from its temp file; its start is on disk before it is sent."""

@@ -72,8 +72,8 @@ class Service:
         restored = open_store(settings.store, self.metrics.commit_clock, on_break)
         self.store, self._restored_jobs = restored.store, restored.jobs
         self.files = TempFiles(temp_dir)
-        # Downloads in flight come on top of the bytes that are held.
-        self.temp_bytes = TempBytes(settings.temp_bytes - settings.downloads * settings.max_bytes)
+        # Copies that are being converted come on top: --imgur-max-bytes for each of two workers.
+        self.temp_bytes = TempBytes(settings.temp_bytes, settings.max_bytes)
         self.target = _imgur(settings, tuning, imgur, self.store, self.metrics)
         is_known = saved.restore_budgets(self.store, self.target.quotas, _whose(settings))
         self._knows_budgets = is_known and restored.was_closed
@@ -82,11 +82,11 @@ class Service:
             clock=self.metrics.clock("download"),
             on_resize=lambda slots: origins.keep_connections(2 * slots),
         )
-        self._converters = _converters(settings, tuning, self.files, self.metrics)
+        self.converters = _converters(settings, tuning, self.files, self.metrics)
         self._pipeline = Pipeline(
             downloader=Downloader(origins, _download_bounds(settings, tuning), self.files),
             downloads=self._downloads,
-            converters=self._converters,
+            converters=self.converters,
             target=self.target,
             hosts=Hosts(_host_rules(settings, tuning)),
             dedupe=Dedupe(),
@@ -123,7 +123,7 @@ class Service:
         """How full each phase of the pipeline is."""
         return {
             "download": self._downloads.pool,
-            "convert": self._converters.pool,
+            "convert": self.converters.pool,
             "upload": self.target.pool,
         }
 
@@ -149,7 +149,7 @@ class Service:
         return self.store.close(seconds) and ended
 
     async def _close_transfers(self) -> None:
-        await self._converters.close()
+        await self.converters.close()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
@@ -248,6 +248,7 @@ def _converters(
         shrink=settings.shrink,
         max_bytes=settings.imgur_max_bytes,
         max_pixels=tuning.max_pixels,
+        max_memory=settings.convert_bytes,
         seconds=tuning.convert_seconds,
     )
     clock = metrics.clock("convert")

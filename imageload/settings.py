@@ -138,6 +138,11 @@ class Settings:
     shrink: bool = _convert(
         False, "true or false", "Recompresses images that are larger than --imgur-max-bytes"
     )
+    convert_bytes: int = _convert(
+        1_536 * 2**20,
+        "bytes",
+        "Gives all conversions together this much memory; images that need more fail",
+    )
 
     uploads: int = _targets(
         32, "count", "Uploads this many images at the same time, shared fairly among the jobs"

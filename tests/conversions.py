@@ -41,12 +41,17 @@ class Converter:
     """Converts copies of files, in a temp folder that `close` removes."""
 
     def __init__(
-        self, *, workers: int = 2, seconds: float = PATIENCE, max_pixels: int = 50_000_000
+        self,
+        *,
+        workers: int = 2,
+        seconds: float = PATIENCE,
+        max_pixels: int = 50_000_000,
+        max_memory: int = 2**30,
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="conversions-"))
         self.files = TempFiles(self.folder)
         self.clocked: list[float] = []
-        rules = Rules(seconds=seconds, max_pixels=max_pixels)
+        rules = Rules(seconds=seconds, max_pixels=max_pixels, max_memory=max_memory)
         self.converters = Converters(rules, self.files, workers=workers, clock=self.clocked.append)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -100,13 +105,16 @@ class Converter:
         assert self.files.in_use == in_use + 1, "the original is given back"
         return Converted(Path(new.temp_fn), new.type, new.width, new.height, new.bytes, new.sha256)
 
-    def endless(self) -> Report:
-        """The Report of a named pipe, whose read ends when the pipe is closed."""
+    def endless(self, side: int | None = None) -> Report:
+        """The Report of a named pipe, whose read ends when the pipe is closed.
+
+        It says that its image has `side` x `side` pixels.
+        """
         descriptor, path = self.files.take()
         os.close(descriptor)
         Path(path).unlink()
         os.mkfifo(path)
-        return Report(path, 200, 2**21, "image/webp", None, None, "")
+        return Report(path, 200, 2**21, "image/bmp", side, side, "")
 
     def ask(self, path: Path, kind: str, **request: Any) -> dict[str, Any]:
         """Return a worker's response, without the check of the image's header."""

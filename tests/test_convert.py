@@ -23,6 +23,7 @@ from typing import Any
 
 import pillow_heif
 import pytest
+from msgspec.structs import replace
 from PIL import Image, ImageChops, ImageCms, ImageDraw, ImageOps, ImageStat
 
 from imageload import errors
@@ -32,7 +33,7 @@ from imageload.fetch.sniff import ImageHeader, read_header
 from tests.conversions import Converted, Converter
 from tests.raising import raises_error
 from tests.test_image import EXPECTED, IMAGES
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, wait_until
 
 ROOT = Path(__file__).parent.parent
 LINUX = sys.platform == "linux"
@@ -433,11 +434,11 @@ def test_a_worker_rejects_a_pixel_bomb_without_using_memory(
     converter.close()
 
 
-@pytest.mark.skipif(not LINUX, reason="needs RLIMIT_AS")
+@pytest.mark.skipif(not LINUX, reason="needs RLIMIT_DATA")
 def test_memory_has_a_limit_that_ends_one_image(tmp_path: Path) -> None:
     path = tmp_path / "bomb.bmp"
     path.write_bytes(bmp_header(30_000, 30_000))
-    converter = Converter(workers=1, max_pixels=20_000)
+    converter = Converter(workers=1)
     with raises_error("conversion_failed", match="more memory than it may have"):
         converter.ask(path, "image/bmp", max_pixels=10**9, max_memory=2**29)
     workers = converter.pids()
@@ -574,12 +575,15 @@ def test_a_full_disk_is_reported_as_such(converter: Converter) -> None:
 class Endless:
     """An image that a worker converts for as long as the worker lives; `pid` is the worker's."""
 
-    def __init__(self, converter: Converter, key: str = "endless") -> None:
-        report = converter.endless()
+    def __init__(self, converter: Converter, key: str = "endless", side: int | None = None) -> None:
+        report = converter.endless(side)
+        before = {*converter.pids()}
+        before -= {worker.pid for worker in converter.converters._idle}
         self.outcome = converter.submit(converter.converters.if_needed(report, key))
         self._writer = os.open(report.temp_fn, os.O_WRONLY)  # returns when a worker reads it
-        idle = {worker.pid for worker in converter.converters._idle}
-        (self.pid,) = {*converter.pids()} - idle
+        (self.pid,) = (
+            {*converter.pids()} - before - {worker.pid for worker in converter.converters._idle}
+        )
 
     def error(self) -> BaseException | None:
         try:
@@ -588,15 +592,19 @@ class Endless:
             os.close(self._writer)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_crash_ends_one_image_and_the_next_one_works(number: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "word"), [(signal.SIGKILL, "killed"), (signal.SIGSEGV, "crash")]
+)
+def test_a_crash_ends_one_image_and_the_next_one_works(
+    number: int, word: str, tmp_path: Path
+) -> None:
     converter = Converter(workers=1)
     endless = Endless(converter)
     os.kill(endless.pid, number)
     error = endless.error()
     assert isinstance(error, errors.DownloadError)
     assert error.code == "conversion_failed"
-    assert "crash" in error.message
+    assert word in error.message
     converter.convert(copied("webp-lossy-vp8.webp", tmp_path), "image/webp")
     assert converter.pids() != [endless.pid]
     converter.close()
@@ -733,21 +741,79 @@ def test_a_cancelled_conversion_ends_at_once_and_releases_its_files(
     converter.close()
 
 
-def test_large_images_are_converted_one_at_a_time_beside_small_ones(tmp_path: Path) -> None:
-    converter = Converter(workers=2, max_pixels=4 * 96 * 64)
-    endless = Endless(converter)  # of unknown size, so it counts as large
-    path = written(tmp_path, quarters((96, 65)), "WEBP")
-    large = converter.submit(
-        converter.converters.if_needed(converter.report(path, "image/webp"), "large")
+def test_images_are_converted_together_while_their_memory_fits(tmp_path: Path) -> None:
+    converter = Converter(workers=3, max_memory=200 * 2**20)
+    memory = converter.converters.memory
+    first, second = Endless(converter, "a", side=64), Endless(converter, "b", side=64)
+    assert memory.reserved > 128 * 2**20
+    path = copied("bmp-rle.bmp", tmp_path)
+    waiting = converter.submit(
+        converter.converters.if_needed(converter.report(path, "image/bmp"), "c")
     )
-    small = written(tmp_path, quarters((96, 64)), "WEBP")
-    assert converter.convert(small, "image/webp").width == 96
-    assert not large.done()
-    assert converter.converters.pool == (2, 1, 1)
-    os.kill(endless.pid, signal.SIGKILL)
-    assert large.result(PATIENCE).height == 65
-    assert isinstance(endless.error(), errors.DownloadError)
-    assert converter.files.in_use == 2, "the two results"
+    wait_until(lambda: memory.waiting == 1)
+    assert converter.converters.pool == (3, 3, 0)
+    os.kill(first.pid, signal.SIGSEGV)
+    assert waiting.result(PATIENCE).type == "image/png"
+    os.kill(second.pid, signal.SIGSEGV)
+    assert first.error()
+    assert second.error()
+    assert (memory.reserved, memory.waiting) == (0, 0)
+    converter.close()
+
+
+def test_an_image_of_unknown_size_is_converted_alone(tmp_path: Path) -> None:
+    converter = Converter()
+    endless = Endless(converter)
+    assert converter.converters.memory.reserved == 2**30
+    path = copied("bmp-rle.bmp", tmp_path)
+    waiting = converter.submit(
+        converter.converters.if_needed(converter.report(path, "image/bmp"), "other")
+    )
+    wait_until(lambda: converter.converters.memory.waiting == 1)
+    os.kill(endless.pid, signal.SIGSEGV)
+    assert waiting.result(PATIENCE).type == "image/png"
+    assert endless.error()
+    converter.close()
+
+
+def test_an_image_that_never_fits_into_memory_fails_without_a_worker(tmp_path: Path) -> None:
+    converter = Converter(max_memory=128 * 2**20)
+    report = converter.report(copied("bmp-rle.bmp", tmp_path), "image/bmp")
+    with raises_error("too_many_pixels", match="4,000,000 pixels, .* 134,217,728 are allowed"):
+        converter.run(
+            converter.converters.if_needed(replace(report, width=2_000, height=2_000), "job")
+        )
+    assert converter.pids() == []
+    assert converter.files.in_use == 0
+    converter.close()
+
+
+@pytest.mark.skipif(not LINUX, reason="needs RLIMIT_DATA")
+def test_an_image_that_needs_more_than_its_header_says_gets_all_memory_once(tmp_path: Path) -> None:
+    path = written(tmp_path, Image.new("RGB", (4_000, 3_500)), "BMP")
+    converter = Converter(workers=1)
+    report = converter.report(path, "image/bmp")
+    lying = replace(report, width=8, height=8, bytes=100)
+    converted = converter.run(converter.converters.if_needed(lying, "job"))
+    assert (converted.width, converted.height) == (4_000, 3_500)
+    assert len(converter.clocked) == 1
+    assert len(converter.pids()) == 1, "the worker lives on"
+    converter.close()
+
+
+def test_an_image_whose_decoder_is_killed_is_tried_once_more(tmp_path: Path) -> None:
+    converter = Converter(workers=1)
+    first = Endless(converter, side=64)
+    os.kill(first.pid, signal.SIGKILL)
+    wait_until(lambda: converter.pids() not in ([], [first.pid]))
+    (second,) = converter.pids()
+    assert converter.converters.memory.reserved == 2**30
+    os.kill(second, signal.SIGKILL)
+    error = first.error()
+    assert isinstance(error, errors.DownloadError)
+    assert error.code == "conversion_failed"
+    assert "short of memory" in error.message
+    assert converter.convert(copied("bmp-rle.bmp", tmp_path), "image/bmp").type == "image/png"
     converter.close()
 
 

@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -283,3 +284,106 @@ def test_a_failed_start_releases_the_journal(path: Path) -> None:
     refused(path)
     path.unlink()
     assert restored_from(path).jobs == []
+
+
+@pytest.mark.parametrize("ending", ["-wal", "-shm", "-journal", ".lock", ".new"])
+def test_garbage_in_a_file_beside_it_does_no_harm(ending: str, path: Path) -> None:
+    jobs = filled(path)
+    path.with_name(f"journal{ending}").write_bytes(random.Random(1).randbytes(50_000))
+    again = restored_from(path).jobs
+    assert [shown(job) for job in again] == [after_a_restart(job) for job in jobs]
+
+
+@pytest.mark.parametrize("ending", ["-wal", "-shm", ".lock"])
+def test_a_folder_in_place_of_a_file_beside_it_is_refused_with_a_sentence(
+    ending: str, path: Path
+) -> None:
+    filled(path)
+    path.with_name(f"journal{ending}").unlink(missing_ok=True)
+    path.with_name(f"journal{ending}").mkdir()
+    assert f"The journal {path} cannot be opened: " in refused(path)
+
+
+def test_a_journal_with_two_names_is_refused(path: Path) -> None:
+    filled(path)
+    os.link(path, path.with_name("other"))
+    assert "has another name, a hard link" in refused(path)
+    path.with_name("other").unlink()
+    assert len(restored_from(path).jobs) == 4
+
+
+def test_a_link_to_an_open_journal_is_the_same_journal(path: Path) -> None:
+    link_to = path.with_name("link")
+    with opened(path):
+        link_to.symlink_to(path)
+        assert f"held by process {os.getpid()}" in refused(link_to)
+
+
+# Damage while it is open: no job is accepted that a start after `kill -9` would not have
+
+ACCEPTOR = """
+import os, sys
+from imageload.errors import StoreUnavailable
+from imageload.store import open_store
+from tests.journals import job_of
+
+def accept():
+    job = job_of(1)
+    try:
+        store.accept([job])
+        print(job.job_id, flush=True)
+    except StoreUnavailable as error:
+        print(error, flush=True)
+
+store = open_store(sys.argv[1]).store
+accept()
+sys.stdin.readline()
+accept()
+sys.stdin.read()
+"""
+
+
+def accepted_around(path: Path, damage: Callable[[], object]) -> tuple[str, str]:
+    """What a process prints for a job before and after the damage; then it is killed."""
+    with subprocess.Popen(
+        [sys.executable, "-c", ACCEPTOR, str(path)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        first = process.stdout.readline().strip()
+        damage()
+        process.stdin.write("\n")
+        process.stdin.flush()
+        second = process.stdout.readline().strip()
+        process.kill()
+    return first, second
+
+
+def test_a_wal_that_is_deleted_while_it_is_open_costs_no_job(path: Path) -> None:
+    wal = path.with_name("journal-wal")
+    accepted = accepted_around(path, wal.unlink)
+    assert tuple(job.job_id for job in restored_from(path).jobs) == accepted
+
+
+@pytest.mark.parametrize(
+    ("ending", "content"), [("", b""), ("-wal", b""), ("-wal", bytes(100_000))]
+)
+def test_a_file_that_is_cut_or_overwritten_while_it_is_open_takes_no_more_jobs(
+    ending: str, content: bytes, path: Path
+) -> None:
+    file = path.with_name(f"journal{ending}")
+    _, second = accepted_around(path, lambda: file.write_bytes(content))
+    assert second.startswith("The journal cannot be written now: another program has c")
+
+
+def test_a_journal_whose_folder_is_gone_takes_no_more_jobs(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / "folder" / "journal"
+    first, second = accepted_around(path, lambda: path.parent.rename(tmp_path / "elsewhere"))
+    assert "its file was moved or deleted" in second
+    (job,) = restored_from(tmp_path / "elsewhere" / "journal").jobs
+    assert job.job_id == first

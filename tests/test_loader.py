@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from datetime import timedelta
 
 import pytest
 
@@ -228,6 +229,18 @@ def test_a_job_is_retired_once_it_has_finished_and_its_links_are_forgotten(wire:
     wired.wait_until_idle()
     assert not again.image(0).reused
     assert job.summary().finished
+
+
+def test_a_clock_that_jumps_retires_no_job(wire: Wire) -> None:
+    wired = wire(keep_hours=1.0)
+    job = wired.start(urls(1))
+    wired.wait_until_idle()
+    job.created -= timedelta(days=7)  # as the system's clock shows it after a jump
+    assert wired.on_loop(wired.load.retire()) == 0
+    earlier = Job([], created=job.created)
+    wired.load.restore([earlier])
+    assert wired.on_loop(wired.load.retire()) == 1
+    assert wired.load.jobs() == [job]
 
 
 def test_a_purge_keeps_an_image_of_a_job_that_is_retired_meanwhile(wire: Wire) -> None:

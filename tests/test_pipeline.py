@@ -24,7 +24,7 @@ from imageload.job import (
     Uploading,
 )
 from imageload.retry import RetryRule
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, wait_until
 from tests.wired import Folder, SlowStore, Tap, Wired, link_of, urls
 
 Wire = Callable[..., Wired]
@@ -350,6 +350,36 @@ def test_downloads_wait_while_the_temp_files_have_no_room(wire: Wire, folder: Fo
         assert done < 9
     wired.wait(job)
     assert wired.pipeline.temp_bytes.held == 0
+
+
+def test_jobs_that_start_at_once_never_have_more_temp_bytes_than_the_limit(
+    wire: Wire, folder: Folder
+) -> None:
+    tap = Tap(folder.upload)
+    lists = [urls(8, f"job{number}") for number in range(8)]
+    length = len(lists[0][0])
+    wired = wire(upload=tap, temp_bytes=6.0 * length, largest_image=length)
+    jobs = wired.start_several(lists)
+    for _ in range(64):
+        tap.next(1)
+        tap.resume()
+    for job in jobs:
+        assert {image.state for image in wired.wait(job).values()} == {"completed"}
+    assert 1 < folder.most <= 6
+
+
+def test_a_job_that_waits_for_temp_bytes_can_be_cancelled(wire: Wire, folder: Folder) -> None:
+    tap = Tap(folder.upload)
+    length = len(urls(1)[0])
+    wired = wire(upload=tap, temp_bytes=1.0 * length, largest_image=length)
+    first = wired.start(urls(1))
+    tap.next(1)
+    second = wired.start(urls(3, "two"))
+    wait_until(lambda: wired.pipeline.temp_bytes.waiting == 1)
+    wired.on_loop(wired.load.cancel(second))
+    assert wired.failures(second) == ["cancelled"] * 3
+    tap.resume()
+    assert wired.wait(first)[urls(1)[0]].state == "completed"
 
 
 # Observers

@@ -4,6 +4,7 @@ given back; no job fills the disk for all others.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import stat
@@ -290,7 +291,7 @@ def fill(temp_bytes: TempBytes, job_id: str, length: int) -> int:
     """Hold files of this length while there is room; return their total bytes."""
     held = 0
     while temp_bytes.has_room(job_id, ignore):
-        temp_bytes.hold(job_id, length)
+        temp_bytes.resize(job_id, 0, length)
         held += length
     return held
 
@@ -304,16 +305,48 @@ def test_a_job_may_reserve_half_of_the_remaining_bytes() -> None:
     assert [fill(temp_bytes, job_id, 1) for job_id in "abcd"] == [500, 250, 125, 63]
 
 
-def test_a_job_that_holds_nothing_always_has_room_for_one() -> None:
-    temp_bytes = TempBytes(1_000)
-    temp_bytes.hold("large", 5_000)
-    assert not temp_bytes.has_room("large", ignore)
-    assert fill(temp_bytes, "small", 20) == 20
+def test_a_job_that_holds_nothing_has_room_while_the_largest_image_fits() -> None:
+    temp_bytes = TempBytes(1_000, largest=20)
+    temp_bytes.resize("large", 0, 970)
+    assert not temp_bytes.reserve("large")
+    assert temp_bytes.reserve("small")
+    assert not temp_bytes.reserve("other")
+    assert temp_bytes.held == 990
+
+
+def test_an_image_larger_than_the_limit_has_room_if_nothing_is_held() -> None:
+    temp_bytes = TempBytes(10, largest=20)
+    assert temp_bytes.reserve("a")
+    assert not temp_bytes.reserve("b")
+
+
+def test_waiting_images_are_woken_one_by_one_as_room_is_found() -> None:
+    async def wait() -> list[str]:
+        temp_bytes, order = TempBytes(30, largest=10), list[str]()
+
+        async def take(name: str) -> None:
+            while not temp_bytes.reserve(name[0]):
+                await temp_bytes.wait(name[0])
+            order.append(name)
+
+        assert [temp_bytes.reserve("x") for _ in range(3)] == [True, True, False]
+        temp_bytes.resize("x", 0, 10)
+        tasks = [asyncio.create_task(take(name)) for name in ("a1", "a2", "b1")]
+        await asyncio.sleep(0)
+        assert (order, temp_bytes.waiting) == ([], 2)
+        tasks[0].cancel()
+        for _ in range(2):
+            temp_bytes.resize("x", 10, 0)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert (temp_bytes.held, temp_bytes.waiting) == (30, 0)
+        return order
+
+    assert asyncio.run(wait()) == ["a2", "b1"]
 
 
 def test_without_a_limit_there_is_always_room() -> None:
     temp_bytes = TempBytes()
-    temp_bytes.hold("a", 10**15)
+    temp_bytes.resize("a", 0, 10**15)
     assert temp_bytes.has_room("a", ignore)
 
 
@@ -323,21 +356,21 @@ def test_released_bytes_make_room_again() -> None:
         held = fill(temp_bytes, "a", 100)
         assert held == 500
         for _ in range(5):
-            temp_bytes.release("a", 100)
+            temp_bytes.resize("a", 100, 0)
     assert fill(temp_bytes, "b", 100) == 500, "and nothing of it stays counted"
 
 
 def test_a_waiting_job_is_woken_once_by_a_release() -> None:
     temp_bytes, woken = TempBytes(1_000), list[str]()
-    temp_bytes.hold("b", 10)
+    temp_bytes.resize("b", 0, 10)
     fill(temp_bytes, "a", 100)
     for _ in range(3):
         assert not temp_bytes.has_room("a", lambda: woken.append("a"))
     assert woken == []
-    temp_bytes.release("b", 10)
+    temp_bytes.resize("b", 10, 0)
     assert woken == ["a"]
-    temp_bytes.hold("b", 10)
-    temp_bytes.release("b", 10)
+    temp_bytes.resize("b", 0, 10)
+    temp_bytes.resize("b", 10, 0)
     assert woken == ["a"], "who does not ask again does not wait"
 
 
@@ -345,5 +378,5 @@ def test_a_woken_job_can_reserve_at_once() -> None:
     temp_bytes, found = TempBytes(1_000), list[bool]()
     fill(temp_bytes, "a", 100)
     assert not temp_bytes.has_room("a", lambda: found.append(temp_bytes.has_room("a", ignore)))
-    temp_bytes.release("a", 100)
+    temp_bytes.resize("a", 100, 0)
     assert found == [True]

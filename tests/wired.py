@@ -263,7 +263,9 @@ class Wired:
         max_active_jobs: int = 8,
         max_waiting_jobs: int = 100,
         keep_jobs: int = 10_000,
+        keep_hours: float = math.inf,
         temp_bytes: float = math.inf,
+        largest_image: int = 0,
         observers: Iterable[Observer] = (),
         store: MemoryStore | None = None,
         response: Callable[[str, str, Any], Any] | None = None,
@@ -287,7 +289,7 @@ class Wired:
             hosts=self.hosts,
             dedupe=Dedupe(),
             retry=retry or RetryRule(max_tries=3, seconds=0.002, cap_seconds=0.002),
-            temp_bytes=TempBytes(temp_bytes),
+            temp_bytes=TempBytes(temp_bytes, largest_image),
             store=self.store,
             observers=(self.store.record, *observers, self._observe),
             **parts,
@@ -300,6 +302,7 @@ class Wired:
                 max_active_jobs=max_active_jobs,
                 max_waiting_jobs=max_waiting_jobs,
                 keep_jobs=keep_jobs,
+                keep_hours=keep_hours,
             ),
         )
 

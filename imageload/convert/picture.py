@@ -70,7 +70,10 @@ def read_picture(path: Path, kind: str, max_pixels: int) -> Still | Animation:
     Image.MAX_IMAGE_PIXELS = max_pixels  # for pixels that grow in the decoder, as a GIF's frames
     # The plugin itself, not Image.open: that goes by a file's major brand, sniff by all.
     module, name = _PLUGINS[kind]
-    image: ImageFile.ImageFile = getattr(importlib.import_module(module), name)(path)
+    plugin = importlib.import_module(module)
+    if kind == "image/avif":
+        plugin.DEFAULT_MAX_THREADS = 2  # type: ignore[attr-defined] # its memory grows with them
+    image: ImageFile.ImageFile = getattr(plugin, name)(path)
     pixels = math.prod(image.size)
     _check_pixels(pixels, max_pixels)
     frames = getattr(image, "n_frames", 1) if kind in _ANIMATED else 1
@@ -148,7 +151,9 @@ class Still:
 def _still(source: ImageFile.ImageFile, kind: str, path: Path) -> Still:
     source.load()
     icc = source.info.get("icc_profile")
-    image = _with_eight_bits(_upright(source))
+    upright = _upright(source)
+    # The pixels alone: `source` keeps its decoder, of 8 bytes per pixel for a WebP.
+    image = _with_eight_bits(upright._new(upright.im))
     opaque = _is_opaque(image)
     if opaque and image.mode in {"LA", "RGBA"}:
         image = image.convert(image.mode.removesuffix("A"))

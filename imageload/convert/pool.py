@@ -21,7 +21,7 @@ Which format an image becomes:
 CPU time of a warm worker on one 2.8 GHz core, per megapixel: 55 ms for a lossy WebP, 83 AVIF, 108
 HEIC, 130 BMP, 170 with transparency, 75 to 260 in an animation (which may reach the deadline before
 the pixel limit); 2 ms in all for an image of 128 x 128. A worker starts in 0.15 s and uses 25 MB
-when idle, up to 18 bytes per pixel when busy: 0.9 GB at 50 megapixels.
+when idle; convert/memory.py says how much it needs for an image.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ import dataclasses
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from msgspec.structs import replace
 
 from imageload import errors
-from imageload.convert.process import Worker
+from imageload.convert.memory import Memory, needed_bytes
+from imageload.convert.process import OutOfMemory, Worker
 from imageload.fetch.tempfiles import TempFiles, disk_error
 from imageload.job import Report
 from imageload.transport.slots import Pool, Slots
@@ -47,9 +48,6 @@ _log = logging.getLogger(__name__)
 NEEDS: Final = frozenset({"image/webp", "image/avif", "image/heic", "image/bmp"})
 """The types, as sniff names them, that Imgur rejects."""
 
-_MEMORY: Final = 512 * 2**20  # of address space: Python, the codecs' libraries, small images
-_MEMORY_PER_PIXEL: Final = 32  # of address space
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
@@ -57,24 +55,23 @@ class Rules:
 
     `convert`: convert types that Imgur rejects. `shrink`: shrink images of more than `max_bytes`.
     `max_pixels`: width x height; four times that for all frames of an animation together.
-    `seconds`: then the conversion's worker is killed.
+    `max_memory`: of all workers together, in bytes. `seconds`: then the worker is killed.
     """
 
     convert: bool = True
     shrink: bool = False
     max_bytes: int = sys.maxsize
     max_pixels: int = 50_000_000
+    max_memory: int = 1_536 * 2**20
     seconds: float = 30.0
 
 
 class Converters:
     """Up to `workers` processes that convert images. Runs on the transfer loop.
 
-    Processes start when they are needed, and keys (job ids) share them fairly. Images of more than
-    `max_pixels` / (2 x `workers`) are converted one at a time, so that all workers together have
-    less than 1.5 x `max_pixels` pixels in memory. The worker of a large image may have 32 bytes of
-    address space per pixel of `max_pixels`, that of another 64 per pixel of its largest: an
-    animation takes up to 50.
+    Processes start when they are needed, and keys (job ids) share them fairly. A conversion starts
+    when the memory that it needs is free. If that is not enough all the same, it is done once more
+    with all the memory for itself.
     """
 
     def __init__(
@@ -89,8 +86,7 @@ class Converters:
         self._rules = rules
         self._files = files
         self._slots = Slots(workers, clock=clock)
-        self._large = Slots(1)
-        self._small_pixels = rules.max_pixels // (2 * workers)
+        self.memory = Memory(rules.max_memory)
         self._idle: list[Worker] = []
         self._workers: set[Worker] = set()
         self._closed = False
@@ -98,8 +94,7 @@ class Converters:
     @property
     def pool(self) -> Pool:
         """How many conversions are in progress, and how many are queued."""
-        slots = self._slots.pool
-        return slots._replace(waiting=slots.waiting + self._large.pool.waiting)
+        return self._slots.pool
 
     async def if_needed(self, report: Report, key: Hashable) -> Report:
         """A Report of an image that Imgur accepts: `report` itself, or one of a converted copy.
@@ -114,7 +109,8 @@ class Converters:
             return report
         try:
             self._check(report)
-            return await self._in_turn(report, key)
+            memory = self._memory_for(report)
+            return await self._slots.run(key, lambda: self._convert(report, memory))
         finally:
             self._files.give_back(report.temp_fn, report.bytes)
 
@@ -140,17 +136,33 @@ class Converters:
                 status_code=report.status_code,
             )
 
-    def _in_turn(self, report: Report, key: Hashable) -> Awaitable[Report]:
-        pixels = (report.width or 0) * (report.height or 0)
-        if 0 < pixels <= self._small_pixels:
-            memory = _MEMORY + 2 * _MEMORY_PER_PIXEL * self._small_pixels
-            return self._slots.run(key, lambda: self._convert(report, memory))
-        memory = _MEMORY + _MEMORY_PER_PIXEL * self._rules.max_pixels
-        return self._large.run(
-            key, lambda: self._slots.run(key, lambda: self._convert(report, memory))
-        )
+    def _memory_for(self, report: Report) -> int:
+        """The bytes to reserve: all if the image's size is not known."""
+        limit = self.memory.limit
+        try:
+            needed = needed_bytes(report)
+        except OSError as error:
+            raise disk_error(error) from None
+        if needed is not None and needed > limit:
+            pixels = (report.width or 0) * (report.height or 0)
+            raise errors.DownloadError(
+                "too_many_pixels",
+                f"The image has {pixels:,} pixels, and its conversion would need "
+                f"{needed:,} bytes of memory; {limit:,} are allowed.",
+                status_code=report.status_code,
+            )
+        return limit if needed is None else needed
 
-    async def _convert(self, report: Report, max_memory: int) -> Report:
+    async def _convert(self, report: Report, memory: int) -> Report:
+        try:
+            return await self._convert_within(report, memory)
+        except OutOfMemory:
+            if memory == self.memory.limit:
+                raise
+            _log.info("a conversion is tried again with all memory type=%s", report.type)
+            return await self._convert_within(report, self.memory.limit)
+
+    async def _convert_within(self, report: Report, max_memory: int) -> Report:
         try:
             descriptor, new_path = self._files.take()
         except OSError as error:
@@ -165,7 +177,8 @@ class Converters:
             "max_memory": max_memory,
         }
         try:
-            new = await self._ask(request)
+            async with self.memory.reserve(max_memory):
+                new = await self._ask(request)
         except BaseException:
             self._files.delete(new_path)
             raise
@@ -212,7 +225,8 @@ class Converters:
             raise errors.Shutdown("The service stopped before this image was converted.")
 
 
-_CLASSES: Final[Mapping[str, type[errors.TooLarge | errors.DiskFull | errors.ResourceError]]] = {
+_CLASSES: Final[Mapping[str, Callable[[str], errors.ImageError]]] = {
+    "out_of_memory": OutOfMemory,
     "too_large": errors.TooLarge,
     "disk_full": errors.DiskFull,
     "resource_error": errors.ResourceError,

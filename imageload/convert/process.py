@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import struct
 import sys
 from pathlib import Path
@@ -21,6 +22,13 @@ _MAX_MESSAGE: Final = 64 * 1024
 _ENVIRONMENT: Final = frozenset(
     {"PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "HOME", "LANG", "LC_ALL"}
 )
+
+
+class OutOfMemory(errors.DownloadError):
+    """A worker had not enough memory for its image; `conversion_failed` if that is final."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("conversion_failed", message)
 
 
 class Worker:
@@ -67,7 +75,10 @@ class Worker:
         return self._is_ready and self._process.returncode is None and self._images < _MAX_IMAGES
 
     async def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Its response; raises `conversion_failed` after a crash, or after request["seconds"]."""
+        """Its response; raises `conversion_failed` after a crash, or after request["seconds"].
+
+        Raises OutOfMemory if another process has killed it, as the system does to free memory.
+        """
         seconds = request["seconds"]
         self._is_ready = False
         self._images += 1
@@ -75,12 +86,16 @@ class Worker:
         try:
             async with asyncio.timeout(seconds):
                 self._process.stdin.write(packed(request))
-                return await self._receive()
+                try:
+                    return await self._receive()
+                except (OSError, EOFError):
+                    status = await self._process.wait()
         except TimeoutError:
             message = f"The image took longer than {seconds:g} seconds to convert."
-        except (OSError, EOFError):
-            message = "The image made its decoder crash."
-        raise errors.DownloadError("conversion_failed", message)
+            raise errors.DownloadError("conversion_failed", message) from None
+        if status == -signal.SIGKILL:
+            raise OutOfMemory("The image's decoder was killed: the machine is short of memory.")
+        raise errors.DownloadError("conversion_failed", "The image made its decoder crash.")
 
     async def _receive(self) -> dict[str, Any]:
         assert self._process.stdout is not None

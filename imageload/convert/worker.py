@@ -71,11 +71,10 @@ def _end_with_parent() -> None:
 
 
 def _limit_memory(max_memory: int) -> None:
-    """Limit the address space; macOS has no such limit."""
-    if sys.platform != "darwin":
-        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        most = max_memory if hard == resource.RLIM_INFINITY else min(max_memory, hard)
-        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    """Limit this process's private memory. On macOS the limit has no effect."""
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    most = max_memory if hard == resource.RLIM_INFINITY else min(max_memory, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
 
 
 def _respond(request: dict[str, Any]) -> dict[str, Any]:
@@ -87,6 +86,7 @@ def _respond(request: dict[str, Any]) -> dict[str, Any]:
         return {"error": error.code, "message": error.message}
     except MemoryError:
         message = f"The {kind} image needs more memory than it may have."
+        return {"error": "out_of_memory", "message": message}
     except ImportError as error:
         message = f"This service has no decoder for {kind}: {error}."
     except BROKEN as error:

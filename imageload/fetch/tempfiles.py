@@ -12,6 +12,7 @@ free belongs to a dead process.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import fcntl
@@ -23,6 +24,7 @@ import secrets
 import shutil
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -125,41 +127,85 @@ class TempFiles:
 
 
 class TempBytes:
-    """Limits the disk space of the images that wait for their upload, fairly for all keys.
+    """Limits the disk space of images from the start of a download to the end of the upload.
 
+    A download reserves `largest` bytes, the most that an image may have, until its size is known.
     A key (a job's id) may hold half of what the other keys leave of `limit` bytes, so a large job
-    that waits cannot keep a small one out. A key that holds nothing always has room for one image.
+    that waits cannot keep a small one out. Used on the transfer loop.
     """
 
-    def __init__(self, limit: float = math.inf) -> None:
+    def __init__(self, limit: float = math.inf, largest: int = 0) -> None:
         self.held = 0
-        """The bytes that all keys hold."""
+        """The bytes that all keys hold, and have reserved."""
+        self.largest = largest
         self._limit = limit
         self._held_by: dict[str, int] = {}
-        self._waiting: dict[str, Callable[[], object]] = {}
+        self._wakes: dict[str, Callable[[], object]] = {}
+        self._lines: dict[str, deque[asyncio.Future[None]]] = {}
 
-    def hold(self, key: str, length: int) -> None:
-        """`key` has one more file, of `length` bytes."""
-        self._held_by[key] = self._held_by.get(key, 0) + length
-        self.held += length
+    @property
+    def waiting(self) -> int:
+        """How many keys wait for room."""
+        return len(self._wakes.keys() | self._lines.keys())
 
-    def release(self, key: str, length: int) -> None:
-        """`key` has given back files of `length` bytes; all waiting keys check for room again."""
-        self.held -= length
-        left = self._held_by.pop(key, 0) - length
-        if left > 0:
-            self._held_by[key] = left
-        waiting, self._waiting = self._waiting, {}
-        for wake in waiting.values():
-            wake()
+    def reserve(self, key: str) -> bool:
+        """Reserve room for one more image of `key`; False if there is none."""
+        if not self._has_room(key):
+            return False
+        self.resize(key, 0, self.largest)
+        self._wake_first(key)  # there may be room for its next one too
+        return True
+
+    def resize(self, key: str, before: int, after: int) -> None:
+        """An image of `key` holds `after` bytes, not `before`. Less than before wakes others."""
+        self.held += after - before
+        held = self._held_by.pop(key, 0) + after - before
+        if held > 0:
+            self._held_by[key] = held
+        if after < before:
+            wakes, self._wakes = self._wakes, {}
+            for wake in wakes.values():
+                wake()
+            for each in list(self._lines):
+                self._wake_first(each)
 
     def has_room(self, key: str, wake: Callable[[], object]) -> bool:
-        """`key` may download another image. If not, `wake` is called after the next release."""
-        held = self._held_by.get(key, 0)
-        if not held or held < (self._limit - self.held + held) / 2:
+        """`key` may download another image. If not, `wake` is called when there may be room."""
+        if self._has_room(key):
             return True
-        self._waiting[key] = wake
+        self._wakes[key] = wake
         return False
+
+    async def wait(self, key: str) -> None:
+        """Return when there may be room for an image of `key`; `reserve` it then."""
+        woken = asyncio.get_running_loop().create_future()
+        self._lines.setdefault(key, deque()).append(woken)
+        try:
+            await woken
+        except asyncio.CancelledError:
+            if woken.cancelled():
+                self._lines[key].remove(woken)
+                if not self._lines[key]:
+                    del self._lines[key]
+            else:
+                self._wake_first(key)
+            raise
+
+    def _has_room(self, key: str) -> bool:
+        held, free = self._held_by.get(key, 0), self._limit - self.held
+        if not self.held:
+            return True
+        return free >= self.largest and (not held or held < (free + held) / 2)
+
+    def _wake_first(self, key: str) -> None:
+        line = self._lines.get(key)
+        while line and self._has_room(key):
+            woken = line.popleft()
+            if not line:
+                del self._lines[key]
+            if not woken.cancelled():
+                woken.set_result(None)
+                return
 
 
 def disk_error(error: OSError) -> ImageError:

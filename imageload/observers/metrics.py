@@ -97,6 +97,9 @@ class Metrics:
             registry=self.registry,
         )
         self._phases = {phase: seconds.labels(phase) for phase in PHASES}
+        self._errors_logged = self._counter(
+            "imageload_errors_logged", "Lines in the log at the level ERROR or above."
+        )
         self._commits = Histogram(
             "imageload_journal_commit_seconds",
             "How long a transaction of the journal took.",
@@ -153,6 +156,10 @@ class Metrics:
         """A request to Imgur has ended, well or with `error`."""
         if error is None or isinstance(error, ImageError):
             self._imgur_requests[error.code if error is not None else ""].inc()
+
+    def error_logged(self) -> None:
+        """A line was logged at the level ERROR or above."""
+        self._errors_logged.inc()
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(name, help_text, labels, registry=self.registry)

@@ -18,6 +18,7 @@ import sqlite3
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -31,6 +32,7 @@ UNREADABLE = (sqlite3.DatabaseError, msgspec.MsgspecError, LookupError, ValueErr
 
 _APPLICATION_ID = 0x696D6C64
 _BUSY_SECONDS = 1.0
+_WAL_LIMIT = 16 * 2**20
 _NOT_READABLE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -50,6 +52,7 @@ class JournalFile:
                     _create(self.path)
                 self.connection = _opened(self.path)
                 self._status = self.path.stat()
+                self._wal: _Wal | None = None  # until `written`
             except BaseException:
                 os.close(self._lock)
                 raise
@@ -78,13 +81,47 @@ class JournalFile:
                 gc.enable()
 
     def check_in_place(self) -> None:
-        """Raise OSError if the file at the path is no longer the one that is open."""
+        """Raise OSError if another program has moved or changed the files that are open.
+
+        If only the WAL was deleted or replaced, nothing is lost: the open one is brought into the
+        database. To be called before and after each transaction, on the writing thread.
+        """
         try:
-            is_in_place = os.path.samestat(self.path.stat(), self._status)
+            status = self.path.stat()
         except FileNotFoundError:
-            is_in_place = False
-        if not is_in_place:
+            raise OSError("its file was moved or deleted") from None
+        if not os.path.samestat(status, self._status):
             raise OSError("its file was moved or deleted")
+        if status.st_size < self._status.st_size:
+            raise OSError("another program has cut off its file")
+        self._status = status
+        self._check_wal()
+
+    def written(self) -> None:
+        """A transaction was written: the WAL has grown, or begins anew."""
+        wal = _wal_of(self.path)
+        if self._wal is None or (wal is not None and wal.inode == self._wal.inode):
+            self._wal = wal
+
+    def _check_wal(self) -> None:
+        known, now = self._wal, _wal_of(self.path)
+        if known is None:
+            return
+        if now is None or now.inode != known.inode:
+            self._save_wal()
+        elif now.size < min(known.size, _WAL_LIMIT) or now.header != known.header:
+            raise OSError("another program has changed its WAL")
+
+    def _save_wal(self) -> None:
+        """Bring the WAL that is open into the database, and open the database with a new one."""
+        is_busy, _, _ = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if is_busy:
+            raise OSError("its WAL was deleted")
+        self.connection.close()
+        self.connection = _connected(self.path)
+        _set_up(self.connection)
+        self._wal = _wal_of(self.path)
+        _log.warning("the journal's WAL was deleted while it was open; nothing is lost")
 
     @contextlib.contextmanager
     def reader(self) -> Iterator[sqlite3.Connection]:
@@ -170,6 +207,24 @@ def _refuse_orphaned_wal(path: Path) -> None:
         )
 
 
+class _Wal(NamedTuple):
+    """A WAL: its inode, its size, and its header, which names its generation."""
+
+    inode: int
+    size: int
+    header: bytes
+
+
+def _wal_of(path: Path) -> _Wal | None:
+    """The WAL beside the database at `path`; None if there is none."""
+    try:
+        with _beside(path, "-wal").open("rb", buffering=0) as file:
+            status = os.fstat(file.fileno())
+            return _Wal(status.st_ino, status.st_size, file.read(32))
+    except FileNotFoundError:
+        return None
+
+
 def _create(path: Path) -> None:
     """An empty journal. It is renamed when it is whole, so an empty file is always damage."""
     new = _beside(path, ".new")
@@ -201,6 +256,11 @@ def _opened(path: Path) -> sqlite3.Connection:
     path.chmod(stat.S_IMODE(path.stat().st_mode) & 0o700)
     if not path.stat().st_size:
         raise ValueError("it is empty")
+    if path.stat().st_nlink > 1:  # each name would have a WAL of its own
+        raise StoreError(
+            f"The journal {path} has another name, a hard link. Delete that link, or copy the "
+            "journal to a file of its own."
+        )
     connection = _connected(path)
     try:
         _check(path, connection)
@@ -250,6 +310,6 @@ def _set_up(connection: sqlite3.Connection) -> None:
         "synchronous = FULL",
         "fullfsync = ON",  # on a Mac fsync alone does not reach the disk
         "secure_delete = FAST",
-        "journal_size_limit = 16777216",
+        f"journal_size_limit = {_WAL_LIMIT}",
     ):
         connection.execute(f"PRAGMA {pragma}")

@@ -94,6 +94,7 @@ class Writer:
         self, file: JournalFile, clock: Clock | None, on_break: Callable[[], object] | None
     ) -> None:
         self._file = file
+        file.written()
         self._clock = clock
         self._on_break = on_break
         self._inbox: deque[_Entry] = deque()
@@ -181,6 +182,7 @@ class Writer:
         except Exception:
             _log.exception("a bug ended the journal's thread")
             self._trouble = "a bug ended its thread"
+            self._refuse_new_jobs()
             if self._on_break is not None:
                 self._on_break()
 
@@ -226,10 +228,14 @@ class Writer:
         if self._batch:
             begun = time.monotonic()
             try:
-                if self._batch.new or self._trouble or begun > self._checked_at + _CHECK_SECONDS:
+                is_due = begun > self._checked_at + _CHECK_SECONDS
+                if is_due or self._batch.new or self._trouble:
                     self._file.check_in_place()
                     self._checked_at = begun
                 self._batch.write(self._file.connection)
+                self._file.written()
+                if self._batch.new:
+                    self._file.check_in_place()
             except Exception as error:
                 self._fail(error)
                 return False
@@ -248,6 +254,9 @@ class Writer:
             is_bug = not isinstance(error, (sqlite3.Error, OSError, MemoryError))
             _log.error("the journal cannot be written: %s", reason, exc_info=is_bug)
         self._trouble = reason
+        self._refuse_new_jobs()
+
+    def _refuse_new_jobs(self) -> None:
         refused, self._new_jobs = self._new_jobs, []
         for new in refused:
             new.set_exception(self.refusal())

@@ -102,13 +102,19 @@ class TransferLoop:
         asyncio.set_event_loop(self.loop)
         try:
             self.loop.run_forever()
-            tasks = asyncio.all_tasks(self.loop)
-            for task in tasks:
-                task.cancel()
-            self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         finally:
-            self.loop.close()
+            try:
+                self.loop.run_until_complete(self._end_tasks())
+            finally:
+                self.loop.close()
+
+    async def _end_tasks(self) -> None:
+        """Cancel every task, also after a bug in the loop: threads wait for them."""
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.loop.shutdown_asyncgens()
 
 
 class Transport:

@@ -13,6 +13,7 @@ import logging
 import random
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -33,6 +34,18 @@ def set_up_logging(level: str, log_format: str) -> None:
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter(_TEXT))
     handler.addFilter(_add_request)
     logging.basicConfig(level=level, handlers=[handler])
+
+
+class ErrorCounter(logging.Handler):
+    """Calls `count` for each line at the level ERROR or above."""
+
+    def __init__(self, count: Callable[[], object]) -> None:
+        super().__init__(logging.ERROR)
+        self._count = count
+
+    def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002 - the level is enough
+        """Called by logging."""
+        self._count()
 
 
 def request_id(proposed: str | None) -> str:

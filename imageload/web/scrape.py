@@ -54,9 +54,14 @@ class Gauges(Collector):
         yield from self._imgur()
         service, limits, jobs = self.service, self.limits, self.service.image_load
         is_failing = service.store.trouble is not None
+        memory = service.converters.memory
         for name, text, value in (
             ("temp_files", "Temp files in use.", service.files.in_use),
-            ("temp_bytes", "Bytes of images that wait on disk.", service.temp_bytes.held),
+            ("temp_bytes", "Bytes of images on disk, and reserved.", service.temp_bytes.held),
+            ("jobs_without_temp_bytes", "Jobs that wait for room.", service.temp_bytes.waiting),
+            ("convert_bytes", "Memory that is reserved for conversions.", memory.reserved),
+            ("convert_bytes_limit", "Memory that all conversions may have.", memory.limit),
+            ("conversions_without_memory", "Conversions that wait for memory.", memory.waiting),
             ("journal_failing", "1 while the journal cannot be written.", is_failing),
             ("job_bytes", "Memory of jobs, once their images have ended.", jobs.bytes_held),
             ("job_bytes_limit", "Memory that jobs may take.", jobs.most_bytes),

@@ -24,7 +24,7 @@ _TAKEN_OFF = ImageError(
 ).failure()
 
 LinksOfOthers = Callable[[Job], Awaitable[Set[str]]]
-"""The links that other jobs than this one have; raises StoreUnavailable."""
+"""The links of this job that other jobs have too; raises StoreUnavailable."""
 
 
 async def purge(
