@@ -325,6 +325,7 @@ def test_a_body_past_the_limit_is_refused_before_it_is_read(
 )
 def test_json_ends_with_a_line_feed(service: RunningService, path: str) -> None:
     job_id = service.submit(["ftp://no.example/"])
+    service.finish(job_id)
     answer = service.get(path.format(job_id=job_id))
     assert re.fullmatch(rb"\{.*[^\s]\n", answer.content)
     head = service.session.head(service.url + path.format(job_id=job_id), timeout=30)

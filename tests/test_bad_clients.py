@@ -69,7 +69,7 @@ def test_a_silent_connection_is_closed(tmp_path: Path) -> None:
 
 def test_headers_that_arrive_too_slowly_are_cut_off(tmp_path: Path) -> None:
     with strict(tmp_path) as service, Wire(service.url) as wire:
-        assert wire.drip(b"GET / HTTP/1.1\r\nX: " + b"x" * 10_000) > 0.25
+        assert wire.drip(b"GET / HTTP/1.1\r\nX: " + b"x" * 10_000) > 0.1
         assert wire.last_answer().problem == "too-slow"
 
 
@@ -93,7 +93,7 @@ def test_a_body_that_arrives_too_slowly_is_cut_off(tmp_path: Path, head: bytes) 
         begun = time.monotonic()
         wire.send(head)
         wire.drip(b"270f\r\n" + b" " * 9_000)
-        assert time.monotonic() - begun > 0.25
+        assert time.monotonic() - begun > 0.1
         assert wire.last_answer().problem == "too-slow"
 
 

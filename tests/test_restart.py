@@ -86,10 +86,12 @@ def test_subscribers_of_a_stopped_job_get_a_shutdown_event(
     start: Start, origin: Origin, sandbox: RunningSandbox
 ) -> None:
     first = start("--uploads=4")
-    sandbox.fault("slow_answer", seconds=1.0, count=0)
+    sandbox.fault("slow_answer", seconds=0.2, count=4)
+    sandbox.fault("slow_answer", seconds=3.0, count=0)
     job_id = first.submit(distinct(origin, 60))
     with Subscriber(f"{first.url}/v1/images/upload/{job_id}/events") as subscriber:
         subscriber.until("image")
+        wait_until(lambda: sandbox.stats()["faults_met"]["slow_answer"] > 4)
         first.process.send_signal(signal.SIGTERM)
         wait_until(lambda: first.get("/readyz").status_code == 503)
         assert first.status(job_id)["finished"] is False

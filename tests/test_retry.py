@@ -37,7 +37,7 @@ def test_every_error_is_tried_as_often_as_the_table_says(name: str) -> None:
         ("origin_busy", 4),
         ("rate_limited", 4),
         ("unavailable", 4),
-        ("dns_error", 2),
+        ("dns_error", 3),
         ("timeout", 2),
         ("upload_timeout", 2),
         ("response_lost", 2),
