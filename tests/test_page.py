@@ -175,6 +175,8 @@ class Visit:
     def upload(self, *urls: str) -> tuple[str, Locator]:
         """Paste the URLs and press Upload; the new job's id and its place on the page."""
         self.paste("\n".join(urls))
+        # The line that counts them moves the button, and a click on its old place is lost.
+        expect(self.page.locator("#found")).to_have_text(re.compile(r"\d image"))
         self.page.get_by_role("button", name="Upload").click()
         return self.accepted_job()
 
@@ -503,12 +505,14 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("kind", HOSTILE)
-def test_the_page_stays_responsive_whatever_is_pasted(visit: Visit, kind: str) -> None:
+def test_the_page_stays_responsive_whatever_is_pasted(visit: Visit) -> None:
     box = visit.page.get_by_label("Image URLs")
-    box.evaluate("(box, text) => { box.value = text; }", HOSTILE[kind])
-    box.dispatch_event("input")
-    expect(visit.page.locator("#found")).to_have_text(re.compile(r"\d image"))
+    for text in HOSTILE.values():
+        box.fill("")
+        expect(visit.page.locator("#found")).not_to_have_text(re.compile(r"\d image"))
+        box.evaluate("(box, text) => { box.value = text; }", text)
+        box.dispatch_event("input")
+        expect(visit.page.locator("#found")).to_have_text(re.compile(r"\d image"))
 
 
 @pytest.mark.parametrize("anchor", ["%", "%E0%A4%A", "%00", "..", ".", "x" * 50_000, "a/b?c"])
