@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -351,13 +352,20 @@ def _listed(service: RunningService) -> list[str]:
     return [job["job_id"] for job in service.get("/v1/images/upload").json()["jobs"]]
 
 
-def test_a_job_that_kills_the_service_each_time_is_given_up(start: Start, origin: Origin) -> None:
+def test_a_job_that_kills_the_service_each_time_is_given_up(
+    start: Start, origin: Origin, tmp_path: Path
+) -> None:
     hanging = origin.page("/h", origin.hang)
     first = start("--downloads=1")
     job_id = first.submit([hanging])
-    for _ in range(10):
+    for crashes in (1, 2, 9, 10):
         assert origin.hanging.acquire(timeout=PATIENCE)
         first.stop(signal.SIGKILL)
+        if crashes == 9:  # the six crashes between would only take time
+            with contextlib.closing(sqlite3.connect(tmp_path / "journal")) as journal, journal:
+                name = "journal:crashes-without-progress"
+                changed = journal.execute("UPDATE setting SET value = 8 WHERE name = ?", (name,))
+                assert changed.rowcount == 1
         first = start("--downloads=1")
     wait_until(lambda: first.status(job_id)["uploaded"]["failed"] == [hanging])
     assert first.records(job_id)[hanging]["error"]["code"] == "poison"
@@ -412,8 +420,8 @@ def test_a_full_temp_disk_fails_images_until_there_is_room(
             assert all_landed(service, [service.submit(distinct(origin, 200, "more"))])
 
 
-@pytest.mark.parametrize("clients", [0, 100])
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])  # which has two addresses
+# The name has two addresses.
+@pytest.mark.parametrize(("clients", "host"), [(0, "127.0.0.1"), (100, "localhost")])
 def test_64_descriptors_are_enough_for_a_job_of_200_images(
     start: Start, origin: Origin, monkeypatch: pytest.MonkeyPatch, clients: int, host: str
 ) -> None:
