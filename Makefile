@@ -18,7 +18,7 @@ run: $(VENV)/.run ## start the service with its sandbox on PORT (8888); ARGS="--
 	@exec $(PY) main.py --port=$(PORT) --store=.imageload/journal $(ARGS)
 
 test: $(VENV)/.dev ## run the tests; TESTS="tests/test_job.py -k walk" runs some
-	$(PY) -m pytest --numprocesses=3 --dist=worksteal $(TESTS)
+	$(PY) -m pytest --numprocesses=4 --dist=worksteal $(TESTS)
 
 lint: $(VENV)/.dev ## check style and types
 	$(PY) -m ruff check .

@@ -403,11 +403,16 @@ def test_a_request_that_needs_a_file_descriptor_gets_503_without_one(tmp_path: P
         pid = process.process.pid
         assert process.get("/healthz").status_code == 200  # over a connection that is kept
         before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        taken = {int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()}
-        first_free = min(set(range(len(taken) + 1)) - taken)
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (first_free, before[1]))
+
+        def is_refused() -> bool:
+            """Again until it is: the service may have closed one since they were listed."""
+            taken = {int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()}
+            first_free = min(set(range(len(taken) + 1)) - taken)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (first_free, before[1]))
+            return process.get("/").status_code == 503
+
+        wait_until(is_refused)
         refused = process.get("/")
-        assert refused.status_code == 503
         assert refused.json()["type"] == "urn:imageload:problem:out-of-files"
         assert refused.headers["Retry-After"] == "5"
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
