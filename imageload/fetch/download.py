@@ -98,11 +98,14 @@ class Downloader:
             found = await self._follow(hop, file)
             if isinstance(found, Hop):
                 return found
-            coding = _coding(found)
-            if coding:
-                coded, file = file, _Arrival(self._files, self._bounds.max_bytes)
-                files.enter_context(file)
-                await _in_thread(lambda: coded.decode_into(file, coding))
+            try:
+                coding = coding_of(found.headers.get("content-encoding", ""))
+                if coding:
+                    coded, file = file, _Arrival(self._files, self._bounds.max_bytes)
+                    files.enter_context(file)
+                    await _in_thread(lambda: coded.decode_into(file, coding))
+            except CodingError as error:
+                raise _undecodable(error, found.status) from None
             report = _judged(file, self._bounds, found.status)
             file.is_kept = True
         return report
@@ -161,13 +164,6 @@ def _translated(error: TransferError) -> errors.ImageError:
     elif error.kind == "timeout":
         message = next((said for sign, said in _SLOW if sign in error.detail), message)
     return errors.DownloadError(name, message)
-
-
-def _coding(response: Response) -> str:
-    try:
-        return coding_of(response.headers.get("content-encoding", ""))
-    except CodingError as error:
-        raise _undecodable(error, response.status) from None
 
 
 def _undecodable(error: CodingError, status: int) -> errors.DownloadError:
@@ -255,15 +251,13 @@ class _Arrival:
         return self._take
 
     def decode_into(self, other: _Arrival, coding: str) -> None:
-        """Write the content, decoded, into `other`; to be called in a thread."""
+        """Write the content, decoded, into `other`; for a thread. Raises CodingError."""
         self._write()
         starts = range(0, self.length, _READ_BYTES)
         pieces = (os.pread(self._descriptor, _READ_BYTES, at) for at in starts)
         try:
             for piece in decoded(pieces, coding):
                 other._take(piece)
-        except CodingError as error:
-            raise _undecodable(error, 200) from None
         except OSError as error:
             raise disk_error(error) from None
 
