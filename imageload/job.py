@@ -284,8 +284,20 @@ class CallbackEnded(_Change, frozen=True):
     failure: Failure | None = None
 
 
+class Mirrored(_Change, frozen=True):
+    """Another node has changed the job: these images, and everything but images, are so now."""
+
+    images: dict[int, Image]
+    started: bool
+    purging: bool
+    album: Album | None
+    callback: Callback | None
+    version: int
+
+
 JobChange = (
     Started | AlbumMade | AlbumEnded | AlbumReopened | PurgeBegun | PurgeEnded | CallbackEnded
+    | Mirrored
 )
 ImageChange = (
     Downloaded | Uploading | NotSent | ResponseLost | Uploaded
@@ -395,10 +407,12 @@ class Job:
         purging: bool = False,
         callback: Callback | None = None,
         version: int = 0,
+        as_is: bool = False,
     ) -> Job:
         """The job as a process that ended left it, at `version`.
 
-        An unfinished job starts again, and so does each image that has not ended: its temp file is
+        `as_is`: nothing of it changes, since another process works on it. Otherwise an unfinished
+        job starts again, and so does each image that has not ended: its temp file is
         gone, and if its upload had begun it may be on Imgur. Such a reset is one Change: the job's
         version rises by one, and its open images have that version.
         """
@@ -409,7 +423,8 @@ class Job:
         for image in job._images:
             job._counts[image.state] += 1
         job._started, job._version = started, version
-        if not job.summary().finished and (started or job._counts["downloaded"]):
+        is_unfinished = not as_is and not job.summary().finished
+        if is_unfinished and (started or job._counts["downloaded"]):
             job._started = False
             job._version += 1
             job._images = [
@@ -436,7 +451,7 @@ class Job:
                 self._apply_to_image(change)  # type: ignore[arg-type]
             if self._callback and type(change) in _BEGINS_AGAIN:
                 self._callback = Callback(self._callback.url)
-            self._version += 1
+            self._version = change.version if type(change) is Mirrored else self._version + 1
 
     def _apply_to_image(self, change: ImageChange) -> None:
         if not 0 <= change.index < len(self._images):
@@ -444,16 +459,18 @@ class Job:
         before = self._images[change.index]
         if before.state not in change.follows:
             raise IllegalChange(f"{type(change).__name__} does not follow {before.state}")
-        after = change.changed(before, self._version + 1)
-        self._images[change.index] = after
+        self._replace(change.index, change.changed(before, self._version + 1))
+        if self._album is not None and type(change) is Requeued:
+            self._album = replace(self._album, is_open=True)
+
+    def _replace(self, index: int, after: Image) -> None:
+        before, self._images[index] = self._images[index], after
         self._counts[before.state] -= 1
         self._counts[after.state] += 1
         if after.state != before.state:
             self._downloaded_bytes += after.downloaded_bytes - before.downloaded_bytes
             self._uploaded_bytes += after.uploaded_bytes - before.uploaded_bytes
         self._maybe_duplicates += after.maybe_duplicate - before.maybe_duplicate
-        if self._album is not None and type(change) is Requeued:
-            self._album = replace(self._album, is_open=True)
 
     def _apply_to_job(self, change: JobChange) -> None:
         match change:
@@ -476,6 +493,11 @@ class Job:
                 self._change_album(change)
             case CallbackEnded():
                 self._end_callback(change)
+            case Mirrored():
+                for index, image in change.images.items():
+                    self._replace(index, image)
+                self._started, self._purging = change.started, change.purging
+                self._album, self._callback = change.album, change.callback
 
     def _change_album(self, change: AlbumMade | AlbumEnded) -> None:
         if self._album is None or not self._album.is_open:

@@ -76,6 +76,7 @@ class Jobs:
         self._calls: dict[str, asyncio.Task[Any]] = {}
         self._locks: weakref.WeakKeyDictionary[Job, asyncio.Lock] = weakref.WeakKeyDictionary()
         self._is_stopping = False
+        self._left: weakref.WeakSet[Job] = weakref.WeakSet()
         pipeline.target.gate.watch(self._fill_windows)
 
     async def work(self, job: Job) -> None:
@@ -89,7 +90,7 @@ class Jobs:
                 self._end_album(job, _CANCELLED)
             while True:
                 async with self.lock(job):
-                    if self._is_stopping:
+                    if self._is_left(job):
                         break
                     window.reopen()
                     step = self._next_step(job, window)
@@ -194,6 +195,18 @@ class Jobs:
         for job in waiting:
             self._settle_at_stop(job)
 
+    async def leave(self, job: Job) -> None:
+        """Leave `job` as it stands: another node works on it."""
+        self._left.add(job)
+        window, call = self._windows.get(job.job_id), self._calls.get(job.job_id)
+        if window is not None:
+            window.end(None)
+        if call is not None:
+            call.cancel()
+
+    def _is_left(self, job: Job) -> bool:
+        return self._is_stopping or job in self._left
+
     def _check_running(self) -> None:
         if self._is_stopping:
             raise shutting_down()
@@ -253,7 +266,7 @@ class Jobs:
         try:
             await self._call(job, call)
         except asyncio.CancelledError:
-            if self._is_stopping:
+            if self._is_left(job):
                 return
             ended = AlbumEnded(failure=_CANCELLED)
         except ImageError as error:

@@ -19,13 +19,14 @@ from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, TypeVar
+from itertools import dropwhile, islice
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from imageload.errors import Refused, shutting_down
 from imageload.job import Item, Job, Snapshot, memory_of
 from imageload.jobs import CancelResult, Jobs, WindowRules
 from imageload.pipeline import Pipeline
-from imageload.store import Posted
+from imageload.store import Posted, Totals
 from imageload.transport.curl import TransferLoop
 from imageload.window import STALL_SECONDS
 
@@ -69,6 +70,48 @@ class Capacity:
     jobs_bytes: int = 2**30
 
 
+class Registry(Protocol):
+    """The jobs as the HTTP API sees them: an ImageLoad's, or those of many nodes.
+
+    `cancel`, `purge` and `retry` are passed to `act`, which awaits them where they have to run.
+    """
+
+    is_closing: bool
+    has_links: bool
+    """True if `jobs` has the links of all jobs that are not retired; else the store has them."""
+    job_list_s: dict[str, Job]
+
+    def upload(self, orders: Sequence[Order], sender: Sender | None = None) -> list[Job]:
+        """Make a Job of each order, all or none; blocks. Raises Refused."""
+
+    async def find(self, job_id: str) -> Job | None:
+        """The job as it is now, or None."""
+
+    async def newest(self, after: str | None, limit: int) -> list[Snapshot]:
+        """Summaries of jobs, newest first, older than the job `after`; raises LookupError."""
+
+    async def run(self) -> None:
+        """Follow what other nodes do, on the loop of the API, until it is cancelled."""
+
+    def jobs(self) -> list[Job]:
+        """Jobs whose links the store does not list, oldest first."""
+
+    def totals(self) -> Totals:
+        """How many there are; may block."""
+
+    def cancel(self, job: Job) -> Coroutine[Any, Any, CancelResult]:
+        """Fail what has not ended; how many images that may be."""
+
+    def purge(self, job: Job) -> Coroutine[Any, Any, CancelResult]:
+        """`cancel`, and delete from the target what the job has landed."""
+
+    def retry(self, job: Job, *, only_transient: bool = False) -> Coroutine[Any, Any, int]:
+        """Load failed images again; how many they are."""
+
+    async def act(self, action: Coroutine[Any, Any, T]) -> T:
+        """The result of a `cancel`, a `purge` or a `retry`."""
+
+
 class ImageLoad:
     """Takes lists of URLs and loads them in the background.
 
@@ -80,13 +123,14 @@ class ImageLoad:
     def __init__(
         self, transfers: TransferLoop, pipeline: Pipeline, rules: WindowRules, capacity: Capacity
     ) -> None:
+        self.has_links = True
         self.job_list_s: dict[str, Job] = {}
         self.bytes_held = 0
         """The memory of the jobs in `job_list_s`, as `Job.memory_bytes` counts it."""
         self._transfers = transfers
         self._store = pipeline.store
         self._dedupe = pipeline.dedupe
-        self._jobs = Jobs(pipeline, rules, self._links_of_others)
+        self.at_work = self._jobs = Jobs(pipeline, rules, self._links_of_others)
         self._capacity = capacity
         self._lock = threading.Lock()
         self._waiting: dict[str, Job] = {}
@@ -96,7 +140,7 @@ class ImageLoad:
         self._retiring: set[str] = set()
         # By `time.monotonic`: a system clock that jumps retires nothing.
         self._created: dict[str, float] = {}
-        self._is_closing = False
+        self.is_closing = False
 
     def upload(self, orders: Sequence[Order], sender: Sender | None = None) -> list[Job]:
         """Register and start one Job for each order; with a journal, blocks until they are on disk.
@@ -172,10 +216,35 @@ class ImageLoad:
         """The limit of `bytes_held`."""
         return self._capacity.jobs_bytes
 
-    @property
-    def is_closing(self) -> bool:
-        """True once the service stops."""
-        return self._is_closing
+    async def run(self) -> None:
+        """There are no other nodes."""
+
+    async def find(self, job_id: str) -> Job | None:
+        """The job with this id, or None."""
+        return self.job_list_s.get(job_id)
+
+    async def newest(self, after: str | None, limit: int) -> list[Snapshot]:
+        """Summaries of at most `limit` jobs, newest first, older than the job `after`.
+
+        Raises LookupError if there is no such job.
+        """
+        newest_first = reversed(self.jobs())
+        if after is not None:
+            last = self.job_list_s[after]
+            newest_first = dropwhile(lambda job: job is not last, newest_first)
+            next(newest_first, None)
+        return [job.summary() for job in islice(newest_first, limit)]
+
+    def totals(self) -> Totals:
+        """How many jobs and images there are."""
+        return Totals.of(job.summary() for job in self.jobs())
+
+    async def act(self, action: Coroutine[Any, Any, T]) -> T:
+        """The result of one of the coroutines below, from another loop than the transfer loop.
+
+        Raises Refused (shutting-down) once that loop has ended.
+        """
+        return await asyncio.wrap_future(self.submit(action))
 
     def submit(self, action: Coroutine[Any, Any, T]) -> Future[T]:
         """Run one of the coroutines below on the transfer loop, from another thread.
@@ -282,7 +351,7 @@ class ImageLoad:
                 raise
             _log.exception("the work on a job was cut off job=%s", job.job_id)
         finally:
-            _log_end(job, is_left=self._is_closing and not job.summary().finished)
+            _log_end(job, is_left=self.is_closing and not job.summary().finished)
 
     def _work(self, job: Job) -> None:
         """The body of a thread: runs one job, and the next if no thread can be started for it."""
@@ -353,7 +422,7 @@ class ImageLoad:
         does not outlive the process.
         """
         with self._lock:
-            self._is_closing = True
+            self.is_closing = True
             waiting, self._waiting = list(self._waiting.values()), {}
         self._transfers.run(self._jobs.stop(grace_seconds, waiting))
         deadline = time.monotonic() + seconds
@@ -369,7 +438,7 @@ class ImageLoad:
             return list(self._active.values())
 
     def _check_closing(self) -> None:
-        if self._is_closing:
+        if self.is_closing:
             raise shutting_down()
 
     def _check_stays(self, job: Job) -> None:

@@ -13,6 +13,9 @@ from pathlib import Path
 import certifi
 
 from imageload import saved
+from imageload.cluster.mirror import Mirror
+from imageload.cluster.queue import Queue
+from imageload.cluster.worker import Worker, WorkerRules
 from imageload.convert.pool import Converters
 from imageload.convert.pool import Rules as ConversionRules
 from imageload.dedupe import Dedupe
@@ -22,14 +25,15 @@ from imageload.fetch.hosts import HostRules, Hosts
 from imageload.fetch.tempfiles import TempBytes, TempFiles
 from imageload.job import Change, Job
 from imageload.jobs import WindowRules
-from imageload.loader import Capacity, ImageLoad
+from imageload.loader import Capacity, ImageLoad, Registry
 from imageload.observers.metrics import Metrics, Phase
 from imageload.observers.webhooks import WebhookRules, Webhooks
 from imageload.pipeline import Observer, Pipeline
 from imageload.retry import RetryRule
 from imageload.sandbox_process import SandboxProcess
 from imageload.settings import SANDBOX_CLIENT_ID, Settings, Tuning
-from imageload.store import Store, open_store
+from imageload.store import Store, is_postgres, open_store
+from imageload.store.postgres.store import PostgresStore
 from imageload.targets.imgur.breaker import Terms
 from imageload.targets.imgur.quota import Quotas
 from imageload.targets.imgur.uploader import Imgur
@@ -56,6 +60,7 @@ class Service:
         observers: Iterable[Observer] = (),
         on_break: Callable[[], object] | None = None,
         sandbox: SandboxProcess | None = None,
+        watched: Callable[[], Iterable[Job]] = tuple,
     ) -> None:
         """`observers` are called with every Change, on the transfer loop, once it is recorded.
 
@@ -69,7 +74,12 @@ class Service:
         # Before the journal is opened, as they raise ValueError if an option is wrong.
         self._transports = origins, callbacks, imgur = _transports(settings, tuning, self.transfers)
         self._webhooks = Webhooks(callbacks, _webhook_rules(settings, tuning), self._apply)
-        restored = open_store(settings.store, self.metrics.commit_clock, on_break)
+        self._queue = Queue(settings.store) if is_postgres(settings.store) else None
+        defer = None
+        if self._queue is not None:
+            self._queue.create()
+            defer = self._queue.defer
+        restored = open_store(settings.store, self.metrics.commit_clock, on_break, defer)
         self.store, self._restored_jobs = restored.store, restored.jobs
         self.files = TempFiles(temp_dir)
         # Copies that are being converted come on top: --imgur-max-bytes for each of two workers.
@@ -110,6 +120,15 @@ class Service:
             ),
         )
 
+        self.registry: Registry = self.image_load
+        self._worker: Worker | None = None
+        if self._queue is not None:
+            assert isinstance(self.store, PostgresStore)
+            self.registry = Mirror(self.store, observers, watched)
+            rules = WorkerRules(dead_seconds=tuning.dead_seconds)
+            if settings.role != "api":
+                self._worker = Worker(self.store, self._queue, self.image_load, rules, on_break)
+
     def start(self) -> None:
         """Start the transfer loop, ask for Imgur's limits, and go on with the jobs of before."""
         self.transfers.start()
@@ -118,6 +137,8 @@ class Service:
         jobs, self._restored_jobs = self._restored_jobs, []
         self.image_load.restore(jobs)
         self.transfers.loop.call_soon_threadsafe(self._webhooks.restore, jobs)
+        if self._worker is not None:
+            self._worker.start()
 
     def pools(self) -> dict[Phase, Pool]:
         """How full each phase of the pipeline is."""
@@ -141,10 +162,15 @@ class Service:
 
         Uploads that are being sent have `grace_seconds` to land, and then everything has `seconds`.
         """
+        self.registry.is_closing = True
+        if self._worker is not None:
+            self._worker.stop()
         self.transfers.loop.call_soon_threadsafe(self._webhooks.stop)
         ended = self.image_load.close(seconds / 2, grace_seconds)
         self.transfers.run(self._close_transfers())
         ended = self.transfers.close(seconds / 2) and ended
+        if self._worker is not None:
+            ended = self._worker.close(seconds) and ended
         self._save_budgets()
         return self.store.close(seconds) and ended
 

@@ -13,7 +13,14 @@ from imageload.job import Downloaded, Failed, Item, Job, Purged, Started, Upload
 from imageload.store import Link, Posted, Store, open_store
 from tests.journals import FAILURE, SECRET, fail, finish, flush, job_of, link, record, report, url
 
-PATHS = {"memory": lambda _: "", "sqlite": lambda folder: str(folder / "journal")}
+PATHS = {"memory": lambda _: "", "sqlite": lambda folder: str(folder / "journal"), "postgresql": lambda _: fresh()}
+
+def fresh() -> str:
+    import psycopg, uuid
+    name = f"t{uuid.uuid4().hex}"
+    with psycopg.connect("postgresql://imageload@127.0.0.1:55432/postgres", autocommit=True) as c:
+        c.execute(f"CREATE DATABASE {name}")
+    return f"postgresql://imageload@127.0.0.1:55432/{name}"
 
 
 @pytest.fixture(params=PATHS)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from imageload.job import Change, Job
+from imageload.job import Change, Job, Snapshot, State, Status
 
 Clock = Callable[[float], object]
 
@@ -36,6 +36,25 @@ class Posted(NamedTuple):
     key: str
     fingerprint: bytes
     job_ids: tuple[str, ...]
+
+
+class Totals(NamedTuple):
+    """Jobs by status, and images that have not ended by state."""
+
+    jobs: dict[Status, int]
+    pending: dict[State, int]
+
+    @classmethod
+    def of(cls, jobs: Iterable[Snapshot]) -> Totals:
+        """The totals of these jobs."""
+        totals = cls(
+            {"pending": 0, "in-progress": 0, "complete": 0}, {"queued": 0, "downloaded": 0}
+        )
+        for job in jobs:
+            totals.jobs[job.status] += 1
+            for state in totals.pending:
+                totals.pending[state] += job.counts[state]
+        return totals
 
 
 class Store(Protocol):
@@ -115,8 +134,16 @@ class Restored(NamedTuple):
     was_closed: bool
 
 
+def is_postgres(path: str) -> bool:
+    """True if `path` is the URL of a PostgreSQL, which makes this process a node."""
+    return path.startswith(("postgresql://", "postgres://"))
+
+
 def open_store(
-    path: str, clock: Clock | None = None, on_break: Callable[[], object] | None = None
+    path: str,
+    clock: Clock | None = None,
+    on_break: Callable[[], object] | None = None,
+    defer: Callable[..., object] | None = None,
 ) -> Restored:
     """The SQLite store in the file `path`, made if it is missing; a MemoryStore if `path` is empty.
 
@@ -127,6 +154,10 @@ def open_store(
         from imageload.store.memory import MemoryStore
 
         return Restored(MemoryStore(), [], was_closed=True)
+    if is_postgres(path):
+        from imageload.store.postgres.store import open_postgres
+
+        return open_postgres(path, clock, on_break, defer or (lambda *_: None))
     from imageload.store.sqlite import open_sqlite
 
     return open_sqlite(Path(path), clock, on_break)

@@ -18,9 +18,9 @@ from pathlib import Path
 from imageload.errors import ImageError
 from imageload.job import AlbumEnded, Change, Downloaded, Failed, Job, PurgeEnded, Requeued
 from imageload.store import Clock, Link, Posted, Restored, rows
-from imageload.store.file import JournalFile
+from imageload.store.file import Batch, JournalFile, Statement
 from imageload.store.keys import Keys
-from imageload.store.writer import Statement, Writer
+from imageload.store.writer import Writer
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ def open_sqlite(
             was_closed = _begin_run(file.connection)
             numbers = dict(_read(file.connection, "NOT retired"))
             stuck = None if was_closed else _count_crash(file.connection, numbers)
+        file.written()
         store = SqliteStore(file, numbers, Writer(file, clock, on_break))
     except BaseException:
         file.close()
@@ -119,7 +120,9 @@ class SqliteStore:
 
     is_durable = True
 
-    def __init__(self, file: JournalFile, numbers: Mapping[Job, int], writer: Writer) -> None:
+    def __init__(
+        self, file: JournalFile, numbers: Mapping[Job, int], writer: Writer[Batch]
+    ) -> None:
         self._file = file
         self._writer = writer
         self._numbers = weakref.WeakKeyDictionary(numbers)
@@ -144,7 +147,7 @@ class SqliteStore:
         new += [(rows.ADD_ITEMS, items) for _, items in pairs]
         if posted is not None:
             new.append((rows.ADD_POSTED, (*posted[:3], " ".join(posted.job_ids))))
-        durable = self._writer.add(new)
+        durable = self._writer.add(lambda batch: batch.new.extend(new))
         try:
             durable.result(seconds)
         except TimeoutError:
@@ -169,10 +172,11 @@ class SqliteStore:
         if index is None or type(change) is Requeued:
             self._record_head(number, job)  # first, as a process may die in between
         if index is not None:
-            self._writer.put((number, index), job.image(index))
+            place, image = (number, index), job.image(index)
+            self._writer.put(lambda batch: batch.put(place, image))
 
     def _record_head(self, number: int, job: Job) -> None:
-        self._writer.edit({number: (rows.SET_HEAD, rows.head_row(number, job))})
+        self._put({number: (rows.SET_HEAD, rows.head_row(number, job))})
 
     async def durable(self) -> None:
         await self._writer.durable()
@@ -191,7 +195,11 @@ class SqliteStore:
         self._edit(jobs + _deleted_keys(keys))
 
     def _edit(self, statements: Iterable[Statement]) -> None:
-        self._writer.edit({each: each for each in statements})
+        self._put({each: each for each in statements})
+
+    def _put(self, edits: Mapping[object, Statement]) -> None:
+        """Execute statements in one transaction; one replaces another with the same key."""
+        self._writer.put(lambda batch: batch.edits.update(edits))
 
     def load(self, job_id: str) -> Job | None:
         with self._file.reader() as connection:
@@ -224,10 +232,10 @@ class SqliteStore:
     def set_setting(self, name: str, value: str | None) -> None:
         if value is None:
             self._settings.pop(name, None)
-            self._writer.edit({name: (rows.DELETE_SETTING, (name,))})
+            self._put({name: (rows.DELETE_SETTING, (name,))})
         else:
             self._settings[name] = value
-            self._writer.edit({name: (rows.SET_SETTING, (name, value))})
+            self._put({name: (rows.SET_SETTING, (name, value))})
 
     @property
     def trouble(self) -> str | None:

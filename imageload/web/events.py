@@ -30,6 +30,7 @@ from imageload.job import (
     Change,
     Failed,
     Job,
+    Mirrored,
     Purged,
     PurgeFailed,
     Requeued,
@@ -139,12 +140,15 @@ class Topic(Generic[K]):
         """(encoded events, position after them)."""
         events: list[bytes] = []
         size = 0
+        last = position
         for key, version in self.since(position):
+            is_full = size >= _BLOCK_BYTES or len(events) >= _BLOCK_EVENTS
+            if is_full and version > last:  # events of one version are in one block
+                return b"".join(events), last
+            last = version
             if event := self.encode(key, version):
                 events.append(event)
                 size += len(event)
-            if size >= _BLOCK_BYTES or len(events) == _BLOCK_EVENTS:
-                return b"".join(events), version
         return b"".join(events), self.version
 
     def encode(self, key: K, version: int) -> bytes:
@@ -179,6 +183,10 @@ class JobEvents(Topic[int]):
             self._end_version = version
         if isinstance(change, (Uploaded, Failed, Requeued, Purged, PurgeFailed)):
             self.add(change.index, version)
+        elif isinstance(change, Mirrored):
+            for index, image in sorted(change.images.items()):
+                if image.state in ("completed", "failed") or index in self._newest:
+                    self.add(index, version)
 
     def is_end(self, event_id: str) -> bool:
         """True if this is the id of the `complete` event, and the job is still at that end."""
@@ -312,6 +320,10 @@ class Events:
         if self._all is not None or job in self._jobs:
             self._queue.append((job, change, job.version))
             self._request_wake()
+
+    def watched(self) -> list[Job]:
+        """The jobs that somebody has subscribed to."""
+        return [job for job, topic in list(self._jobs.items()) if topic.subscribers]
 
     def notify(self) -> None:
         """What jobs wait for has changed, without a Change."""

@@ -30,7 +30,7 @@ class ReadyHandler(BaseHandler):
     def get(self) -> None:
         """Send the status, and why uploads wait, or the store or the sandbox fails."""
         closed = self.target.gate.closed
-        is_stopping = self.image_load.is_closing
+        is_stopping = self.jobs.is_closing
         trouble = self.store.trouble
         sandbox_trouble = self.sandbox.trouble if self.sandbox is not None else None
         is_refused = closed is not None and closed.reason == "credentials"
@@ -65,8 +65,7 @@ class QuotaHandler(BaseHandler):
 
     def _view(self) -> QuotaJson:
         closed = self.target.gate.closed
-        summaries = [job.summary().counts for job in self.image_load.jobs()]
-        pending = sum(counts["queued"] + counts["downloaded"] for counts in summaries)
+        pending = sum(self.jobs.totals().pending.values())
         seconds = self.target.seconds_for(pending)
         return {
             "waiting_until": moment_text(closed.until - time.monotonic()) if closed else None,

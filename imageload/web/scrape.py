@@ -22,7 +22,6 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from imageload.job import State
 from imageload.service import Service
 from imageload.settings import VERSION
 from imageload.web.events import Events
@@ -74,15 +73,10 @@ class Gauges(Collector):
         yield from self._sandbox()
 
     def _jobs(self) -> Iterator[GaugeMetricFamily]:
-        jobs = dict.fromkeys(("pending", "in-progress", "complete"), 0)
-        images: dict[State, int] = {"queued": 0, "downloaded": 0}
-        for job in self.service.image_load.jobs():
-            summary = job.summary()
-            jobs[summary.status] += 1
-            for state in images:
-                images[state] += summary.counts[state]
-        yield _labelled("jobs", "Jobs in memory, by status.", "status", jobs)
-        yield _labelled("images_pending", "Images that have not ended, by state.", "state", images)
+        totals = self.service.registry.totals()
+        yield _labelled("jobs", "Jobs in memory, by status.", "status", totals.jobs)
+        pending = totals.pending
+        yield _labelled("images_pending", "Images that have not ended, by state.", "state", pending)
 
     def _sandbox(self) -> Iterator[Metric]:
         sandbox = self.service.sandbox

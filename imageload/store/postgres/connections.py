@@ -1,0 +1,111 @@
+"""Connections to PostgreSQL, kept for the next use; a broken one is replaced once.
+
+A pool with a back-off of its own kept nodes at 503 for up to 19 s after an outage, so there is
+none here: a connection is opened when it is wanted, and an error is the caller's at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import psycopg
+
+from imageload.errors import StoreUnavailable
+
+T = TypeVar("T")
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+_KEPT = 8
+_SETTINGS = (
+    "-c statement_timeout=60s -c lock_timeout=15s -c idle_in_transaction_session_timeout=15s"
+)
+"""A node that is stopped amid a transaction must not block the node that takes its work over."""
+
+
+class Connections:
+    """Connections to the database at `url`. Any thread may call it."""
+
+    def __init__(self, url: str, connect_seconds: int = 5) -> None:
+        self._url = url
+        self._connect_seconds = connect_seconds
+        self._lock = threading.Lock()
+        self._idle: list[Connection] = []
+
+    def open(self) -> Connection:
+        """A new connection in autocommit mode; raises psycopg.OperationalError."""
+        return psycopg.connect(
+            self._url,
+            autocommit=True,
+            connect_timeout=self._connect_seconds,
+            options=_SETTINGS,
+            application_name="imageload",
+            keepalives_idle=10,
+            keepalives_interval=5,
+            keepalives_count=3,
+            tcp_user_timeout=15_000,
+        )
+
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """The result of `work`, called with a connection inside one transaction.
+
+        It is called again with a new connection if a kept one turns out to be broken, so it has no
+        effects of its own. Raises StoreUnavailable.
+        """
+        while True:
+            connection, is_kept = self._take()
+            try:
+                with connection.transaction():
+                    result = work(connection)
+            except psycopg.OperationalError as error:
+                connection.close()
+                if is_kept:
+                    continue
+                raise unavailable(error) from error
+            except BaseException:
+                self._give_back(connection)
+                raise
+            self._give_back(connection)
+            return result
+
+    def close(self) -> None:
+        """Close the connections that nobody uses."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def _take(self) -> tuple[Connection, bool]:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop(), True
+        try:
+            return self.open(), False
+        except psycopg.Error as error:
+            raise unavailable(error) from error
+
+    def _give_back(self, connection: Connection) -> None:
+        with self._lock:
+            if not connection.broken and not connection.closed and len(self._idle) < _KEPT:
+                self._idle.append(connection)
+                return
+        with contextlib.suppress(psycopg.Error):
+            connection.close()
+
+
+def unavailable(error: psycopg.Error) -> StoreUnavailable:
+    """The refusal of a request that needs the database."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return StoreUnavailable(f"PostgreSQL cannot be used now: {reason}. Send this again in a while.")
+
+
+@contextlib.contextmanager
+def advisory_lock(connection: Connection, number: int) -> Iterator[None]:
+    """Hold the database's lock of this number until the end."""
+    connection.execute("SELECT pg_advisory_lock(%s)", (number,))
+    try:
+        yield
+    finally:
+        connection.execute("SELECT pg_advisory_unlock(%s)", (number,))

@@ -1,0 +1,191 @@
+"""Jobs and slices of jobs, read from the tables."""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+from imageload.job import Image, Job, Mirrored, Snapshot, State
+from imageload.store.postgres.batch import HEAD, Claim, SliceState, counts_of
+from imageload.store.postgres.connections import Connection
+from imageload.store.rows import decode_items, read_album, read_callback, read_image
+
+_HEADS = """
+    SELECT number, id, created, dedupe, total, started, purging, album, callback
+    FROM job WHERE {}"""
+_SLICES = "SELECT first, items, epoch, version FROM slice WHERE job = %s AND {} ORDER BY first"
+_IMAGES = """
+    SELECT job, n, version, link, record FROM image
+    WHERE job = %s AND n >= %s AND n < %s ORDER BY n"""
+
+
+_VERSIONS = b"SELECT first, version FROM slice WHERE job = %s"
+_ITEMS = b"SELECT items FROM slice WHERE job = %s AND first = %s"
+_CHANGED = b"""
+    SELECT job, n, version, link, record FROM image
+    WHERE job = %s AND n >= %s AND n < %s AND version > %s ORDER BY n"""
+
+
+class Head(NamedTuple):
+    """A row of `job`."""
+
+    number: int
+    job_id: str
+    created: int
+    dedupe: bool
+    total: int
+    started: bool
+    purging: bool
+    album: str | None
+    callback: str | None
+
+
+def read_head(connection: Connection, job_id: str) -> Head | None:
+    """The row of the job with this id."""
+    if "\0" in job_id:  # PostgreSQL has no such text
+        return None
+    row = connection.execute(_HEADS.format("id = %s").encode(), (job_id,)).fetchone()
+    return None if row is None else Head(*row)
+
+
+def read_head_of(connection: Connection, number: int) -> Head:
+    """The row of the job with this number."""
+    row = connection.execute(_HEADS.format("number = %s").encode(), (number,)).fetchone()
+    if row is None:
+        raise LookupError(number)
+    return Head(*row)
+
+
+def read_whole(connection: Connection, head: Head) -> tuple[Job, Claim]:
+    """The job as it is, and a claim on it under the epochs of now."""
+    slices = connection.execute(_SLICES.format("true").encode(), (head.number,)).fetchall()
+    versions = {first: version for first, _, _, version in slices}
+    newest = sum(versions.values())
+    rows = _image_rows(connection, head.number, 0, head.total)
+    images: list[Image] = []
+    states: dict[int, SliceState] = {}
+    for first, packed, epoch, version in slices:
+        some = list(_images(first, packed, rows, newest - version))
+        states[first] = SliceState(epoch, version, counts_of(some))
+        images += some
+    job = Job.restored(
+        images,
+        head.job_id,
+        created=datetime.fromtimestamp(head.created, UTC),
+        dedupe=head.dedupe,
+        started=head.started,
+        album=read_album(head.album),
+        purging=head.purging,
+        callback=read_callback(head.callback),
+        version=newest,
+        as_is=True,
+    )
+    return job, Claim(head.number, 0, images, states)
+
+
+def read_changes(
+    connection: Connection, known: Mapping[int, int], head: Head
+) -> tuple[Mirrored, dict[int, int]] | None:
+    """What has changed in a job since its slices had these versions, and their versions now.
+
+    None: nothing has.
+    """
+    found = connection.execute(_VERSIONS, (head.number,)).fetchall()
+    versions: dict[int, int] = dict(found)
+    if versions == known:
+        return None
+    newest = sum(versions.values())
+    images: dict[int, Image] = {}
+    for first, version in versions.items():
+        if first != HEAD and version != known[first]:
+            (packed,) = connection.execute(_ITEMS, (head.number, first)).fetchone() or (b"",)
+            items = decode_items(zlib.decompress(packed))
+            changed = (head.number, first, first + len(items), known[first])
+            for row in connection.execute(_CHANGED, changed).fetchall():
+                row = (*row[:2], row[2] + newest - version, *row[3:])
+                images[row[1]] = read_image(items[row[1] - first], row, 0)
+    change = Mirrored(
+        images,
+        head.started,
+        head.purging,
+        read_album(head.album),
+        read_callback(head.callback),
+        newest,
+    )
+    return change, versions
+
+
+def read_slice(
+    connection: Connection, head: Head, first: int, epoch: int, version: int, packed: bytes
+) -> tuple[Job, Claim]:
+    """A slice of a job, as a job of its own that has to go on, and the claim on it."""
+    items = decode_items(zlib.decompress(packed))
+    rows = _image_rows(connection, head.number, first, first + len(items))
+    images = list(_images(first, packed, rows, 0))
+    state = SliceState(epoch, version, counts_of(images))
+    claim = Claim(head.number, first, images, {first: state})
+    job = Job.restored(
+        images,
+        f"{head.job_id}/{first}",
+        created=datetime.fromtimestamp(head.created, UTC),
+        dedupe=head.dedupe,
+        started=True,
+        purging=head.purging,
+        version=version,
+    )
+    return job, claim
+
+
+def _image_rows(
+    connection: Connection, number: int, first: int, end: int
+) -> Mapping[int, Sequence[Any]]:
+    found = connection.execute(_IMAGES.encode(), (number, first, end)).fetchall()
+    return dict(zip(map(itemgetter(1), found), found, strict=True))
+
+
+def _images(
+    first: int, packed: bytes, rows: Mapping[int, Sequence[Any]], others: int
+) -> Iterator[Image]:
+    """The images of a slice.
+
+    A job's version at an image's last Change is not known, as the slices have versions of their
+    own. It is at most the slice's version then, plus the newest versions of the others: a client
+    that resumes after that version misses nothing.
+    """
+    if first == HEAD:
+        return
+    for n, item in zip(itertools.count(first), decode_items(zlib.decompress(packed)), strict=False):
+        row = rows.get(n)
+        if row is not None:
+            row = (*row[:2], row[2] + others, *row[3:])
+        yield read_image(item, row, 0)
+
+
+def summary_of(row: Sequence[Any]) -> Snapshot:
+    """A job without its images, of its row and the sums of its slices."""
+    job_id, created, started, purging, album, callback, total, version, *counts = row
+    downloaded, completed, failed, maybe_duplicates, downloaded_bytes, uploaded_bytes = counts
+    states: dict[State, int] = {
+        "queued": total - downloaded - completed - failed,
+        "downloaded": downloaded,
+        "completed": completed,
+        "failed": failed,
+    }
+    return Snapshot(
+        job_id,
+        datetime.fromtimestamp(created, UTC),
+        version,
+        started,
+        (),
+        states,
+        downloaded_bytes,
+        uploaded_bytes,
+        maybe_duplicates,
+        read_album(album),
+        purging,
+        read_callback(callback),
+    )

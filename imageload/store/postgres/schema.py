@@ -1,0 +1,118 @@
+"""The tables in PostgreSQL, and their migrations.
+
+    job      a job as a whole
+    slice    images `first` to `first + count` of a job, or with `first` -1 the job's album and
+             callback; `open`: it has work, which the node `worker` does until `until`; `cancels`
+             and `again` are what users want of a slice that some node has
+    image    an image that is no longer as it was posted; a queued one has no row
+    content  the link of each content, for all nodes
+    posted   Idempotency-Keys
+    setting  texts, by name
+    lease    names that one node has at a time
+
+`epoch` rises each time that a slice gets another worker; every write to a slice names the epoch
+under which it was begun, so a worker that was taken over writes nothing. A slice's `version` rises
+with each of its Changes. A job's version is the sum of its slices' versions, so the workers of one
+job never wait for each other's row.
+"""
+
+from __future__ import annotations
+
+from imageload.errors import StoreError
+from imageload.store.postgres.connections import Connection, advisory_lock
+
+MIGRATIONS = (
+    """
+    CREATE TABLE job (
+        number BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        created BIGINT NOT NULL,
+        dedupe BOOLEAN NOT NULL,
+        total INTEGER NOT NULL,
+        started BOOLEAN NOT NULL DEFAULT false,
+        purging BOOLEAN NOT NULL DEFAULT false,
+        album TEXT,
+        callback TEXT,
+        retired BOOLEAN NOT NULL DEFAULT false
+    );
+    CREATE INDEX job_kept ON job (number) WHERE NOT retired;
+    CREATE TABLE slice (
+        job BIGINT NOT NULL REFERENCES job ON DELETE CASCADE,
+        first INTEGER NOT NULL,
+        count INTEGER NOT NULL,
+        items BYTEA NOT NULL,
+        open BOOLEAN NOT NULL DEFAULT true,
+        epoch BIGINT NOT NULL DEFAULT 0,
+        worker TEXT,
+        until TIMESTAMPTZ,
+        taken_over INTEGER NOT NULL DEFAULT 0,
+        cancels INTEGER NOT NULL DEFAULT 0,
+        again TEXT,
+        version BIGINT NOT NULL DEFAULT 0,
+        downloaded INTEGER NOT NULL DEFAULT 0,
+        completed INTEGER NOT NULL DEFAULT 0,
+        failed INTEGER NOT NULL DEFAULT 0,
+        maybe_duplicates INTEGER NOT NULL DEFAULT 0,
+        downloaded_bytes BIGINT NOT NULL DEFAULT 0,
+        uploaded_bytes BIGINT NOT NULL DEFAULT 0,
+        PRIMARY KEY (job, first)
+    ) WITH (fillfactor = 70);
+    CREATE INDEX slice_open ON slice (job, first) WHERE open;
+    CREATE INDEX slice_worker ON slice (worker) WHERE worker IS NOT NULL;
+    CREATE TABLE image (
+        job BIGINT NOT NULL REFERENCES job ON DELETE CASCADE,
+        n INTEGER NOT NULL,
+        version BIGINT NOT NULL,
+        link TEXT,
+        record BYTEA NOT NULL,
+        PRIMARY KEY (job, n)
+    ) WITH (fillfactor = 80);
+    CREATE TABLE content (
+        key BYTEA PRIMARY KEY,
+        link TEXT NOT NULL,
+        deletehash TEXT
+    );
+    CREATE INDEX content_link ON content (link);
+    CREATE TABLE posted (
+        caller TEXT NOT NULL,
+        key TEXT NOT NULL,
+        fingerprint BYTEA NOT NULL,
+        job_ids TEXT[] NOT NULL,
+        PRIMARY KEY (caller, key)
+    );
+    CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+    CREATE TABLE lease (
+        name TEXT PRIMARY KEY,
+        worker TEXT NOT NULL,
+        until TIMESTAMPTZ NOT NULL
+    );
+    """,
+)
+"""From each version of the schema to the next. Existing entries never change.
+
+They only add, so that nodes of two versions can run side by side during an upgrade.
+"""
+
+_LOCK = 0x696D6C64
+_VERSION_TABLE = "CREATE TABLE IF NOT EXISTS imageload_schema (version INTEGER NOT NULL)"
+
+
+def migrate(connection: Connection) -> None:
+    """Bring the tables to this program's version; nodes that start together take turns."""
+    with advisory_lock(connection, _LOCK), connection.transaction():
+        connection.execute(_VERSION_TABLE)
+        row = connection.execute("SELECT version FROM imageload_schema").fetchone()
+        found = 0 if row is None else int(row[0])
+        for statements in MIGRATIONS[found:]:
+            connection.execute(statements.encode())
+        if row is None:
+            connection.execute("INSERT INTO imageload_schema VALUES (%s)", (len(MIGRATIONS),))
+        elif found < len(MIGRATIONS):
+            connection.execute("UPDATE imageload_schema SET version = %s", (len(MIGRATIONS),))
+
+
+def check_version(connection: Connection) -> None:
+    """Raise StoreError if a newer program has changed what this one reads."""
+    (found,) = connection.execute("SELECT version FROM imageload_schema").fetchone() or (0,)
+    if found < len(MIGRATIONS):
+        raise StoreError("The tables in PostgreSQL are older than this program.")

@@ -1,0 +1,147 @@
+"""What users ask of a job, on any node: a transaction each.
+
+Slices that no node has are changed here, by the same Changes as on their worker. A slice that some
+node has gets an order, which its worker follows at its next look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from imageload.errors import Failure, Refused
+from imageload.job import (
+    AlbumEnded,
+    AlbumReopened,
+    Change,
+    Failed,
+    Job,
+    PurgeBegun,
+    Requeued,
+    Snapshot,
+)
+from imageload.store.postgres.batch import HEAD, SLICE, Batch, Claim
+from imageload.store.postgres.connections import Connection
+from imageload.store.postgres.reading import read_head, read_whole
+
+
+class Done(NamedTuple):
+    """What a verb did: how many images it concerns, and the slices that are to be queued."""
+
+    number: int
+    before: Snapshot
+    images: int
+    queue: Sequence[int]
+
+
+@dataclass(slots=True)
+class Locked:
+    """A job whose row is locked, and its slices that no node has (`free`)."""
+
+    connection: Connection
+    job: Job
+    claim: Claim
+    free: set[int]
+    batch: Batch
+
+    def apply(self, change: Change) -> None:
+        """Make `change` true of the job, in `batch`."""
+        self.job.apply(change)
+        index = getattr(change, "index", None)
+        if index is None:
+            self.batch.slices[self.claim.number, HEAD] = self.claim.head_changed(), self.claim
+            self.batch.heads[self.claim.number] = self.job.summary()
+        else:
+            first, state, image = self.claim.changed(index, self.job.image(index))
+            self.batch.slices[self.claim.number, first] = state, self.claim
+            self.batch.images[self.claim.number, index] = image
+
+    def is_free(self, index: int) -> bool:
+        """True if no node has the slice of this image."""
+        return index // SLICE * SLICE in self.free
+
+
+def lock(connection: Connection, job_id: str) -> Locked:
+    """Lock the job; raises LookupError."""
+    if connection.execute(_LOCK, (job_id,)).fetchone() is None:
+        raise LookupError(job_id)
+    head = read_head(connection, job_id)
+    assert head is not None, "its row is locked"
+    free = {first for (first,) in connection.execute(_FREE, (head.number,)).fetchall()}
+    job, claim = read_whole(connection, head)
+    return Locked(connection, job, claim, free, Batch())
+
+
+def cancel(locked: Locked, failure: Failure, *, purge: bool) -> Done:
+    """End what is open, and with `purge` begin to delete what has landed."""
+    before = locked.job.summary()
+    images = locked.job.snapshot().images
+    open_ = [n for n, image in enumerate(images) if image.state in ("queued", "downloaded")]
+    has_album = before.album is not None and before.album.id is not None
+    if purge and not before.purging and (before.counts["completed"] or has_album or open_):
+        locked.apply(PurgeBegun())
+    for n in open_:
+        if locked.is_free(n):
+            locked.apply(Failed(n, failure, 0))
+    if before.album is not None and before.album.is_open and HEAD in locked.free:
+        locked.apply(AlbumEnded(failure=failure))
+    locked.batch.write(locked.connection)
+    number = locked.claim.number
+    locked.connection.execute(_CANCEL_TAKEN, (number,))
+    locked.connection.execute(_CLOSE_FREE, (number, sorted(locked.free - {HEAD})))
+    opened = locked.connection.execute(_OPEN_HEAD, (number,)).fetchone()
+    return Done(number, before, len(open_), [HEAD] if opened else [])
+
+
+def retry(locked: Locked, *, only_transient: bool) -> Done:
+    """Load failed images again; raises Refused during a purge."""
+    job = locked.job
+    before = job.summary()
+    failed = [
+        n
+        for n, image in enumerate(job.snapshot().images)
+        if image.state == "failed"
+        and image.failure is not None
+        and (image.failure.transient or not only_transient)
+    ]
+    album = before.album
+    album_failed = album is not None and album.failure is not None and not album.is_open
+    number, queue = locked.claim.number, []
+    if failed or album_failed:
+        if before.purging:
+            raise Refused("job-busy", "The job is being purged. Send this again in a while.")
+        firsts = {n // SLICE * SLICE for n in failed}
+        for n in failed:
+            if locked.is_free(n):
+                locked.apply(Requeued(n))
+        if not failed:
+            locked.apply(AlbumReopened())
+        locked.batch.write(locked.connection)
+        queue = sorted(firsts & locked.free) or ([HEAD] if not failed else [])
+        again = "transient" if only_transient else "all"
+        taken = sorted(firsts - locked.free)
+        locked.connection.execute(_OPEN, (number, queue))
+        locked.connection.execute(_AGAIN, (again, number, taken))
+    return Done(number, before, len(failed), queue)
+
+
+_LOCK = b"SELECT FROM job WHERE id = %s FOR UPDATE"
+# Locked, so that no worker claims them meanwhile.
+_FREE = b"""
+    SELECT first FROM slice WHERE job = %s AND (worker IS NULL OR until < now())
+    ORDER BY first FOR UPDATE SKIP LOCKED"""
+_CANCEL_TAKEN = b"""
+    UPDATE slice SET cancels = cancels + 1, again = NULL
+    WHERE job = %s AND open AND worker IS NOT NULL AND until >= now()"""
+_CLOSE_FREE = b"""
+    UPDATE slice SET open = false, worker = NULL, until = NULL, again = NULL, epoch = epoch + 1
+    WHERE job = %s AND first = ANY(%s) AND open"""
+_OPEN_HEAD = b"""
+    UPDATE slice SET open = true FROM job
+    WHERE job.number = %s AND slice.job = job.number AND slice.first = -1 AND NOT slice.open
+        AND (job.purging OR job.callback::jsonb @> '{"is_told": false, "failure": null}')
+        AND NOT EXISTS (SELECT FROM slice AS other WHERE other.job = job.number AND other.open)
+    RETURNING slice.job"""
+_OPEN = b"UPDATE slice SET open = true WHERE job = %s AND first = ANY(%s)"
+_AGAIN = b"UPDATE slice SET again = %s WHERE job = %s AND first = ANY(%s)"
