@@ -19,6 +19,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import tornado.ioloop
@@ -31,7 +32,6 @@ from imageload.loader import Sender
 from imageload.sandbox_process import SandboxError, SandboxProcess, imgur_or_sandbox
 from imageload.schemas import AcceptedJson, CancelJson, JobsJson, LinksJson, summary_json
 from imageload.settings import Settings
-from imageload.store import is_postgres
 from imageload.store.file import check_free
 from imageload.web.app import App
 from imageload.web.base import BaseHandler, waiting_of
@@ -287,9 +287,8 @@ def main(arguments: Sequence[str], *, program: str = "main.py") -> int:
     _raise_descriptor_limit()
     set_up_logging(settings.log_level, settings.log_format)
     try:
-        if settings.store and not is_postgres(
-            settings.store
-        ):  # before the sandbox, whose port would be taken too
+        if settings.store and not settings.is_node:
+            # Before the sandbox, whose port would be taken too.
             check_free(Path(settings.store))
         with temp_folder(settings.temp_dir) as temp_dir, imgur_or_sandbox(settings) as wired:
             return asyncio.run(serve(wired[0], temp_dir, wired[1]))

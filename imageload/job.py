@@ -296,7 +296,13 @@ class Mirrored(_Change, frozen=True):
 
 
 JobChange = (
-    Started | AlbumMade | AlbumEnded | AlbumReopened | PurgeBegun | PurgeEnded | CallbackEnded
+    Started
+    | AlbumMade
+    | AlbumEnded
+    | AlbumReopened
+    | PurgeBegun
+    | PurgeEnded
+    | CallbackEnded
     | Mirrored
 )
 ImageChange = (

@@ -347,7 +347,7 @@ class ImageLoad:
         try:
             self._transfers.run(self._jobs.work(job))
         except Exception:
-            if not self._is_closing:
+            if not self.is_closing:
                 raise
             _log.exception("the work on a job was cut off job=%s", job.job_id)
         finally:

@@ -9,16 +9,15 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import certifi
 
 from imageload import saved
-from imageload.cluster.mirror import Mirror
-from imageload.cluster.queue import Queue
-from imageload.cluster.worker import Worker, WorkerRules
 from imageload.convert.pool import Converters
 from imageload.convert.pool import Rules as ConversionRules
 from imageload.dedupe import Dedupe
+from imageload.errors import StoreError
 from imageload.fetch.download import DownloadBounds, Downloader
 from imageload.fetch.guard import Guard
 from imageload.fetch.hosts import HostRules, Hosts
@@ -32,8 +31,7 @@ from imageload.pipeline import Observer, Pipeline
 from imageload.retry import RetryRule
 from imageload.sandbox_process import SandboxProcess
 from imageload.settings import SANDBOX_CLIENT_ID, Settings, Tuning
-from imageload.store import Store, is_postgres, open_store
-from imageload.store.postgres.store import PostgresStore
+from imageload.store import Store, open_store
 from imageload.targets.imgur.breaker import Terms
 from imageload.targets.imgur.quota import Quotas
 from imageload.targets.imgur.uploader import Imgur
@@ -41,6 +39,9 @@ from imageload.transport.curl import TransferLoop, Transport
 from imageload.transport.request import Bounds
 from imageload.transport.slots import Pool, Slots
 from imgurapi import ImgurAPI
+
+if TYPE_CHECKING:
+    from imageload.cluster.node import Node
 
 _CALLBACK_WAITS = (2, 20, 120)  # times `retry_seconds`
 
@@ -65,7 +66,8 @@ class Service:
         """`observers` are called with every Change, on the transfer loop, once it is recorded.
 
         `on_break` is called, on another thread, when a bug ends a thread that the service needs.
-        `sandbox` is the one that `settings` lead to, if this service started it.
+        `sandbox` is the one that `settings` lead to, if this service started it. `watched` gives
+        the jobs that have listeners, which a node follows.
         """
         tuning = tuning or Tuning()
         self._settings, self.sandbox = settings, sandbox
@@ -74,19 +76,21 @@ class Service:
         # Before the journal is opened, as they raise ValueError if an option is wrong.
         self._transports = origins, callbacks, imgur = _transports(settings, tuning, self.transfers)
         self._webhooks = Webhooks(callbacks, _webhook_rules(settings, tuning), self._apply)
-        self._queue = Queue(settings.store) if is_postgres(settings.store) else None
-        defer = None
-        if self._queue is not None:
-            self._queue.create()
-            defer = self._queue.defer
-        restored = open_store(settings.store, self.metrics.commit_clock, on_break, defer)
-        self.store, self._restored_jobs = restored.store, restored.jobs
+        self._node = None
+        was_closed = True
+        if settings.is_node:
+            self._node = _node(settings, tuning, self.metrics, on_break)
+            self.store: Store = self._node.store
+            self._restored_jobs: list[Job] = []
+        else:
+            restored = open_store(settings.store, self.metrics.commit_clock, on_break)
+            self.store, self._restored_jobs, was_closed = restored
         self.files = TempFiles(temp_dir)
         # Copies that are being converted come on top: --imgur-max-bytes for each of two workers.
         self.temp_bytes = TempBytes(settings.temp_bytes, settings.max_bytes)
         self.target = _imgur(settings, tuning, imgur, self.store, self.metrics)
         is_known = saved.restore_budgets(self.store, self.target.quotas, _whose(settings))
-        self._knows_budgets = is_known and restored.was_closed
+        self._knows_budgets = is_known and was_closed
         self._downloads = Slots(
             settings.downloads,
             clock=self.metrics.clock("download"),
@@ -119,15 +123,9 @@ class Service:
                 keep_hours=tuning.keep_hours,
             ),
         )
-
         self.registry: Registry = self.image_load
-        self._worker: Worker | None = None
-        if self._queue is not None:
-            assert isinstance(self.store, PostgresStore)
-            self.registry = Mirror(self.store, observers, watched)
-            rules = WorkerRules(dead_seconds=tuning.dead_seconds)
-            if settings.role != "api":
-                self._worker = Worker(self.store, self._queue, self.image_load, rules, on_break)
+        if self._node is not None:
+            self.registry = self._node.mirror(observers, watched)
 
     def start(self) -> None:
         """Start the transfer loop, ask for Imgur's limits, and go on with the jobs of before."""
@@ -137,8 +135,8 @@ class Service:
         jobs, self._restored_jobs = self._restored_jobs, []
         self.image_load.restore(jobs)
         self.transfers.loop.call_soon_threadsafe(self._webhooks.restore, jobs)
-        if self._worker is not None:
-            self._worker.start()
+        if self._node is not None:
+            self._node.start(self.image_load)
 
     def pools(self) -> dict[Phase, Pool]:
         """How full each phase of the pipeline is."""
@@ -163,14 +161,14 @@ class Service:
         Uploads that are being sent have `grace_seconds` to land, and then everything has `seconds`.
         """
         self.registry.is_closing = True
-        if self._worker is not None:
-            self._worker.stop()
+        if self._node is not None:
+            self._node.stop()
         self.transfers.loop.call_soon_threadsafe(self._webhooks.stop)
         ended = self.image_load.close(seconds / 2, grace_seconds)
         self.transfers.run(self._close_transfers())
         ended = self.transfers.close(seconds / 2) and ended
-        if self._worker is not None:
-            ended = self._worker.close(seconds) and ended
+        if self._node is not None:
+            ended = self._node.close(seconds) and ended
         self._save_budgets()
         return self.store.close(seconds) and ended
 
@@ -188,6 +186,24 @@ class Service:
 
     def _apply(self, job: Job, change: Change) -> None:
         self._pipeline.apply(job, change)
+
+
+def _node(
+    settings: Settings, tuning: Tuning, metrics: Metrics, on_break: Callable[[], object] | None
+) -> Node:
+    """Raises StoreError, also if the extra `cluster` is not installed."""
+    try:
+        from imageload.cluster.node import Node
+        from imageload.cluster.worker import WorkerRules
+    except ModuleNotFoundError as error:
+        raise StoreError(
+            f"--store=postgresql://... needs the module {error.name}: install the extra "
+            "`cluster` (pip install 'imageload[cluster]', or -r requirements-cluster.txt)."
+        ) from None
+    rules = None
+    if settings.role != "api":
+        rules = WorkerRules(at_once=settings.max_active_jobs, dead_seconds=tuning.dead_seconds)
+    return Node(settings.store, rules, metrics.commit_clock, on_break)
 
 
 def _transports(

@@ -218,6 +218,10 @@ class Settings:
             )
         if not all(BEARER_TOKEN.fullmatch(token) for token in self.api_token):
             raise ValueError("--api-token has letters, digits and ._~+/-, and commas between two")
+        if self.role not in ("node", "api", "worker"):
+            raise ValueError("--role is node, api or worker")
+        if self.role != "node" and not self.is_node:
+            raise ValueError(f"--role={self.role} needs --store=postgresql://...")
         if self.unknown_job_status not in (404, 505):
             raise ValueError("--unknown-job-status is 505 or 404")
         if not self.imgur_anonymous and not self.imgur_refresh_token:
@@ -239,6 +243,11 @@ class Settings:
             )
         if self.imgur_base_url and not self.imgur_base_url.startswith(("http://", "https://")):
             raise ValueError("--imgur-base-url is an http or https URL")
+
+    @property
+    def is_node(self) -> bool:
+        """True if the store is a PostgreSQL, which other processes may share."""
+        return self.store.startswith(("postgresql://", "postgres://"))
 
     @property
     def clients(self) -> list[tuple[str, int | None, int | None]]:

@@ -175,9 +175,6 @@ def running_service(temp_dir: Path, **options: Any) -> Iterator[RunningService]:
         "convert_seconds": 10 * PATIENCE,
         **options,
     }
-    if os.environ.get("TRY_PG") and not values.get("store"):
-        from tests.test_store import fresh
-        values["store"] = fresh()
     tuned = {field.name for field in fields(Tuning)} & values.keys()
     tuning = Tuning(**{name: values.pop(name) for name in tuned})
     sandbox = values.pop("sandbox", None)

@@ -4,33 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from imageload.cluster.node import Node
 from imageload.job import Downloaded, Failed, Item, Job, Purged, Started, Uploaded, Uploading
 from imageload.store import Link, Posted, Store, open_store
 from tests.journals import FAILURE, SECRET, fail, finish, flush, job_of, link, record, report, url
-
-PATHS = {"memory": lambda _: "", "sqlite": lambda folder: str(folder / "journal"), "postgresql": lambda _: fresh()}
-
-def fresh() -> str:
-    import psycopg, uuid
-    name = f"t{uuid.uuid4().hex}"
-    with psycopg.connect("postgresql://imageload@127.0.0.1:55432/postgres", autocommit=True) as c:
-        c.execute(f"CREATE DATABASE {name}")
-    return f"postgresql://imageload@127.0.0.1:55432/{name}"
+from tests.postgres import fresh_database
 
 
-@pytest.fixture(params=PATHS)
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    path: Callable[[Path], str] = PATHS[request.param]
-    restored = open_store(path(tmp_path))
-    assert (restored.jobs, restored.was_closed) == ([], True)
-    yield restored.store
-    assert restored.store.close()
-    assert restored.store.close(), "closing twice does no harm"
+    if request.param == "postgresql":
+        store: Store = Node(fresh_database(), rules=None).store
+    else:
+        path = "" if request.param == "memory" else str(tmp_path / "journal")
+        restored = open_store(path)
+        assert (restored.jobs, restored.was_closed) == ([], True)
+        store = restored.store
+    yield store
+    assert store.close()
+    assert store.close(), "closing twice does no harm"
 
 
 def landed(store: Store, count: int) -> Job:

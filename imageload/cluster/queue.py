@@ -1,7 +1,7 @@
 """The queue of slices that wait for a node: Procrastinate's, in the same PostgreSQL.
 
-A message names a slice. It says only that somebody should look: who owns a slice is in the slice's
-row (`imageload.store.postgres.claims`), so a message that is lost, or delivered twice, does no harm.
+A message names a slice that may be claimed. The owner of a slice is in the slice's row
+(`imageload.store.postgres.claims`), so a message that is lost or delivered twice does no harm.
 """
 
 from __future__ import annotations
@@ -37,13 +37,9 @@ class Queue:
         self._url = url
         self._deferring = procrastinate.App(connector=procrastinate.SyncPsycopgConnector())
 
-    def create(self) -> None:
+    def create(self, connection: Connection) -> None:
         """Make the queue's tables if they are missing; nodes that start together take turns."""
-        with (
-            psycopg.connect(self._url, autocommit=True) as connection,
-            advisory_lock(connection, _LOCK),
-            connection.transaction(),
-        ):
+        with advisory_lock(connection, _LOCK), connection.transaction():
             row = connection.execute("SELECT to_regclass('procrastinate_jobs')").fetchone()
             if row is None or row[0] is None:
                 # Without arguments: psycopg then sends the statements as they are.

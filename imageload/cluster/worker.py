@@ -1,7 +1,7 @@
 """A node's worker: claims slices, has them loaded, and gives them back.
 
     message ─► claim ─► ImageLoad.begin_upload, a thread ─► ended, or given back at a stop
-                 └──────── every beat: keep it · follow a cancel, a purge, a retry · lost ─► leave it
+                 └───── every beat: keep it · follow a cancel, purge, retry · lost ─► leave it
 
 It runs on an event loop of its own: it must beat while the transfer loop is busy.
 """

@@ -134,16 +134,10 @@ class Restored(NamedTuple):
     was_closed: bool
 
 
-def is_postgres(path: str) -> bool:
-    """True if `path` is the URL of a PostgreSQL, which makes this process a node."""
-    return path.startswith(("postgresql://", "postgres://"))
-
-
 def open_store(
     path: str,
     clock: Clock | None = None,
     on_break: Callable[[], object] | None = None,
-    defer: Callable[..., object] | None = None,
 ) -> Restored:
     """The SQLite store in the file `path`, made if it is missing; a MemoryStore if `path` is empty.
 
@@ -154,10 +148,6 @@ def open_store(
         from imageload.store.memory import MemoryStore
 
         return Restored(MemoryStore(), [], was_closed=True)
-    if is_postgres(path):
-        from imageload.store.postgres.store import open_postgres
-
-        return open_postgres(path, clock, on_break, defer or (lambda *_: None))
     from imageload.store.sqlite import open_sqlite
 
     return open_sqlite(Path(path), clock, on_break)

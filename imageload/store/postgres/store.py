@@ -9,13 +9,14 @@ from __future__ import annotations
 import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
 
 import psycopg
 import psycopg.errors
 
 from imageload.errors import Failure, StoreError
 from imageload.job import Change, Job, Mirrored, Snapshot
-from imageload.store import Clock, Link, Posted, Restored, Totals
+from imageload.store import Clock, Link, Posted, Totals
 from imageload.store.postgres import claims, verbs
 from imageload.store.postgres.batch import HEAD, SLICE, Batch, Claim, Counts, SliceState
 from imageload.store.postgres.claims import Order, Place
@@ -32,16 +33,23 @@ from imageload.store.postgres.verbs import Done
 from imageload.store.rows import PAGE, encode_items, text_of
 from imageload.store.writer import Writer
 
-Defer = Callable[[Connection, int, Sequence[int]], object]
-"""Called with a job's number and the first images of slices that are to be queued."""
+
+class Queue(Protocol):
+    """The queue of slices that wait for a node, in the same database."""
+
+    def create(self, connection: Connection) -> None:
+        """Make its tables if they are missing."""
+
+    def defer(self, connection: Connection, number: int, firsts: Sequence[int]) -> None:
+        """Queue slices of job `number`, in the transaction of `connection`."""
 
 
 def open_postgres(
     url: str,
-    clock: Clock | None = None,
-    on_break: Callable[[], object] | None = None,
-    defer: Defer = lambda *_: None,
-) -> Restored:
+    clock: Clock | None,
+    on_break: Callable[[], object] | None,
+    queue: Queue,
+) -> PostgresStore:
     """The store in the database at `url`, whose tables are made if they are missing.
 
     It restores no jobs: nodes claim what is open. Raises StoreError.
@@ -49,10 +57,11 @@ def open_postgres(
     connections = Connections(url)
     try:
         with connections.open() as connection:
+            queue.create(connection)
             migrate(connection)
     except psycopg.Error as error:
         raise StoreError(f"PostgreSQL cannot be used: {str(error).strip()}") from None
-    return Restored(PostgresStore(connections, clock, on_break, defer), [], was_closed=True)
+    return PostgresStore(connections, clock, on_break, queue)
 
 
 class Database:
@@ -95,10 +104,10 @@ class PostgresStore:
         connections: Connections,
         clock: Clock | None,
         on_break: Callable[[], object] | None,
-        defer: Defer,
+        queue: Queue,
     ) -> None:
         self._connections = connections
-        self._defer = defer
+        self._defer = queue.defer
         self._database = Database(connections)
         self._writer = Writer(self._database, clock, on_break)
         self._claims: weakref.WeakKeyDictionary[Job, Claim] = weakref.WeakKeyDictionary()

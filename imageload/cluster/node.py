@@ -1,0 +1,59 @@
+"""One process of a cluster: the store that all nodes share, all jobs as the API shows them, and,
+unless its role is `api`, a worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from imageload.cluster.mirror import Mirror
+from imageload.cluster.queue import Queue
+from imageload.cluster.worker import Worker, WorkerRules
+from imageload.job import Change, Job
+from imageload.loader import ImageLoad
+from imageload.store import Clock
+from imageload.store.postgres.store import open_postgres
+
+
+class Node:
+    """A node on the PostgreSQL at `url`, whose tables are made if they are missing.
+
+    `clock` is called with the seconds that each transaction took; `on_break` if a bug ends a
+    thread of the node. Raises StoreError.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        rules: WorkerRules | None,
+        clock: Clock | None = None,
+        on_break: Callable[[], object] | None = None,
+    ) -> None:
+        """Without `rules` the node serves the API alone."""
+        self._queue = Queue(url)
+        self._rules, self._on_break = rules, on_break
+        self.store = open_postgres(url, clock, on_break, self._queue)
+        self._worker: Worker | None = None
+
+    def mirror(
+        self,
+        observers: Iterable[Callable[[Job, Change], object]],
+        watched: Callable[[], Iterable[Job]],
+    ) -> Mirror:
+        """The jobs of all nodes, for the API."""
+        return Mirror(self.store, observers, watched)
+
+    def start(self, image_load: ImageLoad) -> None:
+        """Begin to work on slices with `image_load`, if that is this node's role."""
+        if self._rules is not None:
+            self._worker = Worker(self.store, self._queue, image_load, self._rules, self._on_break)
+            self._worker.start()
+
+    def stop(self) -> None:
+        """Take no more slices."""
+        if self._worker is not None:
+            self._worker.stop()
+
+    def close(self, seconds: float) -> bool:
+        """Give back the slices that are left; True if no thread of the worker is."""
+        return self._worker is None or self._worker.close(seconds)
