@@ -79,7 +79,7 @@ class Service:
         self._node = None
         was_closed = True
         if settings.is_node:
-            self._node = _node(settings, tuning, self.metrics, on_break)
+            self._node = _node(settings, self.metrics, on_break)
             self.store: Store = self._node.store
             self._restored_jobs: list[Job] = []
         else:
@@ -188,9 +188,7 @@ class Service:
         self._pipeline.apply(job, change)
 
 
-def _node(
-    settings: Settings, tuning: Tuning, metrics: Metrics, on_break: Callable[[], object] | None
-) -> Node:
+def _node(settings: Settings, metrics: Metrics, on_break: Callable[[], object] | None) -> Node:
     """Raises StoreError, also if the extra `cluster` is not installed."""
     try:
         from imageload.cluster.node import Node
@@ -202,7 +200,7 @@ def _node(
         ) from None
     rules = None
     if settings.role != "api":
-        rules = WorkerRules(at_once=settings.max_active_jobs, dead_seconds=tuning.dead_seconds)
+        rules = WorkerRules(at_once=settings.max_active_jobs, dead_seconds=settings.dead_seconds)
     return Node(settings.store, rules, metrics.commit_clock, on_break)
 
 
