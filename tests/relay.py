@@ -1,4 +1,4 @@
-"""A TCP relay before a server that can be disconnected and reconnected, and counts bytes."""
+"""A TCP relay before a server that can be disconnected, silenced and reconnected; counts bytes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,16 @@ class Relay:
         self._target = (str(parts.hostname), int(parts.port or 80))
         self._port = 0
         self.answered = 0
+        self.passes = threading.Event()
+        """While it is clear, nothing passes in either direction, as if packets were lost."""
+        self.passes.set()
         self.bring_back()
-        self.url = f"http://127.0.0.1:{self._port}"
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return self._port
 
     def bring_back(self) -> None:
         """Listen, on the port as before."""
@@ -29,6 +37,7 @@ class Relay:
 
     def take_away(self) -> None:
         """Refuse new connections and break open ones."""
+        self.passes.set()
         with contextlib.suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
@@ -53,6 +62,7 @@ class Relay:
     def _hand_on(self, giver: socket.socket, taker: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while chunk := giver.recv(65536):
+                self.passes.wait()
                 if giver.getpeername() == self._target:
                     self.answered += len(chunk)
                 taker.sendall(chunk)
