@@ -198,7 +198,7 @@ def _node(
     except ModuleNotFoundError as error:
         raise StoreError(
             f"--store=postgresql://... needs the module {error.name}: install the extra "
-            "`cluster` (pip install 'imageload[cluster]', or -r requirements-cluster.txt)."
+            "`cluster` (in a checkout: pip install '.[cluster]')."
         ) from None
     rules = None
     if settings.role != "api":

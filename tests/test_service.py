@@ -20,7 +20,7 @@ import requests
 from imageload.job import Job
 from imageload.store import open_store
 from sandbox.testing import RunningSandbox
-from tests.conftest import real_component
+from tests.components import real_component
 from tests.origin import IMAGES, Origin, answer, raw, redirect, reset
 from tests.service import ROOT, RunningService, ServiceProcess, running_service
 from tests.waiting import PATIENCE, wait_until
