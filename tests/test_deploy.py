@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
+import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from imageload import options
 from sandbox.testing import RunningSandbox
 from tests.events import Subscriber
 from tests.nginx import LISTEN, running_nginx
-from tests.origin import Origin
+from tests.origin import IMAGES, Origin, Page, answer
 from tests.postgres import fresh_database
 from tests.service import ROOT, Client, RunningService, running_service, wired
 from tests.waiting import PATIENCE
@@ -65,14 +67,23 @@ def test_nodes_behind_nginx_are_one_service_and_a_dead_one_is_left_out(
 def test_events_come_through_nginx_as_they_happen(
     nodes: list[RunningService], origin: Origin, tmp_path: Path
 ) -> None:
-    hanging = origin.page("/hanging", origin.hang)
+    picture = (IMAGES / "png-rgb.png").read_bytes()
+    release = [threading.Event() for _ in range(4)]
+
+    def held(event: threading.Event) -> Page:
+        def page(connection: socket.socket) -> None:
+            assert event.wait(PATIENCE)
+            answer(picture)(connection)
+
+        return page
+
+    urls = [origin.page(f"/{n}.png", held(event)) for n, event in enumerate(release)]
     with running_nginx(tmp_path, proxy(nodes[:1])) as url:
-        job_id = nodes[1].submit([origin.image("png-rgb.png"), hanging])
+        job_id = nodes[1].submit(urls, dedupe=False)
         with Subscriber(f"{url}/v1/images/upload/{job_id}/events") as stream:
-            (image,) = [event for event in stream.until("image") if event.name == "image"]
-            assert image.data["state"] == "completed"
-            assert not nodes[1].status(job_id)["finished"], "the job goes on"
-            origin.released.set()
+            for event in release:
+                event.set()
+                stream.until("image")
             stream.until("complete")
 
 
