@@ -196,7 +196,7 @@ def _node(settings: Settings, metrics: Metrics, on_break: Callable[[], object] |
     except ModuleNotFoundError as error:
         raise StoreError(
             f"--store=postgresql://... needs the module {error.name}: install the extra "
-            "`cluster` (pip install 'imageload[cluster]', or -r requirements-cluster.txt)."
+            "`cluster` (in a checkout: pip install '.[cluster]')."
         ) from None
     rules = None
     if settings.role != "api":

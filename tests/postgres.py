@@ -22,6 +22,7 @@ from pathlib import Path
 
 import psycopg
 
+from tests.components import missing
 from tests.waiting import PATIENCE
 
 # The process may be killed at any moment, also while `initdb` writes to the folder.
@@ -168,14 +169,15 @@ def _server_url() -> str:
     if given:
         return given
     found = programs()
-    assert found is not None, "PostgreSQL is not installed"
+    if found is None:
+        missing("PostgreSQL", "postgresql, or set DATABASE_URL")
     running = contextlib.ExitStack()
     atexit.register(running.close)
     return running.enter_context(running_postgres(found)).url
 
 
 def fresh_database() -> str:
-    """The URL of a new, empty database. PostgreSQL must be there: DATABASE_URL or `programs`."""
+    """The URL of a new, empty database, on DATABASE_URL or a server of this process's own."""
     name = f"imageload_{uuid.uuid4().hex}"
     with psycopg.connect(_server_url(), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}".encode())
