@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from imageload.errors import KeyUsed
 from imageload.job import Image, Job
@@ -12,9 +12,14 @@ from imageload.store.postgres.batch import HEAD, SLICE, Claim, Counts, SliceStat
 from imageload.store.postgres.connections import Connection
 from imageload.store.rows import encode_items, text_of
 
+Defer = Callable[[Connection, int, Sequence[int]], object]
+"""Queues slices of a job, by its number and their first images."""
 
-def insert(connection: Connection, jobs: Sequence[Job], posted: Posted | None) -> list[Claim]:
-    """Insert the jobs, their slices and their key; the claims on them.
+
+def insert(
+    connection: Connection, jobs: Sequence[Job], posted: Posted | None, defer: Defer
+) -> list[Claim]:
+    """Insert the jobs, their slices, messages and key; the claims on them.
 
     Raises KeyUsed if jobs are kept under the key. It changes nothing if the same jobs were inserted
     by an earlier transaction, whose response was lost.
@@ -22,8 +27,11 @@ def insert(connection: Connection, jobs: Sequence[Job], posted: Posted | None) -
     if posted is not None:
         _insert_key(connection, posted)
     images = [list(job.snapshot().images) for job in jobs]
-    numbers = _insert_jobs(connection, jobs, posted)
-    _insert_slices(connection, dict(zip(numbers, images, strict=True)))
+    is_new, numbers = _insert_jobs(connection, jobs, posted)
+    if is_new:
+        _insert_slices(connection, dict(zip(numbers, images, strict=True)))
+        for number, some in zip(numbers, images, strict=True):
+            defer(connection, number, range(0, len(some), SLICE))
     new = SliceState(0, 0, Counts())
     return [
         Claim(number, 0, some, dict.fromkeys((HEAD, *range(0, len(some), SLICE)), new))
@@ -42,7 +50,8 @@ def _insert_key(connection: Connection, posted: Posted) -> None:
 
 def _insert_jobs(
     connection: Connection, jobs: Sequence[Job], posted: Posted | None
-) -> Sequence[int]:
+) -> tuple[bool, Sequence[int]]:
+    """The jobs' numbers; False if they were there."""
     caller, key = posted[:2] if posted is not None else (None, None)
     summaries = [job.summary() for job in jobs]
     columns = [
@@ -53,9 +62,9 @@ def _insert_jobs(
         [text_of(summary.album) for summary in summaries],
         [text_of(summary.callback) for summary in summaries],
     ]
-    connection.execute(_INSERT_JOBS, (caller, key, *columns))
+    inserted = connection.execute(_INSERT_JOBS, (caller, key, *columns)).rowcount
     found = connection.execute(_NUMBERS, (columns[0],)).fetchall()
-    return [number for (number,) in found]
+    return inserted > 0, [number for (number,) in found]
 
 
 def _insert_slices(connection: Connection, jobs: dict[int, list[Image]]) -> None:
@@ -83,5 +92,5 @@ _NUMBERS = b"SELECT number FROM job WHERE id = ANY(%s) ORDER BY number"
 _INSERT_SLICES = b"""
     INSERT INTO slice (job, first, count, items, open)
     SELECT job, first, count, items, first >= 0
-    FROM unnest(%s::bigint[], %s::int[], %s::int[], %s::bytea[]) AS new (job, first, count, items)
-    ON CONFLICT (job, first) DO NOTHING"""
+    FROM unnest(%s::bigint[], %s::int[], %s::int[], %s::bytea[])
+        AS new (job, first, count, items)"""

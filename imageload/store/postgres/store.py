@@ -121,10 +121,7 @@ class PostgresStore:
 
         def insert(connection: Connection) -> list[Claim]:
             connection.execute(f"SET LOCAL statement_timeout = {milliseconds}".encode())
-            inserted = accepting.insert(connection, jobs, posted)
-            for claim in inserted:
-                self._defer(connection, claim.number, [n for n in claim.slices if n != HEAD])
-            return inserted
+            return accepting.insert(connection, jobs, posted, self._defer)
 
         self._claims.update(zip(jobs, self._connections.run(insert), strict=True))
 
