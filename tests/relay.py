@@ -1,25 +1,27 @@
-"""A TCP relay before a server that can be disconnected, silenced and reconnected; counts bytes."""
+"""A TCP relay before a server that can be disconnected and reconnected, and counts bytes."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 
 class Relay:
-    """Listens on `url` and forwards to `target`. `answered` counts the bytes of responses."""
+    """Listens on `url` and forwards to `target`. `answered` counts the bytes of responses.
+
+    `watch` is called with each chunk of bytes before it is forwarded, and True if it is of a
+    response; an OSError that it raises breaks the connection.
+    """
 
     def __init__(self, target: str) -> None:
         parts = urlsplit(target)
         self._target = (str(parts.hostname), int(parts.port or 80))
         self._port = 0
         self.answered = 0
-        self.passes = threading.Event()
-        """While it is clear, nothing passes in either direction, as if packets were lost."""
-        self.passes.set()
+        self.watch: Callable[[bytes, bool], object] | None = None
         self.bring_back()
         self.url = f"http://127.0.0.1:{self.port}"
 
@@ -37,7 +39,6 @@ class Relay:
 
     def take_away(self) -> None:
         """Refuse new connections and break open ones."""
-        self.passes.set()
         with contextlib.suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
@@ -62,9 +63,11 @@ class Relay:
     def _hand_on(self, giver: socket.socket, taker: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while chunk := giver.recv(65536):
-                self.passes.wait()
-                if giver.getpeername() == self._target:
+                is_answer = giver.getpeername() == self._target
+                if is_answer:
                     self.answered += len(chunk)
+                if self.watch is not None:
+                    self.watch(chunk, is_answer)
                 taker.sendall(chunk)
         for side in (giver, taker):
             with contextlib.suppress(OSError):
