@@ -140,7 +140,8 @@ class Cluster:
         return found
 
     def temp_files(self) -> list[Path]:
-        """Files with bytes in the nodes' temp folders, and folders of nodes that are gone."""
+        """Files with bytes in the nodes' temp folders."""
+        sweep(self._temp)  # as the next node would, for those that were killed
         return [path for path in self._temp.rglob("*") if path.is_file() and path.stat().st_size]
 
     def stop(self) -> None:

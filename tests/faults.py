@@ -72,10 +72,14 @@ MUST_BE_ZERO = ("lost", "wrong", "unmarked", "unseen", "repeated", "left")
 
 
 class Follower:
-    """Reads a job's events in a thread; reconnects amid the stream, and when it breaks."""
+    """Reads a job's events in a thread; reconnects amid the stream, and when it breaks.
+
+    Events after the last id are sent again after a reconnect, so until then they do not count.
+    """
 
     def __init__(self, url: str, job_id: str) -> None:
         self.seen: Counter[int] = Counter()
+        self._since_id: list[int] = []
         self._url = f"{url}/v1/images/upload/{job_id}/events"
         self._last_id: str | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -94,14 +98,18 @@ class Follower:
         with contextlib.suppress(OSError), Subscriber(self._url, self._last_id) as stream:
             if stream.answer.status != 200:
                 return stream.answer.status == 204
+            self._since_id.clear()
             for count, event in enumerate(stream.events()):
-                self._last_id = stream.last_id
+                if event.name == "image":
+                    self._since_id.append(event.data["number"])
+                if stream.last_id != self._last_id:
+                    self._last_id = stream.last_id
+                    self.seen.update(self._since_id)
+                    self._since_id.clear()
                 if event.name == "complete":
                     return True
-                if event.name == "image":
-                    self.seen[event.data["number"]] += 1
-                    if count >= _RECONNECT_EVERY:
-                        return False
+                if event.name == "image" and count >= _RECONNECT_EVERY:
+                    return False
         return False
 
 
@@ -116,22 +124,24 @@ class Trial:
         self.job_id = cluster.apis[0].submit(self._urls)
         self._follower = Follower(self._survivor.url, self.job_id)
 
-    def ended(self, places: Places | None = None) -> int:
-        """How many images have ended, in these slices or in all."""
-        rows = self._slices()
-        return sum(count for place, count, _ in rows if places is None or place in places)
-
     def has_ended(self, count: int) -> bool:
         """So many images have ended."""
-        return self.ended() >= count
+        return sum(ended for _, ended, _ in self._slices()) >= count
+
+    def ended(self, places: Places) -> int:
+        """How many images have ended in these slices."""
+        return sum(ended for place, ended, _ in self._slices() if place in places)
 
     def goes_on(self, places: Places, before: int) -> bool:
         """More images than `before` have ended in these slices, or all have."""
         try:
-            is_over = not any(is_open for place, _, is_open in self._slices() if place in places)
-            return is_over or self.ended(places) > before
+            found = [
+                (count, is_open) for place, count, is_open in self._slices() if place in places
+            ]
         except psycopg.Error:
             return False
+        is_over = not any(is_open for _, is_open in found)
+        return is_over or sum(count for count, _ in found) > before
 
     def _slices(self) -> list[tuple[tuple[int, int], int, bool]]:
         rows = self._cluster.query(_SLICES, self.job_id)
@@ -203,6 +213,15 @@ def kill_worker_and_api(cluster: Cluster) -> Iterator[Places]:
 
 
 @contextlib.contextmanager
+def kill_worker(cluster: Cluster) -> Iterator[Places]:
+    """kill -9 of a worker."""
+    worker = _busiest(cluster)
+    places = cluster.places_of(worker)
+    cluster.kill(worker)
+    yield places
+
+
+@contextlib.contextmanager
 def kill_all_workers(cluster: Cluster) -> Iterator[Places]:
     """kill -9 of all workers; others are started at once."""
     places = _open_places(cluster)
@@ -265,11 +284,13 @@ def cut_off_worker(cluster: Cluster) -> Iterator[Places]:
     """Nothing passes between a worker and PostgreSQL until others have its slices."""
     relay, worker = cluster.relays[-1], cluster.workers[0]
     places = cluster.places_of(worker)
-    relay.passes.clear()
+    passes = threading.Event()
+    relay.watch = lambda *_: passes.wait()
     try:
         yield places
     finally:
-        relay.passes.set()
+        relay.watch = None
+        passes.set()
 
 
 @contextlib.contextmanager
