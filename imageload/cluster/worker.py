@@ -165,12 +165,12 @@ class Worker:
             if self._is_stopping:
                 self._taking.cancel()
             await asyncio.wait([self._taking])
+            if not self._taking.cancelled():
+                self._taking.result()  # a bug: it ends only by a cancel
             while tasks := [*self._tasks.values(), *self._others]:
                 await asyncio.wait(tasks)
             keeping.cancel()
             sweeping.cancel()
-        if not self._taking.cancelled():
-            self._taking.result()
 
     async def _take(self, number: int, first: int) -> None:
         """Work on a slice, if it still has to be and no other worker has it.
@@ -183,8 +183,14 @@ class Worker:
             return  # the sweep queues it again, if nobody has it
         task = self._loop.create_task(self._work_on(place))
         self._tasks[place] = task
-        task.add_done_callback(lambda _: self._tasks.pop(place))
+        task.add_done_callback(lambda task: self._ended(place, task))
         await asyncio.shield(task)
+
+    def _ended(self, place: Place, task: asyncio.Task[None]) -> None:
+        del self._tasks[place]
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            _log.error("a bug ended the work on a slice", exc_info=error)
 
     async def _work_on(self, place: Place) -> None:
         try:
