@@ -88,8 +88,18 @@ class Store(Protocol):
         not have are ignored.
         """
 
-    async def durable(self) -> None:
-        """Return once all that was recorded so far is on disk; at once if it is already."""
+    async def durable(self, job: Job | None = None) -> None:
+        """Return once all that was recorded so far is on disk; at once if it is already.
+
+        With `job`: and once the job is known to be this process's, see `is_ours`. If another node
+        has taken it over, the call waits to be cancelled.
+        """
+
+    def is_ours(self, job: Job) -> bool:
+        """True if no other process works on the job, as far as was heard a moment ago.
+
+        To be asked right before an upload is sent.
+        """
 
     def retire(self, job_ids: Iterable[str]) -> None:
         """Drop jobs from the list of jobs; their links stay listed."""

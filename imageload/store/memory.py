@@ -40,8 +40,11 @@ class MemoryStore:
     def record(self, job: Job, change: Change) -> None:
         pass
 
-    async def durable(self) -> None:
+    async def durable(self, job: Job | None = None) -> None:
         pass
+
+    def is_ours(self, job: Job) -> bool:  # noqa: ARG002
+        return True
 
     def retire(self, job_ids: Iterable[str]) -> None:
         """Forget the jobs: their links would fill the memory in time."""

@@ -179,8 +179,11 @@ class SqliteStore:
     def _record_head(self, number: int, job: Job) -> None:
         self._put({number: (rows.SET_HEAD, rows.head_row(number, job))})
 
-    async def durable(self) -> None:
+    async def durable(self, job: Job | None = None) -> None:  # noqa: ARG002
         await self._writer.durable()
+
+    def is_ours(self, job: Job) -> bool:  # noqa: ARG002
+        return True
 
     def retire(self, job_ids: Iterable[str]) -> None:
         gone = list(job_ids)

@@ -118,10 +118,11 @@ def read_changes(
     newest = sum(versions.values())
     images: dict[int, Image] = {}
     for first, version in versions.items():
-        if first != HEAD and version != known[first]:
+        seen = known.get(first, -1)  # -1: it was split from another
+        if first != HEAD and version != seen:
             (packed,) = connection.execute(_ITEMS, (head.number, first)).fetchone() or (b"",)
             items = decode_items(zlib.decompress(packed))
-            changed = (head.number, first, first + len(items), known[first])
+            changed = (head.number, first, first + len(items), seen)
             for row in connection.execute(_CHANGED, changed).fetchall():
                 row = (*row[:2], row[2] + newest - version, *row[3:])
                 images[row[1]] = read_image(items[row[1] - first], row, 0)
@@ -151,7 +152,6 @@ def read_slice(
         created=datetime.fromtimestamp(head.created, UTC),
         dedupe=head.dedupe,
         started=True,
-        purging=head.purging,
         version=version,
     )
     return job, claim

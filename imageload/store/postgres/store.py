@@ -6,7 +6,11 @@ writes for them until a worker claims a slice (`imageload.cluster`).
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import logging
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import Protocol
@@ -17,12 +21,16 @@ from imageload.errors import Failure, StoreError
 from imageload.job import Change, Job, Mirrored, Snapshot
 from imageload.store import Clock, Link, Posted, Totals
 from imageload.store.postgres import accepting, claims, leaving, reading, verbs
-from imageload.store.postgres.batch import HEAD, Batch, Claim
-from imageload.store.postgres.claims import Order, Place
+from imageload.store.postgres.batch import HEAD, Batch, Claim, Counts, SliceState
+from imageload.store.postgres.claims import Claimed, Order, Place, SliceCounts
 from imageload.store.postgres.connections import UNAVAILABLE, Connection, Connections
 from imageload.store.postgres.schema import migrate
 from imageload.store.postgres.verbs import Done
 from imageload.store.writer import Writer
+
+_log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 0.05
 
 
 class Queue(Protocol):
@@ -33,6 +41,9 @@ class Queue(Protocol):
 
     def defer(self, connection: Connection, number: int, firsts: Sequence[int]) -> None:
         """Queue slices of job `number`, in the transaction of `connection`."""
+
+    def tidy(self, connection: Connection, dead_seconds: float) -> None:
+        """Delete what workers have left that were not heard of for `dead_seconds`."""
 
 
 def open_postgres(
@@ -104,7 +115,7 @@ class PostgresStore:
         queue: Queue,
     ) -> None:
         self._connections = connections
-        self._defer = queue.defer
+        self._queue, self._defer = queue, queue.defer
         self._database = Database(connections)
         self._writer = Writer(self._database, clock, on_break)
         self._claims: weakref.WeakKeyDictionary[Job, Claim] = weakref.WeakKeyDictionary()
@@ -158,42 +169,84 @@ class PostgresStore:
 
         self._writer.put(put)
 
-    async def durable(self) -> None:
-        await self._writer.durable()
+    async def durable(self, job: Job | None = None) -> None:
+        while True:
+            await self._writer.durable()
+            if job is None or self.is_ours(job):
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def is_ours(self, job: Job) -> bool:
+        claim = self._claims.get(job)
+        return claim is None or claim.is_ours
 
     # Claims, for the worker of `imageload.cluster`
 
-    def claim(self, place: Place, worker: str, seconds: float) -> tuple[Job, Order] | None:
+    def claim(
+        self,
+        place: Place,
+        worker: str,
+        seconds: float,
+        *,
+        may_rescue: bool = True,
+        may_suspect: bool = True,
+    ) -> Claimed | None:
         """The slice at `place` as a job to load, which is this worker's for `seconds`; or None.
 
-        Raises StoreUnavailable.
+        None also if it was split. Raises StoreUnavailable.
         """
+        sent = time.monotonic()
 
-        def run(connection: Connection) -> tuple[Job, Claim, Order] | None:
-            return claims.claim(connection, place, worker, seconds)
-
-        found = self._connections.run(run)
-        if found is None:
+        def run(connection: Connection) -> Claimed | None:
+            claimed = claims.claim(
+                connection, place, worker, seconds, may_rescue=may_rescue, may_suspect=may_suspect
+            )
+            if claimed is None or not claimed.is_poisoned or len(claimed.claim.images) < 2:
+                return claimed
+            if place[1] == HEAD:
+                return claimed
+            self._defer(connection, place[0], claims.split(connection, claimed.claim))
+            job_id, _, _ = claimed.job.job_id.partition("/")
+            _log.warning("split a slice that may kill nodes job=%s first=%d", job_id, place[1])
             return None
-        job, claim, order = found
-        self._claims[job] = claim
-        return job, order
 
-    def beat(self, worker: str, seconds: float | None) -> dict[Place, Order]:
-        """The slices that `worker` has, and what is wanted of them; kept for `seconds` more."""
+        claimed = self._connections.run(run)
+        if claimed is not None:
+            claim = self._claims[claimed.job] = claimed.claim
+            claim.heard, claim.seconds = sent, seconds / 2
+        return claimed
 
-        def run(connection: Connection) -> dict[Place, Order]:
-            if seconds is None:
-                return claims.orders(connection, worker)
-            return claims.beat(connection, worker, seconds)
+    def beat(self, jobs: Sequence[Job], seconds: float | None) -> dict[Job, Order]:
+        """Those of the slices of `jobs` that are still ours, and what is wanted of them.
 
-        return self._connections.run(run)
+        They are kept for `seconds` more; None: only look. The others are lost.
+        """
+        mine = {self._place(self._claims[job]): job for job in jobs}
+        epochs = [self._claims[job].slices[first].epoch for (_, first), job in mine.items()]
+        rows = [(*place, epoch) for place, epoch in zip(mine, epochs, strict=True)]
+        sent = time.monotonic()
+        orders = self._connections.run(lambda connection: claims.beat(connection, rows, seconds))
+        for place, job in mine.items():
+            claim = self._claims[job]
+            if place not in orders:
+                claim.is_lost = True
+            elif seconds is not None:
+                claim.heard = max(claim.heard, sent)
+        return {mine[place]: order for place, order in orders.items()}
 
-    def lose(self, job: Job) -> None:
-        """Write nothing more of this slice: another node has it."""
-        claim = self._claims.get(job)
-        if claim is not None:
-            claim.is_lost = True
+    def is_lost(self, job: Job) -> bool:
+        """True if another node has taken this slice over: nothing of it is written any more."""
+        return self._claims[job].is_lost
+
+    def _place(self, claim: Claim) -> Place:
+        return claim.number, HEAD if HEAD in claim.slices else claim.offset
+
+    def followed(self, job: Job, order: Order) -> None:
+        """What was ordered of this slice was done; written after all that was recorded of it."""
+        claim = self._claims[job]
+        _, first = self._place(claim)
+        edit = functools.partial(claims.follow, claimed=claim, first=first, order=order)
+        self._writer.put(lambda batch: batch.edits.update({(claim, order): edit}))
 
     def end(self, job: Job, *, is_over: bool) -> None:
         """The slice has nothing left to do, or (`is_over` is False) others may go on with it.
@@ -201,23 +254,17 @@ class PostgresStore:
         It is written after all that was recorded of it.
         """
         claim = self._claims[job]
-        first = HEAD if HEAD in claim.slices else claim.offset
+        _, first = self._place(claim)
 
         def edit(connection: Connection) -> None:
-            if is_over and job.summary().finished:
-                if claims.end(connection, claim, first):
-                    self._defer(connection, claim.number, [HEAD])
-            elif claims.give_back(connection, claim, first):
-                self._defer(connection, claim.number, [first])
+            finish = claims.end if is_over else claims.give_back
+            self._defer(connection, claim.number, finish(connection, claim, first))
 
-        self._writer.put(lambda batch: batch.edits.update({claim: edit}))
+        def put(batch: Batch) -> None:
+            batch.locks.add(claim.number)
+            batch.edits[claim] = edit
 
-    def clear_again(self, job: Job) -> None:
-        """The order to load images of this slice again was followed."""
-        claim = self._claims[job]
-        place = claim.number, claim.offset, claim.slices[claim.offset].epoch
-        clear: Callable[[Connection], object] = lambda c: c.execute(_CLEAR_AGAIN, place)  # noqa: E731
-        self._writer.put(lambda batch: batch.edits.update({("again", place): clear}))
+        self._writer.put(put)
 
     def cancel(self, job_id: str, failure: Failure, *, purge: bool = False) -> Done:
         """End what is open in a job on any node; raises LookupError, StoreUnavailable."""
@@ -235,16 +282,27 @@ class PostgresStore:
 
         return self._connections.run(run)
 
-    def queue_forgotten(self) -> int:
-        """Queue the slices that nobody has and no message names; how many they are."""
+    def slice_counts(self) -> SliceCounts:
+        """How many slices of all nodes wait, and are stuck; raises StoreUnavailable."""
+        return self._connections.run(claims.count)
+
+    def queue_forgotten(self, *, rescue: bool) -> int:
+        """Queue the slices that nobody has and no message names; how many they are.
+
+        With `rescue`, those of nodes that seem dead too.
+        """
 
         def run(connection: Connection) -> int:
-            places = claims.forgotten(connection)
+            places = claims.forgotten(connection, rescue=rescue)
             for number, first in places:
                 self._defer(connection, number, [first])
             return len(places)
 
         return self._connections.run(run)
+
+    def tidy_queue(self, dead_seconds: float) -> None:
+        """Delete what dead workers have left in the queue's tables."""
+        self._connections.run(lambda connection: self._queue.tidy(connection, dead_seconds))
 
     # Jobs that leave
 
@@ -302,7 +360,8 @@ class PostgresStore:
             return None
         change, versions = found
         for first, version in versions.items():
-            claim.slices[first] = claim.slices[first]._replace(version=version)
+            known = claim.slices.get(first, SliceState(0, 0, Counts()))
+            claim.slices[first] = known._replace(version=version)
         return change
 
     def versions(self, jobs: Sequence[Job]) -> dict[Job, int | None]:
@@ -373,4 +432,3 @@ class PostgresStore:
 
 
 _POSTED = b"SELECT fingerprint, job_ids FROM posted WHERE caller = %s AND key = %s"
-_CLEAR_AGAIN = b"UPDATE slice SET again = NULL WHERE job = %s AND first = %s AND epoch = %s"
