@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import procrastinate
 import psycopg
@@ -47,9 +47,13 @@ class Queue:
                 connection.execute(SchemaManager.get_schema().encode())
 
     def defer(self, connection: Connection, number: int, firsts: Sequence[int]) -> None:
-        """Queue these slices of a job, in the transaction of `connection`; raises psycopg.Error.
+        """Queue slices of job `number`, in the transaction of `connection`."""
+        self.defer_all(connection, {number: firsts})
 
-        The first slice of any job comes before the second of any other.
+    def defer_all(self, connection: Connection, slices: Mapping[int, Sequence[int]]) -> None:
+        """Queue slices of jobs, by their numbers, in the transaction of `connection`.
+
+        The first slice of any job comes before the second of any other. Raises psycopg.Error.
         """
         messages = [
             Message(
@@ -60,6 +64,7 @@ class Queue:
                 task_name=_TASK,
                 task_kwargs={"number": number, "first": first},
             )
+            for number, firsts in slices.items()
             for first in firsts
         ]
         try:

@@ -61,7 +61,6 @@ MIGRATIONS = (
         PRIMARY KEY (job, first)
     ) WITH (fillfactor = 70);
     CREATE INDEX slice_open ON slice (job, first) WHERE open;
-    CREATE INDEX slice_worker ON slice (worker) WHERE worker IS NOT NULL;
     CREATE TABLE image (
         job BIGINT NOT NULL REFERENCES job ON DELETE CASCADE,
         n INTEGER NOT NULL,
@@ -69,7 +68,7 @@ MIGRATIONS = (
         link TEXT,
         record BYTEA NOT NULL,
         PRIMARY KEY (job, n)
-    ) WITH (fillfactor = 80);
+    ) WITH (autovacuum_vacuum_scale_factor = 0.05);
     CREATE INDEX image_link ON image USING hash (link) WHERE link IS NOT NULL;
     CREATE TABLE content (
         key BYTEA PRIMARY KEY,

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Protocol
 
 import psycopg
@@ -41,6 +41,9 @@ class Queue(Protocol):
 
     def defer(self, connection: Connection, number: int, firsts: Sequence[int]) -> None:
         """Queue slices of job `number`, in the transaction of `connection`."""
+
+    def defer_all(self, connection: Connection, slices: Mapping[int, Sequence[int]]) -> None:
+        """`defer` for several jobs."""
 
     def tidy(self, connection: Connection, dead_seconds: float) -> None:
         """Delete what workers have left that were not heard of for `dead_seconds`."""
@@ -132,7 +135,7 @@ class PostgresStore:
 
         def insert(connection: Connection) -> list[Claim]:
             connection.execute(f"SET LOCAL statement_timeout = {milliseconds}".encode())
-            return accepting.insert(connection, jobs, posted, self._defer)
+            return accepting.insert(connection, jobs, posted, self._queue.defer_all)
 
         self._claims.update(zip(jobs, self._connections.run(insert), strict=True))
 
