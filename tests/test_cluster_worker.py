@@ -14,11 +14,13 @@ import psycopg
 import pytest
 
 from imageload.cluster.node import Node
+from imageload.errors import ImageError
 from imageload.job import Downloaded, Image, Job, Uploaded, Uploading
 from imageload.store.postgres.claims import Claimed
 from imageload.store.postgres.store import PostgresStore
 from sandbox.testing import RunningSandbox
-from tests.jobs import distinct
+from tests.contract import running_contract
+from tests.jobs import delete, distinct, retry
 from tests.journals import job_of, link, record, report
 from tests.origin import IMAGES, Origin, Page, answer
 from tests.postgres import fresh_database
@@ -27,6 +29,7 @@ from tests.service import RunningService, running_service
 from tests.waiting import PATIENCE, wait_until
 
 DEAD = 2.0
+_WAITING = "SELECT count(*) FROM procrastinate_jobs WHERE status = 'todo'"
 PNG = (IMAGES / "png-rgb.png").read_bytes()
 
 
@@ -95,7 +98,7 @@ class Held:
     def __call__(self, content: bytes) -> Page:
         def page(connection: Any) -> None:
             self.asked.release()
-            assert self.go.wait(PATIENCE)
+            self.go.wait(2 * PATIENCE)
             answer(PNG + content)(connection)
 
         return page
@@ -135,6 +138,14 @@ def at_hand(running: RunningService) -> list[Image]:
     """The images of the slices that are at work here, as they are in memory."""
     windows = list(running.service.image_load.at_work._windows.values())
     return [image for window in windows for image in window.job.snapshot().images]
+
+
+def at_work(running: RunningService) -> int:
+    """How many slices are at work on this node."""
+    node = running.service.node
+    assert node is not None
+    assert node.worker is not None
+    return node.worker.at_work
 
 
 # Fence and liveness
@@ -233,3 +244,266 @@ def test_while_the_database_is_away_uploads_end_and_none_begins(
         assert len(sandbox.images()) == 6
         assert not any(each["maybe_duplicate"] for each in node.records(job_id).values())
     relay.take_away()
+
+
+def test_a_slice_that_ends_while_the_database_is_away_has_ended(
+    url: str, database: Database, tmp_path: Path, sandbox: RunningSandbox, origin: Origin
+) -> None:
+    relay = Relay(url)
+    sandbox.fault("slow_answer", seconds=0.3, count=1)
+    with worker(tmp_path / "a", behind(relay, url), sandbox) as node:
+        job_id = node.submit(distinct(origin, 1))
+        sandbox.wait_for("upload")
+        relay.take_away()
+        wait_until(lambda: not at_work(node))
+        relay.bring_back()
+        assert len(node.finish(job_id)["uploaded"]["completed"]) == 1
+        assert len(sandbox.images()) == 1
+        wait_until(lambda: not database.one("SELECT open FROM slice WHERE first = 0"))
+        # Its message could not be told that it has ended, or the queue's worker has ended.
+        wait_until(lambda: not database.one("SELECT count(*) FROM procrastinate_jobs"))
+        wait_until(lambda: database.one("SELECT count(*) FROM procrastinate_workers") == 1)
+    relay.take_away()
+
+
+def test_a_queue_that_has_broken_is_read_again(
+    url: str,
+    tmp_path: Path,
+    sandbox: RunningSandbox,
+    origin: Origin,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    relay = Relay(url)
+    with worker(tmp_path / "a", behind(relay, url), sandbox) as node:
+        node.finish(node.submit(distinct(origin, 1)))
+        relay.take_away()
+        wait_until(lambda: "the queue cannot be read now" in caplog.text)
+        relay.bring_back()
+        wait_until(lambda: node.get("/readyz").status_code == 200)
+        job_id = node.submit(distinct(origin, 3))
+        assert len(node.finish(job_id)["uploaded"]["completed"]) == 3
+    relay.take_away()
+
+
+# Messages and claims
+
+
+def test_a_worker_that_is_handed_its_own_slice_goes_on_with_it(
+    url: str, database: Database, tmp_path: Path, sandbox: RunningSandbox, origin: Origin
+) -> None:
+    held = Held()
+    with worker(tmp_path / "a", url, sandbox) as node:
+        job_id = node.submit(held.pages(origin, 1))
+        held.wait(1)
+        database.rows("UPDATE slice SET until = now() - interval '1 hour'")  # as if it were late
+        database.rows(
+            "INSERT INTO procrastinate_jobs (queue_name, task_name, args)"
+            " SELECT queue_name, task_name, args FROM procrastinate_jobs"
+        )
+        wait_until(lambda: not database.one(_WAITING))
+        wait_until(lambda: database.one("SELECT until > now() FROM slice WHERE first = 0"))
+        held.go.set()
+        assert len(node.finish(job_id)["uploaded"]["completed"]) == 1
+        assert database.one("SELECT epoch FROM slice WHERE first = 0") == 1
+        assert node.service.node is not None
+        assert node.service.node.worker is not None
+        assert node.service.node.worker.lost == 0
+
+
+def test_a_slice_of_a_node_that_seems_dead_is_left_to_it_after_an_outage(
+    database: Database, store: PostgresStore
+) -> None:
+    job = job_of(1)
+    assert claim(store, job).taken_over == 0
+    place = store._claims[job].number, 0
+    assert store.claim(place, "other", 60.0) is None, "it lives"
+    database.rows("UPDATE slice SET until = now() - interval '1 hour'")
+    assert store.claim(place, "other", 60.0, may_rescue=False) is None
+    assert store.queue_forgotten(rescue=False) == 0
+    database.rows("DELETE FROM procrastinate_jobs")
+    assert store.queue_forgotten(rescue=True) == 1
+    claimed = store.claim(place, "other", 60.0)
+    assert claimed is not None
+    assert claimed.taken_over == 1
+
+
+def test_a_node_that_has_just_started_takes_nothing_from_others(
+    url: str, database: Database, tmp_path: Path, sandbox: RunningSandbox, store: PostgresStore
+) -> None:
+    claim(store, job_of(1))
+    database.rows("UPDATE slice SET worker = 'other', until = now() WHERE first = 0")
+    with worker(tmp_path / "a", url, sandbox, dead_seconds=3600.0):
+        wait_until(lambda: not database.one(_WAITING))
+        wait_until(lambda: not database.one("SELECT count(*) FROM procrastinate_jobs"))
+        assert database.one("SELECT worker FROM slice WHERE first = 0") == "other"
+
+
+@pytest.mark.parametrize("worker_id", ["NULL", "(SELECT max(id) FROM procrastinate_workers)"])
+def test_a_message_that_is_in_hand_for_ever_strands_no_slice(
+    worker_id: str,
+    url: str,
+    database: Database,
+    store: PostgresStore,
+    tmp_path: Path,
+    sandbox: RunningSandbox,
+    origin: Origin,
+) -> None:
+    job = Job(distinct(origin, 2))
+    store.accept([job])
+    database.rows("INSERT INTO procrastinate_workers DEFAULT VALUES")
+    database.rows(f"UPDATE procrastinate_jobs SET status = 'doing', worker_id = {worker_id}")
+    with worker(tmp_path / "a", url, sandbox) as node:
+        assert len(node.finish(job.job_id)["uploaded"]["completed"]) == 2
+        wait_until(lambda: not database.one("SELECT count(*) FROM procrastinate_jobs"))
+
+
+# Poison
+
+
+def test_a_slice_that_was_taken_over_too_often_is_split(
+    store: PostgresStore, database: Database
+) -> None:
+    claimed = claim(store, job_of(5))
+    record(store, claimed.job, Downloaded(0, report(0)), Uploaded(0, link(0)))
+    record(store, claimed.job, Downloaded(4, report(4)), Uploaded(4, link(4)))
+    asyncio.run(store.durable())
+    number = claimed.claim.number
+    mirrored = store.load(claimed.job.job_id.partition("/")[0])
+    assert mirrored is not None
+    for _ in range(2):
+        database.rows("UPDATE slice SET until = now() - interval '1 hour'")
+        assert store.claim((number, 0), "next", 60.0) is not None
+    database.rows("UPDATE slice SET until = now() - interval '1 hour'")
+    assert store.claim((number, 0), "next", 60.0, may_suspect=False) is None
+    suspect = store.claim((number, 0), "next", 60.0)
+    assert suspect is not None
+    assert suspect.is_suspect
+    database.rows("UPDATE slice SET until = now() - interval '1 hour'")
+    assert store.claim((number, 0), "next", 60.0) is None, "it was split"
+    columns = "first, count, completed, taken_over, worker"
+    parts = database.rows(f"SELECT {columns} FROM slice WHERE first >= 0 ORDER BY first")
+    assert parts == [(0, 3, 1, 3, None), (3, 2, 1, 3, None)]
+    assert database.rows(
+        "SELECT args->>'first' FROM procrastinate_jobs ORDER BY id DESC LIMIT 2"
+    ) == [("3",), ("0",)]
+    change = store.changes(mirrored)
+    assert change is not None
+    mirrored.apply(change)
+    assert [image.link for image in mirrored.snapshot().images] == [link(0), *[None] * 3, link(4)]
+    second = store.claim((number, 3), "next", 60.0)
+    assert second is not None
+    assert [image.state for image in second.job.snapshot().images] == ["queued", "completed"]
+    record(store, second.job, Downloaded(0, report(3)), Uploaded(0, link(3)))
+    asyncio.run(store.durable())
+    assert database.one("SELECT completed FROM slice WHERE first = 3") == 2
+
+
+def test_an_image_alone_that_kills_its_nodes_fails(
+    url: str, database: Database, tmp_path: Path, sandbox: RunningSandbox, store: PostgresStore
+) -> None:
+    job = job_of(1)
+    claim(store, job)
+    database.rows("UPDATE slice SET taken_over = 3, worker = 'dead', until = now() WHERE first = 0")
+    with worker(tmp_path / "a", url, sandbox, dead_seconds=0.5) as node:
+        node.finish(job.job_id)
+        (image,) = node.records(job.job_id).values()
+        assert image["error"]["code"] == "poison"
+        assert image["error"]["message"].startswith("The service died more than 3 times")
+
+
+# Stops
+
+
+def test_at_a_stop_another_node_has_the_slice_at_once_and_what_is_sent_lands(
+    url: str,
+    database: Database,
+    tmp_path: Path,
+    sandbox: RunningSandbox,
+    origin: Origin,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held = Held()
+    sandbox.fault("slow_answer", seconds=0.3, count=1)
+    # So long that no slice is taken over.
+    with worker(tmp_path / "a", url, sandbox, dead_seconds=3600.0) as first:
+        job_id = first.submit([*distinct(origin, 1), *held.pages(origin, 2)])
+        held.wait(2)
+        sandbox.wait_for("upload")
+        with worker(tmp_path / "b", url, sandbox, dead_seconds=3600.0) as second:
+            assert first.app.close(PATIENCE, PATIENCE)
+            monkeypatch.setattr(first.app, "close", lambda _: True)  # only once
+            held.wait(2)
+            held.go.set()
+            assert len(second.finish(job_id)["uploaded"]["completed"]) == 3
+            records = second.records(job_id).values()
+            assert not any(each["maybe_duplicate"] for each in records)
+            assert len(sandbox.images()) == 3
+            assert database.one("SELECT taken_over FROM slice WHERE first = 0") == 0
+
+
+# The head: album, purge, callback
+
+
+def test_the_callback_is_called_once_for_each_end(
+    url: str, database: Database, tmp_path: Path, sandbox: RunningSandbox, origin: Origin
+) -> None:
+    missing = f"{origin.url}/missing"
+    with (
+        running_contract() as hook,
+        worker(tmp_path / "a", url, sandbox) as first,
+        worker(tmp_path / "b", url, sandbox) as second,
+    ):
+        hook.put("POST /hook", {})
+        urls = [*distinct(origin, 2), missing]
+        posted = first.post(json={"urls": urls, "callback": f"{hook.url}/hook"})
+        (job_id,) = posted.json()["jobId"]
+        wait_until(lambda: not database.one("SELECT count(*) FROM slice WHERE open"))
+        assert len(hook.asked) == 1
+        assert database.one("SELECT callback::jsonb->>'is_told' FROM job") == "true"
+        origin.page("/missing", answer(PNG))
+        assert retry(second, job_id).status_code == 202
+        wait_until(lambda: len(hook.asked) == 2)
+        wait_until(lambda: not database.one("SELECT count(*) FROM slice WHERE open"))
+        assert len(second.status(job_id)["uploaded"]["completed"]) == 3
+        assert len(hook.asked) == 2
+        assert database.one("SELECT callback::jsonb->>'is_told' FROM job") == "true"
+
+
+def test_a_purge_deletes_what_all_slices_have_landed(
+    url: str,
+    database: Database,
+    tmp_path: Path,
+    sandbox: RunningSandbox,
+    origin: Origin,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("imageload.store.postgres.store.SLICE", 2)
+    held = Held()
+    with (
+        worker(tmp_path / "a", url, sandbox) as first,
+        worker(tmp_path / "b", url, sandbox) as second,
+    ):
+        job_id = first.submit([*distinct(origin, 5), *held.pages(origin, 2)])
+        held.wait(2)
+        wait_until(lambda: len(states(second, job_id)["completed"]) == 5)
+        delete(second, job_id, "?purge=true")
+        wait_until(lambda: first.status(job_id)["finished"])
+        held.go.set()
+        assert sandbox.images() == []
+        codes = [each["error"]["code"] for each in second.records(job_id).values()]
+        assert codes == [*["purged"] * 5, *["cancelled"] * 2]
+        wait_until(lambda: not database.one("SELECT count(*) FROM slice WHERE open"))
+
+
+def test_a_cancel_is_followed_by_the_next_owner_if_its_node_dies(
+    url: str, database: Database, tmp_path: Path, sandbox: RunningSandbox, store: PostgresStore
+) -> None:
+    job = job_of(2)
+    claim(store, job)
+    done = store.cancel(job.job_id, ImageError("cancelled", "Cancelled.").failure())
+    assert done.images == 2
+    database.rows("UPDATE slice SET until = now() WHERE first = 0")
+    with worker(tmp_path / "a", url, sandbox, dead_seconds=0.5) as node:
+        node.finish(job.job_id)
+        codes = [each["error"]["code"] for each in node.records(job.job_id).values()]
+        assert codes == ["cancelled"] * 2

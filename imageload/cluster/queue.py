@@ -90,7 +90,11 @@ class Queue:
         """
         while True:
             connector = procrastinate.PsycopgConnector(
-                conninfo=self._url, min_size=1, max_size=4, reconnect_timeout=5.0, timeout=5.0
+                conninfo=self._url,
+                min_size=1,
+                max_size=4,
+                reconnect_timeout=5.0,
+                timeout=min(5.0, dead_seconds),
             )
             app = procrastinate.App(connector=connector)
             app.task(name=_TASK)(handler)

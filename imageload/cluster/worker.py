@@ -101,7 +101,7 @@ class Worker:
         # A place is at work at most once, under one epoch: the Job's id is the place's.
         self._tasks: dict[Place, asyncio.Task[None]] = {}
         self._at_work: dict[Place, _Slice] = {}
-        self._following: set[asyncio.Task[None]] = set()
+        self._others: set[asyncio.Task[None]] = set()
         self._claiming = asyncio.Lock()
         self._beats = ThreadPoolExecutor(1, "beat")  # never behind claims that wait
         self._loop = asyncio.new_event_loop()
@@ -165,8 +165,8 @@ class Worker:
             if self._is_stopping:
                 self._taking.cancel()
             await asyncio.wait([self._taking])
-            while self._tasks:
-                await asyncio.wait(list(self._tasks.values()))
+            while tasks := [*self._tasks.values(), *self._others]:
+                await asyncio.wait(tasks)
             keeping.cancel()
             sweeping.cancel()
         if not self._taking.cancelled():
@@ -178,8 +178,9 @@ class Worker:
         If the queue breaks meanwhile, the slice goes on: its row says that it is ours.
         """
         place = number, first
-        if self._is_stopping or place in self._tasks or len(self._tasks) >= self._rules.at_once:
-            return  # the sweep queues it again
+        is_full = len(self._tasks) >= self._rules.at_once
+        if self._is_stopping or is_full or place in self._tasks or place in self._at_work:
+            return  # the sweep queues it again, if nobody has it
         task = self._loop.create_task(self._work_on(place))
         self._tasks[place] = task
         task.add_done_callback(lambda _: self._tasks.pop(place))
@@ -198,17 +199,38 @@ class Worker:
         if claimed.taken_over:
             self._taken_over += 1
             _log.warning("took over job=%s first=%d times=%d", *at_work.names, claimed.taken_over)
+        is_loaded = False
         try:
             await self._load_slice(at_work, claimed)
+            is_loaded = True
         except (ImageLoadError, asyncio.CancelledError) as error:
             # The transfer loop has ended, or is about to.
             _log.info("left job=%s first=%d reason=%r", *at_work.names, error)
         except Exception:
             _log.exception("the work on a slice broke job=%s first=%d", *at_work.names)
             await asyncio.sleep(_SWEEP_SECONDS)  # it is queued again, maybe to break again
+        if place[1] == HEAD and is_loaded:
+            # Not here: while a receiver does not respond, other slices may take this one's turn.
+            self._spawn(self._tell_and_end(at_work))
+        else:
+            self._end(at_work)
+
+    async def _tell_and_end(self, at_work: _Slice) -> None:
+        try:
+            await self._on_transfer_loop(self._tell(at_work.job))
+        except (ImageLoadError, asyncio.CancelledError):
+            pass  # the service stops: the callback is left to another node
         finally:
-            del self._at_work[place]
-            self._store.end(claimed.job, is_over=_is_over(claimed.job))
+            self._end(at_work)
+
+    def _end(self, at_work: _Slice) -> None:
+        del self._at_work[at_work.place]
+        self._store.end(at_work.job, is_over=_is_over(at_work.job))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._others.add(task)
+        task.add_done_callback(self._others.discard)
 
     def _claim(self, place: Place) -> Claimed | None:
         # One suspect at a time, so that it does not make suspects of others.
@@ -228,8 +250,6 @@ class Worker:
         if claimed.is_poisoned:
             await self._on_transfer_loop(self._load.at_work.fail(job, _POISON))
         await self._in_a_thread(job)
-        if at_work.place[1] == HEAD and not at_work.is_left:
-            await self._on_transfer_loop(self._tell(job))
 
     async def _in_a_thread(self, job: Job) -> None:
         """`begin_upload` in a thread of the job's own, until it returns."""
@@ -274,8 +294,7 @@ class Worker:
             order = orders.get(each.job)
             if order is not None and order.is_open and not each.is_following:
                 each.is_following = True
-                self._following.add(task := self._loop.create_task(self._try_follow(each, order)))
-                task.add_done_callback(self._following.discard)
+                self._spawn(self._try_follow(each, order))
 
     def _leave(self, at_work: _Slice) -> None:
         _log.warning("another node took over job=%s first=%d", *at_work.names)
