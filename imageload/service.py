@@ -104,7 +104,7 @@ class Service:
             converters=self.converters,
             target=self.target,
             hosts=Hosts(_host_rules(settings, tuning)),
-            dedupe=Dedupe(),
+            dedupe=Dedupe(keeps_links=not settings.is_node),
             retry=_retry_rule(settings, tuning),
             files=self.files,
             temp_bytes=self.temp_bytes,

@@ -12,16 +12,19 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from msgspec.structs import replace
 
 from imageload.cluster.node import Node
 from imageload.errors import ImageError
-from imageload.job import Downloaded, Image, Job, Uploaded, Uploading
+from imageload.job import Downloaded, Failed, Image, Item, Job, Landed, NotSent, Uploaded, Uploading
+from imageload.store import Elsewhere
 from imageload.store.postgres.claims import Claimed
 from imageload.store.postgres.store import PostgresStore
 from sandbox.testing import RunningSandbox
 from tests.contract import running_contract
 from tests.jobs import delete, distinct, retry
-from tests.journals import job_of, link, record, report
+from tests.journals import FAILURE, job_of, link, record, report
+from tests.journals import url as url_of
 from tests.origin import IMAGES, Origin, Page, answer
 from tests.postgres import fresh_database
 from tests.relay import Relay
@@ -507,3 +510,92 @@ def test_a_cancel_is_followed_by_the_next_owner_if_its_node_dies(
         node.finish(job.job_id)
         codes = [each["error"]["code"] for each in node.records(job.job_id).values()]
         assert codes == ["cancelled"] * 2
+
+
+# Dedupe over the cluster
+
+
+def announced(store: PostgresStore, job: Job, index: int, content: str) -> Elsewhere | None:
+    """What other nodes did with these bytes, when their upload is to begin."""
+    facts = replace(report(index), sha256=content)
+    record(store, job, Downloaded(index, facts), Uploading(index))
+    asyncio.run(store.durable(job))
+    return store.elsewhere(job, index)
+
+
+@pytest.fixture
+def other(url: str) -> Iterator[PostgresStore]:
+    """The store of another node."""
+    node = Node(url, rules=None)
+    yield node.store
+    node.store.close()
+
+
+def test_bytes_that_another_node_has_landed_are_not_uploaded(
+    store: PostgresStore, other: PostgresStore
+) -> None:
+    first, second = claim(store, job_of(3)).job, claim(other, job_of(3)).job
+    assert announced(store, first, 0, "a") is None
+    assert announced(other, second, 0, "a") == Elsewhere(None), "it is at its upload"
+    assert announced(other, second, 1, "b") is None
+    record(store, first, Uploaded(0, link(0), "hash"))
+    asyncio.run(store.durable())
+    record(other, second, NotSent(0), Uploading(0))
+    asyncio.run(other.durable(second))
+    assert other.elsewhere(second, 0) == Elsewhere(Landed(link(0), "hash"))
+    record(other, second, Uploaded(0, link(0), "hash", reused=True))
+    assert announced(store, first, 1, "a") == Elsewhere(Landed(link(0), "hash"))
+
+
+def test_bytes_whose_upload_failed_or_whose_node_died_are_uploaded_by_the_next(
+    store: PostgresStore, other: PostgresStore, database: Database
+) -> None:
+    first, second = claim(store, job_of(3)).job, claim(other, job_of(4)).job
+    assert announced(store, first, 0, "a") is None
+    record(store, first, Failed(0, FAILURE))
+    asyncio.run(store.durable())
+    assert announced(other, second, 0, "a") is None
+    assert announced(store, first, 1, "b") is None
+    assert announced(other, second, 1, "b") == Elsewhere(None)
+    database.rows(
+        "UPDATE slice SET until = now() FROM job WHERE number = job AND first = 0 AND id = %s",
+        first.job_id.partition("/")[0],
+    )
+    record(other, second, NotSent(1), Uploading(1))
+    asyncio.run(other.durable(second))
+    assert other.elsewhere(second, 1) is None
+
+
+def test_the_texts_tell_images_of_the_same_bytes_apart_and_a_job_may_want_no_dedupe(
+    store: PostgresStore, other: PostgresStore, database: Database
+) -> None:
+    first, second = claim(store, job_of(1)).job, claim(other, Job([Item(url_of(0), "A bird")])).job
+    third = claim(other, Job([url_of(0)], dedupe=False)).job
+    assert announced(store, first, 0, "a") is None
+    record(store, first, Uploaded(0, link(0), "hash"))
+    asyncio.run(store.durable())
+    assert announced(other, second, 0, "a") is None
+    assert announced(other, third, 0, "a") is None
+    assert database.one("SELECT count(*) FROM content") == 2
+
+
+def test_two_nodes_upload_the_same_bytes_once(
+    url: str, tmp_path: Path, sandbox: RunningSandbox, origin: Origin
+) -> None:
+    held = Held()
+    urls = [origin.page(f"/{name}", held(b"")) for name in ("one", "two")]
+    sandbox.fault("slow_answer", seconds=0.3, count=1)
+    with (
+        worker(tmp_path / "a", url, sandbox, max_active_jobs=1) as first,
+        worker(tmp_path / "b", url, sandbox, max_active_jobs=1) as second,
+    ):
+        job_ids = [first.submit([each]) for each in urls]
+        held.wait(2)
+        assert at_work(first) == at_work(second) == 1
+        held.go.set()
+        links = [second.finish(job_id)["uploaded"]["completed"] for job_id in job_ids]
+        assert links[0] == links[1]
+        assert len(sandbox.images()) == 1
+        third = first.submit([origin.page("/three", answer(PNG))])
+        assert first.finish(third)["uploaded"]["completed"] == links[0]
+        assert len(sandbox.images()) == 1

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence, Set
 
 from imageload.job import Change, Job
-from imageload.store import Link, Posted
+from imageload.store import Elsewhere, Link, Posted
 from imageload.store.keys import Keys
 
 
@@ -45,6 +45,9 @@ class MemoryStore:
 
     def is_ours(self, job: Job) -> bool:  # noqa: ARG002
         return True
+
+    def elsewhere(self, job: Job, index: int) -> Elsewhere | None:  # noqa: ARG002
+        return None
 
     def retire(self, job_ids: Iterable[str]) -> None:
         """Forget the jobs: their links would fill the memory in time."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from imageload.errors import IllegalChange
-from imageload.job import Image, Snapshot
+from imageload.job import Image, Landed, Snapshot
+from imageload.store import Elsewhere
 from imageload.store.postgres.connections import Connection
 from imageload.store.rows import encode_image, text_of
 
@@ -18,6 +19,9 @@ SLICE = 200
 """Images of a slice, unless it was split."""
 HEAD = -1
 """`first` of the slice that is a job's album, purge and callback, and has no image."""
+
+
+Place = tuple[int, int]
 
 
 class Counts(NamedTuple):
@@ -69,6 +73,22 @@ class ImageState(NamedTuple):
     """The first image of its slice."""
 
 
+class Content(NamedTuple):
+    """The bytes and texts of an image: at upload in a slice under `epoch`, or `landed`.
+
+    `epoch` is 0 once the upload has failed.
+    """
+
+    place: Place
+    epoch: int
+    landed: Landed | None = None
+
+    @property
+    def landed_at(self) -> tuple[str | None, str | None]:
+        """Link and deletehash."""
+        return (None, None) if self.landed is None else (self.landed.link, self.landed.deletehash)
+
+
 @dataclass(slots=True, eq=False)
 class Claim:
     """The slices of job `number` that `job` has here, by their first image, and their epochs.
@@ -76,7 +96,8 @@ class Claim:
     `offset` is the index that the first image of `job` has in the whole job. `is_lost`: another
     node has taken one of them over, so nothing of them is written any more. `heard`: when they were
     last known to be ours, on `time.monotonic`; that holds for `seconds`. Used on the transfer
-    loop, but for `is_lost` and `heard`.
+    loop, but for `is_lost` and `heard`. `asked`: the images whose bytes are at upload here, with
+    their keys in the table of contents; `elsewhere`: what other nodes did with these bytes.
     """
 
     number: int
@@ -86,6 +107,8 @@ class Claim:
     is_lost: bool = False
     heard: float = 0.0
     seconds: float = math.inf
+    asked: dict[int, bytes] = field(default_factory=dict)
+    elsewhere: dict[int, Elsewhere] = field(default_factory=dict)
     firsts: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -121,9 +144,6 @@ class Claim:
         return after
 
 
-Place = tuple[int, int]
-
-
 @dataclass(slots=True)
 class Batch:
     """Later states of a slice or an image replace earlier ones."""
@@ -133,6 +153,9 @@ class Batch:
     heads: dict[int, Snapshot] = field(default_factory=dict)
     edits: dict[object, Callable[[Connection], object]] = field(default_factory=dict)
     settings: dict[str, str | None] = field(default_factory=dict)
+    contents: dict[bytes, Content] = field(default_factory=dict)
+    asks: dict[bytes, tuple[Place, Claim, int]] = field(default_factory=dict)
+    """The images whose Uploading is in this batch, by their bytes: slice, claim and index."""
     locks: set[int] = field(default_factory=set)
     """Numbers of jobs that are locked before their slices: `edits` lock them."""
 
@@ -155,6 +178,7 @@ class Batch:
                 connection.execute(_LOCK_JOBS, (sorted(self.locks),))
             alive = self._write_slices(connection)
             self._write_images(connection, alive)
+            known = self._write_contents(connection, alive)
             for number, job in self.heads.items():
                 if (number, HEAD) in alive:
                     album, callback = text_of(job.album), text_of(job.callback)
@@ -167,6 +191,9 @@ class Batch:
                     connection.execute(_DELETE_SETTING, (name,))
                 else:
                     connection.execute(_SET_SETTING, (name, value))
+        for key, (_, claim, index) in self.asks.items():
+            if key in known:
+                claim.elsewhere[index] = known[key]
         for place, (_, claim) in self.slices.items():
             if place in alive:
                 claim.heard = max(claim.heard, begun)
@@ -189,6 +216,30 @@ class Batch:
         ]
         alive = connection.execute(_WRITE_SLICES, columns).fetchall()
         return {(number, first) for number, first in alive}
+
+    def _write_contents(
+        self, connection: Connection, alive: set[Place]
+    ) -> Mapping[bytes, Elsewhere]:
+        """What other nodes did with the bytes that are asked for; absent: they are ours."""
+        rows = [
+            (key, *content.place, content.epoch, *content.landed_at)
+            for key, content in sorted(self.contents.items())
+            if content.place in alive
+        ]
+        if not rows:
+            return {}
+        connection.execute(_WRITE_CONTENTS, [*map(list, zip(*rows, strict=True))])
+        if not self.asks:
+            return {}
+        found = connection.execute(_READ_CONTENTS, (list(self.asks),)).fetchall()
+        known: dict[bytes, Elsewhere] = {}
+        for key, number, first, epoch, link, deletehash in found:
+            (place, claim, _) = self.asks[bytes(key)]
+            if link is not None:
+                known[bytes(key)] = Elsewhere(Landed(link, deletehash))
+            elif (number, first) != place or epoch != claim.slices[first].epoch:
+                known[bytes(key)] = Elsewhere(None)
+        return known
 
     def _write_images(self, connection: Connection, alive: set[Place]) -> None:
         rows = [
@@ -224,3 +275,18 @@ _SET_SETTING = b"""
     INSERT INTO setting (name, value) VALUES (%s, %s)
     ON CONFLICT (name) DO UPDATE SET value = excluded.value"""
 _DELETE_SETTING = b"DELETE FROM setting WHERE name = %s"
+# Rows are locked in the order of their keys, on all nodes. One that another slice of a living node
+# is at stays.
+_WRITE_CONTENTS = """
+    INSERT INTO content AS held (key, job, first, epoch, link, deletehash)
+    SELECT * FROM unnest(%s::bytea[], %s::bigint[], %s::int[], %s::bigint[], %s::text[], %s::text[])
+    ON CONFLICT (key) DO UPDATE
+    SET job = excluded.job, first = excluded.first, epoch = excluded.epoch, link = excluded.link,
+        deletehash = excluded.deletehash
+    WHERE held.link IS NULL AND (excluded.link IS NOT NULL
+        OR (held.job, held.first) = (excluded.job, excluded.first)
+        OR NOT EXISTS (SELECT FROM slice WHERE slice.job = held.job AND slice.first = held.first
+            AND slice.epoch = held.epoch AND slice.worker IS NOT NULL AND slice.until >= now()))"""
+_READ_CONTENTS = (
+    "SELECT key, job, first, epoch, link, deletehash FROM content WHERE key = ANY(%s::bytea[])"
+)

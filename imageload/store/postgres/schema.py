@@ -6,7 +6,7 @@
              callback; `open`: it has work, which the node `worker` does until `until`; `cancels`
              and `again` are what users want of a slice that some node has
     image    an image that is no longer as it was posted; a queued one has no row
-    content  the link of each content, for all nodes
+    content  bytes and texts of images: where they landed, or the slice that is at their upload
     posted   Idempotency-Keys
     setting  texts, by name
     lease    names that one node has at a time
@@ -89,6 +89,10 @@ MIGRATIONS = (
         worker TEXT NOT NULL,
         until TIMESTAMPTZ NOT NULL
     );
+    """,
+    """
+    ALTER TABLE content ALTER link DROP NOT NULL, ADD job BIGINT, ADD first INTEGER,
+        ADD epoch BIGINT;
     """,
 )
 """From each version of the schema to the next. Existing entries never change.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 import logging
 import threading
 import time
@@ -18,10 +19,20 @@ from typing import Protocol
 import psycopg
 
 from imageload.errors import Failure, StoreError
-from imageload.job import Change, Job, Mirrored, Snapshot
-from imageload.store import Clock, Link, Posted, Totals
+from imageload.job import (
+    Change,
+    Job,
+    Landed,
+    Mirrored,
+    ResponseLost,
+    Snapshot,
+    Uploaded,
+    Uploading,
+    texts_key,
+)
+from imageload.store import Clock, Elsewhere, Link, Posted, Totals
 from imageload.store.postgres import accepting, claims, leaving, reading, verbs
-from imageload.store.postgres.batch import HEAD, Batch, Claim, Counts, SliceState
+from imageload.store.postgres.batch import HEAD, Batch, Claim, Content, Counts, SliceState
 from imageload.store.postgres.claims import Claimed, Order, Place, SliceCounts
 from imageload.store.postgres.connections import UNAVAILABLE, Connection, Connections
 from imageload.store.postgres.schema import migrate
@@ -154,10 +165,18 @@ class PostgresStore:
         if index is not None:
             first, state, image = claim.changed(index, job.image(index))
             place = number, claim.offset + index
+            content = _content_of(job, change, claim, (number, first), state.epoch)
 
             def put(batch: Batch) -> None:
                 batch.slices[number, first] = state, claim
                 batch.images[place] = image
+                if content is not None:
+                    key, value = content
+                    before = batch.contents.get(key)
+                    if before is None or before.landed is None:
+                        batch.contents[key] = value
+                    if value.epoch and value.landed is None:
+                        batch.asks[key] = (number, first), claim, index
 
             self._writer.put(put)
         if HEAD in claim.slices and (index is None or job.summary().album is not None):
@@ -178,6 +197,10 @@ class PostgresStore:
             if job is None or self.is_ours(job):
                 return
             await asyncio.sleep(_LOOK_SECONDS)
+
+    def elsewhere(self, job: Job, index: int) -> Elsewhere | None:
+        claim = self._claims.get(job)
+        return None if claim is None else claim.elsewhere.get(index)
 
     def is_ours(self, job: Job) -> bool:
         claim = self._claims.get(job)
@@ -432,6 +455,30 @@ class PostgresStore:
             self._database.close()
         self._connections.close()
         return left == 0
+
+
+def _content_of(
+    job: Job, change: Change, claim: Claim, place: Place, epoch: int
+) -> tuple[bytes, Content] | None:
+    """What a Change of an image says of its bytes, and their key; None: nothing."""
+    if not job.dedupe:
+        return None
+    index: int = change.index  # type: ignore[union-attr]
+    if type(change) is Uploading:
+        image = job.image(index)
+        assert image.report is not None, "it was downloaded"
+        text = image.report.sha256 + texts_key(image.title, image.description)
+        key = claim.asked[index] = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+        claim.elsewhere.pop(index, None)
+        return key, Content(place, epoch)
+    if type(change) is ResponseLost or (asked := claim.asked.pop(index, None)) is None:
+        return None
+    found = claim.elsewhere.pop(index, None)
+    if found is not None:
+        return None
+    if type(change) is Uploaded:
+        return asked, Content(place, epoch, Landed(change.link, change.deletehash))
+    return asked, Content(place, 0)
 
 
 _POSTED = b"SELECT fingerprint, job_ids FROM posted WHERE caller = %s AND key = %s"
