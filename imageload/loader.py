@@ -479,12 +479,9 @@ class ImageLoad:
 
     def _read_links_of_others(self, job: Job) -> set[str]:
         # Jobs in memory first: one that is retired meanwhile is in the store then.
-        own = _links([job])  # no more are kept: a journal may have those of years
+        own = _links([job])
         shared = own & _links(other for other in self.jobs() if other is not job)
-        shared.update(
-            each.link for each in self._store.links(retired_only=True) if each.link in own
-        )
-        return shared
+        return shared | self._store.links_to_leave(job.job_id, own)
 
 
 def _links(jobs: Iterable[Job]) -> set[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import procrastinate
 import psycopg
@@ -47,9 +47,13 @@ class Queue:
                 connection.execute(SchemaManager.get_schema().encode())
 
     def defer(self, connection: Connection, number: int, firsts: Sequence[int]) -> None:
-        """Queue these slices of a job, in the transaction of `connection`.
+        """Queue slices of job `number`, in the transaction of `connection`."""
+        self.defer_all(connection, {number: firsts})
 
-        The first slice of any job comes before the second of any other.
+    def defer_all(self, connection: Connection, slices: Mapping[int, Sequence[int]]) -> None:
+        """Queue slices of jobs, by their numbers, in the transaction of `connection`.
+
+        The first slice of any job comes before the second of any other. Raises psycopg.Error.
         """
         messages = [
             Message(
@@ -60,10 +64,15 @@ class Queue:
                 task_name=_TASK,
                 task_kwargs={"number": number, "first": first},
             )
+            for number, firsts in slices.items()
             for first in firsts
         ]
-        if messages:
-            self._deferring.job_manager.batch_defer_jobs(messages, connection=connection)
+        try:
+            if messages:
+                self._deferring.job_manager.batch_defer_jobs(messages, connection=connection)
+        except procrastinate.exceptions.ConnectorException as error:
+            # As from any other statement in this transaction.
+            raise error.__cause__ or error from None
 
     def tidy(self, connection: Connection, dead_seconds: float) -> None:
         """Delete workers that are dead, and messages in hand that nobody has in hand any more.

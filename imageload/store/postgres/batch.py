@@ -152,6 +152,7 @@ class Batch:
     slices: dict[Place, tuple[SliceState, Claim]] = field(default_factory=dict)
     heads: dict[int, Snapshot] = field(default_factory=dict)
     edits: dict[object, Callable[[Connection], object]] = field(default_factory=dict)
+    settings: dict[str, str | None] = field(default_factory=dict)
     contents: dict[bytes, Content] = field(default_factory=dict)
     asks: dict[bytes, tuple[Place, Claim, int]] = field(default_factory=dict)
     """The images whose Uploading is in this batch, by their bytes: slice, claim and index."""
@@ -160,7 +161,8 @@ class Batch:
 
     def __len__(self) -> int:
         """How much there is to write."""
-        return len(self.images) + len(self.slices) + len(self.heads) + len(self.edits)
+        images = len(self.images) + len(self.slices) + len(self.heads)
+        return images + len(self.edits) + len(self.settings)
 
     def drop_new(self) -> None:
         """Leave the new jobs out: they are written elsewhere."""
@@ -180,10 +182,15 @@ class Batch:
             for number, job in self.heads.items():
                 if (number, HEAD) in alive:
                     album, callback = text_of(job.album), text_of(job.callback)
-                    columns = job.started, job.purging, album, callback, number
+                    columns = job.started, job.purging, job.purging, album, callback, number
                     connection.execute(_WRITE_HEAD, columns)
             for edit in self.edits.values():
                 edit(connection)
+            for name, value in self.settings.items():
+                if value is None:
+                    connection.execute(_DELETE_SETTING, (name,))
+                else:
+                    connection.execute(_SET_SETTING, (name, value))
         for key, (_, claim, index) in self.asks.items():
             if key in known:
                 claim.elsewhere[index] = known[key]
@@ -261,6 +268,13 @@ _WRITE_IMAGES = """
     SELECT * FROM unnest(%s::bigint[], %s::int[], %s::bigint[], %s::text[], %s::bytea[])
     ON CONFLICT (job, n) DO UPDATE
     SET version = excluded.version, link = excluded.link, record = excluded.record"""
+_WRITE_HEAD = b"""
+    UPDATE job SET started = %s, purging = %s, leaving = leaving AND %s, album = %s, callback = %s
+    WHERE number = %s"""
+_SET_SETTING = b"""
+    INSERT INTO setting (name, value) VALUES (%s, %s)
+    ON CONFLICT (name) DO UPDATE SET value = excluded.value"""
+_DELETE_SETTING = b"DELETE FROM setting WHERE name = %s"
 # Rows are locked in the order of their keys, on all nodes. One that another slice of a living node
 # is at stays.
 _WRITE_CONTENTS = """
@@ -275,7 +289,4 @@ _WRITE_CONTENTS = """
             AND slice.epoch = held.epoch AND slice.worker IS NOT NULL AND slice.until >= now()))"""
 _READ_CONTENTS = (
     "SELECT key, job, first, epoch, link, deletehash FROM content WHERE key = ANY(%s::bytea[])"
-)
-_WRITE_HEAD = (
-    "UPDATE job SET started = %s, purging = %s, album = %s, callback = %s WHERE number = %s"
 )
