@@ -217,7 +217,7 @@ def test_a_batch_that_is_written_twice_changes_nothing_the_second_time(
         assert isinstance(number, int)
         claimed = store.claim((number, 0), "worker", 60.0)
         assert claimed is not None
-        job, _ = claimed
+        job = claimed.job
         flush(store)
         lost = commit_response_lost(relay)
         finish(store, job)
@@ -242,9 +242,9 @@ def test_a_batch_that_comes_after_a_take_over_writes_nothing(url: str, node: Ope
     second = store.claim((number, 0), "second", 60.0)
     assert first is not None
     assert second is not None
-    record(store, first[0], Downloaded(0, report(0)), Uploaded(0, "https://first/", "secret"))
+    record(store, first.job, Downloaded(0, report(0)), Uploaded(0, "https://first/", "secret"))
     flush(store)
-    record(store, second[0], Downloaded(0, report(0)), Uploaded(0, "https://second/", "secret"))
+    record(store, second.job, Downloaded(0, report(0)), Uploaded(0, "https://second/", "secret"))
     flush(store)
     assert [each.link for each in store.links() if each.job_id == posted.job_id] == [
         "https://second/"
