@@ -351,7 +351,7 @@ class ImageLoad:
                 raise
             _log.exception("the work on a job was cut off job=%s", job.job_id)
         finally:
-            _log_end(job, is_left=self.is_closing and not job.summary().finished)
+            _log_end(job)
 
     def _work(self, job: Job) -> None:
         """The body of a thread: runs one job, and the next if no thread can be started for it."""
@@ -479,12 +479,9 @@ class ImageLoad:
 
     def _read_links_of_others(self, job: Job) -> set[str]:
         # Jobs in memory first: one that is retired meanwhile is in the store then.
-        own = _links([job])  # no more are kept: a journal may have those of years
+        own = _links([job])
         shared = own & _links(other for other in self.jobs() if other is not job)
-        shared.update(
-            each.link for each in self._store.links(retired_only=True) if each.link in own
-        )
-        return shared
+        return shared | self._store.links_to_leave(job.job_id, own)
 
 
 def _links(jobs: Iterable[Job]) -> set[str]:
@@ -496,12 +493,13 @@ def _is_over(job: Snapshot) -> bool:
     return job.finished and (job.callback is None or not job.callback.is_open)
 
 
-def _log_end(job: Job, *, is_left: bool) -> None:
-    counts = job.summary().counts
+def _log_end(job: Job) -> None:
+    """Of a job that is not finished, the service's next start or another node has the rest."""
+    summary = job.summary()
+    counts = summary.counts
     ends = counts["completed"], counts["failed"]
-    if is_left:
-        pending = counts["queued"] + counts["downloaded"]
-        told = job.job_id, *ends, pending
-        _log.info("left for the next start job=%s completed=%d failed=%d pending=%d", *told)
-    else:
+    if summary.finished:
         _log.info("complete job=%s completed=%d failed=%d", job.job_id, *ends)
+    else:
+        pending = counts["queued"] + counts["downloaded"]
+        _log.info("left open job=%s completed=%d failed=%d pending=%d", job.job_id, *ends, pending)

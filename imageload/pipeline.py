@@ -192,7 +192,7 @@ class Pipeline:
         async def announce() -> None:
             if not job.image(index).uploading:
                 self.apply(job, Uploading(index))
-            await self.store.durable()
+            await self.store.durable(job)
 
         def retract() -> None:
             if job.image(index).uploading:
@@ -209,6 +209,7 @@ class Pipeline:
                 was_lost=job.image(index).maybe_duplicate,
                 announce=announce if self.store.is_durable else None,
                 retract=retract,
+                may_send=lambda: self.store.is_ours(job),
                 on_send=lambda is_sent: window.note_sending(index, is_sent=is_sent),
             )
             return await self.target.land(job.job_id, upload)

@@ -71,16 +71,17 @@ class Service:
         """
         tuning = tuning or Tuning()
         self._settings, self.sandbox = settings, sandbox
+        self._kept = settings.keep_jobs, tuning.keep_hours
         self.metrics = Metrics()
         self.transfers = TransferLoop(on_break)
         # Before the journal is opened, as they raise ValueError if an option is wrong.
         self._transports = origins, callbacks, imgur = _transports(settings, tuning, self.transfers)
         self._webhooks = Webhooks(callbacks, _webhook_rules(settings, tuning), self._apply)
-        self._node = None
+        self.node = None
         was_closed = True
         if settings.is_node:
-            self._node = _node(settings, tuning, self.metrics, on_break)
-            self.store: Store = self._node.store
+            self.node = _node(settings, tuning, self.metrics, on_break)
+            self.store: Store = self.node.store
             self._restored_jobs: list[Job] = []
         else:
             restored = open_store(settings.store, self.metrics.commit_clock, on_break)
@@ -124,8 +125,8 @@ class Service:
             ),
         )
         self.registry: Registry = self.image_load
-        if self._node is not None:
-            self.registry = self._node.mirror(observers, watched)
+        if self.node is not None:
+            self.registry = self.node.mirror(observers, watched)
 
     def start(self) -> None:
         """Start the transfer loop, ask for Imgur's limits, and go on with the jobs of before."""
@@ -135,8 +136,8 @@ class Service:
         jobs, self._restored_jobs = self._restored_jobs, []
         self.image_load.restore(jobs)
         self.transfers.loop.call_soon_threadsafe(self._webhooks.restore, jobs)
-        if self._node is not None:
-            self._node.start(self.image_load)
+        if self.node is not None:
+            self.node.start(self.image_load, self._webhooks.tell)
 
     def pools(self) -> dict[Phase, Pool]:
         """How full each phase of the pipeline is."""
@@ -149,6 +150,8 @@ class Service:
     def run_maintenance(self) -> None:
         """To be called now and then, from another thread; blocks."""
         self._save_budgets()
+        if self.node is not None:
+            self.node.retire(*self._kept)
         self.transfers.run(self._retire_and_tidy())
 
     async def _retire_and_tidy(self) -> None:
@@ -161,14 +164,14 @@ class Service:
         Uploads that are being sent have `grace_seconds` to land, and then everything has `seconds`.
         """
         self.registry.is_closing = True
-        if self._node is not None:
-            self._node.stop()
+        if self.node is not None:
+            self.node.stop()
         self.transfers.loop.call_soon_threadsafe(self._webhooks.stop)
         ended = self.image_load.close(seconds / 2, grace_seconds)
         self.transfers.run(self._close_transfers())
         ended = self.transfers.close(seconds / 2) and ended
-        if self._node is not None:
-            ended = self._node.close(seconds) and ended
+        if self.node is not None:
+            ended = self.node.close(seconds) and ended
         self._save_budgets()
         return self.store.close(seconds) and ended
 

@@ -4,15 +4,19 @@ unless its role is `api`, a worker.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 
 from imageload.cluster.mirror import Mirror
 from imageload.cluster.queue import Queue
-from imageload.cluster.worker import Worker, WorkerRules
+from imageload.cluster.worker import Tell, Worker, WorkerRules, WorkerState
+from imageload.errors import StoreUnavailable
 from imageload.job import Change, Job
 from imageload.loader import ImageLoad
 from imageload.store import Clock
 from imageload.store.postgres.store import open_postgres
+
+_log = logging.getLogger(__name__)
 
 
 class Node:
@@ -43,11 +47,30 @@ class Node:
         """The jobs of all nodes, for the API."""
         return Mirror(self.store, observers, watched)
 
-    def start(self, image_load: ImageLoad) -> None:
-        """Begin to work on slices with `image_load`, if that is this node's role."""
+    def start(self, image_load: ImageLoad, tell: Tell) -> None:
+        """Begin to work on slices with `image_load`, if that is this node's role.
+
+        `tell`, for the transfer loop, notifies the callback of a job that has ended.
+        """
         if self._rules is not None:
-            self._worker = Worker(self.store, self._queue, image_load, self._rules, self._on_break)
+            store, queue = self.store, self._queue
+            self._worker = Worker(store, queue, image_load, tell, self._rules, self._on_break)
             self._worker.start()
+
+    @property
+    def worker(self) -> WorkerState | None:
+        """What this node's worker does; None without one."""
+        return self._worker.state if self._worker is not None else None
+
+    def retire(self, keep_jobs: int, keep_hours: float) -> None:
+        """Retire finished jobs of all nodes that are more, or older, than are kept; blocks."""
+        try:
+            retired = self.store.retire_finished(keep_jobs, keep_hours)
+        except StoreUnavailable as error:
+            _log.warning("no jobs were retired: %s", error)
+            return
+        if retired:
+            _log.info("retired jobs=%d", retired)
 
     def stop(self) -> None:
         """Take no more slices."""

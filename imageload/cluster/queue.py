@@ -22,6 +22,7 @@ from imageload.store.postgres.connections import Connection, advisory_lock
 _log = logging.getLogger(__name__)
 # It logs each message at INFO, and its outages with tracebacks: we say both.
 logging.getLogger("procrastinate").setLevel(logging.CRITICAL)
+logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 _TASK = "imageload.slice"
 _LOCK = 0x696D6C71
@@ -46,7 +47,7 @@ class Queue:
                 connection.execute(SchemaManager.get_schema().encode())
 
     def defer(self, connection: Connection, number: int, firsts: Sequence[int]) -> None:
-        """Queue these slices of a job, in the transaction of `connection`.
+        """Queue these slices of a job, in the transaction of `connection`; raises psycopg.Error.
 
         The first slice of any job comes before the second of any other.
         """
@@ -61,8 +62,20 @@ class Queue:
             )
             for first in firsts
         ]
-        if messages:
-            self._deferring.job_manager.batch_defer_jobs(messages, connection=connection)
+        try:
+            if messages:
+                self._deferring.job_manager.batch_defer_jobs(messages, connection=connection)
+        except procrastinate.exceptions.ConnectorException as error:
+            # As from any other statement in this transaction.
+            raise error.__cause__ or error from None
+
+    def tidy(self, connection: Connection, dead_seconds: float) -> None:
+        """Delete workers that are dead, and messages in hand that nobody has in hand any more.
+
+        A message stays in hand when its worker dies, or could not report its end.
+        """
+        connection.execute(_PRUNE, (dead_seconds,))
+        connection.execute(_DELETE_STALE, (dead_seconds,))
 
     async def run(self, handler: Handler, *, at_once: int, dead_seconds: float) -> None:
         """Call `handler` for each message, `at_once` at the same time, until it is cancelled.
@@ -94,3 +107,13 @@ class Queue:
             ) as error:
                 _log.warning("the queue cannot be read now: %s", error.__cause__ or error)
             await asyncio.sleep(_AGAIN_SECONDS)
+
+
+_PRUNE = b"SELECT procrastinate_prune_stalled_workers_v1(%s)"
+_DELETE_STALE = b"""
+    DELETE FROM procrastinate_jobs WHERE status = 'doing' AND NOT EXISTS (
+        SELECT FROM procrastinate_events WHERE job_id = procrastinate_jobs.id
+        AND type = 'started' AND at > now() - make_interval(secs => %s)
+    ) AND NOT EXISTS (
+        SELECT FROM slice WHERE job = (args->>'number')::bigint AND first = (args->>'first')::int
+        AND worker IS NOT NULL AND until >= now())"""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -12,7 +15,7 @@ from imageload.store.postgres.connections import Connection
 from imageload.store.rows import encode_image, text_of
 
 SLICE = 200
-"""Images of a slice. Its first image is a multiple of it."""
+"""Images of a slice, unless it was split."""
 HEAD = -1
 """`first` of the slice that is a job's album, purge and callback, and has no image."""
 
@@ -62,6 +65,8 @@ class ImageState(NamedTuple):
 
     image: Image
     version: int
+    first: int
+    """The first image of its slice."""
 
 
 @dataclass(slots=True, eq=False)
@@ -69,8 +74,9 @@ class Claim:
     """The slices of job `number` that `job` has here, by their first image, and their epochs.
 
     `offset` is the index that the first image of `job` has in the whole job. `is_lost`: another
-    node has taken one of them over, so nothing of them is written any more. Used on the transfer
-    loop, but for `is_lost`.
+    node has taken one of them over, so nothing of them is written any more. `heard`: when they were
+    last known to be ours, on `time.monotonic`; that holds for `seconds`. Used on the transfer
+    loop, but for `is_lost` and `heard`.
     """
 
     number: int
@@ -78,6 +84,17 @@ class Claim:
     images: list[Image]
     slices: dict[int, SliceState]
     is_lost: bool = False
+    heard: float = 0.0
+    seconds: float = math.inf
+    firsts: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.firsts = sorted(self.slices.keys() - {HEAD})
+
+    @property
+    def is_ours(self) -> bool:
+        """True if no other node can have taken them over by now."""
+        return not self.is_lost and time.monotonic() < self.heard + self.seconds
 
     def changed(self, index: int, image: Image) -> tuple[int, SliceState, ImageState]:
         """Follow a Change that made `image` of the image at `index`.
@@ -85,11 +102,15 @@ class Claim:
         Returns the first image of its slice, and both states.
         """
         before, self.images[index] = self.images[index], image
-        first = (self.offset + index) // SLICE * SLICE
+        first = self.first_of(self.offset + index)
         epoch, version, counts = self.slices[first]
         after = SliceState(epoch, version + 1, counts.replaced(before, image))
         self.slices[first] = after
-        return first, after, ImageState(image, after.version)
+        return first, after, ImageState(image, after.version, first)
+
+    def first_of(self, n: int) -> int:
+        """The first image of the slice that has image `n` of the whole job."""
+        return self.firsts[bisect_right(self.firsts, n) - 1]
 
     def head_changed(self) -> SliceState:
         """Follow a Change of the job itself."""
@@ -111,10 +132,14 @@ class Batch:
     slices: dict[Place, tuple[SliceState, Claim]] = field(default_factory=dict)
     heads: dict[int, Snapshot] = field(default_factory=dict)
     edits: dict[object, Callable[[Connection], object]] = field(default_factory=dict)
+    settings: dict[str, str | None] = field(default_factory=dict)
+    locks: set[int] = field(default_factory=set)
+    """Numbers of jobs that are locked before their slices: `edits` lock them."""
 
     def __len__(self) -> int:
         """How much there is to write."""
-        return len(self.images) + len(self.slices) + len(self.heads) + len(self.edits)
+        images = len(self.images) + len(self.slices) + len(self.heads)
+        return images + len(self.edits) + len(self.settings)
 
     def drop_new(self) -> None:
         """Leave the new jobs out: they are written elsewhere."""
@@ -124,18 +149,28 @@ class Batch:
 
         Claims whose slices another node has taken over are marked as lost, and not written.
         """
+        begun = time.monotonic()
         with connection.transaction():
+            if self.locks:
+                connection.execute(_LOCK_JOBS, (sorted(self.locks),))
             alive = self._write_slices(connection)
             self._write_images(connection, alive)
             for number, job in self.heads.items():
                 if (number, HEAD) in alive:
                     album, callback = text_of(job.album), text_of(job.callback)
-                    columns = job.started, job.purging, album, callback, number
+                    columns = job.started, job.purging, job.purging, album, callback, number
                     connection.execute(_WRITE_HEAD, columns)
             for edit in self.edits.values():
                 edit(connection)
+            for name, value in self.settings.items():
+                if value is None:
+                    connection.execute(_DELETE_SETTING, (name,))
+                else:
+                    connection.execute(_SET_SETTING, (name, value))
         for place, (_, claim) in self.slices.items():
-            if place not in alive:
+            if place in alive:
+                claim.heard = max(claim.heard, begun)
+            else:
                 claim.is_lost = True
 
     def _write_slices(self, connection: Connection) -> set[Place]:
@@ -159,12 +194,14 @@ class Batch:
         rows = [
             (number, n, state.version, state.image.link, encode_image(state.image))
             for (number, n), state in sorted(self.images.items(), key=lambda pair: pair[0])
-            if (number, n // SLICE * SLICE) in alive
+            if (number, state.first) in alive
         ]
         if rows:
             connection.execute(_WRITE_IMAGES, [*map(list, zip(*rows, strict=True))])
 
 
+# No stronger lock: the images of a job that other nodes write refer to its row.
+_LOCK_JOBS = "SELECT FROM job WHERE number = ANY(%s) ORDER BY number FOR NO KEY UPDATE"
 _WRITE_SLICES = """
     UPDATE slice SET version = new.version, downloaded = new.downloaded,
         completed = new.completed, failed = new.failed,
@@ -180,6 +217,10 @@ _WRITE_IMAGES = """
     SELECT * FROM unnest(%s::bigint[], %s::int[], %s::bigint[], %s::text[], %s::bytea[])
     ON CONFLICT (job, n) DO UPDATE
     SET version = excluded.version, link = excluded.link, record = excluded.record"""
-_WRITE_HEAD = (
-    "UPDATE job SET started = %s, purging = %s, album = %s, callback = %s WHERE number = %s"
-)
+_WRITE_HEAD = b"""
+    UPDATE job SET started = %s, purging = %s, leaving = leaving AND %s, album = %s, callback = %s
+    WHERE number = %s"""
+_SET_SETTING = b"""
+    INSERT INTO setting (name, value) VALUES (%s, %s)
+    ON CONFLICT (name) DO UPDATE SET value = excluded.value"""
+_DELETE_SETTING = b"DELETE FROM setting WHERE name = %s"

@@ -1,6 +1,7 @@
 """The tables in PostgreSQL, and their migrations.
 
-    job      a job as a whole
+    job      a job as a whole; `caller` and `key`: the Idempotency-Key it came with; `leaving`: its
+             purge has chosen which links stay on the target
     slice    images `first` to `first + count` of a job, or with `first` -1 the job's album and
              callback; `open`: it has work, which the node `worker` does until `until`; `cancels`
              and `again` are what users want of a slice that some node has
@@ -18,7 +19,6 @@ job never wait for each other's row.
 
 from __future__ import annotations
 
-from imageload.errors import StoreError
 from imageload.store.postgres.connections import Connection, advisory_lock
 
 MIGRATIONS = (
@@ -33,7 +33,10 @@ MIGRATIONS = (
         purging BOOLEAN NOT NULL DEFAULT false,
         album TEXT,
         callback TEXT,
-        retired BOOLEAN NOT NULL DEFAULT false
+        retired BOOLEAN NOT NULL DEFAULT false,
+        leaving BOOLEAN NOT NULL DEFAULT false,
+        caller TEXT,
+        key TEXT
     );
     CREATE INDEX job_kept ON job (number) WHERE NOT retired;
     CREATE TABLE slice (
@@ -67,12 +70,13 @@ MIGRATIONS = (
         record BYTEA NOT NULL,
         PRIMARY KEY (job, n)
     ) WITH (fillfactor = 80);
+    CREATE INDEX image_link ON image USING hash (link) WHERE link IS NOT NULL;
     CREATE TABLE content (
         key BYTEA PRIMARY KEY,
         link TEXT NOT NULL,
         deletehash TEXT
     );
-    CREATE INDEX content_link ON content (link);
+    CREATE INDEX content_link ON content USING hash (link);
     CREATE TABLE posted (
         caller TEXT NOT NULL,
         key TEXT NOT NULL,
@@ -109,10 +113,3 @@ def migrate(connection: Connection) -> None:
             connection.execute("INSERT INTO imageload_schema VALUES (%s)", (len(MIGRATIONS),))
         elif found < len(MIGRATIONS):
             connection.execute("UPDATE imageload_schema SET version = %s", (len(MIGRATIONS),))
-
-
-def check_version(connection: Connection) -> None:
-    """Raise StoreError if a newer program has changed what this one reads."""
-    (found,) = connection.execute("SELECT version FROM imageload_schema").fetchone() or (0,)
-    if found < len(MIGRATIONS):
-        raise StoreError("The tables in PostgreSQL are older than this program.")

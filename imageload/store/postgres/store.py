@@ -6,32 +6,31 @@ writes for them until a worker claims a slice (`imageload.cluster`).
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import logging
+import threading
+import time
 import weakref
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import Protocol
 
 import psycopg
-import psycopg.errors
 
 from imageload.errors import Failure, StoreError
 from imageload.job import Change, Job, Mirrored, Snapshot
 from imageload.store import Clock, Link, Posted, Totals
-from imageload.store.postgres import claims, verbs
-from imageload.store.postgres.batch import HEAD, SLICE, Batch, Claim, Counts, SliceState
-from imageload.store.postgres.claims import Order, Place
-from imageload.store.postgres.connections import Connection, Connections
-from imageload.store.postgres.reading import (
-    read_changes,
-    read_head,
-    read_head_of,
-    read_whole,
-    summary_of,
-)
+from imageload.store.postgres import accepting, claims, leaving, reading, verbs
+from imageload.store.postgres.batch import HEAD, Batch, Claim, Counts, SliceState
+from imageload.store.postgres.claims import Claimed, Order, Place, SliceCounts
+from imageload.store.postgres.connections import UNAVAILABLE, Connection, Connections
 from imageload.store.postgres.schema import migrate
 from imageload.store.postgres.verbs import Done
-from imageload.store.rows import PAGE, encode_items, text_of
 from imageload.store.writer import Writer
+
+_log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 0.05
 
 
 class Queue(Protocol):
@@ -42,6 +41,9 @@ class Queue(Protocol):
 
     def defer(self, connection: Connection, number: int, firsts: Sequence[int]) -> None:
         """Queue slices of job `number`, in the transaction of `connection`."""
+
+    def tidy(self, connection: Connection, dead_seconds: float) -> None:
+        """Delete what workers have left that were not heard of for `dead_seconds`."""
 
 
 def open_postgres(
@@ -73,6 +75,8 @@ class Database:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._connection: Connection | None = None
+        self.lock = threading.Lock()
+        self.unwritten_settings: dict[str, str | None] = {}
 
     def new_batch(self) -> Batch:
         """An empty batch."""
@@ -84,9 +88,13 @@ class Database:
             self._connection = self._connections.open()
         try:
             batch.write(self._connection)
-        except psycopg.OperationalError:
+        except UNAVAILABLE:
             self._connection.close()
             raise
+        with self.lock:
+            for name, value in batch.settings.items():
+                if self.unwritten_settings.get(name) is value:  # no other came meanwhile
+                    self.unwritten_settings.pop(name, None)
 
     def close(self) -> None:
         """Close its connection."""
@@ -107,7 +115,7 @@ class PostgresStore:
         queue: Queue,
     ) -> None:
         self._connections = connections
-        self._defer = queue.defer
+        self._queue, self._defer = queue, queue.defer
         self._database = Database(connections)
         self._writer = Writer(self._database, clock, on_break)
         self._claims: weakref.WeakKeyDictionary[Job, Claim] = weakref.WeakKeyDictionary()
@@ -124,35 +132,9 @@ class PostgresStore:
 
         def insert(connection: Connection) -> list[Claim]:
             connection.execute(f"SET LOCAL statement_timeout = {milliseconds}".encode())
-            if posted is not None:
-                columns = *posted[:3], list(posted.job_ids)
-                connection.execute(_ADD_POSTED, columns)
-            return [self._insert(connection, job) for job in jobs]
+            return accepting.insert(connection, jobs, posted, self._defer)
 
-        inserted = self._connections.run(insert)
-        self._claims.update(zip(jobs, inserted, strict=True))
-
-    def _insert(self, connection: Connection, job: Job) -> Claim:
-        snapshot = job.snapshot()
-        created = int(snapshot.created.timestamp())
-        columns = (
-            job.job_id,
-            created,
-            job.dedupe,
-            len(job),
-            text_of(snapshot.album),
-            text_of(snapshot.callback),
-        )
-        (number,) = connection.execute(_ADD_JOB, columns).fetchone() or (0,)
-        images = list(snapshot.images)
-        firsts = range(0, len(images), SLICE)
-        packed = [zlib.compress(encode_items(images[n : n + SLICE]), 1) for n in firsts]
-        lengths = [min(SLICE, len(images) - n) for n in firsts]
-        connection.execute(_ADD_SLICES, (number, [*firsts], lengths, packed))
-        connection.execute(_ADD_HEAD, (number,))
-        self._defer(connection, number, [*firsts])
-        state = SliceState(0, 0, Counts())
-        return Claim(number, 0, images, dict.fromkeys((HEAD, *firsts), state))
+        self._claims.update(zip(jobs, self._connections.run(insert), strict=True))
 
     def posted(self, caller: str, key: str) -> Posted | None:
         def read(connection: Connection) -> Posted | None:
@@ -187,42 +169,84 @@ class PostgresStore:
 
         self._writer.put(put)
 
-    async def durable(self) -> None:
-        await self._writer.durable()
+    async def durable(self, job: Job | None = None) -> None:
+        while True:
+            await self._writer.durable()
+            if job is None or self.is_ours(job):
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def is_ours(self, job: Job) -> bool:
+        claim = self._claims.get(job)
+        return claim is None or claim.is_ours
 
     # Claims, for the worker of `imageload.cluster`
 
-    def claim(self, place: Place, worker: str, seconds: float) -> tuple[Job, Order] | None:
+    def claim(
+        self,
+        place: Place,
+        worker: str,
+        seconds: float,
+        *,
+        may_rescue: bool = True,
+        may_suspect: bool = True,
+    ) -> Claimed | None:
         """The slice at `place` as a job to load, which is this worker's for `seconds`; or None.
 
-        Raises StoreUnavailable.
+        None also if it was split. Raises StoreUnavailable.
         """
+        sent = time.monotonic()
 
-        def run(connection: Connection) -> tuple[Job, Claim, Order] | None:
-            return claims.claim(connection, place, worker, seconds)
-
-        found = self._connections.run(run)
-        if found is None:
+        def run(connection: Connection) -> Claimed | None:
+            claimed = claims.claim(
+                connection, place, worker, seconds, may_rescue=may_rescue, may_suspect=may_suspect
+            )
+            if claimed is None or not claimed.is_poisoned or len(claimed.claim.images) < 2:
+                return claimed
+            if place[1] == HEAD:
+                return claimed
+            self._defer(connection, place[0], claims.split(connection, claimed.claim))
+            job_id, _, _ = claimed.job.job_id.partition("/")
+            _log.warning("split a slice that may kill nodes job=%s first=%d", job_id, place[1])
             return None
-        job, claim, order = found
-        self._claims[job] = claim
-        return job, order
 
-    def beat(self, worker: str, seconds: float | None) -> dict[Place, Order]:
-        """The slices that `worker` has, and what is wanted of them; kept for `seconds` more."""
+        claimed = self._connections.run(run)
+        if claimed is not None:
+            claim = self._claims[claimed.job] = claimed.claim
+            claim.heard, claim.seconds = sent, seconds / 2
+        return claimed
 
-        def run(connection: Connection) -> dict[Place, Order]:
-            if seconds is None:
-                return claims.orders(connection, worker)
-            return claims.beat(connection, worker, seconds)
+    def beat(self, jobs: Sequence[Job], seconds: float | None) -> dict[Job, Order]:
+        """Those of the slices of `jobs` that are still ours, and what is wanted of them.
 
-        return self._connections.run(run)
+        They are kept for `seconds` more; None: only look. The others are lost.
+        """
+        mine = {self._place(self._claims[job]): job for job in jobs}
+        epochs = [self._claims[job].slices[first].epoch for (_, first), job in mine.items()]
+        rows = [(*place, epoch) for place, epoch in zip(mine, epochs, strict=True)]
+        sent = time.monotonic()
+        orders = self._connections.run(lambda connection: claims.beat(connection, rows, seconds))
+        for place, job in mine.items():
+            claim = self._claims[job]
+            if place not in orders:
+                claim.is_lost = True
+            elif seconds is not None:
+                claim.heard = max(claim.heard, sent)
+        return {mine[place]: order for place, order in orders.items()}
 
-    def lose(self, job: Job) -> None:
-        """Write nothing more of this slice: another node has it."""
-        claim = self._claims.get(job)
-        if claim is not None:
-            claim.is_lost = True
+    def is_lost(self, job: Job) -> bool:
+        """True if another node has taken this slice over: nothing of it is written any more."""
+        return self._claims[job].is_lost
+
+    def _place(self, claim: Claim) -> Place:
+        return claim.number, HEAD if HEAD in claim.slices else claim.offset
+
+    def followed(self, job: Job, order: Order) -> None:
+        """What was ordered of this slice was done; written after all that was recorded of it."""
+        claim = self._claims[job]
+        _, first = self._place(claim)
+        edit = functools.partial(claims.follow, claimed=claim, first=first, order=order)
+        self._writer.put(lambda batch: batch.edits.update({(claim, order): edit}))
 
     def end(self, job: Job, *, is_over: bool) -> None:
         """The slice has nothing left to do, or (`is_over` is False) others may go on with it.
@@ -230,23 +254,17 @@ class PostgresStore:
         It is written after all that was recorded of it.
         """
         claim = self._claims[job]
-        first = HEAD if HEAD in claim.slices else claim.offset
+        _, first = self._place(claim)
 
         def edit(connection: Connection) -> None:
-            if is_over and job.summary().finished:
-                if claims.end(connection, claim, first):
-                    self._defer(connection, claim.number, [HEAD])
-            elif claims.give_back(connection, claim, first):
-                self._defer(connection, claim.number, [first])
+            finish = claims.end if is_over else claims.give_back
+            self._defer(connection, claim.number, finish(connection, claim, first))
 
-        self._writer.put(lambda batch: batch.edits.update({claim: edit}))
+        def put(batch: Batch) -> None:
+            batch.locks.add(claim.number)
+            batch.edits[claim] = edit
 
-    def clear_again(self, job: Job) -> None:
-        """The order to load images of this slice again was followed."""
-        claim = self._claims[job]
-        place = claim.number, claim.offset, claim.slices[claim.offset].epoch
-        clear: Callable[[Connection], object] = lambda c: c.execute(_CLEAR_AGAIN, place)  # noqa: E731
-        self._writer.put(lambda batch: batch.edits.update({("again", place): clear}))
+        self._writer.put(put)
 
     def cancel(self, job_id: str, failure: Failure, *, purge: bool = False) -> Done:
         """End what is open in a job on any node; raises LookupError, StoreUnavailable."""
@@ -264,35 +282,59 @@ class PostgresStore:
 
         return self._connections.run(run)
 
-    def queue_forgotten(self) -> int:
-        """Queue the slices that nobody has and no message names; how many they are."""
+    def slice_counts(self) -> SliceCounts:
+        """How many slices of all nodes wait, and are stuck; raises StoreUnavailable."""
+        return self._connections.run(claims.count)
+
+    def queue_forgotten(self, *, rescue: bool) -> int:
+        """Queue the slices that nobody has and no message names; how many they are.
+
+        With `rescue`, those of nodes that seem dead too.
+        """
 
         def run(connection: Connection) -> int:
-            places = claims.forgotten(connection)
+            places = claims.forgotten(connection, rescue=rescue)
             for number, first in places:
                 self._defer(connection, number, [first])
             return len(places)
 
         return self._connections.run(run)
 
+    def tidy_queue(self, dead_seconds: float) -> None:
+        """Delete what dead workers have left in the queue's tables."""
+        self._connections.run(lambda connection: self._queue.tidy(connection, dead_seconds))
+
+    # Jobs that leave
+
     def retire(self, job_ids: Iterable[str]) -> None:
-        self._edit(_RETIRE, list(job_ids))
+        gone = list(job_ids)
+        self._connections.run(lambda connection: leaving.retire(connection, gone))
+
+    def retire_finished(self, keep_jobs: int, keep_hours: float) -> int:
+        """Retire the oldest finished jobs of all nodes that are more, or older, than are kept.
+
+        At most 1,000; how many they are. Blocks; raises StoreUnavailable.
+        """
+        keep = keep_jobs, 3_600 * keep_hours
+        return self._connections.run(lambda connection: leaving.retire_finished(connection, *keep))
 
     def delete(self, job_ids: Iterable[str]) -> None:
-        self._edit(_DELETE, list(job_ids))
+        gone = list(job_ids)
+        self._connections.run(lambda connection: leaving.delete(connection, gone))
 
-    def _edit(self, statement: bytes, job_ids: list[str]) -> None:
-        def edit(connection: Connection) -> None:
-            connection.execute(statement, (job_ids,))
-            connection.execute(_DELETE_POSTED)
+    def links_to_leave(self, job_id: str, links: Set[str]) -> set[str]:
+        some = sorted(links)
+        return self._connections.run(
+            lambda connection: leaving.links_to_leave(connection, job_id, some)
+        )
 
-        self._writer.put(lambda batch: batch.edits.update({(statement, *job_ids): edit}))
+    # Reading
 
     def load(self, job_id: str) -> Job | None:
         def read(connection: Connection) -> tuple[Job, Claim] | None:
-            connection.execute(b"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            head = read_head(connection, job_id)
-            return None if head is None else read_whole(connection, head)
+            connection.execute(reading.ONE_MOMENT)
+            head = reading.read_head(connection, job_id)
+            return None if head is None else reading.read_whole(connection, head)
 
         found = self._connections.run(read)
         if found is None:
@@ -308,48 +350,38 @@ class PostgresStore:
         claim = self._claims[job]
 
         def read(connection: Connection) -> tuple[Mirrored, dict[int, int]] | None:
-            connection.execute(b"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            head = read_head_of(connection, claim.number)
+            connection.execute(reading.ONE_MOMENT)
+            head = reading.read_head_of(connection, claim.number)
             known = {first: state.version for first, state in claim.slices.items()}
-            return read_changes(connection, known, head)
+            return reading.read_changes(connection, known, head)
 
         found = self._connections.run(read)
         if found is None:
             return None
         change, versions = found
         for first, version in versions.items():
-            claim.slices[first] = claim.slices[first]._replace(version=version)
+            known = claim.slices.get(first, SliceState(0, 0, Counts()))
+            claim.slices[first] = known._replace(version=version)
         return change
 
     def versions(self, jobs: Sequence[Job]) -> dict[Job, int | None]:
         """The versions that these jobs have now; None: a job was deleted."""
         ids = [job.job_id for job in jobs]
-        rows = self._connections.run(lambda c: c.execute(_JOB_VERSIONS, (ids,)).fetchall())
-        found: dict[str, int] = dict(rows)
+        found = self._connections.run(lambda connection: reading.read_versions(connection, ids))
         return {job: found.get(job.job_id) for job in jobs}
 
     def totals(self) -> Totals:
         """How many jobs and images there are that have not ended, and jobs that have."""
-        rows = self._connections.run(lambda c: c.execute(_TOTALS).fetchall())
-        return Totals.of(map(summary_of, rows))
+        return Totals.of(self._connections.run(reading.read_summaries))
 
     def newest(self, before: str | None, limit: int) -> list[Snapshot]:
         """Summaries of jobs that are not retired, newest first, older than the job `before`.
 
         Raises LookupError.
         """
-
-        def read(connection: Connection) -> list[Snapshot]:
-            number = 2**62
-            if before is not None:
-                head = read_head(connection, before)
-                if head is None:
-                    raise LookupError(before)
-                number = head.number
-            rows = connection.execute(_NEWEST, (number, limit)).fetchall()
-            return [summary_of(row) for row in rows]
-
-        return self._connections.run(read)
+        return self._connections.run(
+            lambda connection: reading.read_newest(connection, before, limit)
+        )
 
     def links(
         self, after: tuple[str, int] | None = None, *, retired_only: bool = False
@@ -357,32 +389,32 @@ class PostgresStore:
         place = 0, -1
         if after is not None:
             job_id, n = after
-            head = self._connections.run(lambda connection: read_head(connection, job_id))
+            head = self._connections.run(lambda connection: reading.read_head(connection, job_id))
             if head is None:
                 raise LookupError(job_id)
             place = head.number, n
         while True:
-            columns = *place, retired_only
-            page = self._connections.run(lambda c: c.execute(_LINKS, columns).fetchall())  # noqa: B023
+            page = self._connections.run(
+                lambda connection: reading.read_links(connection, place, retired_only)  # noqa: B023
+            )
             if not page:
                 return
             yield from (Link(*link) for _, *link in page)
             place = page[-1][0], page[-1][2]
 
+    # Settings
+
     def get_setting(self, name: str) -> str | None:
-        row = self._connections.run(
-            lambda connection: connection.execute(_SETTING, (name,)).fetchone()
-        )
-        return None if row is None else str(row[0])
+        with self._database.lock:
+            unwritten = self._database.unwritten_settings
+            if name in unwritten:
+                return unwritten[name]
+        return self._connections.run(lambda connection: reading.read_setting(connection, name))
 
     def set_setting(self, name: str, value: str | None) -> None:
-        def edit(connection: Connection) -> None:
-            if value is None:
-                connection.execute(_DELETE_SETTING, (name,))
-            else:
-                connection.execute(_SET_SETTING, (name, value))
-
-        self._writer.put(lambda batch: batch.edits.update({("setting", name): edit}))
+        with self._database.lock:
+            self._database.unwritten_settings[name] = value
+        self._writer.put(lambda batch: batch.settings.update({name: value}))
 
     @property
     def trouble(self) -> str | None:
@@ -399,40 +431,4 @@ class PostgresStore:
         return left == 0
 
 
-_ADD_JOB = b"""
-    INSERT INTO job (id, created, dedupe, total, album, callback)
-    VALUES (%s, %s, %s, %s, %s, %s) RETURNING number"""
-_ADD_SLICES = b"""
-    INSERT INTO slice (job, first, count, items)
-    SELECT %s, * FROM unnest(%s::int[], %s::int[], %s::bytea[])"""
-_ADD_HEAD = b"INSERT INTO slice (job, first, count, items, open) VALUES (%s, -1, 0, '', false)"
-_ADD_POSTED = b"INSERT INTO posted (caller, key, fingerprint, job_ids) VALUES (%s, %s, %s, %s)"
 _POSTED = b"SELECT fingerprint, job_ids FROM posted WHERE caller = %s AND key = %s"
-_RETIRE = b"UPDATE job SET retired = true WHERE id = ANY(%s)"
-_DELETE = b"DELETE FROM job WHERE id = ANY(%s)"
-_DELETE_POSTED = b"""
-    DELETE FROM posted WHERE NOT EXISTS (
-        SELECT FROM job WHERE id = ANY(posted.job_ids) AND NOT retired)"""
-_JOB_VERSIONS = b"""
-    SELECT job.id, sum(slice.version)::bigint FROM job JOIN slice ON slice.job = job.number
-    WHERE job.id = ANY(%s) GROUP BY job.id"""
-_SUMMARIES = b"""
-    SELECT job.id, created, started, purging, album, callback, total, sums.*
-    FROM job, LATERAL (
-        SELECT sum(version)::bigint, sum(downloaded)::int, sum(completed)::int, sum(failed)::int,
-            sum(maybe_duplicates)::int, sum(downloaded_bytes)::bigint, sum(uploaded_bytes)::bigint
-        FROM slice WHERE slice.job = job.number) AS sums
-    WHERE NOT retired"""
-_NEWEST = _SUMMARIES + b" AND number < %s ORDER BY number DESC LIMIT %s"
-_TOTALS = _SUMMARIES
-_SETTING = b"SELECT value FROM setting WHERE name = %s"
-_SET_SETTING = b"""
-    INSERT INTO setting (name, value) VALUES (%s, %s)
-    ON CONFLICT (name) DO UPDATE SET value = excluded.value"""
-_CLEAR_AGAIN = b"UPDATE slice SET again = NULL WHERE job = %s AND first = %s AND epoch = %s"
-_DELETE_SETTING = b"DELETE FROM setting WHERE name = %s"
-_LINKS = f"""
-    SELECT image.job, job.id, image.n, image.link
-    FROM image JOIN job ON job.number = image.job
-    WHERE (image.job, image.n) > (%s, %s) AND image.link IS NOT NULL AND job.retired >= %s
-    ORDER BY image.job, image.n LIMIT {PAGE}""".encode()  # noqa: S608 - a number

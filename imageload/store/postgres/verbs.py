@@ -21,7 +21,7 @@ from imageload.job import (
     Requeued,
     Snapshot,
 )
-from imageload.store.postgres.batch import HEAD, SLICE, Batch, Claim
+from imageload.store.postgres.batch import HEAD, Batch, Claim
 from imageload.store.postgres.connections import Connection
 from imageload.store.postgres.reading import read_head, read_whole
 
@@ -59,7 +59,7 @@ class Locked:
 
     def is_free(self, index: int) -> bool:
         """True if no node has the slice of this image."""
-        return index // SLICE * SLICE in self.free
+        return self.claim.first_of(index) in self.free
 
 
 def lock(connection: Connection, job_id: str) -> Locked:
@@ -111,7 +111,7 @@ def retry(locked: Locked, *, only_transient: bool) -> Done:
     if failed or album_failed:
         if before.purging:
             raise Refused("job-busy", "The job is being purged. Send this again in a while.")
-        firsts = {n // SLICE * SLICE for n in failed}
+        firsts = {locked.claim.first_of(n) for n in failed}
         for n in failed:
             if locked.is_free(n):
                 locked.apply(Requeued(n))
@@ -126,7 +126,9 @@ def retry(locked: Locked, *, only_transient: bool) -> Done:
     return Done(number, before, len(failed), queue)
 
 
-_LOCK = b"SELECT FROM job WHERE id = %s FOR UPDATE"
+# No stronger lock: nodes that write images of the job meanwhile would wait, and so would we for
+# them.
+_LOCK = b"SELECT FROM job WHERE id = %s FOR NO KEY UPDATE"
 # Locked, so that no worker claims them meanwhile.
 _FREE = b"""
     SELECT first FROM slice WHERE job = %s AND (worker IS NULL OR until < now())

@@ -149,7 +149,7 @@ class Imgur:
     async def _announce_and_upload(
         self, key: str, upload: Upload
     ) -> Landed | errors.ImageError | None:
-        """Upload the image; None: Imgur accepts no uploads at the moment.
+        """Upload the image; None: Imgur accepts no uploads at the moment, or it may not be sent.
 
         An error is returned and not raised. Otherwise a ResourceError, which has halved the number
         of upload slots already, would halve the queue's slots too.
@@ -185,6 +185,8 @@ class Imgur:
         if not self.anonymous:
             texts["name"] = upload.name
         config = {name: text for name, text in texts.items() if text is not None}
+        if not upload.may_send():
+            return None
         try:
             landed = await client.land(
                 upload.path, config, anonymous=self.anonymous, content=upload.content
