@@ -14,10 +14,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 import requests
@@ -52,6 +53,13 @@ _GUIDE = """
 
 Ctrl-C ends it all.
 """
+
+
+class Stored(NamedTuple):
+    """The SHA-256 of each stored image by its id, and how many images have it."""
+
+    sha256s: dict[str, str]
+    times: Counter[str]
 
 
 class Cluster:
@@ -133,11 +141,11 @@ class Cluster:
         rows = self.query("SELECT job, first FROM slice WHERE worker LIKE %s AND open", pattern)
         return {(number, first) for number, first in rows}
 
-    def images(self) -> list[dict[str, Any]]:
+    def stored(self) -> Stored:
         """What the sandbox has stored."""
         response = requests.get(f"{self.sandbox.url}/sandbox/images", timeout=PATIENCE)
-        found: list[dict[str, Any]] = response.json()["images"]
-        return found
+        sha256s = {image["id"]: image["sha256"] for image in response.json()["images"]}
+        return Stored(sha256s, Counter(sha256s.values()))
 
     def temp_files(self) -> list[Path]:
         """Files with bytes in the nodes' temp folders."""
