@@ -71,6 +71,7 @@ class Service:
         """
         tuning = tuning or Tuning()
         self._settings, self.sandbox = settings, sandbox
+        self._kept = settings.keep_jobs, tuning.keep_hours
         self.metrics = Metrics()
         self.transfers = TransferLoop(on_break)
         # Before the journal is opened, as they raise ValueError if an option is wrong.
@@ -149,6 +150,8 @@ class Service:
     def run_maintenance(self) -> None:
         """To be called now and then, from another thread; blocks."""
         self._save_budgets()
+        if self._node is not None:
+            self._node.retire(*self._kept)
         self.transfers.run(self._retire_and_tidy())
 
     async def _retire_and_tidy(self) -> None:

@@ -21,8 +21,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from tests.components import missing
+from tests.disks import small_disk
 from tests.waiting import PATIENCE
 
 # The process may be killed at any moment, also while `initdb` writes to the folder.
@@ -123,14 +125,18 @@ def _user() -> str | None:
     return "postgres" if os.geteuid() == 0 else None
 
 
+def _hand_over(folder: Path, user: str) -> None:
+    account = pwd.getpwnam(user)
+    os.chown(folder, account.pw_uid, account.pw_gid)
+
+
 @contextlib.contextmanager
 def _folder() -> Iterator[Path]:
     """A folder of the server's user. At the end, also at ours, a server in it is killed."""
     folder = Path(tempfile.mkdtemp(prefix="imageload-postgres-"))
     user = _user()
     if user is not None:
-        account = pwd.getpwnam(user)
-        os.chown(folder, account.pw_uid, account.pw_gid)
+        _hand_over(folder, user)
     cleanup = subprocess.Popen(
         ["sh", "-c", _CLEANUP, str(folder)],
         user=user,
@@ -176,10 +182,40 @@ def _server_url() -> str:
     return running.enter_context(running_postgres(found)).url
 
 
-def fresh_database() -> str:
+def fresh_database(options: str = "") -> str:
     """The URL of a new, empty database, on DATABASE_URL or a server of this process's own."""
     name = f"imageload_{uuid.uuid4().hex}"
     with psycopg.connect(_server_url(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}".encode())
+        connection.execute(f"CREATE DATABASE {name} {options}".encode())
     base, _, _ = _server_url().partition("?")
     return f"{base.rpartition('/')[0]}/{name}"
+
+
+@contextlib.contextmanager
+def database_on_a_small_disk(kilobytes: int) -> Iterator[tuple[str, Path]]:
+    """The URL of a new database, and the folder where its disk is mounted.
+
+    The test is skipped if mounting is not permitted, or the server is not ours.
+    """
+    if os.environ.get("DATABASE_URL"):
+        pytest.skip("needs a disk of the server, which is not this test's")
+    parent = Path(tempfile.mkdtemp(prefix="imageload-disk-"))
+    parent.chmod(0o755)
+    name = f"imageload_{uuid.uuid4().hex}"
+    try:
+        with small_disk(parent / "disk", kilobytes) as disk:
+            space = disk / "space"
+            space.mkdir()
+            disk.chmod(0o755)
+            _hand_over(space, "postgres")
+            with psycopg.connect(_server_url(), autocommit=True) as connection:
+                connection.execute(f"CREATE TABLESPACE {name} LOCATION '{space}'".encode())
+                url = fresh_database(f"TABLESPACE {name}")
+                try:
+                    yield url, disk
+                finally:
+                    base = url.rpartition("/")[2]
+                    connection.execute(f"DROP DATABASE {base} WITH (FORCE)".encode())
+                    connection.execute(f"DROP TABLESPACE {name}".encode())
+    finally:
+        shutil.rmtree(parent, ignore_errors=True)

@@ -8,6 +8,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg
@@ -22,10 +23,15 @@ from imageload.store.postgres import schema
 from imageload.store.postgres.connections import Connection, Connections
 from imageload.store.postgres.store import PostgresStore, open_postgres
 from imageload.web.idempotency import IdempotencyKeys
+from sandbox.testing import RunningSandbox
+from tests.disks import full
+from tests.jobs import delete
 from tests.journals import FAILURE, finish, flush, job_of, link, record, report
-from tests.postgres import fresh_database
+from tests.origin import Origin
+from tests.postgres import database_on_a_small_disk, fresh_database
 from tests.raising import raises_refused
 from tests.relay import Relay, running_relay
+from tests.service import running_service, wired
 from tests.waiting import PATIENCE, wait_until
 
 Open = Callable[[str], PostgresStore]
@@ -320,6 +326,34 @@ def test_a_database_that_takes_no_writes_is_unavailable(url: str, node: Open) ->
     connections.close()
 
 
+def test_a_full_disk_refuses_new_jobs_and_loses_nothing() -> None:
+    with contextlib.ExitStack() as stack:
+        url, disk = stack.enter_context(database_on_a_small_disk(40_000))
+        store = open_postgres(url, None, None, Queue(url))
+        stack.callback(store.close)
+        jobs = [job_of(2_000)]
+        store.accept(jobs)
+        with full(disk):
+            refusal = None
+            while refusal is None:
+                refused = job_of(200)
+                try:
+                    store.accept([refused])
+                    jobs.append(refused)
+                except StoreUnavailable as error:
+                    refusal = str(error)
+            assert "No space left on device. Send this again" in refusal
+            finish(store, jobs[0])
+            wait_until(lambda: store.trouble is not None and "No space left" in store.trouble)
+        flush(store)
+        assert store.trouble is None
+        assert store.load(refused.job_id) is None
+        store.accept([refused])
+        assert sum(each.job_id == jobs[0].job_id for each in store.links()) == 2_000
+        kept = [each.job_id for each in reversed(store.newest(None, 10_000))]
+        assert kept == [job.job_id for job in (*jobs, refused)]
+
+
 # Several nodes
 
 
@@ -416,6 +450,24 @@ def test_a_key_of_another_node_gives_its_jobs_or_a_refusal(url: str, node: Open)
 
 
 # Jobs that leave
+
+
+def test_an_image_stays_until_the_last_job_that_has_it_is_purged(
+    tmp_path: Path, origin: Origin, sandbox: RunningSandbox
+) -> None:
+    options = wired(sandbox, store=fresh_database(), dead_seconds=2.0)
+    with (
+        running_service(tmp_path / "node", **options),
+        running_service(tmp_path / "api", role="api", **options) as api,
+    ):
+        page = origin.image("png-rgb.png")
+        jobs = [api.submit([page]), api.submit([page])]
+        (link,) = {each for job_id in jobs for each in api.finish(job_id)["uploaded"]["completed"]}
+        for job_id, left in zip(jobs, (1, 0), strict=True):
+            assert delete(api, job_id, "?purge=true")["purging"] == 1
+            assert api.finish(job_id)["uploaded"]["failed"] == [page]
+            assert len(sandbox.images()) == left
+        assert link not in api.get("/v1/images").text
 
 
 def test_a_purge_leaves_links_that_any_other_job_has(url: str, node: Open) -> None:

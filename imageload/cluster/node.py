@@ -4,15 +4,19 @@ unless its role is `api`, a worker.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 
 from imageload.cluster.mirror import Mirror
 from imageload.cluster.queue import Queue
 from imageload.cluster.worker import Worker, WorkerRules
+from imageload.errors import StoreUnavailable
 from imageload.job import Change, Job
 from imageload.loader import ImageLoad
 from imageload.store import Clock
 from imageload.store.postgres.store import open_postgres
+
+_log = logging.getLogger(__name__)
 
 
 class Node:
@@ -48,6 +52,16 @@ class Node:
         if self._rules is not None:
             self._worker = Worker(self.store, self._queue, image_load, self._rules, self._on_break)
             self._worker.start()
+
+    def retire(self, keep_jobs: int, keep_hours: float) -> None:
+        """Retire finished jobs of all nodes that are more, or older, than are kept; blocks."""
+        try:
+            retired = self.store.retire_finished(keep_jobs, keep_hours)
+        except StoreUnavailable as error:
+            _log.warning("no jobs were retired: %s", error)
+            return
+        if retired:
+            _log.info("retired jobs=%d", retired)
 
     def stop(self) -> None:
         """Take no more slices."""
