@@ -131,9 +131,15 @@ class Cluster:
             node.stop(signal.SIGKILL)
 
     def query(self, statement: str, *columns: object) -> list[tuple[Any, ...]]:
-        """The rows of a query, asked of PostgreSQL directly."""
-        with psycopg.connect(self.server.url, autocommit=True) as connection:
-            return connection.execute(statement.encode(), columns).fetchall()
+        """The rows of a query, asked of PostgreSQL directly, as soon as it responds."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                with psycopg.connect(self.server.url, autocommit=True) as connection:
+                    return connection.execute(statement.encode(), columns).fetchall()
+            except psycopg.OperationalError:
+                assert time.monotonic() < deadline, "PostgreSQL does not respond"
+                time.sleep(0.1)
 
     def places_of(self, node: ServiceProcess) -> set[tuple[int, int]]:
         """The slices that this worker has, as (job's number, first image)."""
