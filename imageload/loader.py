@@ -351,7 +351,7 @@ class ImageLoad:
                 raise
             _log.exception("the work on a job was cut off job=%s", job.job_id)
         finally:
-            _log_end(job, is_left=self.is_closing and not job.summary().finished)
+            _log_end(job, is_left=not job.summary().finished)
 
     def _work(self, job: Job) -> None:
         """The body of a thread: runs one job, and the next if no thread can be started for it."""
@@ -499,6 +499,6 @@ def _log_end(job: Job, *, is_left: bool) -> None:
     if is_left:
         pending = counts["queued"] + counts["downloaded"]
         told = job.job_id, *ends, pending
-        _log.info("left for the next start job=%s completed=%d failed=%d pending=%d", *told)
+        _log.info("left for later job=%s completed=%d failed=%d pending=%d", *told)
     else:
         _log.info("complete job=%s completed=%d failed=%d", job.job_id, *ends)

@@ -207,7 +207,9 @@ def database_on_a_small_disk(kilobytes: int) -> Iterator[tuple[str, Path]]:
             space = disk / "space"
             space.mkdir()
             disk.chmod(0o755)
-            _hand_over(space, "postgres")
+            user = _user()
+            if user is not None:
+                shutil.chown(space, user)
             with psycopg.connect(_server_url(), autocommit=True) as connection:
                 connection.execute(f"CREATE TABLESPACE {name} LOCATION '{space}'".encode())
                 url = fresh_database(f"TABLESPACE {name}")

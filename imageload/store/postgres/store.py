@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import psycopg
 
@@ -18,11 +18,13 @@ from imageload.job import Change, Job, Mirrored, Snapshot
 from imageload.store import Clock, Link, Posted, Totals
 from imageload.store.postgres import accepting, claims, leaving, reading, verbs
 from imageload.store.postgres.batch import HEAD, Batch, Claim
-from imageload.store.postgres.claims import Order, Place
+from imageload.store.postgres.claims import Order, Place, Wait
 from imageload.store.postgres.connections import UNAVAILABLE, Connection, Connections
 from imageload.store.postgres.schema import migrate
 from imageload.store.postgres.verbs import Done
 from imageload.store.writer import Writer
+
+T = TypeVar("T")
 
 
 class Queue(Protocol):
@@ -189,16 +191,31 @@ class PostgresStore:
 
         return self._connections.run(run)
 
+    def park(self, place: Place, wait: Wait) -> None:
+        """Have a slice that no worker has wait; raises StoreUnavailable, as those below do."""
+        self.run(lambda connection: claims.park(connection, place, wait))
+
+    def parked(self, least: int, most: int, waited_seconds: float) -> Place | None:
+        """A slice that waits, whose first image is from `least` to `most`.
+
+        It has waited for `waited_seconds` in an outage.
+        """
+        return self.run(lambda c: claims.parked(c, (least, most), waited_seconds))
+
+    def update_waits(self, wait: Wait) -> None:
+        """All slices that wait now wait for this."""
+        self.run(lambda connection: claims.update_waits(connection, wait))
+
     def lose(self, job: Job) -> None:
         """Write nothing more of this slice: another node has it."""
         claim = self._claims.get(job)
         if claim is not None:
             claim.is_lost = True
 
-    def end(self, job: Job, *, is_over: bool) -> None:
+    def end(self, job: Job, *, is_over: bool, wait: Wait | None = None) -> None:
         """The slice has nothing left to do, or (`is_over` is False) others may go on with it.
 
-        It is written after all that was recorded of it.
+        With a `wait` for the target: after that. It is written after all that was recorded of it.
         """
         claim = self._claims[job]
         first = HEAD if HEAD in claim.slices else claim.offset
@@ -207,7 +224,7 @@ class PostgresStore:
             if is_over and job.summary().finished:
                 if claims.end(connection, claim, first):
                     self._defer(connection, claim.number, [HEAD])
-            elif claims.give_back(connection, claim, first):
+            elif claims.give_back(connection, claim, first, wait) and wait is None:
                 self._defer(connection, claim.number, [first])
 
         self._writer.put(lambda batch: batch.edits.update({claim: edit}))
@@ -234,6 +251,13 @@ class PostgresStore:
             return done
 
         return self._connections.run(run)
+
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """The result of `work`, called with a connection in a transaction of its own.
+
+        It may be called twice, so it has no other effects. Blocks; raises StoreUnavailable.
+        """
+        return self._connections.run(work)
 
     def queue_forgotten(self) -> int:
         """Queue the slices that nobody has and no message names; how many they are."""
