@@ -26,7 +26,7 @@ import requests
 from imageload.fetch.tempfiles import sweep
 from imageload.sandbox_process import SandboxProcess
 from tests.pictures import Pictures, running_pictures
-from tests.postgres import PostgresServer, programs, running_postgres
+from tests.postgres_server import PostgresServer, programs, running_postgres
 from tests.relay import Relay
 from tests.service import ServiceProcess
 from tests.waiting import PATIENCE

@@ -15,7 +15,8 @@ from tests.components import missing
 from tests.faults import kill_worker
 from tests.journals import FAILURE, flush, job_of, record
 from tests.pictures import running_pictures
-from tests.postgres import fresh_database, programs
+from tests.postgres import fresh_database
+from tests.postgres_server import programs
 from tests.trial import Trial
 from tests.waiting import wait_until
 
