@@ -25,7 +25,7 @@ from bench.service import Answers, Service, address_of, running_process, running
 from bench.speed import made, made_images, say
 from bench.table import percentiles, ratio_line, speed_table
 from bench.trees import ROOT, Candidate
-from tests.postgres import PostgresServer, programs, running_postgres
+from tests.postgres_server import PostgresServer, programs, running_postgres
 
 SQLITE = "one process, SQLite"
 ONE = "1 API node, 1 worker, PostgreSQL"

@@ -14,10 +14,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 import requests
@@ -25,7 +26,7 @@ import requests
 from imageload.fetch.tempfiles import sweep
 from imageload.sandbox_process import SandboxProcess
 from tests.pictures import Pictures, running_pictures
-from tests.postgres import PostgresServer, programs, running_postgres
+from tests.postgres_server import PostgresServer, programs, running_postgres
 from tests.relay import Relay
 from tests.service import ServiceProcess
 from tests.waiting import PATIENCE
@@ -52,6 +53,13 @@ _GUIDE = """
 
 Ctrl-C ends it all.
 """
+
+
+class Stored(NamedTuple):
+    """The SHA-256 of each stored image by its id, and how many images have it."""
+
+    sha256s: dict[str, str]
+    times: Counter[str]
 
 
 class Cluster:
@@ -123,9 +131,15 @@ class Cluster:
             node.stop(signal.SIGKILL)
 
     def query(self, statement: str, *columns: object) -> list[tuple[Any, ...]]:
-        """The rows of a query, asked of PostgreSQL directly."""
-        with psycopg.connect(self.server.url, autocommit=True) as connection:
-            return connection.execute(statement.encode(), columns).fetchall()
+        """The rows of a query, asked of PostgreSQL directly, as soon as it responds."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                with psycopg.connect(self.server.url, autocommit=True) as connection:
+                    return connection.execute(statement.encode(), columns).fetchall()
+            except psycopg.OperationalError:
+                assert time.monotonic() < deadline, "PostgreSQL does not respond"
+                time.sleep(0.1)
 
     def places_of(self, node: ServiceProcess) -> set[tuple[int, int]]:
         """The slices that this worker has, as (job's number, first image)."""
@@ -133,11 +147,11 @@ class Cluster:
         rows = self.query("SELECT job, first FROM slice WHERE worker LIKE %s AND open", pattern)
         return {(number, first) for number, first in rows}
 
-    def images(self) -> list[dict[str, Any]]:
+    def stored(self) -> Stored:
         """What the sandbox has stored."""
         response = requests.get(f"{self.sandbox.url}/sandbox/images", timeout=PATIENCE)
-        found: list[dict[str, Any]] = response.json()["images"]
-        return found
+        sha256s = {image["id"]: image["sha256"] for image in response.json()["images"]}
+        return Stored(sha256s, Counter(sha256s.values()))
 
     def temp_files(self) -> list[Path]:
         """Files with bytes in the nodes' temp folders."""

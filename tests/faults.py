@@ -10,188 +10,31 @@ import contextlib
 import os
 import signal
 import statistics
+import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import psycopg
-import requests
 
 from tests.cluster import Cluster, running_cluster
-from tests.events import Subscriber
-from tests.pictures import Pictures, running_pictures, sha256_of
+from tests.pictures import running_pictures
 from tests.service import ServiceProcess
+from tests.trial import LONGEST_SECONDS, Counts, Places, Trial
 from tests.waiting import wait_until
 
 IMAGES = 2_000
 DEAD_SECONDS = 8.0
 _DELAY = 0.15
-_LONGEST_SECONDS = 240.0
-_RECONNECT_EVERY = 150
 _HOUR = 3_600
+_POISONED = (sys.executable, "-m", "tests.poisoned")
+_POISON_SECONDS = 600.0
 
-Places = set[tuple[int, int]]
-Fault = Callable[[Cluster], AbstractContextManager[Places]]
+Fault = Callable[[Cluster, Trial], AbstractContextManager[Places]]
 """Breaks something; gives the slices that are concerned. Mends it at the end of its block."""
-
-
-@dataclass(slots=True)
-class Counts:
-    """What went wrong with a job. All but `marked` and `twice` must be 0."""
-
-    lost: int = 0
-    """Images that are not completed."""
-    wrong: int = 0
-    """Links to other bytes."""
-    unmarked: int = 0
-    """Images that are on Imgur twice without a mark."""
-    marked: int = 0
-    """Images marked as maybe duplicates."""
-    twice: int = 0
-    """Images that are on Imgur twice."""
-    unseen: int = 0
-    """Images whose end was no event."""
-    repeated: int = 0
-    """Events of an image beyond the first."""
-    left: int = 0
-    """Temp files of nodes with nothing to do."""
-
-    def is_right(self) -> bool:
-        """Nothing went wrong."""
-        return not any(getattr(self, name) for name in MUST_BE_ZERO)
-
-
-MUST_BE_ZERO = ("lost", "wrong", "unmarked", "unseen", "repeated", "left")
-
-
-class Follower:
-    """Reads a job's events in a thread; reconnects amid the stream, and when it breaks.
-
-    Events after the last id are sent again after a reconnect, so until then they do not count.
-    """
-
-    def __init__(self, url: str, job_id: str) -> None:
-        self.seen: Counter[int] = Counter()
-        self._since_id: list[int] = []
-        self._url = f"{url}/v1/images/upload/{job_id}/events"
-        self._last_id: str | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def join(self, seconds: float) -> bool:
-        """Wait for the stream's end; True if it came."""
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
-
-    def _run(self) -> None:
-        while not self._has_ended():
-            time.sleep(0.1)
-
-    def _has_ended(self) -> bool:
-        with contextlib.suppress(OSError), Subscriber(self._url, self._last_id) as stream:
-            if stream.answer.status != 200:
-                return stream.answer.status == 204
-            self._since_id.clear()
-            for count, event in enumerate(stream.events()):
-                if event.name == "image":
-                    self._since_id.append(event.data["number"])
-                if stream.last_id != self._last_id:
-                    self._last_id = stream.last_id
-                    self.seen.update(self._since_id)
-                    self._since_id.clear()
-                if event.name == "complete":
-                    return True
-                if event.name == "image" and count >= _RECONNECT_EVERY:
-                    return False
-        return False
-
-
-class Trial:
-    """A job on a cluster, from its POST to its check."""
-
-    def __init__(self, cluster: Cluster, pictures: Pictures, numbers: range) -> None:
-        self._cluster, self._numbers = cluster, numbers
-        self._urls = pictures.urls(numbers)
-        # The first API process may be killed; the last one survives.
-        self._survivor = cluster.apis[-1]
-        self.job_id = cluster.apis[0].submit(self._urls)
-        self._follower = Follower(self._survivor.url, self.job_id)
-
-    def has_ended(self, count: int) -> bool:
-        """So many images have ended."""
-        return sum(ended for _, ended, _ in self._slices()) >= count
-
-    def ended(self, places: Places) -> int:
-        """How many images have ended in these slices."""
-        return sum(ended for place, ended, _ in self._slices() if place in places)
-
-    def goes_on(self, places: Places, before: int) -> bool:
-        """More images than `before` have ended in these slices, or all have."""
-        try:
-            found = [
-                (count, is_open) for place, count, is_open in self._slices() if place in places
-            ]
-        except psycopg.Error:
-            return False
-        is_over = not any(is_open for _, is_open in found)
-        return is_over or sum(count for count, _ in found) > before
-
-    def _slices(self) -> list[tuple[tuple[int, int], int, bool]]:
-        rows = self._cluster.query(_SLICES, self.job_id)
-        return [((number, first), count, is_open) for number, first, count, is_open in rows]
-
-    def finish(self, seconds: float = _LONGEST_SECONDS) -> Counts:
-        """Wait for the job's end, and count."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            with contextlib.suppress(requests.RequestException, AssertionError):
-                if self._survivor.status(self.job_id)["finished"]:
-                    break
-            time.sleep(0.05)  # polls
-        self._follower.join(10.0)
-        counts = Counts()
-        records = self._survivor.records(self.job_id)
-        images = self._cluster.images()
-        stored = Counter(image["sha256"] for image in images)
-        by_id = {image["id"]: image["sha256"] for image in images}
-        for number, url in zip(self._numbers, self._urls, strict=True):
-            _count_image(counts, records[url], sha256_of(number), stored, by_id)
-        seen = self._follower.seen
-        counts.unseen = len(self._numbers) - len(seen)
-        counts.repeated = seen.total() - len(seen)
-        counts.left = len(self._cluster.temp_files())
-        return counts
-
-
-def _count_image(
-    counts: Counts,
-    record: dict[str, Any],
-    sha256: str,
-    stored: Counter[str],
-    by_id: dict[str, str],
-) -> None:
-    counts.lost += record["state"] != "completed"
-    counts.marked += record["maybe_duplicate"]
-    if record["link"] is not None:
-        image_id = record["link"].rpartition("/")[2].partition(".")[0]
-        counts.wrong += by_id.get(image_id) != sha256
-    counts.twice += stored[sha256] > 1
-    counts.unmarked += stored[sha256] > 1 and not record["maybe_duplicate"]
-
-
-_SLICES = """
-    SELECT slice.job, first, completed + failed, open FROM slice JOIN job ON number = slice.job
-    WHERE job.id = %s AND first >= 0"""
-
-
-# The faults
 
 
 def _open_places(cluster: Cluster) -> Places:
@@ -204,7 +47,7 @@ def _busiest(cluster: Cluster) -> ServiceProcess:
 
 
 @contextlib.contextmanager
-def kill_worker_and_api(cluster: Cluster) -> Iterator[Places]:
+def kill_worker_and_api(cluster: Cluster, _trial: Trial) -> Iterator[Places]:
     """kill -9 of a worker, and of the API process that took the POST."""
     worker = _busiest(cluster)
     places = cluster.places_of(worker)
@@ -213,7 +56,7 @@ def kill_worker_and_api(cluster: Cluster) -> Iterator[Places]:
 
 
 @contextlib.contextmanager
-def kill_worker(cluster: Cluster) -> Iterator[Places]:
+def kill_worker(cluster: Cluster, _trial: Trial) -> Iterator[Places]:
     """kill -9 of a worker."""
     worker = _busiest(cluster)
     places = cluster.places_of(worker)
@@ -222,7 +65,7 @@ def kill_worker(cluster: Cluster) -> Iterator[Places]:
 
 
 @contextlib.contextmanager
-def kill_all_workers(cluster: Cluster) -> Iterator[Places]:
+def kill_all_workers(cluster: Cluster, _trial: Trial) -> Iterator[Places]:
     """kill -9 of all workers; others are started at once."""
     places = _open_places(cluster)
     count = len(cluster.workers)
@@ -235,7 +78,7 @@ def postgres_away(seconds: float) -> Fault:
     """PostgreSQL crashes, and is back after some seconds."""
 
     @contextlib.contextmanager
-    def fault(cluster: Cluster) -> Iterator[Places]:
+    def fault(cluster: Cluster, _trial: Trial) -> Iterator[Places]:
         places = _open_places(cluster)
         cluster.server.stop("immediate")
         time.sleep(seconds)
@@ -246,7 +89,7 @@ def postgres_away(seconds: float) -> Fault:
 
 
 @contextlib.contextmanager
-def kill_backend(cluster: Cluster) -> Iterator[Places]:
+def kill_backend(cluster: Cluster, _trial: Trial) -> Iterator[Places]:
     """kill -9 of one process of PostgreSQL, which then restarts all connections."""
     places = _open_places(cluster)
     ((pid,), *_) = cluster.query(
@@ -257,7 +100,7 @@ def kill_backend(cluster: Cluster) -> Iterator[Places]:
 
 
 @contextlib.contextmanager
-def stop_worker(cluster: Cluster) -> Iterator[Places]:
+def stop_worker(cluster: Cluster, _trial: Trial) -> Iterator[Places]:
     """SIGSTOP of a worker until others have its slices, then SIGCONT."""
     worker = _busiest(cluster)
     places = cluster.places_of(worker)
@@ -269,18 +112,18 @@ def stop_worker(cluster: Cluster) -> Iterator[Places]:
 
 
 @contextlib.contextmanager
-def terminate_worker(cluster: Cluster) -> Iterator[Places]:
+def terminate_worker(cluster: Cluster, _trial: Trial) -> Iterator[Places]:
     """SIGTERM of a worker: it gives its slices back."""
     worker = _busiest(cluster)
     places = cluster.places_of(worker)
     worker.process.terminate()
     yield places
-    assert worker.process.wait(_LONGEST_SECONDS) == 0, "".join(worker.log[-20:])
+    assert worker.process.wait(LONGEST_SECONDS) == 0, "".join(worker.log[-20:])
     cluster.remove(worker)
 
 
 @contextlib.contextmanager
-def cut_off_worker(cluster: Cluster) -> Iterator[Places]:
+def cut_off_worker(cluster: Cluster, _trial: Trial) -> Iterator[Places]:
     """Nothing passes between a worker and PostgreSQL until others have its slices."""
     relay, worker = cluster.relays[-1], cluster.workers[0]
     places = cluster.places_of(worker)
@@ -294,7 +137,7 @@ def cut_off_worker(cluster: Cluster) -> Iterator[Places]:
 
 
 @contextlib.contextmanager
-def kill_one_of_other_clock(cluster: Cluster) -> Iterator[Places]:
+def kill_one_of_other_clock(cluster: Cluster, _trial: Trial) -> Iterator[Places]:
     """kill -9 of the worker whose clock is an hour ahead; another's is an hour behind."""
     worker = cluster.workers[0]
     places = cluster.places_of(worker)
@@ -303,11 +146,25 @@ def kill_one_of_other_clock(cluster: Cluster) -> Iterator[Places]:
 
 
 @contextlib.contextmanager
-def kill_old_worker(cluster: Cluster) -> Iterator[Places]:
+def kill_old_worker(cluster: Cluster, _trial: Trial) -> Iterator[Places]:
     """kill -9 of the worker that runs the older version; the others run this one."""
     worker = cluster.workers[0]
     places = cluster.places_of(worker)
     cluster.kill(worker)
+    yield places
+
+
+@contextlib.contextmanager
+def poison(cluster: Cluster, trial: Trial) -> Iterator[Places]:
+    """An image kills every worker that loads it; workers are started again until the job ends."""
+    places = _open_places(cluster)
+    deadline = time.monotonic() + _POISON_SECONDS
+    while not trial.is_over() and time.monotonic() < deadline:
+        dead = [worker for worker in cluster.workers if worker.process.poll() is not None]
+        cluster.remove(*dead)
+        for _ in dead:
+            cluster.start("worker", command=_POISONED)
+        time.sleep(0.1)  # polls
     yield places
 
 
@@ -328,6 +185,7 @@ class Entry:
     name: str
     fault: Fault
     prepare: Callable[[Cluster], object] = lambda _: None
+    has_poison: bool = False
 
 
 def _start_behind_relay(cluster: Cluster) -> None:
@@ -339,6 +197,11 @@ def _start_behind_relay(cluster: Cluster) -> None:
 def _start_with_other_clocks(cluster: Cluster) -> None:
     for seconds in (_HOUR, -_HOUR):
         cluster.start("worker", environment=_clock(seconds))
+
+
+def _start_poisoned(cluster: Cluster) -> None:
+    for _ in range(3):
+        cluster.start("worker", command=_POISONED)
 
 
 def entries(old: Path | None) -> list[Entry]:
@@ -359,6 +222,7 @@ def entries(old: Path | None) -> list[Entry]:
             prepare=_start_with_other_clocks,
         ),
     ]
+    found.append(Entry(name="poison", fault=poison, prepare=_start_poisoned, has_poison=True))
     if old is not None:
         found.append(
             Entry(
@@ -378,15 +242,12 @@ class Row:
     runs: int = 0
     counts: Counts = field(default_factory=Counts)
     seconds: list[float] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
 
     def add(self, counts: Counts, seconds: float) -> None:
         """Another trial, which went on after some seconds."""
         self.runs += 1
         self.seconds.append(seconds)
-        for each in fields(Counts):
-            total = getattr(self.counts, each.name) + getattr(counts, each.name)
-            setattr(self.counts, each.name, total)
+        self.counts += counts
 
     def __str__(self) -> str:
         counts = " | ".join(str(getattr(self.counts, each.name)) for each in fields(Counts))
@@ -405,7 +266,9 @@ def play(entry: Entry, runs: int, *, images: int = IMAGES) -> Row:
     ):
         for run in range(runs):
             _complete(cluster, entry)
-            trial = Trial(cluster, pictures, range(run * images, (run + 1) * images))
+            numbers = range(run * images, (run + 1) * images)
+            at = images // 2 if entry.has_poison else None
+            trial = Trial(cluster, pictures, numbers, poison=at)
             wait_until(partial(trial.has_ended, images // 3))
             row.add(*_break(cluster, trial, entry.fault))
         cluster.stop()
@@ -424,10 +287,10 @@ def _complete(cluster: Cluster, entry: Entry) -> None:
 
 def _break(cluster: Cluster, trial: Trial, fault: Fault) -> tuple[Counts, float]:
     begun = time.monotonic()
-    with fault(cluster) as places:
+    with fault(cluster, trial) as places:
         assert places, "the fault concerns no slice"
         before = trial.ended(places)
-        wait_until(lambda: trial.goes_on(places, before), _LONGEST_SECONDS)
+        wait_until(lambda: trial.goes_on(places, before), LONGEST_SECONDS)
         seconds = time.monotonic() - begun
     return trial.finish(), seconds
 

@@ -70,7 +70,8 @@ class _Connection(asyncio.Protocol):
         self._received += data
         while _HEAD_END in self._received:
             head, _, self._received = self._received.partition(_HEAD_END)
-            number = int(head.split(b" ", 2)[1].strip(b"/").removesuffix(b".png"))
+            path, _, _ = head.split(b" ", 2)[1].partition(b"?")
+            number = int(path.strip(b"/").removesuffix(b".png"))
             loop = asyncio.get_running_loop()
             loop.call_later(self._pictures.delay, self._respond, _picture(number))
 

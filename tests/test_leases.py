@@ -9,7 +9,8 @@ import pytest
 from sandbox.testing import running_sandbox
 from tests.jobs import all_landed, urls
 from tests.origin import Origin
-from tests.postgres import fresh_database, programs
+from tests.postgres import fresh_database
+from tests.postgres_server import programs
 from tests.service import running_service, wired
 
 pytestmark = pytest.mark.skipif(programs() is None, reason="needs PostgreSQL")
