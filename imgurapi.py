@@ -178,7 +178,8 @@ class ImgurAPI(ImgurClient):
             }
             for key in read.keys() & {"UserReset", "ClientReset"}:  # always epochs in this body
                 read[key] = max(0, read[key] - time.time())
-            self.quota.learn(read, asked)
+            if not self.quota.learn(read, asked):
+                self.quota.learn_no_limits()
 
     async def land(
         self,

@@ -351,7 +351,7 @@ class ImageLoad:
                 raise
             _log.exception("the work on a job was cut off job=%s", job.job_id)
         finally:
-            _log_end(job, is_left=self.is_closing and not job.summary().finished)
+            _log_end(job, is_left=not job.summary().finished)
 
     def _work(self, job: Job) -> None:
         """The body of a thread: runs one job, and the next if no thread can be started for it."""
@@ -479,12 +479,9 @@ class ImageLoad:
 
     def _read_links_of_others(self, job: Job) -> set[str]:
         # Jobs in memory first: one that is retired meanwhile is in the store then.
-        own = _links([job])  # no more are kept: a journal may have those of years
+        own = _links([job])
         shared = own & _links(other for other in self.jobs() if other is not job)
-        shared.update(
-            each.link for each in self._store.links(retired_only=True) if each.link in own
-        )
-        return shared
+        return shared | self._store.links_to_leave(job.job_id, own)
 
 
 def _links(jobs: Iterable[Job]) -> set[str]:
@@ -502,6 +499,6 @@ def _log_end(job: Job, *, is_left: bool) -> None:
     if is_left:
         pending = counts["queued"] + counts["downloaded"]
         told = job.job_id, *ends, pending
-        _log.info("left for the next start job=%s completed=%d failed=%d pending=%d", *told)
+        _log.info("left for later job=%s completed=%d failed=%d pending=%d", *told)
     else:
         _log.info("complete job=%s completed=%d failed=%d", job.job_id, *ends)

@@ -187,7 +187,7 @@ class Pipeline:
     async def _upload(self, window: Window, index: int, report: Report) -> Landed:
         """Upload the image from its temp file; its start is on disk before it is sent."""
         job, image = window.job, window.job.image(index)
-        since = time.monotonic()
+        since = time.monotonic() if job.waiting_since is None else job.waiting_since
 
         async def announce() -> None:
             if not job.image(index).uploading:

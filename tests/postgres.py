@@ -1,7 +1,8 @@
 """A PostgreSQL for tests and trials: of DATABASE_URL, or a server of its own in a folder.
 
 The server is Debian's (`apt-get install postgresql`). It does not run as root, and listens on
-127.0.0.1 only. It ends with `stop`, or when the process that started it ends well.
+127.0.0.1 only. It ends, and its folder goes, with the process that started it, also if that is
+killed: a shell waits for the end of a pipe.
 """
 
 from __future__ import annotations
@@ -20,10 +21,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from tests.components import missing
+from tests.disks import small_disk
 from tests.waiting import PATIENCE
 
+# The process may be killed at any moment, also while `initdb` writes to the folder.
+_CLEANUP = """
+read -r _
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+    if [ -s "$0/data/postmaster.pid" ]; then
+        kill -QUIT "$(head -n 1 "$0/data/postmaster.pid")" && sleep 0.1
+    fi
+    rm -rf "$0" && break
+    sleep 0.5
+done 2>/dev/null
+"""
 _OPTIONS = {
     "listen_addresses": "127.0.0.1",
     "max_connections": "200",
@@ -45,10 +59,8 @@ class PostgresServer:
     def __init__(self, folder: Path, programs: Path, port: int | None = None) -> None:
         self.port = port or _free_port()
         self._folder, self._programs = folder, programs
-        self._user = "postgres" if os.geteuid() == 0 else None
+        self._user = _user()
         self._process: subprocess.Popen[bytes] | None = None
-        if self._user is not None:
-            _hand_over(folder, self._user)
         self._run("initdb", "-A", "trust", "-U", "imageload", "-D", str(self.data), "--no-sync")
 
     @property
@@ -108,9 +120,30 @@ class PostgresServer:
         done.check_returncode()
 
 
-def _hand_over(folder: Path, user: str) -> None:
-    account = pwd.getpwnam(user)
-    os.chown(folder, account.pw_uid, account.pw_gid)
+def _user() -> str | None:
+    """The user who the server runs as, None: our own."""
+    return "postgres" if os.geteuid() == 0 else None
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder of the server's user. At the end, also at ours, a server in it is killed."""
+    folder = Path(tempfile.mkdtemp(prefix="imageload-postgres-"))
+    user = _user()
+    if user is not None:
+        account = pwd.getpwnam(user)
+        os.chown(folder, account.pw_uid, account.pw_gid)
+    cleanup = subprocess.Popen(
+        ["sh", "-c", _CLEANUP, str(folder)],
+        user=user,
+        cwd="/",
+        stdin=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is not for it
+    )
+    try:
+        yield folder
+    finally:
+        cleanup.communicate()
 
 
 def _free_port() -> int:
@@ -122,14 +155,13 @@ def _free_port() -> int:
 @contextlib.contextmanager
 def running_postgres(programs: Path, port: int | None = None) -> Iterator[PostgresServer]:
     """A server in a temporary folder."""
-    folder = Path(tempfile.mkdtemp(prefix="imageload-postgres-"))
-    server = PostgresServer(folder, programs, port)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+    with _folder() as folder:
+        server = PostgresServer(folder, programs, port)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
 
 
 @functools.cache
@@ -146,10 +178,42 @@ def _server_url() -> str:
     return running.enter_context(running_postgres(found)).url
 
 
-def fresh_database() -> str:
+def fresh_database(options: str = "") -> str:
     """The URL of a new, empty database, on DATABASE_URL or a server of this process's own."""
     name = f"imageload_{uuid.uuid4().hex}"
     with psycopg.connect(_server_url(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}".encode())
+        connection.execute(f"CREATE DATABASE {name} {options}".encode())
     base, _, _ = _server_url().partition("?")
     return f"{base.rpartition('/')[0]}/{name}"
+
+
+@contextlib.contextmanager
+def database_on_a_small_disk(kilobytes: int) -> Iterator[tuple[str, Path]]:
+    """The URL of a new database, and the folder where its disk is mounted.
+
+    The test is skipped if mounting is not permitted, or the server is not ours.
+    """
+    if os.environ.get("DATABASE_URL"):
+        pytest.skip("needs a disk of the server, which is not this test's")
+    parent = Path(tempfile.mkdtemp(prefix="imageload-disk-"))
+    parent.chmod(0o755)
+    name = f"imageload_{uuid.uuid4().hex}"
+    try:
+        with small_disk(parent / "disk", kilobytes) as disk:
+            space = disk / "space"
+            space.mkdir()
+            disk.chmod(0o755)
+            user = _user()
+            if user is not None:
+                shutil.chown(space, user)
+            with psycopg.connect(_server_url(), autocommit=True) as connection:
+                connection.execute(f"CREATE TABLESPACE {name} LOCATION '{space}'".encode())
+                url = fresh_database(f"TABLESPACE {name}")
+                try:
+                    yield url, disk
+                finally:
+                    base = url.rpartition("/")[2]
+                    connection.execute(f"DROP DATABASE {base} WITH (FORCE)".encode())
+                    connection.execute(f"DROP TABLESPACE {name}".encode())
+    finally:
+        shutil.rmtree(parent, ignore_errors=True)

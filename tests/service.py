@@ -189,7 +189,8 @@ def running_service(temp_dir: Path, **options: Any) -> Iterator[RunningService]:
 class ServiceProcess(Client):
     """`python main.py` with `arguments`; `log` has its output up to now.
 
-    `command` and `folder`: another program, started in another folder.
+    `command` and `folder`: another program, started in another folder. `group`: the process group
+    to start it in.
     """
 
     def __init__(
@@ -198,6 +199,7 @@ class ServiceProcess(Client):
         environment: dict[str, str] | None = None,
         command: Sequence[str] = (sys.executable, "main.py"),
         folder: Path = ROOT,
+        group: int | None = None,
     ) -> None:
         self.log: list[str] = []
         self._listening: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -209,6 +211,7 @@ class ServiceProcess(Client):
             env={**plain, "IMAGELOAD_GRACE_SECONDS": str(10 * PATIENCE), **(environment or {})},
             stderr=subprocess.PIPE,
             text=True,
+            process_group=group,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

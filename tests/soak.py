@@ -8,6 +8,7 @@ python -m tests.soak --imgur=5000                     tests/test_imgur_fuzz.py, 
 python -m tests.soak --outages                        tests/test_outages.py, in true seconds
 python -m tests.soak --hostile                        tests/test_hostile.py, measured
 python -m tests.soak --origins=5000                   tests/test_hostile.py, random responses
+python -m tests.soak --cluster                        tests/test_cluster.py, with every fault
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-from tests import hostile, origin_fuzz, outages, request_fuzz
+from tests import faults, hostile, origin_fuzz, outages, request_fuzz
 from tests.crashes import killed_again_and_again
 from tests.imgur_fuzz import wrong_ends
 from tests.service import running_service
@@ -35,6 +36,8 @@ def main() -> int:
     print(f"seed {options.seed}")
     if options.outages or options.hostile:
         return 0 if (outages if options.outages else hostile).measure() else 1
+    if options.cluster is not None:
+        return 0 if faults.measure(options.cluster, options.only, options.old) else 1
     if options.imgur:
         return _imgur(options)
     with tempfile.TemporaryDirectory() as folder:
@@ -118,6 +121,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--memory", action="store_true", help="with --verbs: without a journal")
     parser.add_argument("--outages", action="store_true", help="take origins away for 15 s")
     parser.add_argument("--hostile", action="store_true", help="fifty hostile responses at once")
+    parser.add_argument(
+        "--cluster", type=int, nargs="?", const=10, help="faults of a cluster, how often each"
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], help="with --cluster: a fault, as in its table"
+    )
+    parser.add_argument("--old", type=Path, help="with --cluster: a checkout of another version")
     return parser
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from imageload.cluster.node import Node
+from imageload.errors import KeyUsed
 from imageload.job import Downloaded, Failed, Item, Job, Purged, Started, Uploaded, Uploading
 from imageload.store import Link, Posted, Store, open_store
 from tests.journals import FAILURE, SECRET, fail, finish, flush, job_of, link, record, report, url
@@ -172,10 +173,23 @@ def test_a_key_is_kept_until_all_its_jobs_are_gone(store: Store) -> None:
 def test_a_key_that_is_used_again_belongs_to_the_new_jobs(store: Store) -> None:
     old, new = job_of(1), job_of(1)
     store.accept([old], posted=Posted("ann", "key", b"1", (old.job_id,)))
+    store.retire([old.job_id])
     posted = Posted("ann", "key", b"2", (new.job_id,))
     store.accept([new], posted=posted)
-    store.retire([old.job_id])
+    store.delete([old.job_id])
     assert store.posted("ann", "key") == posted
+
+
+def test_a_key_that_is_kept_makes_no_second_job(store: Store) -> None:
+    first, second = job_of(1), job_of(1)
+    posted = Posted("ann", "key", b"1", (first.job_id,))
+    store.accept([first], posted=posted)
+    with pytest.raises(KeyUsed) as raised:
+        store.accept([second], posted=Posted("ann", "key", b"2", (second.job_id,)))
+    assert (raised.value.fingerprint, raised.value.job_ids) == (b"1", (first.job_id,))
+    assert store.load(second.job_id) is None
+    assert store.posted("ann", "key") == posted
+    store.accept([second], posted=Posted("bob", "key", b"2", (second.job_id,)))
 
 
 # Durability

@@ -4,15 +4,23 @@ unless its role is `api`, a worker.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 
+from imageload.cluster.lease import LeaseRules, Leases
 from imageload.cluster.mirror import Mirror
+from imageload.cluster.parking import Parking
 from imageload.cluster.queue import Queue
-from imageload.cluster.worker import Worker, WorkerRules
+from imageload.cluster.worker import Worker, WorkerRules, worker_name
+from imageload.errors import StoreUnavailable
 from imageload.job import Change, Job
 from imageload.loader import ImageLoad
 from imageload.store import Clock
 from imageload.store.postgres.store import open_postgres
+from imageload.targets.imgur.uploader import Imgur
+from imageload.transport.curl import TransferLoop
+
+_log = logging.getLogger(__name__)
 
 
 class Node:
@@ -34,6 +42,7 @@ class Node:
         self._rules, self._on_break = rules, on_break
         self.store = open_postgres(url, clock, on_break, self._queue)
         self._worker: Worker | None = None
+        self._leases: Leases | None = None
 
     def mirror(
         self,
@@ -43,17 +52,46 @@ class Node:
         """The jobs of all nodes, for the API."""
         return Mirror(self.store, observers, watched)
 
-    def start(self, image_load: ImageLoad) -> None:
+    def start(
+        self,
+        image_load: ImageLoad,
+        target: Imgur,
+        transfers: TransferLoop,
+        leases: LeaseRules,
+        park_seconds: float,
+    ) -> None:
         """Begin to work on slices with `image_load`, if that is this node's role."""
-        if self._rules is not None:
-            self._worker = Worker(self.store, self._queue, image_load, self._rules, self._on_break)
-            self._worker.start()
+        if self._rules is None:
+            return
+        name = worker_name()
+        self._leases = Leases(self.store, name, leases, target, transfers)
+        parking = Parking(target, park_seconds, self._leases)
+        self._worker = Worker(
+            self.store, self._queue, image_load, self._rules, name, parking, self._on_break
+        )
+        self._leases.start()
+        self._worker.start()
+
+    def retire(self, keep_jobs: int, keep_hours: float) -> None:
+        """Retire finished jobs of all nodes that are more, or older, than are kept; blocks."""
+        try:
+            retired = self.store.retire_finished(keep_jobs, keep_hours)
+        except StoreUnavailable as error:
+            _log.warning("no jobs were retired: %s", error)
+            return
+        if retired:
+            _log.info("retired jobs=%d", retired)
 
     def stop(self) -> None:
         """Take no more slices."""
         if self._worker is not None:
             self._worker.stop()
+        if self._leases is not None:
+            self._leases.stop()
 
     def close(self, seconds: float) -> bool:
-        """Give back the slices that are left; True if no thread of the worker is."""
-        return self._worker is None or self._worker.close(seconds)
+        """Give back the slices and leases that are left; True if no thread of the worker is."""
+        if self._worker is None or self._leases is None:
+            return True
+        ended = self._leases.close(seconds)
+        return self._worker.close(seconds) and ended

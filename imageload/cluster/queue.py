@@ -46,7 +46,7 @@ class Queue:
                 connection.execute(SchemaManager.get_schema().encode())
 
     def defer(self, connection: Connection, number: int, firsts: Sequence[int]) -> None:
-        """Queue these slices of a job, in the transaction of `connection`.
+        """Queue these slices of a job, in the transaction of `connection`; raises psycopg.Error.
 
         The first slice of any job comes before the second of any other.
         """
@@ -61,8 +61,12 @@ class Queue:
             )
             for first in firsts
         ]
-        if messages:
-            self._deferring.job_manager.batch_defer_jobs(messages, connection=connection)
+        try:
+            if messages:
+                self._deferring.job_manager.batch_defer_jobs(messages, connection=connection)
+        except procrastinate.exceptions.ConnectorException as error:
+            # As from any other statement in this transaction.
+            raise error.__cause__ or error from None
 
     async def run(self, handler: Handler, *, at_once: int, dead_seconds: float) -> None:
         """Call `handler` for each message, `at_once` at the same time, until it is cancelled.

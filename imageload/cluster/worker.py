@@ -20,11 +20,12 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from imageload.cluster.parking import Parking
 from imageload.cluster.queue import Queue
 from imageload.errors import ImageLoadError
 from imageload.job import Job
 from imageload.loader import ImageLoad
-from imageload.store.postgres.claims import Order, Place
+from imageload.store.postgres.claims import Order, Place, Wait
 from imageload.store.postgres.store import PostgresStore
 
 _log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ T = TypeVar("T")
 
 _ORDERS_SECONDS = 0.25
 _SWEEP_SECONDS = 2.0
+_PARK_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,8 @@ class WorkerRules:
 class _AtWork:
     job: Job
     order: Order
+    wait: Wait | None = None
+    """What it is let go for."""
 
 
 class Worker:
@@ -59,15 +63,17 @@ class Worker:
         queue: Queue,
         image_load: ImageLoad,
         rules: WorkerRules,
+        name: str,
+        parking: Parking,
         on_break: Callable[[], object] | None = None,
     ) -> None:
+        self.name = name
+        self._parking = parking
         self._store = store
         self._queue = queue
         self._load = image_load
         self._rules = rules
         self._on_break = on_break
-        # Never the same again, also not for the next process of this host.
-        self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._at_work: dict[Place, _AtWork] = {}
         self._loop = asyncio.new_event_loop()
         self._main: asyncio.Task[None] | None = None
@@ -121,13 +127,18 @@ class Worker:
                 group.create_task(queue)
                 group.create_task(self._beat())
                 group.create_task(self._sweep())
+                group.create_task(self._park(group))
 
-    async def _load_slice(self, number: int, first: int) -> None:
+    async def _load_slice(self, number: int, first: int, *, was_parked: bool = False) -> None:
         """Load a slice, if it still has to be and no other worker has it."""
         place = number, first
         if self._is_stopping or place in self._at_work:
             return
         try:
+            wait = self._parking.wait_before(first, self._images_at_work())
+            if wait is not None and not was_parked:
+                await asyncio.to_thread(self._store.park, place, wait)
+                return
             claimed = await asyncio.to_thread(
                 self._store.claim, place, self.name, self._rules.dead_seconds
             )
@@ -137,12 +148,49 @@ class Worker:
         if claimed is None:
             return
         job, order = claimed
-        self._at_work[place] = _AtWork(job, order)
+        self._at_work[place] = at_work = _AtWork(job, order)
         try:
             await self._in_a_thread(job)
         finally:
             del self._at_work[place]
-            self._store.end(job, is_over=not self._is_stopping)
+            self._store.end(job, is_over=not self._is_stopping, wait=at_work.wait)
+
+    def _images_at_work(self) -> int:
+        counts = [at_work.job.summary().counts for at_work in self._at_work.values()]
+        return sum(each["queued"] + each["downloaded"] for each in counts)
+
+    async def _park(self, group: asyncio.TaskGroup) -> None:
+        """Let slices go that would wait for long, and take such slices back when they need not."""
+        parking, told = self._parking, None
+        while True:
+            await asyncio.sleep(_PARK_SECONDS)
+            for place, at_work in dict(self._at_work).items():
+                wait = parking.wait_of(at_work.job, place[1])
+                if wait is not None and at_work.wait is None:
+                    at_work.wait = wait
+                    self._load.submit(self._load.at_work.let_go(at_work.job))
+            try:
+                told = await self._update_waits(told)
+                wanted = parking.wanted(self._images_at_work())
+                if wanted is not None and len(self._at_work) < self._rules.at_once:
+                    found = await asyncio.to_thread(self._store.parked, *wanted)
+                    if found is not None:
+                        group.create_task(self._load_slice(*found, was_parked=True))
+            except ImageLoadError as error:
+                _log.debug("no look at the slices that wait: %s", error)
+
+    async def _update_waits(self, told: Wait | None) -> Wait | None:
+        """Correct what waiting slices show, if it is not what it was; returns it."""
+        wait = self._parking.wait_of_all()
+        if wait is None or wait.reason is None:
+            return None
+        wait = wait._replace(seconds=wait.seconds + time.monotonic())  # a moment, to compare
+        is_same = told is not None and told.reason == wait.reason
+        if told is not None and is_same and abs(told.seconds - wait.seconds) < _SWEEP_SECONDS:
+            return told
+        left = wait._replace(seconds=wait.seconds - time.monotonic())
+        await asyncio.to_thread(self._store.update_waits, left)
+        return wait
 
     async def _in_a_thread(self, job: Job) -> None:
         """`begin_upload` in a thread of the job's own, until it returns."""
@@ -219,6 +267,11 @@ class Worker:
                 continue
             if count:
                 _log.info("queued again slices=%d", count)
+
+
+def worker_name() -> str:
+    """A name that no other worker has, also not the next process of this host."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 async def _end_other_tasks() -> None:

@@ -9,7 +9,7 @@ until all of it is on disk. The next `open_store` gives the same jobs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -72,7 +72,10 @@ class Store(Protocol):
         """Store new jobs and their Idempotency-Key, all or none; durable when it returns.
 
         No Change of the jobs may have been applied yet. Blocks for up to `seconds`, so never call
-        it on an event loop. Raises StoreUnavailable; then nothing was stored.
+        it on an event loop. Raises StoreUnavailable, and KeyUsed if the key is kept for an earlier
+        POST; then nothing was stored. Of several calls with one key, on any node, one succeeds.
+        PostgreSQL alone: if its response to the commit is lost, StoreUnavailable is raised though
+        the jobs exist; a client that repeats its POST with an Idempotency-Key gets their ids.
         """
 
     def posted(self, caller: str, key: str) -> Posted | None:
@@ -89,7 +92,7 @@ class Store(Protocol):
         """Return once all that was recorded so far is on disk; at once if it is already."""
 
     def retire(self, job_ids: Iterable[str]) -> None:
-        """Drop jobs from the next start's list of jobs; their links stay listed."""
+        """Drop jobs from the list of jobs; their links stay listed."""
 
     def delete(self, job_ids: Iterable[str]) -> None:
         """Delete the jobs, their links and their deletehashes."""
@@ -107,6 +110,13 @@ class Store(Protocol):
 
         They start after image `after[1]` of job `after[0]`. Reads the disk page by page; raises
         StoreUnavailable, and LookupError if the store does not have the job.
+        """
+
+    def links_to_leave(self, job_id: str, links: Set[str]) -> set[str]:
+        """Those of the links of a job that is being purged that must stay: other jobs have them.
+
+        Of the other jobs, those that are retired are asked for; in PostgreSQL all are. Reads the
+        disk; raises StoreUnavailable.
         """
 
     def get_setting(self, name: str) -> str | None:

@@ -12,7 +12,7 @@ import itertools
 import logging
 import sqlite3
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 from imageload.errors import ImageError
@@ -141,6 +141,7 @@ class SqliteStore:
     def accept(
         self, jobs: Sequence[Job], *, posted: Posted | None = None, seconds: float = 5.0
     ) -> None:
+        self._keys.check_free(posted)
         numbers = {job: next(self._new_numbers) for job in jobs}
         pairs = [rows.job_rows(number, job) for job, number in numbers.items()]
         new: list[Statement] = [(rows.ADD_JOB, head) for head, _ in pairs]
@@ -225,6 +226,10 @@ class SqliteStore:
                 return
             yield from (Link(*link) for _, *link in page)
             place = page[-1][0], page[-1][2]
+
+    def links_to_leave(self, job_id: str, links: Set[str]) -> set[str]:  # noqa: ARG002
+        # No more are kept: a journal may have those of years.
+        return {each.link for each in self.links(retired_only=True) if each.link in links}
 
     def get_setting(self, name: str) -> str | None:
         return self._settings.get(name)

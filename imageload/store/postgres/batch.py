@@ -111,10 +111,12 @@ class Batch:
     slices: dict[Place, tuple[SliceState, Claim]] = field(default_factory=dict)
     heads: dict[int, Snapshot] = field(default_factory=dict)
     edits: dict[object, Callable[[Connection], object]] = field(default_factory=dict)
+    settings: dict[str, str | None] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """How much there is to write."""
-        return len(self.images) + len(self.slices) + len(self.heads) + len(self.edits)
+        images = len(self.images) + len(self.slices) + len(self.heads)
+        return images + len(self.edits) + len(self.settings)
 
     def drop_new(self) -> None:
         """Leave the new jobs out: they are written elsewhere."""
@@ -130,10 +132,15 @@ class Batch:
             for number, job in self.heads.items():
                 if (number, HEAD) in alive:
                     album, callback = text_of(job.album), text_of(job.callback)
-                    columns = job.started, job.purging, album, callback, number
+                    columns = job.started, job.purging, job.purging, album, callback, number
                     connection.execute(_WRITE_HEAD, columns)
             for edit in self.edits.values():
                 edit(connection)
+            for name, value in self.settings.items():
+                if value is None:
+                    connection.execute(_DELETE_SETTING, (name,))
+                else:
+                    connection.execute(_SET_SETTING, (name, value))
         for place, (_, claim) in self.slices.items():
             if place not in alive:
                 claim.is_lost = True
@@ -180,6 +187,10 @@ _WRITE_IMAGES = """
     SELECT * FROM unnest(%s::bigint[], %s::int[], %s::bigint[], %s::text[], %s::bytea[])
     ON CONFLICT (job, n) DO UPDATE
     SET version = excluded.version, link = excluded.link, record = excluded.record"""
-_WRITE_HEAD = (
-    "UPDATE job SET started = %s, purging = %s, album = %s, callback = %s WHERE number = %s"
-)
+_WRITE_HEAD = b"""
+    UPDATE job SET started = %s, purging = %s, leaving = leaving AND %s, album = %s, callback = %s
+    WHERE number = %s"""
+_SET_SETTING = b"""
+    INSERT INTO setting (name, value) VALUES (%s, %s)
+    ON CONFLICT (name) DO UPDATE SET value = excluded.value"""
+_DELETE_SETTING = b"DELETE FROM setting WHERE name = %s"

@@ -6,6 +6,7 @@ owner still writes is dropped.
 
 from __future__ import annotations
 
+import time
 from typing import Any, NamedTuple
 
 from imageload.job import Job
@@ -14,6 +15,17 @@ from imageload.store.postgres.connections import Connection
 from imageload.store.postgres.reading import read_head_of, read_slice, read_whole
 
 Place = tuple[int, int]
+
+
+class Wait(NamedTuple):
+    """What slices wait for, and for how many seconds as far as is known.
+
+    `is_outage`: images fail in the end if it does not end.
+    """
+
+    reason: str | None
+    seconds: float
+    is_outage: bool = False
 
 
 class Order(NamedTuple):
@@ -35,7 +47,7 @@ def claim(
     row = connection.execute(_CLAIM, (worker, seconds, *place)).fetchone()
     if row is None:
         return None
-    epoch, version, items, cancels, again = row
+    epoch, version, items, cancels, again, waited = row
     head = read_head_of(connection, place[0])
     order = Order(epoch, cancels, head.purging, again)
     if place[1] == HEAD:
@@ -43,7 +55,9 @@ def claim(
         return job, found, order
     if not head.started:
         connection.execute(_START, (head.number, head.number))
-    return *read_slice(connection, head, place[1], epoch, version, bytes(items)), order
+    job, found = read_slice(connection, head, place[1], epoch, version, bytes(items))
+    job.waiting_since = None if waited is None else time.monotonic() - waited
+    return job, found, order
 
 
 def beat(connection: Connection, worker: str, seconds: float) -> dict[Place, Order]:
@@ -73,11 +87,41 @@ def end(connection: Connection, claimed: Claim, first: int) -> bool:
     return connection.execute(_OPEN_HEAD, (claimed.number,)).fetchone() is not None
 
 
-def give_back(connection: Connection, claimed: Claim, first: int) -> bool:
-    """Let other workers have this slice; False if they have it already."""
+def give_back(connection: Connection, claimed: Claim, first: int, wait: Wait | None = None) -> bool:
+    """Let other workers have this slice, if there is a `wait`: after it.
+
+    False if they have it already.
+    """
     epoch = claimed.slices[first].epoch
-    row = connection.execute(_GIVE_BACK, (claimed.number, first, epoch)).fetchone()
-    return row is not None
+    columns = *_wait_columns(wait), claimed.number, first, epoch
+    return connection.execute(_GIVE_BACK, columns).fetchone() is not None
+
+
+def park(connection: Connection, place: Place, wait: Wait) -> None:
+    """Have a slice that no worker has wait, without a message that names it."""
+    connection.execute(_PARK, (*_wait_columns(wait), *place))
+
+
+def update_waits(connection: Connection, wait: Wait) -> None:
+    """All slices of images that wait for the target now wait for this."""
+    connection.execute(_UPDATE_WAITS, (wait.seconds, wait.reason))
+
+
+def parked(
+    connection: Connection, firsts: tuple[int, int], waited_seconds: float = 0.0
+) -> Place | None:
+    """A slice that waits for the target: the first slices of jobs come first.
+
+    Its first image is one of `firsts` (from, to); it has waited for so long in an outage.
+    """
+    columns = *firsts, waited_seconds, waited_seconds
+    return connection.execute(_PARKED, columns).fetchone()
+
+
+def _wait_columns(wait: Wait | None) -> tuple[Any, ...]:
+    if wait is None:
+        return None, None, False
+    return wait.seconds, wait.reason, wait.is_outage
 
 
 def forgotten(connection: Connection) -> list[tuple[Any, ...]]:
@@ -85,11 +129,14 @@ def forgotten(connection: Connection) -> list[tuple[Any, ...]]:
     return connection.execute(_FORGOTTEN).fetchall()
 
 
+_WAITS = """not_before = now() + make_interval(secs => %s), waits_for = %s,
+        waits_since = CASE WHEN %s THEN coalesce(waits_since, now()) ELSE waits_since END"""
 _CLAIM = b"""
     UPDATE slice SET epoch = epoch + 1, worker = %s, until = now() + make_interval(secs => %s),
-        taken_over = taken_over + (worker IS NOT NULL)::int
+        taken_over = taken_over + (worker IS NOT NULL)::int, not_before = NULL, waits_for = NULL
     WHERE job = %s AND first = %s AND open AND (worker IS NULL OR until < now())
-    RETURNING epoch, version, items, cancels, again"""
+    RETURNING epoch, version, items, cancels, again,
+        extract(epoch FROM now() - waits_since)::float8"""
 _START = b"""
     WITH begun AS (UPDATE job SET started = true WHERE number = %s AND NOT started RETURNING number)
     UPDATE slice SET version = version + 1 WHERE job = %s AND first = -1 AND job IN (
@@ -112,12 +159,24 @@ _OPEN_HEAD = b"""
             OR job.album::jsonb @> '{"is_open": true}')
         AND NOT EXISTS (SELECT FROM slice AS other WHERE other.job = job.number AND other.open)
     RETURNING slice.job"""
-_GIVE_BACK = b"""
-    UPDATE slice SET worker = NULL, until = NULL, taken_over = 0
-    WHERE job = %s AND first = %s AND epoch = %s RETURNING job"""
+_GIVE_BACK = f"""
+    UPDATE slice SET worker = NULL, until = NULL, taken_over = 0, {_WAITS}
+    WHERE job = %s AND first = %s AND epoch = %s RETURNING job""".encode()  # noqa: S608 - columns
+_PARK = f"""
+    UPDATE slice SET {_WAITS} WHERE job = %s AND first = %s AND open
+        AND (worker IS NULL OR until < now())""".encode()  # noqa: S608 - columns
+_UPDATE_WAITS = b"""
+    UPDATE slice SET not_before = now() + make_interval(secs => %s), waits_for = %s
+    WHERE not_before IS NOT NULL AND open AND first >= 0"""
+_PARKED = b"""
+    SELECT job, first FROM slice
+    WHERE not_before IS NOT NULL AND open AND (worker IS NULL OR until < now())
+        AND first BETWEEN %s AND %s
+        AND (%s = 0 OR waits_since < now() - make_interval(secs => %s))
+    ORDER BY first, job LIMIT 1"""
 _FORGOTTEN = b"""
     SELECT job, first FROM slice
-    WHERE open AND (worker IS NULL OR until < now()) AND NOT EXISTS (
+    WHERE open AND (worker IS NULL OR until < now()) AND not_before IS NULL AND NOT EXISTS (
         SELECT FROM procrastinate_jobs WHERE status = 'todo'
         AND args = jsonb_build_object('number', slice.job, 'first', slice.first))
     ORDER BY job, first LIMIT 1000"""

@@ -18,6 +18,9 @@ from imageload.errors import StoreUnavailable
 T = TypeVar("T")
 Connection = psycopg.Connection[tuple[Any, ...]]
 
+UNAVAILABLE = (psycopg.OperationalError, psycopg.InternalError)
+"""Raised without a bug of ours: it is away, full, overloaded, damaged, or a standby."""
+
 _KEPT = 8
 _SETTINGS = (
     "-c statement_timeout=60s -c lock_timeout=15s -c idle_in_transaction_session_timeout=15s"
@@ -51,17 +54,18 @@ class Connections:
     def run(self, work: Callable[[Connection], T]) -> T:
         """The result of `work`, called with a connection inside one transaction.
 
-        It is called again with a new connection if a kept one turns out to be broken, so it has no
-        effects of its own. Raises StoreUnavailable.
+        It is called again if a kept connection turns out to be broken, also if only the response
+        to the commit was lost: done twice, it must do the same. Raises StoreUnavailable.
         """
         while True:
             connection, is_kept = self._take()
             try:
                 with connection.transaction():
                     result = work(connection)
-            except psycopg.OperationalError as error:
-                connection.close()
-                if is_kept:
+            except UNAVAILABLE as error:
+                is_broken = connection.closed
+                self._give_back(connection)
+                if is_kept and is_broken:
                     continue
                 raise unavailable(error) from error
             except BaseException:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from imageload.job import Image, Job, Mirrored, Snapshot, State
 from imageload.store.postgres.batch import HEAD, Claim, SliceState, counts_of
 from imageload.store.postgres.connections import Connection
-from imageload.store.rows import decode_items, read_album, read_callback, read_image
+from imageload.store.rows import PAGE, decode_items, read_album, read_callback, read_image
 
 _HEADS = """
     SELECT number, id, created, dedupe, total, started, purging, album, callback
@@ -21,13 +21,30 @@ _SLICES = "SELECT first, items, epoch, version FROM slice WHERE job = %s AND {} 
 _IMAGES = """
     SELECT job, n, version, link, record FROM image
     WHERE job = %s AND n >= %s AND n < %s ORDER BY n"""
-
-
+ONE_MOMENT = b"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
+"""What is read in this transaction is of one moment."""
 _VERSIONS = b"SELECT first, version FROM slice WHERE job = %s"
 _ITEMS = b"SELECT items FROM slice WHERE job = %s AND first = %s"
 _CHANGED = b"""
     SELECT job, n, version, link, record FROM image
     WHERE job = %s AND n >= %s AND n < %s AND version > %s ORDER BY n"""
+_JOB_VERSIONS = b"""
+    SELECT job.id, sum(slice.version)::bigint FROM job JOIN slice ON slice.job = job.number
+    WHERE job.id = ANY(%s) GROUP BY job.id"""
+_SUMMARIES = b"""
+    SELECT job.id, created, started, purging, album, callback, total, sums.*
+    FROM job, LATERAL (
+        SELECT sum(version)::bigint, sum(downloaded)::int, sum(completed)::int, sum(failed)::int,
+            sum(maybe_duplicates)::int, sum(downloaded_bytes)::bigint, sum(uploaded_bytes)::bigint
+        FROM slice WHERE slice.job = job.number) AS sums
+    WHERE NOT retired"""
+_NEWEST = _SUMMARIES + b" AND number < %s ORDER BY number DESC LIMIT %s"
+_LINKS = f"""
+    SELECT image.job, job.id, image.n, image.link
+    FROM image JOIN job ON job.number = image.job
+    WHERE (image.job, image.n) > (%s, %s) AND image.link IS NOT NULL AND job.retired >= %s
+    ORDER BY image.job, image.n LIMIT {PAGE}""".encode()  # noqa: S608 - a number
+_SETTING = b"SELECT value FROM setting WHERE name = %s"
 
 
 class Head(NamedTuple):
@@ -165,7 +182,41 @@ def _images(
         yield read_image(item, row, 0)
 
 
-def summary_of(row: Sequence[Any]) -> Snapshot:
+def read_versions(connection: Connection, job_ids: Sequence[str]) -> dict[str, int]:
+    """The versions of these jobs, by id."""
+    return dict(connection.execute(_JOB_VERSIONS, (job_ids,)).fetchall())
+
+
+def read_summaries(connection: Connection) -> list[Snapshot]:
+    """All jobs that are not retired, without their images."""
+    return [_summary(row) for row in connection.execute(_SUMMARIES)]
+
+
+def read_newest(connection: Connection, before: str | None, limit: int) -> list[Snapshot]:
+    """Jobs that are not retired, newest first, older than the job `before`; or LookupError."""
+    number = 2**62
+    if before is not None:
+        head = read_head(connection, before)
+        if head is None:
+            raise LookupError(before)
+        number = head.number
+    return [_summary(row) for row in connection.execute(_NEWEST, (number, limit))]
+
+
+def read_links(
+    connection: Connection, after: tuple[int, int], retired_only: bool
+) -> list[tuple[Any, ...]]:
+    """Links after an image of a job, by its number: (number of the job, its id, index, link)."""
+    return connection.execute(_LINKS, (*after, retired_only)).fetchall()
+
+
+def read_setting(connection: Connection, name: str) -> str | None:
+    """The text stored under `name`."""
+    row = connection.execute(_SETTING, (name,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def _summary(row: Sequence[Any]) -> Snapshot:
     """A job without its images, of its row and the sums of its slices."""
     job_id, created, started, purging, album, callback, total, version, *counts = row
     downloaded, completed, failed, maybe_duplicates, downloaded_bytes, uploaded_bytes = counts

@@ -1,14 +1,17 @@
 """The tables in PostgreSQL, and their migrations.
 
-    job      a job as a whole
+    job      a job as a whole; `caller` and `key`: the Idempotency-Key it came with; `leaving`: its
+             purge has chosen which links stay on the target
     slice    images `first` to `first + count` of a job, or with `first` -1 the job's album and
              callback; `open`: it has work, which the node `worker` does until `until`; `cancels`
-             and `again` are what users want of a slice that some node has
+             and `again` are what users want of a slice that some node has; one that waits for the
+             target, without a worker, has `not_before`, when it may go on as far as is known, and
+             what it `waits_for`; `waits_since` is the begin of an outage that it waits out
     image    an image that is no longer as it was posted; a queued one has no row
     content  the link of each content, for all nodes
     posted   Idempotency-Keys
     setting  texts, by name
-    lease    names that one node has at a time
+    lease    names that one worker has at a time, each with a note for its next holder
 
 `epoch` rises each time that a slice gets another worker; every write to a slice names the epoch
 under which it was begun, so a worker that was taken over writes nothing. A slice's `version` rises
@@ -18,7 +21,6 @@ job never wait for each other's row.
 
 from __future__ import annotations
 
-from imageload.errors import StoreError
 from imageload.store.postgres.connections import Connection, advisory_lock
 
 MIGRATIONS = (
@@ -33,7 +35,10 @@ MIGRATIONS = (
         purging BOOLEAN NOT NULL DEFAULT false,
         album TEXT,
         callback TEXT,
-        retired BOOLEAN NOT NULL DEFAULT false
+        retired BOOLEAN NOT NULL DEFAULT false,
+        leaving BOOLEAN NOT NULL DEFAULT false,
+        caller TEXT,
+        key TEXT
     );
     CREATE INDEX job_kept ON job (number) WHERE NOT retired;
     CREATE TABLE slice (
@@ -67,12 +72,13 @@ MIGRATIONS = (
         record BYTEA NOT NULL,
         PRIMARY KEY (job, n)
     ) WITH (fillfactor = 80);
+    CREATE INDEX image_link ON image USING hash (link) WHERE link IS NOT NULL;
     CREATE TABLE content (
         key BYTEA PRIMARY KEY,
         link TEXT NOT NULL,
         deletehash TEXT
     );
-    CREATE INDEX content_link ON content (link);
+    CREATE INDEX content_link ON content USING hash (link);
     CREATE TABLE posted (
         caller TEXT NOT NULL,
         key TEXT NOT NULL,
@@ -86,6 +92,12 @@ MIGRATIONS = (
         worker TEXT NOT NULL,
         until TIMESTAMPTZ NOT NULL
     );
+    """,
+    """
+    ALTER TABLE lease ADD COLUMN note TEXT, ADD COLUMN noted TIMESTAMPTZ;
+    ALTER TABLE slice ADD COLUMN not_before TIMESTAMPTZ, ADD COLUMN waits_for TEXT,
+        ADD COLUMN waits_since TIMESTAMPTZ;
+    CREATE INDEX slice_parked ON slice (first, job) WHERE not_before IS NOT NULL;
     """,
 )
 """From each version of the schema to the next. Existing entries never change.
@@ -109,10 +121,3 @@ def migrate(connection: Connection) -> None:
             connection.execute("INSERT INTO imageload_schema VALUES (%s)", (len(MIGRATIONS),))
         elif found < len(MIGRATIONS):
             connection.execute("UPDATE imageload_schema SET version = %s", (len(MIGRATIONS),))
-
-
-def check_version(connection: Connection) -> None:
-    """Raise StoreError if a newer program has changed what this one reads."""
-    (found,) = connection.execute("SELECT version FROM imageload_schema").fetchone() or (0,)
-    if found < len(MIGRATIONS):
-        raise StoreError("The tables in PostgreSQL are older than this program.")

@@ -6,32 +6,25 @@ writes for them until a worker claims a slice (`imageload.cluster`).
 
 from __future__ import annotations
 
+import threading
 import weakref
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from typing import Protocol, TypeVar
 
 import psycopg
-import psycopg.errors
 
 from imageload.errors import Failure, StoreError
 from imageload.job import Change, Job, Mirrored, Snapshot
 from imageload.store import Clock, Link, Posted, Totals
-from imageload.store.postgres import claims, verbs
-from imageload.store.postgres.batch import HEAD, SLICE, Batch, Claim, Counts, SliceState
-from imageload.store.postgres.claims import Order, Place
-from imageload.store.postgres.connections import Connection, Connections
-from imageload.store.postgres.reading import (
-    read_changes,
-    read_head,
-    read_head_of,
-    read_whole,
-    summary_of,
-)
+from imageload.store.postgres import accepting, claims, leaving, reading, verbs
+from imageload.store.postgres.batch import HEAD, Batch, Claim
+from imageload.store.postgres.claims import Order, Place, Wait
+from imageload.store.postgres.connections import UNAVAILABLE, Connection, Connections
 from imageload.store.postgres.schema import migrate
 from imageload.store.postgres.verbs import Done
-from imageload.store.rows import PAGE, encode_items, text_of
 from imageload.store.writer import Writer
+
+T = TypeVar("T")
 
 
 class Queue(Protocol):
@@ -73,6 +66,8 @@ class Database:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._connection: Connection | None = None
+        self.lock = threading.Lock()
+        self.unwritten_settings: dict[str, str | None] = {}
 
     def new_batch(self) -> Batch:
         """An empty batch."""
@@ -84,9 +79,13 @@ class Database:
             self._connection = self._connections.open()
         try:
             batch.write(self._connection)
-        except psycopg.OperationalError:
+        except UNAVAILABLE:
             self._connection.close()
             raise
+        with self.lock:
+            for name, value in batch.settings.items():
+                if self.unwritten_settings.get(name) is value:  # no other came meanwhile
+                    self.unwritten_settings.pop(name, None)
 
     def close(self) -> None:
         """Close its connection."""
@@ -124,35 +123,9 @@ class PostgresStore:
 
         def insert(connection: Connection) -> list[Claim]:
             connection.execute(f"SET LOCAL statement_timeout = {milliseconds}".encode())
-            if posted is not None:
-                columns = *posted[:3], list(posted.job_ids)
-                connection.execute(_ADD_POSTED, columns)
-            return [self._insert(connection, job) for job in jobs]
+            return accepting.insert(connection, jobs, posted, self._defer)
 
-        inserted = self._connections.run(insert)
-        self._claims.update(zip(jobs, inserted, strict=True))
-
-    def _insert(self, connection: Connection, job: Job) -> Claim:
-        snapshot = job.snapshot()
-        created = int(snapshot.created.timestamp())
-        columns = (
-            job.job_id,
-            created,
-            job.dedupe,
-            len(job),
-            text_of(snapshot.album),
-            text_of(snapshot.callback),
-        )
-        (number,) = connection.execute(_ADD_JOB, columns).fetchone() or (0,)
-        images = list(snapshot.images)
-        firsts = range(0, len(images), SLICE)
-        packed = [zlib.compress(encode_items(images[n : n + SLICE]), 1) for n in firsts]
-        lengths = [min(SLICE, len(images) - n) for n in firsts]
-        connection.execute(_ADD_SLICES, (number, [*firsts], lengths, packed))
-        connection.execute(_ADD_HEAD, (number,))
-        self._defer(connection, number, [*firsts])
-        state = SliceState(0, 0, Counts())
-        return Claim(number, 0, images, dict.fromkeys((HEAD, *firsts), state))
+        self._claims.update(zip(jobs, self._connections.run(insert), strict=True))
 
     def posted(self, caller: str, key: str) -> Posted | None:
         def read(connection: Connection) -> Posted | None:
@@ -218,16 +191,31 @@ class PostgresStore:
 
         return self._connections.run(run)
 
+    def park(self, place: Place, wait: Wait) -> None:
+        """Have a slice that no worker has wait; raises StoreUnavailable, as those below do."""
+        self.run(lambda connection: claims.park(connection, place, wait))
+
+    def parked(self, least: int, most: int, waited_seconds: float) -> Place | None:
+        """A slice that waits, whose first image is from `least` to `most`.
+
+        It has waited for `waited_seconds` in an outage.
+        """
+        return self.run(lambda c: claims.parked(c, (least, most), waited_seconds))
+
+    def update_waits(self, wait: Wait) -> None:
+        """All slices that wait now wait for this."""
+        self.run(lambda connection: claims.update_waits(connection, wait))
+
     def lose(self, job: Job) -> None:
         """Write nothing more of this slice: another node has it."""
         claim = self._claims.get(job)
         if claim is not None:
             claim.is_lost = True
 
-    def end(self, job: Job, *, is_over: bool) -> None:
+    def end(self, job: Job, *, is_over: bool, wait: Wait | None = None) -> None:
         """The slice has nothing left to do, or (`is_over` is False) others may go on with it.
 
-        It is written after all that was recorded of it.
+        With a `wait` for the target: after that. It is written after all that was recorded of it.
         """
         claim = self._claims[job]
         first = HEAD if HEAD in claim.slices else claim.offset
@@ -236,7 +224,7 @@ class PostgresStore:
             if is_over and job.summary().finished:
                 if claims.end(connection, claim, first):
                     self._defer(connection, claim.number, [HEAD])
-            elif claims.give_back(connection, claim, first):
+            elif claims.give_back(connection, claim, first, wait) and wait is None:
                 self._defer(connection, claim.number, [first])
 
         self._writer.put(lambda batch: batch.edits.update({claim: edit}))
@@ -264,6 +252,13 @@ class PostgresStore:
 
         return self._connections.run(run)
 
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """The result of `work`, called with a connection in a transaction of its own.
+
+        It may be called twice, so it has no other effects. Blocks; raises StoreUnavailable.
+        """
+        return self._connections.run(work)
+
     def queue_forgotten(self) -> int:
         """Queue the slices that nobody has and no message names; how many they are."""
 
@@ -275,24 +270,37 @@ class PostgresStore:
 
         return self._connections.run(run)
 
+    # Jobs that leave
+
     def retire(self, job_ids: Iterable[str]) -> None:
-        self._edit(_RETIRE, list(job_ids))
+        gone = list(job_ids)
+        self._connections.run(lambda connection: leaving.retire(connection, gone))
+
+    def retire_finished(self, keep_jobs: int, keep_hours: float) -> int:
+        """Retire the oldest finished jobs of all nodes that are more, or older, than are kept.
+
+        At most 1,000; how many they are. Blocks; raises StoreUnavailable.
+        """
+        keep = keep_jobs, 3_600 * keep_hours
+        return self._connections.run(lambda connection: leaving.retire_finished(connection, *keep))
 
     def delete(self, job_ids: Iterable[str]) -> None:
-        self._edit(_DELETE, list(job_ids))
+        gone = list(job_ids)
+        self._connections.run(lambda connection: leaving.delete(connection, gone))
 
-    def _edit(self, statement: bytes, job_ids: list[str]) -> None:
-        def edit(connection: Connection) -> None:
-            connection.execute(statement, (job_ids,))
-            connection.execute(_DELETE_POSTED)
+    def links_to_leave(self, job_id: str, links: Set[str]) -> set[str]:
+        some = sorted(links)
+        return self._connections.run(
+            lambda connection: leaving.links_to_leave(connection, job_id, some)
+        )
 
-        self._writer.put(lambda batch: batch.edits.update({(statement, *job_ids): edit}))
+    # Reading
 
     def load(self, job_id: str) -> Job | None:
         def read(connection: Connection) -> tuple[Job, Claim] | None:
-            connection.execute(b"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            head = read_head(connection, job_id)
-            return None if head is None else read_whole(connection, head)
+            connection.execute(reading.ONE_MOMENT)
+            head = reading.read_head(connection, job_id)
+            return None if head is None else reading.read_whole(connection, head)
 
         found = self._connections.run(read)
         if found is None:
@@ -308,10 +316,10 @@ class PostgresStore:
         claim = self._claims[job]
 
         def read(connection: Connection) -> tuple[Mirrored, dict[int, int]] | None:
-            connection.execute(b"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            head = read_head_of(connection, claim.number)
+            connection.execute(reading.ONE_MOMENT)
+            head = reading.read_head_of(connection, claim.number)
             known = {first: state.version for first, state in claim.slices.items()}
-            return read_changes(connection, known, head)
+            return reading.read_changes(connection, known, head)
 
         found = self._connections.run(read)
         if found is None:
@@ -324,32 +332,21 @@ class PostgresStore:
     def versions(self, jobs: Sequence[Job]) -> dict[Job, int | None]:
         """The versions that these jobs have now; None: a job was deleted."""
         ids = [job.job_id for job in jobs]
-        rows = self._connections.run(lambda c: c.execute(_JOB_VERSIONS, (ids,)).fetchall())
-        found: dict[str, int] = dict(rows)
+        found = self._connections.run(lambda connection: reading.read_versions(connection, ids))
         return {job: found.get(job.job_id) for job in jobs}
 
     def totals(self) -> Totals:
         """How many jobs and images there are that have not ended, and jobs that have."""
-        rows = self._connections.run(lambda c: c.execute(_TOTALS).fetchall())
-        return Totals.of(map(summary_of, rows))
+        return Totals.of(self._connections.run(reading.read_summaries))
 
     def newest(self, before: str | None, limit: int) -> list[Snapshot]:
         """Summaries of jobs that are not retired, newest first, older than the job `before`.
 
         Raises LookupError.
         """
-
-        def read(connection: Connection) -> list[Snapshot]:
-            number = 2**62
-            if before is not None:
-                head = read_head(connection, before)
-                if head is None:
-                    raise LookupError(before)
-                number = head.number
-            rows = connection.execute(_NEWEST, (number, limit)).fetchall()
-            return [summary_of(row) for row in rows]
-
-        return self._connections.run(read)
+        return self._connections.run(
+            lambda connection: reading.read_newest(connection, before, limit)
+        )
 
     def links(
         self, after: tuple[str, int] | None = None, *, retired_only: bool = False
@@ -357,32 +354,32 @@ class PostgresStore:
         place = 0, -1
         if after is not None:
             job_id, n = after
-            head = self._connections.run(lambda connection: read_head(connection, job_id))
+            head = self._connections.run(lambda connection: reading.read_head(connection, job_id))
             if head is None:
                 raise LookupError(job_id)
             place = head.number, n
         while True:
-            columns = *place, retired_only
-            page = self._connections.run(lambda c: c.execute(_LINKS, columns).fetchall())  # noqa: B023
+            page = self._connections.run(
+                lambda connection: reading.read_links(connection, place, retired_only)  # noqa: B023
+            )
             if not page:
                 return
             yield from (Link(*link) for _, *link in page)
             place = page[-1][0], page[-1][2]
 
+    # Settings
+
     def get_setting(self, name: str) -> str | None:
-        row = self._connections.run(
-            lambda connection: connection.execute(_SETTING, (name,)).fetchone()
-        )
-        return None if row is None else str(row[0])
+        with self._database.lock:
+            unwritten = self._database.unwritten_settings
+            if name in unwritten:
+                return unwritten[name]
+        return self._connections.run(lambda connection: reading.read_setting(connection, name))
 
     def set_setting(self, name: str, value: str | None) -> None:
-        def edit(connection: Connection) -> None:
-            if value is None:
-                connection.execute(_DELETE_SETTING, (name,))
-            else:
-                connection.execute(_SET_SETTING, (name, value))
-
-        self._writer.put(lambda batch: batch.edits.update({("setting", name): edit}))
+        with self._database.lock:
+            self._database.unwritten_settings[name] = value
+        self._writer.put(lambda batch: batch.settings.update({name: value}))
 
     @property
     def trouble(self) -> str | None:
@@ -399,40 +396,5 @@ class PostgresStore:
         return left == 0
 
 
-_ADD_JOB = b"""
-    INSERT INTO job (id, created, dedupe, total, album, callback)
-    VALUES (%s, %s, %s, %s, %s, %s) RETURNING number"""
-_ADD_SLICES = b"""
-    INSERT INTO slice (job, first, count, items)
-    SELECT %s, * FROM unnest(%s::int[], %s::int[], %s::bytea[])"""
-_ADD_HEAD = b"INSERT INTO slice (job, first, count, items, open) VALUES (%s, -1, 0, '', false)"
-_ADD_POSTED = b"INSERT INTO posted (caller, key, fingerprint, job_ids) VALUES (%s, %s, %s, %s)"
 _POSTED = b"SELECT fingerprint, job_ids FROM posted WHERE caller = %s AND key = %s"
-_RETIRE = b"UPDATE job SET retired = true WHERE id = ANY(%s)"
-_DELETE = b"DELETE FROM job WHERE id = ANY(%s)"
-_DELETE_POSTED = b"""
-    DELETE FROM posted WHERE NOT EXISTS (
-        SELECT FROM job WHERE id = ANY(posted.job_ids) AND NOT retired)"""
-_JOB_VERSIONS = b"""
-    SELECT job.id, sum(slice.version)::bigint FROM job JOIN slice ON slice.job = job.number
-    WHERE job.id = ANY(%s) GROUP BY job.id"""
-_SUMMARIES = b"""
-    SELECT job.id, created, started, purging, album, callback, total, sums.*
-    FROM job, LATERAL (
-        SELECT sum(version)::bigint, sum(downloaded)::int, sum(completed)::int, sum(failed)::int,
-            sum(maybe_duplicates)::int, sum(downloaded_bytes)::bigint, sum(uploaded_bytes)::bigint
-        FROM slice WHERE slice.job = job.number) AS sums
-    WHERE NOT retired"""
-_NEWEST = _SUMMARIES + b" AND number < %s ORDER BY number DESC LIMIT %s"
-_TOTALS = _SUMMARIES
-_SETTING = b"SELECT value FROM setting WHERE name = %s"
-_SET_SETTING = b"""
-    INSERT INTO setting (name, value) VALUES (%s, %s)
-    ON CONFLICT (name) DO UPDATE SET value = excluded.value"""
 _CLEAR_AGAIN = b"UPDATE slice SET again = NULL WHERE job = %s AND first = %s AND epoch = %s"
-_DELETE_SETTING = b"DELETE FROM setting WHERE name = %s"
-_LINKS = f"""
-    SELECT image.job, job.id, image.n, image.link
-    FROM image JOIN job ON job.number = image.job
-    WHERE (image.job, image.n) > (%s, %s) AND image.link IS NOT NULL AND job.retired >= %s
-    ORDER BY image.job, image.n LIMIT {PAGE}""".encode()  # noqa: S608 - a number

@@ -24,7 +24,7 @@ ENDPOINTS: tuple[Endpoint, ...] = ("uploads", "albums", "deletions", "account")
 Reason = (
     Name
     | Literal[
-        "blocked", "blocked_id", "blocked_address", "credentials", "unavailable", "unasked"
+        "blocked", "blocked_id", "blocked_address", "credentials", "unavailable", "unasked", "lease"
     ]
 )  # fmt: skip
 
@@ -38,6 +38,7 @@ MESSAGES: dict[Reason, str] = {
     "credentials": "Imgur does not accept the client id or token.",
     "unavailable": "Imgur is out of order, or cannot be reached.",
     "unasked": "Imgur is being asked for its limits.",
+    "lease": "A client id belongs to one node at a time, and this node has none at the moment.",
 }
 
 _FAILURES_IN_A_ROW = 3
@@ -61,6 +62,8 @@ class Terms:
     """After a block; doubled likewise."""
     outage_seconds: float = math.inf
     """An outage of this length fails what has waited as long; no wait for a probe is longer."""
+    lease_seconds: float = 30.0
+    """How long a client id is one node's; then, at the latest, a node without one looks again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,8 @@ class Blocked:
             case "unavailable" | "unasked":
                 return errors.UploadError("unavailable", self.message, retry_after=wait)
         error = errors.QuotaExceeded(self.message, retry_after=wait)
-        error.budget = self.reason
+        if self.reason != "lease":
+            error.budget = self.reason
         return error
 
 
