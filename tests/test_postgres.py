@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from imageload.cluster.queue import Queue
-from imageload.errors import KeyUsed, Refused, StoreUnavailable
+from imageload.errors import KeyUsed, Refused, StoreError, StoreUnavailable
 from imageload.job import Downloaded, Job, PurgeBegun, Purged, PurgeEnded, Uploaded
 from imageload.loader import Sender
 from imageload.store import Posted
@@ -365,6 +365,12 @@ def test_nodes_that_start_together_make_the_tables_once(node: Open) -> None:
     stores[0].accept([job])
     assert stores[1].load(job.job_id) is not None
     assert ask(url, "SELECT version FROM imageload_schema") == [(len(schema.MIGRATIONS),)]
+
+
+def test_a_database_of_another_encoding_is_refused(node: Open) -> None:
+    url = fresh_database("ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    with pytest.raises(StoreError, match="must have UTF8: createdb"):
+        node(url)
 
 
 def test_this_version_works_beside_tables_of_the_next(
