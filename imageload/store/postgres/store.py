@@ -75,6 +75,12 @@ def open_postgres(
     connections = Connections(url)
     try:
         with connections.open() as connection:
+            encoding = connection.info.parameter_status("server_encoding")
+            if encoding != "UTF8":
+                raise StoreError(
+                    f"The database has the encoding {encoding}, and must have UTF8: "
+                    "createdb --encoding=UTF8 --template=template0"
+                )
             queue.create(connection)
             migrate(connection)
     except psycopg.Error as error:
