@@ -38,6 +38,7 @@ class Connections:
         self._connect_seconds = connect_seconds
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
+        self._is_closed = False
 
     def open(self) -> Connection:
         """A new connection in autocommit mode; raises psycopg.OperationalError."""
@@ -83,8 +84,9 @@ class Connections:
             return result
 
     def close(self) -> None:
-        """Close the connections that nobody uses."""
+        """Close the connections: those in use as they are given back."""
         with self._lock:
+            self._is_closed = True
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
@@ -100,7 +102,8 @@ class Connections:
 
     def _give_back(self, connection: Connection) -> None:
         with self._lock:
-            if not connection.broken and not connection.closed and len(self._idle) < _KEPT:
+            is_whole = not connection.broken and not connection.closed
+            if is_whole and not self._is_closed and len(self._idle) < _KEPT:
                 self._idle.append(connection)
                 return
         with contextlib.suppress(psycopg.Error):
