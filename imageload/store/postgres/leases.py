@@ -68,13 +68,10 @@ _RENEW = b"""
     UPDATE lease SET until = now() + make_interval(secs => %s), note = new.note, noted = now()
     FROM unnest(%s::text[], %s::text[]) AS new (name, note)
     WHERE lease.name = new.name AND lease.worker = %s RETURNING lease.name"""
-_TAKE = (
-    """
+_TAKE = f"""
     INSERT INTO lease (name, worker, until) VALUES (%s, %s, now() + make_interval(secs => %s))
     ON CONFLICT (name) DO UPDATE SET worker = excluded.worker, until = excluded.until
-    WHERE lease.until <= now() RETURNING """
-    + _COLUMNS
-)
+    WHERE lease.until <= now() RETURNING {_COLUMNS}"""  # noqa: S608 - names
 _LET_GO = b"""
     UPDATE lease SET worker = '', until = now(), note = new.note, noted = now()
     FROM unnest(%s::text[], %s::text[]) AS new (name, note)
