@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import os
 import socket
@@ -258,14 +257,14 @@ def _imgur(
         client = ImgurAPI(
             client_id,
             settings.imgur_client_secret,
-            saved.current_token(store, given) or None,
+            given or None,
             transport=transport,
             base_url=settings.imgur_base_url or None,
             rapidapi_key=settings.imgur_rapidapi_key or None,
             link_base=settings.imgur_link_base,
             seconds=settings.upload_seconds,
             quota=quota,
-            on_refresh_token=functools.partial(saved.save_token, store, given),
+            tokens=saved.RefreshTokens(store, given),
         )
         clients.append(client)
     return Imgur(

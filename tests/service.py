@@ -13,8 +13,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -98,7 +98,7 @@ class NoQueue:
     def create(self, connection: Connection) -> None:
         """It has no tables."""
 
-    def defer(self, connection: Connection, number: int, firsts: Sequence[int]) -> None:
+    def defer(self, connection: Connection, slices: Mapping[int, Sequence[int]]) -> None:
         """Nobody works on them."""
 
     def tidy(self, connection: Connection, dead_seconds: float) -> None:
@@ -245,7 +245,7 @@ def running_service(temp_dir: Path, **options: Any) -> Iterator[RunningService]:
         folders = [temp_dir]
         if nodes and "store" not in values:
             values["store"] = ends.enter_context(emptied_database())
-            tuning = replace(tuning, dead_seconds=_DEAD_SECONDS)
+            values.setdefault("dead_seconds", _DEAD_SECONDS)
             folders += [temp_dir.with_name(f"{temp_dir.name}-{n}") for n in range(1, nodes)]
         service = None
         for folder in reversed(folders):

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+import itertools
 import logging
+import operator
 import threading
 import time
 import weakref
@@ -52,11 +54,8 @@ class Queue(Protocol):
     def create(self, connection: Connection) -> None:
         """Make its tables if they are missing."""
 
-    def defer(self, connection: Connection, number: int, firsts: Sequence[int]) -> None:
-        """Queue slices of job `number`, in the transaction of `connection`."""
-
-    def defer_all(self, connection: Connection, slices: Mapping[int, Sequence[int]]) -> None:
-        """`defer` for several jobs."""
+    def defer(self, connection: Connection, slices: Mapping[int, Sequence[int]]) -> None:
+        """Queue slices of jobs, by their numbers, in the transaction of `connection`."""
 
     def tidy(self, connection: Connection, dead_seconds: float) -> None:
         """Delete what workers have left that were not heard of for `dead_seconds`."""
@@ -137,7 +136,7 @@ class PostgresStore:
         queue: Queue,
     ) -> None:
         self._connections = connections
-        self._queue, self._defer = queue, queue.defer
+        self._queue = queue
         self._database = Database(connections)
         self._writer = Writer(self._database, clock, on_break)
         self._claims: weakref.WeakKeyDictionary[Job, Claim] = weakref.WeakKeyDictionary()
@@ -154,7 +153,7 @@ class PostgresStore:
 
         def insert(connection: Connection) -> list[Claim]:
             connection.execute(f"SET LOCAL statement_timeout = {milliseconds}".encode())
-            return accepting.insert(connection, jobs, posted, self._queue.defer_all)
+            return accepting.insert(connection, jobs, posted, self._queue.defer)
 
         self._claims.update(zip(jobs, self._connections.run(insert), strict=True))
 
@@ -239,7 +238,7 @@ class PostgresStore:
                 return claimed
             if place[1] == HEAD:
                 return claimed
-            self._defer(connection, place[0], claims.split(connection, claimed.claim))
+            self._queue.defer(connection, {place[0]: claims.split(connection, claimed.claim)})
             job_id, _, _ = claimed.job.job_id.partition("/")
             _log.warning("split a slice that may kill nodes job=%s first=%d", job_id, place[1])
             return None
@@ -310,7 +309,7 @@ class PostgresStore:
                 queue = claims.end(connection, claim, first)
             else:
                 queue = claims.give_back(connection, claim, first, wait)
-            self._defer(connection, claim.number, queue)
+            self._queue.defer(connection, {claim.number: queue})
 
         def put(batch: Batch) -> None:
             batch.locks.add(claim.number)
@@ -329,7 +328,7 @@ class PostgresStore:
     def _do(self, job_id: str, verb: Callable[[verbs.Locked], Done]) -> Done:
         def run(connection: Connection) -> Done:
             done = verb(verbs.lock(connection, job_id))
-            self._defer(connection, done.number, done.queue)
+            self._queue.defer(connection, {done.number: done.queue})
             return done
 
         return self._connections.run(run)
@@ -353,8 +352,9 @@ class PostgresStore:
 
         def run(connection: Connection) -> int:
             places = claims.forgotten(connection, rescue=rescue)
-            for number, first in places:
-                self._defer(connection, number, [first])
+            jobs = itertools.groupby(places, operator.itemgetter(0))
+            slices = {number: [first for _, first in some] for number, some in jobs}
+            self._queue.defer(connection, slices)
             return len(places)
 
         return self._connections.run(run)
