@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import psycopg
+import psycopg.errors
 
 from imageload.errors import StoreUnavailable
 
@@ -54,8 +55,9 @@ class Connections:
     def run(self, work: Callable[[Connection], T]) -> T:
         """The result of `work`, called with a connection inside one transaction.
 
-        It is called again if a kept connection turns out to be broken, also if only the response
-        to the commit was lost: done twice, it must do the same. Raises StoreUnavailable.
+        It is called again after a deadlock, and if a kept connection turns out to be broken, also
+        if only the response to the commit was lost: done twice, it must do the same. Raises
+        StoreUnavailable.
         """
         while True:
             connection, is_kept = self._take()
@@ -65,7 +67,8 @@ class Connections:
             except UNAVAILABLE as error:
                 is_broken = connection.closed
                 self._give_back(connection)
-                if is_kept and is_broken:
+                is_deadlock = isinstance(error, psycopg.errors.DeadlockDetected)
+                if is_deadlock or (is_kept and is_broken):
                     continue
                 raise unavailable(error) from error
             except BaseException:
