@@ -7,6 +7,7 @@ writes for them until a worker claims a slice (`imageload.cluster`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Protocol, TypeVar
 
 import psycopg
+import psycopg.errors
 
 from imageload.errors import Failure, StoreError
 from imageload.job import (
@@ -108,7 +110,7 @@ class Database:
         if self._connection is None or self._connection.closed:
             self._connection = self._connections.open()
         try:
-            batch.write(self._connection)
+            self._write(batch, self._connection)
         except UNAVAILABLE:
             self._connection.close()
             raise
@@ -116,6 +118,11 @@ class Database:
             for name, value in batch.settings.items():
                 if self.unwritten_settings.get(name) is value:  # no other came meanwhile
                     self.unwritten_settings.pop(name, None)
+
+    def _write(self, batch: Batch, connection: Connection) -> None:
+        while True:
+            with contextlib.suppress(psycopg.errors.DeadlockDetected):  # it was rolled back
+                return batch.write(connection)
 
     def close(self) -> None:
         """Close its connection."""
