@@ -27,7 +27,7 @@ from imageload.web.app import App
 from imageload.web.server.connections import Server
 from main import ROUTES
 from sandbox.testing import RunningSandbox
-from tests.downloads import filled
+from tests.folders import filled
 from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parent.parent
