@@ -8,6 +8,7 @@ what it brings on a machine of its own.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import json
 import statistics
@@ -25,6 +26,9 @@ from bench.service import Answers, Service, address_of, running_process, running
 from bench.speed import made, made_images, say
 from bench.table import percentiles, ratio_line, speed_table
 from bench.trees import ROOT, Candidate
+from imageload.cluster.node import Node
+from imageload.job import Change, Downloaded, Job, Report, Started, Uploaded, Uploading
+from imageload.store import Store, open_store
 from tests.postgres_server import PostgresServer, programs, running_postgres
 
 SQLITE = "one process, SQLite"
@@ -38,7 +42,8 @@ _POSTED, _POSTS = 10_000, 20
 _LONG, _GETS, _NODES = 100_000, 20, 5
 _SHORT_JOBS = 100
 _PAUSE = 0.05
-_LONG_SECONDS = 900.0
+_BATCH = 500
+_END_SECONDS = 300.0
 _TABLES = ("job", "slice", "image", "content", "procrastinate_jobs", "procrastinate_events")
 
 
@@ -168,74 +173,90 @@ def _measured_times(options: argparse.Namespace, folder: Path) -> Mapping[str, _
     times = {SQLITE: _Times(), ONE: _Times()}
     with running_servers(made(work / "nginx"), images, [*times], _SMALL_BYTES) as servers:
         url = servers.origin + image
-        options_of_sqlite = {"store": work / "sqlite" / "journal"}
-        made(work / "sqlite")
-        with running_process(
-            ROOT, work / "sqlite", servers.imgur(SQLITE), options.wide, options_of_sqlite
-        ) as child:
-            _measure_calls(times[SQLITE], address_of(child), url, part)
-        # After the stop, which brings the WAL into the file.
-        size = (work / "sqlite" / "journal").stat().st_size
-        times[SQLITE].bytes_per_url = size / (_LONG // part)
+        journal = made(work / "sqlite") / "journal"
+        restored = open_store(str(journal))
+        path = _fill(restored.store, _LONG // part)
+        times[SQLITE].bytes_per_url = journal.stat().st_size / (_LONG // part)
+        imgur = servers.imgur(SQLITE)
+        with running_process(ROOT, journal.parent, imgur, options.wide, {"store": journal}) as one:
+            _measure_calls(times[SQLITE], address_of(one), path, url, part)
         with contextlib.ExitStack() as stack:
             server = stack.enter_context(_running_server())
-            nodes = [made(work / f"node-{n}") for n in range(2 + _NODES)]
-
-            def node(n: int, role: str) -> str:
-                imgur = servers.imgur(ONE)
-                return address_of(
-                    stack.enter_context(_node(options, nodes[n], imgur, server, role))
-                )
-
-            address = node(0, "api")
-            node(1, "worker")
-            path = _measure_calls(times[ONE], address, url, part)
+            path = _fill(Node(server.url, rules=None).store, _LONG // part)
             times[ONE].bytes_per_url = _table_bytes(server) / (_LONG // part)
-            times[ONE].cold = []
-            for n in range(_NODES):
-                with contextlib.closing(Client(node(2 + n, "api"))) as client:
+            nodes = iter([made(work / f"node-{n}") for n in range(2 + _NODES)])
+
+            def node(role: str) -> str:
+                started = _node(options, next(nodes), servers.imgur(ONE), server, role)
+                return address_of(stack.enter_context(started))
+
+            address = node("api")
+            node("worker")
+            _measure_calls(times[ONE], address, path, url, part)
+            for _ in range(_NODES):
+                with contextlib.closing(Client(node("api"))) as client:
                     times[ONE].cold.append(client.timed_get(path)[1])
     return times
 
 
-def _measure_calls(times: _Times, address: str, url: str, part: int) -> str:
-    """Time the calls; returns the path of the long job's status."""
+def _fill(store: Store, count: int) -> str:
+    """Store a finished job, in batches as a worker writes them; the path of its status."""
+    say(f"storing a job of {count:,} images")
+    urls = [f"https://images.example/2026/11/holidays/{n:012}.jpg" for n in range(count)]
+    job = Job(urls, dedupe=False)
+
+    def apply(*changes: Change) -> None:
+        for change in changes:
+            job.apply(change)
+            store.record(job, change)
+
+    store.accept([job], seconds=60.0)
+    apply(Started())
+    for first in range(0, count, _BATCH):
+        batch = range(first, min(count, first + _BATCH))
+        for n in batch:
+            report = Report(f"/tmp/{n}", 200, 50_000, "image/jpeg", 640, 480, f"{n:064x}")
+            apply(Downloaded(n, report), Uploading(n))
+        asyncio.run(store.durable())
+        apply(*(Uploaded(n, f"https://i.imgur.com/{n:07}.jpg", f"{n:015}") for n in batch))
+        asyncio.run(store.durable())
+    if not store.close(60.0):
+        raise BenchError("A job of the benchmark could not be stored.")
+    return f"{_UPLOAD}/{job.job_id}"
+
+
+def _measure_calls(times: _Times, address: str, path: str, url: str, part: int) -> None:
+    """Time the calls; `path` is that of the long job's status."""
     with contextlib.closing(Client(address)) as client:
 
         def post(count: int) -> str:
-            urls = [f"{url}?{n}" for n in range(count)]
-            body = json.dumps({"urls": urls, "dedupe": False}).encode()
+            body = json.dumps({"urls": [f"{url}?{n}" for n in range(count)], "dedupe": False})
             begun = time.monotonic()
-            answer = client.send("POST", _UPLOAD, body)
+            answer = client.send("POST", _UPLOAD, body.encode())
             times.posts.append(time.monotonic() - begun)
             return f"{_UPLOAD}/{json.loads(answer)['jobId'][0]}"
 
-        say(f"a job of {_LONG // part:,} URLs")
-        long = post(_LONG // part)
-        _wait_for_end(client)
-        times.posts = []
+        times.cold.append(client.timed_get(path)[1])
+        tag = client.tag(path)
+        for _ in range(_GETS):
+            times.warm.append(client.timed_get(path)[1])
+            begun = time.monotonic()
+            if not client.is_unchanged(path, tag):
+                raise BenchError("A status that has not changed was not answered 304.")
+            times.unchanged.append(time.monotonic() - begun)
         for _ in range(_SHORT_JOBS):
             begun = time.monotonic()
             client.wait_for_event(f"{post(1)}/events", "complete")
             times.short_jobs.append(time.monotonic() - begun)
         times.posts = []
-        times.cold.append(client.timed_get(long)[1])
-        tag = client.tag(long)
-        for _ in range(_GETS):
-            times.warm.append(client.timed_get(long)[1])
-            begun = time.monotonic()
-            if not client.is_unchanged(long, tag):
-                raise BenchError("A status that has not changed was not answered 304.")
-            times.unchanged.append(time.monotonic() - begun)
         for _ in range(_POSTS):
             client.send("DELETE", post(_POSTED // part))
             _wait_for_end(client)
-    return long
 
 
 def _wait_for_end(client: Client) -> None:
     """Wait until the newest job is finished."""
-    deadline = time.monotonic() + _LONG_SECONDS
+    deadline = time.monotonic() + _END_SECONDS
     while True:
         (job,) = json.loads(client.send("GET", f"{_UPLOAD}?limit=1"))["jobs"]
         if job["finished"]:

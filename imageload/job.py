@@ -134,6 +134,11 @@ class Image(_Value, frozen=True):
         return self.downloaded_bytes if self.state == "completed" and not self.reused else 0
 
 
+def texts_key(title: str | None, description: str | None) -> str:
+    """What tells images of the same bytes apart by their texts; empty without texts."""
+    return "" if title is None and description is None else f"\n{title!r}\n{description!r}"
+
+
 class _Change(msgspec.Struct, frozen=True, gc=False, tag=True, omit_defaults=True):
     """A fact about a job. Its class name is the tag in its encoded form."""
 

@@ -121,16 +121,19 @@ class Jobs:
         """Held by each action on `job`."""
         return self._locks.setdefault(job, asyncio.Lock())
 
-    async def cancel(self, job: Job, *, purge: bool = False) -> CancelResult:
+    async def cancel(
+        self, job: Job, *, purge: bool = False, may_land: bool = False
+    ) -> CancelResult:
         """Fail what is open in `job` as `cancelled`; with `purge`, delete what it has landed.
 
         Uploads that are being sent land first if they are to be purged: only their responses have
-        the deletehashes. The purge itself is `work`'s. Done twice, it does the same.
+        the deletehashes. The purge itself is `work`'s, or, with `may_land`, another node's. Done
+        twice, it does the same.
         """
         async with self.lock(job):
             before = job.summary()
             pending = _pending(before)
-            is_purge = purge or before.purging
+            is_purge = purge or before.purging or may_land
             window = self._windows.get(job.job_id)
             may_have_images = before.counts["completed"] or (window is not None and window.sending)
             if purge and not before.purging and (may_have_images or _has_album(before)):
@@ -176,6 +179,11 @@ class Jobs:
             if window is not None:
                 window.add(failed)
             return len(failed)
+
+    async def fail(self, job: Job, failure: Failure) -> None:
+        """Fail what is open in `job`, which is not at work."""
+        async with self.lock(job):
+            self._settle(job, failure)
 
     async def stop(self, grace_seconds: float, waiting: Iterable[Job]) -> None:
         """Leave every job as it stands, those that are `waiting` for a thread too.

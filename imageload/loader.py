@@ -351,7 +351,7 @@ class ImageLoad:
                 raise
             _log.exception("the work on a job was cut off job=%s", job.job_id)
         finally:
-            _log_end(job, is_left=not job.summary().finished)
+            _log_end(job)
 
     def _work(self, job: Job) -> None:
         """The body of a thread: runs one job, and the next if no thread can be started for it."""
@@ -493,12 +493,13 @@ def _is_over(job: Snapshot) -> bool:
     return job.finished and (job.callback is None or not job.callback.is_open)
 
 
-def _log_end(job: Job, *, is_left: bool) -> None:
-    counts = job.summary().counts
+def _log_end(job: Job) -> None:
+    """Of a job that is not finished, the service's next start or another node has the rest."""
+    summary = job.summary()
+    counts = summary.counts
     ends = counts["completed"], counts["failed"]
-    if is_left:
-        pending = counts["queued"] + counts["downloaded"]
-        told = job.job_id, *ends, pending
-        _log.info("left for later job=%s completed=%d failed=%d pending=%d", *told)
-    else:
+    if summary.finished:
         _log.info("complete job=%s completed=%d failed=%d", job.job_id, *ends)
+    else:
+        pending = counts["queued"] + counts["downloaded"]
+        _log.info("left open job=%s completed=%d failed=%d pending=%d", job.job_id, *ends, pending)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import os
 import socket
@@ -78,11 +77,11 @@ class Service:
         # Before the journal is opened, as they raise ValueError if an option is wrong.
         self._transports = origins, callbacks, imgur = _transports(settings, tuning, self.transfers)
         self._webhooks = Webhooks(callbacks, _webhook_rules(settings, tuning), self._apply)
-        self._node = None
+        self.node = None
         was_closed = True
         if settings.is_node:
-            self._node = _node(settings, self.metrics, on_break)
-            self.store: Store = self._node.store
+            self.node = _node(settings, self.metrics, on_break)
+            self.store: Store = self.node.store
             self._restored_jobs: list[Job] = []
         else:
             restored = open_store(settings.store, self.metrics.commit_clock, on_break)
@@ -92,7 +91,7 @@ class Service:
         self.temp_bytes = TempBytes(settings.temp_bytes, settings.max_bytes)
         self.target = _imgur(settings, tuning, imgur, self.store, self.metrics)
         self._knows_budgets = True  # on a node, they come with the leases
-        if self._node is None:
+        if self.node is None:
             is_known = saved.restore_budgets(self.store, self.target.quotas, _whose(settings))
             self._knows_budgets = is_known and was_closed
         self._downloads = Slots(
@@ -107,7 +106,7 @@ class Service:
             converters=self.converters,
             target=self.target,
             hosts=Hosts(_host_rules(settings, tuning)),
-            dedupe=Dedupe(),
+            dedupe=Dedupe(keeps_links=not settings.is_node),
             retry=_retry_rule(settings, tuning),
             files=self.files,
             temp_bytes=self.temp_bytes,
@@ -128,8 +127,8 @@ class Service:
             ),
         )
         self.registry: Registry = self.image_load
-        if self._node is not None:
-            self.registry = self._node.mirror(observers, watched)
+        if self.node is not None:
+            self.registry = self.node.mirror(observers, watched)
 
     def start(self) -> None:
         """Start the transfer loop, ask for Imgur's limits, and go on with the jobs of before."""
@@ -139,9 +138,10 @@ class Service:
         jobs, self._restored_jobs = self._restored_jobs, []
         self.image_load.restore(jobs)
         self.transfers.loop.call_soon_threadsafe(self._webhooks.restore, jobs)
-        if self._node is not None:
+        if self.node is not None:
             rules, seconds = _lease_rules(self._settings, self._tuning), self._tuning.park_seconds
-            self._node.start(self.image_load, self.target, self.transfers, rules, seconds)
+            tell, target, transfers = self._webhooks.tell, self.target, self.transfers
+            self.node.start(self.image_load, tell, target, transfers, rules, seconds)
 
     def pools(self) -> dict[Phase, Pool]:
         """How full each phase of the pipeline is."""
@@ -154,8 +154,8 @@ class Service:
     def run_maintenance(self) -> None:
         """To be called now and then, from another thread; blocks."""
         self._save_budgets()
-        if self._node is not None:
-            self._node.retire(self._settings.keep_jobs, self._tuning.keep_hours)
+        if self.node is not None:
+            self.node.retire(self._settings.keep_jobs, self._tuning.keep_hours)
         self.transfers.run(self._retire_and_tidy())
 
     async def _retire_and_tidy(self) -> None:
@@ -168,14 +168,14 @@ class Service:
         Uploads that are being sent have `grace_seconds` to land, and then everything has `seconds`.
         """
         self.registry.is_closing = True
-        if self._node is not None:
-            self._node.stop()
+        if self.node is not None:
+            self.node.stop()
         self.transfers.loop.call_soon_threadsafe(self._webhooks.stop)
         ended = self.image_load.close(seconds / 2, grace_seconds)
         self.transfers.run(self._close_transfers())
         ended = self.transfers.close(seconds / 2) and ended
-        if self._node is not None:
-            ended = self._node.close(seconds) and ended
+        if self.node is not None:
+            ended = self.node.close(seconds) and ended
         self._save_budgets()
         return self.store.close(seconds) and ended
 
@@ -189,7 +189,7 @@ class Service:
             transport.close()
 
     def _save_budgets(self) -> None:
-        if self._node is None:
+        if self.node is None:
             saved.save_budgets(self.store, self.target.quotas, _whose(self._settings))
 
     def _apply(self, job: Job, change: Change) -> None:
@@ -257,14 +257,14 @@ def _imgur(
         client = ImgurAPI(
             client_id,
             settings.imgur_client_secret,
-            saved.current_token(store, given) or None,
+            given or None,
             transport=transport,
             base_url=settings.imgur_base_url or None,
             rapidapi_key=settings.imgur_rapidapi_key or None,
             link_base=settings.imgur_link_base,
             seconds=settings.upload_seconds,
             quota=quota,
-            on_refresh_token=functools.partial(saved.save_token, store, given),
+            tokens=saved.RefreshTokens(store, given),
         )
         clients.append(client)
     return Imgur(

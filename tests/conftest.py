@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+import tests.service
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.downloads import Download, MakeDownload
 from tests.origin import Origin, running_origin
@@ -25,6 +26,17 @@ settings.register_profile(
     suppress_health_check=[*settings().suppress_health_check, HealthCheck.too_slow],
 )
 settings.load_profile("any machine")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--nodes=2` runs the services of tests as two nodes that get requests in turn."""
+    parser.addoption("--nodes", type=int, default=0)
+
+
+@pytest.fixture(autouse=True)
+def nodes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run services as nodes, if `--nodes` says so."""
+    monkeypatch.setattr(tests.service, "nodes", request.config.getoption("--nodes"))
 
 
 @pytest.fixture

@@ -43,6 +43,28 @@ def fresh_database(options: str = "") -> str:
     return f"{base.rpartition('/')[0]}/{name}"
 
 
+_lent: list[str] = []
+
+
+@contextlib.contextmanager
+def emptied_database() -> Iterator[str]:
+    """The URL of a database without rows, for one caller at a time.
+
+    It is used again, and then has its tables already: 10 ms instead of 300.
+    """
+    url = _lent.pop() if _lent else fresh_database()
+    with psycopg.connect(url, autocommit=True) as connection, connection.transaction():
+        for (table,) in connection.execute(_TABLES).fetchall():
+            connection.execute(f"DELETE FROM {table}".encode())
+    yield url
+    _lent.append(url)
+
+
+_TABLES = b"""
+    SELECT tablename FROM pg_tables
+    WHERE schemaname = 'public' AND tablename <> 'imageload_schema'"""
+
+
 @contextlib.contextmanager
 def database_on_a_small_disk(kilobytes: int) -> Iterator[tuple[str, Path]]:
     """The URL of a new database, and the folder where its disk is mounted.

@@ -75,15 +75,12 @@ def subscribe(service: RunningService, job_id: str, last_id: str | None = None) 
 
 def registered(service: RunningService, job: Job) -> Job:
     """`job` among the service's, without a thread: the test applies its Changes."""
-    service.service.image_load.job_list_s[job.job_id] = job
-    return job
+    return service.add(job)
 
 
 def apply(service: RunningService, job: Job, *changes: Change) -> None:
     """Apply Changes to the job and publish them."""
-    for change in changes:
-        job.apply(change)
-        service.app.events(job, change)
+    service.apply(job, *changes)
 
 
 def job_of(images: int, **keywords: Any) -> Job:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import psycopg
 import pytest
 
 from imageload.cluster.queue import Queue
-from imageload.errors import KeyUsed, Refused, StoreUnavailable
+from imageload.errors import KeyUsed, Refused, StoreError, StoreUnavailable
 from imageload.job import Downloaded, Job, PurgeBegun, Purged, PurgeEnded, Uploaded
 from imageload.loader import Sender
 from imageload.store import Posted
@@ -217,7 +218,7 @@ def test_a_batch_that_is_written_twice_changes_nothing_the_second_time(
         assert isinstance(number, int)
         claimed = store.claim((number, 0), "worker", 60.0)
         assert claimed is not None
-        job, _ = claimed
+        job = claimed.job
         flush(store)
         lost = commit_response_lost(relay)
         finish(store, job)
@@ -242,9 +243,9 @@ def test_a_batch_that_comes_after_a_take_over_writes_nothing(url: str, node: Ope
     second = store.claim((number, 0), "second", 60.0)
     assert first is not None
     assert second is not None
-    record(store, first[0], Downloaded(0, report(0)), Uploaded(0, "https://first/", "secret"))
+    record(store, first.job, Downloaded(0, report(0)), Uploaded(0, "https://first/", "secret"))
     flush(store)
-    record(store, second[0], Downloaded(0, report(0)), Uploaded(0, "https://second/", "secret"))
+    record(store, second.job, Downloaded(0, report(0)), Uploaded(0, "https://second/", "secret"))
     flush(store)
     assert [each.link for each in store.links() if each.job_id == posted.job_id] == [
         "https://second/"
@@ -286,6 +287,31 @@ def test_what_was_recorded_in_an_outage_is_written_after_it(url: str, node: Open
         assert store.trouble is None
         assert node(url).get_setting("budget") == "12"
         assert sum(each.job_id == job.job_id for each in store.links()) == 3
+
+
+def test_of_two_transactions_that_wait_for_each_other_both_are_done(url: str) -> None:
+    ask(url, "CREATE TABLE ends (n INTEGER PRIMARY KEY, count INTEGER)")
+    ask(url, "INSERT INTO ends VALUES (1, 0), (2, 0)")
+    connections = Connections(url)
+    have_one = threading.Barrier(2)
+
+    def work(rows: list[int], tries: list[Connection], connection: Connection) -> None:
+        tries.append(connection)
+        connection.execute("SET LOCAL deadlock_timeout = '10ms'")
+        for n in rows:
+            connection.execute("UPDATE ends SET count = count + 1 WHERE n = %s", (n,))
+            if n == rows[0] and len(tries) == 1:
+                have_one.wait(PATIENCE)
+
+    tries: tuple[list[Connection], list[Connection]] = [], []
+    with ThreadPoolExecutor(2) as threads:
+        orders = zip(([1, 2], [2, 1]), tries, strict=True)
+        works = [functools.partial(work, rows, each) for rows, each in orders]
+        for done in [threads.submit(connections.run, each) for each in works]:
+            done.result(PATIENCE)
+    assert ask(url, "SELECT count FROM ends") == [(2,), (2,)]
+    assert sum(map(len, tries)) == 3, "one of them was done again"
+    connections.close()
 
 
 def test_a_process_that_is_stopped_amid_a_transaction_keeps_no_rows(url: str, node: Open) -> None:
@@ -365,6 +391,12 @@ def test_nodes_that_start_together_make_the_tables_once(node: Open) -> None:
     stores[0].accept([job])
     assert stores[1].load(job.job_id) is not None
     assert ask(url, "SELECT version FROM imageload_schema") == [(len(schema.MIGRATIONS),)]
+
+
+def test_a_database_of_another_encoding_is_refused(node: Open) -> None:
+    url = fresh_database("ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    with pytest.raises(StoreError, match="must have UTF8: createdb"):
+        node(url)
 
 
 def test_this_version_works_beside_tables_of_the_next(

@@ -116,6 +116,27 @@ def test_a_backlog_larger_than_the_budget_is_uploaded_over_several_windows(
         assert refused <= windows * clients, "at most one in a window of a client id"
 
 
+def test_an_upload_that_may_not_be_sent_any_more_is_announced_again(
+    target: Target, sandbox: RunningSandbox
+) -> None:
+    imgur, said, allowed = target.imgur(), list[str](), iter([False, True])
+
+    async def announce() -> None:
+        said.append("announced")
+
+    def may_send() -> bool:
+        assert not sandbox.images(), "it is asked before"
+        return next(allowed)
+
+    def retract() -> None:
+        said.append("retracted")
+
+    sent = upload(announce=announce, retract=retract, may_send=may_send)
+    target.run(imgur.land("job", sent))
+    assert said == ["announced", "retracted", "announced"]
+    assert len(sandbox.images()) == 1
+
+
 def test_uploads_that_wait_are_counted_and_neither_announced_nor_sent(tmp_path: Path) -> None:
     with (
         running_sandbox(tmp_path / "sandbox", user_credits=35) as sandbox,

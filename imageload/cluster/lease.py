@@ -166,9 +166,10 @@ class Leases:
             self._transfers.run(self._take_over(found.taken, until))
         self._others = [wait_of(each) for each in found.all if self._is_other(each)]
         may_send = any(quota.is_leased for quota in self._quotas.values())
-        if may_send is not self._told and not (self._has_taken and not may_send):
+        if not self._has_taken:
+            if may_send is not self._told:
+                self._transfers.loop.call_soon_threadsafe(self._target.reconsider)
             self._told = may_send
-            self._transfers.loop.call_soon_threadsafe(self._target.reconsider)
 
     def _exchange(self, connection: Connection) -> _Found:
         """The step's transaction."""
@@ -237,7 +238,9 @@ class Leases:
             same = note.get("egress") == self._rules.egress
             is_known = quota.take_over(note.get("budgets"), lease.age, same_address=same)
             quota.leased_until = until
-            if not (is_known and same and note.get("is_last")):
+            if is_known and same and note.get("is_last"):
+                self._target.reconsider()
+            else:
                 self._target.ask_for(quota)
             _log.info("this node uploads with client id %d from now on", quota.number)
 

@@ -11,7 +11,7 @@ from imageload.cluster.lease import LeaseRules, Leases
 from imageload.cluster.mirror import Mirror
 from imageload.cluster.parking import Parking
 from imageload.cluster.queue import Queue
-from imageload.cluster.worker import Worker, WorkerRules, worker_name
+from imageload.cluster.worker import Tell, Worker, WorkerRules, WorkerState
 from imageload.errors import StoreUnavailable
 from imageload.job import Change, Job
 from imageload.loader import ImageLoad
@@ -55,22 +55,29 @@ class Node:
     def start(
         self,
         image_load: ImageLoad,
+        tell: Tell,
         target: Imgur,
         transfers: TransferLoop,
         leases: LeaseRules,
         park_seconds: float,
     ) -> None:
-        """Begin to work on slices with `image_load`, if that is this node's role."""
+        """Begin to work on slices with `image_load`, if that is this node's role.
+
+        `tell`, for the transfer loop, notifies the callback of a job that has ended.
+        """
         if self._rules is None:
             return
-        name = worker_name()
-        self._leases = Leases(self.store, name, leases, target, transfers)
+        self._leases = Leases(self.store, self._rules.name, leases, target, transfers)
         parking = Parking(target, park_seconds, self._leases)
-        self._worker = Worker(
-            self.store, self._queue, image_load, self._rules, name, parking, self._on_break
-        )
+        store, queue = self.store, self._queue
+        self._worker = Worker(store, queue, image_load, tell, self._rules, parking, self._on_break)
         self._leases.start()
         self._worker.start()
+
+    @property
+    def worker(self) -> WorkerState | None:
+        """What this node's worker does; None without one."""
+        return self._worker.state if self._worker is not None else None
 
     def retire(self, keep_jobs: int, keep_hours: float) -> None:
         """Retire finished jobs of all nodes that are more, or older, than are kept; blocks."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import procrastinate
 import psycopg
@@ -22,6 +22,7 @@ from imageload.store.postgres.connections import Connection, advisory_lock
 _log = logging.getLogger(__name__)
 # It logs each message at INFO, and its outages with tracebacks: we say both.
 logging.getLogger("procrastinate").setLevel(logging.CRITICAL)
+logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 _TASK = "imageload.slice"
 _LOCK = 0x696D6C71
@@ -45,10 +46,10 @@ class Queue:
                 # Without arguments: psycopg then sends the statements as they are.
                 connection.execute(SchemaManager.get_schema().encode())
 
-    def defer(self, connection: Connection, number: int, firsts: Sequence[int]) -> None:
-        """Queue these slices of a job, in the transaction of `connection`; raises psycopg.Error.
+    def defer(self, connection: Connection, slices: Mapping[int, Sequence[int]]) -> None:
+        """Queue slices of jobs, by their numbers, in the transaction of `connection`.
 
-        The first slice of any job comes before the second of any other.
+        The first slice of any job comes before the second of any other. Raises psycopg.Error.
         """
         messages = [
             Message(
@@ -59,6 +60,7 @@ class Queue:
                 task_name=_TASK,
                 task_kwargs={"number": number, "first": first},
             )
+            for number, firsts in slices.items()
             for first in firsts
         ]
         try:
@@ -68,6 +70,14 @@ class Queue:
             # As from any other statement in this transaction.
             raise error.__cause__ or error from None
 
+    def tidy(self, connection: Connection, dead_seconds: float) -> None:
+        """Delete workers that are dead, and messages in hand that nobody has in hand any more.
+
+        A message stays in hand when its worker dies, or could not report its end.
+        """
+        connection.execute(_PRUNE, (dead_seconds,))
+        connection.execute(_DELETE_STALE, (dead_seconds,))
+
     async def run(self, handler: Handler, *, at_once: int, dead_seconds: float) -> None:
         """Call `handler` for each message, `at_once` at the same time, until it is cancelled.
 
@@ -76,7 +86,11 @@ class Queue:
         """
         while True:
             connector = procrastinate.PsycopgConnector(
-                conninfo=self._url, min_size=1, max_size=4, reconnect_timeout=5.0, timeout=5.0
+                conninfo=self._url,
+                min_size=1,
+                max_size=4,
+                reconnect_timeout=5.0,
+                timeout=min(5.0, dead_seconds),
             )
             app = procrastinate.App(connector=connector)
             app.task(name=_TASK)(handler)
@@ -98,3 +112,13 @@ class Queue:
             ) as error:
                 _log.warning("the queue cannot be read now: %s", error.__cause__ or error)
             await asyncio.sleep(_AGAIN_SECONDS)
+
+
+_PRUNE = b"SELECT procrastinate_prune_stalled_workers_v1(%s)"
+_DELETE_STALE = b"""
+    DELETE FROM procrastinate_jobs WHERE status = 'doing' AND NOT EXISTS (
+        SELECT FROM procrastinate_events WHERE job_id = procrastinate_jobs.id
+        AND type = 'started' AND at > now() - make_interval(secs => %s)
+    ) AND NOT EXISTS (
+        SELECT FROM slice WHERE job = (args->>'number')::bigint AND first = (args->>'first')::int
+        AND worker IS NOT NULL AND until >= now())"""

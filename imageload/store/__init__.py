@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from imageload.job import Change, Job, Snapshot, State, Status
+from imageload.job import Change, Job, Landed, Snapshot, State, Status
 
 Clock = Callable[[float], object]
 
@@ -36,6 +36,12 @@ class Posted(NamedTuple):
     key: str
     fingerprint: bytes
     job_ids: tuple[str, ...]
+
+
+class Elsewhere(NamedTuple):
+    """Another image of the same bytes: `landed`, or None while another node is at its upload."""
+
+    landed: Landed | None
 
 
 class Totals(NamedTuple):
@@ -88,8 +94,24 @@ class Store(Protocol):
         not have are ignored.
         """
 
-    async def durable(self) -> None:
-        """Return once all that was recorded so far is on disk; at once if it is already."""
+    async def durable(self, job: Job | None = None) -> None:
+        """Return once all that was recorded so far is on disk; at once if it is already.
+
+        With `job`: and once the job is known to be this process's, see `is_ours`. If another node
+        has taken it over, the call waits to be cancelled.
+        """
+
+    def is_ours(self, job: Job) -> bool:
+        """True if no other process works on the job, as far as was heard a moment ago.
+
+        To be asked right before an upload is sent.
+        """
+
+    def elsewhere(self, job: Job, index: int) -> Elsewhere | None:
+        """What other nodes did with the bytes of an image, as its durable Uploading found it.
+
+        None: upload it. Always None for a job without dedupe, and in a store of one process.
+        """
 
     def retire(self, job_ids: Iterable[str]) -> None:
         """Drop jobs from the list of jobs; their links stay listed."""

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence, Set
 
 from imageload.job import Change, Job
-from imageload.store import Link, Posted
+from imageload.store import Elsewhere, Link, Posted
 from imageload.store.keys import Keys
 
 
@@ -40,8 +40,14 @@ class MemoryStore:
     def record(self, job: Job, change: Change) -> None:
         pass
 
-    async def durable(self) -> None:
+    async def durable(self, job: Job | None = None) -> None:
         pass
+
+    def is_ours(self, job: Job) -> bool:  # noqa: ARG002
+        return True
+
+    def elsewhere(self, job: Job, index: int) -> Elsewhere | None:  # noqa: ARG002
+        return None
 
     def retire(self, job_ids: Iterable[str]) -> None:
         """Forget the jobs: their links would fill the memory in time."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from imageload.errors import ImageError
 from imageload.job import AlbumEnded, Change, Downloaded, Failed, Job, PurgeEnded, Requeued
-from imageload.store import Clock, Link, Posted, Restored, rows
+from imageload.store import Clock, Elsewhere, Link, Posted, Restored, rows
 from imageload.store.file import Batch, JournalFile, Statement
 from imageload.store.keys import Keys
 from imageload.store.writer import Writer
@@ -179,8 +179,14 @@ class SqliteStore:
     def _record_head(self, number: int, job: Job) -> None:
         self._put({number: (rows.SET_HEAD, rows.head_row(number, job))})
 
-    async def durable(self) -> None:
+    async def durable(self, job: Job | None = None) -> None:  # noqa: ARG002
         await self._writer.durable()
+
+    def is_ours(self, job: Job) -> bool:  # noqa: ARG002
+        return True
+
+    def elsewhere(self, job: Job, index: int) -> Elsewhere | None:  # noqa: ARG002
+        return None
 
     def retire(self, job_ids: Iterable[str]) -> None:
         gone = list(job_ids)

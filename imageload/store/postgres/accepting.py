@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from imageload.errors import KeyUsed
 from imageload.job import Image, Job
@@ -12,8 +12,8 @@ from imageload.store.postgres.batch import HEAD, SLICE, Claim, Counts, SliceStat
 from imageload.store.postgres.connections import Connection
 from imageload.store.rows import encode_items, text_of
 
-Defer = Callable[[Connection, int, Sequence[int]], object]
-"""Queues slices of a job, by its number and their first images."""
+Defer = Callable[[Connection, Mapping[int, Sequence[int]]], object]
+"""Queues slices of jobs: the first images of the slices by the number of their job."""
 
 
 def insert(
@@ -30,8 +30,8 @@ def insert(
     is_new, numbers = _insert_jobs(connection, jobs, posted)
     if is_new:
         _insert_slices(connection, dict(zip(numbers, images, strict=True)))
-        for number, some in zip(numbers, images, strict=True):
-            defer(connection, number, range(0, len(some), SLICE))
+        firsts = [range(0, len(some), SLICE) for some in images]
+        defer(connection, dict(zip(numbers, firsts, strict=True)))
     new = SliceState(0, 0, Counts())
     return [
         Claim(number, 0, some, dict.fromkeys((HEAD, *range(0, len(some), SLICE)), new))

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from imageload.errors import IllegalChange
-from imageload.job import Image, Snapshot
+from imageload.job import Image, Landed, Snapshot
+from imageload.store import Elsewhere
 from imageload.store.postgres.connections import Connection
 from imageload.store.rows import encode_image, text_of
 
 SLICE = 200
-"""Images of a slice. Its first image is a multiple of it."""
+"""Images of a slice, unless it was split."""
 HEAD = -1
 """`first` of the slice that is a job's album, purge and callback, and has no image."""
+
+
+Place = tuple[int, int]
 
 
 class Counts(NamedTuple):
@@ -62,6 +69,24 @@ class ImageState(NamedTuple):
 
     image: Image
     version: int
+    first: int
+    """The first image of its slice."""
+
+
+class Content(NamedTuple):
+    """The bytes and texts of an image: at upload in a slice under `epoch`, or `landed`.
+
+    `epoch` is 0 once the upload has failed.
+    """
+
+    place: Place
+    epoch: int
+    landed: Landed | None = None
+
+    @property
+    def landed_at(self) -> tuple[str | None, str | None]:
+        """Link and deletehash."""
+        return (None, None) if self.landed is None else (self.landed.link, self.landed.deletehash)
 
 
 @dataclass(slots=True, eq=False)
@@ -69,8 +94,10 @@ class Claim:
     """The slices of job `number` that `job` has here, by their first image, and their epochs.
 
     `offset` is the index that the first image of `job` has in the whole job. `is_lost`: another
-    node has taken one of them over, so nothing of them is written any more. Used on the transfer
-    loop, but for `is_lost`.
+    node has taken one of them over, so nothing of them is written any more. `heard`: when they were
+    last known to be ours, on `time.monotonic`; that holds for `seconds`. Used on the transfer
+    loop, but for `is_lost` and `heard`. `asked`: the images whose bytes are at upload here, with
+    their keys in the table of contents; `elsewhere`: what other nodes did with these bytes.
     """
 
     number: int
@@ -78,6 +105,19 @@ class Claim:
     images: list[Image]
     slices: dict[int, SliceState]
     is_lost: bool = False
+    heard: float = 0.0
+    seconds: float = math.inf
+    asked: dict[int, bytes] = field(default_factory=dict)
+    elsewhere: dict[int, Elsewhere] = field(default_factory=dict)
+    firsts: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.firsts = sorted(self.slices.keys() - {HEAD})
+
+    @property
+    def is_ours(self) -> bool:
+        """True if no other node can have taken them over by now."""
+        return not self.is_lost and time.monotonic() < self.heard + self.seconds
 
     def changed(self, index: int, image: Image) -> tuple[int, SliceState, ImageState]:
         """Follow a Change that made `image` of the image at `index`.
@@ -85,11 +125,15 @@ class Claim:
         Returns the first image of its slice, and both states.
         """
         before, self.images[index] = self.images[index], image
-        first = (self.offset + index) // SLICE * SLICE
+        first = self.first_of(self.offset + index)
         epoch, version, counts = self.slices[first]
         after = SliceState(epoch, version + 1, counts.replaced(before, image))
         self.slices[first] = after
-        return first, after, ImageState(image, after.version)
+        return first, after, ImageState(image, after.version, first)
+
+    def first_of(self, n: int) -> int:
+        """The first image of the slice that has image `n` of the whole job."""
+        return self.firsts[bisect_right(self.firsts, n) - 1]
 
     def head_changed(self) -> SliceState:
         """Follow a Change of the job itself."""
@@ -98,9 +142,6 @@ class Claim:
         epoch, version, counts = self.slices[HEAD]
         self.slices[HEAD] = after = SliceState(epoch, version + 1, counts)
         return after
-
-
-Place = tuple[int, int]
 
 
 @dataclass(slots=True)
@@ -112,6 +153,11 @@ class Batch:
     heads: dict[int, Snapshot] = field(default_factory=dict)
     edits: dict[object, Callable[[Connection], object]] = field(default_factory=dict)
     settings: dict[str, str | None] = field(default_factory=dict)
+    contents: dict[bytes, Content] = field(default_factory=dict)
+    asks: dict[bytes, tuple[Place, Claim, int]] = field(default_factory=dict)
+    """The images whose Uploading is in this batch, by their bytes: slice, claim and index."""
+    locks: set[int] = field(default_factory=set)
+    """Numbers of jobs that are locked before their slices: `edits` lock them."""
 
     def __len__(self) -> int:
         """How much there is to write."""
@@ -126,9 +172,13 @@ class Batch:
 
         Claims whose slices another node has taken over are marked as lost, and not written.
         """
+        begun = time.monotonic()
         with connection.transaction():
+            if self.locks:
+                connection.execute(_LOCK_JOBS, (sorted(self.locks),))
             alive = self._write_slices(connection)
             self._write_images(connection, alive)
+            known = self._write_contents(connection, alive)
             for number, job in self.heads.items():
                 if (number, HEAD) in alive:
                     album, callback = text_of(job.album), text_of(job.callback)
@@ -141,8 +191,13 @@ class Batch:
                     connection.execute(_DELETE_SETTING, (name,))
                 else:
                     connection.execute(_SET_SETTING, (name, value))
+        for key, (_, claim, index) in self.asks.items():
+            if key in known:
+                claim.elsewhere[index] = known[key]
         for place, (_, claim) in self.slices.items():
-            if place not in alive:
+            if place in alive:
+                claim.heard = max(claim.heard, begun)
+            else:
                 claim.is_lost = True
 
     def _write_slices(self, connection: Connection) -> set[Place]:
@@ -162,16 +217,42 @@ class Batch:
         alive = connection.execute(_WRITE_SLICES, columns).fetchall()
         return {(number, first) for number, first in alive}
 
+    def _write_contents(
+        self, connection: Connection, alive: set[Place]
+    ) -> Mapping[bytes, Elsewhere]:
+        """What other nodes did with the bytes that are asked for; absent: they are ours."""
+        rows = [
+            (key, *content.place, content.epoch, *content.landed_at)
+            for key, content in sorted(self.contents.items())
+            if content.place in alive
+        ]
+        if not rows:
+            return {}
+        connection.execute(_WRITE_CONTENTS, [*map(list, zip(*rows, strict=True))])
+        if not self.asks:
+            return {}
+        found = connection.execute(_READ_CONTENTS, (list(self.asks),)).fetchall()
+        known: dict[bytes, Elsewhere] = {}
+        for key, number, first, epoch, link, deletehash in found:
+            (place, claim, _) = self.asks[bytes(key)]
+            if link is not None:
+                known[bytes(key)] = Elsewhere(Landed(link, deletehash))
+            elif (number, first) != place or epoch != claim.slices[first].epoch:
+                known[bytes(key)] = Elsewhere(None)
+        return known
+
     def _write_images(self, connection: Connection, alive: set[Place]) -> None:
         rows = [
             (number, n, state.version, state.image.link, encode_image(state.image))
             for (number, n), state in sorted(self.images.items(), key=lambda pair: pair[0])
-            if (number, n // SLICE * SLICE) in alive
+            if (number, state.first) in alive
         ]
         if rows:
             connection.execute(_WRITE_IMAGES, [*map(list, zip(*rows, strict=True))])
 
 
+# No stronger lock: the images of a job that other nodes write refer to its row.
+_LOCK_JOBS = "SELECT FROM job WHERE number = ANY(%s) ORDER BY number FOR NO KEY UPDATE"
 _WRITE_SLICES = """
     UPDATE slice SET version = new.version, downloaded = new.downloaded,
         completed = new.completed, failed = new.failed,
@@ -194,3 +275,18 @@ _SET_SETTING = b"""
     INSERT INTO setting (name, value) VALUES (%s, %s)
     ON CONFLICT (name) DO UPDATE SET value = excluded.value"""
 _DELETE_SETTING = b"DELETE FROM setting WHERE name = %s"
+# Rows are locked in the order of their keys, on all nodes. One that another slice of a living node
+# is at stays.
+_WRITE_CONTENTS = """
+    INSERT INTO content AS held (key, job, first, epoch, link, deletehash)
+    SELECT * FROM unnest(%s::bytea[], %s::bigint[], %s::int[], %s::bigint[], %s::text[], %s::text[])
+    ON CONFLICT (key) DO UPDATE
+    SET job = excluded.job, first = excluded.first, epoch = excluded.epoch, link = excluded.link,
+        deletehash = excluded.deletehash
+    WHERE held.link IS NULL AND (excluded.link IS NOT NULL
+        OR (held.job, held.first) = (excluded.job, excluded.first)
+        OR NOT EXISTS (SELECT FROM slice WHERE slice.job = held.job AND slice.first = held.first
+            AND slice.epoch = held.epoch AND slice.worker IS NOT NULL AND slice.until >= now()))"""
+_READ_CONTENTS = (
+    "SELECT key, job, first, epoch, link, deletehash FROM content WHERE key = ANY(%s::bytea[])"
+)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import psycopg
+import psycopg.errors
 
 from imageload.errors import StoreUnavailable
 
@@ -22,6 +23,7 @@ UNAVAILABLE = (psycopg.OperationalError, psycopg.InternalError)
 """Raised without a bug of ours: it is away, full, overloaded, damaged, or a standby."""
 
 _KEPT = 8
+_DEADLOCKS = 5
 _SETTINGS = (
     "-c statement_timeout=60s -c lock_timeout=15s -c idle_in_transaction_session_timeout=15s"
 )
@@ -55,14 +57,20 @@ class Connections:
         """The result of `work`, called with a connection inside one transaction.
 
         It is called again if a kept connection turns out to be broken, also if only the response
-        to the commit was lost: done twice, it must do the same. Raises StoreUnavailable.
+        to the commit was lost: done twice, it must do the same. It is also called again after a
+        deadlock, which PostgreSQL ends by undoing one of two transactions. Raises StoreUnavailable.
         """
+        deadlocks = 0
         while True:
             connection, is_kept = self._take()
             try:
                 with connection.transaction():
                     result = work(connection)
             except UNAVAILABLE as error:
+                if isinstance(error, psycopg.errors.DeadlockDetected) and deadlocks < _DEADLOCKS:
+                    deadlocks += 1
+                    self._give_back(connection)
+                    continue
                 is_broken = connection.closed
                 self._give_back(connection)
                 if is_kept and is_broken:

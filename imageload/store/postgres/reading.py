@@ -10,14 +10,17 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from imageload.job import Image, Job, Mirrored, Snapshot, State
-from imageload.store.postgres.batch import HEAD, Claim, SliceState, counts_of
+from imageload.store.postgres.batch import HEAD, Claim, Counts, SliceState, counts_of
 from imageload.store.postgres.connections import Connection
 from imageload.store.rows import PAGE, decode_items, read_album, read_callback, read_image
 
 _HEADS = """
     SELECT number, id, created, dedupe, total, started, purging, album, callback
     FROM job WHERE {}"""
-_SLICES = "SELECT first, items, epoch, version FROM slice WHERE job = %s AND {} ORDER BY first"
+_SLICES = b"""
+    SELECT first, items, epoch, version, downloaded, completed, failed, maybe_duplicates,
+        downloaded_bytes, uploaded_bytes
+    FROM slice WHERE job = %s ORDER BY first"""
 _IMAGES = """
     SELECT job, n, version, link, record FROM image
     WHERE job = %s AND n >= %s AND n < %s ORDER BY n"""
@@ -79,16 +82,14 @@ def read_head_of(connection: Connection, number: int) -> Head:
 
 def read_whole(connection: Connection, head: Head) -> tuple[Job, Claim]:
     """The job as it is, and a claim on it under the epochs of now."""
-    slices = connection.execute(_SLICES.format("true").encode(), (head.number,)).fetchall()
-    versions = {first: version for first, _, _, version in slices}
-    newest = sum(versions.values())
+    slices = connection.execute(_SLICES, (head.number,)).fetchall()
+    newest = sum(version for _, _, _, version, *_ in slices)
     rows = _image_rows(connection, head.number, 0, head.total)
     images: list[Image] = []
     states: dict[int, SliceState] = {}
-    for first, packed, epoch, version in slices:
-        some = list(_images(first, packed, rows, newest - version))
-        states[first] = SliceState(epoch, version, counts_of(some))
-        images += some
+    for first, packed, epoch, version, *counts in slices:
+        images += _images(first, packed, rows, newest - version)
+        states[first] = SliceState(epoch, version, Counts(*counts))
     job = Job.restored(
         images,
         head.job_id,
@@ -118,10 +119,11 @@ def read_changes(
     newest = sum(versions.values())
     images: dict[int, Image] = {}
     for first, version in versions.items():
-        if first != HEAD and version != known[first]:
+        seen = known.get(first, -1)  # -1: it was split from another
+        if first != HEAD and version != seen:
             (packed,) = connection.execute(_ITEMS, (head.number, first)).fetchone() or (b"",)
             items = decode_items(zlib.decompress(packed))
-            changed = (head.number, first, first + len(items), known[first])
+            changed = (head.number, first, first + len(items), seen)
             for row in connection.execute(_CHANGED, changed).fetchall():
                 row = (*row[:2], row[2] + newest - version, *row[3:])
                 images[row[1]] = read_image(items[row[1] - first], row, 0)
@@ -151,7 +153,6 @@ def read_slice(
         created=datetime.fromtimestamp(head.created, UTC),
         dedupe=head.dedupe,
         started=True,
-        purging=head.purging,
         version=version,
     )
     return job, claim

@@ -8,7 +8,7 @@
              target, without a worker, has `not_before`, when it may go on as far as is known, and
              what it `waits_for`; `waits_since` is the begin of an outage that it waits out
     image    an image that is no longer as it was posted; a queued one has no row
-    content  the link of each content, for all nodes
+    content  bytes and texts of images: where they landed, or the slice that is at their upload
     posted   Idempotency-Keys
     setting  texts, by name
     lease    names that one worker has at a time, each with a note for its next holder
@@ -63,7 +63,6 @@ MIGRATIONS = (
         PRIMARY KEY (job, first)
     ) WITH (fillfactor = 70);
     CREATE INDEX slice_open ON slice (job, first) WHERE open;
-    CREATE INDEX slice_worker ON slice (worker) WHERE worker IS NOT NULL;
     CREATE TABLE image (
         job BIGINT NOT NULL REFERENCES job ON DELETE CASCADE,
         n INTEGER NOT NULL,
@@ -71,7 +70,7 @@ MIGRATIONS = (
         link TEXT,
         record BYTEA NOT NULL,
         PRIMARY KEY (job, n)
-    ) WITH (fillfactor = 80);
+    ) WITH (autovacuum_vacuum_scale_factor = 0.05);
     CREATE INDEX image_link ON image USING hash (link) WHERE link IS NOT NULL;
     CREATE TABLE content (
         key BYTEA PRIMARY KEY,
@@ -94,10 +93,12 @@ MIGRATIONS = (
     );
     """,
     """
-    ALTER TABLE lease ADD COLUMN note TEXT, ADD COLUMN noted TIMESTAMPTZ;
-    ALTER TABLE slice ADD COLUMN not_before TIMESTAMPTZ, ADD COLUMN waits_for TEXT,
-        ADD COLUMN waits_since TIMESTAMPTZ;
+    ALTER TABLE lease ADD note TEXT, ADD noted TIMESTAMPTZ;
+    ALTER TABLE slice ADD not_before TIMESTAMPTZ, ADD waits_for TEXT,
+        ADD waits_since TIMESTAMPTZ;
     CREATE INDEX slice_parked ON slice (first, job) WHERE not_before IS NOT NULL;
+    ALTER TABLE content ALTER link DROP NOT NULL, ADD job BIGINT, ADD first INTEGER,
+        ADD epoch BIGINT;
     """,
 )
 """From each version of the schema to the next. Existing entries never change.

@@ -6,25 +6,46 @@ writes for them until a worker claims a slice (`imageload.cluster`).
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import hashlib
+import itertools
+import logging
+import operator
 import threading
+import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Protocol, TypeVar
 
 import psycopg
 
 from imageload.errors import Failure, StoreError
-from imageload.job import Change, Job, Mirrored, Snapshot
-from imageload.store import Clock, Link, Posted, Totals
+from imageload.job import (
+    Change,
+    Job,
+    Landed,
+    Mirrored,
+    ResponseLost,
+    Snapshot,
+    Uploaded,
+    Uploading,
+    texts_key,
+)
+from imageload.store import Clock, Elsewhere, Link, Posted, Totals
 from imageload.store.postgres import accepting, claims, leaving, reading, verbs
-from imageload.store.postgres.batch import HEAD, Batch, Claim
-from imageload.store.postgres.claims import Order, Place, Wait
+from imageload.store.postgres.batch import HEAD, Batch, Claim, Content, Counts, SliceState
+from imageload.store.postgres.claims import Claimed, Order, Place, SliceCounts, Wait
 from imageload.store.postgres.connections import UNAVAILABLE, Connection, Connections
 from imageload.store.postgres.schema import migrate
 from imageload.store.postgres.verbs import Done
 from imageload.store.writer import Writer
 
+_log = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+_LOOK_SECONDS = 0.05
 
 
 class Queue(Protocol):
@@ -33,8 +54,11 @@ class Queue(Protocol):
     def create(self, connection: Connection) -> None:
         """Make its tables if they are missing."""
 
-    def defer(self, connection: Connection, number: int, firsts: Sequence[int]) -> None:
-        """Queue slices of job `number`, in the transaction of `connection`."""
+    def defer(self, connection: Connection, slices: Mapping[int, Sequence[int]]) -> None:
+        """Queue slices of jobs, by their numbers, in the transaction of `connection`."""
+
+    def tidy(self, connection: Connection, dead_seconds: float) -> None:
+        """Delete what workers have left that were not heard of for `dead_seconds`."""
 
 
 def open_postgres(
@@ -50,6 +74,12 @@ def open_postgres(
     connections = Connections(url)
     try:
         with connections.open() as connection:
+            encoding = connection.info.parameter_status("server_encoding")
+            if encoding != "UTF8":
+                raise StoreError(
+                    f"The database has the encoding {encoding}, and must have UTF8: "
+                    "createdb --encoding=UTF8 --template=template0"
+                )
             queue.create(connection)
             migrate(connection)
     except psycopg.Error as error:
@@ -106,7 +136,7 @@ class PostgresStore:
         queue: Queue,
     ) -> None:
         self._connections = connections
-        self._defer = queue.defer
+        self._queue = queue
         self._database = Database(connections)
         self._writer = Writer(self._database, clock, on_break)
         self._claims: weakref.WeakKeyDictionary[Job, Claim] = weakref.WeakKeyDictionary()
@@ -123,7 +153,7 @@ class PostgresStore:
 
         def insert(connection: Connection) -> list[Claim]:
             connection.execute(f"SET LOCAL statement_timeout = {milliseconds}".encode())
-            return accepting.insert(connection, jobs, posted, self._defer)
+            return accepting.insert(connection, jobs, posted, self._queue.defer)
 
         self._claims.update(zip(jobs, self._connections.run(insert), strict=True))
 
@@ -142,10 +172,18 @@ class PostgresStore:
         if index is not None:
             first, state, image = claim.changed(index, job.image(index))
             place = number, claim.offset + index
+            content = _content_of(job, change, claim, (number, first), state.epoch)
 
             def put(batch: Batch) -> None:
                 batch.slices[number, first] = state, claim
                 batch.images[place] = image
+                if content is not None:
+                    key, value = content
+                    before = batch.contents.get(key)
+                    if before is None or before.landed is None:
+                        batch.contents[key] = value
+                    if value.epoch and value.landed is None:
+                        batch.asks[key] = (number, first), claim, index
 
             self._writer.put(put)
         if HEAD in claim.slices and (index is None or job.summary().album is not None):
@@ -160,36 +198,74 @@ class PostgresStore:
 
         self._writer.put(put)
 
-    async def durable(self) -> None:
-        await self._writer.durable()
+    async def durable(self, job: Job | None = None) -> None:
+        while True:
+            await self._writer.durable()
+            if job is None or self.is_ours(job):
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def elsewhere(self, job: Job, index: int) -> Elsewhere | None:
+        claim = self._claims.get(job)
+        return None if claim is None else claim.elsewhere.get(index)
+
+    def is_ours(self, job: Job) -> bool:
+        claim = self._claims.get(job)
+        return claim is None or claim.is_ours
 
     # Claims, for the worker of `imageload.cluster`
 
-    def claim(self, place: Place, worker: str, seconds: float) -> tuple[Job, Order] | None:
+    def claim(
+        self,
+        place: Place,
+        worker: str,
+        seconds: float,
+        *,
+        may_rescue: bool = True,
+        may_suspect: bool = True,
+    ) -> Claimed | None:
         """The slice at `place` as a job to load, which is this worker's for `seconds`; or None.
 
-        Raises StoreUnavailable.
+        None also if it was split. Raises StoreUnavailable.
         """
+        sent = time.monotonic()
 
-        def run(connection: Connection) -> tuple[Job, Claim, Order] | None:
-            return claims.claim(connection, place, worker, seconds)
-
-        found = self._connections.run(run)
-        if found is None:
+        def run(connection: Connection) -> Claimed | None:
+            claimed = claims.claim(
+                connection, place, worker, seconds, may_rescue=may_rescue, may_suspect=may_suspect
+            )
+            if claimed is None or not claimed.is_poisoned or len(claimed.claim.images) < 2:
+                return claimed
+            if place[1] == HEAD:
+                return claimed
+            self._queue.defer(connection, {place[0]: claims.split(connection, claimed.claim)})
+            job_id, _, _ = claimed.job.job_id.partition("/")
+            _log.warning("split a slice that may kill nodes job=%s first=%d", job_id, place[1])
             return None
-        job, claim, order = found
-        self._claims[job] = claim
-        return job, order
 
-    def beat(self, worker: str, seconds: float | None) -> dict[Place, Order]:
-        """The slices that `worker` has, and what is wanted of them; kept for `seconds` more."""
+        claimed = self._connections.run(run)
+        if claimed is not None:
+            claim = self._claims[claimed.job] = claimed.claim
+            claim.heard, claim.seconds = sent, seconds / 2
+        return claimed
 
-        def run(connection: Connection) -> dict[Place, Order]:
-            if seconds is None:
-                return claims.orders(connection, worker)
-            return claims.beat(connection, worker, seconds)
+    def beat(self, jobs: Sequence[Job], seconds: float | None) -> dict[Job, Order]:
+        """Those of the slices of `jobs` that are still ours, and what is wanted of them.
 
-        return self._connections.run(run)
+        They are kept for `seconds` more; None: only look. The others are lost.
+        """
+        mine = {self._place(self._claims[job]): job for job in jobs}
+        epochs = [self._claims[job].slices[first].epoch for (_, first), job in mine.items()]
+        rows = [(*place, epoch) for place, epoch in zip(mine, epochs, strict=True)]
+        sent = time.monotonic()
+        orders = self._connections.run(lambda connection: claims.beat(connection, rows, seconds))
+        for place, job in mine.items():
+            claim = self._claims[job]
+            if place not in orders:
+                claim.is_lost = True
+            elif seconds is not None:
+                claim.heard = max(claim.heard, sent)
+        return {mine[place]: order for place, order in orders.items()}
 
     def park(self, place: Place, wait: Wait) -> None:
         """Have a slice that no worker has wait; raises StoreUnavailable, as those below do."""
@@ -206,11 +282,19 @@ class PostgresStore:
         """All slices that wait now wait for this."""
         self.run(lambda connection: claims.update_waits(connection, wait))
 
-    def lose(self, job: Job) -> None:
-        """Write nothing more of this slice: another node has it."""
-        claim = self._claims.get(job)
-        if claim is not None:
-            claim.is_lost = True
+    def is_lost(self, job: Job) -> bool:
+        """True if another node has taken this slice over: nothing of it is written any more."""
+        return self._claims[job].is_lost
+
+    def _place(self, claim: Claim) -> Place:
+        return claim.number, HEAD if HEAD in claim.slices else claim.offset
+
+    def followed(self, job: Job, order: Order) -> None:
+        """What was ordered of this slice was done; written after all that was recorded of it."""
+        claim = self._claims[job]
+        _, first = self._place(claim)
+        edit = functools.partial(claims.follow, claimed=claim, first=first, order=order)
+        self._writer.put(lambda batch: batch.edits.update({(claim, order): edit}))
 
     def end(self, job: Job, *, is_over: bool, wait: Wait | None = None) -> None:
         """The slice has nothing left to do, or (`is_over` is False) others may go on with it.
@@ -218,23 +302,20 @@ class PostgresStore:
         With a `wait` for the target: after that. It is written after all that was recorded of it.
         """
         claim = self._claims[job]
-        first = HEAD if HEAD in claim.slices else claim.offset
+        _, first = self._place(claim)
 
         def edit(connection: Connection) -> None:
-            if is_over and job.summary().finished:
-                if claims.end(connection, claim, first):
-                    self._defer(connection, claim.number, [HEAD])
-            elif claims.give_back(connection, claim, first, wait) and wait is None:
-                self._defer(connection, claim.number, [first])
+            if is_over:
+                queue = claims.end(connection, claim, first)
+            else:
+                queue = claims.give_back(connection, claim, first, wait)
+            self._queue.defer(connection, {claim.number: queue})
 
-        self._writer.put(lambda batch: batch.edits.update({claim: edit}))
+        def put(batch: Batch) -> None:
+            batch.locks.add(claim.number)
+            batch.edits[claim] = edit
 
-    def clear_again(self, job: Job) -> None:
-        """The order to load images of this slice again was followed."""
-        claim = self._claims[job]
-        place = claim.number, claim.offset, claim.slices[claim.offset].epoch
-        clear: Callable[[Connection], object] = lambda c: c.execute(_CLEAR_AGAIN, place)  # noqa: E731
-        self._writer.put(lambda batch: batch.edits.update({("again", place): clear}))
+        self._writer.put(put)
 
     def cancel(self, job_id: str, failure: Failure, *, purge: bool = False) -> Done:
         """End what is open in a job on any node; raises LookupError, StoreUnavailable."""
@@ -247,7 +328,7 @@ class PostgresStore:
     def _do(self, job_id: str, verb: Callable[[verbs.Locked], Done]) -> Done:
         def run(connection: Connection) -> Done:
             done = verb(verbs.lock(connection, job_id))
-            self._defer(connection, done.number, done.queue)
+            self._queue.defer(connection, {done.number: done.queue})
             return done
 
         return self._connections.run(run)
@@ -259,16 +340,28 @@ class PostgresStore:
         """
         return self._connections.run(work)
 
-    def queue_forgotten(self) -> int:
-        """Queue the slices that nobody has and no message names; how many they are."""
+    def slice_counts(self) -> SliceCounts:
+        """How many slices of all nodes wait, and are stuck; raises StoreUnavailable."""
+        return self._connections.run(claims.count)
+
+    def queue_forgotten(self, *, rescue: bool) -> int:
+        """Queue the slices that nobody has and no message names; how many they are.
+
+        With `rescue`, those of nodes that seem dead too.
+        """
 
         def run(connection: Connection) -> int:
-            places = claims.forgotten(connection)
-            for number, first in places:
-                self._defer(connection, number, [first])
+            places = claims.forgotten(connection, rescue=rescue)
+            jobs = itertools.groupby(places, operator.itemgetter(0))
+            slices = {number: [first for _, first in some] for number, some in jobs}
+            self._queue.defer(connection, slices)
             return len(places)
 
         return self._connections.run(run)
+
+    def tidy_queue(self, dead_seconds: float) -> None:
+        """Delete what dead workers have left in the queue's tables."""
+        self._connections.run(lambda connection: self._queue.tidy(connection, dead_seconds))
 
     # Jobs that leave
 
@@ -326,7 +419,8 @@ class PostgresStore:
             return None
         change, versions = found
         for first, version in versions.items():
-            claim.slices[first] = claim.slices[first]._replace(version=version)
+            known = claim.slices.get(first, SliceState(0, 0, Counts()))
+            claim.slices[first] = known._replace(version=version)
         return change
 
     def versions(self, jobs: Sequence[Job]) -> dict[Job, int | None]:
@@ -396,5 +490,28 @@ class PostgresStore:
         return left == 0
 
 
+def _content_of(
+    job: Job, change: Change, claim: Claim, place: Place, epoch: int
+) -> tuple[bytes, Content] | None:
+    """What a Change of an image says of its bytes, and their key; None: nothing."""
+    if not job.dedupe:
+        return None
+    index: int = change.index  # type: ignore[union-attr]
+    if type(change) is Uploading:
+        image = job.image(index)
+        assert image.report is not None, "it was downloaded"
+        text = image.report.sha256 + texts_key(image.title, image.description)
+        key = claim.asked[index] = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+        claim.elsewhere.pop(index, None)
+        return key, Content(place, epoch)
+    if type(change) is ResponseLost or (asked := claim.asked.pop(index, None)) is None:
+        return None
+    found = claim.elsewhere.pop(index, None)
+    if found is not None:
+        return None
+    if type(change) is Uploaded:
+        return asked, Content(place, epoch, Landed(change.link, change.deletehash))
+    return asked, Content(place, 0)
+
+
 _POSTED = b"SELECT fingerprint, job_ids FROM posted WHERE caller = %s AND key = %s"
-_CLEAR_AGAIN = b"UPDATE slice SET again = NULL WHERE job = %s AND first = %s AND epoch = %s"

@@ -19,9 +19,10 @@ from imageload.job import (
     Job,
     PurgeBegun,
     Requeued,
+    ResponseLost,
     Snapshot,
 )
-from imageload.store.postgres.batch import HEAD, SLICE, Batch, Claim
+from imageload.store.postgres.batch import HEAD, Batch, Claim
 from imageload.store.postgres.connections import Connection
 from imageload.store.postgres.reading import read_head, read_whole
 
@@ -59,7 +60,7 @@ class Locked:
 
     def is_free(self, index: int) -> bool:
         """True if no node has the slice of this image."""
-        return index // SLICE * SLICE in self.free
+        return self.claim.first_of(index) in self.free
 
 
 def lock(connection: Connection, job_id: str) -> Locked:
@@ -83,11 +84,15 @@ def cancel(locked: Locked, failure: Failure, *, purge: bool) -> Done:
         locked.apply(PurgeBegun())
     for n in open_:
         if locked.is_free(n):
+            if images[n].uploading:  # the node that began it is dead
+                locked.apply(ResponseLost(n))
             locked.apply(Failed(n, failure, 0))
     if before.album is not None and before.album.is_open and HEAD in locked.free:
         locked.apply(AlbumEnded(failure=failure))
     locked.batch.write(locked.connection)
     number = locked.claim.number
+    if locked.job.summary().purging and not before.purging:
+        locked.connection.execute(_TAKE_HEAD, (number,))
     locked.connection.execute(_CANCEL_TAKEN, (number,))
     locked.connection.execute(_CLOSE_FREE, (number, sorted(locked.free - {HEAD})))
     opened = locked.connection.execute(_OPEN_HEAD, (number,)).fetchone()
@@ -111,7 +116,7 @@ def retry(locked: Locked, *, only_transient: bool) -> Done:
     if failed or album_failed:
         if before.purging:
             raise Refused("job-busy", "The job is being purged. Send this again in a while.")
-        firsts = {n // SLICE * SLICE for n in failed}
+        firsts = {locked.claim.first_of(n) for n in failed}
         for n in failed:
             if locked.is_free(n):
                 locked.apply(Requeued(n))
@@ -119,6 +124,10 @@ def retry(locked: Locked, *, only_transient: bool) -> Done:
             locked.apply(AlbumReopened())
         locked.batch.write(locked.connection)
         queue = sorted(firsts & locked.free) or ([HEAD] if not failed else [])
+        # Its node knows nothing of this end of the job.
+        locked.connection.execute(_TAKE_HEAD, (number,))
+        if failed:
+            locked.connection.execute(_REOPEN_HEAD, (number,))
         again = "transient" if only_transient else "all"
         taken = sorted(firsts - locked.free)
         locked.connection.execute(_OPEN, (number, queue))
@@ -126,11 +135,21 @@ def retry(locked: Locked, *, only_transient: bool) -> Done:
     return Done(number, before, len(failed), queue)
 
 
-_LOCK = b"SELECT FROM job WHERE id = %s FOR UPDATE"
+# No stronger lock: nodes that write images of the job meanwhile would wait, and so would we for
+# them.
+_LOCK = b"SELECT FROM job WHERE id = %s FOR NO KEY UPDATE"
 # Locked, so that no worker claims them meanwhile.
 _FREE = b"""
     SELECT first FROM slice WHERE job = %s AND (worker IS NULL OR until < now())
     ORDER BY first FOR UPDATE SKIP LOCKED"""
+_TAKE_HEAD = b"""
+    UPDATE slice SET open = false, epoch = epoch + 1, version = version + 1, worker = NULL,
+        until = NULL, cancels = 0, taken_over = 0
+    WHERE job = %s AND first = -1"""
+_REOPEN_HEAD = b"""
+    UPDATE job SET album = (album::jsonb || '{"is_open": true}')::text,
+        callback = (callback::jsonb || '{"is_told": false, "failure": null}')::text
+    WHERE number = %s"""
 _CANCEL_TAKEN = b"""
     UPDATE slice SET cancels = cancels + 1, again = NULL
     WHERE job = %s AND open AND worker IS NOT NULL AND until >= now()"""
