@@ -31,8 +31,7 @@ from imageload.web.app import App
 from imageload.web.server.connections import Server
 from main import ROUTES
 from sandbox.testing import RunningSandbox
-from tests.downloads import filled
-from tests.postgres import emptied_database
+from tests.folders import filled
 from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parent.parent
@@ -244,6 +243,8 @@ def running_service(temp_dir: Path, **options: Any) -> Iterator[RunningService]:
     with contextlib.ExitStack() as ends:
         folders = [temp_dir]
         if nodes and "store" not in values:
+            from tests.postgres import emptied_database  # `make cluster` has no pytest
+
             values["store"] = ends.enter_context(emptied_database())
             values.setdefault("dead_seconds", _DEAD_SECONDS)
             folders += [temp_dir.with_name(f"{temp_dir.name}-{n}") for n in range(1, nodes)]
