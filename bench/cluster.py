@@ -179,7 +179,8 @@ def _measured_times(options: argparse.Namespace, folder: Path) -> Mapping[str, _
         times[SQLITE].bytes_per_url = journal.stat().st_size / (_LONG // part)
         imgur = servers.imgur(SQLITE)
         with running_process(ROOT, journal.parent, imgur, options.wide, {"store": journal}) as one:
-            _measure_calls(times[SQLITE], address_of(one), path, url, part)
+            _measure_calls(times[SQLITE], address_of(one), path, url)
+            _measure_posts(times[SQLITE], address_of(one), url, part)
         with contextlib.ExitStack() as stack:
             server = stack.enter_context(_running_server())
             path = _fill(Node(server.url, rules=None).store, _LONG // part)
@@ -191,8 +192,9 @@ def _measured_times(options: argparse.Namespace, folder: Path) -> Mapping[str, _
                 return address_of(stack.enter_context(started))
 
             address = node("api")
+            _measure_posts(times[ONE], address, url, part)
             node("worker")
-            _measure_calls(times[ONE], address, path, url, part)
+            _measure_calls(times[ONE], address, path, url)
             for _ in range(_NODES):
                 with contextlib.closing(Client(node("api"))) as client:
                     times[ONE].cold.append(client.timed_get(path)[1])
@@ -225,17 +227,9 @@ def _fill(store: Store, count: int) -> str:
     return f"{_UPLOAD}/{job.job_id}"
 
 
-def _measure_calls(times: _Times, address: str, path: str, url: str, part: int) -> None:
-    """Time the calls; `path` is that of the long job's status."""
+def _measure_calls(times: _Times, address: str, path: str, url: str) -> None:
+    """Time the status of the long job, which is at `path`, and jobs of one image."""
     with contextlib.closing(Client(address)) as client:
-
-        def post(count: int) -> str:
-            body = json.dumps({"urls": [f"{url}?{n}" for n in range(count)], "dedupe": False})
-            begun = time.monotonic()
-            answer = client.send("POST", _UPLOAD, body.encode())
-            times.posts.append(time.monotonic() - begun)
-            return f"{_UPLOAD}/{json.loads(answer)['jobId'][0]}"
-
         times.cold.append(client.timed_get(path)[1])
         tag = client.tag(path)
         for _ in range(_GETS):
@@ -244,14 +238,29 @@ def _measure_calls(times: _Times, address: str, path: str, url: str, part: int) 
             if not client.is_unchanged(path, tag):
                 raise BenchError("A status that has not changed was not answered 304.")
             times.unchanged.append(time.monotonic() - begun)
-        for _ in range(_SHORT_JOBS):
+        for n in range(_SHORT_JOBS):
             begun = time.monotonic()
-            client.wait_for_event(f"{post(1)}/events", "complete")
+            client.wait_for_event(f"{_post(client, [f'{url}?{n}'])[0]}/events", "complete")
             times.short_jobs.append(time.monotonic() - begun)
-        times.posts = []
+
+
+def _measure_posts(times: _Times, address: str, url: str, part: int) -> None:
+    """Time POSTs, and cancel their jobs; a worker would compete with the next POST."""
+    urls = [f"{url}?{n}" for n in range(_POSTED // part)]
+    with contextlib.closing(Client(address)) as client:
         for _ in range(_POSTS):
-            client.send("DELETE", post(_POSTED // part))
+            path, seconds = _post(client, urls)
+            times.posts.append(seconds)
+            client.send("DELETE", path)
             _wait_for_end(client)
+
+
+def _post(client: Client, urls: Sequence[str]) -> tuple[str, float]:
+    """The path of a new job's status, and the seconds of its POST."""
+    body = json.dumps({"urls": urls, "dedupe": False}).encode()
+    begun = time.monotonic()
+    answer = client.send("POST", _UPLOAD, body)
+    return f"{_UPLOAD}/{json.loads(answer)['jobId'][0]}", time.monotonic() - begun
 
 
 def _wait_for_end(client: Client) -> None:

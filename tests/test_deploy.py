@@ -29,7 +29,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text(enc
 
 
 @pytest.fixture
-def nodes(sandbox: RunningSandbox, tmp_path: Path) -> Iterator[list[RunningService]]:
+def pair(sandbox: RunningSandbox, tmp_path: Path) -> Iterator[list[RunningService]]:
     """Two nodes on one database."""
     options = wired(sandbox, store=fresh_database())
     with (
@@ -39,10 +39,10 @@ def nodes(sandbox: RunningSandbox, tmp_path: Path) -> Iterator[list[RunningServi
         yield [one, two]
 
 
-def proxy(nodes: list[RunningService], *dead: str) -> str:
+def proxy(pair: list[RunningService], *dead: str) -> str:
     """deploy/nginx.conf with these nodes, and with addresses at which nothing listens."""
     config = (DEPLOY / "nginx.conf").read_text(encoding="utf-8")
-    addresses = [*dead, *(node.url.removeprefix("http://") for node in nodes)]
+    addresses = [*dead, *(node.url.removeprefix("http://") for node in pair)]
     servers = "".join(f"server {address};" for address in addresses)
     config, count = re.subn(r"(    server api-\d:8888;\n)+", servers, config)
     assert count == 1
@@ -50,10 +50,10 @@ def proxy(nodes: list[RunningService], *dead: str) -> str:
 
 
 def test_nodes_behind_nginx_are_one_service_and_a_dead_one_is_left_out(
-    nodes: list[RunningService], origin: Origin, tmp_path: Path
+    pair: list[RunningService], origin: Origin, tmp_path: Path
 ) -> None:
     # Port 1 of this machine refuses connections.
-    with running_nginx(tmp_path, proxy(nodes, "127.0.0.1:1")) as url:
+    with running_nginx(tmp_path, proxy(pair, "127.0.0.1:1")) as url:
         client = Client(url)
         job_ids = [client.submit([origin.image("png-rgb.png")]) for _ in range(6)]
         links = [client.finish(job_id)["uploaded"]["completed"] for job_id in job_ids]
@@ -65,7 +65,7 @@ def test_nodes_behind_nginx_are_one_service_and_a_dead_one_is_left_out(
 
 
 def test_events_come_through_nginx_as_they_happen(
-    nodes: list[RunningService], origin: Origin, tmp_path: Path
+    pair: list[RunningService], origin: Origin, tmp_path: Path
 ) -> None:
     picture = (IMAGES / "png-rgb.png").read_bytes()
     release = [threading.Event() for _ in range(4)]
@@ -78,8 +78,8 @@ def test_events_come_through_nginx_as_they_happen(
         return page
 
     urls = [origin.page(f"/{n}.png", held(event)) for n, event in enumerate(release)]
-    with running_nginx(tmp_path, proxy(nodes[:1])) as url:
-        job_id = nodes[1].submit(urls, dedupe=False)
+    with running_nginx(tmp_path, proxy(pair[:1])) as url:
+        job_id = pair[1].submit(urls, dedupe=False)
         with Subscriber(f"{url}/v1/images/upload/{job_id}/events") as stream:
             for event in release:
                 event.set()
