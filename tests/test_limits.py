@@ -383,9 +383,7 @@ def test_a_rejection_that_hits_every_image_for_too_long_fails_them_with_its_sent
 def test_images_that_imgur_really_rejects_delay_no_other_job_for_long(
     tmp_path: Path, origin: Origin
 ) -> None:
-    """In words that nobody knows. They end once other images have landed, though most of them had not
-    been sent before.
-    """
+    """In words that nobody knows. They end once others land, though most were not sent before."""
     numbers = itertools.count()
 
     def respond(request: Received) -> bytes:
