@@ -318,6 +318,7 @@ def test_a_block_says_if_it_concerns_the_client_id_or_the_address(
     reason: str,
     sentence: str,
 ) -> None:
+    sandbox.settings(unlimited=False)  # that limits are named tells the API from its edge
     with running_service(tmp_path / "temp", **wired(sandbox, blocked_wait_seconds=0.3)) as service:
         assert all_landed(service, [service.submit(urls(origin, 1, "first"))])
         asked = sandbox.stats()["requests"]["credits"]
