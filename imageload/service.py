@@ -283,10 +283,10 @@ def _whose(settings: Settings) -> str:
 
     The sandbox with Imgur's limits and the one without them are two.
     """
-    return json.dumps([_target(settings), [client_id for client_id, _, _ in settings.clients]])
+    return json.dumps([target_name(settings), [client_id for client_id, _, _ in settings.clients]])
 
 
-def _target(settings: Settings) -> str:
+def target_name(settings: Settings) -> str:
     """Names the Imgur and the account."""
     account = "" if settings.imgur_anonymous else settings.imgur_refresh_token
     is_limited = settings.imgur_client_id == SANDBOX_CLIENT_ID and settings.sandbox_limits
@@ -302,7 +302,7 @@ def _lease_rules(settings: Settings, tuning: Tuning) -> LeaseRules:
     from imageload.cluster.lease import LeaseRules
 
     return LeaseRules(
-        target=_target(settings),
+        target=target_name(settings),
         clients=[client_id for client_id, _, _ in _clients(settings)],
         egress=settings.egress or socket.gethostname(),
         seconds=tuning.lease_seconds,

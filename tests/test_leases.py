@@ -11,6 +11,10 @@ from typing import Any
 import psycopg
 import pytest
 
+from imageload.cluster.lease import wait_of_nodes
+from imageload.service import target_name
+from imageload.store.postgres.store import PostgresStore
+from imageload.targets.imgur.breaker import MESSAGES
 from imageload.targets.imgur.quota import UPLOAD, Quotas
 from imgurapi import ImgurAPI
 from sandbox.testing import RunningSandbox, running_sandbox
@@ -208,28 +212,28 @@ def test_what_was_in_flight_counts_as_spent_for_the_next_holder() -> None:
 def test_the_kill_of_the_node_with_the_client_id_costs_no_answer_429(
     tmp_path: Path, origin: Origin, database: str
 ) -> None:
-    limits = {**PLENTY, "user_credits": 305, "hour_seconds": 4.0}
+    limits = {**PLENTY, "user_credits": 405, "hour_seconds": 3.0}
     with contextlib.ExitStack() as stack:
         sandbox = stack.enter_context(running_sandbox(tmp_path / "sandbox", **limits))
-        options = wired(sandbox, store=database, quota_hour_seconds=4.0, **SHORT)
+        options = wired(sandbox, store=database, quota_hour_seconds=3.0, **SHORT)
         running = []
-        for _ in range(3):
+        for _ in range(2):
             running.append(LeasedNode(**options))
             stack.callback(running[-1].stop)
         service = Client(running[0].url)
-        job_ids = [service.submit(urls(origin, 40, name), dedupe=False) for name in "ab"]
+        job_ids = [service.submit(urls(origin, 30, name), dedupe=False) for name in "ab"]
         sandbox.wait_for("upload", 25)
         with psycopg.connect(database) as connection:
             held = "SELECT worker FROM lease WHERE name LIKE '%client%'"
             (worker,) = connection.execute(held).fetchone() or ("",)
         (holder,) = [node for node in running if f"-{node.pid}-" in worker]
         holder.kill()
-        (service, *_) = [Client(node.url) for node in running if node is not holder]
+        (service,) = [Client(node.url) for node in running if node is not holder]
         assert all_landed(service, job_ids)
         assert "429" not in sandbox.stats()["answers"]
         records = [record for each in job_ids for record in service.records(each).values()]
         marked = [record for record in records if record["maybe_duplicate"]]
-        assert len(sandbox.images()) <= 80 + len(marked)
+        assert len(sandbox.images()) <= 60 + len(marked)
 
 
 def test_a_refresh_token_that_one_node_was_given_serves_the_others(
@@ -264,6 +268,12 @@ def test_slices_that_would_wait_for_long_hold_nothing(
             records = service.records(job_id).values()
             assert {record["state"] for record in records} <= {"queued", "completed"}
         assert sum(len(service.status(each)["uploaded"]["completed"]) for each in jobs) == 5
+        store = service.service.store
+        assert isinstance(store, PostgresStore)
+        assert {wait.reason for wait in store.waits(jobs).values()} == {"user"}
+        wait = wait_of_nodes(store, target_name(service.service._settings))
+        assert wait is not None
+        assert (wait.reason, wait.message) == ("user", MESSAGES["user"])
         assert all(3_000 < (seconds or 0) < 3_700 for _, seconds in slices(database))
         assert sandbox.stats()["requests"]["upload"] == 5
 

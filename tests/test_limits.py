@@ -318,6 +318,7 @@ def test_a_block_says_if_it_concerns_the_client_id_or_the_address(
     reason: str,
     sentence: str,
 ) -> None:
+    sandbox.settings(unlimited=False)  # that limits are named tells the API from its edge
     with running_service(tmp_path / "temp", **wired(sandbox, blocked_wait_seconds=0.3)) as service:
         assert all_landed(service, [service.submit(urls(origin, 1, "first"))])
         asked = sandbox.stats()["requests"]["credits"]
@@ -383,9 +384,7 @@ def test_a_rejection_that_hits_every_image_for_too_long_fails_them_with_its_sent
 def test_images_that_imgur_really_rejects_delay_no_other_job_for_long(
     tmp_path: Path, origin: Origin
 ) -> None:
-    """In words that nobody knows. They end once other images have landed, though most of them
-    had not been sent before.
-    """
+    """In words that nobody knows. They end once others land, though most were not sent before."""
     numbers = itertools.count()
 
     def respond(request: Received) -> bytes:
