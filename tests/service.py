@@ -32,7 +32,6 @@ from imageload.web.server.connections import Server
 from main import ROUTES
 from sandbox.testing import RunningSandbox
 from tests.downloads import filled
-from tests.postgres import emptied_database
 from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parent.parent
@@ -166,7 +165,7 @@ class RunningService(Client):
 
     def add(self, job: Job) -> Job:
         """Add a job that nobody works on: the test applies its Changes, by `apply`."""
-        if self.service.registry is self.service.image_load:
+        if not self._settings.is_node:
             self.service.image_load.job_list_s[job.job_id] = job
         else:
             self._queueless = self._queueless or open_postgres(
@@ -244,6 +243,8 @@ def running_service(temp_dir: Path, **options: Any) -> Iterator[RunningService]:
     with contextlib.ExitStack() as ends:
         folders = [temp_dir]
         if nodes and "store" not in values:
+            from tests.postgres import emptied_database  # it imports conftest, which imports this
+
             values["store"] = ends.enter_context(emptied_database())
             tuning = replace(tuning, dead_seconds=_DEAD_SECONDS)
             folders += [temp_dir.with_name(f"{temp_dir.name}-{n}") for n in range(1, nodes)]

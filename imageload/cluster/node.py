@@ -7,12 +7,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 
-from imageload.cluster.mirror import Mirror
+from imageload.cluster.mirror import Mirror, MirrorRules
 from imageload.cluster.queue import Queue
 from imageload.cluster.worker import Tell, Worker, WorkerRules, WorkerState
 from imageload.errors import StoreUnavailable
 from imageload.job import Change, Job
-from imageload.loader import ImageLoad
+from imageload.loader import ImageLoad, Watch
 from imageload.store import Clock
 from imageload.store.postgres.store import open_postgres
 
@@ -42,10 +42,11 @@ class Node:
     def mirror(
         self,
         observers: Iterable[Callable[[Job, Change], object]],
-        watched: Callable[[], Iterable[Job]],
+        watch: Watch | None,
+        rules: MirrorRules,
     ) -> Mirror:
         """The jobs of all nodes, for the API."""
-        return Mirror(self.store, observers, watched)
+        return Mirror(self.store, observers, watch, rules)
 
     def start(self, image_load: ImageLoad, tell: Tell) -> None:
         """Begin to work on slices with `image_load`, if that is this node's role.

@@ -22,6 +22,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
+from imageload.errors import StoreUnavailable
 from imageload.service import Service
 from imageload.settings import VERSION
 from imageload.web.events import Events
@@ -73,7 +74,10 @@ class Gauges(Collector):
         yield from self._sandbox()
 
     def _jobs(self) -> Iterator[GaugeMetricFamily]:
-        totals = self.service.registry.totals()
+        try:
+            totals = self.service.registry.totals()
+        except StoreUnavailable:  # the other gauges are wanted all the more
+            return
         yield _labelled("jobs", "Jobs in memory, by status.", "status", totals.jobs)
         pending = totals.pending
         yield _labelled("images_pending", "Images that have not ended, by state.", "state", pending)
@@ -105,7 +109,7 @@ class Gauges(Collector):
 
     def _imgur(self) -> Iterator[GaugeMetricFamily]:
         target = self.service.target
-        closed = target.gate.closed
+        closed = self.service.registry.closed("uploads")
         waits = {closed.reason: max(0.0, closed.until - time.monotonic())} if closed else {}
         yield GaugeMetricFamily(
             "imageload_images_parked", "Images that wait for Imgur.", value=target.parked

@@ -91,6 +91,10 @@ MIGRATIONS = (
         until TIMESTAMPTZ NOT NULL
     );
     """,
+    """
+    ALTER TABLE lease ADD COLUMN IF NOT EXISTS note TEXT,
+        ADD COLUMN IF NOT EXISTS noted TIMESTAMPTZ;
+    """,
 )
 """From each version of the schema to the next. Existing entries never change.
 

@@ -20,10 +20,11 @@ import psycopg
 from imageload.errors import Failure, StoreError
 from imageload.job import Change, Job, Mirrored, Snapshot
 from imageload.store import Clock, Link, Posted, Totals
-from imageload.store.postgres import accepting, claims, leaving, reading, verbs
+from imageload.store.postgres import accepting, claims, leaving, overview, reading, verbs
 from imageload.store.postgres.batch import HEAD, Batch, Claim, Counts, SliceState
 from imageload.store.postgres.claims import Claimed, Order, Place, SliceCounts
 from imageload.store.postgres.connections import UNAVAILABLE, Connection, Connections
+from imageload.store.postgres.overview import Workers
 from imageload.store.postgres.schema import migrate
 from imageload.store.postgres.verbs import Done
 from imageload.store.writer import Writer
@@ -369,6 +370,14 @@ class PostgresStore:
         ids = [job.job_id for job in jobs]
         found = self._connections.run(lambda connection: reading.read_versions(connection, ids))
         return {job: found.get(job.job_id) for job in jobs}
+
+    def active(self, known: Sequence[str], newest: str) -> list[Snapshot]:
+        """Jobs that are open, or among `known`, or newer than `newest`; all if that is empty."""
+        return self._connections.run(lambda c: overview.read_active(c, known, newest))
+
+    def workers(self, dead_seconds: float) -> Workers:
+        """The workers of all nodes; raises StoreUnavailable."""
+        return self._connections.run(lambda c: overview.read_workers(c, dead_seconds))
 
     def totals(self) -> Totals:
         """How many jobs and images there are that have not ended, and jobs that have."""
