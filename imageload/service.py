@@ -24,7 +24,7 @@ from imageload.fetch.hosts import HostRules, Hosts
 from imageload.fetch.tempfiles import TempBytes, TempFiles
 from imageload.job import Change, Job
 from imageload.jobs import WindowRules
-from imageload.loader import Capacity, ImageLoad, Registry
+from imageload.loader import Capacity, ImageLoad, Registry, Watch
 from imageload.observers.metrics import Metrics, Phase
 from imageload.observers.webhooks import WebhookRules, Webhooks
 from imageload.pipeline import Observer, Pipeline
@@ -62,12 +62,12 @@ class Service:
         observers: Iterable[Observer] = (),
         on_break: Callable[[], object] | None = None,
         sandbox: SandboxProcess | None = None,
-        watched: Callable[[], Iterable[Job]] = tuple,
+        watch: Watch | None = None,
     ) -> None:
         """`observers` are called with every Change, on the transfer loop, once it is recorded.
 
         `on_break` is called, on another thread, when a bug ends a thread that the service needs.
-        `sandbox` is the one that `settings` lead to, if this service started it. `watched` gives
+        `sandbox` is the one that `settings` lead to, if this service started it. `watch` knows
         the jobs that have listeners, which a node follows.
         """
         tuning = tuning or Tuning()
@@ -128,7 +128,14 @@ class Service:
         )
         self.registry: Registry = self.image_load
         if self.node is not None:
-            self.registry = self.node.mirror(observers, watched)
+            from imageload.cluster.mirror import MirrorRules
+
+            rules = MirrorRules(
+                most_bytes=settings.jobs_bytes,
+                dead_seconds=settings.dead_seconds,
+                own_closed=self.image_load.closed,
+            )
+            self.registry = self.node.mirror(observers, watch, rules)
 
     def start(self) -> None:
         """Start the transfer loop, ask for Imgur's limits, and go on with the jobs of before."""

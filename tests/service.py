@@ -165,7 +165,7 @@ class RunningService(Client):
 
     def add(self, job: Job) -> Job:
         """Add a job that nobody works on: the test applies its Changes, by `apply`."""
-        if self.service.registry is self.service.image_load:
+        if not self._settings.is_node:
             self.service.image_load.job_list_s[job.job_id] = job
         else:
             self._queueless = self._queueless or open_postgres(

@@ -39,6 +39,8 @@ class Connections:
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
         self._is_closed = False
+        self._opening = 0
+        self._last_error: psycopg.Error | None = None
 
     def open(self) -> Connection:
         """A new connection in autocommit mode; raises psycopg.OperationalError."""
@@ -95,10 +97,21 @@ class Connections:
         with self._lock:
             if self._idle:
                 return self._idle.pop(), True
+            if self._last_error is not None and self._opening:
+                # One thread at a time finds out whether it is back: a host that does not answer
+                # would hold up every request.
+                raise unavailable(self._last_error)
+            self._opening += 1
+        failed: psycopg.Error | None = None
         try:
             return self.open(), False
         except psycopg.Error as error:
+            failed = error
             raise unavailable(error) from error
+        finally:
+            with self._lock:
+                self._opening -= 1
+                self._last_error = failed
 
     def _give_back(self, connection: Connection) -> None:
         with self._lock:

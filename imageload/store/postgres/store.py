@@ -35,10 +35,11 @@ from imageload.job import (
     texts_key,
 )
 from imageload.store import Clock, Elsewhere, Link, Posted, Totals
-from imageload.store.postgres import accepting, claims, leaving, reading, verbs
+from imageload.store.postgres import accepting, claims, leaving, overview, reading, verbs
 from imageload.store.postgres.batch import HEAD, Batch, Claim, Content, Counts, SliceState
 from imageload.store.postgres.claims import Claimed, Order, Place, SliceCounts, Wait
 from imageload.store.postgres.connections import UNAVAILABLE, Connection, Connections
+from imageload.store.postgres.overview import Workers
 from imageload.store.postgres.schema import migrate
 from imageload.store.postgres.verbs import Done
 from imageload.store.writer import Writer
@@ -440,6 +441,14 @@ class PostgresStore:
         ids = [job.job_id for job in jobs]
         found = self._connections.run(lambda connection: reading.read_versions(connection, ids))
         return {job: found.get(job.job_id) for job in jobs}
+
+    def active(self, known: Sequence[str], newest: str) -> list[Snapshot]:
+        """Jobs that are open, or among `known`, or newer than `newest`; all if that is empty."""
+        return self._connections.run(lambda c: overview.read_active(c, known, newest))
+
+    def workers(self, dead_seconds: float) -> Workers:
+        """The workers of all nodes; raises StoreUnavailable."""
+        return self._connections.run(lambda c: overview.read_workers(c, dead_seconds))
 
     def totals(self) -> Totals:
         """How many jobs and images there are that have not ended, and jobs that have."""
