@@ -164,12 +164,12 @@ class Worker:
         parking, told = self._parking, None
         while True:
             await asyncio.sleep(_PARK_SECONDS)
-            for place, at_work in dict(self._at_work).items():
-                wait = parking.wait_of(at_work.job, place[1])
-                if wait is not None and at_work.wait is None:
-                    at_work.wait = wait
-                    self._load.submit(self._load.at_work.let_go(at_work.job))
             try:
+                for place, at_work in dict(self._at_work).items():
+                    wait = parking.wait_of(at_work.job, place[1])
+                    if wait is not None and at_work.wait is None:
+                        at_work.wait = wait
+                        self._load.submit(self._load.at_work.let_go(at_work.job))
                 told = await self._update_waits(told)
                 wanted = parking.wanted(self._images_at_work())
                 if wanted is not None and len(self._at_work) < self._rules.at_once:
