@@ -229,17 +229,19 @@ class Batch:
         ]
         if not rows:
             return {}
-        connection.execute(_WRITE_CONTENTS, [*map(list, zip(*rows, strict=True))])
-        if not self.asks:
-            return {}
-        found = connection.execute(_READ_CONTENTS, (list(self.asks),)).fetchall()
-        known: dict[bytes, Elsewhere] = {}
-        for key, number, first, epoch, link, deletehash in found:
-            (place, claim, _) = self.asks[bytes(key)]
-            if link is not None:
-                known[bytes(key)] = Elsewhere(Landed(link, deletehash))
-            elif (number, first) != place or epoch != claim.slices[first].epoch:
-                known[bytes(key)] = Elsewhere(None)
+        columns = [*map(list, zip(*rows, strict=True))]
+        ours = {bytes(key) for (key,) in connection.execute(_WRITE_CONTENTS, columns).fetchall()}
+        known = {
+            key: Elsewhere(landed)
+            for key in self.asks
+            if key in ours and (landed := self.contents[key].landed) is not None
+        }
+        others = [key for key in self.asks if key not in ours]
+        if others:
+            found = connection.execute(_READ_CONTENTS, (others,)).fetchall()
+            for key, link, deletehash in found:
+                landed = None if link is None else Landed(link, deletehash)
+                known[bytes(key)] = Elsewhere(landed)
         return known
 
     def _write_images(self, connection: Connection, alive: set[Place]) -> None:
@@ -287,7 +289,6 @@ _WRITE_CONTENTS = """
     WHERE held.link IS NULL AND (excluded.link IS NOT NULL
         OR (held.job, held.first) = (excluded.job, excluded.first)
         OR NOT EXISTS (SELECT FROM slice WHERE slice.job = held.job AND slice.first = held.first
-            AND slice.epoch = held.epoch AND slice.worker IS NOT NULL AND slice.until >= now()))"""
-_READ_CONTENTS = (
-    "SELECT key, job, first, epoch, link, deletehash FROM content WHERE key = ANY(%s::bytea[])"
-)
+            AND slice.epoch = held.epoch AND slice.worker IS NOT NULL AND slice.until >= now()))
+    RETURNING key"""
+_READ_CONTENTS = "SELECT key, link, deletehash FROM content WHERE key = ANY(%s::bytea[])"
