@@ -5,6 +5,7 @@ A `Job` is the one mutable value. A Change is one fact about it, and `Job.apply`
     queued ──Downloaded──► downloaded ──Uploaded──► completed ──Purged──┐
        └────────Failed────────┴────────► failed ◄──────────────────────┘
                                            └──Requeued──► queued
+                 downloaded ──Returned──► queued
 
 Every URL is in exactly one state at every moment. One thread at a time applies Changes to a job;
 any thread may take a snapshot. This module does no I/O and does not know its observers.
@@ -221,6 +222,15 @@ class Requeued(_ImageChange, frozen=True):
         return _queued_again(image, version)
 
 
+class Returned(_ImageChange, frozen=True):
+    """The image's temp file was given up before its upload: it is to be downloaded again."""
+
+    follows, leads_to = ("downloaded",), "queued"
+
+    def changed(self, image: Image, version: int) -> Image:
+        return _queued_again(image, version)
+
+
 class Purged(_ImageChange, frozen=True):
     """The image, which was completed, was deleted from Imgur or is no longer ours there.
 
@@ -312,7 +322,7 @@ JobChange = (
 )
 ImageChange = (
     Downloaded | Uploading | NotSent | ResponseLost | Uploaded
-    | Failed | Requeued | Purged | PurgeFailed
+    | Failed | Requeued | Returned | Purged | PurgeFailed
 )  # fmt: skip
 Change = JobChange | ImageChange
 
@@ -404,6 +414,9 @@ class Job:
         self._started = False
         self._purging = False
         self._version = 0
+        self.waiting_since: float | None = None
+        """Since when its images have waited out an outage of the target, on `time.monotonic`, if
+        that began before the job came here."""
 
     @classmethod
     def restored(

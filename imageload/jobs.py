@@ -29,6 +29,7 @@ from imageload.job import (
     PurgeBegun,
     PurgeEnded,
     Requeued,
+    Returned,
     Snapshot,
     Started,
 )
@@ -77,6 +78,7 @@ class Jobs:
         self._locks: weakref.WeakKeyDictionary[Job, asyncio.Lock] = weakref.WeakKeyDictionary()
         self._is_stopping = False
         self._left: weakref.WeakSet[Job] = weakref.WeakSet()
+        self._let_go: weakref.WeakSet[Job] = weakref.WeakSet()
         pipeline.target.gate.watch(self._fill_windows)
 
     async def work(self, job: Job) -> None:
@@ -107,6 +109,8 @@ class Jobs:
             self._pipeline.dedupe.end(job.job_id)
             if self._is_stopping:
                 self._settle_at_stop(job)
+            elif job in self._let_go:
+                self._return_images(job)
 
     @property
     def stalled(self) -> int:
@@ -211,6 +215,21 @@ class Jobs:
             window.end(None)
         if call is not None:
             call.cancel()
+
+    async def let_go(self, job: Job) -> None:
+        """Leave `job` for later; uploads that are being sent may land, other images are queued."""
+        self._let_go.add(job)
+        self._left.add(job)
+        window, call = self._windows.get(job.job_id), self._calls.get(job.job_id)
+        if window is not None:
+            window.end(None, but_sending=True)
+        if call is not None:
+            call.cancel()
+
+    def _return_images(self, job: Job) -> None:
+        for index in _open_images(job):
+            if job.image(index).state == "downloaded":
+                self._pipeline.apply(job, Returned(index))
 
     def _is_left(self, job: Job) -> bool:
         return self._is_stopping or job in self._left

@@ -200,7 +200,7 @@ class Pipeline:
         If another node has its bytes, wait for that upload and take its link.
         """
         job, image = window.job, window.job.image(index)
-        since = time.monotonic()
+        since = time.monotonic() if job.waiting_since is None else job.waiting_since
 
         async def announce() -> None:
             if not job.image(index).uploading:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import os
+import socket
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +41,7 @@ from imageload.transport.slots import Pool, Slots
 from imgurapi import ImgurAPI
 
 if TYPE_CHECKING:
+    from imageload.cluster.lease import LeaseRules
     from imageload.cluster.node import Node
 
 _CALLBACK_WAITS = (2, 20, 120)  # times `retry_seconds`
@@ -70,8 +71,7 @@ class Service:
         the jobs that have listeners, which a node follows.
         """
         tuning = tuning or Tuning()
-        self._settings, self.sandbox = settings, sandbox
-        self._kept = settings.keep_jobs, tuning.keep_hours
+        self._settings, self._tuning, self.sandbox = settings, tuning, sandbox
         self.metrics = Metrics()
         self.transfers = TransferLoop(on_break)
         # Before the journal is opened, as they raise ValueError if an option is wrong.
@@ -80,7 +80,7 @@ class Service:
         self.node = None
         was_closed = True
         if settings.is_node:
-            self.node = _node(settings, tuning, self.metrics, on_break)
+            self.node = _node(settings, self.metrics, on_break)
             self.store: Store = self.node.store
             self._restored_jobs: list[Job] = []
         else:
@@ -90,8 +90,10 @@ class Service:
         # Copies that are being converted come on top: --imgur-max-bytes for each of two workers.
         self.temp_bytes = TempBytes(settings.temp_bytes, settings.max_bytes)
         self.target = _imgur(settings, tuning, imgur, self.store, self.metrics)
-        is_known = saved.restore_budgets(self.store, self.target.quotas, _whose(settings))
-        self._knows_budgets = is_known and was_closed
+        self._knows_budgets = True  # on a node, they come with the leases
+        if self.node is None:
+            is_known = saved.restore_budgets(self.store, self.target.quotas, _whose(settings))
+            self._knows_budgets = is_known and was_closed
         self._downloads = Slots(
             settings.downloads,
             clock=self.metrics.clock("download"),
@@ -137,7 +139,9 @@ class Service:
         self.image_load.restore(jobs)
         self.transfers.loop.call_soon_threadsafe(self._webhooks.restore, jobs)
         if self.node is not None:
-            self.node.start(self.image_load, self._webhooks.tell)
+            rules, seconds = _lease_rules(self._settings, self._tuning), self._tuning.park_seconds
+            tell, target, transfers = self._webhooks.tell, self.target, self.transfers
+            self.node.start(self.image_load, tell, target, transfers, rules, seconds)
 
     def pools(self) -> dict[Phase, Pool]:
         """How full each phase of the pipeline is."""
@@ -151,7 +155,7 @@ class Service:
         """To be called now and then, from another thread; blocks."""
         self._save_budgets()
         if self.node is not None:
-            self.node.retire(*self._kept)
+            self.node.retire(self._settings.keep_jobs, self._tuning.keep_hours)
         self.transfers.run(self._retire_and_tidy())
 
     async def _retire_and_tidy(self) -> None:
@@ -185,15 +189,14 @@ class Service:
             transport.close()
 
     def _save_budgets(self) -> None:
-        saved.save_budgets(self.store, self.target.quotas, _whose(self._settings))
+        if self.node is None:
+            saved.save_budgets(self.store, self.target.quotas, _whose(self._settings))
 
     def _apply(self, job: Job, change: Change) -> None:
         self._pipeline.apply(job, change)
 
 
-def _node(
-    settings: Settings, tuning: Tuning, metrics: Metrics, on_break: Callable[[], object] | None
-) -> Node:
+def _node(settings: Settings, metrics: Metrics, on_break: Callable[[], object] | None) -> Node:
     """Raises StoreError, also if the extra `cluster` is not installed."""
     try:
         from imageload.cluster.node import Node
@@ -201,11 +204,11 @@ def _node(
     except ModuleNotFoundError as error:
         raise StoreError(
             f"--store=postgresql://... needs the module {error.name}: install the extra "
-            "`cluster` (pip install 'imageload[cluster]', or -r requirements-cluster.txt)."
+            "`cluster` (in a checkout: pip install '.[cluster]')."
         ) from None
     rules = None
     if settings.role != "api":
-        rules = WorkerRules(at_once=settings.max_active_jobs, dead_seconds=tuning.dead_seconds)
+        rules = WorkerRules(at_once=settings.max_active_jobs, dead_seconds=settings.dead_seconds)
     return Node(settings.store, rules, metrics.commit_clock, on_break)
 
 
@@ -236,14 +239,15 @@ def _transports(
 def _imgur(
     settings: Settings, tuning: Tuning, transport: Transport, store: Store, metrics: Metrics
 ) -> Imgur:
-    """Imgur with a client for each client id; an account has only the first."""
-    ids = settings.clients if settings.imgur_anonymous else settings.clients[:1]
+    """Imgur with a client for each client id."""
+    ids = _clients(settings)
     terms = Terms(
         hour=tuning.quota_hour_seconds,
         day=tuning.quota_day_seconds,
         unhinted_wait=tuning.quota_wait_seconds,
         blocked_wait=tuning.blocked_wait_seconds,
         outage_seconds=settings.outage_seconds,
+        lease_seconds=tuning.lease_seconds,
     )
     quotas = Quotas(len(ids), terms, on_end=metrics.imgur_request_ended)
     given = settings.imgur_refresh_token
@@ -253,14 +257,14 @@ def _imgur(
         client = ImgurAPI(
             client_id,
             settings.imgur_client_secret,
-            saved.current_token(store, given) or None,
+            given or None,
             transport=transport,
             base_url=settings.imgur_base_url or None,
             rapidapi_key=settings.imgur_rapidapi_key or None,
             link_base=settings.imgur_link_base,
             seconds=settings.upload_seconds,
             quota=quota,
-            on_refresh_token=functools.partial(saved.save_token, store, given),
+            tokens=saved.RefreshTokens(store, given),
         )
         clients.append(client)
     return Imgur(
@@ -279,10 +283,30 @@ def _whose(settings: Settings) -> str:
 
     The sandbox with Imgur's limits and the one without them are two.
     """
+    return json.dumps([_target(settings), [client_id for client_id, _, _ in settings.clients]])
+
+
+def _target(settings: Settings) -> str:
+    """Names the Imgur and the account."""
     account = "" if settings.imgur_anonymous else settings.imgur_refresh_token
-    ids = [client_id for client_id, _, _ in settings.clients]
     is_limited = settings.imgur_client_id == SANDBOX_CLIENT_ID and settings.sandbox_limits
-    return json.dumps([settings.imgur_base_url, account, ids, is_limited])
+    return json.dumps([settings.imgur_base_url, account, is_limited])
+
+
+def _clients(settings: Settings) -> list[tuple[str, int | None, int | None]]:
+    """The client ids that are used; an account has only the first."""
+    return settings.clients if settings.imgur_anonymous else settings.clients[:1]
+
+
+def _lease_rules(settings: Settings, tuning: Tuning) -> LeaseRules:
+    from imageload.cluster.lease import LeaseRules
+
+    return LeaseRules(
+        target=_target(settings),
+        clients=[client_id for client_id, _, _ in _clients(settings)],
+        egress=settings.egress or socket.gethostname(),
+        seconds=tuning.lease_seconds,
+    )
 
 
 def _converters(

@@ -203,8 +203,20 @@ class Settings:
         was="journal",
     )
 
+    egress: str = _store(
+        "",
+        "text",
+        "With PostgreSQL: names the address from which this node uploads; nodes of one address "
+        "share a name; empty: the host's name",
+    )
     role: str = _store(
         "node", "node, api or worker", "With PostgreSQL: serves the API, works on images, or both"
+    )
+    dead_seconds: float = _store(
+        60.0,
+        "seconds",
+        "With PostgreSQL: takes the images of a worker over that was not heard of for this time; "
+        "the same on all nodes",
     )
 
     def __post_init__(self) -> None:
@@ -278,8 +290,10 @@ class Tuning:
     which takes up to 250 MB more for each."""
     max_waiting_jobs: int = 10_000
     """Jobs that wait for a thread; above it a POST is answered 429."""
-    dead_seconds: float = 60.0
-    """A node that was not heard of for so long is dead: others take its work over."""
+    lease_seconds: float = 30.0
+    """How long a client id belongs to a node that does not renew it."""
+    park_seconds: float = 30.0
+    """A node lets slices go that would wait longer for Imgur."""
     keep_hours: float = 168.0
     """How long after its creation a finished job stays in memory."""
     job_window: int | None = None

@@ -1,8 +1,4 @@
-"""A PostgreSQL for tests and trials: of DATABASE_URL, or a server of its own in a folder.
-
-The server is Debian's (`apt-get install postgresql`). It does not run as root, and listens on
-127.0.0.1 only. It ends with `stop`, or when the process that started it ends well.
-"""
+"""Databases for tests: on the server of DATABASE_URL, or on one of the test process's own."""
 
 from __future__ import annotations
 
@@ -10,10 +6,7 @@ import atexit
 import contextlib
 import functools
 import os
-import pwd
 import shutil
-import socket
-import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -22,115 +15,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.components import missing
 from tests.disks import small_disk
-from tests.waiting import PATIENCE
-
-_OPTIONS = {
-    "listen_addresses": "127.0.0.1",
-    "max_connections": "200",
-    "shared_buffers": "64MB",
-    "autovacuum_naptime": "5s",
-}
-
-
-def programs() -> Path | None:
-    """The folder with `postgres` and `initdb`; None if PostgreSQL is not installed."""
-    named = shutil.which("postgres")
-    found = [Path(named)] if named else sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
-    return found[-1].resolve().parent if found else None
-
-
-class PostgresServer:
-    """A server whose files are in `folder`; `url` is that of its database `postgres`."""
-
-    def __init__(self, folder: Path, programs: Path, port: int | None = None) -> None:
-        self.port = port or _free_port()
-        self._folder, self._programs = folder, programs
-        self._user = "postgres" if os.geteuid() == 0 else None
-        self._process: subprocess.Popen[bytes] | None = None
-        if self._user is not None:
-            _hand_over(folder, self._user)
-        self._run("initdb", "-A", "trust", "-U", "imageload", "-D", str(self.data), "--no-sync")
-
-    @property
-    def data(self) -> Path:
-        """The folder of the databases."""
-        return self._folder / "data"
-
-    @property
-    def url(self) -> str:
-        """The URL of the database `postgres`, as user `imageload`."""
-        return f"postgresql://imageload@127.0.0.1:{self.port}/postgres"
-
-    @property
-    def pid(self) -> int:
-        """The number of the server's first process."""
-        assert self._process is not None
-        return self._process.pid
-
-    def start(self) -> None:
-        """Start it, and wait until it takes connections."""
-        options = [f"-c{name}={value}" for name, value in _OPTIONS.items()]
-        folder = f"-cunix_socket_directories={self._folder}"
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    str(self._programs / "postgres"),
-                    f"-D{self.data}",
-                    f"-p{self.port}",
-                    folder,
-                    *options,
-                ],
-                user=self._user,
-                cwd="/",
-                stdout=log,
-                stderr=log,
-            )
-        self._run("pg_isready", "-h", "127.0.0.1", "-p", str(self.port), retry=True)
-
-    def stop(self, mode: str = "immediate") -> None:
-        """Stop it: `fast`, or `immediate`, as if it had crashed."""
-        if self._process is not None:
-            with contextlib.suppress(subprocess.CalledProcessError):
-                self._run("pg_ctl", "stop", "-w", "-D", str(self.data), "-m", mode)
-            self._process.wait(PATIENCE)
-            self._process = None
-
-    def _run(self, program: str, *arguments: str, retry: bool = False) -> None:
-        command = [str(self._programs / program), *arguments]
-        while True:
-            done = subprocess.run(
-                command, user=self._user, cwd="/", capture_output=True, timeout=PATIENCE
-            )
-            if not retry or not done.returncode:
-                break
-            assert self._process is not None
-            assert self._process.poll() is None, "PostgreSQL has ended"
-        done.check_returncode()
-
-
-def _hand_over(folder: Path, user: str) -> None:
-    account = pwd.getpwnam(user)
-    os.chown(folder, account.pw_uid, account.pw_gid)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextlib.contextmanager
-def running_postgres(programs: Path, port: int | None = None) -> Iterator[PostgresServer]:
-    """A server in a temporary folder."""
-    folder = Path(tempfile.mkdtemp(prefix="imageload-postgres-"))
-    server = PostgresServer(folder, programs, port)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+from tests.postgres_server import programs, running_postgres, server_user
 
 
 @functools.cache
@@ -140,19 +27,42 @@ def _server_url() -> str:
     if given:
         return given
     found = programs()
-    assert found is not None, "PostgreSQL is not installed"
+    if found is None:
+        missing("PostgreSQL", "postgresql, or set DATABASE_URL")
     running = contextlib.ExitStack()
     atexit.register(running.close)
     return running.enter_context(running_postgres(found)).url
 
 
 def fresh_database(options: str = "") -> str:
-    """The URL of a new, empty database. PostgreSQL must be there: DATABASE_URL or `programs`."""
+    """The URL of a new, empty database, on DATABASE_URL or a server of this process's own."""
     name = f"imageload_{uuid.uuid4().hex}"
     with psycopg.connect(_server_url(), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} {options}".encode())
     base, _, _ = _server_url().partition("?")
     return f"{base.rpartition('/')[0]}/{name}"
+
+
+_lent: list[str] = []
+
+
+@contextlib.contextmanager
+def emptied_database() -> Iterator[str]:
+    """The URL of a database without rows, for one caller at a time.
+
+    It is used again, and then has its tables already: 10 ms instead of 300.
+    """
+    url = _lent.pop() if _lent else fresh_database()
+    with psycopg.connect(url, autocommit=True) as connection, connection.transaction():
+        for (table,) in connection.execute(_TABLES).fetchall():
+            connection.execute(f"DELETE FROM {table}".encode())
+    yield url
+    _lent.append(url)
+
+
+_TABLES = b"""
+    SELECT tablename FROM pg_tables
+    WHERE schemaname = 'public' AND tablename <> 'imageload_schema'"""
 
 
 @contextlib.contextmanager
@@ -171,7 +81,9 @@ def database_on_a_small_disk(kilobytes: int) -> Iterator[tuple[str, Path]]:
             space = disk / "space"
             space.mkdir()
             disk.chmod(0o755)
-            _hand_over(space, "postgres")
+            user = server_user()
+            if user is not None:
+                shutil.chown(space, user)
             with psycopg.connect(_server_url(), autocommit=True) as connection:
                 connection.execute(f"CREATE TABLESPACE {name} LOCATION '{space}'".encode())
                 url = fresh_database(f"TABLESPACE {name}")

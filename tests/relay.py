@@ -23,7 +23,12 @@ class Relay:
         self.answered = 0
         self.watch: Callable[[bytes, bool], object] | None = None
         self.bring_back()
-        self.url = f"http://127.0.0.1:{self._port}"
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return self._port
 
     def bring_back(self) -> None:
         """Listen, on the port as before."""

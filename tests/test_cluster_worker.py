@@ -19,6 +19,7 @@ from imageload.errors import ImageError
 from imageload.job import Downloaded, Failed, Image, Item, Job, Landed, NotSent, Uploaded, Uploading
 from imageload.store import Elsewhere
 from imageload.store.postgres.claims import Claimed
+from imageload.store.postgres.schema import MIGRATIONS
 from imageload.store.postgres.store import PostgresStore
 from sandbox.testing import RunningSandbox
 from tests.contract import running_contract
@@ -599,3 +600,50 @@ def test_two_nodes_upload_the_same_bytes_once(
         third = first.submit([origin.page("/three", answer(PNG))])
         assert first.finish(third)["uploaded"]["completed"] == links[0]
         assert len(sandbox.images()) == 1
+
+
+# Metrics, and nodes of two versions
+
+
+def test_metrics_say_what_a_worker_does(
+    url: str, database: Database, tmp_path: Path, sandbox: RunningSandbox, origin: Origin
+) -> None:
+    held = Held()
+
+    def metrics() -> dict[str, float]:
+        lines = node.get("/metrics").text.splitlines()
+        pairs = (line.split(" ") for line in lines if line.startswith("imageload_"))
+        return {name: float(value) for name, value in pairs if "{" not in name}
+
+    with worker(tmp_path / "a", url, sandbox, max_active_jobs=1) as node:
+        node.submit(held.pages(origin, 1))
+        held.wait(1)
+        node.submit(distinct(origin, 1))
+        found = metrics()
+        assert found["imageload_slices_claimed"] == 1
+        assert found["imageload_slices_waiting"] == 1
+        assert found["imageload_slices_stuck"] == 0
+        assert 0 <= found["imageload_beat_age_seconds"] < PATIENCE
+        taken_over(database)
+        database.rows("UPDATE slice SET taken_over = 4")
+        wait_until(lambda: metrics()["imageload_slices_lost_total"] == 1)
+        assert metrics()["imageload_slices_stuck"] == 2
+        held.go.set()
+
+
+def test_a_node_works_beside_one_with_newer_tables(
+    url: str, database: Database, tmp_path: Path, sandbox: RunningSandbox, origin: Origin
+) -> None:
+    with worker(tmp_path / "a", url, sandbox) as old:
+        for table in ("job", "slice", "image", "content", "posted", "setting"):
+            database.rows(f"ALTER TABLE {table} ADD COLUMN newer INTEGER")
+        database.rows("UPDATE imageload_schema SET version = version + 1")
+        job_id = old.submit(distinct(origin, 3))
+        assert len(old.finish(job_id)["uploaded"]["completed"]) == 3
+        with worker(tmp_path / "b", url, sandbox) as restarted:
+            assert len(restarted.status(job_id)["uploaded"]["completed"]) == 3
+            assert (
+                len(old.finish(restarted.submit(distinct(origin, 2)))["uploaded"]["completed"]) == 2
+            )
+    newer = len(MIGRATIONS) + 1
+    assert database.one("SELECT version FROM imageload_schema") == newer, "it is not set back"

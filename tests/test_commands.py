@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.testing import RunningSandbox
-from tests.conftest import real_component
+from tests.components import real_component
 from tests.origin import Origin
 
 ROOT = Path(__file__).parent.parent

@@ -29,6 +29,7 @@ from imageload.job import (
     Downloaded,
     Failed,
     Job,
+    Mirrored,
     Purged,
     PurgeFailed,
     Report,
@@ -74,15 +75,12 @@ def subscribe(service: RunningService, job_id: str, last_id: str | None = None) 
 
 def registered(service: RunningService, job: Job) -> Job:
     """`job` among the service's, without a thread: the test applies its Changes."""
-    service.service.image_load.job_list_s[job.job_id] = job
-    return job
+    return service.add(job)
 
 
 def apply(service: RunningService, job: Job, *changes: Change) -> None:
     """Apply Changes to the job and publish them."""
-    for change in changes:
-        job.apply(change)
-        service.app.events(job, change)
+    service.apply(job, *changes)
 
 
 def job_of(images: int, **keywords: Any) -> Job:
@@ -666,6 +664,28 @@ def test_a_stream_resumes_after_a_restart_without_loss() -> None:
         assert position == third.version
         fourth = restart(third)
         assert hub().of_job(fourth).is_end(end_id)
+
+    asyncio.run(hear())
+
+
+def test_a_client_that_is_cut_off_amid_events_of_one_version_is_sent_them_again() -> None:
+    """Changes of other nodes arrive together, with one version."""
+
+    async def hear() -> None:
+        events, job = hub(), job_of(5)
+        topic = events.of_job(job)
+        for indexes, version in (([1], 3), ([0, 3, 4], 9), ([2], 11)):
+            ended = job_of(5)
+            for index in indexes:
+                ended.apply(Failed(index, FAILURE))
+            images = {index: ended.image(index) for index in indexes}
+            change = Mirrored(images, True, False, None, None, version)
+            job.apply(change)
+            events(job, change)
+            await notified(events, topic)
+        sent = topic.next(0, is_notified=False)[0].split(b"\n\n")
+        ids = [event.partition(b"\nid: ")[2].partition(b"\n")[0] for event in sent]
+        assert ids == [b"3", b"", b"", b"9", b"11", b"11-end", b""]
 
     asyncio.run(hear())
 

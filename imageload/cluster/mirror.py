@@ -15,6 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from imageload.errors import ImageError, ImageLoadError, Refused
 from imageload.job import Change, Job, Snapshot
@@ -51,7 +52,8 @@ class Mirror:
         self._watched = watched
         self._kept: OrderedDict[str, Job] = OrderedDict()
         self.job_list_s: dict[str, Job] = self._kept
-        self._locks: dict[str, asyncio.Lock] = {}
+        # A lock is kept as long as somebody has it or waits for it.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.is_closing = False
         self.has_links = False
 
@@ -72,20 +74,16 @@ class Mirror:
     async def find(self, job_id: str) -> Job | None:
         """The job as it is now, or None."""
         lock = self._locks.setdefault(job_id, asyncio.Lock())
-        try:
-            async with lock:
-                job = self._kept.get(job_id)
-                if job is None:
-                    job = await asyncio.to_thread(self._store.load, job_id)
-                    if job is not None:
-                        self._keep(job)
-                else:
-                    self._kept.move_to_end(job_id)
-                    await self._refresh(job)
-                return job
-        finally:
-            if not lock.locked():
-                self._locks.pop(job_id, None)
+        async with lock:
+            job = self._kept.get(job_id)
+            if job is None:
+                job = await asyncio.to_thread(self._store.load, job_id)
+                if job is not None:
+                    self._keep(job)
+            else:
+                self._kept.move_to_end(job_id)
+                await self._refresh(job)
+            return job
 
     async def newest(self, after: str | None, limit: int) -> list[Snapshot]:
         """Summaries of jobs, newest first, older than the job `after`; raises LookupError."""
@@ -151,7 +149,8 @@ class Mirror:
         """Wait a little for the nodes that have slices of the job to follow."""
         until = time.monotonic() + _OBEY_SECONDS
         while True:
-            async with self._locks.setdefault(job.job_id, asyncio.Lock()):
+            lock = self._locks.setdefault(job.job_id, asyncio.Lock())
+            async with lock:
                 await self._refresh(job)
             if is_so() or time.monotonic() > until:
                 return

@@ -7,7 +7,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 
+from imageload.cluster.lease import LeaseRules, Leases
 from imageload.cluster.mirror import Mirror
+from imageload.cluster.parking import Parking
 from imageload.cluster.queue import Queue
 from imageload.cluster.worker import Tell, Worker, WorkerRules, WorkerState
 from imageload.errors import StoreUnavailable
@@ -15,6 +17,8 @@ from imageload.job import Change, Job
 from imageload.loader import ImageLoad
 from imageload.store import Clock
 from imageload.store.postgres.store import open_postgres
+from imageload.targets.imgur.uploader import Imgur
+from imageload.transport.curl import TransferLoop
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +42,7 @@ class Node:
         self._rules, self._on_break = rules, on_break
         self.store = open_postgres(url, clock, on_break, self._queue)
         self._worker: Worker | None = None
+        self._leases: Leases | None = None
 
     def mirror(
         self,
@@ -47,15 +52,27 @@ class Node:
         """The jobs of all nodes, for the API."""
         return Mirror(self.store, observers, watched)
 
-    def start(self, image_load: ImageLoad, tell: Tell) -> None:
+    def start(
+        self,
+        image_load: ImageLoad,
+        tell: Tell,
+        target: Imgur,
+        transfers: TransferLoop,
+        leases: LeaseRules,
+        park_seconds: float,
+    ) -> None:
         """Begin to work on slices with `image_load`, if that is this node's role.
 
         `tell`, for the transfer loop, notifies the callback of a job that has ended.
         """
-        if self._rules is not None:
-            store, queue = self.store, self._queue
-            self._worker = Worker(store, queue, image_load, tell, self._rules, self._on_break)
-            self._worker.start()
+        if self._rules is None:
+            return
+        self._leases = Leases(self.store, self._rules.name, leases, target, transfers)
+        parking = Parking(target, park_seconds, self._leases)
+        store, queue = self.store, self._queue
+        self._worker = Worker(store, queue, image_load, tell, self._rules, parking, self._on_break)
+        self._leases.start()
+        self._worker.start()
 
     @property
     def worker(self) -> WorkerState | None:
@@ -76,7 +93,12 @@ class Node:
         """Take no more slices."""
         if self._worker is not None:
             self._worker.stop()
+        if self._leases is not None:
+            self._leases.stop()
 
     def close(self, seconds: float) -> bool:
-        """Give back the slices that are left; True if no thread of the worker is."""
-        return self._worker is None or self._worker.close(seconds)
+        """Give back the slices and leases that are left; True if no thread of the worker is."""
+        if self._worker is None or self._leases is None:
+            return True
+        ended = self._leases.close(seconds)
+        return self._worker.close(seconds) and ended

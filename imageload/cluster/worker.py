@@ -19,15 +19,16 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
+from imageload.cluster.parking import Parking
 from imageload.cluster.queue import Queue
 from imageload.errors import ImageError, ImageLoadError
 from imageload.job import Job
 from imageload.loader import ImageLoad
 from imageload.store.postgres.batch import HEAD
-from imageload.store.postgres.claims import MOST_TAKEN_OVER, Claimed, Order, Place
+from imageload.store.postgres.claims import MOST_TAKEN_OVER, Claimed, Order, Place, Wait
 from imageload.store.postgres.store import PostgresStore
 
 _log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ T = TypeVar("T")
 
 _ORDERS_SECONDS = 0.25
 _SWEEP_SECONDS = 2.0
+_PARK_SECONDS = 0.25
 _POISON = ImageError(
     "poison",
     f"The service died more than {MOST_TAKEN_OVER} times in a row while it was at work on this.",
@@ -46,10 +48,16 @@ Tell = Callable[[Job], Coroutine[Any, Any, None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerRules:
-    """`at_once`: slices at work. A node that was not heard of for `dead_seconds` is dead."""
+    """`at_once`: slices at work. A node that was not heard of for `dead_seconds` is dead.
+
+    The `name` of a worker is never used again, also not by the next process of its host.
+    """
 
     at_once: int = 64
     dead_seconds: float = 60.0
+    name: str = field(
+        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    )
 
 
 class WorkerState(NamedTuple):
@@ -70,6 +78,8 @@ class _Slice:
     is_suspect: bool
     is_left: bool = False
     is_following: bool = False
+    wait: Wait | None = None
+    """What it is let go for."""
 
     @property
     def names(self) -> tuple[str, int]:
@@ -87,6 +97,7 @@ class Worker:
         image_load: ImageLoad,
         tell: Tell,
         rules: WorkerRules,
+        parking: Parking,
         on_break: Callable[[], object] | None = None,
     ) -> None:
         """`tell`, for the transfer loop, notifies the callback of a job that has ended."""
@@ -95,9 +106,8 @@ class Worker:
         self._load = image_load
         self._tell = tell
         self._rules = rules
+        self._parking = parking
         self._on_break = on_break
-        # Never the same again, also not for the next process of this host.
-        self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         # A place is at work at most once, under one epoch: the Job's id is the place's.
         self._tasks: dict[Place, asyncio.Task[None]] = {}
         self._at_work: dict[Place, _Slice] = {}
@@ -158,6 +168,7 @@ class Worker:
         async with asyncio.TaskGroup() as group:
             keeping = group.create_task(self._keep())
             sweeping = group.create_task(self._sweep())
+            parking = group.create_task(self._park())
             take = self._queue.run(
                 self._take, at_once=rules.at_once, dead_seconds=rules.dead_seconds
             )
@@ -165,29 +176,43 @@ class Worker:
             if self._is_stopping:
                 self._taking.cancel()
             await asyncio.wait([self._taking])
+            if not self._taking.cancelled():
+                self._taking.result()  # a bug: it ends only by a cancel
             while tasks := [*self._tasks.values(), *self._others]:
                 await asyncio.wait(tasks)
-            keeping.cancel()
-            sweeping.cancel()
-        if not self._taking.cancelled():
-            self._taking.result()
+            for each in (keeping, sweeping, parking):
+                each.cancel()
 
     async def _take(self, number: int, first: int) -> None:
         """Work on a slice, if it still has to be and no other worker has it.
 
         If the queue breaks meanwhile, the slice goes on: its row says that it is ours.
         """
-        place = number, first
+        task = self._begin((number, first))
+        if task is not None:
+            await asyncio.shield(task)
+
+    def _begin(self, place: Place, *, was_parked: bool = False) -> asyncio.Task[None] | None:
         is_full = len(self._tasks) >= self._rules.at_once
         if self._is_stopping or is_full or place in self._tasks or place in self._at_work:
-            return  # the sweep queues it again, if nobody has it
-        task = self._loop.create_task(self._work_on(place))
+            return None  # the sweep queues it again, if nobody has it
+        task = self._loop.create_task(self._work_on(place, was_parked=was_parked))
         self._tasks[place] = task
-        task.add_done_callback(lambda _: self._tasks.pop(place))
-        await asyncio.shield(task)
+        task.add_done_callback(lambda task: self._ended(place, task))
+        return task
 
-    async def _work_on(self, place: Place) -> None:
+    def _ended(self, place: Place, task: asyncio.Task[None]) -> None:
+        del self._tasks[place]
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            _log.error("a bug ended the work on a slice", exc_info=error)
+
+    async def _work_on(self, place: Place, *, was_parked: bool) -> None:
         try:
+            wait = self._parking.wait_before(place[1], self._images_at_work())
+            if wait is not None and not was_parked:
+                await asyncio.to_thread(self._store.park, place, wait)
+                return
             async with self._claiming:
                 claimed = await asyncio.to_thread(self._claim, place)
                 if claimed is None:
@@ -225,7 +250,11 @@ class Worker:
 
     def _end(self, at_work: _Slice) -> None:
         del self._at_work[at_work.place]
-        self._store.end(at_work.job, is_over=_is_over(at_work.job))
+        self._store.end(at_work.job, is_over=_is_over(at_work.job), wait=at_work.wait)
+
+    def _images_at_work(self) -> int:
+        counts = [each.job.summary().counts for each in self._at_work.values()]
+        return sum(each["queued"] + each["downloaded"] for each in counts)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
@@ -237,7 +266,7 @@ class Worker:
         may_suspect = not any(each.is_suspect for each in list(self._at_work.values()))
         return self._store.claim(
             place,
-            self.name,
+            self._rules.name,
             self._rules.dead_seconds,
             may_rescue=self._is_well,
             may_suspect=may_suspect,
@@ -349,6 +378,40 @@ class Worker:
                 continue
             if count:
                 _log.info("queued again slices=%d", count)
+
+    async def _park(self) -> None:
+        """Let slices go that would wait for long, and take such slices back when they need not."""
+        told = None
+        while True:
+            await asyncio.sleep(_PARK_SECONDS)
+            for each in list(self._at_work.values()):
+                wait = self._parking.wait_of(each.job, each.place[1])
+                if wait is not None and each.wait is None:
+                    each.wait = wait
+                    with contextlib.suppress(ImageLoadError):  # the service stops
+                        self._load.submit(self._load.at_work.let_go(each.job))
+            try:
+                told = await self._update_waits(told)
+                wanted = self._parking.wanted(self._images_at_work())
+                if wanted is not None and len(self._at_work) < self._rules.at_once:
+                    found = await asyncio.to_thread(self._store.parked, *wanted)
+                    if found is not None:
+                        self._begin(found, was_parked=True)
+            except ImageLoadError as error:
+                _log.debug("no look at the slices that wait: %s", error)
+
+    async def _update_waits(self, told: Wait | None) -> Wait | None:
+        """Correct what waiting slices show, if it is not what it was; returns it."""
+        wait = self._parking.wait_of_all()
+        if wait is None or wait.reason is None:
+            return None
+        wait = wait._replace(seconds=wait.seconds + time.monotonic())  # a moment, to compare
+        is_same = told is not None and told.reason == wait.reason
+        if told is not None and is_same and abs(told.seconds - wait.seconds) < _SWEEP_SECONDS:
+            return told
+        left = wait._replace(seconds=wait.seconds - time.monotonic())
+        await asyncio.to_thread(self._store.update_waits, left)
+        return wait
 
 
 def _log_stray(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

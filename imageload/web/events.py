@@ -5,6 +5,7 @@
                                                                                       asyncio.Event
 
 An event's id is the job's version, so a client resumes after it on any process that has the job.
+Of several events of one version, which another node has sent us together, the last one has the id.
 A topic stores numbers only: an event is encoded when it is sent, from the image as it is then, and
 the same bytes go to all subscribers. This module knows no HTTP.
 """
@@ -145,6 +146,9 @@ class Topic(Generic[K]):
             is_full = size >= _BLOCK_BYTES or len(events) >= _BLOCK_EVENTS
             if is_full and version > last:  # events of one version are in one block
                 return b"".join(events), last
+            if version == last and events:
+                # An id says that all events up to it were sent, so only the last one has it.
+                events[-1] = events[-1].replace(b"\nid: %d\n" % version, b"\n", 1)
             last = version
             if event := self.encode(key, version):
                 events.append(event)

@@ -7,6 +7,7 @@ Gauges (read for each scrape) ─┘
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
+from imageload.errors import StoreUnavailable
 from imageload.service import Service
 from imageload.settings import VERSION
 from imageload.web.events import Events
@@ -71,6 +73,37 @@ class Gauges(Collector):
         ):
             yield GaugeMetricFamily(f"imageload_{name}", text, value=float(value))
         yield from self._sandbox()
+        yield from self._slices()
+
+    def _slices(self) -> Iterator[Metric]:
+        """Of a node in a cluster. While its database is away, only what the node itself knows."""
+        node = self.service.node
+        if node is None:
+            return
+        with contextlib.suppress(StoreUnavailable):
+            waiting, stuck = node.store.slice_counts()
+            for name, text, value in (
+                ("waiting", "Slices of jobs, of all nodes, that no living node has.", waiting),
+                ("stuck", "Slices of all nodes that were taken over again and again.", stuck),
+            ):
+                yield GaugeMetricFamily(f"imageload_slices_{name}", text, value=value)
+        if node.worker is None:
+            return
+        claimed, taken_over, lost, beat_age = node.worker
+        for name, text, age in (
+            ("slices_claimed", "Slices that this node is at.", float(claimed)),
+            ("beat_age_seconds", "Time since this node last told that it lives.", beat_age),
+        ):
+            yield GaugeMetricFamily(f"imageload_{name}", text, value=age)
+        for name, text, count in (
+            (
+                "taken_over",
+                "Slices that this node took over from dead ones.",
+                taken_over,
+            ),
+            ("lost", "Slices that another node took over from this one.", lost),
+        ):
+            yield CounterMetricFamily(f"imageload_slices_{name}", text, value=count)
 
     def _jobs(self) -> Iterator[GaugeMetricFamily]:
         totals = self.service.registry.totals()

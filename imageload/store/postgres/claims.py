@@ -7,9 +7,10 @@ in its row until they were followed, also by the next owner.
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from imageload.job import Job
 from imageload.store.postgres.batch import HEAD, Claim, counts_of
@@ -21,6 +22,17 @@ Place = tuple[int, int]
 
 MOST_TAKEN_OVER = 3
 """A slice that is taken over more often kills its workers: it is split, or its one image fails."""
+
+
+class Wait(NamedTuple):
+    """What slices wait for, and for how many seconds as far as is known.
+
+    `is_outage`: images fail in the end if it does not end.
+    """
+
+    reason: str | None
+    seconds: float
+    is_outage: bool = False
 
 
 class Order(NamedTuple):
@@ -73,7 +85,7 @@ def claim(
     row = connection.execute(_CLAIM, terms).fetchone()
     if row is None:
         return None
-    epoch, version, items, cancels, again, taken_over = row
+    epoch, version, items, cancels, again, taken_over, waited = row
     head = read_head_of(connection, place[0])
     order = Order(cancels, head.purging, again)
     if place[1] == HEAD:
@@ -81,6 +93,7 @@ def claim(
     if not head.started:
         connection.execute(_START, (head.number, head.number))
     job, found = read_slice(connection, head, place[1], epoch, version, bytes(items))
+    job.waiting_since = None if waited is None else time.monotonic() - waited
     return Claimed(job, found, order, taken_over)
 
 
@@ -131,11 +144,44 @@ def end(connection: Connection, claimed: Claim, first: int) -> list[int]:
     return [] if opened is None else [HEAD]
 
 
-def give_back(connection: Connection, claimed: Claim, first: int) -> list[int]:
-    """Let other workers have this slice, which the caller queues."""
+def give_back(
+    connection: Connection, claimed: Claim, first: int, wait: Wait | None = None
+) -> list[int]:
+    """Let other workers have this slice; the slices that are to be queued.
+
+    With a `wait` that is none: it is not queued, but taken when the wait is over.
+    """
     epoch = claimed.slices[first].epoch
-    row = connection.execute(_GIVE_BACK, (claimed.number, first, epoch)).fetchone()
-    return [] if row is None else [first]
+    columns = *_wait_columns(wait), claimed.number, first, epoch
+    row = connection.execute(_GIVE_BACK, columns).fetchone()
+    return [] if row is None or wait is not None else [first]
+
+
+def park(connection: Connection, place: Place, wait: Wait) -> None:
+    """Have a slice that no worker has wait, without a message that names it."""
+    connection.execute(_PARK, (*_wait_columns(wait), *place))
+
+
+def update_waits(connection: Connection, wait: Wait) -> None:
+    """All slices of images that wait for the target now wait for this."""
+    connection.execute(_UPDATE_WAITS, (wait.seconds, wait.reason))
+
+
+def parked(
+    connection: Connection, firsts: tuple[int, int], waited_seconds: float = 0.0
+) -> Place | None:
+    """A slice that waits for the target: the first slices of jobs come first.
+
+    Its first image is one of `firsts` (from, to); it has waited for so long in an outage.
+    """
+    columns = *firsts, waited_seconds, waited_seconds
+    return connection.execute(_PARKED, columns).fetchone()
+
+
+def _wait_columns(wait: Wait | None) -> tuple[Any, ...]:
+    if wait is None:
+        return None, None, False
+    return wait.seconds, wait.reason, wait.is_outage
 
 
 def follow(connection: Connection, claimed: Claim, first: int, order: Order) -> None:
@@ -165,12 +211,15 @@ def count(connection: Connection) -> SliceCounts:
     return SliceCounts(*connection.execute(_COUNT, (MOST_TAKEN_OVER,)).fetchone() or (0, 0))
 
 
+_WAITS = """not_before = now() + make_interval(secs => %s), waits_for = %s,
+        waits_since = CASE WHEN %s THEN coalesce(waits_since, now()) ELSE waits_since END"""
 _CLAIM = b"""
     UPDATE slice SET epoch = epoch + 1, worker = %s, until = now() + make_interval(secs => %s),
-        taken_over = taken_over + (worker IS NOT NULL)::int
+        taken_over = taken_over + (worker IS NOT NULL)::int, not_before = NULL, waits_for = NULL
     WHERE job = %s AND first = %s AND open AND (worker IS NULL OR %s AND until < now())
         AND (%s OR taken_over + (worker IS NOT NULL)::int < %s)
-    RETURNING epoch, version, items, cancels, again, taken_over"""
+    RETURNING epoch, version, items, cancels, again, taken_over,
+        extract(epoch FROM now() - waits_since)::float8"""
 _START = b"""
     WITH begun AS (UPDATE job SET started = true WHERE number = %s AND NOT started RETURNING number)
     UPDATE slice SET version = version + 1 WHERE job = %s AND first = -1 AND job IN (
@@ -210,15 +259,27 @@ _OPEN_HEAD = b"""
             OR job.album::jsonb @> '{"is_open": true}')
         AND NOT EXISTS (SELECT FROM slice AS other WHERE other.job = job.number AND other.open)
     RETURNING slice.job"""
-_GIVE_BACK = b"""
-    UPDATE slice SET worker = NULL, until = NULL, taken_over = 0
-    WHERE job = %s AND first = %s AND epoch = %s RETURNING job"""
+_GIVE_BACK = f"""
+    UPDATE slice SET worker = NULL, until = NULL, taken_over = 0, {_WAITS}
+    WHERE job = %s AND first = %s AND epoch = %s RETURNING job""".encode()  # noqa: S608 - columns
+_PARK = f"""
+    UPDATE slice SET {_WAITS} WHERE job = %s AND first = %s AND open
+        AND (worker IS NULL OR until < now())""".encode()  # noqa: S608 - columns
+_UPDATE_WAITS = b"""
+    UPDATE slice SET not_before = now() + make_interval(secs => %s), waits_for = %s
+    WHERE not_before IS NOT NULL AND open AND first >= 0"""
+_PARKED = b"""
+    SELECT job, first FROM slice
+    WHERE not_before IS NOT NULL AND open AND (worker IS NULL OR until < now())
+        AND first BETWEEN %s AND %s
+        AND (%s = 0 OR waits_since < now() - make_interval(secs => %s))
+    ORDER BY first, job LIMIT 1"""
 _FOLLOWED = b"""
     UPDATE slice SET cancels = greatest(0, cancels - %s), again = nullif(again, %s)
     WHERE job = %s AND first = %s AND epoch = %s"""
 _FORGOTTEN = b"""
     SELECT job, first FROM slice
-    WHERE open AND (worker IS NULL OR %s AND until < now()) AND NOT EXISTS (
+    WHERE open AND (worker IS NULL OR %s AND until < now()) AND not_before IS NULL AND NOT EXISTS (
         SELECT FROM procrastinate_jobs WHERE status = 'todo'
         AND args = jsonb_build_object('number', slice.job, 'first', slice.first))
     ORDER BY job, first LIMIT 1000"""

@@ -23,6 +23,7 @@ UNAVAILABLE = (psycopg.OperationalError, psycopg.InternalError)
 """Raised without a bug of ours: it is away, full, overloaded, damaged, or a standby."""
 
 _KEPT = 8
+_DEADLOCKS = 5
 _SETTINGS = (
     "-c statement_timeout=60s -c lock_timeout=15s -c idle_in_transaction_session_timeout=15s"
 )
@@ -37,6 +38,7 @@ class Connections:
         self._connect_seconds = connect_seconds
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
+        self._most_idle = _KEPT
 
     def open(self) -> Connection:
         """A new connection in autocommit mode; raises psycopg.OperationalError."""
@@ -55,20 +57,24 @@ class Connections:
     def run(self, work: Callable[[Connection], T]) -> T:
         """The result of `work`, called with a connection inside one transaction.
 
-        It is called again after a deadlock, and if a kept connection turns out to be broken, also
-        if only the response to the commit was lost: done twice, it must do the same. Raises
-        StoreUnavailable.
+        It is called again if a kept connection turns out to be broken, also if only the response
+        to the commit was lost: done twice, it must do the same. It is also called again after a
+        deadlock, which PostgreSQL ends by undoing one of two transactions. Raises StoreUnavailable.
         """
+        deadlocks = 0
         while True:
             connection, is_kept = self._take()
             try:
                 with connection.transaction():
                     result = work(connection)
             except UNAVAILABLE as error:
+                if isinstance(error, psycopg.errors.DeadlockDetected) and deadlocks < _DEADLOCKS:
+                    deadlocks += 1
+                    self._give_back(connection)
+                    continue
                 is_broken = connection.closed
                 self._give_back(connection)
-                is_deadlock = isinstance(error, psycopg.errors.DeadlockDetected)
-                if is_deadlock or (is_kept and is_broken):
+                if is_kept and is_broken:
                     continue
                 raise unavailable(error) from error
             except BaseException:
@@ -78,9 +84,10 @@ class Connections:
             return result
 
     def close(self) -> None:
-        """Close the connections that nobody uses."""
+        """Close the connections that nobody uses, and from now on each after its use."""
         with self._lock:
             idle, self._idle = self._idle, []
+            self._most_idle = 0
         for connection in idle:
             connection.close()
 
@@ -95,7 +102,11 @@ class Connections:
 
     def _give_back(self, connection: Connection) -> None:
         with self._lock:
-            if not connection.broken and not connection.closed and len(self._idle) < _KEPT:
+            if (
+                not connection.broken
+                and not connection.closed
+                and len(self._idle) < self._most_idle
+            ):
                 self._idle.append(connection)
                 return
         with contextlib.suppress(psycopg.Error):

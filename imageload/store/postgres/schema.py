@@ -4,12 +4,14 @@
              purge has chosen which links stay on the target
     slice    images `first` to `first + count` of a job, or with `first` -1 the job's album and
              callback; `open`: it has work, which the node `worker` does until `until`; `cancels`
-             and `again` are what users want of a slice that some node has
+             and `again` are what users want of a slice that some node has; one that waits for the
+             target, without a worker, has `not_before`, when it may go on as far as is known, and
+             what it `waits_for`; `waits_since` is the begin of an outage that it waits out
     image    an image that is no longer as it was posted; a queued one has no row
     content  bytes and texts of images: where they landed, or the slice that is at their upload
     posted   Idempotency-Keys
     setting  texts, by name
-    lease    names that one node has at a time
+    lease    names that one worker has at a time, each with a note for its next holder
 
 `epoch` rises each time that a slice gets another worker; every write to a slice names the epoch
 under which it was begun, so a worker that was taken over writes nothing. A slice's `version` rises
@@ -91,6 +93,10 @@ MIGRATIONS = (
     );
     """,
     """
+    ALTER TABLE lease ADD note TEXT, ADD noted TIMESTAMPTZ;
+    ALTER TABLE slice ADD not_before TIMESTAMPTZ, ADD waits_for TEXT,
+        ADD waits_since TIMESTAMPTZ;
+    CREATE INDEX slice_parked ON slice (first, job) WHERE not_before IS NOT NULL;
     ALTER TABLE content ALTER link DROP NOT NULL, ADD job BIGINT, ADD first INTEGER,
         ADD epoch BIGINT;
     """,

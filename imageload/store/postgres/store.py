@@ -10,12 +10,14 @@ import asyncio
 import contextlib
 import functools
 import hashlib
+import itertools
 import logging
+import operator
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import psycopg
 import psycopg.errors
@@ -35,13 +37,15 @@ from imageload.job import (
 from imageload.store import Clock, Elsewhere, Link, Posted, Totals
 from imageload.store.postgres import accepting, claims, leaving, reading, verbs
 from imageload.store.postgres.batch import HEAD, Batch, Claim, Content, Counts, SliceState
-from imageload.store.postgres.claims import Claimed, Order, Place, SliceCounts
+from imageload.store.postgres.claims import Claimed, Order, Place, SliceCounts, Wait
 from imageload.store.postgres.connections import UNAVAILABLE, Connection, Connections
 from imageload.store.postgres.schema import migrate
 from imageload.store.postgres.verbs import Done
 from imageload.store.writer import Writer
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _LOOK_SECONDS = 0.05
 
@@ -52,11 +56,8 @@ class Queue(Protocol):
     def create(self, connection: Connection) -> None:
         """Make its tables if they are missing."""
 
-    def defer(self, connection: Connection, number: int, firsts: Sequence[int]) -> None:
-        """Queue slices of job `number`, in the transaction of `connection`."""
-
-    def defer_all(self, connection: Connection, slices: Mapping[int, Sequence[int]]) -> None:
-        """`defer` for several jobs."""
+    def defer(self, connection: Connection, slices: Mapping[int, Sequence[int]]) -> None:
+        """Queue slices of jobs, by their numbers, in the transaction of `connection`."""
 
     def tidy(self, connection: Connection, dead_seconds: float) -> None:
         """Delete what workers have left that were not heard of for `dead_seconds`."""
@@ -75,6 +76,12 @@ def open_postgres(
     connections = Connections(url)
     try:
         with connections.open() as connection:
+            encoding = connection.info.parameter_status("server_encoding")
+            if encoding != "UTF8":
+                raise StoreError(
+                    f"The database has the encoding {encoding}, and must have UTF8: "
+                    "createdb --encoding=UTF8 --template=template0"
+                )
             queue.create(connection)
             migrate(connection)
     except psycopg.Error as error:
@@ -136,7 +143,7 @@ class PostgresStore:
         queue: Queue,
     ) -> None:
         self._connections = connections
-        self._queue, self._defer = queue, queue.defer
+        self._queue = queue
         self._database = Database(connections)
         self._writer = Writer(self._database, clock, on_break)
         self._claims: weakref.WeakKeyDictionary[Job, Claim] = weakref.WeakKeyDictionary()
@@ -153,7 +160,7 @@ class PostgresStore:
 
         def insert(connection: Connection) -> list[Claim]:
             connection.execute(f"SET LOCAL statement_timeout = {milliseconds}".encode())
-            return accepting.insert(connection, jobs, posted, self._queue.defer_all)
+            return accepting.insert(connection, jobs, posted, self._queue.defer)
 
         self._claims.update(zip(jobs, self._connections.run(insert), strict=True))
 
@@ -238,7 +245,7 @@ class PostgresStore:
                 return claimed
             if place[1] == HEAD:
                 return claimed
-            self._defer(connection, place[0], claims.split(connection, claimed.claim))
+            self._queue.defer(connection, {place[0]: claims.split(connection, claimed.claim)})
             job_id, _, _ = claimed.job.job_id.partition("/")
             _log.warning("split a slice that may kill nodes job=%s first=%d", job_id, place[1])
             return None
@@ -267,6 +274,21 @@ class PostgresStore:
                 claim.heard = max(claim.heard, sent)
         return {mine[place]: order for place, order in orders.items()}
 
+    def park(self, place: Place, wait: Wait) -> None:
+        """Have a slice that no worker has wait; raises StoreUnavailable, as those below do."""
+        self.run(lambda connection: claims.park(connection, place, wait))
+
+    def parked(self, least: int, most: int, waited_seconds: float) -> Place | None:
+        """A slice that waits, whose first image is from `least` to `most`.
+
+        It has waited for `waited_seconds` in an outage.
+        """
+        return self.run(lambda c: claims.parked(c, (least, most), waited_seconds))
+
+    def update_waits(self, wait: Wait) -> None:
+        """All slices that wait now wait for this."""
+        self.run(lambda connection: claims.update_waits(connection, wait))
+
     def is_lost(self, job: Job) -> bool:
         """True if another node has taken this slice over: nothing of it is written any more."""
         return self._claims[job].is_lost
@@ -281,17 +303,20 @@ class PostgresStore:
         edit = functools.partial(claims.follow, claimed=claim, first=first, order=order)
         self._writer.put(lambda batch: batch.edits.update({(claim, order): edit}))
 
-    def end(self, job: Job, *, is_over: bool) -> None:
+    def end(self, job: Job, *, is_over: bool, wait: Wait | None = None) -> None:
         """The slice has nothing left to do, or (`is_over` is False) others may go on with it.
 
-        It is written after all that was recorded of it.
+        With a `wait` for the target: after that. It is written after all that was recorded of it.
         """
         claim = self._claims[job]
         _, first = self._place(claim)
 
         def edit(connection: Connection) -> None:
-            finish = claims.end if is_over else claims.give_back
-            self._defer(connection, claim.number, finish(connection, claim, first))
+            if is_over:
+                queue = claims.end(connection, claim, first)
+            else:
+                queue = claims.give_back(connection, claim, first, wait)
+            self._queue.defer(connection, {claim.number: queue})
 
         def put(batch: Batch) -> None:
             batch.locks.add(claim.number)
@@ -310,10 +335,17 @@ class PostgresStore:
     def _do(self, job_id: str, verb: Callable[[verbs.Locked], Done]) -> Done:
         def run(connection: Connection) -> Done:
             done = verb(verbs.lock(connection, job_id))
-            self._defer(connection, done.number, done.queue)
+            self._queue.defer(connection, {done.number: done.queue})
             return done
 
         return self._connections.run(run)
+
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """The result of `work`, called with a connection in a transaction of its own.
+
+        It may be called twice, so it has no other effects. Blocks; raises StoreUnavailable.
+        """
+        return self._connections.run(work)
 
     def slice_counts(self) -> SliceCounts:
         """How many slices of all nodes wait, and are stuck; raises StoreUnavailable."""
@@ -327,8 +359,9 @@ class PostgresStore:
 
         def run(connection: Connection) -> int:
             places = claims.forgotten(connection, rescue=rescue)
-            for number, first in places:
-                self._defer(connection, number, [first])
+            jobs = itertools.groupby(places, operator.itemgetter(0))
+            slices = {number: [first for _, first in some] for number, some in jobs}
+            self._queue.defer(connection, slices)
             return len(places)
 
         return self._connections.run(run)

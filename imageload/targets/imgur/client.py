@@ -40,7 +40,7 @@ async def ask_until_known(client: Client, *, anonymous: bool) -> None:
     Other trouble ends it, for uploads meet that too, unless the credentials were refused before.
     """
     quota = client.quota
-    while True:
+    while quota.is_leased:
         backoff = quota.access.backoff
         if backoff is not None and backoff.reason == "credentials":
             wait = backoff.blocked_until - time.monotonic()
