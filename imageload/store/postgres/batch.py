@@ -178,8 +178,8 @@ class Batch:
             if jobs:
                 connection.execute(_LOCK_JOBS, (sorted(jobs),))
             alive = self._write_slices(connection)
-            self._write_images(connection, alive)
             known = self._write_contents(connection, alive)
+            self._write_images(connection, alive, self._links_of(known))
             for number, job in self.heads.items():
                 if (number, HEAD) in alive:
                     album, callback = text_of(job.album), text_of(job.callback)
@@ -244,11 +244,23 @@ class Batch:
                 known[bytes(key)] = Elsewhere(landed)
         return known
 
-    def _write_images(self, connection: Connection, alive: set[Place]) -> None:
+    def _links_of(self, known: Mapping[bytes, Elsewhere]) -> dict[Place, str]:
+        """The links of bytes that are known, by the images that asked for them."""
+        asked = ((self.asks[key], found.landed) for key, found in known.items())
+        return {
+            (claim.number, claim.offset + index): landed.link
+            for (_, claim, index), landed in asked
+            if landed is not None
+        }
+
+    def _write_images(
+        self, connection: Connection, alive: set[Place], links: Mapping[Place, str]
+    ) -> None:
+        """`links`: those that images are about to have, which a purge must see from now on."""
         rows = [
-            (number, n, state.version, state.image.link, encode_image(state.image))
-            for (number, n), state in sorted(self.images.items(), key=lambda pair: pair[0])
-            if (number, state.first) in alive
+            (*place, state.version, state.image.link or links.get(place), encode_image(state.image))
+            for place, state in sorted(self.images.items(), key=lambda pair: pair[0])
+            if (place[0], state.first) in alive
         ]
         if rows:
             connection.execute(_WRITE_IMAGES, [*map(list, zip(*rows, strict=True))])
