@@ -160,12 +160,17 @@ def poison(cluster: Cluster, trial: Trial) -> Iterator[Places]:
     places = _open_places(cluster)
     deadline = time.monotonic() + _POISON_SECONDS
     while not trial.is_over() and time.monotonic() < deadline:
-        dead = [worker for worker in cluster.workers if worker.process.poll() is not None]
-        cluster.remove(*dead)
-        for _ in dead:
+        for _ in range(_remove_dead(cluster)):
             cluster.start("worker", command=_POISONED)
         time.sleep(0.1)  # polls
+    _remove_dead(cluster)
     yield places
+
+
+def _remove_dead(cluster: Cluster) -> int:
+    dead = [worker for worker in cluster.workers if worker.process.poll() is not None]
+    cluster.remove(*dead)
+    return len(dead)
 
 
 def _clock(seconds: int) -> dict[str, str]:
@@ -278,8 +283,6 @@ def play(entry: Entry, runs: int, *, images: int = IMAGES) -> Row:
 
 def _complete(cluster: Cluster, entry: Entry) -> None:
     """Start the nodes that are missing; what the last fault did to a worker is undone."""
-    ended = [node for node in cluster.workers if node.process.poll() is not None]
-    cluster.remove(*ended)
     cluster.kill(*cluster.workers)
     entry.prepare(cluster)
     roles = ["worker"] * (3 - len(cluster.workers)) + ["api"] * (2 - len(cluster.apis))
