@@ -77,8 +77,9 @@ class UploadHandler(StatusHandler):
     async def _accept(self, sender: Sender | None = None) -> list[str]:
         """Start the jobs of the body; their ids."""
         jobs = await self.use_body(functools.partial(self._upload, sender))
-        self.events.accepted(jobs)
-        return [job.job_id for job in jobs]
+        job_ids = [job.job_id for job in jobs]
+        self.events.touch(job_ids)
+        return job_ids
 
     def _upload(self, sender: Sender | None) -> list[Job]:
         orders = read_orders(
@@ -110,7 +111,7 @@ class UploadHandler(StatusHandler):
         if len(page) > limit:
             self.link_next(limit=limit, after=page[limit - 1].job_id)
         summaries = page[:limit]
-        waits = [waiting_of(self.target, each) for each in summaries]
+        waits = [waiting_of(self.jobs, each) for each in summaries]
         if not self.is_known(tag_of_list(summaries, waits, is_last=len(page) <= limit)):
             pairs = zip(summaries, waits, strict=True)
             jobs: JobsJson = {"jobs": [{**summary_json(each), **wait} for each, wait in pairs]}

@@ -15,7 +15,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +27,7 @@ from imageload.job import Item, Job, Snapshot, memory_of
 from imageload.jobs import CancelResult, Jobs, WindowRules
 from imageload.pipeline import Pipeline
 from imageload.store import Posted, Totals
+from imageload.targets.imgur.breaker import Blocked, Endpoint
 from imageload.transport.curl import TransferLoop
 from imageload.window import STALL_SECONDS
 
@@ -70,6 +71,30 @@ class Capacity:
     jobs_bytes: int = 2**30
 
 
+class Summarized(Protocol):
+    """A job, or a summary of one."""
+
+    def summary(self) -> Snapshot:
+        """The job without its images."""
+
+
+class Watch(Protocol):
+    """What clients listen to, for a Registry that follows other nodes; for the API's loop."""
+
+    def watched(self) -> list[Job]:
+        """The jobs that somebody listens to."""
+
+    @property
+    def watches_all(self) -> bool:
+        """True if somebody listens to all jobs."""
+
+    def touch(self, job_ids: Iterable[str]) -> None:
+        """These jobs have changed, for those who listen to all."""
+
+    def notify(self) -> None:
+        """What jobs wait for has changed."""
+
+
 class Registry(Protocol):
     """The jobs as the HTTP API sees them: an ImageLoad's, or those of many nodes.
 
@@ -79,7 +104,16 @@ class Registry(Protocol):
     is_closing: bool
     has_links: bool
     """True if `jobs` has the links of all jobs that are not retired; else the store has them."""
-    job_list_s: dict[str, Job]
+    workers: int | None
+    """How many nodes work on jobs; None: this process does, and there are no others."""
+
+    @property
+    def listed(self) -> Mapping[str, Summarized]:
+        """Jobs by id, oldest first; on a node, as they were at the last `look`."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the jobs cannot be read or written at the moment."""
 
     def upload(self, orders: Sequence[Order], sender: Sender | None = None) -> list[Job]:
         """Make a Job of each order, all or none; blocks. Raises Refused."""
@@ -92,6 +126,12 @@ class Registry(Protocol):
 
     async def run(self) -> None:
         """Follow what other nodes do, on the loop of the API, until it is cancelled."""
+
+    async def look(self) -> None:
+        """Bring `listed` up to date, for somebody who begins to listen to all jobs."""
+
+    def closed(self, endpoint: Endpoint) -> Blocked | None:
+        """Why requests of this kind wait for the target, on all nodes, and until when."""
 
     def jobs(self) -> list[Job]:
         """Jobs whose links the store does not list, oldest first."""
@@ -124,7 +164,9 @@ class ImageLoad:
         self, transfers: TransferLoop, pipeline: Pipeline, rules: WindowRules, capacity: Capacity
     ) -> None:
         self.has_links = True
+        self.workers: int | None = None
         self.job_list_s: dict[str, Job] = {}
+        self._target = pipeline.target
         self.bytes_held = 0
         """The memory of the jobs in `job_list_s`, as `Job.memory_bytes` counts it."""
         self._transfers = transfers
@@ -218,6 +260,23 @@ class ImageLoad:
 
     async def run(self) -> None:
         """There are no other nodes."""
+
+    async def look(self) -> None:
+        """`listed` is up to date."""
+
+    @property
+    def listed(self) -> Mapping[str, Summarized]:
+        """Every job by its id, oldest first."""
+        return self.job_list_s
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the store cannot be written at the moment."""
+        return self._store.trouble
+
+    def closed(self, endpoint: Endpoint) -> Blocked | None:
+        """Why requests of this kind wait for Imgur, and until when."""
+        return self._target.gates[endpoint].closed
 
     async def find(self, job_id: str) -> Job | None:
         """The job with this id, or None."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import os
 import socket
@@ -25,7 +24,7 @@ from imageload.fetch.hosts import HostRules, Hosts
 from imageload.fetch.tempfiles import TempBytes, TempFiles
 from imageload.job import Change, Job
 from imageload.jobs import WindowRules
-from imageload.loader import Capacity, ImageLoad, Registry
+from imageload.loader import Capacity, ImageLoad, Registry, Watch
 from imageload.observers.metrics import Metrics, Phase
 from imageload.observers.webhooks import WebhookRules, Webhooks
 from imageload.pipeline import Observer, Pipeline
@@ -63,12 +62,12 @@ class Service:
         observers: Iterable[Observer] = (),
         on_break: Callable[[], object] | None = None,
         sandbox: SandboxProcess | None = None,
-        watched: Callable[[], Iterable[Job]] = tuple,
+        watch: Watch | None = None,
     ) -> None:
         """`observers` are called with every Change, on the transfer loop, once it is recorded.
 
         `on_break` is called, on another thread, when a bug ends a thread that the service needs.
-        `sandbox` is the one that `settings` lead to, if this service started it. `watched` gives
+        `sandbox` is the one that `settings` lead to, if this service started it. `watch` knows
         the jobs that have listeners, which a node follows.
         """
         tuning = tuning or Tuning()
@@ -129,7 +128,14 @@ class Service:
         )
         self.registry: Registry = self.image_load
         if self.node is not None:
-            self.registry = self.node.mirror(observers, watched)
+            from imageload.cluster.mirror import MirrorRules
+
+            rules = MirrorRules(
+                most_bytes=settings.jobs_bytes,
+                dead_seconds=settings.dead_seconds,
+                own_closed=self.image_load.closed,
+            )
+            self.registry = self.node.mirror(observers, watch, rules)
 
     def start(self) -> None:
         """Start the transfer loop, ask for Imgur's limits, and go on with the jobs of before."""
@@ -258,14 +264,14 @@ def _imgur(
         client = ImgurAPI(
             client_id,
             settings.imgur_client_secret,
-            saved.current_token(store, given) or None,
+            given or None,
             transport=transport,
             base_url=settings.imgur_base_url or None,
             rapidapi_key=settings.imgur_rapidapi_key or None,
             link_base=settings.imgur_link_base,
             seconds=settings.upload_seconds,
             quota=quota,
-            on_refresh_token=functools.partial(saved.save_token, store, given),
+            tokens=saved.RefreshTokens(store, given),
         )
         clients.append(client)
     return Imgur(
@@ -284,10 +290,10 @@ def _whose(settings: Settings) -> str:
 
     The sandbox with Imgur's limits and the one without them are two.
     """
-    return json.dumps([_target(settings), [client_id for client_id, _, _ in settings.clients]])
+    return json.dumps([target_name(settings), [client_id for client_id, _, _ in settings.clients]])
 
 
-def _target(settings: Settings) -> str:
+def target_name(settings: Settings) -> str:
     """Names the Imgur and the account."""
     account = "" if settings.imgur_anonymous else settings.imgur_refresh_token
     is_limited = settings.imgur_client_id == SANDBOX_CLIENT_ID and settings.sandbox_limits
@@ -303,7 +309,7 @@ def _lease_rules(settings: Settings, tuning: Tuning) -> LeaseRules:
     from imageload.cluster.lease import LeaseRules
 
     return LeaseRules(
-        target=_target(settings),
+        target=target_name(settings),
         clients=[client_id for client_id, _, _ in _clients(settings)],
         egress=settings.egress or socket.gethostname(),
         seconds=tuning.lease_seconds,

@@ -209,6 +209,7 @@ def main() -> int:
     if programs() is None:
         print(_NO_POSTGRES, file=sys.stderr)
         return 1
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imageload-cluster-")))
         pictures = stack.enter_context(running_pictures(options.image_seconds))

@@ -258,7 +258,8 @@ class Row:
 def play(entry: Entry, runs: int, *, images: int = IMAGES) -> Row:
     """Try one fault `runs` times on one cluster."""
     row = Row(entry.name)
-    options = (f"--dead-seconds={DEAD_SECONDS:g}",)
+    # So few slices at once that no worker takes all of a job's.
+    options = (f"--dead-seconds={DEAD_SECONDS:g}", "--max-active-jobs=4")
     with (
         tempfile.TemporaryDirectory() as folder,
         running_pictures(_DELAY) as pictures,

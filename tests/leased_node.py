@@ -35,6 +35,11 @@ class LeasedNode:
         self.url = self._process.stdout.readline().strip()
         assert self.url, "the node did not start"
 
+    @property
+    def pid(self) -> int:
+        """The number of its process."""
+        return self._process.pid
+
     def kill(self) -> None:
         """End it with SIGKILL."""
         self._process.kill()

@@ -13,8 +13,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,8 +31,7 @@ from imageload.web.app import App
 from imageload.web.server.connections import Server
 from main import ROUTES
 from sandbox.testing import RunningSandbox
-from tests.downloads import filled
-from tests.postgres import emptied_database
+from tests.folders import filled
 from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parent.parent
@@ -98,7 +97,7 @@ class NoQueue:
     def create(self, connection: Connection) -> None:
         """It has no tables."""
 
-    def defer(self, connection: Connection, number: int, firsts: Sequence[int]) -> None:
+    def defer(self, connection: Connection, slices: Mapping[int, Sequence[int]]) -> None:
         """Nobody works on them."""
 
     def tidy(self, connection: Connection, dead_seconds: float) -> None:
@@ -166,7 +165,7 @@ class RunningService(Client):
 
     def add(self, job: Job) -> Job:
         """Add a job that nobody works on: the test applies its Changes, by `apply`."""
-        if self.service.registry is self.service.image_load:
+        if not self._settings.is_node:
             self.service.image_load.job_list_s[job.job_id] = job
         else:
             self._queueless = self._queueless or open_postgres(
@@ -244,8 +243,10 @@ def running_service(temp_dir: Path, **options: Any) -> Iterator[RunningService]:
     with contextlib.ExitStack() as ends:
         folders = [temp_dir]
         if nodes and "store" not in values:
+            from tests.postgres import emptied_database  # `make cluster` has no pytest
+
             values["store"] = ends.enter_context(emptied_database())
-            tuning = replace(tuning, dead_seconds=_DEAD_SECONDS)
+            values.setdefault("dead_seconds", _DEAD_SECONDS)
             folders += [temp_dir.with_name(f"{temp_dir.name}-{n}") for n in range(1, nodes)]
         service = None
         for folder in reversed(folders):

@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from pathlib import Path
 
-from imageload.cluster.mirror import Mirror
+from imageload.cluster.mirror import Mirror, MirrorRules
 from imageload.cluster.node import Node
 from imageload.job import Change, Failed, Job, Mirrored
 from tests.cluster import running_cluster
@@ -59,7 +59,8 @@ def test_each_change_of_another_node_is_observed_once() -> None:
                 await asyncio.sleep(0)
 
     async def look_from_many_requests() -> None:
-        mirror = reading.mirror([observe], list)
+        rules = MirrorRules(most_bytes=2**20, dead_seconds=60.0, own_closed=lambda _: None)
+        mirror = reading.mirror([observe], None, rules)
         await mirror.find(job.job_id)
         failing = threading.Thread(target=fail_all)
         failing.start()

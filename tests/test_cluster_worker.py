@@ -481,7 +481,7 @@ def test_a_purge_deletes_what_all_slices_have_landed(
     origin: Origin,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("imageload.store.postgres.store.SLICE", 2)
+    monkeypatch.setattr("imageload.store.postgres.accepting.SLICE", 2)
     held = Held()
     with (
         worker(tmp_path / "a", url, sandbox) as first,

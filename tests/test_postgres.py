@@ -17,7 +17,7 @@ import pytest
 
 from imageload.cluster.queue import Queue
 from imageload.errors import KeyUsed, Refused, StoreError, StoreUnavailable
-from imageload.job import Downloaded, Job, PurgeBegun, Purged, PurgeEnded, Uploaded
+from imageload.job import Downloaded, Failed, Job, PurgeBegun, Purged, PurgeEnded, Uploaded
 from imageload.loader import Sender
 from imageload.store import Posted
 from imageload.store.postgres import schema
@@ -63,6 +63,12 @@ def ask(url: str, statement: str, *values: object) -> list[tuple[object, ...]]:
     with psycopg.connect(url, autocommit=True) as connection:
         found = connection.execute(statement.encode(), values)
         return found.fetchall() if found.description else []
+
+
+def number_of(url: str, job: Job) -> int:
+    ((number,),) = ask(url, "SELECT number FROM job WHERE id = %s", job.job_id)
+    assert isinstance(number, int)
+    return number
 
 
 def landed(store: PostgresStore, links: list[str]) -> Job:
@@ -166,7 +172,7 @@ def test_a_post_is_whole_or_nothing_wherever_its_connection_breaks(
 
 
 _BUSY = """
-    SELECT FROM pg_stat_activity WHERE datname = current_database()
+    SELECT pid FROM pg_stat_activity WHERE datname = current_database()
     AND application_name = 'imageload' AND state <> 'idle'"""
 
 
@@ -214,8 +220,7 @@ def test_a_batch_that_is_written_twice_changes_nothing_the_second_time(
         store = node(through)
         posted = job_of(1)
         store.accept([posted])
-        ((number,),) = ask(url, "SELECT number FROM job WHERE id = %s", posted.job_id)
-        assert isinstance(number, int)
+        number = number_of(url, posted)
         claimed = store.claim((number, 0), "worker", 60.0)
         assert claimed is not None
         job = claimed.job
@@ -237,8 +242,7 @@ def test_a_batch_that_comes_after_a_take_over_writes_nothing(url: str, node: Ope
     store = node(url)
     posted = job_of(1)
     store.accept([posted])
-    ((number,),) = ask(url, "SELECT number FROM job WHERE id = %s", posted.job_id)
-    assert isinstance(number, int)
+    number = number_of(url, posted)
     first = store.claim((number, 0), "first", 0.0)
     second = store.claim((number, 0), "second", 60.0)
     assert first is not None
@@ -571,3 +575,106 @@ def test_finished_jobs_of_all_nodes_are_retired_by_number_and_by_age(node: Open)
     assert other.retire_finished(3, 1.0) == 1
     assert [each.job_id for each in store.links(retired_only=True)] == [jobs[0].job_id]
     assert store.retire_finished(2, float("inf")) == 0
+
+
+# Verbs beside nodes at work
+
+
+@contextlib.contextmanager
+def changed_at_this_moment(
+    url: str, statement: str, *values: object
+) -> Iterator[Callable[[], None]]:
+    """A statement of another transaction, which ends once somebody waits for it."""
+    with psycopg.connect(url) as holder:
+        holder.execute(statement.encode(), values)
+        pid = holder.info.backend_pid
+
+        def release() -> None:
+            waiting = "SELECT pid FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))"
+            wait_until(lambda: ask(url, waiting, pid))
+            holder.commit()
+
+        yield release
+
+
+def test_a_cancel_reaches_a_slice_that_its_node_gives_back_at_this_moment(
+    url: str, node: Open
+) -> None:
+    store, job = node(url), job_of(250)
+    store.accept([job])
+    number = number_of(url, job)
+    store.claim((number, 0), "worker", 60.0)
+    give_back = "UPDATE slice SET worker = NULL, until = NULL WHERE job = %s AND first = 0"
+    with (
+        changed_at_this_moment(url, give_back, number) as release,
+        ThreadPoolExecutor() as threads,
+    ):
+        cancel = threads.submit(store.cancel, job.job_id, FAILURE)
+        release()
+        assert cancel.result(PATIENCE).images == 250
+    found = store.load(job.job_id)
+    assert found is not None
+    assert found.summary().counts["failed"] == 50, "those of the slice that no node had"
+    slice_ = store.claim((number, 0), "next", 60.0)
+    assert slice_ is not None
+    assert slice_.order.cancels == 1
+
+
+def test_a_retry_reaches_a_slice_that_ends_at_this_moment(url: str, node: Open) -> None:
+    store, job = node(url), job_of(1)
+    store.accept([job])
+    number = number_of(url, job)
+    slice_ = store.claim((number, 0), "worker", 60.0)
+    assert slice_ is not None
+    record(store, slice_.job, Failed(0, FAILURE))
+    flush(store)
+    ask(url, "DELETE FROM procrastinate_jobs")
+    end = "UPDATE slice SET open = false, worker = NULL WHERE job = %s AND first = 0"
+    with changed_at_this_moment(url, end, number) as release, ThreadPoolExecutor() as threads:
+        retry = threads.submit(store.retry, job.job_id, only_transient=False)
+        release()
+        assert retry.result(PATIENCE).images == 1
+    assert ask(url, "SELECT args->'first' FROM procrastinate_jobs") == [(0,)]
+    again = store.claim((number, 0), "next", 60.0)
+    assert again is not None
+    assert again.order.again == "all"
+
+
+def test_what_was_recorded_before_a_verb_is_not_written_over_it(url: str, node: Open) -> None:
+    with relayed(url) as (relay, through):
+        late, store = node(through), node(url)
+        job = job_of(1)
+        late.accept([job])
+        relay.take_away()
+        record(late, job, Downloaded(0, report(0)), Uploaded(0, "https://late/", "secret"))
+        store.cancel(job.job_id, FAILURE)
+        relay.bring_back()
+        flush(late)
+    found = store.load(job.job_id)
+    assert found is not None
+    assert found.snapshot().images[0].failure == FAILURE
+
+
+def test_a_transaction_that_ends_in_a_deadlock_is_run_again(url: str, node: Open) -> None:
+    node(url)
+    ask(url, "INSERT INTO setting VALUES ('a', '0'), ('b', '0')")
+    meet, runs = threading.Barrier(2), []
+
+    def work(names: str) -> None:
+        def run(connection: Connection) -> None:
+            runs.append(names)
+            connection.execute("SET LOCAL deadlock_timeout = '20ms'")
+            for each in names:
+                add = "UPDATE setting SET value = (value::int + 1)::text WHERE name = %s"
+                connection.execute(add, (each,))
+                if len(runs) <= 2 and each == names[0]:
+                    meet.wait(PATIENCE)
+
+        connections = Connections(url)
+        connections.run(run)
+        connections.close()
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(work, ("ab", "ba")))
+    assert len(runs) == 3
+    assert ask(url, "SELECT value FROM setting WHERE name IN ('a', 'b')") == [("2",), ("2",)]

@@ -174,6 +174,7 @@ def test_a_purge_in_mid_job_continues_after_a_stop_without_the_job(
 def test_budgets_are_restored_after_a_clean_stop_and_requested_after_a_kill(
     start: Start, origin: Origin, sandbox: RunningSandbox
 ) -> None:
+    sandbox.settings(unlimited=False)
     first = start()
     first.finish(first.submit(distinct(origin, 3)))
     known = first.get("/v1/quota").json()["budgets"]

@@ -277,7 +277,10 @@ def test_wrong_credentials_are_checked_until_they_are_corrected(origin: Origin, 
         assert origin.requests["/3/credits"] == 1
 
 
-def test_nothing_is_sent_before_the_limits_are_read(target: Target) -> None:
+def test_nothing_is_sent_before_the_limits_are_read(
+    target: Target, sandbox: RunningSandbox
+) -> None:
+    sandbox.settings(unlimited=False)
     imgur = target.imgur()
 
     async def run() -> None:

@@ -146,29 +146,33 @@ class Leases:
         sent = time.monotonic()
         found = self._store.run(self._exchange)
         until = sent + self._rules.seconds * _SENDING_SHARE
-        is_free = found.is_limited is False
-        mine = {*found.kept, *(lease.name for lease in found.taken)}
-        lost = self._held.names - mine
-        self._held.names = mine
-        self._held.leaving &= mine
-        if lost and not is_free:
-            _log.warning("another node has taken over leases=%d", len(lost))
-        is_for_address = self._egress in mine
         self._has_taken = bool(found.taken)
+        self._use(found, until)
+        if found.taken:
+            taking = self._transfers.submit(self._take_over(found.taken, until))
+            taking.result(self._rules.seconds)
+            self._held.names |= {lease.name for lease in found.taken}  # else they run out
+        self._others = [wait_of(each) for each in found.all if self._is_other(each)]
+        may_send = any(quota.is_leased for quota in self._quotas.values())
+        if not self._has_taken:
+            if may_send is not self._told:
+                self._transfers.loop.call_soon_threadsafe(self._target.reconsider)
+            self._told = may_send
+
+    def _use(self, found: _Found, until: float) -> None:
+        """Send with the client ids that are still ours, until then."""
+        is_free = found.is_limited is False
+        lost = self._held.names - found.kept - self._held.leaving
+        if lost and not is_free:
+            _log.warning("this node has lost leases=%d", len(lost))
+        self._held.names = {*found.kept}
+        self._held.leaving &= found.kept
+        usable = found.kept - self._held.leaving if self._egress in found.kept else set()
         for name, quota in self._quotas.items():
             if is_free:
                 quota.leased_until = float("inf")
-            elif not (is_for_address and name in mine and name not in self._held.leaving):
-                quota.leased_until = float("-inf")
-            elif name in found.kept:
-                quota.leased_until = until
-        if found.taken and not is_free:
-            self._transfers.run(self._take_over(found.taken, until))
-        self._others = [wait_of(each) for each in found.all if self._is_other(each)]
-        may_send = any(quota.is_leased for quota in self._quotas.values())
-        if may_send is not self._told and not (self._has_taken and not may_send):
-            self._told = may_send
-            self._transfers.loop.call_soon_threadsafe(self._target.reconsider)
+            else:
+                quota.leased_until = until if name in usable else float("-inf")
 
     def _exchange(self, connection: Connection) -> _Found:
         """The step's transaction."""
@@ -192,8 +196,8 @@ class Leases:
             share = self._share(found)
             self._held.leaving = {*ids[share:]}
             if len(ids) < share:
-                live = {each.name for each in found if each.is_live}
-                free = [name for name in self._quotas if name not in live]
+                others = {e.name for e in found if e.is_live and e.worker != self._worker}
+                free = [name for name in self._quotas if name not in others | kept]
                 taken = self._take(connection, free)
         return _Found(is_limited, kept, taken, found)
 
@@ -237,7 +241,9 @@ class Leases:
             same = note.get("egress") == self._rules.egress
             is_known = quota.take_over(note.get("budgets"), lease.age, same_address=same)
             quota.leased_until = until
-            if not (is_known and same and note.get("is_last")):
+            if is_known and same and note.get("is_last"):
+                self._target.reconsider()
+            else:
                 self._target.ask_for(quota)
             _log.info("this node uploads with client id %d from now on", quota.number)
 
@@ -292,6 +298,12 @@ def soonest(waits: Sequence[GateWait | None]) -> GateWait | None:
     if not own or None in own:
         return None
     return min((wait for wait in own if wait is not None), key=lambda wait: wait.seconds)
+
+
+def wait_of_nodes(store: PostgresStore, target: str) -> GateWait | None:
+    """Why no node uploads to the target now; None: one does. Blocks; raises StoreUnavailable."""
+    found = store.run(lambda connection: leases.read(connection, f"{prefix_of(target)}worker/"))
+    return soonest([wait_of(lease) for lease in found if lease.is_live])
 
 
 def _digest(text: str) -> str:

@@ -8,13 +8,13 @@ import logging
 from collections.abc import Callable, Iterable
 
 from imageload.cluster.lease import LeaseRules, Leases
-from imageload.cluster.mirror import Mirror
+from imageload.cluster.mirror import Mirror, MirrorRules
 from imageload.cluster.parking import Parking
 from imageload.cluster.queue import Queue
 from imageload.cluster.worker import Tell, Worker, WorkerRules, WorkerState
 from imageload.errors import StoreUnavailable
 from imageload.job import Change, Job
-from imageload.loader import ImageLoad
+from imageload.loader import ImageLoad, Watch
 from imageload.store import Clock
 from imageload.store.postgres.store import open_postgres
 from imageload.targets.imgur.uploader import Imgur
@@ -47,10 +47,11 @@ class Node:
     def mirror(
         self,
         observers: Iterable[Callable[[Job, Change], object]],
-        watched: Callable[[], Iterable[Job]],
+        watch: Watch | None,
+        rules: MirrorRules,
     ) -> Mirror:
         """The jobs of all nodes, for the API."""
-        return Mirror(self.store, observers, watched)
+        return Mirror(self.store, observers, watch, rules)
 
     def start(
         self,

@@ -46,11 +46,7 @@ class Queue:
                 # Without arguments: psycopg then sends the statements as they are.
                 connection.execute(SchemaManager.get_schema().encode())
 
-    def defer(self, connection: Connection, number: int, firsts: Sequence[int]) -> None:
-        """Queue slices of job `number`, in the transaction of `connection`."""
-        self.defer_all(connection, {number: firsts})
-
-    def defer_all(self, connection: Connection, slices: Mapping[int, Sequence[int]]) -> None:
+    def defer(self, connection: Connection, slices: Mapping[int, Sequence[int]]) -> None:
         """Queue slices of jobs, by their numbers, in the transaction of `connection`.
 
         The first slice of any job comes before the second of any other. Raises psycopg.Error.

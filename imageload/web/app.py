@@ -50,7 +50,7 @@ class App:
         self._most_connections = most_connections(settings)
         self.events = Events(
             most_streams(self._most_connections, self._tuning),
-            lambda summary: waiting_of(self.service.target, summary),
+            lambda summary: waiting_of(self.service.registry, summary),
         )
         self.service = Service(
             settings,
@@ -59,7 +59,7 @@ class App:
             observers=(self.events,),
             on_break=on_break,
             sandbox=sandbox,
-            watched=self.events.watched,
+            watch=self.events,
         )
         for gate in self.service.target.gates.values():
             gate.watch(self.events.notify)

@@ -17,10 +17,10 @@ import tornado.web
 
 from imageload.errors import Refused
 from imageload.job import Job, Snapshot
+from imageload.loader import Registry
 from imageload.schemas import WaitingJson, utc_text
 from imageload.service import Service
 from imageload.settings import Settings, Tuning
-from imageload.targets.imgur.uploader import Imgur
 from imageload.web.bodies import BodyHandler
 from imageload.web.events import Events
 from imageload.web.problems import unknown_job
@@ -182,13 +182,13 @@ class BaseHandler(BodyHandler):
         self.set_header("Link", f'<{self.request.path}?{query}>; rel="next"')
 
 
-def waiting_of(target: Imgur, job: Snapshot) -> WaitingJson:
+def waiting_of(jobs: Registry, job: Snapshot) -> WaitingJson:
     """The time until which the job waits for Imgur, and the reason."""
     closed = None
     if job.counts["downloaded"]:
-        closed = target.gate.closed
+        closed = jobs.closed("uploads")
     elif not (job.counts["queued"] or job.finished):
-        closed = target.gates["deletions" if job.purging else "albums"].closed
+        closed = jobs.closed("deletions" if job.purging else "albums")
     return {
         "waiting_until": moment_text(closed.until - time.monotonic()) if closed else None,
         "waiting_for": closed.reason if closed else None,

@@ -38,6 +38,7 @@ from imageload.job import (
     Snapshot,
     Uploaded,
 )
+from imageload.loader import Summarized
 from imageload.schemas import (
     ImageEventJson,
     ProgressEventJson,
@@ -249,7 +250,7 @@ class AllJobsEvents(Topic[str]):
     restarts. A job that is no longer in `jobs` has no events.
     """
 
-    def __init__(self, jobs: Mapping[str, Job], waiting: Waiting) -> None:
+    def __init__(self, jobs: Mapping[str, Summarized], waiting: Waiting) -> None:
         super().__init__()
         self._jobs = jobs
         self._waiting = waiting
@@ -268,8 +269,9 @@ class AllJobsEvents(Topic[str]):
     def touch_unfinished(self) -> None:
         """All jobs that are not finished wait for something new."""
         for job in list(self._jobs.values()):  # a copy, for other threads remove jobs
-            if not job.summary().finished:
-                self.touch(job.job_id)
+            summary = job.summary()
+            if not summary.finished:
+                self.touch(summary.job_id)
 
     def flush(self) -> None:
         """Log the jobs that have changed, and notify."""
@@ -376,18 +378,23 @@ class Events:
             topic.load(job.snapshot())
         return topic
 
-    def of_all_jobs(self, jobs: Mapping[str, Job]) -> AllJobsEvents:
+    @property
+    def watches_all(self) -> bool:
+        """True if somebody has subscribed to the events of all jobs."""
+        return self._all is not None and bool(self._all.subscribers)
+
+    def of_all_jobs(self, jobs: Mapping[str, Summarized]) -> AllJobsEvents:
         """The events of all `jobs`, which are in the order of their creation."""
         if self._all is None:
             self._loop = asyncio.get_running_loop()
             self._all = AllJobsEvents(jobs, self._waiting)
         return self._all
 
-    def accepted(self, jobs: Iterable[Job]) -> None:
-        """These jobs are new."""
+    def touch(self, job_ids: Iterable[str]) -> None:
+        """These jobs are new, or have changed."""
         if self._all is not None:
-            for job in jobs:
-                self._all.touch(job.job_id)
+            for job_id in job_ids:
+                self._all.touch(job_id)
 
     @contextlib.contextmanager
     def subscribe(self, topic: Topic[Any], changed: asyncio.Event) -> Iterator[None]:

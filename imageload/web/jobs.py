@@ -37,7 +37,7 @@ class JobImagesHandler(BaseHandler):
         if state is not None and state not in get_args(State):
             raise Refused("bad-request", f"state is one of {', '.join(get_args(State))}.")
         snapshot = job.snapshot()
-        waiting = waiting_of(self.target, snapshot)
+        waiting = waiting_of(self.jobs, snapshot)
         if self.is_known(tag_of_job(snapshot, waiting)):
             return
         numbered = enumerate(islice(snapshot.images, after, None), after + 1)

@@ -27,7 +27,7 @@ def links_after(place: str | None, registry: Registry, store: Store) -> Iterator
     """
     job_id, number = _parsed(place) if place is not None else ("", 0)
     jobs: Iterable[Job] = registry.jobs()
-    first = registry.job_list_s.get(job_id) if registry.has_links else None
+    first = next((job for job in jobs if job.job_id == job_id), None)
     if first is not None:
         jobs = dropwhile(lambda job: job is not first, jobs)
     else:

@@ -106,7 +106,10 @@ class Gauges(Collector):
             yield CounterMetricFamily(f"imageload_slices_{name}", text, value=count)
 
     def _jobs(self) -> Iterator[GaugeMetricFamily]:
-        totals = self.service.registry.totals()
+        try:
+            totals = self.service.registry.totals()
+        except StoreUnavailable:  # the other gauges are wanted all the more
+            return
         yield _labelled("jobs", "Jobs in memory, by status.", "status", totals.jobs)
         pending = totals.pending
         yield _labelled("images_pending", "Images that have not ended, by state.", "state", pending)
@@ -138,7 +141,7 @@ class Gauges(Collector):
 
     def _imgur(self) -> Iterator[GaugeMetricFamily]:
         target = self.service.target
-        closed = target.gate.closed
+        closed = self.service.registry.closed("uploads")
         waits = {closed.reason: max(0.0, closed.until - time.monotonic())} if closed else {}
         yield GaugeMetricFamily(
             "imageload_images_parked", "Images that wait for Imgur.", value=target.parked

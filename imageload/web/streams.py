@@ -101,7 +101,8 @@ class EventsHandler(StreamHandler):
 
     async def get(self) -> None:
         """Stream from the Last-Event-ID on, or from now on without one."""
-        topic = self.events.of_all_jobs(self.jobs.job_list_s)
+        await self.jobs.look()
+        topic = self.events.of_all_jobs(self.jobs.listed)
         event_id = self.request.headers.get("Last-Event-ID")
         position = topic.version if event_id is None else topic.position(event_id)
         await self.stream(topic, position, f"id: {position}\n\n".encode("ascii"))

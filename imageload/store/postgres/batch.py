@@ -157,7 +157,7 @@ class Batch:
     asks: dict[bytes, tuple[Place, Claim, int]] = field(default_factory=dict)
     """The images whose Uploading is in this batch, by their bytes: slice, claim and index."""
     locks: set[int] = field(default_factory=set)
-    """Numbers of jobs that are locked before their slices: `edits` lock them."""
+    """Numbers of jobs that are locked before their slices, as verbs do: `edits` lock them."""
 
     def __len__(self) -> int:
         """How much there is to write."""
@@ -174,8 +174,9 @@ class Batch:
         """
         begun = time.monotonic()
         with connection.transaction():
-            if self.locks:
-                connection.execute(_LOCK_JOBS, (sorted(self.locks),))
+            jobs = self.locks | self.heads.keys()
+            if jobs:
+                connection.execute(_LOCK_JOBS, (sorted(jobs),))
             alive = self._write_slices(connection)
             self._write_images(connection, alive)
             known = self._write_contents(connection, alive)

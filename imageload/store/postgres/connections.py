@@ -38,6 +38,9 @@ class Connections:
         self._connect_seconds = connect_seconds
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
+        self._is_closed = False
+        self._opening = 0
+        self._last_error: psycopg.Error | None = None
 
     def open(self) -> Connection:
         """A new connection in autocommit mode; raises psycopg.OperationalError."""
@@ -83,8 +86,9 @@ class Connections:
             return result
 
     def close(self) -> None:
-        """Close the connections that nobody uses."""
+        """Close the connections: those in use as they are given back."""
         with self._lock:
+            self._is_closed = True
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
@@ -93,14 +97,26 @@ class Connections:
         with self._lock:
             if self._idle:
                 return self._idle.pop(), True
+            if self._last_error is not None and self._opening:
+                # One thread at a time finds out whether it is back: a host that does not answer
+                # would hold up every request.
+                raise unavailable(self._last_error)
+            self._opening += 1
+        failed: psycopg.Error | None = None
         try:
             return self.open(), False
         except psycopg.Error as error:
+            failed = error
             raise unavailable(error) from error
+        finally:
+            with self._lock:
+                self._opening -= 1
+                self._last_error = failed
 
     def _give_back(self, connection: Connection) -> None:
         with self._lock:
-            if not connection.broken and not connection.closed and len(self._idle) < _KEPT:
+            is_whole = not connection.broken and not connection.closed
+            if is_whole and not self._is_closed and len(self._idle) < _KEPT:
                 self._idle.append(connection)
                 return
         with contextlib.suppress(psycopg.Error):

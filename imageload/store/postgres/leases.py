@@ -30,7 +30,7 @@ def renew(
 
 
 def take(connection: Connection, name: str, worker: str, seconds: float) -> Lease | None:
-    """The lease with the note of its last holder, if nobody has it."""
+    """The lease with the note of its last holder, if no other worker has it."""
     row = connection.execute(_TAKE.encode(), (name, worker, seconds)).fetchone()
     return None if row is None else Lease(*row)
 
@@ -71,7 +71,8 @@ _RENEW = b"""
 _TAKE = f"""
     INSERT INTO lease (name, worker, until) VALUES (%s, %s, now() + make_interval(secs => %s))
     ON CONFLICT (name) DO UPDATE SET worker = excluded.worker, until = excluded.until
-    WHERE lease.until <= now() RETURNING {_COLUMNS}"""  # noqa: S608 - no input
+    WHERE lease.until <= now() OR lease.worker = excluded.worker
+    RETURNING {_COLUMNS}"""  # noqa: S608 - names
 _LET_GO = b"""
     UPDATE lease SET worker = '', until = now(), note = new.note, noted = now()
     FROM unnest(%s::text[], %s::text[]) AS new (name, note)

@@ -34,14 +34,14 @@ _CHANGED = b"""
 _JOB_VERSIONS = b"""
     SELECT job.id, sum(slice.version)::bigint FROM job JOIN slice ON slice.job = job.number
     WHERE job.id = ANY(%s) GROUP BY job.id"""
-_SUMMARIES = b"""
+SUMMARIES = b"""
     SELECT job.id, created, started, purging, album, callback, total, sums.*
     FROM job, LATERAL (
         SELECT sum(version)::bigint, sum(downloaded)::int, sum(completed)::int, sum(failed)::int,
             sum(maybe_duplicates)::int, sum(downloaded_bytes)::bigint, sum(uploaded_bytes)::bigint
         FROM slice WHERE slice.job = job.number) AS sums
     WHERE NOT retired"""
-_NEWEST = _SUMMARIES + b" AND number < %s ORDER BY number DESC LIMIT %s"
+_NEWEST = SUMMARIES + b" AND number < %s ORDER BY number DESC LIMIT %s"
 _LINKS = f"""
     SELECT image.job, job.id, image.n, image.link
     FROM image JOIN job ON job.number = image.job
@@ -190,7 +190,7 @@ def read_versions(connection: Connection, job_ids: Sequence[str]) -> dict[str, i
 
 def read_summaries(connection: Connection) -> list[Snapshot]:
     """All jobs that are not retired, without their images."""
-    return [_summary(row) for row in connection.execute(_SUMMARIES)]
+    return [summary_of(row) for row in connection.execute(SUMMARIES)]
 
 
 def read_newest(connection: Connection, before: str | None, limit: int) -> list[Snapshot]:
@@ -201,7 +201,7 @@ def read_newest(connection: Connection, before: str | None, limit: int) -> list[
         if head is None:
             raise LookupError(before)
         number = head.number
-    return [_summary(row) for row in connection.execute(_NEWEST, (number, limit))]
+    return [summary_of(row) for row in connection.execute(_NEWEST, (number, limit))]
 
 
 def read_links(
@@ -217,7 +217,7 @@ def read_setting(connection: Connection, name: str) -> str | None:
     return None if row is None else str(row[0])
 
 
-def _summary(row: Sequence[Any]) -> Snapshot:
+def summary_of(row: Sequence[Any]) -> Snapshot:
     """A job without its images, of its row and the sums of its slices."""
     job_id, created, started, purging, album, callback, total, version, *counts = row
     downloaded, completed, failed, maybe_duplicates, downloaded_bytes, uploaded_bytes = counts

@@ -7,9 +7,12 @@ writes for them until a worker claims a slice (`imageload.cluster`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hashlib
+import itertools
 import logging
+import operator
 import threading
 import time
 import weakref
@@ -17,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Protocol, TypeVar
 
 import psycopg
+import psycopg.errors
 
 from imageload.errors import Failure, StoreError
 from imageload.job import (
@@ -31,10 +35,11 @@ from imageload.job import (
     texts_key,
 )
 from imageload.store import Clock, Elsewhere, Link, Posted, Totals
-from imageload.store.postgres import accepting, claims, leaving, reading, verbs
+from imageload.store.postgres import accepting, claims, leaving, overview, reading, verbs
 from imageload.store.postgres.batch import HEAD, Batch, Claim, Content, Counts, SliceState
 from imageload.store.postgres.claims import Claimed, Order, Place, SliceCounts, Wait
 from imageload.store.postgres.connections import UNAVAILABLE, Connection, Connections
+from imageload.store.postgres.overview import Workers
 from imageload.store.postgres.schema import migrate
 from imageload.store.postgres.verbs import Done
 from imageload.store.writer import Writer
@@ -52,11 +57,8 @@ class Queue(Protocol):
     def create(self, connection: Connection) -> None:
         """Make its tables if they are missing."""
 
-    def defer(self, connection: Connection, number: int, firsts: Sequence[int]) -> None:
-        """Queue slices of job `number`, in the transaction of `connection`."""
-
-    def defer_all(self, connection: Connection, slices: Mapping[int, Sequence[int]]) -> None:
-        """`defer` for several jobs."""
+    def defer(self, connection: Connection, slices: Mapping[int, Sequence[int]]) -> None:
+        """Queue slices of jobs, by their numbers, in the transaction of `connection`."""
 
     def tidy(self, connection: Connection, dead_seconds: float) -> None:
         """Delete what workers have left that were not heard of for `dead_seconds`."""
@@ -109,7 +111,7 @@ class Database:
         if self._connection is None or self._connection.closed:
             self._connection = self._connections.open()
         try:
-            batch.write(self._connection)
+            self._write(batch, self._connection)
         except UNAVAILABLE:
             self._connection.close()
             raise
@@ -117,6 +119,11 @@ class Database:
             for name, value in batch.settings.items():
                 if self.unwritten_settings.get(name) is value:  # no other came meanwhile
                     self.unwritten_settings.pop(name, None)
+
+    def _write(self, batch: Batch, connection: Connection) -> None:
+        while True:
+            with contextlib.suppress(psycopg.errors.DeadlockDetected):  # it was rolled back
+                return batch.write(connection)
 
     def close(self) -> None:
         """Close its connection."""
@@ -137,7 +144,7 @@ class PostgresStore:
         queue: Queue,
     ) -> None:
         self._connections = connections
-        self._queue, self._defer = queue, queue.defer
+        self._queue = queue
         self._database = Database(connections)
         self._writer = Writer(self._database, clock, on_break)
         self._claims: weakref.WeakKeyDictionary[Job, Claim] = weakref.WeakKeyDictionary()
@@ -154,7 +161,7 @@ class PostgresStore:
 
         def insert(connection: Connection) -> list[Claim]:
             connection.execute(f"SET LOCAL statement_timeout = {milliseconds}".encode())
-            return accepting.insert(connection, jobs, posted, self._queue.defer_all)
+            return accepting.insert(connection, jobs, posted, self._queue.defer)
 
         self._claims.update(zip(jobs, self._connections.run(insert), strict=True))
 
@@ -239,7 +246,7 @@ class PostgresStore:
                 return claimed
             if place[1] == HEAD:
                 return claimed
-            self._defer(connection, place[0], claims.split(connection, claimed.claim))
+            self._queue.defer(connection, {place[0]: claims.split(connection, claimed.claim)})
             job_id, _, _ = claimed.job.job_id.partition("/")
             _log.warning("split a slice that may kill nodes job=%s first=%d", job_id, place[1])
             return None
@@ -279,6 +286,11 @@ class PostgresStore:
         """
         return self.run(lambda c: claims.parked(c, (least, most), waited_seconds))
 
+    def waits(self, job_ids: Sequence[str]) -> dict[str, Wait]:
+        """What slices of these jobs wait for without a worker, those that go on first."""
+        rows = self.run(lambda connection: claims.waits(connection, job_ids))
+        return {job_id: Wait(reason, seconds) for job_id, reason, seconds in rows}
+
     def update_waits(self, wait: Wait) -> None:
         """All slices that wait now wait for this."""
         self.run(lambda connection: claims.update_waits(connection, wait))
@@ -310,7 +322,7 @@ class PostgresStore:
                 queue = claims.end(connection, claim, first)
             else:
                 queue = claims.give_back(connection, claim, first, wait)
-            self._defer(connection, claim.number, queue)
+            self._queue.defer(connection, {claim.number: queue})
 
         def put(batch: Batch) -> None:
             batch.locks.add(claim.number)
@@ -329,7 +341,7 @@ class PostgresStore:
     def _do(self, job_id: str, verb: Callable[[verbs.Locked], Done]) -> Done:
         def run(connection: Connection) -> Done:
             done = verb(verbs.lock(connection, job_id))
-            self._defer(connection, done.number, done.queue)
+            self._queue.defer(connection, {done.number: done.queue})
             return done
 
         return self._connections.run(run)
@@ -353,8 +365,9 @@ class PostgresStore:
 
         def run(connection: Connection) -> int:
             places = claims.forgotten(connection, rescue=rescue)
-            for number, first in places:
-                self._defer(connection, number, [first])
+            jobs = itertools.groupby(places, operator.itemgetter(0))
+            slices = {number: [first for _, first in some] for number, some in jobs}
+            self._queue.defer(connection, slices)
             return len(places)
 
         return self._connections.run(run)
@@ -428,6 +441,14 @@ class PostgresStore:
         ids = [job.job_id for job in jobs]
         found = self._connections.run(lambda connection: reading.read_versions(connection, ids))
         return {job: found.get(job.job_id) for job in jobs}
+
+    def active(self, known: Sequence[str], newest: str) -> list[Snapshot]:
+        """Jobs that are open, or among `known`, or newer than `newest`; all if that is empty."""
+        return self._connections.run(lambda c: overview.read_active(c, known, newest))
+
+    def workers(self, dead_seconds: float) -> Workers:
+        """The workers of all nodes; raises StoreUnavailable."""
+        return self._connections.run(lambda c: overview.read_workers(c, dead_seconds))
 
     def totals(self) -> Totals:
         """How many jobs and images there are that have not ended, and jobs that have."""

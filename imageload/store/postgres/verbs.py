@@ -1,7 +1,7 @@
 """What users ask of a job, on any node: a transaction each.
 
-Slices that no node has are changed here, by the same Changes as on their worker. A slice that some
-node has gets an order, which its worker follows at its next look.
+Slices that no node has are taken, and changed here by the same Changes as on their worker. A slice
+that some node has gets an order in its row, which its worker or the next one follows.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Done(NamedTuple):
 
 @dataclass(slots=True)
 class Locked:
-    """A job whose row is locked, and its slices that no node has (`free`)."""
+    """A job whose row is locked, and its slices that no node has (`free`), under a new epoch."""
 
     connection: Connection
     job: Job
@@ -69,7 +69,7 @@ def lock(connection: Connection, job_id: str) -> Locked:
         raise LookupError(job_id)
     head = read_head(connection, job_id)
     assert head is not None, "its row is locked"
-    free = {first for (first,) in connection.execute(_FREE, (head.number,)).fetchall()}
+    free = {first for (first,) in connection.execute(_TAKE_FREE, (head.number,)).fetchall()}
     job, claim = read_whole(connection, head)
     return Locked(connection, job, claim, free, Batch())
 
@@ -93,8 +93,9 @@ def cancel(locked: Locked, failure: Failure, *, purge: bool) -> Done:
     number = locked.claim.number
     if locked.job.summary().purging and not before.purging:
         locked.connection.execute(_TAKE_HEAD, (number,))
-    locked.connection.execute(_CANCEL_TAKEN, (number,))
-    locked.connection.execute(_CLOSE_FREE, (number, sorted(locked.free - {HEAD})))
+    free = sorted(locked.free)
+    locked.connection.execute(_CANCEL_TAKEN, (number, free))
+    locked.connection.execute(_CLOSE_FREE, (number, [first for first in free if first != HEAD]))
     opened = locked.connection.execute(_OPEN_HEAD, (number,)).fetchone()
     return Done(number, before, len(open_), [HEAD] if opened else [])
 
@@ -123,25 +124,28 @@ def retry(locked: Locked, *, only_transient: bool) -> Done:
         if not failed:
             locked.apply(AlbumReopened())
         locked.batch.write(locked.connection)
-        queue = sorted(firsts & locked.free) or ([HEAD] if not failed else [])
+        queue = sorted(firsts) or [HEAD]  # a message about a slice that is at work does no harm
         # Its node knows nothing of this end of the job.
         locked.connection.execute(_TAKE_HEAD, (number,))
         if failed:
             locked.connection.execute(_REOPEN_HEAD, (number,))
         again = "transient" if only_transient else "all"
         taken = sorted(firsts - locked.free)
-        locked.connection.execute(_OPEN, (number, queue))
         locked.connection.execute(_AGAIN, (again, number, taken))
+        locked.connection.execute(_OPEN, (number, sorted(set(queue) - set(taken))))
     return Done(number, before, len(failed), queue)
 
 
 # No stronger lock: nodes that write images of the job meanwhile would wait, and so would we for
 # them.
 _LOCK = b"SELECT FROM job WHERE id = %s FOR NO KEY UPDATE"
-# Locked, so that no worker claims them meanwhile.
-_FREE = b"""
-    SELECT first FROM slice WHERE job = %s AND (worker IS NULL OR until < now())
-    ORDER BY first FOR UPDATE SKIP LOCKED"""
+# The new epoch fences off what an earlier owner has not written yet.
+_TAKE_FREE = b"""
+    WITH free AS (
+        SELECT job, first FROM slice WHERE job = %s AND worker IS NULL
+        ORDER BY first FOR UPDATE SKIP LOCKED)
+    UPDATE slice SET epoch = epoch + 1 FROM free
+    WHERE (slice.job, slice.first) = (free.job, free.first) RETURNING slice.first"""
 _TAKE_HEAD = b"""
     UPDATE slice SET open = false, epoch = epoch + 1, version = version + 1, worker = NULL,
         until = NULL, cancels = 0, taken_over = 0
@@ -150,11 +154,15 @@ _REOPEN_HEAD = b"""
     UPDATE job SET album = (album::jsonb || '{"is_open": true}')::text,
         callback = (callback::jsonb || '{"is_told": false, "failure": null}')::text
     WHERE number = %s"""
+# Also those whose row another transaction held a moment ago: whoever has them next follows.
 _CANCEL_TAKEN = b"""
-    UPDATE slice SET cancels = cancels + 1, again = NULL
-    WHERE job = %s AND open AND worker IS NOT NULL AND until >= now()"""
+    WITH taken AS (
+        SELECT job, first FROM slice WHERE job = %s AND open AND first <> ALL(%s)
+        ORDER BY first FOR UPDATE)
+    UPDATE slice SET cancels = cancels + 1, again = NULL FROM taken
+    WHERE (slice.job, slice.first) = (taken.job, taken.first)"""
 _CLOSE_FREE = b"""
-    UPDATE slice SET open = false, worker = NULL, until = NULL, again = NULL, epoch = epoch + 1
+    UPDATE slice SET open = false, cancels = 0, again = NULL
     WHERE job = %s AND first = ANY(%s) AND open"""
 _OPEN_HEAD = b"""
     UPDATE slice SET open = true FROM job
@@ -163,4 +171,4 @@ _OPEN_HEAD = b"""
         AND NOT EXISTS (SELECT FROM slice AS other WHERE other.job = job.number AND other.open)
     RETURNING slice.job"""
 _OPEN = b"UPDATE slice SET open = true WHERE job = %s AND first = ANY(%s)"
-_AGAIN = b"UPDATE slice SET again = %s WHERE job = %s AND first = ANY(%s)"
+_AGAIN = b"UPDATE slice SET open = true, again = %s WHERE job = %s AND first = ANY(%s)"

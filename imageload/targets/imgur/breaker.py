@@ -90,6 +90,20 @@ class Blocked:
         return error
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why requests are refused, and the first and the longest wait for a probe.
+
+    `only_asking`: the probe has to be a request that only asks for the limits.
+    """
+
+    reason: Reason
+    message: str
+    wait: float
+    longest: float = _LONGEST_WAIT
+    only_asking: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Backoff:
     """Rejects requests until `blocked_until`, then lets one probe through.
@@ -108,6 +122,14 @@ class Backoff:
     def blocked_until(self) -> float:
         """When the probe may be sent."""
         return self.began if self.is_over else self.began + self.wait
+
+
+_AWAY = Refusal(
+    reason="unavailable",
+    message=MESSAGES["unavailable"],
+    wait=_FIRST_OUTAGE_WAIT,
+    longest=_LONGEST_OUTAGE_WAIT,
+)
 
 
 class Breaker:
@@ -130,27 +152,17 @@ class Breaker:
             until = now + _FIRST_OUTAGE_WAIT if backoff.only_asking else math.inf
         return Blocked(backoff.reason, until, backoff.message)
 
-    def back_off(
-        self,
-        reason: Reason,
-        message: str,
-        wait: float,
-        *,
-        sent: float,
-        now: float,
-        longest: float = _LONGEST_WAIT,
-        only_asking: bool = False,
-    ) -> bool:
-        """A request that was sent at `sent` was refused: `wait`, or twice the last such wait.
+    def back_off(self, refusal: Refusal, *, sent: float, now: float) -> bool:
+        """A request that was sent at `sent` was refused: wait, or twice the last such wait.
 
         False: it was in flight together with the first that was refused, and changes nothing.
         """
-        before = self.backoff
+        before, wait = self.backoff, refusal.wait
         if before is not None and sent < before.began:
             return False
-        if before is not None and before.reason == reason:
-            wait = max(wait, min(longest, 2 * before.wait))
-        self.backoff = Backoff(reason, message, now, wait, only_asking)
+        if before is not None and before.reason == refusal.reason:
+            wait = max(wait, min(refusal.longest, 2 * before.wait))
+        self.backoff = Backoff(refusal.reason, refusal.message, now, wait, refusal.only_asking)
         return True
 
     def close(self) -> None:
@@ -192,31 +204,21 @@ class EndpointBreaker(Breaker):
 
         `content` identifies the image that was uploaded.
         """
-        when = {"sent": sent, "now": now}
         match error:
             case errors.QuotaExceeded():
-                self._slow_down(error, **when)
+                self._slow_down(error, sent=sent, now=now)
             case errors.UploadBlocked():
                 message, wait = self._block_message(error.message), self.terms.blocked_wait
-                self._begin_outage(self._block, message, wait, **when)
+                refusal = Refusal(reason=self._block, message=message, wait=wait)
+                self._begin_outage(refusal, sent=sent, now=now)
             case errors.UploadError(imgur_is_away=True):
                 self._failures += 1
                 if self._failures >= _FAILURES_IN_A_ROW or self.backoff is not None:
-                    self._begin_outage(
-                        "unavailable",
-                        MESSAGES["unavailable"],
-                        _FIRST_OUTAGE_WAIT,
-                        longest=_LONGEST_OUTAGE_WAIT,
-                        **when,
-                    )
+                    self._begin_outage(_AWAY, sent=sent, now=now)
             case errors.UploadError() if self._rejections.concern_every_image(error, content):
-                self._begin_outage(
-                    "unavailable",
-                    f"Imgur rejects every image. {error.message}",
-                    _FIRST_OUTAGE_WAIT,
-                    longest=_LONGEST_REJECTING_WAIT,
-                    **when,
-                )
+                message = f"Imgur rejects every image. {error.message}"
+                refusal = replace(_AWAY, message=message, longest=_LONGEST_REJECTING_WAIT)
+                self._begin_outage(refusal, sent=sent, now=now)
             case None | errors.UploadError():
                 if error is None and content:
                     self._rejections.landed()
@@ -256,25 +258,22 @@ class EndpointBreaker(Breaker):
         hint = max(0.0, error.retry_after or 0.0)
         if not hint:
             self._most_in_flight = 1.0
-        wait, longest = hint or self.terms.unhinted_wait, hint or _LONGEST_WAIT
+        refusal = Refusal(
+            reason="user",
+            message=error.message,
+            wait=hint or self.terms.unhinted_wait,
+            longest=hint or _LONGEST_WAIT,
+        )
         if self._endpoint != "uploads":  # an album cannot wait for ever
-            self._begin_outage("user", error.message, wait, longest=longest, sent=sent, now=now)
-        elif self.back_off("user", error.message, wait, longest=longest, sent=sent, now=now):
+            self._begin_outage(refusal, sent=sent, now=now)
+        elif self.back_off(refusal, sent=sent, now=now):
             self.outage_since = None  # a wait for credits fails no image, however long
 
-    def _begin_outage(
-        self,
-        reason: Reason,
-        message: str,
-        wait: float,
-        *,
-        sent: float,
-        now: float,
-        longest: float = _LONGEST_WAIT,
-    ) -> None:
+    def _begin_outage(self, refusal: Refusal, *, sent: float, now: float) -> None:
+        """Back off, for no wait that is longer than an outage may be."""
         bound = self.terms.outage_seconds
-        wait, longest = min(wait, bound), min(longest, bound)
-        if self.back_off(reason, message, wait, sent=sent, now=now, longest=longest):
+        wait, longest = min(refusal.wait, bound), min(refusal.longest, bound)
+        if self.back_off(replace(refusal, wait=wait, longest=longest), sent=sent, now=now):
             self.outage_since = self.outage_since or now
 
 

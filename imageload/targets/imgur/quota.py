@@ -31,6 +31,7 @@ from imageload.targets.imgur.breaker import (
     Breaker,
     Endpoint,
     EndpointBreaker,
+    Refusal,
     Terms,
 )
 from imageload.targets.imgur.budget import (
@@ -249,7 +250,8 @@ class Quota:
     def block_until_asked(self, seconds: float) -> None:
         """Send nothing before Imgur has told its limits, or for so long."""
         now = self._quotas.clock()
-        self.access.back_off("unasked", MESSAGES["unasked"], seconds, sent=now, now=now)
+        unasked = Refusal(reason="unasked", message=MESSAGES["unasked"], wait=seconds)
+        self.access.back_off(unasked, sent=now, now=now)
 
     def _amounts(self, kind: Kind) -> Amounts:
         cost = kind.cost
@@ -260,9 +262,13 @@ class Quota:
         """Begin, lengthen or end the backoff of the client id, or of the endpoint."""
         breaker, sent = self.breakers[request.kind.endpoint], request.sent
         if isinstance(error, errors.CredentialsRefused):
-            wait = self._quotas.terms.unhinted_wait
-            known = {"sent": sent, "now": now}
-            self.access.back_off("credentials", error.message, wait, only_asking=True, **known)
+            refusal = Refusal(
+                reason="credentials",
+                message=error.message,
+                wait=self._quotas.terms.unhinted_wait,
+                only_asking=True,
+            )
+            self.access.back_off(refusal, sent=sent, now=now)
             breaker.close()
             return
         is_ours = isinstance(error, errors.QuotaExceeded) and self._names_a_budget(

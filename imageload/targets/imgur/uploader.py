@@ -77,12 +77,16 @@ class Imgur:
 
         Raises an ImageError of this try, or that of an outage which has lasted too long.
         """
+        line: tuple[str, bool] = (key, False)
         while True:
-            outcome = await self._queue.run(key, lambda: self._announce_and_upload(key, upload))
+            outcome = await self._queue.run(line, lambda: self._announce_and_upload(key, upload))
             if isinstance(outcome, Landed):
                 return outcome
             if outcome is not None:
                 raise outcome
+            # Refused images have a line of their own, not behind all that were not sent yet: only
+            # they tell whether a rejection is about the image (`breaker.Rejections`).
+            line = (key, True)
             self.gate.raise_long_outage(upload.since)
             if self.gate.is_long_outage:
                 await self._wait_outside(upload.since)
