@@ -647,3 +647,10 @@ def test_a_node_works_beside_one_with_newer_tables(
             )
     newer = len(MIGRATIONS) + 1
     assert database.one("SELECT version FROM imageload_schema") == newer, "it is not set back"
+
+
+def test_a_node_that_is_stopped_right_after_its_start_ends(tmp_path: Path) -> None:
+    # Its queue opens meanwhile; `running_service` asserts that no thread outlives the node.
+    for number in range(2):
+        with running_service(tmp_path / str(number), store=fresh_database()):
+            pass

@@ -425,8 +425,12 @@ def _is_over(job: Job) -> bool:
 
 
 async def _end_other_tasks() -> None:
-    """Cancel what is left on this loop, such as the queue's pool of connections."""
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    """Cancel what is left on this loop, such as the queue's pool of connections.
+
+    Again and again: a pool that is cancelled while it opens lets one of its tasks lose a cancel.
+    """
+    while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+        for task in tasks:
+            task.cancel()
+        ended, _ = await asyncio.wait(tasks, timeout=0.1)
+        await asyncio.gather(*ended, return_exceptions=True)
