@@ -37,6 +37,7 @@ class Connections:
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
         self._opening = 0
+        self._is_closed = False
         self._last_error: psycopg.Error | None = None
 
     def open(self) -> Connection:
@@ -79,6 +80,7 @@ class Connections:
     def close(self) -> None:
         """Close the connections that nobody uses."""
         with self._lock:
+            self._is_closed = True
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
@@ -105,7 +107,8 @@ class Connections:
 
     def _give_back(self, connection: Connection) -> None:
         with self._lock:
-            if not connection.broken and not connection.closed and len(self._idle) < _KEPT:
+            is_usable = not (connection.broken or connection.closed or self._is_closed)
+            if is_usable and len(self._idle) < _KEPT:
                 self._idle.append(connection)
                 return
         with contextlib.suppress(psycopg.Error):
