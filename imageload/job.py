@@ -308,6 +308,7 @@ class Mirrored(_Change, frozen=True):
     album: Album | None
     callback: Callback | None
     version: int
+    settled: int
 
 
 JobChange = (
@@ -346,6 +347,8 @@ class Snapshot(_Value, frozen=True):
     album: Album | None = None
     purging: bool = False
     callback: Callback | None = None
+    settled: int | None = None
+    """Of a job on another node: see `Job.restored`."""
 
     @property
     def finished(self) -> bool:
@@ -421,6 +424,8 @@ class Job:
         self.waiting_since: float | None = None
         """Since when its images have waited out an outage of the target, on `time.monotonic`, if
         that began before the job came here."""
+        self._settled: int | None = None
+        self._last_place = 0
 
     @classmethod
     def restored(
@@ -435,12 +440,14 @@ class Job:
         purging: bool = False,
         callback: Callback | None = None,
         version: int = 0,
-        as_is: bool = False,
+        settled: int | None = None,
     ) -> Job:
         """The job as a process that ended left it, at `version`.
 
-        `as_is`: nothing of it changes, since another process works on it. Otherwise an unfinished
-        job starts again, and so does each image that has not ended: its temp file is
+        With `settled` nothing of it changes, since other nodes work on it. Then the version of an
+        image is its place in the order of all Changes in the database, not the job's version; and
+        up to the place `settled` all are known: what is written later comes after it. Without it,
+        an unfinished job starts again, and so does each image that has not ended: its temp file is
         gone, and if its upload had begun it may be on Imgur. Such a reset is one Change: the job's
         version rises by one, and its open images have that version.
         """
@@ -451,7 +458,9 @@ class Job:
         for image in job._images:
             job._counts[image.state] += 1
         job._started, job._version = started, version
-        is_unfinished = not as_is and not job.summary().finished
+        job._settled = settled
+        job._last_place = max((image.version for image in job._images), default=0)
+        is_unfinished = settled is None and not job.summary().finished
         if is_unfinished and (started or job._counts["downloaded"]):
             job._started = False
             job._version += 1
@@ -524,6 +533,8 @@ class Job:
             case Mirrored():
                 for index, image in change.images.items():
                     self._replace(index, image)
+                    self._last_place = max(self._last_place, image.version)
+                self._settled = change.settled
                 self._started, self._purging = change.started, change.purging
                 self._album, self._callback = change.album, change.callback
 
@@ -545,6 +556,11 @@ class Job:
     def callback(self) -> Callback | None:
         """The URL that is called when the job ends, and the result."""
         return self._callback
+
+    @property
+    def is_settled(self) -> bool:
+        """False for a job on other nodes if one of its Changes may get an earlier one."""
+        return self._settled is None or self._last_place <= self._settled
 
     @property
     def started(self) -> bool:
@@ -584,6 +600,7 @@ class Job:
             album=self._album,
             purging=self._purging,
             callback=self._callback,
+            settled=self._settled,
         )
 
 

@@ -182,6 +182,8 @@ class RunningService(Client):
             job.apply(change)
             if self._queueless is not None:
                 self._queueless.record(job, change)
+                if len(changes) <= _APART:  # else many of them are one transaction
+                    asyncio.run(self._queueless.durable())
             else:
                 self.app.events(job, change)
         if self._queueless is not None:
@@ -206,6 +208,7 @@ class RunningService(Client):
 
 
 _DEAD_SECONDS = 3.0
+_APART = 20
 # Under the epoch of the job that `accept` has given a claim on.
 _TAKE_SLICES = b"""
     UPDATE slice SET worker = 'a test', until = now() + interval '1 day' FROM job

@@ -151,7 +151,7 @@ CHANGES: list[Change] = [
     AlbumEnded(FAILURE),
     AlbumReopened(),
     CallbackEnded(7, FAILURE),
-    Mirrored({0: Image("https://origin.example/0.png")}, True, False, None, None, 9),
+    Mirrored({0: Image("https://origin.example/0.png")}, True, False, None, None, 9, 3),
     *(change(kind, 3) for kind in LEADS_TO),
 ]
 

@@ -229,7 +229,7 @@ class Mirror:
             return
         versions = await asyncio.to_thread(self._store.versions, watched)
         for job, version in versions.items():
-            if version is not None and version != job.version:
+            if version is not None and (version != job.version or not job.is_settled):
                 async with self._lock(job.job_id):
                     await self._refresh(job)
 

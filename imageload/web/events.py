@@ -4,8 +4,8 @@
                               one wake in 125 ms at most       └──► AllJobsEvents     each an
                                                                                       asyncio.Event
 
-An event's id is the job's version, so a client resumes after it on any process that has the job.
-Of several events of one version, which another node has sent us together, the last one has the id.
+An event's id is the job's version, or on a node the Change's place in the order that the database
+gives to all Changes. So a client resumes after it on any process that has the job.
 A topic stores numbers only: an event is encoded when it is sent, from the image as it is then, and
 the same bytes go to all subscribers. This module knows no HTTP.
 """
@@ -60,6 +60,7 @@ _BLOCK_EVENTS = 128
 _CACHED_BLOCKS = 8
 _SLACK = 1_024
 
+_ENDED = ("completed", "failed")
 _EVENT_ID = re.compile(r"(\d{1,18})(-end)?", re.ASCII)
 
 K = TypeVar("K")
@@ -142,18 +143,12 @@ class Topic(Generic[K]):
         """(encoded events, position after them)."""
         events: list[bytes] = []
         size = 0
-        last = position
         for key, version in self.since(position):
-            is_full = size >= _BLOCK_BYTES or len(events) >= _BLOCK_EVENTS
-            if is_full and version > last:  # events of one version are in one block
-                return b"".join(events), last
-            if version == last and events:
-                # An id says that all events up to it were sent, so only the last one has it.
-                events[-1] = events[-1].replace(b"\nid: %d\n" % version, b"\n", 1)
-            last = version
             if event := self.encode(key, version):
                 events.append(event)
                 size += len(event)
+            if size >= _BLOCK_BYTES or len(events) == _BLOCK_EVENTS:
+                return b"".join(events), version
         return b"".join(events), self.version
 
     def encode(self, key: K, version: int) -> bytes:
@@ -169,29 +164,50 @@ class JobEvents(Topic[int]):
         self._job = weakref.ref(job)
         self._waiting = waiting
         self._end_version = 0
+        self._seen = 0
+        """The job's newest version that has arrived here."""
+        self._unsettled: dict[int, int] = {}
+        """Changed images whose place in the order may get others before it."""
         self.statuses: dict[int, asyncio.Future[tuple[Snapshot, bytes]]] = {}
         """The statuses that are being encoded, by version; see `status.encoded_status`."""
 
     def load(self, snapshot: Snapshot) -> None:
         """Start with the images that have ended. Takes O(n log n): 50 ms for 100,000 images."""
-        self.version = self._end_version = snapshot.version
-        ended = ("completed", "failed")
+        self.version = self._end_version = self._seen = snapshot.version
         images = enumerate(snapshot.images)
-        self._replace({n: image.version for n, image in images if image.state in ended})
+        ended = {n: image.version for n, image in images if image.state in _ENDED}
+        if (settled := snapshot.settled) is not None:
+            self.version = settled
+            self._unsettled = {n: place for n, place in ended.items() if place > settled}
+            ended = {n: place for n, place in ended.items() if place <= settled}
+            self._end_version = max(ended.values(), default=0)
+        self._replace(ended)
 
     def apply(self, change: Change, version: int) -> None:
         """Log `change`, which made the job's version `version`."""
+        if isinstance(change, Mirrored):
+            self._apply_mirrored(change)
+            return
         if version <= self.version:  # the snapshot was later
             return
-        self.version = version
+        self.version = self._seen = version
         if not isinstance(change, CallbackEnded):  # it reports an end, and is not another one
             self._end_version = version
         if isinstance(change, (Uploaded, Failed, Requeued, Purged, PurgeFailed)):
             self.add(change.index, version)
-        elif isinstance(change, Mirrored):
-            for index, image in sorted(change.images.items()):
-                if image.state in ("completed", "failed") or index in self._newest:
-                    self.add(index, version)
+
+    def _apply_mirrored(self, change: Mirrored) -> None:
+        self._seen = max(self._seen, change.version)
+        for index, image in change.images.items():
+            is_event = image.state in _ENDED or index in self._newest or index in self._unsettled
+            if is_event and image.version > self._newest.get(index, 0):
+                self._unsettled[index] = image.version
+        settled = [(at, n) for n, at in self._unsettled.items() if at <= change.settled]
+        for place, index in sorted(settled):
+            del self._unsettled[index]
+            self.add(index, place)
+            self._end_version = place
+        self.version = max(self.version, change.settled)
 
     def is_end(self, event_id: str) -> bool:
         """True if this is the id of the `complete` event, and the job is still at that end."""
@@ -229,7 +245,7 @@ class JobEvents(Topic[int]):
 
     def _is_complete(self, summary: Snapshot) -> bool:
         """True if the job is finished and its last Change has arrived here."""
-        return summary.finished and summary.version <= self.version
+        return summary.finished and summary.version <= self._seen and not self._unsettled
 
     def _encoded_state(self, summary: Snapshot) -> bytes:
         state: ProgressEventJson = {

@@ -282,7 +282,8 @@ _WRITE_IMAGES = """
     INSERT INTO image (job, n, version, link, record)
     SELECT * FROM unnest(%s::bigint[], %s::int[], %s::bigint[], %s::text[], %s::bytea[])
     ON CONFLICT (job, n) DO UPDATE
-    SET version = excluded.version, link = excluded.link, record = excluded.record"""
+    SET version = excluded.version, link = excluded.link, record = excluded.record,
+        changed = pg_current_xact_id()"""
 _WRITE_HEAD = b"""
     UPDATE job SET started = %s, purging = %s, leaving = leaving AND %s, album = %s, callback = %s
     WHERE number = %s"""

@@ -115,8 +115,8 @@ class Connections:
 
     def _give_back(self, connection: Connection) -> None:
         with self._lock:
-            is_whole = not connection.broken and not connection.closed
-            if is_whole and not self._is_closed and len(self._idle) < _KEPT:
+            is_usable = not (connection.broken or connection.closed or self._is_closed)
+            if is_usable and len(self._idle) < _KEPT:
                 self._idle.append(connection)
                 return
         with contextlib.suppress(psycopg.Error):

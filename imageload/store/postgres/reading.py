@@ -21,16 +21,22 @@ _SLICES = b"""
     SELECT first, items, epoch, version, downloaded, completed, failed, maybe_duplicates,
         downloaded_bytes, uploaded_bytes
     FROM slice WHERE job = %s ORDER BY first"""
-_IMAGES = """
-    SELECT job, n, version, link, record FROM image
-    WHERE job = %s AND n >= %s AND n < %s ORDER BY n"""
+# Places of images in the order of their last Changes: by transaction, then by number. A row of a
+# later transaction than this one was restored from a dump.
+_PLACE = """
+    CASE WHEN changed < pg_snapshot_xmax(pg_current_snapshot())
+    THEN changed::text::bigint << 20 ELSE 0 END + (n & 1048575)"""
+_IMAGES = f"""
+    SELECT job, n, {_PLACE}, link, record FROM image
+    WHERE job = %s AND n >= %s AND n < %s ORDER BY n"""  # noqa: S608 - an expression
+_SETTLED = b"SELECT (pg_snapshot_xmin(pg_current_snapshot())::text::bigint << 20) - 1"
 ONE_MOMENT = b"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
 """What is read in this transaction is of one moment."""
 _VERSIONS = b"SELECT first, version FROM slice WHERE job = %s"
 _ITEMS = b"SELECT items FROM slice WHERE job = %s AND first = %s"
-_CHANGED = b"""
-    SELECT job, n, version, link, record FROM image
-    WHERE job = %s AND n >= %s AND n < %s AND version > %s ORDER BY n"""
+_CHANGED = f"""
+    SELECT job, n, {_PLACE}, link, record FROM image
+    WHERE job = %s AND n >= %s AND n < %s AND version > %s ORDER BY n""".encode()  # noqa: S608
 _JOB_VERSIONS = b"""
     SELECT job.id, sum(slice.version)::bigint FROM job JOIN slice ON slice.job = job.number
     WHERE job.id = ANY(%s) GROUP BY job.id"""
@@ -88,7 +94,7 @@ def read_whole(connection: Connection, head: Head) -> tuple[Job, Claim]:
     images: list[Image] = []
     states: dict[int, SliceState] = {}
     for first, packed, epoch, version, *counts in slices:
-        images += _images(first, packed, rows, newest - version)
+        images += _images(first, packed, rows)
         states[first] = SliceState(epoch, version, Counts(*counts))
     job = Job.restored(
         images,
@@ -100,21 +106,21 @@ def read_whole(connection: Connection, head: Head) -> tuple[Job, Claim]:
         purging=head.purging,
         callback=read_callback(head.callback),
         version=newest,
-        as_is=True,
+        settled=_read_settled(connection),
     )
     return job, Claim(head.number, 0, images, states)
 
 
 def read_changes(
-    connection: Connection, known: Mapping[int, int], head: Head
+    connection: Connection, known: Mapping[int, int], head: Head, *, is_settled: bool
 ) -> tuple[Mirrored, dict[int, int]] | None:
     """What has changed in a job since its slices had these versions, and their versions now.
 
-    None: nothing has.
+    None: nothing has, and the job is settled.
     """
     found = connection.execute(_VERSIONS, (head.number,)).fetchall()
     versions: dict[int, int] = dict(found)
-    if versions == known:
+    if versions == known and is_settled:
         return None
     newest = sum(versions.values())
     images: dict[int, Image] = {}
@@ -125,7 +131,6 @@ def read_changes(
             items = decode_items(zlib.decompress(packed))
             changed = (head.number, first, first + len(items), seen)
             for row in connection.execute(_CHANGED, changed).fetchall():
-                row = (*row[:2], row[2] + newest - version, *row[3:])
                 images[row[1]] = read_image(items[row[1] - first], row, 0)
     change = Mirrored(
         images,
@@ -134,8 +139,15 @@ def read_changes(
         read_album(head.album),
         read_callback(head.callback),
         newest,
+        _read_settled(connection),
     )
     return change, versions
+
+
+def _read_settled(connection: Connection) -> int:
+    """The place up to which no image can get an earlier Change any more: see `Job.restored`."""
+    (settled,) = connection.execute(_SETTLED).fetchone() or (0,)
+    return int(settled)
 
 
 def read_slice(
@@ -144,7 +156,7 @@ def read_slice(
     """A slice of a job, as a job of its own that has to go on, and the claim on it."""
     items = decode_items(zlib.decompress(packed))
     rows = _image_rows(connection, head.number, first, first + len(items))
-    images = list(_images(first, packed, rows, 0))
+    images = list(_images(first, packed, rows))
     state = SliceState(epoch, version, counts_of(images))
     claim = Claim(head.number, first, images, {first: state})
     job = Job.restored(
@@ -165,22 +177,12 @@ def _image_rows(
     return dict(zip(map(itemgetter(1), found), found, strict=True))
 
 
-def _images(
-    first: int, packed: bytes, rows: Mapping[int, Sequence[Any]], others: int
-) -> Iterator[Image]:
-    """The images of a slice.
-
-    A job's version at an image's last Change is not known, as the slices have versions of their
-    own. It is at most the slice's version then, plus the newest versions of the others: a client
-    that resumes after that version misses nothing.
-    """
+def _images(first: int, packed: bytes, rows: Mapping[int, Sequence[Any]]) -> Iterator[Image]:
+    """The images of a slice; their `version` is their place among the Changes of all jobs."""
     if first == HEAD:
         return
     for n, item in zip(itertools.count(first), decode_items(zlib.decompress(packed)), strict=False):
-        row = rows.get(n)
-        if row is not None:
-            row = (*row[:2], row[2] + others, *row[3:])
-        yield read_image(item, row, 0)
+        yield read_image(item, rows.get(n), 0)
 
 
 def read_versions(connection: Connection, job_ids: Sequence[str]) -> dict[str, int]:

@@ -16,7 +16,8 @@
 `epoch` rises each time that a slice gets another worker; every write to a slice names the epoch
 under which it was begun, so a worker that was taken over writes nothing. A slice's `version` rises
 with each of its Changes. A job's version is the sum of its slices' versions, so the workers of one
-job never wait for each other's row.
+job never wait for each other's row. `changed` is the transaction that wrote an image last: it
+gives the events of a job one order, which is the same on all nodes.
 """
 
 from __future__ import annotations
@@ -99,6 +100,7 @@ MIGRATIONS = (
     CREATE INDEX slice_parked ON slice (first, job) WHERE not_before IS NOT NULL;
     ALTER TABLE content ALTER link DROP NOT NULL, ADD job BIGINT, ADD first INTEGER,
         ADD epoch BIGINT;
+    ALTER TABLE image ADD changed XID8 NOT NULL DEFAULT pg_current_xact_id();
     """,
 )
 """From each version of the schema to the next. Existing entries never change.

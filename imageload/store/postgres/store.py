@@ -425,7 +425,7 @@ class PostgresStore:
             connection.execute(reading.ONE_MOMENT)
             head = reading.read_head_of(connection, claim.number)
             known = {first: state.version for first, state in claim.slices.items()}
-            return reading.read_changes(connection, known, head)
+            return reading.read_changes(connection, known, head, is_settled=job.is_settled)
 
         found = self._connections.run(read)
         if found is None:
