@@ -323,9 +323,11 @@ def test_a_slice_of_a_node_that_seems_dead_is_left_to_it_after_an_outage(
     assert store.claim(place, "other", 60.0) is None, "it lives"
     database.rows("UPDATE slice SET until = now() - interval '1 hour'")
     assert store.claim(place, "other", 60.0, may_rescue=False) is None
-    assert store.queue_forgotten(rescue=False) == 0
+    assert store.queue_forgotten("one", 60.0, rescue=False) == 0
     database.rows("DELETE FROM procrastinate_jobs")
-    assert store.queue_forgotten(rescue=True) == 1
+    assert store.queue_forgotten("one", 60.0, rescue=True) == 1
+    database.rows("DELETE FROM procrastinate_jobs")
+    assert store.queue_forgotten("other", 60.0, rescue=True) == 0, "one node sweeps at a time"
     claimed = store.claim(place, "other", 60.0)
     assert claimed is not None
     assert claimed.taken_over == 1

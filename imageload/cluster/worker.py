@@ -363,15 +363,18 @@ class Worker:
 
     async def _sweep(self) -> None:
         """Queue slices that nobody has and no message names; tidy up after dead workers."""
-        dead_seconds = self._rules.dead_seconds
+        name, dead_seconds, store = self._rules.name, self._rules.dead_seconds, self._store
+        pause = min(_SWEEP_SECONDS, dead_seconds / 2)
         tidied = time.monotonic()
         while True:
-            await asyncio.sleep(min(_SWEEP_SECONDS, dead_seconds / 2))
+            await asyncio.sleep(pause)
             is_well = self._is_well
             try:
-                count = await asyncio.to_thread(self._store.queue_forgotten, rescue=is_well)
+                count = await asyncio.to_thread(
+                    store.queue_forgotten, name, 2 * pause, rescue=is_well
+                )
                 if is_well and time.monotonic() - tidied > dead_seconds:
-                    await asyncio.to_thread(self._store.tidy_queue, dead_seconds)
+                    await asyncio.to_thread(store.tidy_queue, dead_seconds)
                     tidied = time.monotonic()
             except ImageLoadError as error:
                 _log.debug("no sweep: %s", error)

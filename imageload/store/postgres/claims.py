@@ -81,18 +81,22 @@ def claim(
     None: it has ended, or another worker has it. A slice of a worker that seems dead is taken only
     if `may_rescue`, one that may be the reason why nodes die only if `may_suspect`.
     """
+    number, first = place
+    # The job before its slices, as all transactions lock them.
+    is_first = connection.execute(_LOCK_NEW_JOB, (number,)).fetchone() is not None
     terms = worker, seconds, *place, may_rescue, may_suspect, MOST_TAKEN_OVER
     row = connection.execute(_CLAIM, terms).fetchone()
     if row is None:
         return None
     epoch, version, items, cancels, again, taken_over, waited = row
-    head = read_head_of(connection, place[0])
+    if is_first and first != HEAD:
+        connection.execute(_START, (number,))
+        connection.execute(_HEAD_CHANGED, (number,))
+    head = read_head_of(connection, number)
     order = Order(cancels, head.purging, again)
-    if place[1] == HEAD:
+    if first == HEAD:
         return Claimed(*read_whole(connection, head), order, taken_over)
-    if not head.started:
-        connection.execute(_START, (head.number, head.number))
-    job, found = read_slice(connection, head, place[1], epoch, version, bytes(items))
+    job, found = read_slice(connection, head, first, epoch, version, bytes(items))
     job.waiting_since = None if waited is None else time.monotonic() - waited
     return Claimed(job, found, order, taken_over)
 
@@ -225,10 +229,9 @@ _CLAIM = b"""
         AND (%s OR taken_over + (worker IS NOT NULL)::int < %s)
     RETURNING epoch, version, items, cancels, again, taken_over,
         extract(epoch FROM now() - waits_since)::float8"""
-_START = b"""
-    WITH begun AS (UPDATE job SET started = true WHERE number = %s AND NOT started RETURNING number)
-    UPDATE slice SET version = version + 1 WHERE job = %s AND first = -1 AND job IN (
-        SELECT number FROM begun)"""
+_LOCK_NEW_JOB = b"SELECT FROM job WHERE number = %s AND NOT started FOR NO KEY UPDATE"
+_START = b"UPDATE job SET started = true WHERE number = %s"
+_HEAD_CHANGED = b"UPDATE slice SET version = version + 1 WHERE job = %s AND first = -1"
 _PUT_PART = b"""
     INSERT INTO slice (job, first, epoch, count, items, version, taken_over, downloaded, completed,
         failed, maybe_duplicates, downloaded_bytes, uploaded_bytes)
@@ -271,8 +274,11 @@ _PARK = f"""
     UPDATE slice SET {_WAITS} WHERE job = %s AND first = %s AND open
         AND (worker IS NULL OR until < now())""".encode()  # noqa: S608 - columns
 _UPDATE_WAITS = b"""
-    UPDATE slice SET not_before = now() + make_interval(secs => %s), waits_for = %s
-    WHERE not_before IS NOT NULL AND open AND first >= 0"""
+    WITH waiting AS (
+        SELECT job, first FROM slice WHERE not_before IS NOT NULL AND open AND first >= 0
+        ORDER BY job, first FOR NO KEY UPDATE SKIP LOCKED)
+    UPDATE slice SET not_before = now() + make_interval(secs => %s), waits_for = %s FROM waiting
+    WHERE (slice.job, slice.first) = (waiting.job, waiting.first)"""
 _PARKED = b"""
     SELECT job, first FROM slice
     WHERE not_before IS NOT NULL AND open AND (worker IS NULL OR until < now())

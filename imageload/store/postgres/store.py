@@ -35,7 +35,7 @@ from imageload.job import (
     texts_key,
 )
 from imageload.store import Clock, Elsewhere, Link, Posted, Totals
-from imageload.store.postgres import accepting, claims, leaving, overview, reading, verbs
+from imageload.store.postgres import accepting, claims, leases, leaving, overview, reading, verbs
 from imageload.store.postgres.batch import HEAD, Batch, Claim, Content, Counts, SliceState
 from imageload.store.postgres.claims import Claimed, Order, Place, SliceCounts, Wait
 from imageload.store.postgres.connections import UNAVAILABLE, Connection, Connections
@@ -357,13 +357,16 @@ class PostgresStore:
         """How many slices of all nodes wait, and are stuck; raises StoreUnavailable."""
         return self._connections.run(claims.count)
 
-    def queue_forgotten(self, *, rescue: bool) -> int:
+    def queue_forgotten(self, worker: str, seconds: float, *, rescue: bool) -> int:
         """Queue the slices that nobody has and no message names; how many they are.
 
-        With `rescue`, those of nodes that seem dead too.
+        With `rescue`, those of nodes that seem dead too: for `seconds` it is then the work of this
+        worker, and 0 for the others.
         """
 
         def run(connection: Connection) -> int:
+            if rescue and leases.take(connection, "sweep", worker, seconds) is None:
+                return 0
             places = claims.forgotten(connection, rescue=rescue)
             jobs = itertools.groupby(places, operator.itemgetter(0))
             slices = {number: [first for _, first in some] for number, some in jobs}
