@@ -34,6 +34,7 @@ from imageload.job import (
     Failed,
     Item,
     Job,
+    Mirrored,
     NotSent,
     PurgeBegun,
     Purged,
@@ -147,6 +148,7 @@ CHANGES: list[Change] = [
     AlbumEnded(FAILURE),
     AlbumReopened(),
     CallbackEnded(7, FAILURE),
+    Mirrored({}, True, False, None, None, 7, 8),
     *(change(kind, 3) for kind in LEADS_TO),
 ]
 
