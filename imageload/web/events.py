@@ -149,7 +149,7 @@ class Topic(Generic[K]):
                 size += len(event)
             if size >= _BLOCK_BYTES or len(events) == _BLOCK_EVENTS:
                 return b"".join(events), version
-        return b"".join(events), self.version
+        return b"".join(events), max(position, self.version)
 
     def encode(self, key: K, version: int) -> bytes:
         """The event for the change of `key` at `version`; empty if there is nothing to send."""
@@ -166,6 +166,7 @@ class JobEvents(Topic[int]):
         self._end_version = 0
         self._seen = 0
         """The job's newest version that has arrived here."""
+        self._is_mirrored = False
         self._unsettled: dict[int, int] = {}
         """Changed images whose place in the order may get others before it."""
         self.statuses: dict[int, asyncio.Future[tuple[Snapshot, bytes]]] = {}
@@ -178,6 +179,10 @@ class JobEvents(Topic[int]):
         ended = {n: image.version for n, image in images if image.state in _ENDED}
         if (settled := snapshot.settled) is not None:
             self.version = settled
+            self._is_mirrored = True
+            # Images that are queued again are events for those who know of their failure.
+            again = (n for n, image in enumerate(snapshot.images) if image.state == "queued")
+            ended |= {n: place for n in again if (place := snapshot.images[n].version)}
             self._unsettled = {n: place for n, place in ended.items() if place > settled}
             ended = {n: place for n, place in ended.items() if place <= settled}
             self._end_version = max(ended.values(), default=0)
@@ -209,6 +214,13 @@ class JobEvents(Topic[int]):
             self._end_version = place
         self.version = max(self.version, change.settled)
 
+    def position(self, event_id: str) -> int:
+        """As of any topic; but another node may be ahead, and this one will follow."""
+        found = _EVENT_ID.fullmatch(event_id)
+        if self._is_mirrored and found is not None:
+            return int(found[1])
+        return super().position(event_id)
+
     def is_end(self, event_id: str) -> bool:
         """True if this is the id of the `complete` event, and the job is still at that end."""
         return event_id == self._end_id() and self._is_complete(self._current_job().summary())
@@ -217,7 +229,7 @@ class JobEvents(Topic[int]):
         """`image` events, then `complete` if that is all, else `progress` if `is_notified`."""
         events, position = self.encode_block(position)
         summary = self._current_job().summary()
-        if position == self.version and self._is_complete(summary):
+        if position >= self.version and self._is_complete(summary):
             end = _event("complete", self._encoded_state(summary), self._end_id())
             return events + end, position, True
         if is_notified:
