@@ -138,7 +138,7 @@ def cut_off_worker(cluster: Cluster, _trial: Trial) -> Iterator[Places]:
 
 @contextlib.contextmanager
 def kill_one_of_other_clock(cluster: Cluster, _trial: Trial) -> Iterator[Places]:
-    """kill -9 of the worker whose clock is an hour ahead; another's is an hour behind."""
+    """kill -9 of the worker whose clock is an hour ahead; another's is two hours ahead."""
     worker = cluster.workers[0]
     places = cluster.places_of(worker)
     cluster.kill(worker)
@@ -200,7 +200,7 @@ def _start_behind_relay(cluster: Cluster) -> None:
 
 
 def _start_with_other_clocks(cluster: Cluster) -> None:
-    for seconds in (_HOUR, -_HOUR):
+    for seconds in (_HOUR, 2 * _HOUR):  # libfaketime breaks time.sleep behind the true time
         cluster.start("worker", environment=_clock(seconds))
 
 
