@@ -29,7 +29,6 @@ from tests.waiting import wait_until
 IMAGES = 2_000
 DEAD_SECONDS = 8.0
 _DELAY = 0.15
-_HOUR = 3_600
 _POISONED = (sys.executable, "-m", "tests.poisoned")
 _POISON_SECONDS = 600.0
 
@@ -137,15 +136,6 @@ def cut_off_worker(cluster: Cluster, _trial: Trial) -> Iterator[Places]:
 
 
 @contextlib.contextmanager
-def kill_one_of_other_clock(cluster: Cluster, _trial: Trial) -> Iterator[Places]:
-    """kill -9 of the worker whose clock is an hour ahead; another's is an hour behind."""
-    worker = cluster.workers[0]
-    places = cluster.places_of(worker)
-    cluster.kill(worker)
-    yield places
-
-
-@contextlib.contextmanager
 def kill_old_worker(cluster: Cluster, _trial: Trial) -> Iterator[Places]:
     """kill -9 of the worker that runs the older version; the others run this one."""
     worker = cluster.workers[0]
@@ -173,16 +163,6 @@ def _remove_dead(cluster: Cluster) -> int:
     return len(dead)
 
 
-def _clock(seconds: int) -> dict[str, str]:
-    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-    assert found, "libfaketime is not installed: apt-get install faketime"
-    return {
-        "LD_PRELOAD": str(found[0]),
-        "FAKETIME": f"{seconds:+d}",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """A row of the table. `prepare` starts the workers that `fault` needs, if they are special."""
@@ -197,11 +177,6 @@ def _start_behind_relay(cluster: Cluster) -> None:
     relay = cluster.new_relay()
     url = cluster.server.url.replace(f":{cluster.server.port}/", f":{relay.port}/")
     cluster.start("worker", f"--store={url}")
-
-
-def _start_with_other_clocks(cluster: Cluster) -> None:
-    for seconds in (_HOUR, -_HOUR):
-        cluster.start("worker", environment=_clock(seconds))
 
 
 def _start_poisoned(cluster: Cluster) -> None:
@@ -221,11 +196,6 @@ def entries(old: Path | None) -> list[Entry]:
         Entry(name="worker stopped, woken", fault=stop_worker),
         Entry(name="worker cut off", fault=cut_off_worker, prepare=_start_behind_relay),
         Entry(name="SIGTERM of a worker", fault=terminate_worker),
-        Entry(
-            name="clocks an hour apart",
-            fault=kill_one_of_other_clock,
-            prepare=_start_with_other_clocks,
-        ),
     ]
     found.append(Entry(name="poison", fault=poison, prepare=_start_poisoned, has_poison=True))
     if old is not None:
