@@ -556,7 +556,7 @@ def test_a_purge_leaves_a_link_that_another_node_is_about_to_reuse(url: str, nod
         store.accept([job])
         slice_ = store.claim((number_of(url, job), 0), "worker", 60.0)
         assert slice_ is not None
-        record(store, slice_.job, Downloaded(0, report(77)), Uploading(0))
+        record(store, slice_.job, Downloaded(0, report(1_000_000)), Uploading(0))
         flush(store)
         return job.job_id, slice_.job
 
