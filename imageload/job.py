@@ -357,6 +357,11 @@ class Snapshot(_Value, frozen=True):
             return False
         return self.album is None or not self.album.is_open
 
+    @property
+    def is_over(self) -> bool:
+        """True if it has finished and its callback was notified."""
+        return self.finished and (self.callback is None or not self.callback.is_open)
+
     def summary(self) -> Snapshot:
         """Itself: who wants a job's summary may have this in place of the Job."""
         return self

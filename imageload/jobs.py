@@ -88,8 +88,8 @@ class Jobs:
         self._pipeline.dedupe.begin(job.job_id)
         try:
             if job.summary().purging:  # the process died before all was cancelled
-                await self._end_open_images(job, _CANCELLED)
-                self._end_album(job, _CANCELLED)
+                await self._end_open_images(job, CANCELLED)
+                self._end_album(job, CANCELLED)
             while True:
                 async with self.lock(job):
                     if self._is_left(job):
@@ -139,13 +139,13 @@ class Jobs:
             if purge and not before.purging and (may_have_images or _has_album(before)):
                 self._pipeline.apply(job, PurgeBegun())
             if window is not None:
-                window.end(_CANCELLED, but_sending=is_purge)
+                window.end(CANCELLED, but_sending=is_purge)
             album_call = self._calls.get(job.job_id) if not before.purging else None
             if album_call is not None:
                 album_call.cancel()
-            await self._end_open_images(job, _CANCELLED)
+            await self._end_open_images(job, CANCELLED)
             if album_call is None:
-                self._end_album(job, _CANCELLED)
+                self._end_album(job, CANCELLED)
             if window is not None and not is_purge:
                 await window.wait_until_empty()
         return CancelResult(pending, before.counts["completed"] if purge else 0)
@@ -209,20 +209,18 @@ class Jobs:
 
     async def leave(self, job: Job) -> None:
         """Leave `job` as it stands: another node works on it."""
-        self._left.add(job)
-        window, call = self._windows.get(job.job_id), self._calls.get(job.job_id)
-        if window is not None:
-            window.end(None)
-        if call is not None:
-            call.cancel()
+        self._leave(job, but_sending=False)
 
     async def let_go(self, job: Job) -> None:
         """Leave `job` for later; uploads that are being sent may land, other images are queued."""
         self._let_go.add(job)
+        self._leave(job, but_sending=True)
+
+    def _leave(self, job: Job, *, but_sending: bool) -> None:
         self._left.add(job)
         window, call = self._windows.get(job.job_id), self._calls.get(job.job_id)
         if window is not None:
-            window.end(None, but_sending=True)
+            window.end(None, but_sending=but_sending)
         if call is not None:
             call.cancel()
 
@@ -295,7 +293,7 @@ class Jobs:
         except asyncio.CancelledError:
             if self._is_left(job):
                 return
-            ended = AlbumEnded(failure=_CANCELLED)
+            ended = AlbumEnded(failure=CANCELLED)
         except ImageError as error:
             ended = AlbumEnded(failure=error.failure())
         except Exception as error:
@@ -382,6 +380,6 @@ def _failure(code: str, message: str) -> Failure:
     return ImageError(code, message).failure()
 
 
-_CANCELLED = _failure("cancelled", "The job was cancelled before this image was finished.")
+CANCELLED = _failure("cancelled", "The job was cancelled before this image was finished.")
 _SHUTDOWN = _failure("shutdown", "The service stopped before this image was finished.")
 _BUG = _failure("internal_error", "A bug in the service kept this image from its end.")

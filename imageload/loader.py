@@ -383,7 +383,7 @@ class ImageLoad:
         finished = [
             job
             for job in self.job_list_s.values()
-            if job.job_id not in busy and _is_over(job.summary())
+            if job.job_id not in busy and job.summary().is_over
         ]
         spare = max(0, len(finished) - keep.keep_jobs)
         excess = self.bytes_held + room - keep.jobs_bytes
@@ -545,11 +545,6 @@ class ImageLoad:
 
 def _links(jobs: Iterable[Job]) -> set[str]:
     return {image.link for job in jobs for image in job.snapshot().images if image.link is not None}
-
-
-def _is_over(job: Snapshot) -> bool:
-    """True if it has finished and its callback was notified; a retired job never is."""
-    return job.finished and (job.callback is None or not job.callback.is_open)
 
 
 def _log_end(job: Job) -> None:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from imageload.errors import ImageLoadError
 from imageload.store.postgres import leases
 from imageload.store.postgres.connections import Connection
-from imageload.store.postgres.leases import Lease
+from imageload.store.postgres.leases import GateWait, Lease, wait_of
 from imageload.store.postgres.store import PostgresStore
 from imageload.targets.imgur.quota import Quota
 from imageload.targets.imgur.uploader import Imgur
@@ -45,14 +45,6 @@ class LeaseRules:
     clients: Sequence[str]
     egress: str
     seconds: float = 30.0
-
-
-class GateWait(NamedTuple):
-    """Why uploads wait on a node, and for how many seconds more."""
-
-    reason: str
-    seconds: float
-    message: str
 
 
 class _Found(NamedTuple):
@@ -279,14 +271,6 @@ class Leases:
 def prefix_of(target: str) -> str:
     """What the names of all leases of a target begin with."""
     return f"imgur/{_digest(target)}/"
-
-
-def wait_of(lease: Lease) -> GateWait | None:
-    """Why uploads wait on a worker, by what it last announced; None: they do not wait."""
-    if not lease.note:
-        return None
-    reason, seconds, message = json.loads(lease.note)
-    return GateWait(reason, max(0.0, seconds - lease.age), message)
 
 
 def soonest(waits: Sequence[GateWait | None]) -> GateWait | None:

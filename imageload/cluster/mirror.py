@@ -18,9 +18,10 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from imageload.errors import ImageError, ImageLoadError, shutting_down
+from imageload.cluster.lease import soonest
+from imageload.errors import ImageLoadError, shutting_down
 from imageload.job import Change, Job, Snapshot
-from imageload.jobs import CancelResult
+from imageload.jobs import CANCELLED, CancelResult
 from imageload.loader import Order, Sender, Watch
 from imageload.store import Posted, Totals
 from imageload.store.postgres.store import PostgresStore
@@ -35,9 +36,6 @@ _LOOK_SECONDS = 0.5
 _WORKERS_SECONDS = 1.0
 _KEPT_JOBS = 1_000
 _OBEY_SECONDS = 2.0
-_CANCELLED = ImageError(
-    "cancelled", "The job was cancelled before this image was finished."
-).failure()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +151,7 @@ class Mirror:
 
     async def _cancel(self, job: Job, *, purge: bool) -> CancelResult:
         self._check_closing()
-        done = await asyncio.to_thread(self._store.cancel, job.job_id, _CANCELLED, purge=purge)
+        done = await asyncio.to_thread(self._store.cancel, job.job_id, CANCELLED, purge=purge)
         landed = done.before.counts["completed"] if purge else 0
         await self._follow(job, until_finished=not purge)
         return CancelResult(done.images, landed)
@@ -260,8 +258,8 @@ class Mirror:
         before, now = self._waits, time.monotonic()
         waits = [each for each in workers.waits if each is None or each.reason != "lease"]
         self._waits = None
-        if waits and None not in waits:
-            first = min(filter(None, waits), key=lambda each: each.seconds)
+        first = soonest(waits)
+        if first is not None:
             until = now + first.seconds
             if before is not None and abs(before.until - until) < 1.0:
                 until = before.until

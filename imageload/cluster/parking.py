@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import time
 
-from imageload.cluster.lease import GateWait, Leases, soonest
+from imageload.cluster.lease import Leases, soonest
 from imageload.job import Job
 from imageload.store.postgres.batch import HEAD
 from imageload.store.postgres.claims import Wait
+from imageload.store.postgres.leases import GateWait
 from imageload.targets.imgur.breaker import Blocked
 from imageload.targets.imgur.gate import Gate
 from imageload.targets.imgur.uploader import Imgur

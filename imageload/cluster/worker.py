@@ -250,7 +250,7 @@ class Worker:
 
     def _end(self, at_work: _Slice) -> None:
         del self._at_work[at_work.place]
-        self._store.end(at_work.job, is_over=_is_over(at_work.job), wait=at_work.wait)
+        self._store.end(at_work.job, is_over=at_work.job.summary().is_over, wait=at_work.wait)
 
     def _images_at_work(self) -> int:
         counts = [each.job.summary().counts for each in self._at_work.values()]
@@ -419,12 +419,6 @@ class Worker:
 
 def _log_stray(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     _log.warning("the queue: %s", context.get("exception") or context["message"])
-
-
-def _is_over(job: Job) -> bool:
-    """True if nothing is left to do, and the callback, which the head has, was notified."""
-    summary = job.summary()
-    return summary.finished and (summary.callback is None or not summary.callback.is_open)
 
 
 async def _end_other_tasks() -> None:

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from imageload.job import Snapshot
 from imageload.store.postgres.connections import Connection
+from imageload.store.postgres.leases import COLUMNS, GateWait, Lease, wait_of
 from imageload.store.postgres.reading import SUMMARIES, summary_of
-
-
-class Waits(NamedTuple):
-    """Why uploads wait on a worker, and for how many seconds more."""
-
-    reason: str
-    seconds: float
-    message: str
 
 
 class Workers(NamedTuple):
     """How many workers live, and what uploads wait for on each that says so; None: for nothing."""
 
     living: int
-    waits: list[Waits | None]
+    waits: list[GateWait | None]
 
 
 def read_active(connection: Connection, known: Sequence[str], newest: str) -> list[Snapshot]:
@@ -38,14 +30,7 @@ def read_active(connection: Connection, known: Sequence[str], newest: str) -> li
 def read_workers(connection: Connection, dead_seconds: float) -> Workers:
     """The workers that were heard of in the last `dead_seconds`, by the server's clock."""
     (living,) = connection.execute(_LIVING, (dead_seconds,)).fetchone() or (0,)
-    return Workers(living, [_waits(*row) for row in connection.execute(_WAITS)])
-
-
-def _waits(note: str, age: float) -> Waits | None:
-    if not note:
-        return None
-    reason, seconds, message = json.loads(note)
-    return Waits(reason, max(0.0, seconds - age), message)
+    return Workers(living, [wait_of(Lease(*row)) for row in connection.execute(_PRESENCE)])
 
 
 _ALL = SUMMARIES + b" AND (%s::text[], %s::text) IS NOT NULL ORDER BY number"
@@ -58,6 +43,6 @@ _ACTIVE = (
 _LIVING = b"""
     SELECT count(*) FROM procrastinate_workers
     WHERE last_heartbeat > now() - make_interval(secs => %s)"""
-_WAITS = b"""
-    SELECT coalesce(note, ''), coalesce(extract(epoch FROM now() - noted), 0)::float8 FROM lease
-    WHERE name LIKE 'imgur/%/worker/%' AND until > now()"""
+_PRESENCE = f"""
+    SELECT {COLUMNS} FROM lease
+    WHERE name LIKE 'imgur/%/worker/%' AND until > now()""".encode()  # noqa: S608 - names
