@@ -372,6 +372,8 @@ def test_a_full_disk_refuses_new_jobs_and_loses_nothing() -> None:
         stack.callback(store.close)
         jobs = [job_of(2_000)]
         store.accept(jobs, seconds=PATIENCE)
+        store.set_setting("name", "value")  # on the writer's connection, which stays open
+        flush(store)
         with full(disk):
             refusal = None
             while refusal is None:

@@ -38,7 +38,7 @@ from imageload.store import Clock, Elsewhere, Link, Posted, Totals
 from imageload.store.postgres import accepting, claims, leases, leaving, overview, reading, verbs
 from imageload.store.postgres.batch import HEAD, Batch, Claim, Content, Counts, SliceState
 from imageload.store.postgres.claims import Claimed, Order, Place, SliceCounts, Wait
-from imageload.store.postgres.connections import UNAVAILABLE, Connection, Connections
+from imageload.store.postgres.connections import Connection, Connections
 from imageload.store.postgres.overview import Workers
 from imageload.store.postgres.schema import migrate
 from imageload.store.postgres.verbs import Done
@@ -107,14 +107,13 @@ class Database:
         return Batch()
 
     def write(self, batch: Batch) -> None:
-        """Write `batch`; a transaction whose commit got no response is written again."""
+        """Write `batch`; a transaction whose commit got no response is written again.
+
+        A connection that still works is kept: while the disk is full, no other can be opened.
+        """
         if self._connection is None or self._connection.closed:
             self._connection = self._connections.open()
-        try:
-            self._write(batch, self._connection)
-        except UNAVAILABLE:
-            self._connection.close()
-            raise
+        self._write(batch, self._connection)
         with self.lock:
             for name, value in batch.settings.items():
                 if self.unwritten_settings.get(name) is value:  # no other came meanwhile
