@@ -58,6 +58,12 @@ def client_ids(service: RunningService) -> list[int]:
     return [quota.number for quota in service.service.target.quotas.each if quota.is_leased]
 
 
+def closed_message(service: RunningService) -> str:
+    """Why the node itself does not upload; empty if it does."""
+    closed = service.service.target.gate.closed
+    return "" if closed is None else closed.message
+
+
 def wait_for_ids(service: RunningService, count: int) -> None:
     """Return when the node may use so many client ids."""
     wait_until(lambda: len(client_ids(service)) == count)
@@ -123,10 +129,20 @@ def test_a_limit_that_one_node_meets_is_known_to_all(
         wait_until(lambda: sorted([client_ids(first), client_ids(second)]) == [[], [1]])
         sentence = "A client id belongs to one node at a time, and this node has none"
         (idle,) = [service for service in services if not client_ids(service)]
-        wait_until(lambda: sentence in (idle.get("/readyz").json()["reason"] or ""))
-        wait_until(lambda: idle.get("/v1/quota").json()["waiting_for"] == "lease")
-        first.service.target.quotas.each[0].breakers["uploads"].close()
-        second.service.target.quotas.each[0].breakers["uploads"].close()
+        wait_until(lambda: sentence in closed_message(idle))
+        # Its uploads could go on with the other node, so what that waits for is shown.
+        wait_until(lambda: idle.get("/readyz").json()["waiting_for"] == "user")
+        wait_until(lambda: idle.get("/v1/quota").json()["waiting_for"] == "user")
+
+        def is_finished() -> bool:
+            """True at last; the backoff after the 429, which may begin only now, is ended."""
+            for service in services:
+                target, loop = service.service.target, service.service.transfers.loop
+                loop.call_soon_threadsafe(target.quotas.each[0].breakers["uploads"].close)
+                loop.call_soon_threadsafe(target.reconsider)
+            return bool(first.status(job_id)["finished"])
+
+        wait_until(is_finished)
         assert all_landed(first, [job_id])
 
 
