@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,12 +27,14 @@ import requests
 
 from imageload.fetch.tempfiles import sweep
 from imageload.sandbox_process import SandboxProcess
+from tests.disks import small_disk
 from tests.pictures import Pictures, running_pictures
-from tests.postgres_server import PostgresServer, programs, running_postgres
+from tests.postgres_server import PostgresServer, programs, running_postgres, server_user
 from tests.relay import Relay
 from tests.service import ServiceProcess
 from tests.waiting import PATIENCE
 
+_DISK_KILOBYTES = 200_000
 _MAIN = (sys.executable, "main.py")
 _NO_POSTGRES = """\
 PostgreSQL is not installed. On Debian: apt-get install postgresql
@@ -75,7 +79,9 @@ class Cluster:
         self.apis: list[ServiceProcess] = []
         self.workers: list[ServiceProcess] = []
         self.relays: list[Relay] = []
-        self._options = options
+        self._mounted = contextlib.ExitStack()
+        self._disk: Path | None = None
+        self.folder, self._options = folder, options
         self._temp = folder / "temp"
         self._temp.mkdir()
         # Every node is in this shell's process group, which ends with us, also if we are killed.
@@ -113,10 +119,26 @@ class Cluster:
             for _ in starter.map(self.start, roles):
                 pass
 
-    def new_relay(self) -> Relay:
-        """A relay before PostgreSQL, for one of the nodes."""
-        self.relays.append(Relay(self.server.url))
-        return self.relays[-1]
+    def start_behind(self, relay: Relay) -> ServiceProcess:
+        """Start a worker that reaches PostgreSQL by a relay."""
+        self.relays.append(relay)
+        url = self.server.url.replace(f"127.0.0.1:{self.server.port}", relay.address)
+        return self.start("worker", f"--store={url}")
+
+    def table_disk(self) -> Path:
+        """The small disk of the tables, which are moved there at first. Needs root."""
+        if self._disk is None:
+            folder = self.server.data.parent / "disk"
+            disk = self._mounted.enter_context(small_disk(folder, _DISK_KILOBYTES))
+            disk.chmod(0o755)
+            space = disk / "space"
+            space.mkdir()
+            shutil.chown(space, server_user() or os.geteuid())
+            self.query(f"CREATE TABLESPACE small LOCATION '{space}'")
+            for kind in ("TABLE", "INDEX"):
+                self.query(f"ALTER {kind} ALL IN TABLESPACE pg_default SET TABLESPACE small")
+            self._disk = disk
+        return self._disk
 
     def kill(self, *nodes: ServiceProcess) -> None:
         """Kill these nodes with -9."""
@@ -136,7 +158,8 @@ class Cluster:
         while True:
             try:
                 with psycopg.connect(self.server.url, autocommit=True) as connection:
-                    return connection.execute(statement.encode(), columns).fetchall()
+                    cursor = connection.execute(statement.encode(), columns)
+                    return cursor.fetchall() if cursor.description else []
             except psycopg.OperationalError:
                 assert time.monotonic() < deadline, "PostgreSQL does not respond"
                 time.sleep(0.1)
@@ -176,6 +199,7 @@ class Cluster:
         self.kill(*self.apis, *self.workers)
         for relay in self.relays:
             relay.take_away()
+        self._mounted.close()
         self._group.communicate()
 
 

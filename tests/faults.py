@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -21,7 +22,10 @@ from functools import partial
 from pathlib import Path
 
 from tests.cluster import Cluster, running_cluster
+from tests.disks import full
+from tests.network import NetworkRelay
 from tests.pictures import running_pictures
+from tests.relay import Relay
 from tests.service import ServiceProcess
 from tests.trial import LONGEST_SECONDS, Counts, Places, Trial
 from tests.waiting import wait_until
@@ -31,6 +35,7 @@ DEAD_SECONDS = 8.0
 _DELAY = 0.15
 _POISONED = (sys.executable, "-m", "tests.poisoned")
 _POISON_SECONDS = 600.0
+_FULL_SECONDS = 10.0
 
 Fault = Callable[[Cluster, Trial], AbstractContextManager[Places]]
 """Breaks something; gives the slices that are concerned. Mends it at the end of its block."""
@@ -126,18 +131,27 @@ def cut_off_worker(cluster: Cluster, _trial: Trial) -> Iterator[Places]:
     """Nothing passes between a worker and PostgreSQL until others have its slices."""
     relay, worker = cluster.relays[-1], cluster.workers[0]
     places = cluster.places_of(worker)
-    passes = threading.Event()
-    relay.watch = lambda *_: passes.wait()
+    relay.cut()
     try:
         yield places
     finally:
-        relay.watch = None
-        passes.set()
+        relay.join()
 
 
 @contextlib.contextmanager
-def kill_old_worker(cluster: Cluster, _trial: Trial) -> Iterator[Places]:
-    """kill -9 of the worker that runs the older version; the others run this one."""
+def fill_disk(cluster: Cluster, _trial: Trial) -> Iterator[Places]:
+    """The disk of PostgreSQL's tables is full for some seconds."""
+    places = _open_places(cluster)
+    with full(cluster.table_disk()):
+        time.sleep(_FULL_SECONDS)
+    logs = [line for worker in cluster.workers for line in worker.log]
+    assert any("No space left" in line for line in logs), "the disk was not full for any worker"
+    yield places
+
+
+@contextlib.contextmanager
+def kill_first_worker(cluster: Cluster, _trial: Trial) -> Iterator[Places]:
+    """kill -9 of the worker that was prepared."""
     worker = cluster.workers[0]
     places = cluster.places_of(worker)
     cluster.kill(worker)
@@ -173,10 +187,19 @@ class Entry:
     has_poison: bool = False
 
 
-def _start_behind_relay(cluster: Cluster) -> None:
-    relay = cluster.new_relay()
-    url = cluster.server.url.replace(f":{cluster.server.port}/", f":{relay.port}/")
-    cluster.start("worker", f"--store={url}")
+def _start_behind(relay: Callable[[str], Relay]) -> Callable[[Cluster], object]:
+    return lambda cluster: cluster.start_behind(relay(cluster.server.url))
+
+
+def _start_with_other_clocks(cluster: Cluster) -> None:
+    """Start workers whose clocks are an hour behind and an hour ahead."""
+    library = cluster.folder / "other_clock.so"
+    if not library.exists():
+        source = str(Path(__file__).with_name("other_clock.c"))
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), source], check=True)
+    for seconds in (-3_600, 3_600):
+        clock = {"LD_PRELOAD": str(library), "CLOCK_AHEAD_SECONDS": str(seconds)}
+        cluster.start("worker", environment=clock)
 
 
 def _start_poisoned(cluster: Cluster) -> None:
@@ -185,7 +208,10 @@ def _start_poisoned(cluster: Cluster) -> None:
 
 
 def entries(old: Path | None) -> list[Entry]:
-    """All faults; with `old`, a checkout of another version, also one of two versions."""
+    """All faults; with `old`, a checkout of another version, also one of two versions.
+
+    Two need root, to make a network and to mount a disk; that of clocks needs a C compiler.
+    """
     found = [
         Entry(name="worker and API killed", fault=kill_worker_and_api),
         Entry(name="all workers killed", fault=kill_all_workers),
@@ -194,15 +220,24 @@ def entries(old: Path | None) -> list[Entry]:
         Entry(name="PostgreSQL away 60 s", fault=postgres_away(60)),
         Entry(name="backend killed", fault=kill_backend),
         Entry(name="worker stopped, woken", fault=stop_worker),
-        Entry(name="worker cut off", fault=cut_off_worker, prepare=_start_behind_relay),
+        Entry(
+            name="worker's connections silent", fault=cut_off_worker, prepare=_start_behind(Relay)
+        ),
         Entry(name="SIGTERM of a worker", fault=terminate_worker),
     ]
+    if os.geteuid() == 0:
+        apart = _start_behind(NetworkRelay)
+        found.append(Entry(name="worker's network down", fault=cut_off_worker, prepare=apart))
+        found.append(Entry(name="full disk", fault=fill_disk, prepare=Cluster.table_disk))
+    if shutil.which("cc"):
+        clocks = _start_with_other_clocks
+        found.append(Entry(name="clocks an hour apart", fault=kill_first_worker, prepare=clocks))
     found.append(Entry(name="poison", fault=poison, prepare=_start_poisoned, has_poison=True))
     if old is not None:
         found.append(
             Entry(
                 name="two versions",
-                fault=kill_old_worker,
+                fault=kill_first_worker,
                 prepare=lambda cluster: cluster.start("worker", folder=old),
             )
         )

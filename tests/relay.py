@@ -23,18 +23,23 @@ class Relay:
         self.answered = 0
         self.watch: Callable[[bytes, bool], object] | None = None
         self.bring_back()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{self.address}"
 
     @property
     def port(self) -> int:
         """The port that it listens on."""
         return self._port
 
+    @property
+    def address(self) -> str:
+        """The IP address and the port that it listens on."""
+        return f"{self._host}:{self._port}"
+
     def bring_back(self) -> None:
         """Listen, on the port as before."""
         self._open: set[socket.socket] = set()
-        self._listening = socket.create_server(("127.0.0.1", self._port))
-        self._port = self._listening.getsockname()[1]
+        self._listening = self._listen(self._port)
+        self._host, self._port = self._listening.getsockname()
         threading.Thread(target=self._accept, args=(self._listening,), daemon=True).start()
 
     def take_away(self) -> None:
@@ -45,6 +50,19 @@ class Relay:
         for connection in list(self._open):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
+
+    def _listen(self, port: int) -> socket.socket:
+        return socket.create_server(("127.0.0.1", port))
+
+    def cut(self) -> None:
+        """Hold back every byte; connections stay open."""
+        self._passes = threading.Event()
+        self.watch = lambda *_: self._passes.wait()
+
+    def join(self) -> None:
+        """Bytes pass again, also those that were held back."""
+        self.watch = None
+        self._passes.set()
 
     def _accept(self, listening: socket.socket) -> None:
         with contextlib.suppress(OSError):
