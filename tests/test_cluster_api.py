@@ -14,6 +14,8 @@ import pytest
 
 import tests.service
 from sandbox.testing import RunningSandbox
+from tests.events import Subscriber
+from tests.origin import Origin
 from tests.postgres import emptied_database
 from tests.postgres_server import programs, running_postgres
 from tests.service import RunningService, assert_problem, running_service
@@ -52,7 +54,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_while_the_database_is_away_requests_get_503_at_once_and_the_first_after_it_is_served(
-    sandbox: RunningSandbox, tmp_path: Path
+    origin: Origin, sandbox: RunningSandbox, tmp_path: Path
 ) -> None:
     found = programs()
     assert found is not None
@@ -60,7 +62,11 @@ def test_while_the_database_is_away_requests_get_503_at_once_and_the_first_after
         running_postgres(found) as server,
         running_service(tmp_path / "t", store=server.url, imgur_base_url=sandbox.url) as service,
     ):
-        job_id = service.submit(["foo"])
+        hanging = origin.page("/hang", origin.hang)
+        job_id = service.submit(["foo", hanging])
+        stream = Subscriber(f"{service.url}/v1/images/upload/{job_id}/events")
+        events = stream.events()
+        assert next(event for event in events if event.name == "image").data["url"] == "foo"
         server.stop()
         for answer in service.get(f"/v1/images/upload/{job_id}"), service.post(json=["foo"]):
             assert_problem(answer, 503, "journal-unavailable")
@@ -69,8 +75,12 @@ def test_while_the_database_is_away_requests_get_503_at_once_and_the_first_after
         wait_until(lambda: service.get("/readyz").status_code == 503)
         assert service.get("/readyz").json()["journal"], "the reason"
         server.start()
-        assert service.finish(job_id)["uploaded"]["failed"] == ["foo"]
         wait_until(lambda: service.get("/readyz").status_code == 200)
+        origin.released.set()
+        with stream:  # as it was opened, before the outage
+            ends = [event.data["url"] for event in events if event.name == "image"]
+        assert ends == [hanging]
+        assert service.status(job_id)["uploaded"]["failed"] == ["foo", hanging]
 
 
 def test_an_api_node_shows_what_the_workers_wait_for(
