@@ -557,6 +557,7 @@ def test_bytes_whose_upload_failed_or_whose_node_died_are_uploaded_by_the_next(
     assert announced(store, first, 0, "a") is None
     record(store, first, Failed(0, FAILURE))
     asyncio.run(store.durable())
+    assert database.one("SELECT count(*) FROM content") == 0
     assert announced(other, second, 0, "a") is None
     assert announced(store, first, 1, "b") is None
     assert announced(other, second, 1, "b") == Elsewhere(None)

@@ -222,21 +222,25 @@ class Batch:
         self, connection: Connection, alive: set[Place]
     ) -> Mapping[bytes, Elsewhere]:
         """What other nodes did with the bytes that are asked for; absent: they are ours."""
+        ours = [each for each in sorted(self.contents.items()) if each[1].place in alive]
+        failed = [(key, *content.place) for key, content in ours if not content.epoch]
+        if failed:
+            connection.execute(_DELETE_CONTENTS, [*map(list, zip(*failed, strict=True))])
         rows = [
             (key, *content.place, content.epoch, *content.landed_at)
-            for key, content in sorted(self.contents.items())
-            if content.place in alive
+            for key, content in ours
+            if content.epoch
         ]
         if not rows:
             return {}
         columns = [*map(list, zip(*rows, strict=True))]
-        ours = {bytes(key) for (key,) in connection.execute(_WRITE_CONTENTS, columns).fetchall()}
+        held = {bytes(key) for (key,) in connection.execute(_WRITE_CONTENTS, columns).fetchall()}
         known = {
             key: Elsewhere(landed)
             for key in self.asks
-            if key in ours and (landed := self.contents[key].landed) is not None
+            if key in held and (landed := self.contents[key].landed) is not None
         }
-        others = [key for key in self.asks if key not in ours]
+        others = [key for key in self.asks if key not in held]
         if others:
             found = connection.execute(_READ_CONTENTS, (others,)).fetchall()
             for key, link, deletehash in found:
@@ -304,4 +308,9 @@ _WRITE_CONTENTS = """
         OR NOT EXISTS (SELECT FROM slice WHERE slice.job = held.job AND slice.first = held.first
             AND slice.epoch = held.epoch AND slice.worker IS NOT NULL AND slice.until >= now()))
     RETURNING key"""
+_DELETE_CONTENTS = """
+    DELETE FROM content WHERE key IN (
+        SELECT key FROM unnest(%s::bytea[], %s::bigint[], %s::int[]) AS failed (key, job, first)
+        JOIN content USING (key, job, first) WHERE link IS NULL ORDER BY key
+        FOR UPDATE OF content)"""
 _READ_CONTENTS = "SELECT key, link, deletehash FROM content WHERE key = ANY(%s::bytea[])"
