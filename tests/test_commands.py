@@ -36,6 +36,7 @@ NOT_RUN = {
     "python3 -m venv .venv && .venv/bin/python -m pip install -r requirements-cluster.txt": (
         "the same"
     ),
+    'make test TESTS="tests/test_retry.py -k tries"': "these tests are run by it",
     "make cluster": "runs until Ctrl-C, beside other terminals; test_cluster.py has its parts",
     "sudo -u postgres createuser --pwprompt imageload": "needs a server that is set up; "
     "fresh_database() has both",
