@@ -284,11 +284,5 @@ def soonest(waits: Sequence[GateWait | None]) -> GateWait | None:
     return min((wait for wait in own if wait is not None), key=lambda wait: wait.seconds)
 
 
-def wait_of_nodes(store: PostgresStore, target: str) -> GateWait | None:
-    """Why no node uploads to the target now; None: one does. Blocks; raises StoreUnavailable."""
-    found = store.run(lambda connection: leases.read(connection, f"{prefix_of(target)}worker/"))
-    return soonest([wait_of(lease) for lease in found if lease.is_live])
-
-
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -182,11 +182,6 @@ def parked(
     return connection.execute(_PARKED, columns).fetchone()
 
 
-def waits(connection: Connection, job_ids: Sequence[str]) -> list[tuple[Any, ...]]:
-    """For each job with slices that wait for the target: its id, why, and for how many seconds."""
-    return connection.execute(_WAITING, ([*job_ids],)).fetchall()
-
-
 def _wait_columns(wait: Wait | None) -> tuple[Any, ...]:
     if wait is None:
         return None, None, False
@@ -288,12 +283,6 @@ _PARKED = b"""
 _FOLLOWED = b"""
     UPDATE slice SET cancels = greatest(0, cancels - %s), again = nullif(again, %s)
     WHERE job = %s AND first = %s AND epoch = %s"""
-_WAITING = b"""
-    SELECT DISTINCT ON (job.id) job.id, waits_for,
-        greatest(extract(epoch FROM not_before - now()), 0)::float8
-    FROM slice JOIN job ON job.number = slice.job
-    WHERE job.id = ANY(%s) AND open AND not_before IS NOT NULL AND waits_for IS NOT NULL
-    ORDER BY job.id, not_before"""
 _FORGOTTEN = b"""
     SELECT job, first FROM slice
     WHERE open AND (worker IS NULL OR %s AND until < now()) AND not_before IS NULL AND NOT EXISTS (

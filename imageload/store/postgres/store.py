@@ -285,11 +285,6 @@ class PostgresStore:
         """
         return self.run(lambda c: claims.parked(c, (least, most), waited_seconds))
 
-    def waits(self, job_ids: Sequence[str]) -> dict[str, Wait]:
-        """What slices of these jobs wait for without a worker, those that go on first."""
-        rows = self.run(lambda connection: claims.waits(connection, job_ids))
-        return {job_id: Wait(reason, seconds) for job_id, reason, seconds in rows}
-
     def update_waits(self, wait: Wait) -> None:
         """All slices that wait now wait for this."""
         self.run(lambda connection: claims.update_waits(connection, wait))
