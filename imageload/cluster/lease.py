@@ -232,6 +232,8 @@ class Leases:
             quota = self._quotas[lease.name]
             same = note.get("egress") == self._rules.egress
             is_known = quota.take_over(note.get("budgets"), lease.age, same_address=same)
+            if "daily_hits" in note:
+                quota.take_over_hits(note["daily_hits"], lease.age)
             quota.leased_until = until
             if is_known and same and note.get("is_last"):
                 self._target.reconsider()
@@ -249,6 +251,7 @@ class Leases:
             notes[name] = {
                 "egress": self._rules.egress,
                 "budgets": self._quotas[name].note(),
+                "daily_hits": self._quotas[name].note_hits(),
                 "is_last": is_last and not self._is_sending([name]),
             }
         return {name: json.dumps(note) for name, note in notes.items()}

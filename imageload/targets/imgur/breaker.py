@@ -23,15 +23,18 @@ ENDPOINTS: tuple[Endpoint, ...] = ("uploads", "albums", "deletions", "account")
 
 Reason = (
     Name
-    | Literal[
-        "blocked", "blocked_id", "blocked_address", "credentials", "unavailable", "unasked", "lease"
-    ]
-)  # fmt: skip
+    | Literal["month", "blocked", "blocked_id", "blocked_address"]
+    | Literal["credentials", "unavailable", "unasked", "lease"]
+)
 
 MESSAGES: dict[Reason, str] = {
     "user": "Imgur's hourly credits of this address and client id are used up.",
     "client": "Imgur's daily credits of this client id are used up.",
     "posts": "Imgur's hourly number of POSTs from this address is used up.",
+    "month": (
+        "Imgur's daily credits of this client id were used up on five days of the last month: "
+        "the application may be blocked for the rest of the month."
+    ),
     "blocked": "Imgur refuses this address or client id.",
     "blocked_id": "Imgur refuses this client id.",
     "blocked_address": "Imgur refuses this address.",
@@ -86,7 +89,7 @@ class Blocked:
                 return errors.UploadError("unavailable", self.message, retry_after=wait)
         error = errors.QuotaExceeded(self.message, retry_after=wait)
         if self.reason != "lease":
-            error.budget = self.reason
+            error.budget = "client" if self.reason == "month" else self.reason
         return error
 
 
