@@ -162,6 +162,8 @@ ERRORS: Mapping[str, Rule] = {
     "empty_image": Rule(code="empty_body", transient=True, max_tries=2),  # 200, and no bytes
     "not_image": Rule(),
     "removed_at_origin": Rule(),
+    "refused_at_origin": Rule(),  # Imgur shows its images, but not to this server
+    "throttled_at_origin": Rule(code="refused_at_origin", transient=True),  # with 429
     "unsupported_type": Rule(),
     "conversion_failed": Rule(),
     # The upload

@@ -286,11 +286,11 @@ def _imgur(
 
 
 def _whose(settings: Settings) -> str:
-    """Names the Imgur, the account and the client ids that saved budgets belong to.
+    """Names the Imgur, the account and the client ids, with limits, that saved budgets belong to.
 
     The sandbox with Imgur's limits and the one without them are two.
     """
-    return json.dumps([target_name(settings), [client_id for client_id, _, _ in settings.clients]])
+    return json.dumps([target_name(settings), settings.clients])
 
 
 def target_name(settings: Settings) -> str:
@@ -338,6 +338,7 @@ def _download_bounds(settings: Settings, tuning: Tuning) -> DownloadBounds:
         max_pixels=tuning.max_pixels,
         max_redirects=tuning.max_redirects,
         downgrade=tuning.allow_downgrade,
+        rejected=frozenset(digest.lower() for digest in settings.reject_sha256),
     )
 
 

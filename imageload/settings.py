@@ -17,6 +17,7 @@ SANDBOX_CLIENT_ID = "sandbox"
 BEARER_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 """What can be shown as a token (RFC 6750's b64token)."""
 
+_SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 _CLIENT_ID = re.compile(r"[\x21-\x7e]+")
 _SITE = re.compile(r"https?://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
 
@@ -117,6 +118,11 @@ class Settings:
     deny_origin: tuple[str, ...] = _fetch(
         (), "names", "Forbids downloads from these, also if --allow-origin names them"
     )
+    reject_sha256: tuple[str, ...] = _fetch(
+        (),
+        "names",
+        "Fails images with these SHA-256s: pictures that origins send in place of an image",
+    )
     origin_proxy: str = _fetch(
         "", "URL", "Downloads through this proxy, which then decides on the addresses"
     )
@@ -164,7 +170,8 @@ class Settings:
     client_ids: tuple[str, ...] = _targets(
         (),
         "names",
-        "Uploads with these ids too: id, or id=credits-an-hour/credits-a-day",
+        "Uploads with these ids too: id, or id=credits-an-hour/credits-a-day, a form that "
+        "IMGUR_CLIENT_ID may have too",
         secret=True,
     )
     imgur_client_secret: str = _targets(
@@ -230,6 +237,8 @@ class Settings:
             )
         if not all(BEARER_TOKEN.fullmatch(token) for token in self.api_token):
             raise ValueError("--api-token has letters, digits and ._~+/-, and commas between two")
+        if not all(_SHA256.fullmatch(digest) for digest in self.reject_sha256):
+            raise ValueError("--reject-sha256 are SHA-256s, of 64 hexadecimal digits each")
         if self.role not in ("node", "api", "worker"):
             raise ValueError("--role is node, api or worker")
         if self.role != "node" and not self.is_node:
@@ -264,7 +273,8 @@ class Settings:
     @property
     def clients(self) -> list[tuple[str, int | None, int | None]]:
         """Every client id, with its credits an hour and a day where they are named."""
-        return [(self.imgur_client_id, None, None), *map(client_budgets, self.client_ids)]
+        main = client_budgets(self.imgur_client_id) if self.imgur_client_id else ("", None, None)
+        return [main, *map(client_budgets, self.client_ids)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -344,12 +354,14 @@ class Tuning:
 
 
 def client_budgets(entry: str) -> tuple[str, int | None, int | None]:
-    """The client id in an entry of `client_ids`, its credits an hour and a day where it has them.
+    """The client id in `entry`, and its credits an hour and a day where it has them.
 
     Raises ValueError for another form.
     """
     client_id, _, budgets = entry.partition("=")
     hour, _, day = budgets.partition("/")
     if not client_id or any(text and not text.isdecimal() for text in (hour, day)):
-        raise ValueError("--client-ids are written as id or id=credits-an-hour/credits-a-day")
+        raise ValueError(
+            "IMGUR_CLIENT_ID and --client-ids are written as id or id=credits-an-hour/credits-a-day"
+        )
     return client_id, int(hour) if hour else None, int(day) if day else None

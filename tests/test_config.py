@@ -51,7 +51,8 @@ SAMPLES: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
 # Options that take less than their unit says.
 NARROWER: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
     "temp_bytes": (("2000000000", 2_000_000_000), ("3000000000", 3_000_000_000)),
-    "imgur_client_id": (("one", "one"), ("two", "two")),
+    "imgur_client_id": (("one", "one"), ("two=9/99", "two=9/99")),
+    "reject_sha256": (("ab" * 32, ("ab" * 32,)), (f"{'1' * 64},{'A' * 64}", ("1" * 64, "A" * 64))),
     "client_ids": (("one, two=500/9", ("one", "two=500/9")), ("three=10", ("three=10",))),
     "api_token": (("abc-1, d/e+f==", ("abc-1", "d/e+f==")), ("x,,", ("x",))),
     "cors_origin": (
@@ -312,6 +313,9 @@ def test_settings_are_frozen() -> None:
         ({"imgur_client_id": "one", "client_ids": ("",)}, "--client-ids are written as id"),
         ({"imgur_client_id": "one", "client_ids": ("two", "one=9/9")}, "one of the ids twice"),
         ({"imgur_client_id": "one", "client_ids": ("two", "two")}, "one of the ids twice"),
+        ({"imgur_client_id": "one=500/many"}, "IMGUR_CLIENT_ID and --client-ids are written as"),
+        ({"imgur_client_id": "one=9/9", "client_ids": ("one",)}, "one of the ids twice"),
+        ({"reject_sha256": ("ab" * 31,)}, "--reject-sha256"),
         ({"cors_origin": ("https://a.example/",)}, "--cors-origin"),
         ({"cors_origin": ("*",)}, "--cors-origin"),
         ({"api_token": ("two words",)}, "--api-token"),

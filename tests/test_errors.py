@@ -35,6 +35,7 @@ CODES = {
     "poison",
     "purged",
     "rate_limited",
+    "refused_at_origin",
     "removed_at_origin",
     "resource_error",
     "shutdown",

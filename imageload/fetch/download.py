@@ -68,6 +68,8 @@ class DownloadBounds:
     max_pixels: int = 100_000_000
     max_redirects: int = 5
     downgrade: bool = False
+    rejected: frozenset[str] = frozenset()
+    """SHA-256s of pictures that origins send in place of an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ class Downloader:
                 error.answered = error.answered or redirects > hop.redirects
                 raise
             if response.status not in REDIRECTS:
-                check_status(response)
+                check_status(target, response)
                 return response
             target = redirected(target, response, downgrade=self._bounds.downgrade)
             if (target.host, target.port) != (hop.target.host, hop.target.port):
@@ -203,6 +205,9 @@ def _judged(file: _Arrival, bounds: DownloadBounds, status: int) -> Report:
         )
     sha256 = file.sha256.hexdigest()
     imgur.check_content(sha256)
+    if sha256 in bounds.rejected:
+        message = "The origin sent a picture in place of the image, one of --reject-sha256."
+        raise errors.DownloadError("removed_at_origin", message, status_code=status)
     return Report(
         temp_fn=file.path,
         status_code=status,

@@ -232,9 +232,16 @@ class Quota:
         self._judge(request, error, now)
         self._quotas.notify_end(error)
 
+    @property
+    def assumes_limits(self) -> bool:
+        """True if an operator has named a limit."""
+        return self._assumed != (None, None)
+
     def assume_limits(self, user: int | None, client: int | None) -> None:
         """Count with these limits until Imgur says others."""
         self._assumed = user, client
+        if self.assumes_limits:
+            self._quotas.is_limited = True
         for budget, limit in ((self.user, user), (self.client, client)):
             budget.limit = budget.remaining = math.inf if limit is None else limit
 
@@ -342,7 +349,8 @@ class Quotas:
         own = [budget for quota in self.each for budget in (quota.user, quota.client)]
         self._budgets = [*own, self.posts]
         self.is_limited: bool | None = None
-        """True if Imgur has named a limit, or answered 429; False if it named none and uploaded."""
+        """True if Imgur or an operator has named a limit, or Imgur has answered 429; False if it
+        named none and uploaded."""
         self._on_end = on_end
         self._ended = asyncio.Event()
 
