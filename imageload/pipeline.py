@@ -21,9 +21,10 @@ from imageload.convert.pool import Converters
 from imageload.dedupe import Claim, Dedupe, Result
 from imageload.errors import DownloadError, Failure, ImageError, UploadError
 from imageload.fetch.download import Downloader, Hop
-from imageload.fetch.guard import Target, check_url, redact_url
+from imageload.fetch.guard import Target as Origin
+from imageload.fetch.guard import check_url, redact_url
 from imageload.fetch.hosts import Hosts
-from imageload.fetch.imgur import image_target
+from imageload.fetch.imgur import album_of, image_target, only_image
 from imageload.fetch.tempfiles import TempBytes, TempFiles
 from imageload.job import (
     Change,
@@ -70,6 +71,8 @@ class Pipeline:
     converters: Converters
     target: Imgur
     hosts: Hosts
+    album_links: Callable[[str, str], Awaitable[list[str] | None]] | None = None
+    """The links of an album of Imgur, for a job; None: Imgur cannot be asked."""
     dedupe: Dedupe
     retry: RetryRule
     files: TempFiles
@@ -117,7 +120,7 @@ class Pipeline:
     async def _download(self, window: Window, index: int) -> Report:
         """Download the image to a temp file, in a format and size that the target takes."""
         job = window.job
-        target = image_target(check_url(job.image(index).url))
+        target = await self._origin_of(window, index)
 
         async def attempt() -> Report:
             report, size = await self._fetch(window, index, target), 0
@@ -137,7 +140,7 @@ class Pipeline:
         window.downloaded(index)
         return report
 
-    async def _fetch(self, window: Window, index: int, target: Target) -> Report:
+    async def _fetch(self, window: Window, index: int, target: Origin) -> Report:
         """Download `target`; with & in place of &amp;, as browsers read a page, if that fails."""
         try:
             return await self._follow(window, index, target)
@@ -154,12 +157,22 @@ class Pipeline:
         _log.info("downloaded with & in place of &amp; job=%s url=%s", job_id, url)
         return report
 
-    async def _follow(self, window: Window, index: int, target: Target) -> Report:
+    async def _follow(self, window: Window, index: int, target: Origin) -> Report:
         """Download `target`, at each origin that its redirects lead to in a slot of that one."""
         found: Report | Hop = Hop(target)
         while isinstance(found, Hop):
             found = await self._visit(window, index, found)
         return found
+
+    async def _origin_of(self, window: Window, index: int) -> Origin:
+        """Where the image is; for a page of Imgur that is not its URL."""
+        target = check_url(window.job.image(index).url)
+        album = album_of(target)
+        if album is None or self.album_links is None:
+            return image_target(target)
+        with window.aside(index, target.host):
+            links = await self.album_links(window.job.job_id, album.id)
+        return only_image(target, album, links)
 
     async def _visit(self, window: Window, index: int, hop: Hop) -> Report | Hop:
         """Download from the origin of `hop`; again, while that fails and its breaker is open."""

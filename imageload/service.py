@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import socket
@@ -32,6 +33,7 @@ from imageload.retry import RetryRule
 from imageload.sandbox_process import SandboxProcess
 from imageload.settings import SANDBOX_CLIENT_ID, Settings, Tuning
 from imageload.store import Store, open_store
+from imageload.targets.imgur.albums import album_links
 from imageload.targets.imgur.breaker import Terms
 from imageload.targets.imgur.quota import Quotas
 from imageload.targets.imgur.uploader import Imgur
@@ -106,6 +108,8 @@ class Service:
             converters=self.converters,
             target=self.target,
             hosts=Hosts(_host_rules(settings, tuning)),
+            # The sandbox has none of Imgur's albums.
+            album_links=None if is_sandbox(settings) else self._album_links,
             dedupe=Dedupe(keeps_links=not settings.is_node),
             retry=_retry_rule(settings, tuning),
             files=self.files,
@@ -198,6 +202,9 @@ class Service:
     def _save_budgets(self) -> None:
         if self.node is None:
             saved.save_budgets(self.store, self.target.quotas, _whose(self._settings))
+
+    async def _album_links(self, job_id: str, name: str) -> list[str] | None:
+        return await album_links(functools.partial(self.target.request, job_id), name)
 
     def _apply(self, job: Job, change: Change) -> None:
         self._pipeline.apply(job, change)
@@ -293,10 +300,15 @@ def _whose(settings: Settings) -> str:
     return json.dumps([target_name(settings), settings.clients])
 
 
+def is_sandbox(settings: Settings) -> bool:
+    """True if the sandbox stands in for Imgur."""
+    return settings.imgur_client_id == SANDBOX_CLIENT_ID
+
+
 def target_name(settings: Settings) -> str:
     """Names the Imgur and the account."""
     account = "" if settings.imgur_anonymous else settings.imgur_refresh_token
-    is_limited = settings.imgur_client_id == SANDBOX_CLIENT_ID and settings.sandbox_limits
+    is_limited = is_sandbox(settings) and settings.sandbox_limits
     return json.dumps([settings.imgur_base_url, account, is_limited])
 
 

@@ -13,6 +13,7 @@ import requests
 from imageload.errors import DownloadError
 from imageload.fetch.guard import check_url
 from imageload.fetch.imgur import PLACEHOLDERS, image_target
+from imageload.settings import SANDBOX_CLIENT_ID
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.downloads import Download, MakeDownload
 from tests.origin import IMAGES, Origin, answer, redirect
@@ -99,7 +100,7 @@ def test_a_job_with_pages_of_imgur_uploads_their_images(
 ) -> None:
     origin.pages["http://i.imgur.com/AbCdEfG.jpg"] = answer(PNG)
     urls = ["http://imgur.com/AbCdEfG", "http://imgur.com/a/AbCdEfG"]
-    options = wired(sandbox, origin_proxy=origin.url)
+    options = wired(sandbox, origin_proxy=origin.url, imgur_client_id=SANDBOX_CLIENT_ID)
     with running_service(tmp_path / "temp", **options) as service:
         job_id = service.submit(urls)
         status = service.finish(job_id)

@@ -11,12 +11,13 @@ image. If Imgur draws another one, --reject-sha256 names it. Nothing here does I
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from imageload.errors import DownloadError
-from imageload.fetch.guard import Target
+from imageload.fetch.guard import Target, check_url
 
 _REMOVED = "removed_at_origin", "Imgur has removed this image."
 _HINT = (
@@ -49,11 +50,52 @@ _FILE = re.compile(r"/([0-9A-Za-z]{5,8})\.(\w{1,5})")  # an eighth character sel
 _IMAGE = re.compile(r"/(?:[\w-]+-)?([0-9A-Za-z]{5,7})/?")
 _ALBUM = re.compile(r"/a/.+")
 _GALLERY = re.compile(r"/(?:gallery|t|r|topic|user)/.+")
+_ALBUM_ID = re.compile(r"/(a|gallery|(?:t|r|topic)/[^/]+)/(?:[^/]+-)?([0-9A-Za-z]{5,7})/?")
 _NO_IMAGE = re.compile(
     r"/(?:about|account|gallery|memegen|privacy|random|rules|search|signin|store|topics|upload)/?"
 )
 
 _ADVICE = "Open it, and post the addresses of its images, which begin with https://i.imgur.com/."
+_MOST_NAMED = 20  # images of an album, in an error message
+
+
+class Album(NamedTuple):
+    """An album by its page. `may_be_image`: it may be an image of the gallery instead."""
+
+    id: str
+    may_be_image: bool
+
+
+def album_of(target: Target) -> Album | None:
+    """The album whose page `target` is; None: it is none, or its address has no id."""
+    found = _ALBUM_ID.fullmatch(urlsplit(target.url).path)
+    if found is None or not _HOSTS.fullmatch(target.host):
+        return None
+    return Album(found[2], may_be_image=found[1] != "a")
+
+
+def only_image(target: Target, album: Album, links: Sequence[str] | None) -> Target:
+    """Where the only image of `album` is, whose page is `target`.
+
+    `links` are those of its images; None: Imgur shows no such album. Raises DownloadError
+    `removed_at_origin` if there is none, and `not_image` if it has not exactly one image.
+    """
+    if links is None:
+        if album.may_be_image:
+            return _image(target, f"{album.id}.jpg")
+        message = "Imgur has no such album any more, or its owner keeps it private."
+        raise DownloadError("removed_at_origin", message)
+    if len(links) == 1:
+        return check_url(links[0])
+    if not links:
+        raise DownloadError("not_image", "This Imgur album has no images.")
+    more = len(links) - _MOST_NAMED
+    raise DownloadError(
+        "not_image",
+        f"This Imgur album has {len(links)} images, and a URL stands for one. Post the addresses "
+        f"of those that you want: {', '.join(links[:_MOST_NAMED])}"
+        + (f" and {more} more." if more > 0 else "."),
+    )
 
 
 def image_target(target: Target) -> Target:
