@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from sandbox.testing import running_sandbox
 from tests.imgur_server import ImgurServer, Received, imgur_server, rejected, response
-from tests.jobs import urls
+from tests.jobs import all_landed, distinct, urls
 from tests.origin import Origin
 from tests.postgres import fresh_database
 from tests.postgres_server import programs
-from tests.service import RunningService, running_service
+from tests.service import RunningService, running_service, wired
 from tests.waiting import wait_until
 
 SENTENCE = (
@@ -67,6 +68,17 @@ def test_the_fifth_day_without_credits_is_said_and_kept_over_a_restart(
         with running_service(tmp_path / "temp", **stored) as service:
             wait_until_blocked(service)
     assert answers.uploads == DAYS
+
+
+def test_the_daily_limit_is_not_hit_by_a_backlog_of_days(tmp_path: Path, origin: Origin) -> None:
+    # A credit for the question at the start, and two uploads, would be all of a day's.
+    limits = {"client_credits": 21, "day_seconds": 0.5, "daily_hits": 1}
+    with (
+        running_sandbox(tmp_path / "sandbox", **limits) as sandbox,
+        running_service(tmp_path / "temp", **wired(sandbox, quota_day_seconds=0.5)) as service,
+    ):
+        assert all_landed(service, [service.submit(distinct(origin, 4))])
+        assert "429" not in sandbox.stats()["answers"]
 
 
 @pytest.mark.skipif(programs() is None, reason="needs PostgreSQL")

@@ -307,7 +307,7 @@ def test_spending_of_other_processes_is_read_from_the_next_response(quota: Quota
 
 
 def test_assumed_limits_apply_if_imgur_sends_none(quota: Quota, clock: Clock) -> None:
-    quota.assume_limits(50, 70)
+    quota.assume_limits(50, 71)
     upload(quota)
     assert use_up(quota) == 4, "that was the hour's"
     assert refusal(quota).retry_after == HOUR
@@ -846,6 +846,13 @@ def test_the_day_counts_as_the_hour_does(clock: Clock) -> None:
     assert quotas.best(UPLOAD) is quotas.each[1]
 
 
+def test_the_last_credit_of_a_day_is_not_spent(quota: Quota) -> None:
+    upload(quota, told((500, 400, HOUR), (12_500, 3, DAY)))
+    for _ in range(2):
+        finish(quota.try_reserve(DELETION))
+    assert refusal(quota, post=False).retry_after == DAY
+
+
 def use_up_days(quotas: Quotas, clock: Clock, days: int) -> None:
     """Let Imgur say on so many days that the daily credits are used up, twice on each."""
     for _ in range(days):
@@ -966,8 +973,8 @@ def test_the_posts_of_all_client_ids_are_one_budget(clock: Clock) -> None:
         (told((500, 100, 60.0)), 10 + 50 * 24, 60.0 + 23 * HOUR),
         (told((500, 495, 60.0)), 50, 60.0),
         (told((500, 400, 60.0), (12_500, 30, DAY)), 4, DAY),
-        (told((500, 400, 60.0), (12_500, 90, DAY)), 59, DAY),
-        (told((500, 400, 60.0), (12_500, 90, DAY)), 9 + 51, DAY + HOUR),
+        (told((500, 400, 60.0), (12_500, 91, DAY)), 59, DAY),
+        (told((500, 400, 60.0), (12_500, 91, DAY)), 9 + 51, DAY + HOUR),
         (told(posts=(1_250, 3, 90.0)), 1_253, 90.0),
         (told(posts=(1_250, 3, 90.0)), 1_254, 90.0 + HOUR),
         (told((500, 400, HOUR), posts=(7, 0, 90.0)), 8, 90.0 + HOUR),

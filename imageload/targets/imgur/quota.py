@@ -117,7 +117,7 @@ class Quota:
     def __init__(self, number: int, quotas: Quotas) -> None:
         self.number = number
         self.user = Budget("user", quotas.terms.hour, number)
-        self.client = Budget("client", quotas.terms.day, number)
+        self.client = Budget("client", quotas.terms.day, number, spare=1)
         self.daily_hits = DailyHits(quotas.terms.day)
         self.access = Breaker(quotas.terms)
         """Open while Imgur does not accept the client id, or has not told its limits."""
