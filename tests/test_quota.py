@@ -316,6 +316,16 @@ def test_assumed_limits_apply_if_imgur_sends_none(quota: Quota, clock: Clock) ->
     assert refusal(quota).retry_after == DAY - HOUR
 
 
+def test_assumed_limits_make_a_target_that_names_none_a_limited_one(
+    quotas: Quotas, quota: Quota
+) -> None:
+    quota.assume_limits(None, None)
+    assert quotas.is_limited is None
+    quota.assume_limits(50, None)
+    upload(quota)
+    assert quotas.is_limited, "so only the node with the lease uploads"
+
+
 def test_limits_from_imgur_replace_assumed_limits(quotas: Quotas, quota: Quota) -> None:
     quota.assume_limits(50, 70)
     upload(quota, told((500, 490, 600.0), (12_500, 12_490, DAY)))
