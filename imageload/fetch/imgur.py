@@ -3,9 +3,9 @@
 Users have the address of a page (imgur.com/<id>) where the image's is wanted (i.imgur.com/<id>.jpg,
 whose extension Imgur ignores). Imgur shows its images to browsers, and refuses them to servers: to
 data centres with 429 whatever they send, to some countries with a picture that says so, in a 200.
-That picture is known by its SHA-256 alone, which several projects have published since 2025-09
-(find it with a search for the value below); nothing else in the response differs from that of an
-image. If Imgur draws another one, --reject-sha256 names it. Nothing here does I/O.
+That picture is known by its SHA-256 alone, which more than ten public repositories name: nothing
+else in the response tells it from an image. If Imgur draws another one, --reject-sha256 names it.
+Nothing here does I/O.
 """
 
 from __future__ import annotations
