@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +21,9 @@ from imageload.errors import StoreError
 from imageload.fetch.download import DownloadBounds, Downloader
 from imageload.fetch.guard import Guard
 from imageload.fetch.hosts import HostRules, Hosts
+from imageload.fetch.spool import Spool
 from imageload.fetch.tempfiles import TempBytes, TempFiles
-from imageload.job import Change, Job
+from imageload.job import Change, Job, Report
 from imageload.jobs import WindowRules
 from imageload.loader import Capacity, ImageLoad, Registry, Watch
 from imageload.observers.metrics import Metrics, Phase
@@ -50,7 +51,8 @@ _CALLBACK_WAITS = (2, 20, 120)  # times `retry_seconds`
 class Service:
     """The parts of one service; `image_load` takes the jobs.
 
-    `settings` name Imgur in full: `imgur_client_id` is set. Temp files go into `temp_dir`.
+    `settings` name Imgur in full: `imgur_client_id` is set. Temp files go into `temp_dir`. With a
+    journal, those of its open images are used that are there; all others there are deleted.
     """
 
     def __init__(
@@ -83,12 +85,14 @@ class Service:
             self.node = _node(settings, self.metrics, on_break)
             self.store: Store = self.node.store
             self._restored_jobs: list[Job] = []
+            kept: Mapping[Job, Mapping[int, Report]] = {}
         else:
             restored = open_store(settings.store, self.metrics.commit_clock, on_break)
-            self.store, self._restored_jobs, was_closed = restored
+            self.store, self._restored_jobs, was_closed, kept = restored
         self.files = TempFiles(temp_dir)
         # Copies that are being converted come on top: --imgur-max-bytes for each of two workers.
         self.temp_bytes = TempBytes(settings.temp_bytes, settings.max_bytes)
+        spool = Spool(self.files, self.temp_bytes, kept)
         self.target = _imgur(settings, tuning, imgur, self.store, self.metrics)
         self._knows_budgets = True  # on a node, they come with the leases
         if self.node is None:
@@ -110,8 +114,9 @@ class Service:
             retry=_retry_rule(settings, tuning),
             files=self.files,
             temp_bytes=self.temp_bytes,
+            spool=spool,
             store=self.store,
-            observers=(self.store.record, self.metrics, *observers, self._webhooks),
+            observers=(self.store.record, spool, self.metrics, *observers, self._webhooks),
         )
         window = tuning.job_window or settings.downloads + settings.uploads
         self.image_load = ImageLoad(
@@ -184,6 +189,7 @@ class Service:
         if self.node is not None:
             ended = self.node.close(seconds) and ended
         self._save_budgets()
+        self.files.close()  # before the journal, whose next process has the same folder
         return self.store.close(seconds) and ended
 
     async def _close_transfers(self) -> None:
