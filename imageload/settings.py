@@ -126,7 +126,10 @@ class Settings:
         "Sends this User-Agent to origins and to Imgur; name a contact in it",
     )
     temp_dir: str = _fetch(
-        "", "path", "Keeps temp files in a new folder below this one; empty: the system's folder"
+        "",
+        "path",
+        "Keeps temp files in a folder below this one; empty: beside the store's file, or without "
+        "one in the system's folder",
     )
     temp_bytes: int = _fetch(
         2 * 2**30, "bytes", "Pauses downloads before the temp files have more bytes than this"
