@@ -164,6 +164,7 @@ ERRORS: Mapping[str, Rule] = {
     "removed_at_origin": Rule(),
     "unsupported_type": Rule(),
     "conversion_failed": Rule(),
+    "metadata_kept": Rule(),
     # The upload
     "rate_limited": Rule(transient=True),
     "upload_blocked": Rule(transient=True),  # Imgur refuses this address, country or client id

@@ -103,7 +103,9 @@ class Service:
             clock=self.metrics.clock("download"),
             on_resize=lambda slots: origins.keep_connections(2 * slots),
         )
-        self.converters = _converters(settings, tuning, self.files, self.metrics)
+        conversion = _conversion_rules(settings, tuning, strips=self.target.strips_metadata)
+        clock = self.metrics.clock("convert")
+        self.converters = Converters(conversion, self.files, workers=tuning.converters, clock=clock)
         self._pipeline = Pipeline(
             downloader=Downloader(origins, _download_bounds(settings, tuning), self.files),
             downloads=self._downloads,
@@ -322,19 +324,18 @@ def _lease_rules(settings: Settings, tuning: Tuning) -> LeaseRules:
     )
 
 
-def _converters(
-    settings: Settings, tuning: Tuning, files: TempFiles, metrics: Metrics
-) -> Converters:
-    rules = ConversionRules(
+def _conversion_rules(settings: Settings, tuning: Tuning, *, strips: bool) -> ConversionRules:
+    """`strips`: the target removes metadata itself."""
+    return ConversionRules(
         convert=settings.convert,
         shrink=settings.shrink,
+        strip=settings.strip == "true" or (settings.strip == "auto" and not strips),
+        must_strip=settings.strip == "true",
         max_bytes=settings.imgur_max_bytes,
         max_pixels=tuning.max_pixels,
         max_memory=settings.convert_bytes,
         seconds=tuning.convert_seconds,
     )
-    clock = metrics.clock("convert")
-    return Converters(rules, files, workers=tuning.converters, clock=clock)
 
 
 def _download_bounds(settings: Settings, tuning: Tuning) -> DownloadBounds:

@@ -29,10 +29,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from imageload.errors import DiskFull, ImageError, ResourceError
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _AGAIN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -235,6 +238,25 @@ class TempBytes:
             if not woken.cancelled():
                 woken.set_result(None)
                 return
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """The result of `call()`, which uses a temp file, in a thread.
+
+    The thread has ended when this ends, also if it is cancelled: then the file can be given back.
+    """
+    work = asyncio.ensure_future(asyncio.to_thread(call))
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        with contextlib.suppress(Exception):
+            work.result()
+        raise cancelled
+    return work.result()
 
 
 def disk_error(error: OSError) -> ImageError:
