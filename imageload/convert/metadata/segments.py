@@ -8,6 +8,7 @@ from typing import Final
 from imageload.convert.metadata.errors import NotStripped
 from imageload.convert.metadata.exif import only_orientation
 
+_PIECE: Final = 2**18  # bytes that are searched while other threads wait
 _MOST_SEGMENTS: Final = 10_000
 _EXIF: Final = b"Exif\0\0"
 _ICC: Final = b"ICC_PROFILE\0"
@@ -29,10 +30,9 @@ def strip_jpeg(source: bytes) -> bytes:
     parts = [source[:2]]
     at, has_exif = 2, False
     for _ in range(_MOST_SEGMENTS):
-        next_marker = _MARKER.search(source, at)
-        if next_marker is None:
+        at = _find(_MARKER, source, at)
+        if at == len(source):
             return b"".join(parts)
-        at = next_marker.start()
         marker = source[at + 1]
         if marker == _EOI:
             parts.append(b"\xff\xd9")
@@ -43,8 +43,7 @@ def strip_jpeg(source: bytes) -> bytes:
         end = at + 2 + int.from_bytes(source[at + 2 : at + 4], "big")
         payload = source[at + 4 : end]
         if marker == _SOS:
-            found = _SCAN_END.search(source, end)
-            end = found.start() if found else len(source)
+            end = _find(_SCAN_END, source, end)
             parts.append(source[at:end])
         elif marker in _CODING:
             parts.append(source[at:end])
@@ -58,6 +57,15 @@ def strip_jpeg(source: bytes) -> bytes:
             raise NotStripped(f"a JPEG's marker FF{marker:02X} is not known")
         at = end
     raise NotStripped(f"the JPEG has more than {_MOST_SEGMENTS:,} segments")
+
+
+def _find(pattern: re.Pattern[bytes], source: bytes, at: int) -> int:
+    """Where the two bytes of `pattern` are next; the file's end if nowhere."""
+    for start in range(at, len(source), _PIECE):
+        found = pattern.search(source, start, start + _PIECE + 1)
+        if found is not None:
+            return found.start()
+    return len(source)
 
 
 def _exif(payload: bytes) -> bytes:

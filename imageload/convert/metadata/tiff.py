@@ -10,7 +10,7 @@ from typing import Final
 from imageload.convert.metadata.errors import NotStripped
 
 _MOST_DIRECTORIES: Final = 2_000
-_MOST_VALUES: Final = 1_000_000
+_MOST_VALUES: Final = 200_000
 _TYPE_BYTES: Final = {
     1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8,
     18: 8,
@@ -61,6 +61,7 @@ class _Tiff:
         """The entries of the directory at `at`, the directory after it, and this one's end."""
         counted, entry_bytes = (8, 20) if self.is_big else (2, 12)
         count = self._number(at, counted)
+        self._count(count)
         end = at + counted + entry_bytes * count
         following = self._number(end, self.word)
         places = range(at + counted, end, entry_bytes)
@@ -75,12 +76,18 @@ class _Tiff:
         return _Entry(tag, self.source[at : at + length], kind, count, place, size)
 
     def values(self, entry: _Entry) -> Iterator[int]:
-        """Its values as integers; raises NotStripped if all files' together are too many."""
-        self._values += entry.count
+        """Its values as integers."""
+        self._count(entry.count)
         size = _TYPE_BYTES.get(entry.kind, 0)
-        if self._values > _MOST_VALUES or not size:
-            raise NotStripped("a TIFF's offsets are too many, or of a type that is not known")
+        if not size:
+            raise NotStripped("a TIFF's offsets are of a type that is not known")
         return (self._number(entry.at + n * size, size) for n in range(entry.count))
+
+    def _count(self, more: int) -> None:
+        """Raise NotStripped once the entries and offsets of the file are too many."""
+        self._values += more
+        if self._values > _MOST_VALUES:
+            raise NotStripped(f"the TIFF has more than {_MOST_VALUES:,} entries and offsets")
 
     def directory(self, entries: list[_Entry], following: int, length: int) -> bytes:
         """A directory of these entries, filled up to `length` with zeros."""
@@ -96,18 +103,16 @@ def strip_tiff(source: bytes) -> bytes:
     """
     tiff = _Tiff(source)
     stripped = bytearray(len(source))
-    end = tiff.head_bytes
+    end, left = 0, 2 * len(source)
 
-    def keep(at: int, content: bytes, length: int) -> None:
-        nonlocal end
-        if len(content) == length:
-            stripped[at : at + length] = content
-            end = max(end, at + length)
-        else:  # the pixels of a file that is cut short
-            stripped[at : at + len(content)] = content
-            end = max(end, at + len(content))
+    def keep(at: int, content: bytes) -> None:
+        nonlocal end, left
+        stripped[at : at + len(content)] = content
+        end, left = max(end, at + len(content)), left - len(content)
+        if left < 0:
+            raise NotStripped("parts of the TIFF overlap")
 
-    keep(0, source[: tiff.head_bytes], tiff.head_bytes)
+    keep(0, source[: tiff.head_bytes])
     waiting, seen = [tiff.first], set[int]()
     directories = []
     while waiting:
@@ -125,16 +130,15 @@ def strip_tiff(source: bytes) -> bytes:
             waiting += tiff.values(by_tag[_SUB_IFDS])
         for entry in kept:
             if entry.length > tiff.word:
-                keep(entry.at, source[entry.at : entry.at + entry.length], entry.length)
+                keep(entry.at, source[entry.at : entry.at + entry.length])
         for where, how_long in _OFFSETS.items():
             if where in by_tag and how_long in by_tag:
                 pairs = zip(tiff.values(by_tag[where]), tiff.values(by_tag[how_long]), strict=False)
                 for place, length in pairs:
-                    keep(place, source[place : place + length], length)
-        length = directory_end - at
-        directories.append((at, tiff.directory(kept, following, length), length))
-    for at, content, length in directories:  # last: no pixels of a hostile file are over them
-        keep(at, content, length)
+                    keep(place, source[place : place + length])
+        directories.append((at, tiff.directory(kept, following, directory_end - at)))
+    for at, directory in directories:  # last: no pixels of a hostile file are over them
+        keep(at, directory)
     return bytes(stripped[:end])
 
 
