@@ -105,14 +105,19 @@ class Dedupe:
         moment, result = self._by_url.get(name, (-1, None))
         return result if moment > self._running.get(job_id, self._clock) else None
 
+    def lead(self, key: str) -> bool:
+        """True: the caller leads this key from now on. False: another image does."""
+        if key in self._in_flight:
+            return False
+        self._in_flight[key] = _InFlight()
+        return True
+
     async def lead_or_follow(self, key: str) -> Result | None:
         """None: the caller leads this key. Else the Result of the image that led it."""
-        leader = self._in_flight.get(key)
-        if leader is None:
-            self._in_flight[key] = _InFlight()
+        if self.lead(key):
             return None
         following: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        leader.followers.append(following)
+        self._in_flight[key].followers.append(following)
         return await following
 
     def settle(self, key: str, result: Result) -> None:
@@ -147,6 +152,12 @@ class Claim:
         Raises SharedFailure.
         """
         return await self._claim(f"url:{self._url}{self._texts}")
+
+    def lead_url(self) -> None:
+        """Never follow by URL; others may follow this image, if it is the first of its URL."""
+        key = f"url:{self._url}{self._texts}"
+        if self._job.dedupe and self._dedupe.lead(key):
+            self._led.append(key)
 
     async def by_content(self, sha256: str) -> Result | None:
         """None: upload the bytes. Else the Result of an image with the same bytes.

@@ -166,6 +166,7 @@ ERRORS: Mapping[str, Rule] = {
     "throttled_at_origin": Rule(code="refused_at_origin", transient=True),  # with 429
     "unsupported_type": Rule(),
     "conversion_failed": Rule(),
+    "metadata_kept": Rule(),
     # The upload
     "rate_limited": Rule(transient=True),
     "upload_blocked": Rule(transient=True),  # Imgur refuses this address, country or client id

@@ -266,8 +266,10 @@ class Jobs:
         return None
 
     async def _load_images(self, job: Job, window: Window) -> None:
-        images = enumerate(job.snapshot().images)
-        window.add([n for n, image in images if image.state == "queued" and n not in window])
+        images, kept = enumerate(job.snapshot().images), self._pipeline.spool.images_of(job.job_id)
+        queued = [n for n, image in images if image.state == "queued" and n not in window]
+        window.start([n for n in queued if n in kept])
+        window.add([n for n in queued if n not in window])
         await window.wait_until_empty()
 
     async def _purge(self, job: Job) -> None:

@@ -172,6 +172,7 @@ class ImageLoad:
         self._transfers = transfers
         self._store = pipeline.store
         self._dedupe = pipeline.dedupe
+        self._spool = pipeline.spool
         self.at_work = self._jobs = Jobs(pipeline, rules, self._links_of_others)
         self._capacity = capacity
         self._lock = threading.Lock()
@@ -234,6 +235,9 @@ class ImageLoad:
     def restore(self, jobs: Sequence[Job]) -> None:
         """Take over the jobs of an earlier process, and continue those that are not finished."""
         unfinished = [job for job in jobs if not job.summary().finished]
+        # Those whose images hold temp bytes run as before: others may wait for these bytes.
+        with_files = [job for job in unfinished if job.job_id in self._spool]
+        unfinished.sort(key=lambda job: job.job_id not in self._spool)
         now, monotonic = datetime.now(UTC), time.monotonic()
         with self._lock:
             for job in jobs:
@@ -244,7 +248,7 @@ class ImageLoad:
             for job in unfinished:
                 self._dedupe.begin(job.job_id)
                 self._waiting[job.job_id] = job
-            self._start_waiting()
+            self._start_waiting(at_least=len(with_files))
         if jobs:
             _log.info("restored jobs=%d unfinished=%d", len(jobs), len(unfinished))
 
@@ -442,9 +446,9 @@ class ImageLoad:
                 self._waiting[job.job_id] = job
                 self._start_waiting()
 
-    def _start_waiting(self) -> None:
+    def _start_waiting(self, at_least: int = 0) -> None:
         """For the lock's holder: start threads for the jobs that wait."""
-        while self._waiting and self._may_start():
+        while self._waiting and (len(self._active) < at_least or self._may_start()):
             job_id, job = next(iter(self._waiting.items()))
             name = f"job-{job_id[:8]}"
             thread = threading.Thread(target=self._work, args=(job,), name=name, daemon=True)

@@ -25,6 +25,7 @@ from imageload.fetch.guard import Target as Origin
 from imageload.fetch.guard import check_url, redact_url
 from imageload.fetch.hosts import Hosts
 from imageload.fetch.imgur import album_of, image_target, only_image
+from imageload.fetch.spool import Spool
 from imageload.fetch.tempfiles import TempBytes, TempFiles
 from imageload.job import (
     Change,
@@ -52,6 +53,9 @@ Observer = Callable[[Job, Change], None]
 
 
 _FOLLOW_SECONDS = 0.25
+_KEEP_SECONDS = 1.0
+"""An image that waits for longer with its temp file is recorded with it: few do without a reason,
+so the others cost nothing."""
 
 
 class _AtAnotherNode(Exception):
@@ -77,6 +81,7 @@ class Pipeline:
     retry: RetryRule
     files: TempFiles
     temp_bytes: TempBytes
+    spool: Spool
     store: Store
     observers: tuple[Observer, ...] = ()
 
@@ -85,8 +90,12 @@ class Pipeline:
         job = window.job
         claim = self.dedupe.claim(job, job.image(index))
         try:
-            with window.aside(index):
-                result = await claim.by_url()
+            if index in self.spool.images_of(job.job_id):
+                result = None  # it needs no other image: it has its file
+                claim.lead_url()
+            else:
+                with window.aside(index):
+                    result = await claim.by_url()
             if result is None:
                 result = await self._load(window, index, claim)
             elif result.report is not None:
@@ -106,24 +115,51 @@ class Pipeline:
             self._fail(window, index, failure)
 
     async def _load(self, window: Window, index: int, claim: Claim) -> Result:
-        """Download the image and upload it, unless its bytes are known; give its temp file back."""
+        """Download the image and upload it, unless its bytes are known; give its temp file back.
+
+        If the service stops, the file is left to the next process on the store.
+        """
+        job, is_left = window.job, False
         report = await self._download(window, index)
+        keeping = self._keep_later(job, index)
         try:
             known = await claim.by_content(report.sha256)
             if known is not None:
                 return known
             return await self._upload(window, index, report)
+        except asyncio.CancelledError:
+            is_left = self.store.keeps_files and window.ending is None
+            if is_left:
+                self.store.keep(job, index)
+            raise
         finally:
-            self.files.give_back(report.temp_fn, report.bytes)
-            self.temp_bytes.resize(window.job.job_id, report.bytes, 0)
+            if keeping is not None:
+                keeping.cancel()
+            if not is_left:
+                self.files.give_back(report.temp_fn, report.bytes)
+            self.temp_bytes.resize(job.job_id, report.bytes, 0)
+
+    def _keep_later(self, job: Job, index: int) -> asyncio.TimerHandle | None:
+        """Record in a while which temp file the image has, unless that is cancelled."""
+        if not self.store.keeps_files:
+            return None
+        loop = asyncio.get_running_loop()
+        return loop.call_later(_KEEP_SECONDS, self.store.keep, job, index)
 
     async def _download(self, window: Window, index: int) -> Report:
-        """Download the image to a temp file, in a format and size that the target takes."""
+        """Download the image to a temp file, in a format and size that the target takes.
+
+        Unless an earlier process has, and left it in the spool.
+        """
         job = window.job
-        target = await self._origin_of(window, index)
+        has_file = index in self.spool.images_of(job.job_id)
+        target = None if has_file else await self._origin_of(window, index)
 
         async def attempt() -> Report:
-            report, size = await self._fetch(window, index, target), 0
+            report, size = await self.spool.take(job.job_id, index), 0
+            if report is None:
+                origin = target or await self._origin_of(window, index)
+                report = await self._fetch(window, index, origin)
             try:
                 converted = await self.converters.if_needed(report, job.job_id)
                 size = converted.bytes

@@ -7,7 +7,7 @@ import functools
 import json
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,8 +22,9 @@ from imageload.errors import StoreError
 from imageload.fetch.download import DownloadBounds, Downloader
 from imageload.fetch.guard import Guard
 from imageload.fetch.hosts import HostRules, Hosts
+from imageload.fetch.spool import Spool
 from imageload.fetch.tempfiles import TempBytes, TempFiles
-from imageload.job import Change, Job
+from imageload.job import Change, Job, Report
 from imageload.jobs import WindowRules
 from imageload.loader import Capacity, ImageLoad, Registry, Watch
 from imageload.observers.metrics import Metrics, Phase
@@ -52,7 +53,8 @@ _CALLBACK_WAITS = (2, 20, 120)  # times `retry_seconds`
 class Service:
     """The parts of one service; `image_load` takes the jobs.
 
-    `settings` name Imgur in full: `imgur_client_id` is set. Temp files go into `temp_dir`.
+    `settings` name Imgur in full: `imgur_client_id` is set. Temp files go into `temp_dir`. With a
+    journal, those of its open images are used that are there; all others there are deleted.
     """
 
     def __init__(
@@ -85,12 +87,14 @@ class Service:
             self.node = _node(settings, self.metrics, on_break)
             self.store: Store = self.node.store
             self._restored_jobs: list[Job] = []
+            kept: Mapping[Job, Mapping[int, Report]] = {}
         else:
             restored = open_store(settings.store, self.metrics.commit_clock, on_break)
-            self.store, self._restored_jobs, was_closed = restored
+            self.store, self._restored_jobs, was_closed, kept = restored
         self.files = TempFiles(temp_dir)
         # Copies that are being converted come on top: --imgur-max-bytes for each of two workers.
         self.temp_bytes = TempBytes(settings.temp_bytes, settings.max_bytes)
+        spool = Spool(self.files, self.temp_bytes, kept)
         self.target = _imgur(settings, tuning, imgur, self.store, self.metrics)
         self._knows_budgets = True  # on a node, they come with the leases
         if self.node is None:
@@ -101,7 +105,9 @@ class Service:
             clock=self.metrics.clock("download"),
             on_resize=lambda slots: origins.keep_connections(2 * slots),
         )
-        self.converters = _converters(settings, tuning, self.files, self.metrics)
+        conversion = _conversion_rules(settings, tuning, strips=self.target.strips_metadata)
+        clock = self.metrics.clock("convert")
+        self.converters = Converters(conversion, self.files, workers=tuning.converters, clock=clock)
         self._pipeline = Pipeline(
             downloader=Downloader(origins, _download_bounds(settings, tuning), self.files),
             downloads=self._downloads,
@@ -114,8 +120,9 @@ class Service:
             retry=_retry_rule(settings, tuning),
             files=self.files,
             temp_bytes=self.temp_bytes,
+            spool=spool,
             store=self.store,
-            observers=(self.store.record, self.metrics, *observers, self._webhooks),
+            observers=(self.store.record, spool, self.metrics, *observers, self._webhooks),
         )
         window = tuning.job_window or settings.downloads + settings.uploads
         self.image_load = ImageLoad(
@@ -188,6 +195,7 @@ class Service:
         if self.node is not None:
             ended = self.node.close(seconds) and ended
         self._save_budgets()
+        self.files.close()  # before the journal, whose next process has the same folder
         return self.store.close(seconds) and ended
 
     async def _close_transfers(self) -> None:
@@ -328,19 +336,18 @@ def _lease_rules(settings: Settings, tuning: Tuning) -> LeaseRules:
     )
 
 
-def _converters(
-    settings: Settings, tuning: Tuning, files: TempFiles, metrics: Metrics
-) -> Converters:
-    rules = ConversionRules(
+def _conversion_rules(settings: Settings, tuning: Tuning, *, strips: bool) -> ConversionRules:
+    """`strips`: the target removes metadata itself."""
+    return ConversionRules(
         convert=settings.convert,
         shrink=settings.shrink,
+        strip=settings.strip == "true" or (settings.strip == "auto" and not strips),
+        must_strip=settings.strip == "true",
         max_bytes=settings.imgur_max_bytes,
         max_pixels=tuning.max_pixels,
         max_memory=settings.convert_bytes,
         seconds=tuning.convert_seconds,
     )
-    clock = metrics.clock("convert")
-    return Converters(rules, files, workers=tuning.converters, clock=clock)
 
 
 def _download_bounds(settings: Settings, tuning: Tuning) -> DownloadBounds:

@@ -132,7 +132,10 @@ class Settings:
         "Sends this User-Agent to origins and to Imgur; name a contact in it",
     )
     temp_dir: str = _fetch(
-        "", "path", "Keeps temp files in a new folder below this one; empty: the system's folder"
+        "",
+        "path",
+        "Keeps temp files in a folder below this one; empty: beside the store's file, or without "
+        "one in the system's folder",
     )
     temp_bytes: int = _fetch(
         2 * 2**30, "bytes", "Pauses downloads before the temp files have more bytes than this"
@@ -143,6 +146,12 @@ class Settings:
     )
     shrink: bool = _convert(
         False, "true or false", "Recompresses images that are larger than --imgur-max-bytes"
+    )
+    strip: str = _convert(
+        "auto",
+        "auto, true or false",
+        "Removes GPS and all other metadata before an upload; auto: as far as possible, where the "
+        "target does not; true: always, and fails an image that keeps some",
     )
     convert_bytes: int = _convert(
         1_536 * 2**20,
@@ -231,6 +240,8 @@ class Settings:
             raise ValueError("--log-level is DEBUG, INFO, WARNING or ERROR")
         if self.log_format not in ("text", "json"):
             raise ValueError("--log-format is text or json")
+        if self.strip not in ("auto", "true", "false"):
+            raise ValueError("--strip is auto, true or false")
         if not all(_SITE.fullmatch(site) for site in self.cors_origin):
             raise ValueError(
                 "--cors-origin is a scheme and a host, https://app.example, without a path"

@@ -63,6 +63,7 @@ NARROWER: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
         ("http://[::1]:80,", ("http://[::1]:80",)),
     ),
     "log_format": (("json", "json"), ("text", "text")),
+    "strip": (("true", "true"), ("false", "false")),
     "role": (("api", "api"), ("worker", "worker")),
 }
 

@@ -23,6 +23,7 @@ CODES = {
     "cancelled",
     "connect_error",
     "conversion_failed",
+    "metadata_kept",
     "disk_error",
     "disk_full",
     "dns_error",

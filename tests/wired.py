@@ -17,7 +17,8 @@ from typing import Any, Generic, TypeVar
 from imageload.dedupe import Dedupe
 from imageload.fetch.download import Hop
 from imageload.fetch.hosts import HostRules, Hosts
-from imageload.fetch.tempfiles import TempBytes
+from imageload.fetch.spool import Spool
+from imageload.fetch.tempfiles import TempBytes, TempFiles
 from imageload.job import Change, Downloaded, Failed, Image, Job, Landed, Report, Uploaded
 from imageload.jobs import WindowRules
 from imageload.loader import Capacity, ImageLoad, Order
@@ -284,12 +285,14 @@ class Wired:
             "target": self.target,
             "files": folder,
         }
+        room = TempBytes(temp_bytes, largest_image)
         self.pipeline = Pipeline(
             downloads=Slots(threads),
             hosts=self.hosts,
             dedupe=Dedupe(),
             retry=retry or RetryRule(max_tries=3, seconds=0.002, cap_seconds=0.002),
-            temp_bytes=TempBytes(temp_bytes, largest_image),
+            temp_bytes=room,
+            spool=Spool(TempFiles(folder.path), room, {}),
             store=self.store,
             observers=(self.store.record, *observers, self._observe),
             **parts,

@@ -41,6 +41,9 @@ _LOOK_SECONDS = 1.0
 class Imgur:
     """Uploads and calls of all jobs. `clients` has one client for each of `quotas`."""
 
+    strips_metadata = True
+    """It removes metadata from what is uploaded, so nobody needs to before."""
+
     def __init__(
         self,
         clients: Sequence[Client],
