@@ -27,7 +27,7 @@ from imageload.job import Item, Job, Snapshot, memory_of
 from imageload.jobs import CancelResult, Jobs, WindowRules
 from imageload.pipeline import Pipeline
 from imageload.store import Posted, Totals
-from imageload.targets.imgur.breaker import Blocked, Endpoint
+from imageload.targets import Blocked, Endpoint
 from imageload.transport.curl import TransferLoop
 from imageload.window import STALL_SECONDS
 
@@ -275,7 +275,7 @@ class ImageLoad:
         return self._store.trouble
 
     def closed(self, endpoint: Endpoint) -> Blocked | None:
-        """Why requests of this kind wait for Imgur, and until when."""
+        """Why requests of this kind wait for the target, and until when."""
         return self._target.gates[endpoint].closed
 
     async def find(self, job_id: str) -> Job | None:

@@ -1,8 +1,9 @@
 """Read Settings from flags and the environment, and describe the options for people.
 
 A flag beats the environment variable, which beats the default. `--max-bytes` is
-`IMAGELOAD_MAX_BYTES` in the environment; the Imgur options have the names that other programs use,
-such as `IMGUR_CLIENT_ID`. `python -m imageload.options > docs/options.md` writes the tables.
+`IMAGELOAD_MAX_BYTES` in the environment; the Imgur options and the keys of a bucket have the names
+that other programs use, such as `IMGUR_CLIENT_ID`. `python -m imageload.options > docs/options.md`
+writes the tables.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def flag(name: str) -> str:
 
 def environment_name(name: str) -> str:
     """The environment variable of the option `name`."""
-    return name.upper() if name.startswith("imgur_") else f"IMAGELOAD_{name.upper()}"
+    return name.upper() if name.startswith(("imgur_", "aws_")) else f"IMAGELOAD_{name.upper()}"
 
 
 def options() -> tuple[dataclasses.Field[Any], ...]:
@@ -81,6 +82,8 @@ def options() -> tuple[dataclasses.Field[Any], ...]:
 
 def show(value: object) -> str:
     """How help and documents write an option's value."""
+    if value is None:
+        return "none"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
@@ -92,7 +95,7 @@ def _parser(environ: Mapping[str, str], program: str) -> argparse.ArgumentParser
     parser = argparse.ArgumentParser(
         prog=program,
         usage=f"{'python3 ' * program.endswith('.py')}{program} [--option=value ...]",
-        description="Put lists of image URLs on Imgur: POST /v1/images/upload.",
+        description="Put lists of image URLs on Imgur or into a bucket: POST /v1/images/upload.",
         epilog="A flag beats the environment variable, which beats the default.",
         allow_abbrev=False,
     )

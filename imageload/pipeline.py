@@ -21,7 +21,8 @@ from imageload.convert.pool import Converters
 from imageload.dedupe import Claim, Dedupe, Result
 from imageload.errors import DownloadError, Failure, ImageError, UploadError
 from imageload.fetch.download import Downloader, Hop
-from imageload.fetch.guard import Target, check_url, redact_url
+from imageload.fetch.guard import Target as Origin
+from imageload.fetch.guard import check_url, redact_url
 from imageload.fetch.hosts import Hosts
 from imageload.fetch.imgur import image_target
 from imageload.fetch.tempfiles import TempBytes, TempFiles
@@ -39,8 +40,7 @@ from imageload.job import (
 )
 from imageload.retry import RetryRule
 from imageload.store import Elsewhere, Store
-from imageload.targets import Upload
-from imageload.targets.imgur.uploader import Imgur
+from imageload.targets import Target, Upload
 from imageload.transport.slots import Slots
 from imageload.window import Window
 
@@ -68,7 +68,7 @@ class Pipeline:
     downloader: Downloader
     downloads: Slots
     converters: Converters
-    target: Imgur
+    target: Target
     hosts: Hosts
     dedupe: Dedupe
     retry: RetryRule
@@ -137,7 +137,7 @@ class Pipeline:
         window.downloaded(index)
         return report
 
-    async def _fetch(self, window: Window, index: int, target: Target) -> Report:
+    async def _fetch(self, window: Window, index: int, target: Origin) -> Report:
         """Download `target`; with & in place of &amp;, as browsers read a page, if that fails."""
         try:
             return await self._follow(window, index, target)
@@ -154,7 +154,7 @@ class Pipeline:
         _log.info("downloaded with & in place of &amp; job=%s url=%s", job_id, url)
         return report
 
-    async def _follow(self, window: Window, index: int, target: Target) -> Report:
+    async def _follow(self, window: Window, index: int, target: Origin) -> Report:
         """Download `target`, at each origin that its redirects lead to in a slot of that one."""
         found: Report | Hop = Hop(target)
         while isinstance(found, Hop):
@@ -195,12 +195,15 @@ class Pipeline:
                 self.temp_bytes.resize(key, self.temp_bytes.largest, size)
 
     async def _upload(self, window: Window, index: int, report: Report) -> Result:
-        """Upload the image from its temp file; its start is on disk before it is sent.
+        """Upload the image from its temp file.
+
+        The start is on disk before it is sent, unless another upload would change nothing.
 
         If another node has its bytes, wait for that upload and take its link.
         """
         job, image = window.job, window.job.image(index)
         since = time.monotonic() if job.waiting_since is None else job.waiting_since
+        is_announced = self.store.is_durable and not self.target.is_repeatable
 
         async def announce() -> None:
             if not job.image(index).uploading:
@@ -220,10 +223,12 @@ class Pipeline:
                 name=f"imageload-{job.job_id}-{index + 1}",
                 since=since,
                 content=report.sha256,
+                type=report.type,
+                bytes=report.bytes,
                 title=image.title,
                 description=image.description,
                 was_lost=job.image(index).maybe_duplicate,
-                announce=announce if self.store.is_durable else None,
+                announce=announce if is_announced else None,
                 retract=retract,
                 may_send=lambda: self.store.is_ours(job),
                 on_send=lambda is_sent: window.note_sending(index, is_sent=is_sent),
