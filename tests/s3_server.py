@@ -116,6 +116,7 @@ class S3Server:
         self.after: Fault = lambda _: None
         """The same, when rclone has done the request."""
         self.is_public = True
+        self.closed = threading.Event()
         handler = functools.partial(_Handler, self)
         self._server = _Server(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -151,6 +152,7 @@ class S3Server:
 
     def close(self) -> None:
         """Stop."""
+        self.closed.set()
         self._server.shutdown()
         self._server.server_close()
 

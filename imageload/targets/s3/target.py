@@ -29,8 +29,6 @@ from imageload.transport.slots import Pool
 _log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 60.0
-_FIRST_ASK_SECONDS = 1.0
-_LONGEST_ASK_SECONDS = 60.0
 
 
 class S3:
@@ -64,7 +62,7 @@ class S3:
         self.purging = asyncio.Lock()
         self._objects = _Objects()
         self._asking: asyncio.Task[None] | None = None
-        self._ask_seconds = _FIRST_ASK_SECONDS  # to the next time, when an upload is refused
+        self._ask_seconds = quotas.terms.unhinted_wait  # to the next time, when one is refused
         self._looking: asyncio.Task[None] | None = None
         self._look_at = 0.0
         self.trouble: str | None = None
@@ -140,7 +138,7 @@ class S3:
             if self._is_refused(UPLOAD, error):
                 return None
             raise
-        self._ask_seconds = _FIRST_ASK_SECONDS
+        self._ask_seconds = self.quotas.terms.unhinted_wait
         return Landed(self._bucket.link(name))
 
     def _is_refused(self, kind: Kind, error: errors.UploadError) -> bool:
@@ -167,7 +165,7 @@ class S3:
             while True:
                 await asyncio.sleep(seconds)
                 seconds = self._ask_seconds
-                self._ask_seconds = min(2 * seconds, _LONGEST_ASK_SECONDS)
+                self._ask_seconds = min(2 * seconds, self.quotas.terms.longest_wait)
                 try:
                     with await self._quota.reserve(ASKING):
                         await self._bucket.probe()
