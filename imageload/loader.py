@@ -235,6 +235,8 @@ class ImageLoad:
         """Take over the jobs of an earlier process, and continue those that are not finished."""
         unfinished = [job for job in jobs if not job.summary().finished]
         now, monotonic = datetime.now(UTC), time.monotonic()
+        know_links = self._dedupe.restore(jobs, self._target.link_base)
+        self._transfers.loop.call_soon_threadsafe(know_links)  # before any thread's work
         with self._lock:
             for job in jobs:
                 age = max(0.0, (now - job.created).total_seconds())

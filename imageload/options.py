@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from imageload.settings import GROUPS, VERSION, Settings
+from imageload.targets.s3.location import Location
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -149,9 +150,22 @@ def parse(
     parser = _parser(environ, program)
     values = vars(parser.parse_args(arguments))
     try:
-        return Settings(**values)
+        settings = Settings(**values)
+        if settings.is_s3:
+            location(settings)
     except ValueError as error:
         parser.error(str(error))
+    return settings
+
+
+def location(settings: Settings) -> Location:
+    """Where the bucket is that `settings` name; raises ValueError if an option is wrong."""
+    return Location.of(
+        settings.target,
+        region=settings.s3_region,
+        endpoint=settings.s3_endpoint,
+        public_url=settings.s3_public_url,
+    )
 
 
 def row(option: dataclasses.Field[Any]) -> str:

@@ -27,6 +27,7 @@ from imageload.jobs import WindowRules
 from imageload.loader import Capacity, ImageLoad, Registry, Watch
 from imageload.observers.metrics import Metrics, Phase
 from imageload.observers.webhooks import WebhookRules, Webhooks
+from imageload.options import location
 from imageload.pipeline import Observer, Pipeline
 from imageload.retry import RetryRule
 from imageload.sandbox_process import SandboxProcess
@@ -37,7 +38,6 @@ from imageload.targets.imgur.breaker import Terms
 from imageload.targets.imgur.quota import Quotas
 from imageload.targets.imgur.uploader import Imgur
 from imageload.targets.s3.bucket import Bucket, Keys
-from imageload.targets.s3.location import Location
 from imageload.targets.s3.target import S3
 from imageload.transport.curl import TransferLoop, Transport
 from imageload.transport.request import Bounds
@@ -276,12 +276,6 @@ def _s3(
     settings: Settings, tuning: Tuning, plain: Transport, signed: Transport, metrics: Metrics
 ) -> S3:
     """The bucket."""
-    location = Location.of(
-        settings.target,
-        region=settings.s3_region,
-        endpoint=settings.s3_endpoint,
-        public_url=settings.s3_public_url,
-    )
     terms = Terms(
         unhinted_wait=_S3_WAIT_SECONDS,
         longest_wait=_S3_LONGEST_WAIT_SECONDS,
@@ -291,7 +285,7 @@ def _s3(
         place="The bucket's service",
     )
     return S3(
-        Bucket(location, _keys(settings), signed, plain, settings.upload_seconds),
+        Bucket(location(settings), _keys(settings), signed, plain, settings.upload_seconds),
         Quotas(1, terms, on_end=metrics.imgur_request_ended),
         settings.uploads,
         retry=_retry_rule(settings, tuning).wait,

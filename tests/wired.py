@@ -205,7 +205,7 @@ class FakeTarget:
         self._response = response or (lambda *_: None)
         self.gate = Gate(Quotas(), UPLOAD)
         self.purging = asyncio.Lock()
-        self.place, self.is_repeatable = "Imgur", False
+        self.place, self.is_repeatable, self.link_base = "Imgur", False, "https://i.imgur.com/"
         self.albums, self.anonymous = self, True
         self.cancelled = 0
         self.close = self._blocking.close
