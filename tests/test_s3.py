@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import email.header
 import hashlib
-import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import requests
 
 from imageload.options import parse
 from tests.origin import IMAGES, Origin, answer
-from tests.pictures import running_pictures
+from tests.s3_kill import killed_once, pictures
 from tests.s3_server import KEY_ID, SECRET, Answer, Received, S3Server, xml
 from tests.service import RunningService, ServiceProcess, assert_problem, running_service
 from tests.waiting import PATIENCE, wait_until
@@ -100,11 +99,15 @@ def test_a_large_image_that_is_there_is_not_sent_again(
 def test_texts_become_metadata_of_an_object_of_their_own(
     origin: Origin, s3: S3Server, tmp_path: Path
 ) -> None:
-    url = origin.image("png-rgb.png")
+    png = (IMAGES / "png-rgb.png").read_bytes()
+    urls = [origin.page(f"/{number}.png", answer(png)) for number in range(3)]
     texts = [("Plain", "Two\r\nx-amz-acl: public-read-write"), ("Straße =?", "日本語" * 500)]
-    items = [{"url": url, "title": title, "description": text} for title, text in texts]
+    items = [
+        {"url": url, "title": title, "description": text}
+        for url, (title, text) in zip(urls, texts, strict=False)
+    ]
     with running_service(tmp_path / "temp", **s3.options()) as service:
-        answered = service.post(json={"urls": [url, *items]})
+        answered = service.post(json={"urls": [*items, urls[2]]})
         assert not service.finish(answered.json()["jobId"][0])["uploaded"]["failed"]
     assert len(s3.objects()) == 3
     puts = {each.headers.get("x-amz-meta-title"): each.headers for each in s3.sent("PUT")}
@@ -304,37 +307,7 @@ def test_options_of_a_bucket_that_are_wrong_end_the_start_with_status_2(
 
 
 def test_a_kill_a_restart_and_an_undo_leave_each_image_once_and_then_none(
-    s3: S3Server, tmp_path: Path
+    origin: Origin, s3: S3Server, tmp_path: Path
 ) -> None:
-    def start() -> ServiceProcess:
-        return ServiceProcess(
-            "--port=0",
-            "--allow-origin=127.0.0.1",
-            f"--temp-dir={tmp_path}",
-            f"--store={tmp_path / 'journal'}",
-            *s3.flags(),
-            environment=s3.environment,
-        )
-
-    with running_pictures() as pictures:
-        urls = pictures.urls(range(60))
-        service = start()
-        job_id = service.submit(urls)
-        wait_until(lambda: len(s3.sent("PUT")) >= 20)
-        service.stop(signal.SIGKILL)
-        service = start()
-        try:
-            links = service.finish(job_id)["uploaded"]["completed"]
-            assert len({*links}) == len(s3.objects()) == 60
-            records = service.records(job_id).values()
-            assert not [each for each in records if each["maybe_duplicate"]]
-            puts = len(s3.sent("PUT"))
-            again = service.submit(urls)
-            assert service.finish(again)["uploaded"]["completed"] == links
-            assert len(s3.sent("PUT")) == puts, "nothing is sent again"
-            purge(service, again)
-            assert len(s3.objects()) == 60
-            purge(service, job_id)
-            assert s3.objects() == {}
-        finally:
-            service.stop()
+    counts = killed_once(tmp_path, s3, pictures(origin, 36))
+    assert counts.is_right(), counts
