@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from imageload.cluster.node import Node
 
 _CALLBACK_WAITS = (2, 20, 120)  # times `retry_seconds`
-_S3_WAIT_SECONDS = 1.0
 _S3_LONGEST_WAIT_SECONDS = 60.0
 
 
@@ -277,7 +276,7 @@ def _s3(
 ) -> S3:
     """The bucket."""
     terms = Terms(
-        unhinted_wait=_S3_WAIT_SECONDS,
+        unhinted_wait=tuning.bucket_wait_seconds,
         longest_wait=_S3_LONGEST_WAIT_SECONDS,
         outage_seconds=settings.outage_seconds,
         lease_seconds=tuning.lease_seconds,

@@ -378,6 +378,8 @@ class Tuning:
     """The period of its daily budgets if its responses do not name it."""
     quota_wait_seconds: float = 60.0
     """The wait after a 429 without details; it doubles, up to an hour."""
+    bucket_wait_seconds: float = 1.0
+    """The wait after a bucket has refused a request; it doubles, up to a minute."""
     blocked_wait_seconds: float = 600.0
     """The wait after Imgur has blocked us; it doubles, up to an hour."""
 

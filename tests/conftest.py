@@ -50,6 +50,9 @@ def nodes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have services upload to a bucket, if `--target` says so."""
     if request.config.getoption("--target") == "s3":
+        of_imgur = request.node.get_closest_marker("imgur")
+        if of_imgur is not None:
+            pytest.skip(f"of Imgur alone: {of_imgur.args[0]}")
         server: S3Server = request.getfixturevalue("s3")
         monkeypatch.setattr(tests.service, "bucket", server)
 

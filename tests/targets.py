@@ -134,7 +134,7 @@ class S3Place:
     ) -> None:
         self._server = server
         location = Location.of(
-            f"s3://{server.bucket}/i", region="us-east-1", endpoint=server.url, public_url=""
+            server.target, region="us-east-1", endpoint=server.url, public_url=""
         )
         keys = Keys(key_id=KEY_ID, secret=SECRET)
         signed = transports(signing=keys.signing("us-east-1"))

@@ -29,7 +29,7 @@ AS_THEY_ARE = (
 
 def name_of(image: bytes, extension: str) -> str:
     """The object of an image without texts."""
-    return f"i/{hashlib.sha256(image).hexdigest()}.{extension}"
+    return f"{hashlib.sha256(image).hexdigest()}.{extension}"
 
 
 def large_png() -> bytes:
@@ -214,7 +214,7 @@ def test_a_bucket_has_no_albums(s3: S3Server, tmp_path: Path) -> None:
 def test_the_quota_names_the_bucket_and_no_budgets(s3: S3Server, tmp_path: Path) -> None:
     with running_service(tmp_path / "temp", **s3.options()) as service:
         quota = service.get("/v1/quota").json()
-    assert quota["target"] == f"s3://{s3.bucket}/i"
+    assert quota["target"] == s3.target
     assert quota["budgets"] == []
 
 
@@ -244,7 +244,8 @@ def test_readyz_proves_the_bucket_at_the_start(
     s3: S3Server, tmp_path: Path, refusal: Answer, advice: str
 ) -> None:
     s3.fault = lambda _: refusal
-    with running_service(tmp_path / "temp", **s3.options()) as service:
+    options = s3.options(bucket_wait_seconds=0.02)
+    with running_service(tmp_path / "temp", **options) as service:
         wait_until(lambda: service.get("/readyz").status_code == 503)
         ready = service.get("/readyz").json()
         assert (ready["status"], ready["waiting_for"]) == ("not ready", "credentials")
