@@ -13,6 +13,7 @@ import requests
 
 from imageload.options import parse
 from tests.origin import IMAGES, Origin, answer
+from tests.postgres import fresh_database
 from tests.s3_kill import killed_once, pictures
 from tests.s3_server import KEY_ID, SECRET, Answer, Received, S3Server, xml
 from tests.service import RunningService, ServiceProcess, assert_problem, running_service
@@ -281,6 +282,23 @@ def test_no_secret_is_in_a_log_a_response_a_metric_or_the_list_of_processes(
     for secret in (KEY_ID, SECRET, token):
         assert not [text for text in [*texts, *service.log] if secret in text]
     assert s3.sent("PUT")[0].headers["x-amz-security-token"] == token
+
+
+def test_nodes_upload_to_a_bucket_without_a_lease(
+    origin: Origin, s3: S3Server, tmp_path: Path
+) -> None:
+    options = s3.options(store=fresh_database(), lease_seconds=3_600.0)
+    with (
+        running_service(tmp_path / "one", **options) as one,
+        running_service(tmp_path / "two", **options) as two,
+    ):
+        for node in (one, two):
+            assert [quota.is_leased for quota in node.service.target.quotas.each] == [True]
+            assert node.get("/readyz").json()["waiting_for"] is None
+        job_id = one.submit([origin.image("png-rgb.png")])
+        (link,) = two.finish(job_id)["uploaded"]["completed"]
+        assert purge(two, job_id)["uploaded"]["completed"] == []
+        assert requests.get(link, timeout=PATIENCE).status_code == 404
 
 
 MISUSE = [

@@ -87,8 +87,9 @@ class Leases:
         self._told: bool | None = None
         self._others: list[GateWait | None] = []
         self._stopping, self._closing = threading.Event(), threading.Event()
-        for quota in self._quotas.values():
-            quota.leased_until = float("-inf")
+        if target.quotas.is_limited is not False:
+            for quota in self._quotas.values():
+                quota.leased_until = float("-inf")
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
 
     @property
