@@ -89,6 +89,8 @@ class UploadHandler(StatusHandler):
             max_urls=self.service_settings.max_urls,
             max_lists=self.tuning.max_lists,
         )
+        if self.target.albums is None and any(order.album is not None for order in orders):
+            raise Refused("no-albums", f"There are no albums on {self.target.place}.")
         return self.jobs.upload(orders, sender)
 
     def _fingerprint(self) -> bytes:

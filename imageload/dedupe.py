@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
 
 from imageload.errors import Failure, ImageError
@@ -66,6 +66,20 @@ class Dedupe:
         self._order: deque[tuple[int, str]] = deque()
         self._clock = 0
         self._running: dict[str, int] = {}
+
+    def restore(self, jobs: Iterable[Job], link_base: str) -> Callable[[], None]:
+        """A call that makes the links of these jobs known, for the loop; any thread may ask for it.
+
+        Links that do not begin with `link_base` are another target's.
+        """
+        found: dict[str, Landed] = {}
+        for job in jobs if self._keeps_links else ():
+            for image in job.snapshot().images if job.dedupe else ():
+                link, report = image.link, image.report
+                if link is not None and report is not None and link.startswith(link_base):
+                    texts = texts_key(image.title, image.description)
+                    found[f"{report.sha256}{texts}"] = Landed(link, image.deletehash)
+        return lambda: self._links.update(found)
 
     def begin(self, job_id: str) -> None:
         """The job runs from now on. This alone may be called from any thread."""

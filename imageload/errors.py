@@ -11,7 +11,9 @@
         ├── DownloadError        the image did not arrive from its origin
         │   └── InvalidURL, TooLarge
         └── UploadError          the image did not get to the target
-            ├── QuotaExceeded, UploadBlocked, CredentialsRefused
+            ├── QuotaExceeded, UploadBlocked
+            ├── CredentialsRefused
+            │   └── BucketRefused
             └── NotFoundOnImgur
 
 Only an error that is caught by its type has a class of its own. Every other error is raised by the
@@ -76,6 +78,7 @@ REFUSALS: Mapping[str, Refusal] = {
     "too-large": Refusal(413, "Too large"),
     "unknown-host": Refusal(421, "Unknown host"),
     "key-reused": Refusal(422, "Idempotency-Key reused"),
+    "no-albums": Refusal(422, "No albums"),
     "backlog-full": Refusal(429, "Backlog full", 30),
     "out-of-room": Refusal(503, "Out of room", 5),
     "out-of-threads": Refusal(503, "Out of threads", 30),
@@ -171,6 +174,10 @@ ERRORS: Mapping[str, Rule] = {
     "rate_limited": Rule(transient=True),
     "upload_blocked": Rule(transient=True),  # Imgur refuses this address, country or client id
     "bad_credentials": Rule(),
+    "access_denied": Rule(),  # these four: of a bucket, until an operator acts
+    "clock_skew": Rule(),
+    "no_bucket": Rule(),
+    "wrong_region": Rule(),
     "upload_rejected": Rule(),
     "unknown_rejection": Rule(code="upload_rejected"),  # in words that say no known reason
     "too_large_for_target": Rule(code="too_large"),
@@ -282,6 +289,13 @@ class CredentialsRefused(_OfOneRow, UploadError):
     """Imgur does not accept the client id or the token."""
 
     row = "bad_credentials"
+
+
+class BucketRefused(CredentialsRefused):
+    """The bucket takes nothing of ours until an operator acts; `name` is a key of ERRORS."""
+
+    def __init__(self, name: str, message: str, **known: Unpack[Known]) -> None:
+        ImageError.__init__(self, name, message, **known)
 
 
 class NotFoundOnImgur(_OfOneRow, UploadError):

@@ -27,7 +27,7 @@ from imageload.job import Item, Job, Snapshot, memory_of
 from imageload.jobs import CancelResult, Jobs, WindowRules
 from imageload.pipeline import Pipeline
 from imageload.store import Posted, Totals
-from imageload.targets.imgur.breaker import Blocked, Endpoint
+from imageload.targets import Blocked, Endpoint
 from imageload.transport.curl import TransferLoop
 from imageload.window import STALL_SECONDS
 
@@ -239,6 +239,8 @@ class ImageLoad:
         with_files = [job for job in unfinished if job.job_id in self._spool]
         unfinished.sort(key=lambda job: job.job_id not in self._spool)
         now, monotonic = datetime.now(UTC), time.monotonic()
+        know_links = self._dedupe.restore(jobs, self._target.link_base)
+        self._transfers.loop.call_soon_threadsafe(know_links)  # before any thread's work
         with self._lock:
             for job in jobs:
                 age = max(0.0, (now - job.created).total_seconds())
@@ -279,7 +281,7 @@ class ImageLoad:
         return self._store.trouble
 
     def closed(self, endpoint: Endpoint) -> Blocked | None:
-        """Why requests of this kind wait for Imgur, and until when."""
+        """Why requests of this kind wait for the target, and until when."""
         return self._target.gates[endpoint].closed
 
     async def find(self, job_id: str) -> Job | None:

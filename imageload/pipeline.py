@@ -41,8 +41,7 @@ from imageload.job import (
 )
 from imageload.retry import RetryRule
 from imageload.store import Elsewhere, Store
-from imageload.targets import Upload
-from imageload.targets.imgur.uploader import Imgur
+from imageload.targets import Target, Upload
 from imageload.transport.slots import Slots
 from imageload.window import Window
 
@@ -50,6 +49,7 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Observer = Callable[[Job, Change], None]
+AlbumLinks = Callable[[str, str], Awaitable[list[str] | None]]
 
 
 _FOLLOW_SECONDS = 0.25
@@ -73,9 +73,9 @@ class Pipeline:
     downloader: Downloader
     downloads: Slots
     converters: Converters
-    target: Imgur
+    target: Target
     hosts: Hosts
-    album_links: Callable[[str, str], Awaitable[list[str] | None]] | None = None
+    album_links: AlbumLinks | None = None
     """The links of an album of Imgur, for a job; None: Imgur cannot be asked."""
     dedupe: Dedupe
     retry: RetryRule
@@ -244,12 +244,15 @@ class Pipeline:
                 self.temp_bytes.resize(key, self.temp_bytes.largest, size)
 
     async def _upload(self, window: Window, index: int, report: Report) -> Result:
-        """Upload the image from its temp file; its start is on disk before it is sent.
+        """Upload the image from its temp file.
+
+        The start is on disk before it is sent, unless another upload would change nothing.
 
         If another node has its bytes, wait for that upload and take its link.
         """
         job, image = window.job, window.job.image(index)
         since = time.monotonic() if job.waiting_since is None else job.waiting_since
+        is_announced = self.store.is_durable and not self.target.is_repeatable
 
         async def announce() -> None:
             if not job.image(index).uploading:
@@ -269,10 +272,12 @@ class Pipeline:
                 name=f"imageload-{job.job_id}-{index + 1}",
                 since=since,
                 content=report.sha256,
+                type=report.type,
+                bytes=report.bytes,
                 title=image.title,
                 description=image.description,
                 was_lost=job.image(index).maybe_duplicate,
-                announce=announce if self.store.is_durable else None,
+                announce=announce if is_announced else None,
                 retract=retract,
                 may_send=lambda: self.store.is_ours(job),
                 on_send=lambda is_sent: window.note_sending(index, is_sent=is_sent),

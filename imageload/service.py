@@ -7,7 +7,7 @@ import functools
 import json
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import certifi
 
 from imageload import saved
-from imageload.convert.pool import Converters
+from imageload.convert.pool import NEEDS, Converters
 from imageload.convert.pool import Rules as ConversionRules
 from imageload.dedupe import Dedupe
 from imageload.errors import StoreError
@@ -29,15 +29,19 @@ from imageload.jobs import WindowRules
 from imageload.loader import Capacity, ImageLoad, Registry, Watch
 from imageload.observers.metrics import Metrics, Phase
 from imageload.observers.webhooks import WebhookRules, Webhooks
-from imageload.pipeline import Observer, Pipeline
+from imageload.options import location
+from imageload.pipeline import AlbumLinks, Observer, Pipeline
 from imageload.retry import RetryRule
 from imageload.sandbox_process import SandboxProcess
 from imageload.settings import SANDBOX_CLIENT_ID, Settings, Tuning
 from imageload.store import Store, open_store
+from imageload.targets import Takes, Target
 from imageload.targets.imgur.albums import album_links
 from imageload.targets.imgur.breaker import Terms
 from imageload.targets.imgur.quota import Quotas
 from imageload.targets.imgur.uploader import Imgur
+from imageload.targets.s3.bucket import Bucket, Keys
+from imageload.targets.s3.target import S3
 from imageload.transport.curl import TransferLoop, Transport
 from imageload.transport.request import Bounds
 from imageload.transport.slots import Pool, Slots
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
     from imageload.cluster.node import Node
 
 _CALLBACK_WAITS = (2, 20, 120)  # times `retry_seconds`
+_S3_LONGEST_WAIT_SECONDS = 60.0
 
 
 class Service:
@@ -79,7 +84,8 @@ class Service:
         self.metrics = Metrics()
         self.transfers = TransferLoop(on_break)
         # Before the journal is opened, as they raise ValueError if an option is wrong.
-        self._transports = origins, callbacks, imgur = _transports(settings, tuning, self.transfers)
+        self._transports = _transports(settings, tuning, self.transfers)
+        origins, callbacks, *of_target = self._transports
         self._webhooks = Webhooks(callbacks, _webhook_rules(settings, tuning), self._apply)
         self.node = None
         was_closed = True
@@ -95,9 +101,11 @@ class Service:
         # Copies that are being converted come on top: --imgur-max-bytes for each of two workers.
         self.temp_bytes = TempBytes(settings.temp_bytes, settings.max_bytes)
         spool = Spool(self.files, self.temp_bytes, kept)
-        self.target = _imgur(settings, tuning, imgur, self.store, self.metrics)
+        self.target = _target(settings, tuning, of_target, self.store, self.metrics)
         self._knows_budgets = True  # on a node, they come with the leases
-        if self.node is None:
+        if not self.target.has_budgets:
+            self._knows_budgets = False
+        elif self.node is None:
             is_known = saved.restore_budgets(self.store, self.target.quotas, _whose(settings))
             self._knows_budgets = is_known and was_closed
         self._downloads = Slots(
@@ -105,7 +113,7 @@ class Service:
             clock=self.metrics.clock("download"),
             on_resize=lambda slots: origins.keep_connections(2 * slots),
         )
-        conversion = _conversion_rules(settings, tuning, strips=self.target.strips_metadata)
+        conversion = _conversion_rules(settings, tuning, self.target)
         clock = self.metrics.clock("convert")
         self.converters = Converters(conversion, self.files, workers=tuning.converters, clock=clock)
         self._pipeline = Pipeline(
@@ -115,7 +123,7 @@ class Service:
             target=self.target,
             hosts=Hosts(_host_rules(settings, tuning)),
             # The sandbox has none of Imgur's albums.
-            album_links=None if is_sandbox(settings) else self._album_links,
+            album_links=_album_links(settings, self.target),
             dedupe=Dedupe(keeps_links=not settings.is_node),
             retry=_retry_rule(settings, tuning),
             files=self.files,
@@ -149,7 +157,7 @@ class Service:
             self.registry = self.node.mirror(observers, watch, rules)
 
     def start(self) -> None:
-        """Start the transfer loop, ask for Imgur's limits, and go on with the jobs of before."""
+        """Start the transfer loop, ask the target, and go on with the jobs of before."""
         self.transfers.start()
         if not self._knows_budgets:
             self.transfers.run(self.target.ask())
@@ -208,11 +216,8 @@ class Service:
             transport.close()
 
     def _save_budgets(self) -> None:
-        if self.node is None:
+        if self.node is None and self.target.has_budgets:
             saved.save_budgets(self.store, self.target.quotas, _whose(self._settings))
-
-    async def _album_links(self, job_id: str, name: str) -> list[str] | None:
-        return await album_links(functools.partial(self.target.request, job_id), name)
 
     def _apply(self, job: Job, change: Change) -> None:
         self._pipeline.apply(job, change)
@@ -234,10 +239,11 @@ def _node(settings: Settings, metrics: Metrics, on_break: Callable[[], object] |
     return Node(settings.store, rules, metrics.commit_clock, on_break)
 
 
-def _transports(
-    settings: Settings, tuning: Tuning, transfers: TransferLoop
-) -> tuple[Transport, Transport, Transport]:
-    """For origins and callbacks, under the guard, and for Imgur, without it."""
+def _transports(settings: Settings, tuning: Tuning, transfers: TransferLoop) -> list[Transport]:
+    """For origins and callbacks, under the guard, and for the target, without it.
+
+    A bucket has two: one signs requests.
+    """
     guard = Guard(settings.allow_origin, settings.deny_origin, tuning.origin_ports)
     bounds = Bounds(
         connect_seconds=tuning.connect_seconds,
@@ -246,15 +252,64 @@ def _transports(
         max_header_bytes=tuning.max_header_bytes,
         ca_file=tuning.ca_file or os.environ.get("SSL_CERT_FILE") or certifi.where(),
     )
-    # Imgur may think about a large image for a while, and so may the receiver of a callback: their
-    # deadlines alone end these requests.
+    # A target may think about a large image for a while, and so may the receiver of a callback:
+    # their deadlines alone end these requests.
     patient = replace(bounds, low_speed_bytes=0)
     agent, proxy = settings.user_agent, settings.origin_proxy
     refusal = None if proxy else guard.refusal
-    return (
+    made = [
         Transport(transfers, bounds, user_agent=agent, refusal=refusal, proxy=proxy),
         Transport(transfers, patient, user_agent=agent, refusal=refusal, proxy=proxy),
         Transport(transfers, patient, user_agent=agent),
+    ]
+    if settings.is_s3:
+        signing = _keys(settings).signing(settings.s3_region)
+        made.append(Transport(transfers, patient, user_agent=agent, signing=signing))
+    return made
+
+
+def _target(
+    settings: Settings,
+    tuning: Tuning,
+    transports: Sequence[Transport],
+    store: Store,
+    metrics: Metrics,
+) -> Target:
+    """Raises ValueError if an option is wrong."""
+    if settings.is_s3:
+        plain, signed = transports
+        return _s3(settings, tuning, plain, signed, metrics)
+    (plain,) = transports
+    return _imgur(settings, tuning, plain, store, metrics)
+
+
+def _s3(
+    settings: Settings, tuning: Tuning, plain: Transport, signed: Transport, metrics: Metrics
+) -> S3:
+    """The bucket."""
+    terms = Terms(
+        unhinted_wait=tuning.bucket_wait_seconds,
+        longest_wait=_S3_LONGEST_WAIT_SECONDS,
+        outage_seconds=settings.outage_seconds,
+        lease_seconds=tuning.lease_seconds,
+        throttled="throttled",
+        place="The bucket's service",
+    )
+    return S3(
+        Bucket(location(settings), _keys(settings), signed, plain, settings.upload_seconds),
+        Quotas(1, terms, on_end=metrics.imgur_request_ended),
+        settings.uploads,
+        retry=_retry_rule(settings, tuning).wait,
+        clock=metrics.clock("upload"),
+        on_resize=lambda slots: signed.keep_connections(2 * slots),
+    )
+
+
+def _keys(settings: Settings) -> Keys:
+    return Keys(
+        key_id=settings.aws_access_key_id,
+        secret=settings.aws_secret_access_key,
+        token=settings.aws_session_token,
     )
 
 
@@ -295,6 +350,8 @@ def _imgur(
         settings.uploads,
         retry=_retry_rule(settings, tuning).wait,
         anonymous=settings.imgur_anonymous,
+        takes=Takes(tuple(NEEDS), settings.imgur_max_bytes),
+        link_base=settings.imgur_link_base,
         clock=metrics.clock("upload"),
         on_resize=lambda slots: transport.keep_connections(2 * slots),
     )
@@ -313,8 +370,18 @@ def is_sandbox(settings: Settings) -> bool:
     return settings.imgur_client_id == SANDBOX_CLIENT_ID
 
 
+def _album_links(settings: Settings, target: Target) -> AlbumLinks | None:
+    """How the pipeline asks for an album; None: the target cannot tell of albums of others."""
+    albums = target.albums
+    if albums is None or is_sandbox(settings):
+        return None
+    return lambda job_id, name: album_links(functools.partial(albums.request, job_id), name)
+
+
 def target_name(settings: Settings) -> str:
-    """Names the Imgur and the account."""
+    """Names the Imgur and the account, or the bucket."""
+    if settings.is_s3:
+        return json.dumps([settings.s3_endpoint, settings.target])
     account = "" if settings.imgur_anonymous else settings.imgur_refresh_token
     is_limited = is_sandbox(settings) and settings.sandbox_limits
     return json.dumps([settings.imgur_base_url, account, is_limited])
@@ -330,20 +397,22 @@ def _lease_rules(settings: Settings, tuning: Tuning) -> LeaseRules:
 
     return LeaseRules(
         target=target_name(settings),
-        clients=[client_id for client_id, _, _ in _clients(settings)],
+        clients=[""] if settings.is_s3 else [client_id for client_id, _, _ in _clients(settings)],
         egress=settings.egress or socket.gethostname(),
         seconds=tuning.lease_seconds,
     )
 
 
-def _conversion_rules(settings: Settings, tuning: Tuning, *, strips: bool) -> ConversionRules:
-    """`strips`: the target removes metadata itself."""
+def _conversion_rules(settings: Settings, tuning: Tuning, target: Target) -> ConversionRules:
+    """Converts and strips as the target needs it, and more if the options say so."""
+    takes = target.takes
     return ConversionRules(
-        convert=settings.convert,
+        needs=tuple(NEEDS) if settings.convert else takes.refused,
+        convert=settings.convert is not False,
         shrink=settings.shrink,
-        strip=settings.strip == "true" or (settings.strip == "auto" and not strips),
+        strip=settings.strip == "true" or (settings.strip == "auto" and not target.strips_metadata),
         must_strip=settings.strip == "true",
-        max_bytes=settings.imgur_max_bytes,
+        max_bytes=settings.imgur_max_bytes if settings.shrink else takes.max_bytes,
         max_pixels=tuning.max_pixels,
         max_memory=settings.convert_bytes,
         seconds=tuning.convert_seconds,

@@ -26,8 +26,8 @@ GROUPS = {
     "server": "the HTTP server",
     "jobs": "jobs and their callbacks",
     "fetch": "downloads from origins",
-    "convert": "conversion of images that Imgur refuses",
-    "targets": "uploads to Imgur, or to the sandbox in its place",
+    "convert": "conversion of images that the target refuses",
+    "targets": "uploads to Imgur, to the sandbox in its place, or to a bucket",
     "store": "jobs that outlive the process",
 }
 """The groups of options, in the order of `--help`, and what each concerns."""
@@ -141,11 +141,16 @@ class Settings:
         2 * 2**30, "bytes", "Pauses downloads before the temp files have more bytes than this"
     )
 
-    convert: bool = _convert(
-        True, "true or false", "Converts WebP, AVIF, HEIC and BMP to types that Imgur accepts"
+    convert: bool | None = _convert(
+        None,
+        "true or false",
+        "Converts WebP, AVIF, HEIC and BMP to types that Imgur accepts; if it is not set, for "
+        "Imgur alone",
     )
     shrink: bool = _convert(
-        False, "true or false", "Recompresses images that are larger than --imgur-max-bytes"
+        False,
+        "true or false",
+        "Recompresses images that are larger than --imgur-max-bytes, also for a bucket",
     )
     strip: str = _convert(
         "auto",
@@ -159,6 +164,25 @@ class Settings:
         "Gives all conversions together this much memory; images that need more fail",
     )
 
+    target: str = _targets(
+        "imgur", "imgur or s3 URL", "Uploads to Imgur, or to this bucket: s3://BUCKET/PREFIX"
+    )
+    s3_endpoint: str = _targets(
+        "", "URL", "Finds the bucket at this S3 service, https://HOST; empty: AWS"
+    )
+    s3_region: str = _targets("us-east-1", "text", "Signs requests for this region of the bucket")
+    s3_public_url: str = _targets(
+        "",
+        "URL",
+        "Makes links that begin with this, for example a CDN's; empty: the bucket's own URL",
+    )
+    aws_access_key_id: str = _targets(
+        "", "text", "Signs requests to the bucket with this key", secret=True
+    )
+    aws_secret_access_key: str = _targets("", "text", "Is the secret of that key", secret=True)
+    aws_session_token: str = _targets(
+        "", "text", "Is the token that comes with a temporary key", secret=True
+    )
     uploads: int = _targets(
         32, "count", "Uploads this many images at the same time, shared fairly among the jobs"
     )
@@ -168,10 +192,11 @@ class Settings:
     retry_lost: bool = _targets(
         True,
         "true or false",
-        "Uploads again after a lost response; the image may then be on Imgur twice",
+        "Uploads again after a lost response; the image may then be on Imgur twice, and never in a "
+        "bucket",
     )
     outage_seconds: float = _targets(
-        21_600.0, "seconds", "Fails images after Imgur has been unavailable for this time"
+        21_600.0, "seconds", "Fails images after the target has been unavailable for this time"
     )
     imgur_client_id: str = _targets(
         "", "text", "Uploads with this Imgur client id; empty: starts the sandbox", secret=True
@@ -273,6 +298,15 @@ class Settings:
                 f"--temp-bytes is at least {least:,}: twice --downloads x --max-bytes, which is "
                 "what downloads and uploads in flight may take"
             )
+        if self.is_s3 and not (self.aws_access_key_id and self.aws_secret_access_key):
+            raise ValueError(
+                "--target=s3://... needs the bucket's keys in the environment: AWS_ACCESS_KEY_ID "
+                "and AWS_SECRET_ACCESS_KEY"
+            )
+        if not self.is_s3 and (self.s3_endpoint or self.s3_public_url):
+            raise ValueError("--s3-endpoint and --s3-public-url need --target=s3://BUCKET/PREFIX")
+        if not self.is_s3 and self.target != "imgur":
+            raise ValueError("--target is imgur or s3://BUCKET/PREFIX")
         if self.imgur_base_url and not self.imgur_base_url.startswith(("http://", "https://")):
             raise ValueError("--imgur-base-url is an http or https URL")
 
@@ -280,6 +314,11 @@ class Settings:
     def is_node(self) -> bool:
         """True if the store is a PostgreSQL, which other processes may share."""
         return self.store.startswith(("postgresql://", "postgres://"))
+
+    @property
+    def is_s3(self) -> bool:
+        """True if images go to a bucket."""
+        return self.target.startswith("s3://")
 
     @property
     def clients(self) -> list[tuple[str, int | None, int | None]]:
@@ -360,6 +399,8 @@ class Tuning:
     """The period of its daily budgets if its responses do not name it."""
     quota_wait_seconds: float = 60.0
     """The wait after a 429 without details; it doubles, up to an hour."""
+    bucket_wait_seconds: float = 1.0
+    """The wait after a bucket has refused a request; it doubles, up to a minute."""
     blocked_wait_seconds: float = 600.0
     """The wait after Imgur has blocked us; it doubles, up to an hour."""
 

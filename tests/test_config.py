@@ -65,6 +65,7 @@ NARROWER: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
     "log_format": (("json", "json"), ("text", "text")),
     "strip": (("true", "true"), ("false", "false")),
     "role": (("api", "api"), ("worker", "worker")),
+    "target": (("s3://one", "s3://one"), ("s3://two/i", "s3://two/i")),
 }
 
 # Options that other options require.
@@ -73,6 +74,9 @@ BESIDE = {
     "IMGUR_CLIENT_SECRET": "beside",
     "IMGUR_REFRESH_TOKEN": "beside",
     "IMAGELOAD_STORE": "postgresql://127.0.0.1/beside",
+    "IMAGELOAD_TARGET": "s3://beside",
+    "AWS_ACCESS_KEY_ID": "beside",
+    "AWS_SECRET_ACCESS_KEY": "beside",
 }
 
 
@@ -112,7 +116,7 @@ def test_a_flag_beats_the_environment_which_beats_the_default(name: str) -> None
     environ = {**BESIDE, environment_name(name): environment[0]}
     from_environment = getattr(parse([], environ), name)
     assert from_environment == environment[1]
-    assert type(from_environment) is type(option.default)
+    assert option.default is None or type(from_environment) is type(option.default)
     arguments = [f"{flag(name)}={given[0]}"]
     assert getattr(parse(arguments, environ), name) == given[1]
     assert getattr(parse(arguments, BESIDE), name) == given[1]
@@ -146,7 +150,7 @@ def test_help_has_a_title_for_each_group(
 @pytest.mark.parametrize("name", NAMES)
 def test_names_follow_from_the_option(name: str) -> None:
     assert flag(name) == "--" + name.replace("_", "-")
-    prefix = "" if name.startswith("imgur_") else "IMAGELOAD_"
+    prefix = "" if name.startswith(("imgur_", "aws_")) else "IMAGELOAD_"
     assert environment_name(name) == prefix + name.upper()
 
 

@@ -16,6 +16,10 @@ ROOT = Path(__file__).parent.parent
 
 # In the API, the log and the metric label: a new code is a new word of the API.
 CODES = {
+    "access_denied",
+    "clock_skew",
+    "no_bucket",
+    "wrong_region",
     "bad_credentials",
     "bad_redirect",
     "bad_response",
@@ -154,6 +158,7 @@ def test_every_refusal_has_its_http_status() -> None:
         "too-large": 413,
         "unknown-host": 421,
         "key-reused": 422,
+        "no-albums": 422,
         "backlog-full": 429,
         "job-busy": 409,
         "out-of-room": 503,

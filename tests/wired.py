@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import math
 import queue
@@ -205,7 +206,8 @@ class FakeTarget:
         self._response = response or (lambda *_: None)
         self.gate = Gate(Quotas(), UPLOAD)
         self.purging = asyncio.Lock()
-        self.anonymous = True
+        self.place, self.is_repeatable, self.link_base = "Imgur", False, "https://i.imgur.com/"
+        self.albums, self.anonymous = self, True
         self.cancelled = 0
         self.close = self._blocking.close
 
@@ -228,6 +230,12 @@ class FakeTarget:
             raise UploadCancelled from None
         finally:
             upload.on_send(False)
+
+    async def delete(self, key: str, landed: Landed) -> None:
+        await self.request(key, "DELETE", f"image/{landed.deletehash}")
+
+    def deleting(self, _: object) -> contextlib.nullcontext[None]:
+        return contextlib.nullcontext()
 
     async def request(self, _: str, method: str, route: str, fields: Any = None) -> Any:
         response = self._response(method, route, fields)

@@ -25,8 +25,8 @@ from imageload.store.postgres import leases
 from imageload.store.postgres.connections import Connection
 from imageload.store.postgres.leases import GateWait, Lease, wait_of
 from imageload.store.postgres.store import PostgresStore
+from imageload.targets import Target
 from imageload.targets.imgur.quota import Quota
-from imageload.targets.imgur.uploader import Imgur
 from imageload.transport.curl import TransferLoop
 
 _log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class Leases:
         store: PostgresStore,
         name: str,
         rules: LeaseRules,
-        target: Imgur,
+        target: Target,
         transfers: TransferLoop,
     ) -> None:
         self._store, self._worker, self._rules = store, name, rules
@@ -87,8 +87,9 @@ class Leases:
         self._told: bool | None = None
         self._others: list[GateWait | None] = []
         self._stopping, self._closing = threading.Event(), threading.Event()
-        for quota in self._quotas.values():
-            quota.leased_until = float("-inf")
+        if target.quotas.is_limited is not False:
+            for quota in self._quotas.values():
+                quota.leased_until = float("-inf")
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
 
     @property

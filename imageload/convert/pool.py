@@ -30,7 +30,7 @@ import dataclasses
 import logging
 import os
 import sys
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -55,12 +55,14 @@ NEEDS: Final = frozenset({"image/webp", "image/avif", "image/heic", "image/bmp"}
 class Rules:
     """When images are converted, and the limits of one conversion.
 
-    `convert`: convert types that Imgur rejects. `shrink`: shrink images of more than `max_bytes`.
-    `strip`: remove metadata; `must_strip`: fail an image if that is impossible.
+    `needs`: the types that are not uploaded as they are; `convert`: convert them. `shrink`: shrink
+    images of more than `max_bytes`. `strip`: remove metadata; `must_strip`: fail an image if that
+    is impossible.
     `max_pixels`: width x height; four times that for all frames of an animation together.
     `max_memory`: of all workers together, in bytes. `seconds`: then the worker is killed.
     """
 
+    needs: Sequence[str] = tuple(NEEDS)
     convert: bool = True
     shrink: bool = False
     strip: bool = False
@@ -113,9 +115,11 @@ class Converters:
         """
         is_same = False
         try:
-            if self._rules.strip and report.type not in NEEDS:  # else a conversion removes it
+            if (
+                self._rules.strip and report.type not in self._rules.needs
+            ):  # else a conversion removes it
                 report = await self._strip(report, key)
-            is_same = report.type not in NEEDS and report.bytes <= self._rules.max_bytes
+            is_same = report.type not in self._rules.needs and report.bytes <= self._rules.max_bytes
             if is_same:
                 return report
             self._check(report)
@@ -156,13 +160,13 @@ class Converters:
 
     def _check(self, report: Report) -> None:
         rules = self._rules
-        if report.type in NEEDS and not rules.convert:
+        if report.type in rules.needs and not rules.convert:
             raise errors.DownloadError(
                 "unsupported_type",
                 f"Imgur does not accept {report.type}, and conversion is off.",
                 status_code=report.status_code,
             )
-        if report.type not in NEEDS and not rules.shrink:
+        if report.type not in rules.needs and not rules.shrink:
             raise errors.TooLarge(
                 f"The image has {report.bytes:,} bytes; Imgur accepts {rules.max_bytes:,}.",
                 status_code=report.status_code,
@@ -205,7 +209,7 @@ class Converters:
             "path": report.temp_fn,
             "type": report.type,
             "new_path": new_path,
-            "convert": report.type in NEEDS,
+            "convert": report.type in self._rules.needs,
             "max_memory": max_memory,
         }
         try:

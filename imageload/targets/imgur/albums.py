@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 from imageload import errors
-from imageload.job import AlbumMade, Image, Snapshot
+from imageload.job import AlbumMade, Image, Landed, Snapshot
 
 _IMAGES_AT_ONCE = 100  # 100 deletehashes have some 2 kB
 
@@ -75,7 +75,7 @@ async def album_links(request: Callable[[str, str], Awaitable[Any]], name: str) 
     return [link for link in links if isinstance(link, str)]
 
 
-def image_name(image: Image, *, anonymous: bool) -> str | None:
+def image_name(image: Image | Landed, *, anonymous: bool) -> str | None:
     """How Imgur addresses a completed image of ours: by its deletehash, or the id in its link."""
     if anonymous or image.link is None:
         return image.deletehash

@@ -296,6 +296,7 @@ class Quota:
                 reason="credentials",
                 message=error.message,
                 wait=self._quotas.terms.unhinted_wait,
+                longest=self._quotas.terms.longest_wait,
                 only_asking=True,
             )
             self.access.back_off(refusal, sent=sent, now=now)
