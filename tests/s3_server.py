@@ -123,8 +123,9 @@ class S3Server:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def options(self, **more: Any) -> dict[str, Any]:
-        """The Settings of a service that uploads to it."""
+        """The Settings of a service that uploads to it, images as they are."""
         return {
+            "strip": "false",
             "target": self.target,
             "s3_endpoint": self.url,
             "aws_access_key_id": KEY_ID,
@@ -134,7 +135,7 @@ class S3Server:
 
     def flags(self) -> list[str]:
         """The same for a process, which has the keys in its `environment`."""
-        return [f"--target={self.target}", f"--s3-endpoint={self.url}"]
+        return [f"--target={self.target}", f"--s3-endpoint={self.url}", "--strip=false"]
 
     @property
     def environment(self) -> dict[str, str]:

@@ -13,6 +13,8 @@ import requests
 
 from imageload.options import parse
 from tests.origin import IMAGES, Origin, answer
+from tests.photographs import PHOTOGRAPHS
+from tests.photographs import SECRET as PLANTED
 from tests.postgres import fresh_database
 from tests.s3_kill import killed_once, pictures
 from tests.s3_server import KEY_ID, SECRET, Answer, Received, S3Server, xml
@@ -63,6 +65,19 @@ def test_images_land_as_they_are_under_their_hash(
         assert put.headers["cache-control"] == "public, max-age=31536000, immutable"
         assert put.headers["content-type"].startswith("image/")
         assert put.headers["x-amz-content-sha256"] == "UNSIGNED-PAYLOAD"
+
+
+def test_photographs_lose_their_metadata_on_their_way_to_a_bucket(
+    origin: Origin, s3: S3Server, tmp_path: Path
+) -> None:
+    photographs = [make() for _, make in PHOTOGRAPHS.values()]
+    assert all(PLANTED in photograph for photograph in photographs)
+    urls = [origin.page(f"/{n}", answer(each)) for n, each in enumerate(photographs)]
+    with running_service(tmp_path / "temp", **s3.options(strip="auto")) as service:
+        status = service.finish(service.submit(urls))
+    assert status["uploaded"]["failed"] == []
+    assert len(s3.objects()) == len(photographs)
+    assert not any(PLANTED in image for image in s3.objects().values())
 
 
 def test_an_image_of_more_than_ten_megabytes_lands(

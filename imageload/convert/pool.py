@@ -115,10 +115,8 @@ class Converters:
         """
         is_same = False
         try:
-            if (
-                self._rules.strip and report.type not in self._rules.needs
-            ):  # else a conversion removes it
-                report = await self._strip(report, key)
+            if self._rules.strip and report.type not in self._rules.needs:
+                report = await self._strip(report, key)  # a conversion removes metadata too
             is_same = report.type not in self._rules.needs and report.bytes <= self._rules.max_bytes
             if is_same:
                 return report
