@@ -64,8 +64,8 @@ NARROWER: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
     ),
     "log_format": (("json", "json"), ("text", "text")),
     "strip": (("true", "true"), ("false", "false")),
-    "s3_region": (("eu-central-1", "eu-central-1"), ("auto", "auto")),
     "role": (("api", "api"), ("worker", "worker")),
+    "s3_region": (("eu-west-1", "eu-west-1"), ("auto", "auto")),
     "target": (("s3://one", "s3://one"), ("s3://two/i", "s3://two/i")),
 }
 

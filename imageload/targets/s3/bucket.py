@@ -40,7 +40,8 @@ _EXTENSIONS = {
     "image/tiff": "tif",
 }
 _NAME = re.compile(r"[0-9a-f]{64}(-[0-9a-f]{16})?\.[a-z]{2,5}")
-# AWS allows 2 kB of metadata. A title has 128 characters at most, which are 900 bytes at most here.
+# AWS allows 2 kB of metadata in all.
+_MAX_TITLE = 800
 _MAX_DESCRIPTION = 1_000
 _PROBE = "imageload-probe"
 
@@ -218,16 +219,17 @@ def _headers(upload: Upload) -> list[str]:
         "Cache-Control: public, max-age=31536000, immutable",
     ]
     if upload.title:
-        headers.append(f"x-amz-meta-title: {_header_text(upload.title)}")
+        headers.append(f"x-amz-meta-title: {_cut(upload.title, _MAX_TITLE)}")
     if upload.description:
-        headers.append(f"x-amz-meta-description: {_description(upload.description)}")
+        headers.append(f"x-amz-meta-description: {_cut(upload.description, _MAX_DESCRIPTION)}")
     return headers
 
 
-def _description(text: str) -> str:
-    """As much of a description as there is room for."""
-    cuts = (_header_text(text[:length]) for length in (_MAX_DESCRIPTION, _MAX_DESCRIPTION // 8))
-    return next((cut for cut in cuts if len(cut) <= _MAX_DESCRIPTION), "")
+def _cut(text: str, most: int) -> str:
+    """The beginning of a text as the value of a header of at most so many bytes."""
+    # A character has up to eight bytes in such a value.
+    cuts = (_header_text(text[:length]) for length in (most, most // 8))
+    return next((value for value in cuts if len(value) <= most), "")
 
 
 def _header_text(text: str) -> str:
