@@ -27,7 +27,7 @@ from imageload.job import Item, Job, Snapshot, memory_of
 from imageload.jobs import CancelResult, Jobs, WindowRules
 from imageload.pipeline import Pipeline
 from imageload.store import Posted, Totals
-from imageload.targets import Blocked, Endpoint
+from imageload.targets import Blocked, BudgetView, Endpoint
 from imageload.transport.curl import TransferLoop
 from imageload.window import STALL_SECONDS
 
@@ -132,6 +132,16 @@ class Registry(Protocol):
 
     def closed(self, endpoint: Endpoint) -> Blocked | None:
         """Why requests of this kind wait for the target, on all nodes, and until when."""
+
+    @property
+    def parked(self) -> int:
+        """How many images wait because the target takes no uploads."""
+
+    def budgets(self) -> Sequence[BudgetView]:
+        """The limits of the target, on all nodes; none without limits."""
+
+    def seconds_for(self, uploads: int) -> float:
+        """How long so many uploads will take; inf: nobody knows."""
 
     def jobs(self) -> list[Job]:
         """Jobs whose links the store does not list, oldest first."""
@@ -283,6 +293,19 @@ class ImageLoad:
     def closed(self, endpoint: Endpoint) -> Blocked | None:
         """Why requests of this kind wait for the target, and until when."""
         return self._target.gates[endpoint].closed
+
+    @property
+    def parked(self) -> int:
+        """`Registry.parked`."""
+        return self._target.parked
+
+    def budgets(self) -> Sequence[BudgetView]:
+        """`Registry.budgets`."""
+        return self._target.budgets()
+
+    def seconds_for(self, uploads: int) -> float:
+        """`Registry.seconds_for`."""
+        return self._target.seconds_for(uploads)
 
     async def find(self, job_id: str) -> Job | None:
         """The job with this id, or None."""

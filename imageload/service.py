@@ -152,6 +152,9 @@ class Service:
             rules = MirrorRules(
                 most_bytes=settings.jobs_bytes,
                 dead_seconds=settings.dead_seconds,
+                leases=_lease_rules(settings, tuning),
+                terms=self.target.quotas.terms,
+                has_budgets=self.target.has_budgets,
                 own_closed=self.image_load.closed,
             )
             self.registry = self.node.mirror(observers, watch, rules)

@@ -7,9 +7,11 @@ import threading
 from collections import Counter
 from pathlib import Path
 
+from imageload.cluster.lease import LeaseRules
 from imageload.cluster.mirror import Mirror, MirrorRules
 from imageload.cluster.node import Node
 from imageload.job import Change, Failed, Job, Mirrored
+from imageload.targets import Terms
 from tests.cluster import running_cluster
 from tests.components import missing
 from tests.faults import kill_worker
@@ -59,7 +61,14 @@ def test_each_change_of_another_node_is_observed_once() -> None:
                 await asyncio.sleep(0)
 
     async def look_from_many_requests() -> None:
-        rules = MirrorRules(most_bytes=2**20, dead_seconds=60.0, own_closed=lambda _: None)
+        rules = MirrorRules(
+            most_bytes=2**20,
+            dead_seconds=60.0,
+            leases=LeaseRules(target="", clients=[""], egress=""),
+            terms=Terms(),
+            has_budgets=True,
+            own_closed=lambda _: None,
+        )
         mirror = reading.mirror([observe], None, rules)
         await mirror.find(job.job_id)
         failing = threading.Thread(target=fail_all)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -13,12 +14,14 @@ import psycopg
 import pytest
 
 import tests.service
-from sandbox.testing import RunningSandbox
+from imageload.cluster.lease import prefix_of
+from imageload.service import target_name
+from sandbox.testing import RunningSandbox, running_sandbox
 from tests.events import Subscriber
 from tests.origin import Origin
 from tests.postgres import emptied_database
 from tests.postgres_server import programs, running_postgres
-from tests.service import RunningService, assert_problem, running_service
+from tests.service import RunningService, assert_problem, running_service, wired
 from tests.test_albums import test_an_album_has_the_job_s_images_in_the_order_of_the_input
 from tests.test_api import (
     test_completed_and_failed_are_in_the_order_of_the_input,
@@ -94,14 +97,56 @@ def test_an_api_node_shows_what_the_workers_wait_for(
     ):
         wait_until(lambda: "No worker" in (service.get("/readyz").json()["reason"] or ""))
         assert service.get("/readyz").status_code == 200
+        prefix = prefix_of(target_name(service.service._settings))
         with psycopg.connect(url, autocommit=True) as connection:
             for number, seconds in enumerate((300.0, 100.0)):
                 note = json.dumps(["user", seconds, "Imgur's limit is used up."])
-                connection.execute(_PRESENCE, (f"imgur/x/worker/{number}", note))
+                connection.execute(_PRESENCE, (f"{prefix}worker/{number}", note))
             wait_until(lambda: service.get("/v1/quota").json()["waiting_for"] == "user")
             assert 'imageload_imgur_wait_seconds{reason="user"}' in service.get("/metrics").text
-            connection.execute(_PRESENCE, ("imgur/x/worker/2", ""))  # it goes on
+            connection.execute(_PRESENCE, (f"{prefix}worker/2", ""))  # it goes on
             wait_until(lambda: service.get("/v1/quota").json()["waiting_for"] is None)
+
+
+def test_every_node_shows_the_limits_as_the_node_that_uploads_knows_them(
+    origin: Origin, tmp_path: Path
+) -> None:
+    limits = {"user_credits": 55, "client_credits": 900, "posts": 700}
+    with (
+        running_sandbox(tmp_path / "sandbox", **limits) as sandbox,
+        emptied_database() as url,
+        contextlib.ExitStack() as nodes,
+    ):
+        api, worker = (
+            nodes.enter_context(
+                running_service(tmp_path / role, role=role, **wired(sandbox, store=url))
+            )
+            for role in ("api", "worker")
+        )
+        urls = [origin.image(name) for name in ("png-rgb.png", "gif-89a.gif", "jpeg-baseline.jpg")]
+        urls += [f"{each}?{number}" for number in range(3) for each in urls]
+        job_id = api.submit(urls, dedupe=False)
+        wait_until(lambda: api.get("/v1/quota").json()["waiting_for"] == "user")
+        wait_until(lambda: api.get("/v1/quota").json()["parked"] == 7)
+        assert len(api.status(job_id)["uploaded"]["completed"]) == 5
+
+        def limits_of(node: RunningService) -> list[tuple[str, int, int]]:
+            budgets = node.get("/v1/quota").json()["budgets"]
+            return [(each["budget"], each["limit"], each["remaining"]) for each in budgets]
+
+        wait_until(lambda: limits_of(api) == limits_of(worker))
+        quota, shown = api.get("/v1/quota").json(), limits_of(api)
+        (user, client, posts) = shown
+        assert user[:2] == ("user", 55)
+        assert user[2] < 10, "not enough for an upload"
+        assert client[:2] == ("client", 900)
+        assert 840 < client[2] <= 850
+        assert posts[0] == "posts"
+        assert quota["pending"] == 7
+        assert quota["done_at"] > quota["waiting_until"], "seven images need two hours more"
+        metrics = api.get("/metrics").text
+        assert 'imageload_quota_limit{budget="user",client="1"} 55.0' in metrics
+        assert "imageload_images_parked 7.0" in metrics
 
 
 def test_a_cancel_on_one_node_is_followed_by_the_other(service: RunningService) -> None:

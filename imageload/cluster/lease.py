@@ -80,8 +80,8 @@ class Leases:
         self._prefix = prefix_of(rules.target)
         self._egress = f"{self._prefix}egress/{rules.egress}"
         self._presence = f"{self._prefix}worker/{name}"
-        names = [f"{self._prefix}client/{_digest(each)}" for each in rules.clients]
-        self._quotas: dict[str, Quota] = dict(zip(names, target.quotas.each, strict=True))
+        pairs = zip(client_names(rules), target.quotas.each, strict=True)
+        self._quotas: dict[str, Quota] = dict(pairs)
         self._held = _Held()
         self._has_taken = False
         self._told: bool | None = None
@@ -275,6 +275,11 @@ class Leases:
 def prefix_of(target: str) -> str:
     """What the names of all leases of a target begin with."""
     return f"imgur/{_digest(target)}/"
+
+
+def client_names(rules: LeaseRules) -> list[str]:
+    """The names of the leases of the client ids."""
+    return [f"{prefix_of(rules.target)}client/{_digest(each)}" for each in rules.clients]
 
 
 def soonest(waits: Sequence[GateWait | None]) -> GateWait | None:

@@ -18,14 +18,15 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from imageload.cluster.lease import soonest
+from imageload.cluster.budgets import Budgets
+from imageload.cluster.lease import LeaseRules, soonest
 from imageload.errors import ImageLoadError, shutting_down
 from imageload.job import Change, Job, Snapshot
 from imageload.jobs import CANCELLED, CancelResult
 from imageload.loader import Order, Sender, Watch
 from imageload.store import Posted, Totals
 from imageload.store.postgres.store import PostgresStore
-from imageload.targets import Blocked, Endpoint, Reason
+from imageload.targets import Blocked, BudgetView, Endpoint, Reason, Terms
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ T = TypeVar("T")
 _POLL_SECONDS = 0.125
 _LOOK_SECONDS = 0.5
 _WORKERS_SECONDS = 1.0
+_KNOWN_SECONDS = 5.0
 _KEPT_JOBS = 1_000
 _OBEY_SECONDS = 2.0
 
@@ -42,11 +44,15 @@ _OBEY_SECONDS = 2.0
 class MirrorRules:
     """`most_bytes` bounds the jobs that are kept. `own_closed`: what this node's target waits for.
 
-    A worker that was not heard of for `dead_seconds` is dead.
+    A worker that was not heard of for `dead_seconds` is dead. `leases`, `terms` and `has_budgets`
+    are those of the target.
     """
 
     most_bytes: int
     dead_seconds: float
+    leases: LeaseRules
+    terms: Terms
+    has_budgets: bool
     own_closed: Callable[[Endpoint], Blocked | None]
 
 
@@ -75,8 +81,11 @@ class Mirror:
         self._newest = ""
         self._looking = asyncio.Lock()
         self._waits: Blocked | None = None
+        self._heard = float("-inf")  # of the workers
+        self._budgets = Budgets(rules.leases, rules.terms)
         self.listed: dict[str, Snapshot] = {}
         self.workers: int | None = None
+        self.parked = 0
         self.trouble: str | None = None
         self.is_closing = False
 
@@ -193,10 +202,22 @@ class Mirror:
     def closed(self, endpoint: Endpoint) -> Blocked | None:
         """Why requests of this kind wait for the target, and until when.
 
-        Uploads wait if they do on all workers, until the first of them goes on.
+        Uploads wait if they do on all workers, until the first of them goes on. While the database
+        does not tell, this node speaks for itself.
         """
-        own = self._rules.own_closed(endpoint)
-        return self._waits if endpoint == "uploads" and self._waits is not None else own
+        knows_others = time.monotonic() - self._heard < _KNOWN_SECONDS
+        if endpoint == "uploads" and knows_others:
+            return self._waits
+        return self._rules.own_closed(endpoint)
+
+    def budgets(self) -> Sequence[BudgetView]:
+        """The limits of the target, as the nodes that upload know them."""
+        return self._budgets.views() if self._rules.has_budgets else ()
+
+    def seconds_for(self, uploads: int) -> float:
+        """How long so many uploads will take, by the limits; inf: nobody knows."""
+        wait = self._waits.until - time.monotonic() if self._waits is not None else 0.0
+        return max(wait, self._budgets.seconds_for(uploads))
 
     async def run(self) -> None:
         """Follow the jobs that somebody listens to, and the workers, until it is cancelled."""
@@ -253,9 +274,12 @@ class Mirror:
                 self._watch.touch(changed)
 
     async def _ask_about_workers(self) -> None:
-        workers = await asyncio.to_thread(self._store.workers, self._rules.dead_seconds)
-        self.workers, self.trouble = workers.living, None
+        dead, prefix = self._rules.dead_seconds, self._budgets.prefix
+        workers = await asyncio.to_thread(self._store.workers, dead, prefix)
+        self.workers, self.parked, self.trouble = workers.living, workers.parked, None
+        self._budgets.learn(workers.leases)
         before, now = self._waits, time.monotonic()
+        self._heard = now
         waits = [each for each in workers.waits if each is None or each.reason != "lease"]
         self._waits = None
         first = soonest(waits)

@@ -14,13 +14,23 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from imageload.job import Landed
-from imageload.targets.imgur.breaker import Blocked, Endpoint, Reason
+from imageload.targets.imgur.breaker import Blocked, Endpoint, Reason, Terms
 from imageload.targets.imgur.budget import BudgetView
 from imageload.targets.imgur.gate import Gate
 from imageload.targets.imgur.quota import Quota, Quotas
 from imageload.transport.slots import Pool
 
-__all__ = ["Albums", "Blocked", "Endpoint", "Reason", "Takes", "Target", "Upload"]
+__all__ = [
+    "Albums",
+    "Blocked",
+    "BudgetView",
+    "Endpoint",
+    "Reason",
+    "Takes",
+    "Target",
+    "Terms",
+    "Upload",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

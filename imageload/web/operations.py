@@ -69,16 +69,16 @@ class QuotaHandler(BaseHandler):
     def _view(self) -> QuotaJson:
         closed = self.jobs.closed("uploads")
         pending = sum(self.jobs.totals().pending.values())
-        seconds = self.target.seconds_for(pending)
+        seconds = self.jobs.seconds_for(pending)
         return {
             "waiting_until": moment_text(closed.until - time.monotonic()) if closed else None,
             "waiting_for": closed.reason if closed else None,
             "reason": closed.message if closed else None,
-            "parked": self.target.parked,
+            "parked": self.jobs.parked,
             "pending": pending,
             "done_at": None if seconds == math.inf else moment_text(seconds),
             "target": self.target.name,
-            "budgets": [_budget_json(budget) for budget in self.target.budgets()],
+            "budgets": [_budget_json(budget) for budget in self.jobs.budgets()],
         }
 
 

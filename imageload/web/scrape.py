@@ -140,11 +140,11 @@ class Gauges(Collector):
             yield _labelled(name, text, "phase", values)
 
     def _imgur(self) -> Iterator[GaugeMetricFamily]:
-        target = self.service.target
-        closed = self.service.registry.closed("uploads")
+        registry = self.service.registry
+        closed = registry.closed("uploads")
         waits = {closed.reason: max(0.0, closed.until - time.monotonic())} if closed else {}
         yield GaugeMetricFamily(
-            "imageload_images_parked", "Images that wait for Imgur.", value=target.parked
+            "imageload_images_parked", "Images that wait for Imgur.", value=registry.parked
         )
         yield _labelled(
             "imgur_wait_seconds",
@@ -157,7 +157,7 @@ class Gauges(Collector):
             ("remaining", "The rest of Imgur's limits."),
         ):
             family = GaugeMetricFamily(f"imageload_quota_{name}", text, labels=["client", "budget"])
-            for budget in target.budgets():
+            for budget in registry.budgets():
                 value = getattr(budget, name)
                 if value is not None:
                     family.add_metric([str(budget.client or ""), budget.name], value)

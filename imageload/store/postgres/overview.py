@@ -7,15 +7,20 @@ from typing import NamedTuple
 
 from imageload.job import Snapshot
 from imageload.store.postgres.connections import Connection
-from imageload.store.postgres.leases import COLUMNS, GateWait, Lease, wait_of
+from imageload.store.postgres.leases import GateWait, Lease, read, wait_of
 from imageload.store.postgres.reading import SUMMARIES, summary_of
 
 
 class Workers(NamedTuple):
-    """How many workers live, and what uploads wait for on each that says so; None: for nothing."""
+    """How many workers live, and what uploads wait for on each that says so; None: for nothing.
+
+    `leases`: those of client ids and addresses. `parked`: images that wait without a worker.
+    """
 
     living: int
     waits: list[GateWait | None]
+    leases: list[Lease]
+    parked: int
 
 
 def read_active(connection: Connection, known: Sequence[str], newest: str) -> list[Snapshot]:
@@ -27,10 +32,20 @@ def read_active(connection: Connection, known: Sequence[str], newest: str) -> li
     return [summary_of(row) for row in rows]
 
 
-def read_workers(connection: Connection, dead_seconds: float) -> Workers:
-    """The workers that were heard of in the last `dead_seconds`, by the server's clock."""
+def read_workers(connection: Connection, dead_seconds: float, prefix: str) -> Workers:
+    """The workers that were heard of in the last `dead_seconds`, by the server's clock.
+
+    `prefix`: of the names of the leases of the target.
+    """
     (living,) = connection.execute(_LIVING, (dead_seconds,)).fetchone() or (0,)
-    return Workers(living, [wait_of(Lease(*row)) for row in connection.execute(_PRESENCE)])
+    waits, leases = [], []
+    for lease in read(connection, prefix):
+        if not lease.name.startswith(f"{prefix}worker/"):
+            leases.append(lease)
+        elif lease.is_live:
+            waits.append(wait_of(lease))
+    (parked,) = connection.execute(_PARKED).fetchone() or (0,)
+    return Workers(living, waits, leases, parked)
 
 
 _ALL = SUMMARIES + b" AND (%s::text[], %s::text) IS NOT NULL ORDER BY number"
@@ -43,6 +58,6 @@ _ACTIVE = (
 _LIVING = b"""
     SELECT count(*) FROM procrastinate_workers
     WHERE last_heartbeat > now() - make_interval(secs => %s)"""
-_PRESENCE = f"""
-    SELECT {COLUMNS} FROM lease
-    WHERE name LIKE 'imgur/%/worker/%' AND until > now()""".encode()  # noqa: S608 - names
+_PARKED = b"""
+    SELECT coalesce(sum(count - completed - failed), 0) FROM slice
+    WHERE not_before IS NOT NULL AND open AND first >= 0"""

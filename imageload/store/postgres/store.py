@@ -447,9 +447,12 @@ class PostgresStore:
         """Jobs that are open, or among `known`, or newer than `newest`; all if that is empty."""
         return self._connections.run(lambda c: overview.read_active(c, known, newest))
 
-    def workers(self, dead_seconds: float) -> Workers:
-        """The workers of all nodes; raises StoreUnavailable."""
-        return self._connections.run(lambda c: overview.read_workers(c, dead_seconds))
+    def workers(self, dead_seconds: float, prefix: str) -> Workers:
+        """The workers of all nodes, for the target whose leases begin so.
+
+        Raises StoreUnavailable.
+        """
+        return self._connections.run(lambda c: overview.read_workers(c, dead_seconds, prefix))
 
     def totals(self) -> Totals:
         """How many jobs and images there are that have not ended, and jobs that have."""
