@@ -18,7 +18,7 @@ from bench.poller import Client
 from bench.process import BenchError, Child, Usage
 from bench.servers import BUCKET, Servers, running_servers
 from bench.service import Answers, Service, address_of, running_process
-from bench.speed import JOURNALED, SERVICE, made, made_images, say
+from bench.speed import JOURNALED, SERVICE, Way, made, made_images, say
 from bench.table import ratio_line, speed_table
 from bench.trees import ROOT
 
@@ -43,7 +43,7 @@ def _measure(options: argparse.Namespace, folder: Path, count: int, size: int) -
     usages: dict[str, list[Usage]] = {name: [] for name in _WAYS}
     with running_servers(made(folder / "nginx"), folder / "images", _WAYS, size) as servers:
         with contextlib.ExitStack() as stack:
-            ways: dict[str, Service | Rclone] = {
+            ways: dict[str, Way] = {
                 SERVICE: stack.enter_context(_service(options, folder, servers, SERVICE)),
                 JOURNALED: stack.enter_context(_service(options, folder, servers, JOURNALED)),
                 RCLONE: Rclone(made(folder / "rclone"), servers, options.wide),
@@ -80,7 +80,7 @@ def _puts(servers: Servers, way: str) -> int:
 @contextlib.contextmanager
 def _service(
     options: argparse.Namespace, folder: Path, servers: Servers, way: str
-) -> Iterator[Service]:
+) -> Iterator[Way]:
     work = made(folder / f"service-{_WAYS.index(way)}")
     more: dict[str, object] = {
         "target": f"s3://{BUCKET}",
@@ -94,7 +94,12 @@ def _service(
         with contextlib.closing(client):
             service = Service([child], client, servers.origin, Answers())
             service.warm_up(next((folder / "images").iterdir()).name)
-            yield service
+
+            def run(names: Sequence[str]) -> Usage:
+                client.close()  # the service closes one that is idle while others are measured
+                return service(names)
+
+            yield run
 
 
 class Rclone:

@@ -85,6 +85,7 @@ class Bucket:
     ) -> None:
         """`transport` signs with `keys`, `plain` signs nothing; `seconds`: of one request."""
         self.location = location
+        self._base, self._host = f"{location.url}/{location.prefix}", location.host
         self._transport, self._plain = transport, plain
         self._seconds = seconds
         self._secrets = tuple(each for each in (keys.key_id, keys.secret, keys.token) if each)
@@ -161,7 +162,7 @@ class Bucket:
     async def _send(
         self, method: str, name: str, headers: list[str] | None = None, file: _File | None = None
     ) -> ApiResponse:
-        location, received = self.location, io.BytesIO()
+        received = io.BytesIO()
 
         def on_response(_: Response) -> Sink:
             def take(piece: bytes) -> None:
@@ -170,8 +171,8 @@ class Bucket:
             return take
 
         request = Request(
-            url=f"{location.url}/{location.prefix}{name}",
-            host=location.host,
+            url=self._base + name,
+            host=self._host,
             method=method,
             headers=(*self._signed, *(headers or [])),
             body=file,
