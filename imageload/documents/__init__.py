@@ -1,0 +1,1 @@
+"""Image URLs in documents: found where they stand, and replaced by links."""
