@@ -125,6 +125,7 @@ class Rendered(HTMLParser):
         self.code = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        tag = "img" if tag == "image" else tag  # as the HTML standard reads it
         self.code += tag in ("pre", "code")
         values = dict(attrs)
         url, _ = absolute(values.get({"img": "src", "a": "href"}.get(tag, "-")) or "", self.base)

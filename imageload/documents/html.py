@@ -37,7 +37,7 @@ _IMAGES = {"img", "amp-img", "amp-anim", "v:imagedata", "v:fill"}
 _OTHERS = {
     "video": ("poster",),
     "amp-video": ("poster",),
-    "image": ("href", "xlink:href"),
+    "image": ("src", "href", "xlink:href"),  # browsers read `<image src>` as an `<img>`
     "feimage": ("href", "xlink:href"),
     "body": ("background",),
     "table": ("background",),
@@ -213,17 +213,22 @@ class _Reader:
             part = self._value(values["style"])
             finds = css.find(part.text, self.base)
             self.finds.add(part.moved(finds, self.text, html.escape))
-        if name in _IMAGES or name == "source":
-            return
         before, self._places = self._places, []
+        is_read = name in _IMAGES or name == "source"
         for key in values:
-            is_lazy = key in LAZY and is_image(self._value(values[key]).text.strip())
-            if is_lazy or key in BACKGROUNDS:
-                self._place(values[key], Size())
-            elif key in SRCSETS and key.startswith("data-"):
+            if not key.startswith("data-") or (is_read and (key in LAZY or key in SRCSETS)):
+                continue
+            if key in SRCSETS:
                 self._srcset(values[key], 0)
+            elif key in BACKGROUNDS or self._is_image_url(values[key]):
+                self._place(values[key], Size())
         self.finds.found.extend(place for _, place in self._places)
         self._places = before
+
+    def _is_image_url(self, attribute: Attribute) -> bool:
+        """Whether the value is the URL of an image, by its own looks."""
+        text = self._value(attribute).text.strip()
+        return is_image(text) and not re.search(r"\s|^data:", text) and "/" in text
 
     def _is_typed_image(self, name: str, values: dict[str, Attribute]) -> bool:
         kind = self._word(values, "type") or self._word(values, "medium")

@@ -154,7 +154,7 @@ def _url_columns(text: str, rows: list[list[Value]], names: list[str], base: str
     columns: set[int] = set()
     for row in rows[bool(names) :]:
         for index, cell in enumerate(row):
-            if index in columns or text.find("/", cell.start, cell.end) < 0:
+            if index in columns or text.find(".", cell.start, cell.end) < 0:
                 continue
             is_named = index < len(names) and names_image(names[index])
             values = [entry.text for entry in entries(_value(text, cell).text)]
@@ -185,9 +185,13 @@ def _cell_urls(finds: Finds, text: str, cell: Value, base: str) -> Iterator[Foun
 
 def _other_cell(finds: Finds, text: str, cell: Value, base: str, inner: Inner | None) -> None:
     """A cell of another column: its text may have images."""
-    if text.find("/", cell.start, cell.end) < 0 and text.find("<", cell.start, cell.end) < 0:
+    if all(text.find(mark, cell.start, cell.end) < 0 for mark in ("/", "<", ".")):
         return
     part = _value(text, cell)
+    _, why = absolute(part.text, "")
+    if why and is_image(part.text) and not re.search(r"\s", part.text):
+        finds.ignore(part.text, cell.start, why)
+        return
     found = inner(part.text, base) if inner else bare.find(part.text)
     finds.add(part.moved(found, text, _in_quotes if cell.is_quoted else None))
 
