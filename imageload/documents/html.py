@@ -83,8 +83,38 @@ def find(text: str, base: str = "", depth: int = 0) -> Finds:
     reader = _Reader(text, base, _IS_XML.match(text) is not None, depth)
     for token in tokens(text, reader.is_xml):
         reader.read(token)
-    reader.end_image()
+    reader.end()
     return reader.finds.in_order()
+
+
+class _Addresses:
+    """The addresses of one image, as they are read; put into `found` when the image is complete."""
+
+    def __init__(self, found: list[Found]) -> None:
+        self.is_picture = False
+        self._found = found
+        self._places: list[tuple[Size, Found]] = []
+
+    def add(self, size: Size, place: Found) -> None:
+        """Add one more address."""
+        self._places.append((size, place))
+
+    def end(self) -> None:
+        """The image is complete: the largest of its addresses stands for all."""
+        if self._places:
+            # Of equal ones the last is taken: the `<img>` of a picture, which every browser reads.
+            _, largest = max(reversed(self._places), key=lambda place: place[0])
+            for _, place in self._places:
+                self._found.append(
+                    Found(largest.url, place.start, place.end, place.as_written, place.escapes)
+                )
+        self._places = []
+        self.is_picture = False
+
+    def separate(self) -> None:
+        """Each address is an image of its own."""
+        self._found.extend(place for _, place in self._places)
+        self._places = []
 
 
 class _Reader:
@@ -98,8 +128,7 @@ class _Reader:
         self.finds = Finds()
         self._has_base = False
         self._pre = 0
-        self._in_picture = False
-        self._places: list[tuple[Size, Found]] = []
+        self._image = _Addresses(self.finds.found)
         self._script = ""
         self._open = ["", ""]  # the last two start tags
 
@@ -122,17 +151,9 @@ class _Reader:
         elif "://" in (text := self.text[token.start : token.end]):
             self.finds.ignore(text, token.start, "A tag that never ends.")
 
-    def end_image(self) -> None:
-        """The image whose addresses were collected is complete: choose the largest."""
-        if self._places:
-            # Of equal ones the last is taken: the `<img>` of a picture, which every browser reads.
-            _, largest = max(reversed(self._places), key=lambda place: place[0])
-            for _, place in self._places:
-                self.finds.found.append(
-                    Found(largest.url, place.start, place.end, place.as_written, place.escapes)
-                )
-        self._places = []
-        self._in_picture = False
+    def end(self) -> None:
+        """The text is read."""
+        self._image.end()
 
     def _start(self, token: Token) -> None:
         if token.name == "pre":
@@ -142,11 +163,11 @@ class _Reader:
             return
         values = {each.name: each for each in reversed(token.attributes)}
         if token.name == "picture":
-            self.end_image()
-            self._in_picture = True
+            self._image.end()
+            self._image.is_picture = True
         elif token.name in _IMAGES:
-            self._image(values)
-            self.end_image()
+            self._image_element(values)
+            self._image.end()
         elif token.name == "source":
             self._source(values)
         elif token.name == "base" and "href" in values and not self._has_base:
@@ -160,10 +181,10 @@ class _Reader:
     def _end(self, token: Token) -> None:
         self._pre -= token.name == "pre" and self._pre > 0
         if token.name == "picture":
-            self.end_image()
+            self._image.end()
         self._open = ["", self._open[0]]
 
-    def _image(self, values: dict[str, Attribute]) -> None:
+    def _image_element(self, values: dict[str, Attribute]) -> None:
         for name, value in values.items():
             if name in SRCSETS:
                 self._srcset(value, int(name != "srcset"))
@@ -175,8 +196,8 @@ class _Reader:
         """A source of a picture, or of a film, which has no srcset."""
         for name in SRCSETS & values.keys():
             self._srcset(values[name], int(name != "srcset"))
-        if not self._in_picture:
-            self.end_image()
+        if not self._image.is_picture:
+            self._image.end()
 
     def _other_element(self, name: str, values: dict[str, Attribute]) -> None:
         names: list[str] = [*_OTHERS.get(name, ())]
@@ -197,15 +218,8 @@ class _Reader:
         for each in names:
             if each in values:
                 self._place(values[each], Size())
-        self._separate()
-
-    def _separate(self) -> None:
-        """Each address collected so far is an image of its own, but inside of a picture."""
-        places, is_in_picture = self._places, self._in_picture
-        if is_in_picture:
-            return
-        self._places = []
-        self.finds.found.extend(place for _, place in places)
+        if not self._image.is_picture:
+            self._image.separate()
 
     def _any_element(self, name: str, values: dict[str, Attribute]) -> None:
         """Attributes that every element may have."""
@@ -213,7 +227,7 @@ class _Reader:
             part = self._value(values["style"])
             finds = css.find(part.text, self.base)
             self.finds.add(part.moved(finds, self.text, html.escape))
-        before, self._places = self._places, []
+        image, self._image = self._image, _Addresses(self.finds.found)
         is_read = name in _IMAGES or name == "source"
         for key in values:
             if not key.startswith("data-") or (is_read and (key in LAZY or key in SRCSETS)):
@@ -222,8 +236,8 @@ class _Reader:
                 self._srcset(values[key], 0)
             elif key in BACKGROUNDS or self._is_image_url(values[key]):
                 self._place(values[key], Size())
-        self.finds.found.extend(place for _, place in self._places)
-        self._places = before
+        self._image.separate()
+        self._image = image
 
     def _is_image_url(self, attribute: Attribute) -> bool:
         """Whether the value is the URL of an image, by its own looks."""
@@ -259,7 +273,7 @@ class _Reader:
         if url and not is_other(url):
             found = Found(url, start, end, "")
             moved = part.moved(Finds([found]), self.text, html.escape)
-            self._places.append((size, moved.found[0]))
+            self._image.add(size, moved.found[0])
         elif why:
             self.finds.ignore(part.text.strip(), attribute.start, why)
 
@@ -278,7 +292,7 @@ class _Reader:
             size, url = max(sized, key=lambda each: each[0])
             found = Found(url, *_trimmed(part.text), "")
             moved = part.moved(Finds([found]), self.text, html.escape)
-            self._places.append((size, moved.found[0]))
+            self._image.add(size, moved.found[0])
 
     def _text(self, token: Token) -> None:
         if self._pre:
