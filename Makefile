@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench soak clean
+.PHONY: help run cluster test lint format bench soak clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ help: ## list these targets
 run: $(VENV)/.run ## start the service with its sandbox on PORT (8888); ARGS="--option=value ..."
 	@mkdir -p .imageload
 	@exec $(PY) main.py --port=$(PORT) --store=.imageload/journal $(ARGS)
+
+cluster: $(VENV)/.cluster ## show API and worker processes at work on a PostgreSQL of their own; ARGS="--workers=5"
+	@exec $(PY) -m tests.cluster $(ARGS)
 
 test: $(VENV)/.dev ## run the tests; TESTS="tests/test_job.py -k walk" runs some
 	$(PY) -m pytest --numprocesses=4 --dist=worksteal $(TESTS)
@@ -49,6 +52,10 @@ $(VENV)/.run: $(VENV)/.made requirements.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.run requirements-dev.txt
+$(VENV)/.cluster: $(VENV)/.run requirements-cluster.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-cluster.txt
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.cluster requirements-dev.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@

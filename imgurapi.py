@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlencode, urlsplit
 
 from imgurpython import ImgurClient
@@ -72,6 +72,16 @@ class _Call:
     check: Callable[[ApiResponse], ApiResponse] = checked
 
 
+class Tokens(Protocol):
+    """Where refresh tokens are kept, for a next process and for others."""
+
+    async def newest(self) -> str | None:
+        """The newest one; None: it cannot be read now."""
+
+    async def replace(self, rotated: str) -> None:
+        """Imgur has replaced it by this one, and takes the one before no more."""
+
+
 class ImgurAPI(ImgurClient):
     """An ImgurClient for any number of threads. The constructor sends nothing.
 
@@ -91,10 +101,10 @@ class ImgurAPI(ImgurClient):
         link_base: str = LINK_BASE,
         seconds: float = 120.0,
         quota: Quota | None = None,
-        on_refresh_token: Callable[[str], object] | None = None,
+        tokens: Tokens | None = None,
     ) -> None:
-        """`seconds` is the deadline of each request. `on_refresh_token` is called, on the transfer
-        loop, with each refresh token that replaces the one before.
+        """`seconds` is the deadline of each request. `tokens` keeps the refresh tokens that replace
+        `refresh_token`, which other processes may do too.
         """
         # Not super().__init__, which sends a request and fails when Imgur does.
         self.client_id = client_id
@@ -112,7 +122,7 @@ class ImgurAPI(ImgurClient):
         self._transport = transport
         self._seconds = seconds
         self._renewing = asyncio.Lock()
-        self._on_refresh_token = on_refresh_token
+        self._tokens = tokens
 
     def make_request(
         self, method: str, route: str, data: Any = None, force_anon: bool = False
@@ -178,7 +188,8 @@ class ImgurAPI(ImgurClient):
             }
             for key in read.keys() & {"UserReset", "ClientReset"}:  # always epochs in this body
                 read[key] = max(0, read[key] - time.time())
-            self.quota.learn(read, asked)
+            if not self.quota.learn(read, asked):
+                self.quota.learn_no_limits()
 
     async def land(
         self,
@@ -275,6 +286,8 @@ class ImgurAPI(ImgurClient):
         It costs nothing. It is a part of the request of this `kind`: the same breakers are in its
         way, and its failures count for them.
         """
+        if self._tokens is not None:
+            self.auth.refresh_token = await self._tokens.newest() or self.auth.refresh_token
         form = {
             "refresh_token": self.auth.get_refresh_token(),
             "client_id": self.client_id,
@@ -300,8 +313,8 @@ class ImgurAPI(ImgurClient):
         rotated = response.json.get("refresh_token")
         if _is_token(rotated) and rotated != self.auth.refresh_token:
             self.auth.refresh_token = rotated
-            if self._on_refresh_token is not None:
-                self._on_refresh_token(rotated)
+            if self._tokens is not None:
+                await self._tokens.replace(rotated)
 
     async def _send(self, call: _Call) -> ApiResponse:
         """Send `call` and read the response, whatever its status."""

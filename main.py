@@ -17,9 +17,9 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import dropwhile, islice
+from itertools import islice
 from pathlib import Path
 
 import tornado.ioloop
@@ -42,6 +42,7 @@ from imageload.web.links import encoded_links, links_after
 from imageload.web.logs import ErrorCounter, set_up_logging
 from imageload.web.operations import HealthHandler, MetricsHandler, QuotaHandler, ReadyHandler
 from imageload.web.pages import DocsHandler, OpenApiHandler, PageFileHandler, PageHandler
+from imageload.web.problems import unknown_job
 from imageload.web.status import StatusHandler, tag_of_list
 from imageload.web.streams import EventsHandler, JobEventsHandler
 
@@ -76,8 +77,9 @@ class UploadHandler(StatusHandler):
     async def _accept(self, sender: Sender | None = None) -> list[str]:
         """Start the jobs of the body; their ids."""
         jobs = await self.use_body(functools.partial(self._upload, sender))
-        self.events.accepted(jobs)
-        return [job.job_id for job in jobs]
+        job_ids = [job.job_id for job in jobs]
+        self.events.touch(job_ids)
+        return job_ids
 
     def _upload(self, sender: Sender | None) -> list[Job]:
         orders = read_orders(
@@ -86,7 +88,7 @@ class UploadHandler(StatusHandler):
             max_urls=self.service_settings.max_urls,
             max_lists=self.tuning.max_lists,
         )
-        return self.image_load.upload(orders, sender)
+        return self.jobs.upload(orders, sender)
 
     def _fingerprint(self) -> bytes:
         content_type = media_type(self.request.headers.get("Content-Type", ""))
@@ -98,28 +100,22 @@ class UploadHandler(StatusHandler):
         """Send the status of the job `jobId`, or a page of jobs, newest first."""
         job_id = self.query("jobId")
         if job_id is not None:
-            await self.answer_status(self.job(job_id.removeprefix(":")))
+            await self.answer_status(await self.job(job_id.removeprefix(":")))
             return
         limit = self.count_argument("limit", 100, 1_000)
-        page = list(islice(self._newest_jobs(), limit + 1))
+        after = self.query("after")
+        try:
+            page = await self.jobs.newest(after, limit + 1)
+        except LookupError:
+            raise unknown_job() from None
         if len(page) > limit:
             self.link_next(limit=limit, after=page[limit - 1].job_id)
-        summaries = [job.summary() for job in page[:limit]]
-        waits = [waiting_of(self.target, each) for each in summaries]
+        summaries = page[:limit]
+        waits = [waiting_of(self.jobs, each) for each in summaries]
         if not self.is_known(tag_of_list(summaries, waits, is_last=len(page) <= limit)):
             pairs = zip(summaries, waits, strict=True)
             jobs: JobsJson = {"jobs": [{**summary_json(each), **wait} for each, wait in pairs]}
             self.send_json(jobs)
-
-    def _newest_jobs(self) -> Iterator[Job]:
-        """The jobs, newest first, after the job `after`."""
-        newest_first = reversed(self.image_load.jobs())
-        after = self.query("after")
-        if after is not None:
-            last = self.job(after)
-            newest_first = dropwhile(lambda job: job is not last, newest_first)
-            next(newest_first)
-        return newest_first
 
 
 class JobStatusHandler(StatusHandler):
@@ -127,16 +123,16 @@ class JobStatusHandler(StatusHandler):
 
     async def get(self, job_id: str) -> None:
         """Send the status; 505 if the jobId is unknown."""
-        await self.answer_status(self.job(job_id))
+        await self.answer_status(await self.job(job_id))
 
     async def delete(self, job_id: str) -> None:
         """Cancel the job; with `purge=true` also delete its images from Imgur: 202, counts."""
-        job = self.job(job_id)
+        job = await self.job(job_id)
         purge = self.query("purge")
         if purge not in (None, "true", "false"):
             raise Refused("bad-request", "purge is true or false.")
-        action = self.image_load.purge if purge == "true" else self.image_load.cancel
-        result = await self.act(action(job))
+        action = self.jobs.purge if purge == "true" else self.jobs.cancel
+        result = await self.jobs.act(action(job))
         response: CancelJson = {
             "job_id": job.job_id,
             "cancelled": result.cancelled,
@@ -152,7 +148,7 @@ class UploadLinks(BaseHandler):
         """Stream all links, or send the page of `limit` and `after`."""
         limit = self.count_argument("limit", 0, 100_000)
         after = self.query("after")
-        links = links_after(after, self.image_load, self.store)
+        links = links_after(after, self.jobs, self.store)
         self.set_header("Content-Type", "application/json")
         if not limit:
             await self.send_parts(encoded_links(links))
@@ -292,7 +288,8 @@ def main(arguments: Sequence[str], *, program: str = "main.py") -> int:
     _raise_descriptor_limit()
     set_up_logging(settings.log_level, settings.log_format)
     try:
-        if settings.store:  # before the sandbox, whose port would be taken too
+        if settings.store and not settings.is_node:
+            # Before the sandbox, whose port would be taken too.
             check_free(Path(settings.store))
         with temp_folder(settings.temp_dir) as temp_dir, imgur_or_sandbox(settings) as wired:
             return asyncio.run(serve(wired[0], temp_dir, wired[1]))

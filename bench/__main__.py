@@ -10,6 +10,7 @@ It writes to the system's temp folder and leaves nothing there. It asserts no sp
     python -m bench --against 422a9ca            the service beside that commit's, with ratios
     python -m bench --against 422a9ca --long     one job of 100,000 URLs, and one of 10,000
     python -m bench --against 422a9ca --many     10,000 jobs of one URL
+    python -m bench --cluster                    one process with SQLite beside nodes on PostgreSQL
 """
 
 from __future__ import annotations
@@ -53,20 +54,32 @@ def main(arguments: Sequence[str]) -> int:
 
 def _measure(options: argparse.Namespace) -> None:
     nginx, curl = tools()
-    candidates = {SERVICE: Candidate(ROOT), JOURNALED: Candidate(ROOT, journaled=True)}
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imageload-bench-")))
-        if options.against:
-            tree = stack.enter_context(checked_out(options.against, folder))
-            candidates[options.against] = Candidate(tree)
-            candidates[f"{options.against} with a journal"] = Candidate(tree, journaled=True)
-        if options.long:
-            measure_long(options, folder, candidates)
-        elif options.many:
-            measure_many(options, folder, candidates)
+        if options.cluster:
+            # It needs psycopg, and the others do not.
+            from bench.cluster import measure_cluster
+
+            measure_cluster(options, folder)
         else:
-            measure_speed(options, folder, candidates)
+            _measure_service(options, folder, stack)
     print("", _machine(nginx, curl), sep="\n")
+
+
+def _measure_service(
+    options: argparse.Namespace, folder: Path, stack: contextlib.ExitStack
+) -> None:
+    candidates = {SERVICE: Candidate(ROOT), JOURNALED: Candidate(ROOT, journaled=True)}
+    if options.against:
+        tree = stack.enter_context(checked_out(options.against, folder))
+        candidates[options.against] = Candidate(tree)
+        candidates[f"{options.against} with a journal"] = Candidate(tree, journaled=True)
+    if options.long:
+        measure_long(options, folder, candidates)
+    elif options.many:
+        measure_many(options, folder, candidates)
+    else:
+        measure_speed(options, folder, candidates)
 
 
 def _machine(nginx: str, curl: str) -> str:
@@ -77,9 +90,10 @@ def _machine(nginx: str, curl: str) -> str:
     ]
     nginx_version = versions[0].stderr.strip().rpartition("/")[2]
     curl_version = versions[1].stdout.split()[1]
+    load = "/".join(f"{each:.1f}" for each in os.getloadavg())
     return (
-        f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}, "
-        f"nginx {nginx_version}, curl {curl_version}"
+        f"{os.cpu_count()} cores (load {load} at the end), Linux {platform.release()}, "
+        f"Python {platform.python_version()}, nginx {nginx_version}, curl {curl_version}"
     )
 
 
@@ -115,6 +129,9 @@ def _parser() -> argparse.ArgumentParser:
     scale = parser.add_mutually_exclusive_group()
     scale.add_argument("--long", action="store_true", help="one job of 100,000 URLs, and of 10,000")
     scale.add_argument("--many", action="store_true", help="10,000 jobs of one URL")
+    scale.add_argument(
+        "--cluster", action="store_true", help="one process with SQLite, and nodes on PostgreSQL"
+    )
     return parser
 
 

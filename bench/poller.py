@@ -32,6 +32,30 @@ class Client:
             raise BenchError(f"{method} {path} was answered {answer.status}: {received[:200]!r}")
         return received
 
+    def is_unchanged(self, path: str, tag: str) -> bool:
+        """True if a GET with this ETag is answered 304."""
+        self._connection.request("GET", path, headers={"If-None-Match": tag})
+        answer = self._connection.getresponse()
+        answer.read()
+        return answer.status == 304
+
+    def tag(self, path: str) -> str:
+        """The ETag of the answer to a GET."""
+        self._connection.request("GET", path)
+        answer = self._connection.getresponse()
+        answer.read()
+        return answer.headers["ETag"]
+
+    def wait_for_event(self, path: str, name: str) -> None:
+        """Read an event stream until its first event of this name."""
+        self._connection.request("GET", path, headers={"Accept": "text/event-stream"})
+        with self._connection.getresponse() as answer:
+            while line := answer.readline():
+                if line == f"event: {name}\n".encode():
+                    self._connection.close()
+                    return
+        raise BenchError(f"{path} ended without an event {name}.")
+
     def timed_get(self, path: str) -> tuple[bytes, float]:
         """The body of the answer to a GET, and the seconds it took until it was whole."""
         begun = time.monotonic()

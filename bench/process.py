@@ -101,10 +101,7 @@ class Child:
 
     def cpu_seconds(self) -> float:
         """User and system time of all its threads so far, in steps of the clock tick (10 ms)."""
-        # proc(5): the name in parentheses may hold blanks; utime and stime are fields 14 and 15.
-        text = Path(f"/proc/{self._process.pid}/stat").read_text()
-        fields = text.rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) * _TICK_SECONDS
+        return _ticks(_stat(self._process.pid), 11, 13)
 
     def peak_bytes(self) -> int:
         """Its largest resident set so far (VmHWM); 0 once it has ended."""
@@ -134,6 +131,27 @@ class Child:
     @property
     def _name(self) -> str:
         return self._command[0]
+
+
+def tree_cpu_seconds(pid: int) -> float:
+    """User and system time so far of a process, of its children, and of those that have ended."""
+    total = _ticks(_stat(pid), 11, 15)
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            fields = _stat(int(folder.name))
+            if int(fields[1]) == pid:
+                total += _ticks(fields, 11, 13)
+    return total
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of proc(5) from the third on: the name in parentheses may hold blanks."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def _ticks(fields: Sequence[str], first: int, end: int) -> float:
+    """The seconds in utime, stime, cutime and cstime, which are fields 14 to 17."""
+    return sum(map(int, fields[first:end])) * _TICK_SECONDS
 
 
 def peak_bytes(process: int | str) -> int:

@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,11 +54,16 @@ class Answers:
 
 
 class Service:
-    """A running service. Called with file names of the origin it runs one job of them."""
+    """A running service. Called with file names of the origin it runs one job of them.
 
-    def __init__(self, child: Child, client: Client, origin: str, answers: Answers) -> None:
+    `client` sends requests to the first of its processes.
+    """
+
+    def __init__(
+        self, children: Sequence[Child], client: Client, origin: str, answers: Answers
+    ) -> None:
         self._answers = answers
-        self._child = child
+        self._children = children
         self._origin = origin
         self._client = client
         self._small_job_path = ""
@@ -79,7 +84,7 @@ class Service:
             uploaded = self._follow(time.monotonic() + _ROUND_SECONDS)
         if len(uploaded.completed) != len(names):
             text = f"{len(uploaded.failed)} of {len(names)} images failed in the service: "
-            raise BenchError(text + self._child.output[-500:])
+            raise BenchError(text + "".join(child.output[-500:] for child in self._children))
         return usages[0]
 
     def load_all(self, jobs: Sequence[Sequence[str]]) -> Usage:
@@ -119,14 +124,18 @@ class Service:
     def _measured(self, images: int) -> Iterator[list[Usage]]:
         """The Usage of a block, as the only entry of a list; the small job is polled meanwhile."""
         usages: list[Usage] = []
-        cpu_begun = self._child.cpu_seconds()
+        cpu_begun = self._cpu_seconds()
         with Poller(self._client.address, self._small_job_path, _SMALL_JOB_PAUSE) as poller:
             begun = time.monotonic()
             yield usages
             seconds = time.monotonic() - begun
-        cpu_seconds = self._child.cpu_seconds() - cpu_begun
+        cpu_seconds = self._cpu_seconds() - cpu_begun
         self._answers.small_job_seconds += poller.seconds
-        usages.append(Usage(images, seconds, cpu_seconds, self._child.peak_bytes()))
+        peak = max(child.peak_bytes() for child in self._children)
+        usages.append(Usage(images, seconds, cpu_seconds, peak))
+
+    def _cpu_seconds(self) -> float:
+        return sum(child.cpu_seconds() for child in self._children)
 
     def _follow(self, deadline: float) -> _Uploaded:
         while time.monotonic() < deadline:
@@ -153,12 +162,25 @@ class Service:
 def running_service(
     candidate: Candidate, folder: Path, origin: str, imgur: str, wide: int, answers: Answers
 ) -> Iterator[Service]:
-    """The service of a checkout until the end of the block, on any free port.
+    """The service of a checkout until the end of the block, on any free port."""
+    store = {"journal": folder / "journal", "store": folder / "journal"}
+    with running_process(
+        candidate.tree, folder, imgur, wide, store if candidate.journaled else {}
+    ) as child:
+        client = Client(address_of(child))
+        with contextlib.closing(client):
+            yield Service([child], client, origin, answers)
+
+
+@contextlib.contextmanager
+def running_process(
+    tree: Path, folder: Path, imgur: str, wide: int, more: Mapping[str, object]
+) -> Iterator[Child]:
+    """A process of the service of a checkout, with its temp files and its log in `folder`.
 
     It gets the options that its `--help` lists. A single job gets half of each pool, so the pools
     have twice `wide` slots.
     """
-    known = options_of(candidate.tree)
     options: dict[str, object] = {
         "port": 0,
         "allow-origin": "127.0.0.1",
@@ -169,18 +191,19 @@ def running_service(
         "uploads": 2 * wide,
         "job-window": 4 * wide,
         "temp-dir": folder,
+        **more,
     }
-    if candidate.journaled:
-        options["journal" if "journal" in known else "store"] = folder / "journal"
-    command: list[object] = [sys.executable, candidate.tree / "main.py"]
+    known = options_of(tree)
+    if "store" in known:
+        options.pop("journal", None)
+    command: list[object] = [sys.executable, tree / "main.py"]
     command += [f"--{name}={value}" for name, value in options.items() if name in known]
     with Child(command, folder / "service.log", folder) as child:
-        client = Client(_address(child))
-        with contextlib.closing(client):
-            yield Service(child, client, origin, answers)
+        yield child
 
 
-def _address(child: Child) -> str:
+def address_of(child: Child) -> str:
+    """The `host:port` on which a service listens that was just started."""
     deadline = time.monotonic() + _START_SECONDS
     while child.status() is None and time.monotonic() < deadline:
         found = re.search(r"listening on http://([\d.]+:\d+)\s", child.output)

@@ -17,7 +17,7 @@ from collections.abc import Set
 from dataclasses import dataclass, field
 
 from imageload.errors import Failure, ImageError
-from imageload.job import Image, Job, Landed, Report
+from imageload.job import Image, Job, Landed, Report, texts_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,11 @@ class _InFlight:
 class Dedupe:
     """The claims of all jobs."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_links: bool = True) -> None:
+        """Without `keeps_links`, the link of bytes is asked of the store: a purge on another node
+        would not be seen here.
+        """
+        self._keeps_links = keeps_links
         self._in_flight: dict[str, _InFlight] = {}
         self._links: dict[str, Landed] = {}
         self._by_url: dict[str, tuple[int, Result]] = {}
@@ -116,7 +120,8 @@ class Dedupe:
         if result.landed is not None:
             kind, _, name = key.partition(":")
             if kind == "sha256":
-                self._links[name] = result.landed
+                if self._keeps_links:
+                    self._links[name] = result.landed
             else:
                 self._clock += 1
                 self._by_url[name] = self._clock, result
@@ -133,8 +138,7 @@ class Claim:
         self._dedupe = dedupe
         self._job = job
         self._url = image.url
-        has_texts = image.title is not None or image.description is not None
-        self._texts = f"\n{image.title!r}\n{image.description!r}" if has_texts else ""
+        self._texts = texts_key(image.title, image.description)
         self._led: list[str] = []
 
     async def by_url(self) -> Result | None:

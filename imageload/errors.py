@@ -3,6 +3,7 @@
     ImageLoadError
     ├── IllegalChange            a Change that does not fit its image's state: a bug of ours
     ├── StoreError               the store cannot be opened; the service does not start
+    ├── KeyUsed                  jobs are stored under this Idempotency-Key already
     ├── Refused                  a request that is not accepted: a row of REFUSALS
     │   └── StoreUnavailable     the store cannot be written or read at the moment
     └── ImageError               ends one image, or one try of it: a row of ERRORS
@@ -45,6 +46,18 @@ class IllegalChange(ImageLoadError):
 
 class StoreError(ImageLoadError):
     """The store cannot be opened; the message says why, and what to do."""
+
+
+class KeyUsed(ImageLoadError):
+    """An earlier POST, maybe on another node, has stored jobs under this Idempotency-Key.
+
+    `fingerprint` is the hash of its body, `job_ids` are its jobs.
+    """
+
+    def __init__(self, fingerprint: bytes, job_ids: tuple[str, ...]) -> None:
+        super().__init__("this Idempotency-Key has jobs already")
+        self.fingerprint = fingerprint
+        self.job_ids = job_ids
 
 
 class Refusal(NamedTuple):

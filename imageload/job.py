@@ -5,6 +5,7 @@ A `Job` is the one mutable value. A Change is one fact about it, and `Job.apply`
     queued ──Downloaded──► downloaded ──Uploaded──► completed ──Purged──┐
        └────────Failed────────┴────────► failed ◄──────────────────────┘
                                            └──Requeued──► queued
+                 downloaded ──Returned──► queued
 
 Every URL is in exactly one state at every moment. One thread at a time applies Changes to a job;
 any thread may take a snapshot. This module does no I/O and does not know its observers.
@@ -133,6 +134,11 @@ class Image(_Value, frozen=True):
         return self.downloaded_bytes if self.state == "completed" and not self.reused else 0
 
 
+def texts_key(title: str | None, description: str | None) -> str:
+    """What tells images of the same bytes apart by their texts; empty without texts."""
+    return "" if title is None and description is None else f"\n{title!r}\n{description!r}"
+
+
 class _Change(msgspec.Struct, frozen=True, gc=False, tag=True, omit_defaults=True):
     """A fact about a job. Its class name is the tag in its encoded form."""
 
@@ -216,6 +222,15 @@ class Requeued(_ImageChange, frozen=True):
         return _queued_again(image, version)
 
 
+class Returned(_ImageChange, frozen=True):
+    """The image's temp file was given up before its upload: it is to be downloaded again."""
+
+    follows, leads_to = ("downloaded",), "queued"
+
+    def changed(self, image: Image, version: int) -> Image:
+        return _queued_again(image, version)
+
+
 class Purged(_ImageChange, frozen=True):
     """The image, which was completed, was deleted from Imgur or is no longer ours there.
 
@@ -284,12 +299,31 @@ class CallbackEnded(_Change, frozen=True):
     failure: Failure | None = None
 
 
+class Mirrored(_Change, frozen=True):
+    """Another node has changed the job: these images, and everything but images, are so now."""
+
+    images: dict[int, Image]
+    started: bool
+    purging: bool
+    album: Album | None
+    callback: Callback | None
+    version: int
+    settled: int
+
+
 JobChange = (
-    Started | AlbumMade | AlbumEnded | AlbumReopened | PurgeBegun | PurgeEnded | CallbackEnded
+    Started
+    | AlbumMade
+    | AlbumEnded
+    | AlbumReopened
+    | PurgeBegun
+    | PurgeEnded
+    | CallbackEnded
+    | Mirrored
 )
 ImageChange = (
     Downloaded | Uploading | NotSent | ResponseLost | Uploaded
-    | Failed | Requeued | Purged | PurgeFailed
+    | Failed | Requeued | Returned | Purged | PurgeFailed
 )  # fmt: skip
 Change = JobChange | ImageChange
 
@@ -313,6 +347,8 @@ class Snapshot(_Value, frozen=True):
     album: Album | None = None
     purging: bool = False
     callback: Callback | None = None
+    settled: int | None = None
+    """Of a job on another node: see `Job.restored`."""
 
     @property
     def finished(self) -> bool:
@@ -320,6 +356,15 @@ class Snapshot(_Value, frozen=True):
         if self.counts["queued"] or self.counts["downloaded"] or self.purging:
             return False
         return self.album is None or not self.album.is_open
+
+    @property
+    def is_over(self) -> bool:
+        """True if it has finished and its callback was notified."""
+        return self.finished and (self.callback is None or not self.callback.is_open)
+
+    def summary(self) -> Snapshot:
+        """Itself: who wants a job's summary may have this in place of the Job."""
+        return self
 
     @property
     def status(self) -> Status:
@@ -381,6 +426,11 @@ class Job:
         self._started = False
         self._purging = False
         self._version = 0
+        self.waiting_since: float | None = None
+        """Since when its images have waited out an outage of the target, on `time.monotonic`, if
+        that began before the job came here."""
+        self._settled: int | None = None
+        self._last_place = 0
 
     @classmethod
     def restored(
@@ -395,10 +445,14 @@ class Job:
         purging: bool = False,
         callback: Callback | None = None,
         version: int = 0,
+        settled: int | None = None,
     ) -> Job:
         """The job as a process that ended left it, at `version`.
 
-        An unfinished job starts again, and so does each image that has not ended: its temp file is
+        With `settled` nothing of it changes, since other nodes work on it. Then the version of an
+        image is its place in the order of all Changes in the database, not the job's version; and
+        up to the place `settled` all are known: what is written later comes after it. Without it,
+        an unfinished job starts again, and so does each image that has not ended: its temp file is
         gone, and if its upload had begun it may be on Imgur. Such a reset is one Change: the job's
         version rises by one, and its open images have that version.
         """
@@ -409,7 +463,10 @@ class Job:
         for image in job._images:
             job._counts[image.state] += 1
         job._started, job._version = started, version
-        if not job.summary().finished and (started or job._counts["downloaded"]):
+        job._settled = settled
+        job._last_place = max((image.version for image in job._images), default=0)
+        is_unfinished = settled is None and not job.summary().finished
+        if is_unfinished and (started or job._counts["downloaded"]):
             job._started = False
             job._version += 1
             job._images = [
@@ -436,7 +493,7 @@ class Job:
                 self._apply_to_image(change)  # type: ignore[arg-type]
             if self._callback and type(change) in _BEGINS_AGAIN:
                 self._callback = Callback(self._callback.url)
-            self._version += 1
+            self._version = change.version if type(change) is Mirrored else self._version + 1
 
     def _apply_to_image(self, change: ImageChange) -> None:
         if not 0 <= change.index < len(self._images):
@@ -444,16 +501,18 @@ class Job:
         before = self._images[change.index]
         if before.state not in change.follows:
             raise IllegalChange(f"{type(change).__name__} does not follow {before.state}")
-        after = change.changed(before, self._version + 1)
-        self._images[change.index] = after
+        self._replace(change.index, change.changed(before, self._version + 1))
+        if self._album is not None and type(change) is Requeued:
+            self._album = replace(self._album, is_open=True)
+
+    def _replace(self, index: int, after: Image) -> None:
+        before, self._images[index] = self._images[index], after
         self._counts[before.state] -= 1
         self._counts[after.state] += 1
         if after.state != before.state:
             self._downloaded_bytes += after.downloaded_bytes - before.downloaded_bytes
             self._uploaded_bytes += after.uploaded_bytes - before.uploaded_bytes
         self._maybe_duplicates += after.maybe_duplicate - before.maybe_duplicate
-        if self._album is not None and type(change) is Requeued:
-            self._album = replace(self._album, is_open=True)
 
     def _apply_to_job(self, change: JobChange) -> None:
         match change:
@@ -476,6 +535,13 @@ class Job:
                 self._change_album(change)
             case CallbackEnded():
                 self._end_callback(change)
+            case Mirrored():
+                for index, image in change.images.items():
+                    self._replace(index, image)
+                    self._last_place = max(self._last_place, image.version)
+                self._settled = change.settled
+                self._started, self._purging = change.started, change.purging
+                self._album, self._callback = change.album, change.callback
 
     def _change_album(self, change: AlbumMade | AlbumEnded) -> None:
         if self._album is None or not self._album.is_open:
@@ -495,6 +561,11 @@ class Job:
     def callback(self) -> Callback | None:
         """The URL that is called when the job ends, and the result."""
         return self._callback
+
+    @property
+    def is_settled(self) -> bool:
+        """False for a job on other nodes if one of its Changes may get an earlier one."""
+        return self._settled is None or self._last_place <= self._settled
 
     @property
     def started(self) -> bool:
@@ -534,6 +605,7 @@ class Job:
             album=self._album,
             purging=self._purging,
             callback=self._callback,
+            settled=self._settled,
         )
 
 

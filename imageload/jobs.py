@@ -29,6 +29,7 @@ from imageload.job import (
     PurgeBegun,
     PurgeEnded,
     Requeued,
+    Returned,
     Snapshot,
     Started,
 )
@@ -76,6 +77,8 @@ class Jobs:
         self._calls: dict[str, asyncio.Task[Any]] = {}
         self._locks: weakref.WeakKeyDictionary[Job, asyncio.Lock] = weakref.WeakKeyDictionary()
         self._is_stopping = False
+        self._left: weakref.WeakSet[Job] = weakref.WeakSet()
+        self._let_go: weakref.WeakSet[Job] = weakref.WeakSet()
         pipeline.target.gate.watch(self._fill_windows)
 
     async def work(self, job: Job) -> None:
@@ -85,11 +88,11 @@ class Jobs:
         self._pipeline.dedupe.begin(job.job_id)
         try:
             if job.summary().purging:  # the process died before all was cancelled
-                await self._end_open_images(job, _CANCELLED)
-                self._end_album(job, _CANCELLED)
+                await self._end_open_images(job, CANCELLED)
+                self._end_album(job, CANCELLED)
             while True:
                 async with self.lock(job):
-                    if self._is_stopping:
+                    if self._is_left(job):
                         break
                     window.reopen()
                     step = self._next_step(job, window)
@@ -106,6 +109,8 @@ class Jobs:
             self._pipeline.dedupe.end(job.job_id)
             if self._is_stopping:
                 self._settle_at_stop(job)
+            elif job in self._let_go:
+                self._return_images(job)
 
     @property
     def stalled(self) -> int:
@@ -116,28 +121,31 @@ class Jobs:
         """Held by each action on `job`."""
         return self._locks.setdefault(job, asyncio.Lock())
 
-    async def cancel(self, job: Job, *, purge: bool = False) -> CancelResult:
+    async def cancel(
+        self, job: Job, *, purge: bool = False, may_land: bool = False
+    ) -> CancelResult:
         """Fail what is open in `job` as `cancelled`; with `purge`, delete what it has landed.
 
         Uploads that are being sent land first if they are to be purged: only their responses have
-        the deletehashes. The purge itself is `work`'s. Done twice, it does the same.
+        the deletehashes. The purge itself is `work`'s, or, with `may_land`, another node's. Done
+        twice, it does the same.
         """
         async with self.lock(job):
             before = job.summary()
             pending = _pending(before)
-            is_purge = purge or before.purging
+            is_purge = purge or before.purging or may_land
             window = self._windows.get(job.job_id)
             may_have_images = before.counts["completed"] or (window is not None and window.sending)
             if purge and not before.purging and (may_have_images or _has_album(before)):
                 self._pipeline.apply(job, PurgeBegun())
             if window is not None:
-                window.end(_CANCELLED, but_sending=is_purge)
+                window.end(CANCELLED, but_sending=is_purge)
             album_call = self._calls.get(job.job_id) if not before.purging else None
             if album_call is not None:
                 album_call.cancel()
-            await self._end_open_images(job, _CANCELLED)
+            await self._end_open_images(job, CANCELLED)
             if album_call is None:
-                self._end_album(job, _CANCELLED)
+                self._end_album(job, CANCELLED)
             if window is not None and not is_purge:
                 await window.wait_until_empty()
         return CancelResult(pending, before.counts["completed"] if purge else 0)
@@ -172,6 +180,11 @@ class Jobs:
                 window.add(failed)
             return len(failed)
 
+    async def fail(self, job: Job, failure: Failure) -> None:
+        """Fail what is open in `job`, which is not at work."""
+        async with self.lock(job):
+            self._settle(job, failure)
+
     async def stop(self, grace_seconds: float, waiting: Iterable[Job]) -> None:
         """Leave every job as it stands, those that are `waiting` for a thread too.
 
@@ -193,6 +206,31 @@ class Jobs:
             await asyncio.wait(landing, timeout=_LAST_SECONDS)
         for job in waiting:
             self._settle_at_stop(job)
+
+    async def leave(self, job: Job) -> None:
+        """Leave `job` as it stands: another node works on it."""
+        self._leave(job, but_sending=False)
+
+    async def let_go(self, job: Job) -> None:
+        """Leave `job` for later; uploads that are being sent may land, other images are queued."""
+        self._let_go.add(job)
+        self._leave(job, but_sending=True)
+
+    def _leave(self, job: Job, *, but_sending: bool) -> None:
+        self._left.add(job)
+        window, call = self._windows.get(job.job_id), self._calls.get(job.job_id)
+        if window is not None:
+            window.end(None, but_sending=but_sending)
+        if call is not None:
+            call.cancel()
+
+    def _return_images(self, job: Job) -> None:
+        for index in _open_images(job):
+            if job.image(index).state == "downloaded":
+                self._pipeline.apply(job, Returned(index))
+
+    def _is_left(self, job: Job) -> bool:
+        return self._is_stopping or job in self._left
 
     def _check_running(self) -> None:
         if self._is_stopping:
@@ -253,9 +291,9 @@ class Jobs:
         try:
             await self._call(job, call)
         except asyncio.CancelledError:
-            if self._is_stopping:
+            if self._is_left(job):
                 return
-            ended = AlbumEnded(failure=_CANCELLED)
+            ended = AlbumEnded(failure=CANCELLED)
         except ImageError as error:
             ended = AlbumEnded(failure=error.failure())
         except Exception as error:
@@ -342,6 +380,6 @@ def _failure(code: str, message: str) -> Failure:
     return ImageError(code, message).failure()
 
 
-_CANCELLED = _failure("cancelled", "The job was cancelled before this image was finished.")
+CANCELLED = _failure("cancelled", "The job was cancelled before this image was finished.")
 _SHUTDOWN = _failure("shutdown", "The service stopped before this image was finished.")
 _BUG = _failure("internal_error", "A bug in the service kept this image from its end.")

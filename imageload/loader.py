@@ -15,17 +15,19 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, TypeVar
+from itertools import dropwhile, islice
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from imageload.errors import Refused, shutting_down
 from imageload.job import Item, Job, Snapshot, memory_of
 from imageload.jobs import CancelResult, Jobs, WindowRules
 from imageload.pipeline import Pipeline
-from imageload.store import Posted
+from imageload.store import Posted, Totals
+from imageload.targets.imgur.breaker import Blocked, Endpoint
 from imageload.transport.curl import TransferLoop
 from imageload.window import STALL_SECONDS
 
@@ -69,6 +71,87 @@ class Capacity:
     jobs_bytes: int = 2**30
 
 
+class Summarized(Protocol):
+    """A job, or a summary of one."""
+
+    def summary(self) -> Snapshot:
+        """The job without its images."""
+
+
+class Watch(Protocol):
+    """What clients listen to, for a Registry that follows other nodes; for the API's loop."""
+
+    def watched(self) -> list[Job]:
+        """The jobs that somebody listens to."""
+
+    @property
+    def watches_all(self) -> bool:
+        """True if somebody listens to all jobs."""
+
+    def touch(self, job_ids: Iterable[str]) -> None:
+        """These jobs have changed, for those who listen to all."""
+
+    def notify(self) -> None:
+        """What jobs wait for has changed."""
+
+
+class Registry(Protocol):
+    """The jobs as the HTTP API sees them: an ImageLoad's, or those of many nodes.
+
+    `cancel`, `purge` and `retry` are passed to `act`, which awaits them where they have to run.
+    """
+
+    is_closing: bool
+    has_links: bool
+    """True if `jobs` has the links of all jobs that are not retired; else the store has them."""
+    workers: int | None
+    """How many nodes work on jobs; None: this process does, and there are no others."""
+
+    @property
+    def listed(self) -> Mapping[str, Summarized]:
+        """Jobs by id, oldest first; on a node, as they were at the last `look`."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the jobs cannot be read or written at the moment."""
+
+    def upload(self, orders: Sequence[Order], sender: Sender | None = None) -> list[Job]:
+        """Make a Job of each order, all or none; blocks. Raises Refused."""
+
+    async def find(self, job_id: str) -> Job | None:
+        """The job as it is now, or None."""
+
+    async def newest(self, after: str | None, limit: int) -> list[Snapshot]:
+        """Summaries of jobs, newest first, older than the job `after`; raises LookupError."""
+
+    async def run(self) -> None:
+        """Follow what other nodes do, on the loop of the API, until it is cancelled."""
+
+    async def look(self) -> None:
+        """Bring `listed` up to date, for somebody who begins to listen to all jobs."""
+
+    def closed(self, endpoint: Endpoint) -> Blocked | None:
+        """Why requests of this kind wait for the target, on all nodes, and until when."""
+
+    def jobs(self) -> list[Job]:
+        """Jobs whose links the store does not list, oldest first."""
+
+    def totals(self) -> Totals:
+        """How many there are; may block."""
+
+    def cancel(self, job: Job) -> Coroutine[Any, Any, CancelResult]:
+        """Fail what has not ended; how many images that may be."""
+
+    def purge(self, job: Job) -> Coroutine[Any, Any, CancelResult]:
+        """`cancel`, and delete from the target what the job has landed."""
+
+    def retry(self, job: Job, *, only_transient: bool = False) -> Coroutine[Any, Any, int]:
+        """Load failed images again; how many they are."""
+
+    async def act(self, action: Coroutine[Any, Any, T]) -> T:
+        """The result of a `cancel`, a `purge` or a `retry`."""
+
+
 class ImageLoad:
     """Takes lists of URLs and loads them in the background.
 
@@ -80,13 +163,16 @@ class ImageLoad:
     def __init__(
         self, transfers: TransferLoop, pipeline: Pipeline, rules: WindowRules, capacity: Capacity
     ) -> None:
+        self.has_links = True
+        self.workers: int | None = None
         self.job_list_s: dict[str, Job] = {}
+        self._target = pipeline.target
         self.bytes_held = 0
         """The memory of the jobs in `job_list_s`, as `Job.memory_bytes` counts it."""
         self._transfers = transfers
         self._store = pipeline.store
         self._dedupe = pipeline.dedupe
-        self._jobs = Jobs(pipeline, rules, self._links_of_others)
+        self.at_work = self._jobs = Jobs(pipeline, rules, self._links_of_others)
         self._capacity = capacity
         self._lock = threading.Lock()
         self._waiting: dict[str, Job] = {}
@@ -96,7 +182,7 @@ class ImageLoad:
         self._retiring: set[str] = set()
         # By `time.monotonic`: a system clock that jumps retires nothing.
         self._created: dict[str, float] = {}
-        self._is_closing = False
+        self.is_closing = False
 
     def upload(self, orders: Sequence[Order], sender: Sender | None = None) -> list[Job]:
         """Register and start one Job for each order; with a journal, blocks until they are on disk.
@@ -172,10 +258,52 @@ class ImageLoad:
         """The limit of `bytes_held`."""
         return self._capacity.jobs_bytes
 
+    async def run(self) -> None:
+        """There are no other nodes."""
+
+    async def look(self) -> None:
+        """`listed` is up to date."""
+
     @property
-    def is_closing(self) -> bool:
-        """True once the service stops."""
-        return self._is_closing
+    def listed(self) -> Mapping[str, Summarized]:
+        """Every job by its id, oldest first."""
+        return self.job_list_s
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the store cannot be written at the moment."""
+        return self._store.trouble
+
+    def closed(self, endpoint: Endpoint) -> Blocked | None:
+        """Why requests of this kind wait for Imgur, and until when."""
+        return self._target.gates[endpoint].closed
+
+    async def find(self, job_id: str) -> Job | None:
+        """The job with this id, or None."""
+        return self.job_list_s.get(job_id)
+
+    async def newest(self, after: str | None, limit: int) -> list[Snapshot]:
+        """Summaries of at most `limit` jobs, newest first, older than the job `after`.
+
+        Raises LookupError if there is no such job.
+        """
+        newest_first = reversed(self.jobs())
+        if after is not None:
+            last = self.job_list_s[after]
+            newest_first = dropwhile(lambda job: job is not last, newest_first)
+            next(newest_first, None)
+        return [job.summary() for job in islice(newest_first, limit)]
+
+    def totals(self) -> Totals:
+        """How many jobs and images there are."""
+        return Totals.of(job.summary() for job in self.jobs())
+
+    async def act(self, action: Coroutine[Any, Any, T]) -> T:
+        """The result of one of the coroutines below, from another loop than the transfer loop.
+
+        Raises Refused (shutting-down) once that loop has ended.
+        """
+        return await asyncio.wrap_future(self.submit(action))
 
     def submit(self, action: Coroutine[Any, Any, T]) -> Future[T]:
         """Run one of the coroutines below on the transfer loop, from another thread.
@@ -255,7 +383,7 @@ class ImageLoad:
         finished = [
             job
             for job in self.job_list_s.values()
-            if job.job_id not in busy and _is_over(job.summary())
+            if job.job_id not in busy and job.summary().is_over
         ]
         spare = max(0, len(finished) - keep.keep_jobs)
         excess = self.bytes_held + room - keep.jobs_bytes
@@ -278,11 +406,11 @@ class ImageLoad:
         try:
             self._transfers.run(self._jobs.work(job))
         except Exception:
-            if not self._is_closing:
+            if not self.is_closing:
                 raise
             _log.exception("the work on a job was cut off job=%s", job.job_id)
         finally:
-            _log_end(job, is_left=self._is_closing and not job.summary().finished)
+            _log_end(job)
 
     def _work(self, job: Job) -> None:
         """The body of a thread: runs one job, and the next if no thread can be started for it."""
@@ -353,7 +481,7 @@ class ImageLoad:
         does not outlive the process.
         """
         with self._lock:
-            self._is_closing = True
+            self.is_closing = True
             waiting, self._waiting = list(self._waiting.values()), {}
         self._transfers.run(self._jobs.stop(grace_seconds, waiting))
         deadline = time.monotonic() + seconds
@@ -369,7 +497,7 @@ class ImageLoad:
             return list(self._active.values())
 
     def _check_closing(self) -> None:
-        if self._is_closing:
+        if self.is_closing:
             raise shutting_down()
 
     def _check_stays(self, job: Job) -> None:
@@ -410,29 +538,22 @@ class ImageLoad:
 
     def _read_links_of_others(self, job: Job) -> set[str]:
         # Jobs in memory first: one that is retired meanwhile is in the store then.
-        own = _links([job])  # no more are kept: a journal may have those of years
+        own = _links([job])
         shared = own & _links(other for other in self.jobs() if other is not job)
-        shared.update(
-            each.link for each in self._store.links(retired_only=True) if each.link in own
-        )
-        return shared
+        return shared | self._store.links_to_leave(job.job_id, own)
 
 
 def _links(jobs: Iterable[Job]) -> set[str]:
     return {image.link for job in jobs for image in job.snapshot().images if image.link is not None}
 
 
-def _is_over(job: Snapshot) -> bool:
-    """True if it has finished and its callback was notified; a retired job never is."""
-    return job.finished and (job.callback is None or not job.callback.is_open)
-
-
-def _log_end(job: Job, *, is_left: bool) -> None:
-    counts = job.summary().counts
+def _log_end(job: Job) -> None:
+    """Of a job that is not finished, the service's next start or another node has the rest."""
+    summary = job.summary()
+    counts = summary.counts
     ends = counts["completed"], counts["failed"]
-    if is_left:
-        pending = counts["queued"] + counts["downloaded"]
-        told = job.job_id, *ends, pending
-        _log.info("left for the next start job=%s completed=%d failed=%d pending=%d", *told)
-    else:
+    if summary.finished:
         _log.info("complete job=%s completed=%d failed=%d", job.job_id, *ends)
+    else:
+        pending = counts["queued"] + counts["downloaded"]
+        _log.info("left open job=%s completed=%d failed=%d pending=%d", job.job_id, *ends, pending)

@@ -38,7 +38,7 @@ from imageload.job import (
     Uploading,
 )
 from imageload.retry import RetryRule
-from imageload.store import Store
+from imageload.store import Elsewhere, Store
 from imageload.targets import Upload
 from imageload.targets.imgur.uploader import Imgur
 from imageload.transport.slots import Slots
@@ -48,6 +48,17 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Observer = Callable[[Job, Change], None]
+
+
+_FOLLOW_SECONDS = 0.25
+
+
+class _AtAnotherNode(Exception):
+    """Another node has uploaded the same bytes, or is at it: then `landed` is None."""
+
+    def __init__(self, elsewhere: Elsewhere) -> None:
+        super().__init__()
+        self.landed = elsewhere.landed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +109,7 @@ class Pipeline:
             known = await claim.by_content(report.sha256)
             if known is not None:
                 return known
-            landed = await self._upload(window, index, report)
-            return Result(report, landed, is_own=True)
+            return await self._upload(window, index, report)
         finally:
             self.files.give_back(report.temp_fn, report.bytes)
             self.temp_bytes.resize(window.job.job_id, report.bytes, 0)
@@ -184,15 +194,21 @@ class Pipeline:
             finally:
                 self.temp_bytes.resize(key, self.temp_bytes.largest, size)
 
-    async def _upload(self, window: Window, index: int, report: Report) -> Landed:
-        """Upload the image from its temp file; its start is on disk before it is sent."""
+    async def _upload(self, window: Window, index: int, report: Report) -> Result:
+        """Upload the image from its temp file; its start is on disk before it is sent.
+
+        If another node has its bytes, wait for that upload and take its link.
+        """
         job, image = window.job, window.job.image(index)
-        since = time.monotonic()
+        since = time.monotonic() if job.waiting_since is None else job.waiting_since
 
         async def announce() -> None:
             if not job.image(index).uploading:
                 self.apply(job, Uploading(index))
-            await self.store.durable()
+            await self.store.durable(job)
+            elsewhere = self.store.elsewhere(job, index)
+            if elsewhere is not None:
+                raise _AtAnotherNode(elsewhere)
 
         def retract() -> None:
             if job.image(index).uploading:
@@ -209,11 +225,20 @@ class Pipeline:
                 was_lost=job.image(index).maybe_duplicate,
                 announce=announce if self.store.is_durable else None,
                 retract=retract,
+                may_send=lambda: self.store.is_ours(job),
                 on_send=lambda is_sent: window.note_sending(index, is_sent=is_sent),
             )
             return await self.target.land(job.job_id, upload)
 
-        return await self._retrying(window, index, attempt, asyncio.sleep)
+        while True:
+            try:
+                landed = await self._retrying(window, index, attempt, asyncio.sleep)
+                return Result(report, landed, is_own=True)
+            except _AtAnotherNode as found:
+                if found.landed is not None:
+                    return Result(report, found.landed)
+                retract()
+                await asyncio.sleep(_FOLLOW_SECONDS)
 
     async def _retrying(
         self,

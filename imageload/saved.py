@@ -5,10 +5,12 @@ Both are settings of the store.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
 
+from imageload.errors import StoreUnavailable
 from imageload.store import Store
 from imageload.targets.imgur.quota import Quotas
 
@@ -33,18 +35,30 @@ def restore_budgets(store: Store, quotas: Quotas, whose: str) -> bool:
         return False
 
 
-def save_token(store: Store, given: str, rotated: str) -> None:
-    """Save the refresh token that replaced the one that was `given` to the service."""
-    store.set_setting(_TOKEN, json.dumps([_digest(given), rotated]))
+class RefreshTokens:
+    """The refresh tokens that have replaced the one that was `given` to the service.
 
+    They are settings of the `store`, so all nodes that share it have them.
+    """
 
-def current_token(store: Store, given: str) -> str:
-    """The newest refresh token that replaced the `given` one; that itself if none did."""
-    try:
-        digest, rotated = json.loads(store.get_setting(_TOKEN) or "[null, null]")
-    except (ValueError, TypeError):
-        return given
-    return str(rotated) if digest == _digest(given) else given
+    def __init__(self, store: Store, given: str) -> None:
+        self._store, self._given = store, given
+
+    async def newest(self) -> str | None:
+        """The newest one, or the given one if none replaced it; None: it cannot be read now."""
+        try:
+            text = await asyncio.to_thread(self._store.get_setting, _TOKEN)
+            digest, rotated = json.loads(text or "[null, null]")
+        except StoreUnavailable:
+            return None
+        except (ValueError, TypeError):
+            return self._given
+        return str(rotated) if digest == _digest(self._given) else self._given
+
+    async def replace(self, rotated: str) -> None:
+        """Save the token that Imgur takes from now on; returns once it is on disk."""
+        self._store.set_setting(_TOKEN, json.dumps([_digest(self._given), rotated]))
+        await self._store.durable()
 
 
 def _digest(text: str) -> str:

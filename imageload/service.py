@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import os
+import socket
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import certifi
 
@@ -16,13 +17,14 @@ from imageload import saved
 from imageload.convert.pool import Converters
 from imageload.convert.pool import Rules as ConversionRules
 from imageload.dedupe import Dedupe
+from imageload.errors import StoreError
 from imageload.fetch.download import DownloadBounds, Downloader
 from imageload.fetch.guard import Guard
 from imageload.fetch.hosts import HostRules, Hosts
 from imageload.fetch.tempfiles import TempBytes, TempFiles
 from imageload.job import Change, Job
 from imageload.jobs import WindowRules
-from imageload.loader import Capacity, ImageLoad
+from imageload.loader import Capacity, ImageLoad, Registry, Watch
 from imageload.observers.metrics import Metrics, Phase
 from imageload.observers.webhooks import WebhookRules, Webhooks
 from imageload.pipeline import Observer, Pipeline
@@ -37,6 +39,10 @@ from imageload.transport.curl import TransferLoop, Transport
 from imageload.transport.request import Bounds
 from imageload.transport.slots import Pool, Slots
 from imgurapi import ImgurAPI
+
+if TYPE_CHECKING:
+    from imageload.cluster.lease import LeaseRules
+    from imageload.cluster.node import Node
 
 _CALLBACK_WAITS = (2, 20, 120)  # times `retry_seconds`
 
@@ -56,27 +62,38 @@ class Service:
         observers: Iterable[Observer] = (),
         on_break: Callable[[], object] | None = None,
         sandbox: SandboxProcess | None = None,
+        watch: Watch | None = None,
     ) -> None:
         """`observers` are called with every Change, on the transfer loop, once it is recorded.
 
         `on_break` is called, on another thread, when a bug ends a thread that the service needs.
-        `sandbox` is the one that `settings` lead to, if this service started it.
+        `sandbox` is the one that `settings` lead to, if this service started it. `watch` knows
+        the jobs that have listeners, which a node follows.
         """
         tuning = tuning or Tuning()
-        self._settings, self.sandbox = settings, sandbox
+        self._settings, self._tuning, self.sandbox = settings, tuning, sandbox
         self.metrics = Metrics()
         self.transfers = TransferLoop(on_break)
         # Before the journal is opened, as they raise ValueError if an option is wrong.
         self._transports = origins, callbacks, imgur = _transports(settings, tuning, self.transfers)
         self._webhooks = Webhooks(callbacks, _webhook_rules(settings, tuning), self._apply)
-        restored = open_store(settings.store, self.metrics.commit_clock, on_break)
-        self.store, self._restored_jobs = restored.store, restored.jobs
+        self.node = None
+        was_closed = True
+        if settings.is_node:
+            self.node = _node(settings, self.metrics, on_break)
+            self.store: Store = self.node.store
+            self._restored_jobs: list[Job] = []
+        else:
+            restored = open_store(settings.store, self.metrics.commit_clock, on_break)
+            self.store, self._restored_jobs, was_closed = restored
         self.files = TempFiles(temp_dir)
         # Copies that are being converted come on top: --imgur-max-bytes for each of two workers.
         self.temp_bytes = TempBytes(settings.temp_bytes, settings.max_bytes)
         self.target = _imgur(settings, tuning, imgur, self.store, self.metrics)
-        is_known = saved.restore_budgets(self.store, self.target.quotas, _whose(settings))
-        self._knows_budgets = is_known and restored.was_closed
+        self._knows_budgets = True  # on a node, they come with the leases
+        if self.node is None:
+            is_known = saved.restore_budgets(self.store, self.target.quotas, _whose(settings))
+            self._knows_budgets = is_known and was_closed
         self._downloads = Slots(
             settings.downloads,
             clock=self.metrics.clock("download"),
@@ -89,7 +106,7 @@ class Service:
             converters=self.converters,
             target=self.target,
             hosts=Hosts(_host_rules(settings, tuning)),
-            dedupe=Dedupe(),
+            dedupe=Dedupe(keeps_links=not settings.is_node),
             retry=_retry_rule(settings, tuning),
             files=self.files,
             temp_bytes=self.temp_bytes,
@@ -109,6 +126,16 @@ class Service:
                 keep_hours=tuning.keep_hours,
             ),
         )
+        self.registry: Registry = self.image_load
+        if self.node is not None:
+            from imageload.cluster.mirror import MirrorRules
+
+            rules = MirrorRules(
+                most_bytes=settings.jobs_bytes,
+                dead_seconds=settings.dead_seconds,
+                own_closed=self.image_load.closed,
+            )
+            self.registry = self.node.mirror(observers, watch, rules)
 
     def start(self) -> None:
         """Start the transfer loop, ask for Imgur's limits, and go on with the jobs of before."""
@@ -118,6 +145,10 @@ class Service:
         jobs, self._restored_jobs = self._restored_jobs, []
         self.image_load.restore(jobs)
         self.transfers.loop.call_soon_threadsafe(self._webhooks.restore, jobs)
+        if self.node is not None:
+            rules, seconds = _lease_rules(self._settings, self._tuning), self._tuning.park_seconds
+            tell, target, transfers = self._webhooks.tell, self.target, self.transfers
+            self.node.start(self.image_load, tell, target, transfers, rules, seconds)
 
     def pools(self) -> dict[Phase, Pool]:
         """How full each phase of the pipeline is."""
@@ -130,6 +161,8 @@ class Service:
     def run_maintenance(self) -> None:
         """To be called now and then, from another thread; blocks."""
         self._save_budgets()
+        if self.node is not None:
+            self.node.retire(self._settings.keep_jobs, self._tuning.keep_hours)
         self.transfers.run(self._retire_and_tidy())
 
     async def _retire_and_tidy(self) -> None:
@@ -141,10 +174,15 @@ class Service:
 
         Uploads that are being sent have `grace_seconds` to land, and then everything has `seconds`.
         """
+        self.registry.is_closing = True
+        if self.node is not None:
+            self.node.stop()
         self.transfers.loop.call_soon_threadsafe(self._webhooks.stop)
         ended = self.image_load.close(seconds / 2, grace_seconds)
         self.transfers.run(self._close_transfers())
         ended = self.transfers.close(seconds / 2) and ended
+        if self.node is not None:
+            ended = self.node.close(seconds) and ended
         self._save_budgets()
         return self.store.close(seconds) and ended
 
@@ -158,10 +196,27 @@ class Service:
             transport.close()
 
     def _save_budgets(self) -> None:
-        saved.save_budgets(self.store, self.target.quotas, _whose(self._settings))
+        if self.node is None:
+            saved.save_budgets(self.store, self.target.quotas, _whose(self._settings))
 
     def _apply(self, job: Job, change: Change) -> None:
         self._pipeline.apply(job, change)
+
+
+def _node(settings: Settings, metrics: Metrics, on_break: Callable[[], object] | None) -> Node:
+    """Raises StoreError, also if the extra `cluster` is not installed."""
+    try:
+        from imageload.cluster.node import Node
+        from imageload.cluster.worker import WorkerRules
+    except ModuleNotFoundError as error:
+        raise StoreError(
+            f"--store=postgresql://... needs the module {error.name}: install the extra "
+            "`cluster` (in a checkout: pip install '.[cluster]')."
+        ) from None
+    rules = None
+    if settings.role != "api":
+        rules = WorkerRules(at_once=settings.max_active_jobs, dead_seconds=settings.dead_seconds)
+    return Node(settings.store, rules, metrics.commit_clock, on_break)
 
 
 def _transports(
@@ -191,14 +246,15 @@ def _transports(
 def _imgur(
     settings: Settings, tuning: Tuning, transport: Transport, store: Store, metrics: Metrics
 ) -> Imgur:
-    """Imgur with a client for each client id; an account has only the first."""
-    ids = settings.clients if settings.imgur_anonymous else settings.clients[:1]
+    """Imgur with a client for each client id."""
+    ids = _clients(settings)
     terms = Terms(
         hour=tuning.quota_hour_seconds,
         day=tuning.quota_day_seconds,
         unhinted_wait=tuning.quota_wait_seconds,
         blocked_wait=tuning.blocked_wait_seconds,
         outage_seconds=settings.outage_seconds,
+        lease_seconds=tuning.lease_seconds,
     )
     quotas = Quotas(len(ids), terms, on_end=metrics.imgur_request_ended)
     given = settings.imgur_refresh_token
@@ -208,14 +264,14 @@ def _imgur(
         client = ImgurAPI(
             client_id,
             settings.imgur_client_secret,
-            saved.current_token(store, given) or None,
+            given or None,
             transport=transport,
             base_url=settings.imgur_base_url or None,
             rapidapi_key=settings.imgur_rapidapi_key or None,
             link_base=settings.imgur_link_base,
             seconds=settings.upload_seconds,
             quota=quota,
-            on_refresh_token=functools.partial(saved.save_token, store, given),
+            tokens=saved.RefreshTokens(store, given),
         )
         clients.append(client)
     return Imgur(
@@ -234,10 +290,30 @@ def _whose(settings: Settings) -> str:
 
     The sandbox with Imgur's limits and the one without them are two.
     """
+    return json.dumps([target_name(settings), [client_id for client_id, _, _ in settings.clients]])
+
+
+def target_name(settings: Settings) -> str:
+    """Names the Imgur and the account."""
     account = "" if settings.imgur_anonymous else settings.imgur_refresh_token
-    ids = [client_id for client_id, _, _ in settings.clients]
     is_limited = settings.imgur_client_id == SANDBOX_CLIENT_ID and settings.sandbox_limits
-    return json.dumps([settings.imgur_base_url, account, ids, is_limited])
+    return json.dumps([settings.imgur_base_url, account, is_limited])
+
+
+def _clients(settings: Settings) -> list[tuple[str, int | None, int | None]]:
+    """The client ids that are used; an account has only the first."""
+    return settings.clients if settings.imgur_anonymous else settings.clients[:1]
+
+
+def _lease_rules(settings: Settings, tuning: Tuning) -> LeaseRules:
+    from imageload.cluster.lease import LeaseRules
+
+    return LeaseRules(
+        target=target_name(settings),
+        clients=[client_id for client_id, _, _ in _clients(settings)],
+        egress=settings.egress or socket.gethostname(),
+        seconds=tuning.lease_seconds,
+    )
 
 
 def _converters(

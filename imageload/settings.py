@@ -203,6 +203,22 @@ class Settings:
         was="journal",
     )
 
+    egress: str = _store(
+        "",
+        "text",
+        "With PostgreSQL: names the address from which this node uploads; nodes of one address "
+        "share a name; empty: the host's name",
+    )
+    role: str = _store(
+        "node", "node, api or worker", "With PostgreSQL: serves the API, works on images, or both"
+    )
+    dead_seconds: float = _store(
+        60.0,
+        "seconds",
+        "With PostgreSQL: takes the images of a worker over that was not heard of for this time; "
+        "the same on all nodes",
+    )
+
     def __post_init__(self) -> None:
         if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise ValueError("--log-level is DEBUG, INFO, WARNING or ERROR")
@@ -214,6 +230,10 @@ class Settings:
             )
         if not all(BEARER_TOKEN.fullmatch(token) for token in self.api_token):
             raise ValueError("--api-token has letters, digits and ._~+/-, and commas between two")
+        if self.role not in ("node", "api", "worker"):
+            raise ValueError("--role is node, api or worker")
+        if self.role != "node" and not self.is_node:
+            raise ValueError(f"--role={self.role} needs --store=postgresql://...")
         if self.unknown_job_status not in (404, 505):
             raise ValueError("--unknown-job-status is 505 or 404")
         if not self.imgur_anonymous and not self.imgur_refresh_token:
@@ -235,6 +255,11 @@ class Settings:
             )
         if self.imgur_base_url and not self.imgur_base_url.startswith(("http://", "https://")):
             raise ValueError("--imgur-base-url is an http or https URL")
+
+    @property
+    def is_node(self) -> bool:
+        """True if the store is a PostgreSQL, which other processes may share."""
+        return self.store.startswith(("postgresql://", "postgres://"))
 
     @property
     def clients(self) -> list[tuple[str, int | None, int | None]]:
@@ -265,6 +290,10 @@ class Tuning:
     which takes up to 250 MB more for each."""
     max_waiting_jobs: int = 10_000
     """Jobs that wait for a thread; above it a POST is answered 429."""
+    lease_seconds: float = 30.0
+    """How long a client id belongs to a node that does not renew it."""
+    park_seconds: float = 30.0
+    """A node lets slices go that would wait longer for Imgur."""
     keep_hours: float = 168.0
     """How long after its creation a finished job stays in memory."""
     job_window: int | None = None

@@ -160,13 +160,13 @@ class Favorite(Api):
 
 
 class Credits(Api):
-    """GET /3/credits: the caller's remaining credits."""
+    """GET /3/credits: the caller's remaining credits; nothing without limits."""
 
     route = "credits"
 
     async def on_get(self) -> dict[str, int]:
         budgets = self.state.limits.budgets(self.caller, self.state.options)
-        return self.state.limits.credits(budgets)
+        return {} if self.state.options.unlimited else self.state.limits.credits(budgets)
 
 
 class AccountImages(Api):

@@ -92,7 +92,7 @@ class Api(Handler):
         options, post = self.state.options, self.request.method == "POST"
         budgets = self.state.limits.charge(self.caller, options, cost=self.cost, post=post)
         headers: dict[str, str] = {}
-        if self.fault is None or self.fault.rate_headers:
+        if not options.unlimited and (self.fault is None or self.fault.rate_headers):
             headers = self.state.limits.headers(budgets, options.reset, post=post)
         if budgets.refused:
             raise _OverLimit(

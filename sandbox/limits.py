@@ -5,9 +5,9 @@
     per IP      1250 POSTs an hour
 
 A call costs 1 credit, an upload 10, OAuth nothing. So an anonymous user has 50 uploads an
-hour, as measured by users (EasyImgur#54). `unlimited` refuses nothing; its headers never go below
-half of each limit, so that a careful client does not slow down. Not copied: the block of a client
-id for a month after it has reached its daily limit five times.
+hour, as measured by users (EasyImgur#54). `unlimited` refuses nothing and names no limit, as a
+gateway without limits does. Not copied: the block of a client id for a month after it has reached
+its daily limit five times.
 """
 
 from __future__ import annotations
@@ -106,9 +106,9 @@ class Limits:
         credit = options.user_credits if caller.account is None else options.account_credits
         hour, day = options.hour_seconds, options.day_seconds
         return Budgets(
-            _shown(self._users.allowance(_user(caller), credit, hour), options),
-            _shown(self._clients.allowance(caller.client_id, options.client_credits, day), options),
-            _shown(self._posts.allowance(caller.ip, options.posts, hour), options),
+            self._users.allowance(_user(caller), credit, hour),
+            self._clients.allowance(caller.client_id, options.client_credits, day),
+            self._posts.allowance(caller.ip, options.posts, hour),
         )
 
     def headers(self, budgets: Budgets, reset: str, *, post: bool) -> dict[str, str]:
@@ -145,10 +145,3 @@ class Limits:
 
 def _user(caller: Caller) -> Hashable:
     return (caller.account or caller.ip, caller.client_id)
-
-
-def _shown(allowance: Allowance, options: Options) -> Allowance:
-    if not options.unlimited:
-        return allowance
-    floor = allowance.limit - allowance.limit // 10
-    return Allowance(allowance.limit, max(floor, allowance.remaining), allowance.seconds)

@@ -44,7 +44,7 @@ class Options:
     posts: Annotated[int, "POSTs an hour for one IP"] = 1250
     hour_seconds: Annotated[float, "length of the hour the limits count in"] = 3600.0
     day_seconds: Annotated[float, "length of the day the limits count in"] = 86_400.0
-    unlimited: Annotated[bool, "count and send the rate headers, but refuse nothing"] = False
+    unlimited: Annotated[bool, "refuse nothing, and name no limits"] = False
     reset: Annotated[
         str, "what X-RateLimit-UserReset holds: seconds (since 2021), epoch (2017), none"
     ] = "seconds"

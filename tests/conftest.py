@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+import tests.service
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.downloads import Download, MakeDownload
 from tests.origin import Origin, running_origin
@@ -27,6 +26,17 @@ settings.register_profile(
     suppress_health_check=[*settings().suppress_health_check, HealthCheck.too_slow],
 )
 settings.load_profile("any machine")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--nodes=2` runs the services of tests as two nodes that get requests in turn."""
+    parser.addoption("--nodes", type=int, default=0)
+
+
+@pytest.fixture(autouse=True)
+def nodes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run services as nodes, if `--nodes` says so."""
+    monkeypatch.setattr(tests.service, "nodes", request.config.getoption("--nodes"))
 
 
 @pytest.fixture
@@ -110,22 +120,3 @@ def wire(folder: Folder) -> Iterator[Callable[..., Wired]]:
     assert folder.files() == []
     given_back = [path for path in folder.given_back if "nonexistent" not in path]
     assert sorted(given_back) == sorted(folder.made), "each file goes back, once"
-
-
-def real_component(*names: str) -> str:
-    """The path of the first of these programs that is there.
-
-    Without any, the test is skipped with word of what to install; in CI it fails.
-    """
-    # Debian puts servers where only root looks.
-    places = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", "/sbin"])
-    for name in names:
-        path = shutil.which(name, path=places)
-        if path is not None:
-            return path
-    message = (
-        f"needs {names[0]}: on Debian, apt-get install {names[0].replace('nginx', 'nginx-light')}"
-    )
-    if os.environ.get("CI"):
-        pytest.fail(message)
-    pytest.skip(message)

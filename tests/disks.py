@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import real_component
+from tests.components import real_component
 
 
 @contextlib.contextmanager

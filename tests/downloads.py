@@ -15,13 +15,9 @@ from imageload.fetch.tempfiles import TempFiles
 from imageload.job import Report
 from imageload.transport.curl import TransferLoop, Transport
 from imageload.transport.request import Bounds
+from tests.folders import filled
 from tests.raising import raises_error
 from tests.waiting import PATIENCE
-
-
-def filled(folder: Path) -> list[Path]:
-    """The files in `folder` that are not empty; TempFiles keeps empty ones for reuse."""
-    return [path for path in folder.iterdir() if path.stat().st_size]
 
 
 class Download:

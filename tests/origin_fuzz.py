@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from imageload.errors import ImageError, image_error_codes
-from tests.downloads import Download, filled
+from tests.downloads import Download
+from tests.folders import filled
 from tests.origin import IMAGES, Origin, raw, running_origin
 
 PNG = (IMAGES / "png-rgb.png").read_bytes()

@@ -5,26 +5,41 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 
 class Relay:
-    """Listens on `url` and forwards to `target`. `answered` counts the bytes of responses."""
+    """Listens on `url` and forwards to `target`. `answered` counts the bytes of responses.
+
+    `watch` is called with each chunk of bytes before it is forwarded, and True if it is of a
+    response; an OSError that it raises breaks the connection.
+    """
 
     def __init__(self, target: str) -> None:
         parts = urlsplit(target)
         self._target = (str(parts.hostname), int(parts.port or 80))
         self._port = 0
         self.answered = 0
+        self.watch: Callable[[bytes, bool], object] | None = None
         self.bring_back()
-        self.url = f"http://127.0.0.1:{self._port}"
+        self.url = f"http://{self.address}"
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return self._port
+
+    @property
+    def address(self) -> str:
+        """The IP address and the port that it listens on."""
+        return f"{self._host}:{self._port}"
 
     def bring_back(self) -> None:
         """Listen, on the port as before."""
         self._open: set[socket.socket] = set()
-        self._listening = socket.create_server(("127.0.0.1", self._port))
-        self._port = self._listening.getsockname()[1]
+        self._listening = self._listen(self._port)
+        self._host, self._port = self._listening.getsockname()
         threading.Thread(target=self._accept, args=(self._listening,), daemon=True).start()
 
     def take_away(self) -> None:
@@ -35,6 +50,19 @@ class Relay:
         for connection in list(self._open):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
+
+    def _listen(self, port: int) -> socket.socket:
+        return socket.create_server(("127.0.0.1", port))
+
+    def cut(self) -> None:
+        """Hold back every byte; connections stay open."""
+        self._passes = threading.Event()
+        self.watch = lambda *_: self._passes.wait()
+
+    def join(self) -> None:
+        """Bytes pass again, also those that were held back."""
+        self.watch = None
+        self._passes.set()
 
     def _accept(self, listening: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -53,8 +81,11 @@ class Relay:
     def _hand_on(self, giver: socket.socket, taker: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while chunk := giver.recv(65536):
-                if giver.getpeername() == self._target:
+                is_answer = giver.getpeername() == self._target
+                if is_answer:
                     self.answered += len(chunk)
+                if self.watch is not None:
+                    self.watch(chunk, is_answer)
                 taker.sendall(chunk)
         for side in (giver, taker):
             with contextlib.suppress(OSError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import queue
 import re
@@ -12,22 +13,25 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psycopg
 import requests
 
-from imageload.job import Downloaded, Job, Report, Uploaded
+from imageload.job import Change, Downloaded, Job, Report, Uploaded
 from imageload.sandbox_process import SandboxProcess
 from imageload.service import Service
 from imageload.settings import Settings, Tuning
+from imageload.store.postgres.connections import Connection
+from imageload.store.postgres.store import PostgresStore, open_postgres
 from imageload.web.app import App
 from imageload.web.server.connections import Server
 from main import ROUTES
 from sandbox.testing import RunningSandbox
-from tests.downloads import filled
+from tests.folders import filled
 from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parent.parent
@@ -36,11 +40,16 @@ T = TypeVar("T")
 
 
 class Client:
-    """An HTTP client of the service at `url`."""
+    """An HTTP client of the service at `url`; of several URLs each use gets the next one."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, *urls: str) -> None:
+        self._urls = itertools.cycle(urls)
         self.session = requests.Session()
+
+    @property
+    def url(self) -> str:
+        """Where the next request goes."""
+        return next(self._urls)
 
     def get(self, path: str, **keywords: Any) -> requests.Response:
         """GET `path`."""
@@ -82,8 +91,24 @@ class Client:
         self.session.close()
 
 
+class NoQueue:
+    """The queue of a store whose jobs no worker gets."""
+
+    def create(self, connection: Connection) -> None:
+        """It has no tables."""
+
+    def defer(self, connection: Connection, slices: Mapping[int, Sequence[int]]) -> None:
+        """Nobody works on them."""
+
+    def tidy(self, connection: Connection, dead_seconds: float) -> None:
+        """It has nothing."""
+
+
 class RunningService(Client):
-    """The service on an event loop in a thread of this process."""
+    """The service on an event loop in a thread of this process.
+
+    With `other`, another node on the same database, requests go to both in turn.
+    """
 
     def __init__(
         self,
@@ -91,8 +116,10 @@ class RunningService(Client):
         tuning: Tuning,
         temp_dir: Path,
         sandbox: SandboxProcess | None = None,
+        other: RunningService | None = None,
     ) -> None:
-        self.temp_dir = temp_dir
+        self.temp_dir, self.other = temp_dir, other
+        self._queueless: PostgresStore | None = None
         self._settings, self._tuning, self._sandbox = settings, tuning, sandbox
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
@@ -105,7 +132,7 @@ class RunningService(Client):
         url = ready.get(timeout=PATIENCE)
         if isinstance(url, BaseException):
             raise url
-        super().__init__(url)
+        super().__init__(url, *([other.url] if other is not None else []))
 
     def _run(self, ready: queue.SimpleQueue[str | BaseException]) -> None:
         async def serve() -> None:
@@ -129,27 +156,65 @@ class RunningService(Client):
     @property
     def temp_files(self) -> list[str]:
         """The names of the files in the temp directory that are not empty."""
-        return sorted(path.name for path in filled(self.temp_dir))
+        of_other = self.other.temp_files if self.other is not None else []
+        return sorted([*(path.name for path in filled(self.temp_dir)), *of_other])
 
     def on_loop(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run `work` on the event loop and return its result."""
         return asyncio.run_coroutine_threadsafe(work(), self._loop).result(PATIENCE)
 
+    def add(self, job: Job) -> Job:
+        """Add a job that nobody works on: the test applies its Changes, by `apply`."""
+        if not self._settings.is_node:
+            self.service.image_load.job_list_s[job.job_id] = job
+        else:
+            self._queueless = self._queueless or open_postgres(
+                self._settings.store, None, None, NoQueue()
+            )
+            self._queueless.accept([job])
+            with psycopg.connect(self._settings.store) as connection:
+                connection.execute(_TAKE_SLICES, (job.job_id,))
+        return job
+
+    def apply(self, job: Job, *changes: Change) -> None:
+        """Apply Changes to the job, and publish them."""
+        for change in changes:
+            job.apply(change)
+            if self._queueless is not None:
+                self._queueless.record(job, change)
+                if len(changes) <= _APART:  # else many of them are one transaction
+                    asyncio.run(self._queueless.durable())
+            else:
+                self.app.events(job, change)
+        if self._queueless is not None:
+            asyncio.run(self._queueless.durable())
+
     def add_landed(self, links: list[str]) -> None:
         """Add a job whose images are completed with these links."""
-        job = Job(f"http://a.example/{number}" for number in range(len(links)))
+        job = self.add(Job(f"http://a.example/{number}" for number in range(len(links))))
         for index, link in enumerate(links):
-            job.apply(Downloaded(index, Report("", 200, 9, "image/png", 1, 1, "")))
-            job.apply(Uploaded(index, link))
-        self.service.image_load.job_list_s[job.job_id] = job
+            self.apply(job, Downloaded(index, Report("", 200, 9, "image/png", 1, 1, "")))
+            self.apply(job, Uploaded(index, link))
 
     def stop(self) -> None:
         """Stop the service and its threads."""
         self.close()
+        if self._queueless is not None:
+            self._queueless.close()
         assert self.app.close(PATIENCE), "threads outlive the service"
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
+
+
+_DEAD_SECONDS = 3.0
+_APART = 20
+# Under the epoch of the job that `accept` has given a claim on.
+_TAKE_SLICES = b"""
+    UPDATE slice SET worker = 'a test', until = now() + interval '1 day' FROM job
+    WHERE slice.job = job.number AND job.id = %s"""
+nodes = 0
+"""How many nodes on a new database `running_service` starts if no store is named; 0: no node."""
 
 
 @contextlib.contextmanager
@@ -178,18 +243,28 @@ def running_service(temp_dir: Path, **options: Any) -> Iterator[RunningService]:
     tuned = {field.name for field in fields(Tuning)} & values.keys()
     tuning = Tuning(**{name: values.pop(name) for name in tuned})
     sandbox = values.pop("sandbox", None)
-    temp_dir.mkdir(exist_ok=True)
-    service = RunningService(Settings(**values), tuning, temp_dir, sandbox)
-    try:
+    with contextlib.ExitStack() as ends:
+        folders = [temp_dir]
+        if nodes and "store" not in values:
+            from tests.postgres import emptied_database  # `make cluster` has no pytest
+
+            values["store"] = ends.enter_context(emptied_database())
+            values.setdefault("dead_seconds", _DEAD_SECONDS)
+            folders += [temp_dir.with_name(f"{temp_dir.name}-{n}") for n in range(1, nodes)]
+        service = None
+        for folder in reversed(folders):
+            folder.mkdir(exist_ok=True)
+            service = RunningService(Settings(**values), tuning, folder, sandbox, service)
+            ends.callback(service.stop)
+        assert service is not None
         yield service
-    finally:
-        service.stop()
 
 
 class ServiceProcess(Client):
     """`python main.py` with `arguments`; `log` has its output up to now.
 
-    `command` and `folder`: another program, started in another folder.
+    `command` and `folder`: another program, started in another folder. `group`: the process group
+    to start it in.
     """
 
     def __init__(
@@ -198,6 +273,7 @@ class ServiceProcess(Client):
         environment: dict[str, str] | None = None,
         command: Sequence[str] = (sys.executable, "main.py"),
         folder: Path = ROOT,
+        group: int | None = None,
     ) -> None:
         self.log: list[str] = []
         self._listening: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -209,6 +285,7 @@ class ServiceProcess(Client):
             env={**plain, "IMAGELOAD_GRACE_SECONDS": str(10 * PATIENCE), **(environment or {})},
             stderr=subprocess.PIPE,
             text=True,
+            process_group=group,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

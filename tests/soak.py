@@ -8,6 +8,9 @@ python -m tests.soak --imgur=5000                     tests/test_imgur_fuzz.py, 
 python -m tests.soak --outages                        tests/test_outages.py, in true seconds
 python -m tests.soak --hostile                        tests/test_hostile.py, measured
 python -m tests.soak --origins=5000                   tests/test_hostile.py, random responses
+python -m tests.soak --cluster                        tests/test_cluster.py, with every fault
+python -m tests.soak --cluster-posts                  large POSTs, API processes killed meanwhile
+python -m tests.soak --cluster-day --seconds=600      200,000 images, nodes killed meanwhile
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-from tests import hostile, origin_fuzz, outages, request_fuzz
+from tests import cluster_day, cluster_posts, faults, hostile, origin_fuzz, outages, request_fuzz
 from tests.crashes import killed_again_and_again
 from tests.imgur_fuzz import wrong_ends
 from tests.service import running_service
@@ -35,6 +38,13 @@ def main() -> int:
     print(f"seed {options.seed}")
     if options.outages or options.hostile:
         return 0 if (outages if options.outages else hostile).measure() else 1
+    if options.cluster is not None:
+        return 0 if faults.measure(options.cluster, options.only, options.old) else 1
+    if options.cluster_posts:
+        return 0 if cluster_posts.measure(options.cluster_posts, options.seed) else 1
+    if options.cluster_day:
+        arguments = options.seconds, options.cluster_day, options.seed
+        return 0 if cluster_day.measure(*arguments) else 1
     if options.imgur:
         return _imgur(options)
     with tempfile.TemporaryDirectory() as folder:
@@ -114,10 +124,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, default=50, help="images of a job")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--verbs", action="store_true", help="send random requests")
-    parser.add_argument("--seconds", type=float, default=120, help="how long, with --verbs")
+    parser.add_argument(
+        "--seconds", type=float, default=120, help="how long, with --verbs or --cluster-day"
+    )
     parser.add_argument("--memory", action="store_true", help="with --verbs: without a journal")
     parser.add_argument("--outages", action="store_true", help="take origins away for 15 s")
     parser.add_argument("--hostile", action="store_true", help="fifty hostile responses at once")
+    parser.add_argument(
+        "--cluster", type=int, nargs="?", const=10, help="faults of a cluster, how often each"
+    )
+    parser.add_argument(
+        "--cluster-posts", type=int, nargs="?", const=20, help="how many large POSTs"
+    )
+    parser.add_argument(
+        "--cluster-day", type=int, nargs="?", const=cluster_day.IMAGES, help="how many images"
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], help="with --cluster: a fault, as in its table"
+    )
+    parser.add_argument("--old", type=Path, help="with --cluster: a checkout of another version")
     return parser
 
 

@@ -20,16 +20,31 @@ from pathlib import Path
 import pytest
 
 from sandbox.testing import RunningSandbox
-from tests.conftest import real_component
+from tests.components import real_component
 from tests.origin import Origin
+from tests.postgres import fresh_database
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DATABASE = "postgresql://imageload@db.example/imageload"
 JOB_ID = "4227cacf-2ee1-4b52-b231-110304c4e203"
 
 NOT_RUN = {
     "python3 -m venv .venv": "the tests have it done already",
     ".venv/bin/python -m pip install -r requirements.txt": "the same",
+    ".venv/bin/pip install -r requirements-cluster.txt": "the same",
+    "python3 -m venv .venv && .venv/bin/python -m pip install -r requirements-cluster.txt": (
+        "the same"
+    ),
+    'make test TESTS="tests/test_retry.py -k tries"': "these tests are run by it",
+    "make cluster": "runs until Ctrl-C, beside other terminals; test_cluster.py has its parts",
+    "sudo -u postgres createuser --pwprompt imageload": "needs a server that is set up; "
+    "fresh_database() has both",
+    "sudo -u postgres createdb --owner=imageload --encoding=UTF8 --template=template0 imageload": (
+        "the same"
+    ),
+    f".venv/bin/python main.py --role=worker --port=8890 --store={DATABASE}": "serves beside the "
+    "API; test_cluster.py runs both",
 }
 SERVERS = re.compile(
     r"^(?:\w+=\S+ )*(?:make run|\S*python3? (?:main\.py|-m (?:sandbox|http\.server)))"
@@ -139,7 +154,7 @@ def reader(tmp_path: Path, origin: Origin, sandbox: RunningSandbox) -> Reader:
     ):
         program.write_text(f"#!/bin/sh\nexec {shlex.quote(sys.executable)} {call}\n")
         program.chmod(0o755)
-    for stamp in (".made", ".run", ".dev"):  # in this order, as make compares them
+    for stamp in (".made", ".run", ".cluster", ".dev"):  # in this order, as make compares them
         (clone / ".venv" / stamp).touch()
     port = free_port()
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("IMGUR_", "IMAGELOAD_"))}
@@ -183,6 +198,8 @@ def test_every_command_of_a_document_works(document: Path, reader: Reader) -> No
         find = """python3 -c 'import json, sys; print(json.load(sys.stdin)["jobId"][0])'"""
         to_run = ["make run", f"JOB=$({first} | {find})", *to_run]
         to_run = [_with_job(line) for line in to_run]
+    if any(DATABASE in line for line in to_run):
+        reader.replaced[DATABASE] = fresh_database()
     printed = reader.follow(to_run)
     assert printed.count("\n+ ") == len(to_run)
 

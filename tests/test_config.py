@@ -62,6 +62,7 @@ NARROWER: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
         ("http://[::1]:80,", ("http://[::1]:80",)),
     ),
     "log_format": (("json", "json"), ("text", "text")),
+    "role": (("api", "api"), ("worker", "worker")),
 }
 
 # Options that other options require.
@@ -69,6 +70,7 @@ BESIDE = {
     "IMGUR_CLIENT_ID": "beside",
     "IMGUR_CLIENT_SECRET": "beside",
     "IMGUR_REFRESH_TOKEN": "beside",
+    "IMAGELOAD_STORE": "postgresql://127.0.0.1/beside",
 }
 
 

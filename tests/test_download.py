@@ -18,7 +18,8 @@ import pytest
 from imageload.fetch.download import Hop
 from imageload.fetch.guard import check_url
 from imageload.fetch.responses import retry_after
-from tests.downloads import Download, MakeDownload, filled
+from tests.downloads import Download, MakeDownload
+from tests.folders import filled
 from tests.origin import IMAGES, Origin, answer, raw, redirect, reset
 from tests.raising import raises_error
 from tests.waiting import PATIENCE

@@ -9,6 +9,7 @@ import gc
 import itertools
 import logging
 import random
+import re
 import resource
 import threading
 import time
@@ -20,6 +21,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from imageload.errors import Failure
 from imageload.job import (
@@ -29,6 +31,7 @@ from imageload.job import (
     Downloaded,
     Failed,
     Job,
+    Mirrored,
     Purged,
     PurgeFailed,
     Report,
@@ -74,15 +77,12 @@ def subscribe(service: RunningService, job_id: str, last_id: str | None = None) 
 
 def registered(service: RunningService, job: Job) -> Job:
     """`job` among the service's, without a thread: the test applies its Changes."""
-    service.service.image_load.job_list_s[job.job_id] = job
-    return job
+    return service.add(job)
 
 
 def apply(service: RunningService, job: Job, *changes: Change) -> None:
     """Apply Changes to the job and publish them."""
-    for change in changes:
-        job.apply(change)
-        service.app.events(job, change)
+    service.apply(job, *changes)
 
 
 def job_of(images: int, **keywords: Any) -> Job:
@@ -666,6 +666,33 @@ def test_a_stream_resumes_after_a_restart_without_loss() -> None:
         assert position == third.version
         fourth = restart(third)
         assert hub().of_job(fourth).is_end(end_id)
+
+    asyncio.run(hear())
+
+
+def test_changes_of_other_nodes_are_sent_in_the_order_of_the_database_once_it_is_settled() -> None:
+    """A Change that is read later may come before those that were read already."""
+
+    async def hear() -> None:
+        events, job = hub(), job_of(4)
+        topic = events.of_job(job)
+
+        async def mirror(places: dict[int, int], version: int, settled: int) -> list[bytes]:
+            ended = {
+                n: replace(job_of(4).image(n), state="failed", failure=FAILURE) for n in places
+            }
+            images = {n: replace(image, version=places[n]) for n, image in ended.items()}
+            change = Mirrored(images, True, False, None, None, version, settled)
+            position = topic.version
+            job.apply(change)
+            events(job, change)
+            await notified(events, topic)
+            sent = topic.next(position, is_notified=False)[0]
+            return re.findall(rb"id: (\S+)", sent)
+
+        assert await mirror({1: 70}, 2, settled=60) == []
+        assert await mirror({0: 65, 3: 90}, 5, settled=80) == [b"65", b"70"]
+        assert await mirror({2: 95}, 7, settled=99) == [b"90", b"95", b"95-end"]
 
     asyncio.run(hear())
 

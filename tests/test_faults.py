@@ -21,7 +21,8 @@ import pytest
 import trustme
 
 from imageload import errors
-from tests.downloads import Download, MakeDownload, filled
+from tests.downloads import Download, MakeDownload
+from tests.folders import filled
 from tests.origin import IMAGES, Origin, answer, raw, redirect, running_origin
 from tests.waiting import PATIENCE
 

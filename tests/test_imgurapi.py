@@ -94,6 +94,7 @@ def test_titles_are_sent_and_other_keys_are_not(imgur: ImgurAPI) -> None:
 def test_the_other_methods_of_imgurpython_work_on_the_same_road(
     imgur: ImgurAPI, sandbox: RunningSandbox
 ) -> None:
+    sandbox.settings(unlimited=False)
     credits_before = imgur.get_credits()
     assert credits_before["UserLimit"] == 500
     image = imgur.upload_from_path(str(PNG))
@@ -113,6 +114,7 @@ def test_connections_are_kept(imgur: ImgurAPI, sandbox: RunningSandbox) -> None:
 
 
 def test_the_budgets_of_each_answer_are_kept(imgur: ImgurAPI, sandbox: RunningSandbox) -> None:
+    sandbox.settings(unlimited=False)
     imgur.upload_from_path(str(PNG))
     assert imgur.credits["UserLimit"] == 500
     assert imgur.credits["UserRemaining"] == 490

@@ -32,8 +32,10 @@ from imageload.job import (
     Change,
     Downloaded,
     Failed,
+    Image,
     Item,
     Job,
+    Mirrored,
     NotSent,
     PurgeBegun,
     Purged,
@@ -42,6 +44,7 @@ from imageload.job import (
     Report,
     Requeued,
     ResponseLost,
+    Returned,
     Snapshot,
     Started,
     State,
@@ -57,7 +60,7 @@ FAILURE = DownloadError("not_image", "The first bytes are not those of an image.
 
 LEGAL: dict[State, tuple[type[Change], ...]] = {
     "queued": (Downloaded, Failed),
-    "downloaded": (Uploading, NotSent, ResponseLost, Uploaded, Failed),
+    "downloaded": (Uploading, NotSent, ResponseLost, Uploaded, Failed, Returned),
     "completed": (Purged, PurgeFailed),
     "failed": (Requeued,),
 }
@@ -69,6 +72,7 @@ LEADS_TO: dict[type[Change], State] = {
     Uploaded: "completed",
     Failed: "failed",
     Requeued: "queued",
+    Returned: "queued",
     Purged: "failed",
     PurgeFailed: "completed",
 }
@@ -147,6 +151,7 @@ CHANGES: list[Change] = [
     AlbumEnded(FAILURE),
     AlbumReopened(),
     CallbackEnded(7, FAILURE),
+    Mirrored({0: Image("https://origin.example/0.png")}, True, False, None, None, 9, 3),
     *(change(kind, 3) for kind in LEADS_TO),
 ]
 

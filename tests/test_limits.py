@@ -318,6 +318,7 @@ def test_a_block_says_if_it_concerns_the_client_id_or_the_address(
     reason: str,
     sentence: str,
 ) -> None:
+    sandbox.settings(unlimited=False)  # that limits are named tells the API from its edge
     with running_service(tmp_path / "temp", **wired(sandbox, blocked_wait_seconds=0.3)) as service:
         assert all_landed(service, [service.submit(urls(origin, 1, "first"))])
         asked = sandbox.stats()["requests"]["credits"]
@@ -383,7 +384,7 @@ def test_a_rejection_that_hits_every_image_for_too_long_fails_them_with_its_sent
 def test_images_that_imgur_really_rejects_delay_no_other_job_for_long(
     tmp_path: Path, origin: Origin
 ) -> None:
-    """In words that nobody knows. They end as soon as another image has landed."""
+    """In words that nobody knows. They end once others land, though most were not sent before."""
     numbers = itertools.count()
 
     def respond(request: Received) -> bytes:
@@ -392,18 +393,15 @@ def test_images_that_imgur_really_rejects_delay_no_other_job_for_long(
         return landed(imgur.url, f"a{next(numbers)}")
 
     with imgur_server(respond) as imgur:
-        options = {"imgur_base_url": imgur.url, "imgur_link_base": imgur.url}
+        options = {"imgur_base_url": imgur.url, "imgur_link_base": imgur.url, "uploads": 1}
         with running_service(tmp_path / "temp", **options) as service:
             bad = service.submit(distinct(origin, 100, "bad"), dedupe=False)
             wait_until(lambda: service.get("/readyz").json()["waiting_for"] == "unavailable")
-            for count in range(60):  # images not sent before may pass for an outage once more
-                good = service.submit(distinct(origin, 5, f"good{count}"), dedupe=False)
-                assert all_landed(service, [good])
-                if service.status(bad)["finished"]:
-                    break
+            good = service.submit(distinct(origin, 5, "good"), dedupe=False)
+            assert all_landed(service, [good])
             assert len(service.finish(bad)["uploaded"]["failed"]) == 100
             assert set(codes(service, bad)) == {"upload_rejected"}
-        assert imgur.uploads() < 250, "most were sent once or twice"
+        assert imgur.uploads() < 120, "few were sent twice"
 
 
 # Answers that are lost

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from imageload.errors import image_error_codes
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.origin import Origin
+from tests.postgres import fresh_database
 from tests.service import RunningService, running_service
 from tests.waiting import PATIENCE
 from tests.wire import Wire
@@ -234,9 +236,16 @@ def expressions(value: Any) -> list[str]:
     )
 
 
-def test_dashboard_alerts_and_documents_name_existing_metrics_only(service: RunningService) -> None:
-    service.finish(service.submit(["ftp://no.example/"]))
-    there = names_of(service)
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[RunningService]:
+    """A node of a cluster, which has the metrics of one machine, and more."""
+    with running_service(tmp_path / "node", store=fresh_database()) as running:
+        yield running
+
+
+def test_dashboard_alerts_and_documents_name_existing_metrics_only(node: RunningService) -> None:
+    node.finish(node.submit(["ftp://no.example/"]))
+    there = names_of(node)
     deploy = ROOT / "deploy"
     asked = " ".join(
         [
@@ -257,7 +266,7 @@ def test_alerts_name_existing_codes_and_reasons() -> None:
     assert codes <= image_error_codes()
 
 
-def test_every_metric_is_documented(service: RunningService) -> None:
+def test_every_metric_is_documented(node: RunningService) -> None:
     text = (ROOT / "docs" / "operating.md").read_text("utf-8")
-    families = set(re.findall(r"^# TYPE (imageload_\w+) ", Scrape(service).text, re.MULTILINE))
+    families = set(re.findall(r"^# TYPE (imageload_\w+) ", Scrape(node).text, re.MULTILINE))
     assert {name for name in families if f"`{name}`" not in text} == set()

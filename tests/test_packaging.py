@@ -9,47 +9,78 @@ import sys
 import sysconfig
 import tomllib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
 import requests
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.origin import IMAGES, Origin
+from tests.postgres import fresh_database
 from tests.service import ROOT, ServiceProcess
 from tests.waiting import PATIENCE
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-NAMED = {*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["cli"]}
+EXTRAS = PROJECT["optional-dependencies"]
+
+WITHOUT_CLUSTER = """
+import importlib.abc, sys
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("psycopg", "psycopg_pool", "procrastinate"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+from imageload.__main__ import main
+sys.exit(main())
+"""
+"""`imageload` where the extra `cluster` is not installed."""
 
 
 def name_of(requirement: str) -> str:
     """The package's normalized name."""
-    (name,) = re.findall(r"^[A-Za-z0-9_.-]+", requirement)
-    return re.sub(r"[-_.]+", "-", name).lower()
+    return canonicalize_name(Requirement(requirement).name)
 
 
-def pinned() -> set[str]:
-    """The lines of requirements.txt."""
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    return {line for line in lines if line and not line.startswith("#")}
+def pinned(file: str) -> set[str]:
+    """The requirements in a file, without those that it includes."""
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+    return {line for line in lines if line and not line.startswith(("#", "-r "))}
+
+
+def with_needs(requirements: Iterable[str]) -> set[str]:
+    """The names of these packages and of all that they need in turn on this machine."""
+    found: set[str] = set()
+    waiting = [Requirement(line) for line in requirements]
+    seen: set[tuple[str, str]] = set()
+    while waiting:
+        wanted = waiting.pop()
+        name = canonicalize_name(wanted.name)
+        found.add(name)
+        for extra in {"", *wanted.extras} - {extra for known, extra in seen if known == name}:
+            seen.add((name, extra))
+            for each in map(Requirement, requires(name) or []):
+                if each.marker is None or each.marker.evaluate({"extra": extra}):
+                    waiting.append(each)
+    return found
 
 
 def test_the_package_requires_the_pinned_versions_and_no_others() -> None:
-    assert pinned() >= NAMED
-    needed = [name_of(each) for line in NAMED for each in requires(name_of(line)) or []]
-    indirect = [name_of(each) for name in needed for each in requires_if_there(name)]
-    left_out = {name_of(line) for line in pinned() - NAMED}
-    assert left_out <= {*needed, *indirect}, "name it in pyproject.toml too"
+    named = {*PROJECT["dependencies"], *EXTRAS["cli"]}
+    assert pinned("requirements.txt") >= named, "as in pyproject.toml"
+    assert {name_of(line) for line in pinned("requirements.txt")} == with_needs(named)
 
 
-def requires_if_there(name: str) -> list[str]:
-    """The package's requirements; none for an extra that is not installed."""
-    try:
-        return requires(name) or []
-    except ModuleNotFoundError:
-        return []
+def test_the_extra_for_many_nodes_requires_the_pinned_versions_and_no_others() -> None:
+    named = set(EXTRAS["cluster"])
+    assert pinned("requirements-cluster.txt") >= named, "as in pyproject.toml"
+    of_all = {name_of(line) for line in pinned("requirements.txt")}
+    of_it = {name_of(line) for line in pinned("requirements-cluster.txt")}
+    assert of_it == with_needs(named) - of_all
 
 
 def run(*command: str | Path, folder: Path) -> str:
@@ -164,6 +195,50 @@ def test_an_installed_wheel_converts_and_works_without_a_server(
     ]
     service_options = ["--", "--allow-origin=127.0.0.1"]
     assert run(*upload, *service_options, folder=tmp_path).startswith("http://127.0.0.1:")
+
+
+def test_an_installed_wheel_without_the_extra_serves_and_says_what_postgresql_needs(
+    programs: Path, origin: Origin, tmp_path: Path
+) -> None:
+    command = (str(programs / "python"), "-c", WITHOUT_CLUSTER, "serve")
+    options = ("--port=0", "--sandbox-port=0", "--allow-origin=127.0.0.1")
+    service = ServiceProcess(
+        *options, f"--store={tmp_path / 'journal'}", command=command, folder=tmp_path
+    )
+    try:
+        job_id = service.submit([origin.image("png-rgb.png")])
+        assert len(service.finish(job_id)["uploaded"]["completed"]) == 1
+    finally:
+        service.stop()
+    refused = subprocess.run(
+        [*command, *options, "--store=postgresql://127.0.0.1/imageload"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert refused.returncode == 1
+    (line,) = [line for line in refused.stderr.splitlines() if "cannot start" in line]
+    assert "install the extra `cluster`" in line
+    assert "Traceback" not in refused.stderr
+
+
+def test_an_installed_wheel_with_the_extra_is_a_node(
+    programs: Path, origin: Origin, tmp_path: Path
+) -> None:
+    service = ServiceProcess(
+        "--port=0",
+        "--sandbox-port=0",
+        "--allow-origin=127.0.0.1",
+        f"--store={fresh_database()}",
+        command=(str(programs / "imageload"), "serve"),
+        folder=tmp_path,
+    )
+    try:
+        job_id = service.submit([origin.image("png-rgb.png")])
+        assert len(service.finish(job_id)["uploaded"]["completed"]) == 1
+    finally:
+        service.stop()
 
 
 def test_a_checkout_serves_by_the_same_command(origin: Origin, tmp_path: Path) -> None:

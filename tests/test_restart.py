@@ -103,7 +103,7 @@ def test_subscribers_of_a_stopped_job_get_a_shutdown_event(
     assert {event.data["state"] for event in told if event.name == "image"} == {"completed"}
     assert not any(event.data["finished"] for event in told if event.name == "progress")
     assert told[-1].name == "shutdown"
-    assert f"left for the next start job={job_id}" in "".join(first.log)
+    assert f"left open job={job_id}" in "".join(first.log)
     sandbox.clear_faults()
     assert len(start().finish(job_id)["uploaded"]["completed"]) == 60
 
@@ -174,6 +174,7 @@ def test_a_purge_in_mid_job_continues_after_a_stop_without_the_job(
 def test_budgets_are_restored_after_a_clean_stop_and_requested_after_a_kill(
     start: Start, origin: Origin, sandbox: RunningSandbox
 ) -> None:
+    sandbox.settings(unlimited=False)
     first = start()
     first.finish(first.submit(distinct(origin, 3)))
     known = first.get("/v1/quota").json()["budgets"]

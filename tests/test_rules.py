@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent
 CORE = {"job", "errors", "settings", "retry"}
 ROOMS = {"fetch", "convert", "targets", "store", "observers"}
 SHARED = {"transport", "job", "errors"}
+CLUSTER = {"store", "loader", "jobs", "targets", "transport", "job", "errors"}
 EXCEPTIONS = {
     "convert": {"fetch"},  # the sniffer and the temp files
     "targets": {"fetch"},  # the temp files' disk errors
@@ -18,6 +19,8 @@ LIBRARIES = {
     "pycurl": {"transport"},
     "PIL": {"convert"},
     "sqlite3": {"store"},
+    "psycopg": {"store", "cluster"},
+    "procrastinate": {"cluster"},
     "tornado": {"web", "main"},
     "prometheus_client": {"observers", "web"},
 }
@@ -51,8 +54,10 @@ def test_imports_keep_the_rules() -> None:
             assert inside <= {"errors"}, path
         elif room == "cli":
             assert inside <= {"settings", "lists", "escapes"}, path
+        elif room == "cluster":
+            assert inside <= CLUSTER, path
         if room not in ("main", "web"):
             assert not inside & {"main", "web"}, path
-        assert "imgurapi" not in inside or room == "service", path
+        assert not inside & {"imgurapi", "cluster"} or room == "service", path
         for library, rooms in LIBRARIES.items():
             assert library not in imported or room in rooms, path

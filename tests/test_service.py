@@ -20,7 +20,7 @@ import requests
 from imageload.job import Job
 from imageload.store import open_store
 from sandbox.testing import RunningSandbox
-from tests.conftest import real_component
+from tests.nginx import LISTEN, running_nginx
 from tests.origin import IMAGES, Origin, answer, raw, redirect, reset
 from tests.service import ROOT, RunningService, ServiceProcess, running_service
 from tests.waiting import PATIENCE, wait_until
@@ -31,40 +31,6 @@ GOOD = sorted(
     for path in IMAGES.glob(pattern)
     if path.name not in ("jpeg-progressive-cut-short.jpg", "jpeg-ultrahdr-gain-map.jpg")
 )
-
-
-@contextlib.contextmanager
-def running_nginx(folder: Path, root: Path) -> Iterator[str]:
-    """A real nginx that serves `root`; its URL."""
-    nginx = real_component("nginx")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    temp = "".join(
-        f"{kind}_temp_path {folder}/{kind};"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    config = folder / "nginx.conf"
-    config.write_text(
-        f"daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;"
-        f"events {{}} http {{ access_log off; {temp}"
-        f"server {{ listen 127.0.0.1:{port}; root {root}; }} }}"
-    )
-    process = subprocess.Popen([nginx, "-c", str(config), "-e", f"{folder}/error.log"])
-    try:
-        _wait_for_port(port, process)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(PATIENCE)
-
-
-def _wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        time.sleep(0.02)  # polls: nginx prints nothing when it listens
-    pytest.fail("nginx did not start")
 
 
 @pytest.fixture
@@ -85,7 +51,7 @@ def test_real_images_from_a_real_nginx_are_uploaded_byte_for_byte(
     process: ServiceProcess, tmp_path: Path
 ) -> None:
     names = [n for n in GOOD if n.partition("-")[0] in ("png", "jpeg", "gif", "tiff", "apng")]
-    with running_nginx(tmp_path, IMAGES) as origin:
+    with running_nginx(tmp_path, f"server {{ listen {LISTEN}; root {IMAGES}; }}") as origin:
         job_id = process.submit([f"{origin}/{name}" for name in names])
         status = process.finish(job_id)
         records = process.records(job_id)

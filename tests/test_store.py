@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
+from imageload.cluster.node import Node
+from imageload.errors import KeyUsed
 from imageload.job import Downloaded, Failed, Item, Job, Purged, Started, Uploaded, Uploading
 from imageload.store import Link, Posted, Store, open_store
 from tests.journals import FAILURE, SECRET, fail, finish, flush, job_of, link, record, report, url
+from tests.postgres import fresh_database
 
-PATHS = {"memory": lambda _: "", "sqlite": lambda folder: str(folder / "journal")}
 
-
-@pytest.fixture(params=PATHS)
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    path: Callable[[Path], str] = PATHS[request.param]
-    restored = open_store(path(tmp_path))
-    assert (restored.jobs, restored.was_closed) == ([], True)
-    yield restored.store
-    assert restored.store.close()
-    assert restored.store.close(), "closing twice does no harm"
+    if request.param == "postgresql":
+        store: Store = Node(fresh_database(), rules=None).store
+    else:
+        path = "" if request.param == "memory" else str(tmp_path / "journal")
+        restored = open_store(path)
+        assert (restored.jobs, restored.was_closed) == ([], True)
+        store = restored.store
+    yield store
+    assert store.close()
+    assert store.close(), "closing twice does no harm"
 
 
 def landed(store: Store, count: int) -> Job:
@@ -45,7 +51,7 @@ def test_an_accepted_job_can_be_loaded(store: Store) -> None:
     store.accept([job])
     found = store.load(job.job_id)
     assert found is not None
-    assert found.snapshot() == job.snapshot()
+    assert replace(found.snapshot(), settled=None) == job.snapshot()
     assert found.dedupe is False
     assert store.load("4227cacf-2ee1-4b52-b231-110304c4e203") is None
 
@@ -62,7 +68,9 @@ def test_a_finished_job_is_loaded_as_it_is(store: Store) -> None:
     assert found.version == job.version
     for shown, image in zip(found.snapshot().images, job.snapshot().images, strict=True):
         assert (shown.state, shown.link, shown.failure) == (image.state, image.link, image.failure)
-        assert (shown.version, shown.deletehash) == (image.version, image.deletehash)
+        assert shown.deletehash == image.deletehash
+    order = [shown.version for shown in found.snapshot().images]
+    assert order == sorted(order), "images are in the order of their last Changes"
 
 
 def test_jobs_are_numbered_in_the_order_in_which_they_were_accepted(store: Store) -> None:
@@ -168,10 +176,23 @@ def test_a_key_is_kept_until_all_its_jobs_are_gone(store: Store) -> None:
 def test_a_key_that_is_used_again_belongs_to_the_new_jobs(store: Store) -> None:
     old, new = job_of(1), job_of(1)
     store.accept([old], posted=Posted("ann", "key", b"1", (old.job_id,)))
+    store.retire([old.job_id])
     posted = Posted("ann", "key", b"2", (new.job_id,))
     store.accept([new], posted=posted)
-    store.retire([old.job_id])
+    store.delete([old.job_id])
     assert store.posted("ann", "key") == posted
+
+
+def test_a_key_that_is_kept_makes_no_second_job(store: Store) -> None:
+    first, second = job_of(1), job_of(1)
+    posted = Posted("ann", "key", b"1", (first.job_id,))
+    store.accept([first], posted=posted)
+    with pytest.raises(KeyUsed) as raised:
+        store.accept([second], posted=Posted("ann", "key", b"2", (second.job_id,)))
+    assert (raised.value.fingerprint, raised.value.job_ids) == (b"1", (first.job_id,))
+    assert store.load(second.job_id) is None
+    assert store.posted("ann", "key") == posted
+    store.accept([second], posted=Posted("bob", "key", b"2", (second.job_id,)))
 
 
 # Durability

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from imageload.fetch.tempfiles import TempBytes, TempFiles
-from tests.downloads import Download, filled
+from tests.downloads import Download
+from tests.folders import filled
 from tests.origin import Origin, answer
 
 MEGABYTE = 2**20

@@ -116,6 +116,27 @@ def test_a_backlog_larger_than_the_budget_is_uploaded_over_several_windows(
         assert refused <= windows * clients, "at most one in a window of a client id"
 
 
+def test_an_upload_that_may_not_be_sent_any_more_is_announced_again(
+    target: Target, sandbox: RunningSandbox
+) -> None:
+    imgur, said, allowed = target.imgur(), list[str](), iter([False, True])
+
+    async def announce() -> None:
+        said.append("announced")
+
+    def may_send() -> bool:
+        assert not sandbox.images(), "it is asked before"
+        return next(allowed)
+
+    def retract() -> None:
+        said.append("retracted")
+
+    sent = upload(announce=announce, retract=retract, may_send=may_send)
+    target.run(imgur.land("job", sent))
+    assert said == ["announced", "retracted", "announced"]
+    assert len(sandbox.images()) == 1
+
+
 def test_uploads_that_wait_are_counted_and_neither_announced_nor_sent(tmp_path: Path) -> None:
     with (
         running_sandbox(tmp_path / "sandbox", user_credits=35) as sandbox,
@@ -256,7 +277,10 @@ def test_wrong_credentials_are_checked_until_they_are_corrected(origin: Origin, 
         assert origin.requests["/3/credits"] == 1
 
 
-def test_nothing_is_sent_before_the_limits_are_read(target: Target) -> None:
+def test_nothing_is_sent_before_the_limits_are_read(
+    target: Target, sandbox: RunningSandbox
+) -> None:
+    sandbox.settings(unlimited=False)
     imgur = target.imgur()
 
     async def run() -> None:

@@ -123,7 +123,7 @@ class SlowStore(MemoryStore):
         super().__init__()
         self._waiting: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
-    async def durable(self) -> None:
+    async def durable(self, job: Job | None = None) -> None:  # noqa: ARG002
         loop = asyncio.get_running_loop()
         written = asyncio.Event()
         self._waiting.put(lambda: _threadsafe(loop, written.set))

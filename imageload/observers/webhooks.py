@@ -103,6 +103,15 @@ class Webhooks:
         task = asyncio.get_running_loop().create_task(self._notify(message))
         self._notifying[job.job_id] = task
 
+    async def tell(self, job: Job) -> None:
+        """Notify the callback of `job` if it is to be; return when that has ended.
+
+        For a job that ended elsewhere. At a stop, the callback stays open.
+        """
+        self.notify_if_ended(job)
+        while (task := self._notifying.get(job.job_id)) is not None:
+            await asyncio.wait([task])
+
     async def _notify(self, message: _Message) -> None:
         job = message.job
         try:

@@ -9,11 +9,11 @@ until all of it is on disk. The next `open_store` gives the same jobs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from imageload.job import Change, Job
+from imageload.job import Change, Job, Landed, Snapshot, State, Status
 
 Clock = Callable[[float], object]
 
@@ -38,6 +38,31 @@ class Posted(NamedTuple):
     job_ids: tuple[str, ...]
 
 
+class Elsewhere(NamedTuple):
+    """Another image of the same bytes: `landed`, or None while another node is at its upload."""
+
+    landed: Landed | None
+
+
+class Totals(NamedTuple):
+    """Jobs by status, and images that have not ended by state."""
+
+    jobs: dict[Status, int]
+    pending: dict[State, int]
+
+    @classmethod
+    def of(cls, jobs: Iterable[Snapshot]) -> Totals:
+        """The totals of these jobs."""
+        totals = cls(
+            {"pending": 0, "in-progress": 0, "complete": 0}, {"queued": 0, "downloaded": 0}
+        )
+        for job in jobs:
+            totals.jobs[job.status] += 1
+            for state in totals.pending:
+                totals.pending[state] += job.counts[state]
+        return totals
+
+
 class Store(Protocol):
     """Stores jobs. MemoryStore and SqliteStore pass the same tests.
 
@@ -53,7 +78,10 @@ class Store(Protocol):
         """Store new jobs and their Idempotency-Key, all or none; durable when it returns.
 
         No Change of the jobs may have been applied yet. Blocks for up to `seconds`, so never call
-        it on an event loop. Raises StoreUnavailable; then nothing was stored.
+        it on an event loop. Raises StoreUnavailable, and KeyUsed if the key is kept for an earlier
+        POST; then nothing was stored. Of several calls with one key, on any node, one succeeds.
+        PostgreSQL alone: if its response to the commit is lost, StoreUnavailable is raised though
+        the jobs exist; a client that repeats its POST with an Idempotency-Key gets their ids.
         """
 
     def posted(self, caller: str, key: str) -> Posted | None:
@@ -66,11 +94,27 @@ class Store(Protocol):
         not have are ignored.
         """
 
-    async def durable(self) -> None:
-        """Return once all that was recorded so far is on disk; at once if it is already."""
+    async def durable(self, job: Job | None = None) -> None:
+        """Return once all that was recorded so far is on disk; at once if it is already.
+
+        With `job`: and once the job is known to be this process's, see `is_ours`. If another node
+        has taken it over, the call waits to be cancelled.
+        """
+
+    def is_ours(self, job: Job) -> bool:
+        """True if no other process works on the job, as far as was heard a moment ago.
+
+        To be asked right before an upload is sent.
+        """
+
+    def elsewhere(self, job: Job, index: int) -> Elsewhere | None:
+        """What other nodes did with the bytes of an image, as its durable Uploading found it.
+
+        None: upload it. Always None for a job without dedupe, and in a store of one process.
+        """
 
     def retire(self, job_ids: Iterable[str]) -> None:
-        """Drop jobs from the next start's list of jobs; their links stay listed."""
+        """Drop jobs from the list of jobs; their links stay listed."""
 
     def delete(self, job_ids: Iterable[str]) -> None:
         """Delete the jobs, their links and their deletehashes."""
@@ -88,6 +132,13 @@ class Store(Protocol):
 
         They start after image `after[1]` of job `after[0]`. Reads the disk page by page; raises
         StoreUnavailable, and LookupError if the store does not have the job.
+        """
+
+    def links_to_leave(self, job_id: str, links: Set[str]) -> set[str]:
+        """Those of the links of a job that is being purged that must stay: other jobs have them.
+
+        Of the other jobs, those that are retired are asked for; in PostgreSQL all are. Reads the
+        disk; raises StoreUnavailable.
         """
 
     def get_setting(self, name: str) -> str | None:
@@ -116,7 +167,9 @@ class Restored(NamedTuple):
 
 
 def open_store(
-    path: str, clock: Clock | None = None, on_break: Callable[[], object] | None = None
+    path: str,
+    clock: Clock | None = None,
+    on_break: Callable[[], object] | None = None,
 ) -> Restored:
     """The SQLite store in the file `path`, made if it is missing; a MemoryStore if `path` is empty.
 

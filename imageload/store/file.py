@@ -12,18 +12,30 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import gc
+import itertools
 import logging
 import os
 import sqlite3
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from imageload.errors import StoreError, StoreUnavailable
-from imageload.store.rows import MIGRATIONS, record_of_version_3
+from imageload.job import Image
+from imageload.store.rows import (
+    MIGRATIONS,
+    Place,
+    Row,
+    image_row,
+    image_statements,
+    record_of_version_3,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +45,58 @@ UNREADABLE = (sqlite3.DatabaseError, msgspec.MsgspecError, LookupError, ValueErr
 _APPLICATION_ID = 0x696D6C64
 _BUSY_SECONDS = 1.0
 _WAL_LIMIT = 16 * 2**20
+_CHECK_SECONDS = 0.05  # between two checks that the file is in place, if no new jobs arrive
 _NOT_READABLE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+Statement = tuple[str, Row]
+
+
+@dataclass(slots=True)
+class Batch:
+    """The rows that one transaction writes, in this order. A later row replaces an earlier one."""
+
+    new: list[Statement] = field(default_factory=list)
+    images: dict[Place, Row] = field(default_factory=dict)
+    edits: dict[object, Statement] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.new) + len(self.images) + len(self.edits)
+
+    def put(self, place: Place, image: Image) -> None:
+        """Write the image as it is now."""
+        self.images[place] = image_row(place, image)
+
+    def drop_new(self) -> None:
+        """Leave the new jobs out."""
+        self.new.clear()
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Write all of it in one transaction, which is durable when this returns."""
+        images = list(image_statements([*self.images.values()]))
+        if len(images) == 1 and len(self) == len(self.images):
+            # A transaction by itself. `executemany` gives up the interpreter's lock twice for a
+            # statement, `execute` three times.
+            statement, values = images[0]
+            connection.executemany(statement, [values])
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            execute(connection, self.new)
+            for statement, values in images:
+                connection.executemany(statement, [values])
+            execute(connection, self.edits.values())
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.rollback()
+            raise
+
+
+def execute(connection: sqlite3.Connection, statements: Iterable[Statement]) -> None:
+    """Execute statements, with one call for those in a row that have the same text."""
+    for text, some in itertools.groupby(statements, itemgetter(0)):
+        connection.executemany(text, [row for _, row in some])
 
 
 class JournalFile:
@@ -42,7 +105,11 @@ class JournalFile:
     Raises StoreError.
     """
 
+    name = "journal"
+    errors: tuple[type[Exception], ...] = (sqlite3.Error,)
+
     def __init__(self, path: Path) -> None:
+        self._checked_at = 0.0
         self.path = _real(path)
         with self.errors_explained():
             self._lock = _held(self.path)
@@ -79,6 +146,22 @@ class JournalFile:
         finally:
             if was_enabled:
                 gc.enable()
+
+    def new_batch(self) -> Batch:
+        """An empty batch."""
+        return Batch()
+
+    def write(self, batch: Batch) -> None:
+        """Write `batch`; raises OSError if the file is not in its place any more."""
+        now = time.monotonic()
+        if batch.new or now > self._checked_at + _CHECK_SECONDS:
+            self._checked_at = 0.0
+            self.check_in_place()
+            self._checked_at = now
+        batch.write(self.connection)
+        self.written()
+        if batch.new:
+            self.check_in_place()
 
     def check_in_place(self) -> None:
         """Raise OSError if another program has moved or changed the files that are open.

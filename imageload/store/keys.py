@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 
+from imageload.errors import KeyUsed
 from imageload.store import Posted
 
 
@@ -23,6 +24,12 @@ class Keys:
         with self._lock:
             left = set(posted.job_ids if job_ids is None else job_ids)
             self._posts[posted[:2]] = posted, left
+
+    def check_free(self, posted: Posted | None) -> None:
+        """Raise KeyUsed if the key of `posted` is kept for an earlier POST."""
+        found = self.get(*posted[:2]) if posted is not None else None
+        if found is not None:
+            raise KeyUsed(found.fingerprint, found.job_ids)
 
     def get(self, caller: str, key: str) -> Posted | None:
         """The POST with this key."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 
 from imageload.job import Change, Job
-from imageload.store import Link, Posted
+from imageload.store import Elsewhere, Link, Posted
 from imageload.store.keys import Keys
 
 
@@ -28,6 +28,7 @@ class MemoryStore:
         posted: Posted | None = None,
         seconds: float = 5.0,  # noqa: ARG002
     ) -> None:
+        self._keys.check_free(posted)
         with self._lock:
             self._jobs.update((job.job_id, job) for job in jobs)
         if posted is not None:
@@ -39,8 +40,14 @@ class MemoryStore:
     def record(self, job: Job, change: Change) -> None:
         pass
 
-    async def durable(self) -> None:
+    async def durable(self, job: Job | None = None) -> None:
         pass
+
+    def is_ours(self, job: Job) -> bool:  # noqa: ARG002
+        return True
+
+    def elsewhere(self, job: Job, index: int) -> Elsewhere | None:  # noqa: ARG002
+        return None
 
     def retire(self, job_ids: Iterable[str]) -> None:
         """Forget the jobs: their links would fill the memory in time."""
@@ -70,6 +77,9 @@ class MemoryStore:
                 if image.link is not None:
                     yield Link(job.job_id, n, image.link)
             start = 0
+
+    def links_to_leave(self, job_id: str, links: Set[str]) -> set[str]:  # noqa: ARG002
+        return set()
 
     def get_setting(self, name: str) -> str | None:
         return self._settings.get(name)

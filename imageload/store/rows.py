@@ -20,7 +20,7 @@ from operator import itemgetter
 from typing import Any
 
 import msgspec
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 
 from imageload.errors import Failure
 from imageload.job import Album, Callback, Image, Item, Job, Report, Snapshot, State
@@ -155,11 +155,13 @@ class _Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
     maybe_duplicate: bool
     report: tuple[int, int, str, int | None, int | None, str, str | None] | None
     failure: tuple[str, str, bool, int | None] | None
+    temp_fn: str = ""
 
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Record).decode
-_items = msgspec.json.Decoder(list[str | Item])
+decode_items = msgspec.json.Decoder(list[str | Item]).decode
+"""The items that `encode_items` encoded."""
 _album = msgspec.json.Decoder(Album)
 _callback = msgspec.json.Decoder(Callback)
 
@@ -193,15 +195,21 @@ def image_statements(rows: Sequence[Row]) -> Iterator[tuple[str, list[Value]]]:
 def job_rows(number: int, job: Job) -> tuple[Row, Row]:
     """The rows of a new job: for ADD_JOB, and for ADD_ITEMS."""
     snapshot = job.snapshot()
-    items = [
-        image.url
-        if image.title is None and image.description is None
-        else Item(image.url, image.title, image.description)
-        for image in snapshot.images
-    ]
     created = int(snapshot.created.timestamp())
     head = (number, job.job_id, created, job.dedupe, *_head(snapshot))
-    return head, (number, msgspec.json.encode(items).decode())
+    return head, (number, encode_items(snapshot.images).decode())
+
+
+def encode_items(images: Iterable[Image]) -> bytes:
+    """The URLs and texts of images, as JSON."""
+    return msgspec.json.encode(
+        [
+            image.url
+            if image.title is None and image.description is None
+            else Item(image.url, image.title, image.description)
+            for image in images
+        ]
+    )
 
 
 def head_row(number: int, job: Job) -> Row:
@@ -210,18 +218,25 @@ def head_row(number: int, job: Job) -> Row:
 
 
 def _head(job: Snapshot) -> Row:
-    return job.started, job.version, _text(job.album), job.purging, _text(job.callback)
+    return job.started, job.version, text_of(job.album), job.purging, text_of(job.callback)
 
 
-def _text(value: Album | Callback | None) -> str | None:
+def text_of(value: Album | Callback | None) -> str | None:
+    """The column of an album or a callback."""
     return None if value is None else msgspec.json.encode(value).decode()
 
 
 def image_row(place: Place, image: Image) -> Row:
     """The row of an image. Raises UnicodeEncodeError or OverflowError if it cannot be stored."""
-    report, failure = image.report, image.failure
     if image.state not in ENDED:
-        report = None  # of no use after a restart, which downloads the image again
+        image = replace(image, report=None)  # a restart downloads the image again
+    (image.link or "").encode()
+    return *place, image.version, image.link, encode_image(image)
+
+
+def encode_image(image: Image) -> bytes:
+    """The column `record` of an image."""
+    report, failure = image.report, image.failure
     record = (
         image.state,
         image.attempts,
@@ -231,9 +246,9 @@ def image_row(place: Place, image: Image) -> Row:
         image.maybe_duplicate,
         report and astuple(report)[1:],
         failure and astuple(failure),
+        report.temp_fn if report is not None and image.state not in ENDED else "",
     )
-    (image.link or "").encode()
-    return *place, image.version, image.link, _encode(record)
+    return _encode(record)
 
 
 def record_of_version_3(
@@ -261,20 +276,30 @@ def read_jobs(heads: Iterable[Any], images: Iterable[Any]) -> Iterator[tuple[Job
             group = next(groups, None)
         newest = max(version, *(row[2] for row in known.values()), 0)
         job = Job.restored(
-            [_image(item, known.get(n), newest) for n, item in enumerate(_items.decode(items))],
+            [read_image(item, known.get(n), newest) for n, item in enumerate(decode_items(items))],
             job_id,
             created=datetime.fromtimestamp(created, UTC),
             dedupe=bool(dedupe),
             started=bool(started),
-            album=None if album is None else _album.decode(album),
+            album=read_album(album),
             purging=bool(purging),
-            callback=None if callback is None else _callback.decode(callback),
+            callback=read_callback(callback),
             version=newest,
         )
         yield job, number
 
 
-def _image(item: str | Item, row: Any, newest: int) -> Image:
+def read_album(text: str | None) -> Album | None:
+    """The album in a column."""
+    return None if text is None else _album.decode(text)
+
+
+def read_callback(text: str | None) -> Callback | None:
+    """The callback in a column."""
+    return None if text is None else _callback.decode(text)
+
+
+def read_image(item: str | Item, row: Any, newest: int) -> Image:
     """An image, of its `row` or None. Without a row it may have been downloaded until now."""
     url, title, description = (item, None, None) if isinstance(item, str) else item
     if row is None:
@@ -284,7 +309,7 @@ def _image(item: str | Item, row: Any, newest: int) -> Image:
     return Image(
         url,
         record.state,
-        None if record.report is None else Report("", *record.report),
+        None if record.report is None else Report(record.temp_fn, *record.report),
         link,
         record.deletehash,
         None if record.failure is None else Failure(*record.failure),

@@ -12,15 +12,15 @@ import itertools
 import logging
 import sqlite3
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 from imageload.errors import ImageError
 from imageload.job import AlbumEnded, Change, Downloaded, Failed, Job, PurgeEnded, Requeued
-from imageload.store import Clock, Link, Posted, Restored, rows
-from imageload.store.file import JournalFile
+from imageload.store import Clock, Elsewhere, Link, Posted, Restored, rows
+from imageload.store.file import Batch, JournalFile, Statement
 from imageload.store.keys import Keys
-from imageload.store.writer import Statement, Writer
+from imageload.store.writer import Writer
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ def open_sqlite(
             was_closed = _begin_run(file.connection)
             numbers = dict(_read(file.connection, "NOT retired"))
             stuck = None if was_closed else _count_crash(file.connection, numbers)
+        file.written()
         store = SqliteStore(file, numbers, Writer(file, clock, on_break))
     except BaseException:
         file.close()
@@ -119,7 +120,9 @@ class SqliteStore:
 
     is_durable = True
 
-    def __init__(self, file: JournalFile, numbers: Mapping[Job, int], writer: Writer) -> None:
+    def __init__(
+        self, file: JournalFile, numbers: Mapping[Job, int], writer: Writer[Batch]
+    ) -> None:
         self._file = file
         self._writer = writer
         self._numbers = weakref.WeakKeyDictionary(numbers)
@@ -138,13 +141,14 @@ class SqliteStore:
     def accept(
         self, jobs: Sequence[Job], *, posted: Posted | None = None, seconds: float = 5.0
     ) -> None:
+        self._keys.check_free(posted)
         numbers = {job: next(self._new_numbers) for job in jobs}
         pairs = [rows.job_rows(number, job) for job, number in numbers.items()]
         new: list[Statement] = [(rows.ADD_JOB, head) for head, _ in pairs]
         new += [(rows.ADD_ITEMS, items) for _, items in pairs]
         if posted is not None:
             new.append((rows.ADD_POSTED, (*posted[:3], " ".join(posted.job_ids))))
-        durable = self._writer.add(new)
+        durable = self._writer.add(lambda batch: batch.new.extend(new))
         try:
             durable.result(seconds)
         except TimeoutError:
@@ -169,13 +173,20 @@ class SqliteStore:
         if index is None or type(change) is Requeued:
             self._record_head(number, job)  # first, as a process may die in between
         if index is not None:
-            self._writer.put((number, index), job.image(index))
+            place, image = (number, index), job.image(index)
+            self._writer.put(lambda batch: batch.put(place, image))
 
     def _record_head(self, number: int, job: Job) -> None:
-        self._writer.edit({number: (rows.SET_HEAD, rows.head_row(number, job))})
+        self._put({number: (rows.SET_HEAD, rows.head_row(number, job))})
 
-    async def durable(self) -> None:
+    async def durable(self, job: Job | None = None) -> None:  # noqa: ARG002
         await self._writer.durable()
+
+    def is_ours(self, job: Job) -> bool:  # noqa: ARG002
+        return True
+
+    def elsewhere(self, job: Job, index: int) -> Elsewhere | None:  # noqa: ARG002
+        return None
 
     def retire(self, job_ids: Iterable[str]) -> None:
         gone = list(job_ids)
@@ -191,7 +202,11 @@ class SqliteStore:
         self._edit(jobs + _deleted_keys(keys))
 
     def _edit(self, statements: Iterable[Statement]) -> None:
-        self._writer.edit({each: each for each in statements})
+        self._put({each: each for each in statements})
+
+    def _put(self, edits: Mapping[object, Statement]) -> None:
+        """Execute statements in one transaction; one replaces another with the same key."""
+        self._writer.put(lambda batch: batch.edits.update(edits))
 
     def load(self, job_id: str) -> Job | None:
         with self._file.reader() as connection:
@@ -218,16 +233,20 @@ class SqliteStore:
             yield from (Link(*link) for _, *link in page)
             place = page[-1][0], page[-1][2]
 
+    def links_to_leave(self, job_id: str, links: Set[str]) -> set[str]:  # noqa: ARG002
+        # No more are kept: a journal may have those of years.
+        return {each.link for each in self.links(retired_only=True) if each.link in links}
+
     def get_setting(self, name: str) -> str | None:
         return self._settings.get(name)
 
     def set_setting(self, name: str, value: str | None) -> None:
         if value is None:
             self._settings.pop(name, None)
-            self._writer.edit({name: (rows.DELETE_SETTING, (name,))})
+            self._put({name: (rows.DELETE_SETTING, (name,))})
         else:
             self._settings[name] = value
-            self._writer.edit({name: (rows.SET_SETTING, (name, value))})
+            self._put({name: (rows.SET_SETTING, (name, value))})
 
     @property
     def trouble(self) -> str | None:

@@ -1,9 +1,9 @@
-"""The journal's thread: everything that has arrived is one transaction, one fsync for all waiters.
+"""A store's thread: everything that has arrived is one transaction, one fsync for all waiters.
 
-    put(image), edit(rows) ──┐                        ┌─► `durable`'s futures
-    add(new jobs) ───────────┴─► Batch ─► SQLite ─────┴─► the Futures of new jobs
-                                   ▲         │ disk full or broken
-                                   └─────────┘ kept and tried again; new jobs are refused
+    put(entry) ──────┐                          ┌─► `durable`'s futures
+    add(new jobs) ───┴─► batch ─► database ─────┴─► the Futures of new jobs
+                           ▲         │ disk full, broken or away
+                           └─────────┘ kept and tried again; new jobs are refused
 
 It writes at once if somebody waits, but not sooner than 7 ms after the last transaction; otherwise
 within 50 ms. It knows no Jobs, and never logs what it writes.
@@ -13,22 +13,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
-import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from operator import itemgetter
+from typing import Generic, Protocol, TypeVar
 
 from imageload.errors import StoreUnavailable
-from imageload.job import Image
 from imageload.store import Clock
-from imageload.store.file import JournalFile
-from imageload.store.rows import Place, Row, image_row, image_statements
 
 _log = logging.getLogger(__name__)
 
@@ -36,98 +30,76 @@ _LAZY_SECONDS = 0.05
 # A transaction costs 200 µs of CPU and delays the other threads, so there is a pause after each. A
 # pause of 15 ms cost 6 % of the images/s, as uploads wait for transactions.
 _PACE_SECONDS = 0.007
-_CHECK_SECONDS = 0.05  # between two checks of the file, if no new jobs arrive
 _RETRY_SECONDS = 0.25
 
-Statement = tuple[str, Row]
-_Entry = tuple[Place, Image] | Callable[[], object]
-"""An image to be written, or something else that the thread does with its batch."""
+B = TypeVar("B", bound="Batch")
 
 
-@dataclass(slots=True)
-class Batch:
-    """The rows that one transaction writes, in this order. A later row replaces an earlier one."""
-
-    new: list[Statement] = field(default_factory=list)
-    images: dict[Place, Row] = field(default_factory=dict)
-    edits: dict[object, Statement] = field(default_factory=dict)
+class Batch(Protocol):
+    """What one transaction writes."""
 
     def __len__(self) -> int:
-        """The number of rows."""
-        return len(self.new) + len(self.images) + len(self.edits)
+        """How much that is."""
 
-    def write(self, connection: sqlite3.Connection) -> None:
-        """Write all of it in one transaction, which is durable when this returns."""
-        images = list(image_statements([*self.images.values()]))
-        if len(images) == 1 and len(self) == len(self.images):
-            # A transaction by itself. `executemany` gives up the interpreter's lock twice for a
-            # statement, `execute` three times.
-            statement, values = images[0]
-            connection.executemany(statement, [values])
-            return
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            execute(connection, self.new)
-            for statement, values in images:
-                connection.executemany(statement, [values])
-            execute(connection, self.edits.values())
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.rollback()
-            raise
+    def drop_new(self) -> None:
+        """Leave the new jobs out."""
 
 
-def execute(connection: sqlite3.Connection, statements: Iterable[Statement]) -> None:
-    """Execute statements, with one call for those in a row that have the same text."""
-    for text, some in itertools.groupby(statements, itemgetter(0)):
-        connection.executemany(text, [row for _, row in some])
+class Database(Protocol[B]):
+    """Where a Writer writes; its thread alone calls these methods."""
+
+    name: str
+    """For messages."""
+    errors: tuple[type[Exception], ...]
+    """What `write` raises without a bug of ours."""
+
+    def new_batch(self) -> B:
+        """An empty batch."""
+
+    def write(self, batch: B) -> None:
+        """Write `batch` in one transaction, which is durable when this returns."""
 
 
-class Writer:
-    """Writes to `file`, whose connection it alone uses once something arrives.
+class Writer(Generic[B]):
+    """Writes to `database`, whose methods its thread alone calls once something arrives.
 
     Any thread may call it. On its thread, `clock` is called with the seconds that each transaction
     took, and `on_break` if a bug ends the thread.
     """
 
     def __init__(
-        self, file: JournalFile, clock: Clock | None, on_break: Callable[[], object] | None
+        self, database: Database[B], clock: Clock | None, on_break: Callable[[], object] | None
     ) -> None:
-        self._file = file
-        file.written()
+        self._database = database
         self._clock = clock
         self._on_break = on_break
-        self._inbox: deque[_Entry] = deque()
+        self._inbox: deque[Callable[[B], object]] = deque()
         self._arrived, self._hurry = threading.Event(), threading.Event()
         self._closing = threading.Event()
         self._deadline = 0.0
         self._trouble: str | None = None
         self._has_unwritten = False
         # Only the thread uses these:
-        self._batch = Batch()
+        self._batch = database.new_batch()
         self._new_jobs: list[Future[None]] = []
         self._futures: list[asyncio.Future[None]] = []
-        self._written_at = self._checked_at = 0.0
-        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._written_at = 0.0
+        self._thread = threading.Thread(target=self._run, name=database.name, daemon=True)
         self._thread.start()
 
-    def put(self, place: Place, image: Image) -> None:
-        """Write the image as it is now."""
-        self._append((place, image))
+    def put(self, entry: Callable[[B], object]) -> None:
+        """Call `entry` with the batch that is written next."""
+        self._append(entry)
 
-    def edit(self, edits: Mapping[object, Statement]) -> None:
-        """Execute statements in one transaction; one replaces another with the same key."""
-        self._append(lambda: self._batch.edits.update(edits))
-
-    def add(self, statements: Collection[Statement]) -> Future[None]:
+    def add(self, entry: Callable[[B], object]) -> Future[None]:
         """Write new jobs; the Future fails with StoreUnavailable if that is impossible.
 
         If it is cancelled in time, they are not written. Raises StoreUnavailable.
         """
 
-        def take() -> None:
+        def take(batch: B) -> None:
             if durable.set_running_or_notify_cancel():
-                self._batch.new.extend(statements)
+                entry(batch)
                 self._new_jobs.append(durable)
 
         if self._trouble is not None or self._closing.is_set():
@@ -141,7 +113,7 @@ class Writer:
         # The inbox first: the thread sets the flag before it empties it.
         if self._inbox or self._has_unwritten:
             future = asyncio.get_running_loop().create_future()
-            self._append(lambda: self._futures.append(future), hurry=True)
+            self._append(lambda _: self._futures.append(future), hurry=True)
             await future
 
     @property
@@ -152,8 +124,9 @@ class Writer:
     def refusal(self) -> StoreUnavailable:
         """The error for new jobs that are not taken."""
         reason = "it is closed" if self._closing.is_set() else self._trouble or "it takes too long"
+        name = self._database.name
         return StoreUnavailable(
-            f"The journal cannot be written now: {reason}. Send this again in a while."
+            f"The {name} cannot be written now: {reason}. Send this again in a while."
         )
 
     def close(self, seconds: float) -> int | None:
@@ -168,7 +141,7 @@ class Writer:
         self._thread.join(seconds + 1.0)
         return None if self._thread.is_alive() else len(self._batch)
 
-    def _append(self, entry: _Entry, *, hurry: bool = False) -> None:
+    def _append(self, entry: Callable[[B], object], *, hurry: bool = False) -> None:
         self._inbox.append(entry)
         # Mostly they are set already, and setting an Event takes a lock.
         if hurry and not self._hurry.is_set():
@@ -180,7 +153,7 @@ class Writer:
         try:
             self._work()
         except Exception:
-            _log.exception("a bug ended the journal's thread")
+            _log.exception("a bug ended the thread of the %s", self._database.name)
             self._trouble = "a bug ended its thread"
             self._refuse_new_jobs()
             if self._on_break is not None:
@@ -216,30 +189,20 @@ class Writer:
         while self._inbox:
             entry = self._inbox.popleft()
             try:
-                if isinstance(entry, tuple):
-                    self._batch.images[entry[0]] = image_row(*entry)
-                else:
-                    entry()
+                entry(self._batch)
             except Exception:
-                _log.exception("a bug: the journal cannot store a value")
+                _log.exception("a bug: the %s cannot store a value", self._database.name)
 
     def _write(self) -> bool:
         """Write the batch, and wake the waiters; False if that did not work."""
         if self._batch:
             begun = time.monotonic()
             try:
-                is_due = begun > self._checked_at + _CHECK_SECONDS
-                if is_due or self._batch.new or self._trouble:
-                    self._file.check_in_place()
-                    self._checked_at = begun
-                self._batch.write(self._file.connection)
-                self._file.written()
-                if self._batch.new:
-                    self._file.check_in_place()
+                self._database.write(self._batch)
             except Exception as error:
                 self._fail(error)
                 return False
-            self._batch = Batch()
+            self._batch = self._database.new_batch()
             self._written_at = time.monotonic()
             if self._clock is not None:
                 self._clock(self._written_at - begun)
@@ -248,11 +211,11 @@ class Writer:
 
     def _fail(self, error: Exception) -> None:
         """Keep the batch for the next try, without the new jobs, which are refused."""
-        self._batch.new.clear()
+        self._batch.drop_new()
         reason = str(error) or type(error).__name__
         if self._trouble is None:
-            is_bug = not isinstance(error, (sqlite3.Error, OSError, MemoryError))
-            _log.error("the journal cannot be written: %s", reason, exc_info=is_bug)
+            is_bug = not isinstance(error, (*self._database.errors, OSError, MemoryError))
+            _log.error("the %s cannot be written: %s", self._database.name, reason, exc_info=is_bug)
         self._trouble = reason
         self._refuse_new_jobs()
 
@@ -264,7 +227,7 @@ class Writer:
     def _succeed(self) -> None:
         if self._trouble is not None:
             self._trouble = None
-            _log.warning("the journal can be written again")
+            _log.warning("the %s can be written again", self._database.name)
         self._has_unwritten = False
         written, self._new_jobs = self._new_jobs, []
         for new in written:

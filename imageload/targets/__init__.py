@@ -16,6 +16,7 @@ class Upload:
     earlier upload of it was lost. `since` is when it first waited to be uploaded, on
     `time.monotonic`. `announce` is awaited when it is about to be sent, before it takes a slot;
     `retract` is called if it was not taken then, and waits until it is announced again.
+    `may_send` is asked right before it is sent: if it may not be, it is announced again.
     `on_send` is called with True when its sending begins, and with False when that ends.
     """
 
@@ -28,6 +29,7 @@ class Upload:
     was_lost: bool = False
     announce: Callable[[], Awaitable[object]] | None = None
     retract: Callable[[], object] = lambda: None
+    may_send: Callable[[], bool] = lambda: True
     on_send: Callable[[bool], object] = lambda _: None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -49,7 +50,7 @@ class App:
         self._most_connections = most_connections(settings)
         self.events = Events(
             most_streams(self._most_connections, self._tuning),
-            lambda summary: waiting_of(self.service.target, summary),
+            lambda summary: waiting_of(self.service.registry, summary),
         )
         self.service = Service(
             settings,
@@ -58,6 +59,7 @@ class App:
             observers=(self.events,),
             on_break=on_break,
             sandbox=sandbox,
+            watch=self.events,
         )
         for gate in self.service.target.gates.values():
             gate.watch(self.events.notify)
@@ -93,6 +95,7 @@ class App:
             max_body_size=2**62,
         )
         server.add_sockets(sockets)
+        self._following = asyncio.ensure_future(self.service.registry.run())
         host, port = sockets[0].getsockname()[:2]
         return server, f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 

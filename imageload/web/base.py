@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -17,10 +17,10 @@ import tornado.web
 
 from imageload.errors import Refused
 from imageload.job import Job, Snapshot
+from imageload.loader import Registry
 from imageload.schemas import WaitingJson, utc_text
 from imageload.service import Service
 from imageload.settings import Settings, Tuning
-from imageload.targets.imgur.uploader import Imgur
 from imageload.web.bodies import BodyHandler
 from imageload.web.events import Events
 from imageload.web.problems import unknown_job
@@ -47,7 +47,7 @@ class BaseHandler(BodyHandler):
         route: str = "other",
     ) -> None:
         """Called by Tornado with the arguments of the route, whose path is `route`."""
-        self.image_load, self.target = service.image_load, service.target
+        self.jobs, self.target = service.registry, service.target
         self.store, self.sandbox = service.store, service.sandbox
         self.scrape = scrape
         self.route = route
@@ -96,16 +96,12 @@ class BaseHandler(BodyHandler):
             self.set_header(name, value)
         self.finish()
 
-    def job(self, job_id: str) -> Job:
+    async def job(self, job_id: str) -> Job:
         """The job with this id; raises Refused (unknown-job) if there is none."""
-        job = self.image_load.job_list_s.get(job_id)
+        job = await self.jobs.find(job_id)
         if job is None:
             raise unknown_job()
         return job
-
-    async def act(self, action: Coroutine[Any, Any, T]) -> T:
-        """The result of an action of ImageLoad, which runs on the transfer loop."""
-        return await asyncio.wrap_future(self.image_load.submit(action))
 
     # Sending
 
@@ -186,13 +182,13 @@ class BaseHandler(BodyHandler):
         self.set_header("Link", f'<{self.request.path}?{query}>; rel="next"')
 
 
-def waiting_of(target: Imgur, job: Snapshot) -> WaitingJson:
+def waiting_of(jobs: Registry, job: Snapshot) -> WaitingJson:
     """The time until which the job waits for Imgur, and the reason."""
     closed = None
     if job.counts["downloaded"]:
-        closed = target.gate.closed
+        closed = jobs.closed("uploads")
     elif not (job.counts["queued"] or job.finished):
-        closed = target.gates["deletions" if job.purging else "albums"].closed
+        closed = jobs.closed("deletions" if job.purging else "albums")
     return {
         "waiting_until": moment_text(closed.until - time.monotonic()) if closed else None,
         "waiting_for": closed.reason if closed else None,

@@ -4,7 +4,8 @@
                               one wake in 125 ms at most       └──► AllJobsEvents     each an
                                                                                       asyncio.Event
 
-An event's id is the job's version, so a client resumes after it on any process that has the job.
+An event's id is the job's version, or on a node the Change's place in the order that the database
+gives to all Changes. So a client resumes after it on any process that has the job.
 A topic stores numbers only: an event is encoded when it is sent, from the image as it is then, and
 the same bytes go to all subscribers. This module knows no HTTP.
 """
@@ -30,12 +31,14 @@ from imageload.job import (
     Change,
     Failed,
     Job,
+    Mirrored,
     Purged,
     PurgeFailed,
     Requeued,
     Snapshot,
     Uploaded,
 )
+from imageload.loader import Summarized
 from imageload.schemas import (
     ImageEventJson,
     ProgressEventJson,
@@ -57,6 +60,7 @@ _BLOCK_EVENTS = 128
 _CACHED_BLOCKS = 8
 _SLACK = 1_024
 
+_ENDED = ("completed", "failed")
 _EVENT_ID = re.compile(r"(\d{1,18})(-end)?", re.ASCII)
 
 K = TypeVar("K")
@@ -145,7 +149,7 @@ class Topic(Generic[K]):
                 size += len(event)
             if size >= _BLOCK_BYTES or len(events) == _BLOCK_EVENTS:
                 return b"".join(events), version
-        return b"".join(events), self.version
+        return b"".join(events), max(position, self.version)
 
     def encode(self, key: K, version: int) -> bytes:
         """The event for the change of `key` at `version`; empty if there is nothing to send."""
@@ -160,25 +164,62 @@ class JobEvents(Topic[int]):
         self._job = weakref.ref(job)
         self._waiting = waiting
         self._end_version = 0
+        self._seen = 0
+        """The job's newest version that has arrived here."""
+        self._is_mirrored = False
+        self._unsettled: dict[int, int] = {}
+        """Changed images whose place in the order may get others before it."""
         self.statuses: dict[int, asyncio.Future[tuple[Snapshot, bytes]]] = {}
         """The statuses that are being encoded, by version; see `status.encoded_status`."""
 
     def load(self, snapshot: Snapshot) -> None:
         """Start with the images that have ended. Takes O(n log n): 50 ms for 100,000 images."""
-        self.version = self._end_version = snapshot.version
-        ended = ("completed", "failed")
+        self.version = self._end_version = self._seen = snapshot.version
         images = enumerate(snapshot.images)
-        self._replace({n: image.version for n, image in images if image.state in ended})
+        ended = {n: image.version for n, image in images if image.state in _ENDED}
+        if (settled := snapshot.settled) is not None:
+            self.version = settled
+            self._is_mirrored = True
+            # Images that are queued again are events for those who know of their failure.
+            again = (n for n, image in enumerate(snapshot.images) if image.state == "queued")
+            ended |= {n: place for n in again if (place := snapshot.images[n].version)}
+            self._unsettled = {n: place for n, place in ended.items() if place > settled}
+            ended = {n: place for n, place in ended.items() if place <= settled}
+            self._end_version = max(ended.values(), default=0)
+        self._replace(ended)
 
     def apply(self, change: Change, version: int) -> None:
         """Log `change`, which made the job's version `version`."""
+        if isinstance(change, Mirrored):
+            self._apply_mirrored(change)
+            return
         if version <= self.version:  # the snapshot was later
             return
-        self.version = version
+        self.version = self._seen = version
         if not isinstance(change, CallbackEnded):  # it reports an end, and is not another one
             self._end_version = version
         if isinstance(change, (Uploaded, Failed, Requeued, Purged, PurgeFailed)):
             self.add(change.index, version)
+
+    def _apply_mirrored(self, change: Mirrored) -> None:
+        self._seen = max(self._seen, change.version)
+        for index, image in change.images.items():
+            is_event = image.state in _ENDED or index in self._newest or index in self._unsettled
+            if is_event and image.version > self._newest.get(index, 0):
+                self._unsettled[index] = image.version
+        settled = [(at, n) for n, at in self._unsettled.items() if at <= change.settled]
+        for place, index in sorted(settled):
+            del self._unsettled[index]
+            self.add(index, place)
+            self._end_version = place
+        self.version = max(self.version, change.settled)
+
+    def position(self, event_id: str) -> int:
+        """As of any topic; but another node may be ahead, and this one will follow."""
+        found = _EVENT_ID.fullmatch(event_id)
+        if self._is_mirrored and found is not None:
+            return int(found[1])
+        return super().position(event_id)
 
     def is_end(self, event_id: str) -> bool:
         """True if this is the id of the `complete` event, and the job is still at that end."""
@@ -188,7 +229,7 @@ class JobEvents(Topic[int]):
         """`image` events, then `complete` if that is all, else `progress` if `is_notified`."""
         events, position = self.encode_block(position)
         summary = self._current_job().summary()
-        if position == self.version and self._is_complete(summary):
+        if position >= self.version and self._is_complete(summary):
             end = _event("complete", self._encoded_state(summary), self._end_id())
             return events + end, position, True
         if is_notified:
@@ -216,7 +257,7 @@ class JobEvents(Topic[int]):
 
     def _is_complete(self, summary: Snapshot) -> bool:
         """True if the job is finished and its last Change has arrived here."""
-        return summary.finished and summary.version <= self.version
+        return summary.finished and summary.version <= self._seen and not self._unsettled
 
     def _encoded_state(self, summary: Snapshot) -> bytes:
         state: ProgressEventJson = {
@@ -237,7 +278,7 @@ class AllJobsEvents(Topic[str]):
     restarts. A job that is no longer in `jobs` has no events.
     """
 
-    def __init__(self, jobs: Mapping[str, Job], waiting: Waiting) -> None:
+    def __init__(self, jobs: Mapping[str, Summarized], waiting: Waiting) -> None:
         super().__init__()
         self._jobs = jobs
         self._waiting = waiting
@@ -256,8 +297,9 @@ class AllJobsEvents(Topic[str]):
     def touch_unfinished(self) -> None:
         """All jobs that are not finished wait for something new."""
         for job in list(self._jobs.values()):  # a copy, for other threads remove jobs
-            if not job.summary().finished:
-                self.touch(job.job_id)
+            summary = job.summary()
+            if not summary.finished:
+                self.touch(summary.job_id)
 
     def flush(self) -> None:
         """Log the jobs that have changed, and notify."""
@@ -313,6 +355,10 @@ class Events:
             self._queue.append((job, change, job.version))
             self._request_wake()
 
+    def watched(self) -> list[Job]:
+        """The jobs that somebody has subscribed to."""
+        return [job for job, topic in list(self._jobs.items()) if topic.subscribers]
+
     def notify(self) -> None:
         """What jobs wait for has changed, without a Change."""
         if self._all is not None or self._jobs:
@@ -360,18 +406,23 @@ class Events:
             topic.load(job.snapshot())
         return topic
 
-    def of_all_jobs(self, jobs: Mapping[str, Job]) -> AllJobsEvents:
+    @property
+    def watches_all(self) -> bool:
+        """True if somebody has subscribed to the events of all jobs."""
+        return self._all is not None and bool(self._all.subscribers)
+
+    def of_all_jobs(self, jobs: Mapping[str, Summarized]) -> AllJobsEvents:
         """The events of all `jobs`, which are in the order of their creation."""
         if self._all is None:
             self._loop = asyncio.get_running_loop()
             self._all = AllJobsEvents(jobs, self._waiting)
         return self._all
 
-    def accepted(self, jobs: Iterable[Job]) -> None:
-        """These jobs are new."""
+    def touch(self, job_ids: Iterable[str]) -> None:
+        """These jobs are new, or have changed."""
         if self._all is not None:
-            for job in jobs:
-                self._all.touch(job.job_id)
+            for job_id in job_ids:
+                self._all.touch(job_id)
 
     @contextlib.contextmanager
     def subscribe(self, topic: Topic[Any], changed: asyncio.Event) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """Idempotency-Key: a POST that is sent again, because its response was lost, makes no second job.
 
 A key belongs to the first body that came with it, until the store forgets that POST's jobs. The
-store has the keys of accepted POSTs; those of POSTs in progress are here.
+store has the keys of accepted POSTs, of all nodes; those of POSTs in progress here are here.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from imageload.errors import Refused
+from imageload.errors import KeyUsed, Refused
 from imageload.loader import Sender
-from imageload.store import Store
+from imageload.store import Posted, Store
 
 _MAX_LENGTH = 255
 _KEY = re.compile(r"[!-~]+")
@@ -52,23 +52,39 @@ class IdempotencyKeys:
         Raises Refused (key-reused) if the key came with another body before.
         """
         key = sender.caller, sender.key
-        earlier = self._in_progress.get(key) or self._store.posted(*key)
+        earlier = self._in_progress.get(key)
         if earlier is not None:
-            if earlier.fingerprint != sender.fingerprint:
-                message = "This Idempotency-Key was used with another body. Use a new key."
-                raise Refused("key-reused", message)
-            if isinstance(earlier, _InProgress):
-                return await asyncio.shield(earlier.job_ids), True
-            return [*earlier.job_ids], True
+            _check_same(earlier.fingerprint, sender)
+            return await asyncio.shield(earlier.job_ids), True
         in_progress = self._in_progress[key] = _InProgress(sender.fingerprint)
         try:
-            job_ids = await accept()
+            job_ids, is_replay = await self._stored_or(accept, sender)
         except BaseException as error:
             in_progress.job_ids.set_exception(error)
             in_progress.job_ids.exception()  # mark it as retrieved: there may be no other request
             raise
         else:
             in_progress.job_ids.set_result(job_ids)
-            return job_ids, False
+            return job_ids, is_replay
         finally:
             del self._in_progress[key]
+
+    async def _stored_or(
+        self, accept: Callable[[], Awaitable[list[str]]], sender: Sender
+    ) -> tuple[list[str], bool]:
+        """The ids that the store has under the sender's key and True, or those of `accept`."""
+        # In a thread: a database may be asked.
+        posted = await asyncio.to_thread(self._store.posted, sender.caller, sender.key)
+        if posted is None:
+            try:
+                return await accept(), False
+            except KeyUsed as used:  # another node has stored it meanwhile
+                posted = Posted(*sender[:2], used.fingerprint, used.job_ids)
+        _check_same(posted.fingerprint, sender)
+        return [*posted.job_ids], True
+
+
+def _check_same(fingerprint: bytes, sender: Sender) -> None:
+    if fingerprint != sender.fingerprint:
+        message = "This Idempotency-Key was used with another body. Use a new key."
+        raise Refused("key-reused", message)

@@ -30,14 +30,14 @@ class JobImagesHandler(BaseHandler):
 
     async def get(self, job_id: str) -> None:
         """Send one page of images, in the order of the request."""
-        job = self.job(job_id)
+        job = await self.job(job_id)
         limit = self.count_argument("limit", 1_000, 10_000)
         after = self.count_argument("after", 0, _MAX_AFTER)
         state = self.query("state")
         if state is not None and state not in get_args(State):
             raise Refused("bad-request", f"state is one of {', '.join(get_args(State))}.")
         snapshot = job.snapshot()
-        waiting = waiting_of(self.target, snapshot)
+        waiting = waiting_of(self.jobs, snapshot)
         if self.is_known(tag_of_job(snapshot, waiting)):
             return
         numbered = enumerate(islice(snapshot.images, after, None), after + 1)
@@ -67,12 +67,11 @@ class RetryHandler(BaseHandler):
 
     async def post(self, job_id: str) -> None:
         """Send the number of requeued images, which may be 0: 202."""
-        job = self.job(job_id)
+        job = await self.job(job_id)
         only = self.query("only")
         if only not in (None, "transient"):
             raise Refused("bad-request", "only is transient, or missing.")
-        retry = self.image_load.retry(job, only_transient=only == "transient")
-        requeued = await self.act(retry)
+        requeued = await self.jobs.act(self.jobs.retry(job, only_transient=only == "transient"))
         response: RequeuedJson = {"job_id": job.job_id, "requeued": requeued}
         self.send_json(response, 202)
 
@@ -82,7 +81,7 @@ class MapHandler(BaseHandler):
 
     async def get(self, job_id: str) -> None:
         """Send JSON, or CSV (RFC 4180) with `format=csv` or an Accept header that prefers it."""
-        job = self.job(job_id)
+        job = await self.job(job_id)
         if self._wants_csv():
             text = await self.limits.run_in_thread(lambda: map_csv(job.snapshot()), "views")
             self.set_header("Content-Type", "text/csv; charset=utf-8; header=present")

@@ -13,27 +13,25 @@ import msgspec
 
 from imageload.errors import Refused
 from imageload.job import Job
-from imageload.loader import ImageLoad
+from imageload.loader import Registry
 from imageload.store import Store
 from imageload.web.problems import unknown_job
 
 _LINKS_AT_ONCE = 2_000
 
 
-def links_after(
-    place: str | None, image_load: ImageLoad, store: Store
-) -> Iterator[tuple[str, str]]:
+def links_after(place: str | None, registry: Registry, store: Store) -> Iterator[tuple[str, str]]:
     """(place, link) of each link after `place`, or of all links. Reads the disk.
 
     Raises Refused: bad-request if `place` is malformed, unknown-job if there is no such job.
     """
     job_id, number = _parsed(place) if place is not None else ("", 0)
-    jobs: Iterable[Job] = image_load.jobs()
-    first = image_load.job_list_s.get(job_id)
+    jobs: Iterable[Job] = registry.jobs()
+    first = next((job for job in jobs if job.job_id == job_id), None)
     if first is not None:
         jobs = dropwhile(lambda job: job is not first, jobs)
     else:
-        yield from _retired_links(job_id, number, store)
+        yield from _stored_links(job_id, number, store, retired_only=registry.has_links)
         number = 0
     for job in jobs:
         images = islice(job.snapshot().images, number, None)
@@ -51,11 +49,13 @@ def _parsed(place: str) -> tuple[str, int]:
     return job_id, int(number)
 
 
-def _retired_links(job_id: str, number: int, store: Store) -> Iterator[tuple[str, str]]:
-    """The links of retired jobs after image `number` of the job; of all if `job_id` is empty."""
+def _stored_links(
+    job_id: str, number: int, store: Store, *, retired_only: bool
+) -> Iterator[tuple[str, str]]:
+    """The store's links after image `number` of the job; all of them if `job_id` is empty."""
     after = (job_id, number - 1) if job_id else None
     try:
-        for found in store.links(after, retired_only=True):
+        for found in store.links(after, retired_only=retired_only):
             yield f"{found.job_id}:{found.n + 1}", found.link
     except LookupError:
         raise unknown_job() from None

@@ -10,6 +10,8 @@ from imageload.schemas import BudgetJson, HealthJson, QuotaJson, ReadyJson
 from imageload.targets.imgur.budget import BudgetView
 from imageload.web.base import BaseHandler, moment_text
 
+_NO_WORKER = "No worker is alive: jobs are accepted, and wait for one."
+
 
 class HealthHandler(BaseHandler):
     """GET /healthz: 200 and `{"status": "ok"}` while the process answers."""
@@ -29,16 +31,16 @@ class ReadyHandler(BaseHandler):
 
     def get(self) -> None:
         """Send the status, and why uploads wait, or the store or the sandbox fails."""
-        closed = self.target.gate.closed
-        is_stopping = self.image_load.is_closing
-        trouble = self.store.trouble
+        closed = self.jobs.closed("uploads")
+        is_stopping = self.jobs.is_closing
+        trouble = self.jobs.trouble or self.store.trouble
         sandbox_trouble = self.sandbox.trouble if self.sandbox is not None else None
         is_refused = closed is not None and closed.reason == "credentials"
         is_ready = not (is_stopping or trouble or sandbox_trouble or is_refused)
         response: ReadyJson = {
             "status": "stopping" if is_stopping else "ready" if is_ready else "not ready",
             "waiting_for": closed.reason if closed else None,
-            "reason": closed.message if closed else None,
+            "reason": closed.message if closed else _NO_WORKER if self.jobs.workers == 0 else None,
             "journal": trouble,
             "sandbox": sandbox_trouble,
         }
@@ -64,9 +66,8 @@ class QuotaHandler(BaseHandler):
         self.send_json(await asyncio.to_thread(self._view))
 
     def _view(self) -> QuotaJson:
-        closed = self.target.gate.closed
-        summaries = [job.summary().counts for job in self.image_load.jobs()]
-        pending = sum(counts["queued"] + counts["downloaded"] for counts in summaries)
+        closed = self.jobs.closed("uploads")
+        pending = sum(self.jobs.totals().pending.values())
         seconds = self.target.seconds_for(pending)
         return {
             "waiting_until": moment_text(closed.until - time.monotonic()) if closed else None,

@@ -7,6 +7,7 @@ Gauges (read for each scrape) ─┘
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from imageload.job import State
+from imageload.errors import StoreUnavailable
 from imageload.service import Service
 from imageload.settings import VERSION
 from imageload.web.events import Events
@@ -72,17 +73,46 @@ class Gauges(Collector):
         ):
             yield GaugeMetricFamily(f"imageload_{name}", text, value=float(value))
         yield from self._sandbox()
+        yield from self._slices()
+
+    def _slices(self) -> Iterator[Metric]:
+        """Of a node in a cluster. While its database is away, only what the node itself knows."""
+        node = self.service.node
+        if node is None:
+            return
+        with contextlib.suppress(StoreUnavailable):
+            waiting, stuck = node.store.slice_counts()
+            for name, text, value in (
+                ("waiting", "Slices of jobs, of all nodes, that no living node has.", waiting),
+                ("stuck", "Slices of all nodes that were taken over again and again.", stuck),
+            ):
+                yield GaugeMetricFamily(f"imageload_slices_{name}", text, value=value)
+        if node.worker is None:
+            return
+        claimed, taken_over, lost, beat_age = node.worker
+        for name, text, age in (
+            ("slices_claimed", "Slices that this node is at.", float(claimed)),
+            ("beat_age_seconds", "Time since this node last told that it lives.", beat_age),
+        ):
+            yield GaugeMetricFamily(f"imageload_{name}", text, value=age)
+        for name, text, count in (
+            (
+                "taken_over",
+                "Slices that this node took over from dead ones.",
+                taken_over,
+            ),
+            ("lost", "Slices that another node took over from this one.", lost),
+        ):
+            yield CounterMetricFamily(f"imageload_slices_{name}", text, value=count)
 
     def _jobs(self) -> Iterator[GaugeMetricFamily]:
-        jobs = dict.fromkeys(("pending", "in-progress", "complete"), 0)
-        images: dict[State, int] = {"queued": 0, "downloaded": 0}
-        for job in self.service.image_load.jobs():
-            summary = job.summary()
-            jobs[summary.status] += 1
-            for state in images:
-                images[state] += summary.counts[state]
-        yield _labelled("jobs", "Jobs in memory, by status.", "status", jobs)
-        yield _labelled("images_pending", "Images that have not ended, by state.", "state", images)
+        try:
+            totals = self.service.registry.totals()
+        except StoreUnavailable:  # the other gauges are wanted all the more
+            return
+        yield _labelled("jobs", "Jobs in memory, by status.", "status", totals.jobs)
+        pending = totals.pending
+        yield _labelled("images_pending", "Images that have not ended, by state.", "state", pending)
 
     def _sandbox(self) -> Iterator[Metric]:
         sandbox = self.service.sandbox
@@ -111,7 +141,7 @@ class Gauges(Collector):
 
     def _imgur(self) -> Iterator[GaugeMetricFamily]:
         target = self.service.target
-        closed = target.gate.closed
+        closed = self.service.registry.closed("uploads")
         waits = {closed.reason: max(0.0, closed.until - time.monotonic())} if closed else {}
         yield GaugeMetricFamily(
             "imageload_images_parked", "Images that wait for Imgur.", value=target.parked

@@ -34,7 +34,7 @@ class StreamHandler(BaseHandler):
     async def head(self, *path: str) -> None:
         """The headers of the stream."""
         if path:
-            self.job(path[0])
+            await self.job(path[0])
         self._begin()
         await self.flush()
 
@@ -87,7 +87,7 @@ class JobEventsHandler(StreamHandler):
 
     async def get(self, job_id: str) -> None:
         """Stream from the Last-Event-ID on; 204 if that was the job's last event."""
-        job = self.job(job_id)
+        job = await self.job(job_id)
         topic = self.events.of_job(job)
         event_id = self.request.headers.get("Last-Event-ID", "")
         if topic.is_end(event_id):
@@ -101,7 +101,8 @@ class EventsHandler(StreamHandler):
 
     async def get(self) -> None:
         """Stream from the Last-Event-ID on, or from now on without one."""
-        topic = self.events.of_all_jobs(self.image_load.job_list_s)
+        await self.jobs.look()
+        topic = self.events.of_all_jobs(self.jobs.listed)
         event_id = self.request.headers.get("Last-Event-ID")
         position = topic.version if event_id is None else topic.position(event_id)
         await self.stream(topic, position, f"id: {position}\n\n".encode("ascii"))

@@ -24,7 +24,7 @@ ENDPOINTS: tuple[Endpoint, ...] = ("uploads", "albums", "deletions", "account")
 Reason = (
     Name
     | Literal[
-        "blocked", "blocked_id", "blocked_address", "credentials", "unavailable", "unasked"
+        "blocked", "blocked_id", "blocked_address", "credentials", "unavailable", "unasked", "lease"
     ]
 )  # fmt: skip
 
@@ -38,6 +38,7 @@ MESSAGES: dict[Reason, str] = {
     "credentials": "Imgur does not accept the client id or token.",
     "unavailable": "Imgur is out of order, or cannot be reached.",
     "unasked": "Imgur is being asked for its limits.",
+    "lease": "A client id belongs to one node at a time, and this node has none at the moment.",
 }
 
 _FAILURES_IN_A_ROW = 3
@@ -61,6 +62,8 @@ class Terms:
     """After a block; doubled likewise."""
     outage_seconds: float = math.inf
     """An outage of this length fails what has waited as long; no wait for a probe is longer."""
+    lease_seconds: float = 30.0
+    """How long a client id is one node's; then, at the latest, a node without one looks again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +85,23 @@ class Blocked:
             case "unavailable" | "unasked":
                 return errors.UploadError("unavailable", self.message, retry_after=wait)
         error = errors.QuotaExceeded(self.message, retry_after=wait)
-        error.budget = self.reason
+        if self.reason != "lease":
+            error.budget = self.reason
         return error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why requests are refused, and the first and the longest wait for a probe.
+
+    `only_asking`: the probe has to be a request that only asks for the limits.
+    """
+
+    reason: Reason
+    message: str
+    wait: float
+    longest: float = _LONGEST_WAIT
+    only_asking: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +124,14 @@ class Backoff:
         return self.began if self.is_over else self.began + self.wait
 
 
+_AWAY = Refusal(
+    reason="unavailable",
+    message=MESSAGES["unavailable"],
+    wait=_FIRST_OUTAGE_WAIT,
+    longest=_LONGEST_OUTAGE_WAIT,
+)
+
+
 class Breaker:
     """The breaker of a client id as a whole, which judges nothing by itself."""
 
@@ -126,27 +152,17 @@ class Breaker:
             until = now + _FIRST_OUTAGE_WAIT if backoff.only_asking else math.inf
         return Blocked(backoff.reason, until, backoff.message)
 
-    def back_off(
-        self,
-        reason: Reason,
-        message: str,
-        wait: float,
-        *,
-        sent: float,
-        now: float,
-        longest: float = _LONGEST_WAIT,
-        only_asking: bool = False,
-    ) -> bool:
-        """A request that was sent at `sent` was refused: `wait`, or twice the last such wait.
+    def back_off(self, refusal: Refusal, *, sent: float, now: float) -> bool:
+        """A request that was sent at `sent` was refused: wait, or twice the last such wait.
 
         False: it was in flight together with the first that was refused, and changes nothing.
         """
-        before = self.backoff
+        before, wait = self.backoff, refusal.wait
         if before is not None and sent < before.began:
             return False
-        if before is not None and before.reason == reason:
-            wait = max(wait, min(longest, 2 * before.wait))
-        self.backoff = Backoff(reason, message, now, wait, only_asking)
+        if before is not None and before.reason == refusal.reason:
+            wait = max(wait, min(refusal.longest, 2 * before.wait))
+        self.backoff = Backoff(refusal.reason, refusal.message, now, wait, refusal.only_asking)
         return True
 
     def close(self) -> None:
@@ -188,31 +204,21 @@ class EndpointBreaker(Breaker):
 
         `content` identifies the image that was uploaded.
         """
-        when = {"sent": sent, "now": now}
         match error:
             case errors.QuotaExceeded():
-                self._slow_down(error, **when)
+                self._slow_down(error, sent=sent, now=now)
             case errors.UploadBlocked():
                 message, wait = self._block_message(error.message), self.terms.blocked_wait
-                self._begin_outage(self._block, message, wait, **when)
+                refusal = Refusal(reason=self._block, message=message, wait=wait)
+                self._begin_outage(refusal, sent=sent, now=now)
             case errors.UploadError(imgur_is_away=True):
                 self._failures += 1
                 if self._failures >= _FAILURES_IN_A_ROW or self.backoff is not None:
-                    self._begin_outage(
-                        "unavailable",
-                        MESSAGES["unavailable"],
-                        _FIRST_OUTAGE_WAIT,
-                        longest=_LONGEST_OUTAGE_WAIT,
-                        **when,
-                    )
+                    self._begin_outage(_AWAY, sent=sent, now=now)
             case errors.UploadError() if self._rejections.concern_every_image(error, content):
-                self._begin_outage(
-                    "unavailable",
-                    f"Imgur rejects every image. {error.message}",
-                    _FIRST_OUTAGE_WAIT,
-                    longest=_LONGEST_REJECTING_WAIT,
-                    **when,
-                )
+                message = f"Imgur rejects every image. {error.message}"
+                refusal = replace(_AWAY, message=message, longest=_LONGEST_REJECTING_WAIT)
+                self._begin_outage(refusal, sent=sent, now=now)
             case None | errors.UploadError():
                 if error is None and content:
                     self._rejections.landed()
@@ -252,25 +258,22 @@ class EndpointBreaker(Breaker):
         hint = max(0.0, error.retry_after or 0.0)
         if not hint:
             self._most_in_flight = 1.0
-        wait, longest = hint or self.terms.unhinted_wait, hint or _LONGEST_WAIT
+        refusal = Refusal(
+            reason="user",
+            message=error.message,
+            wait=hint or self.terms.unhinted_wait,
+            longest=hint or _LONGEST_WAIT,
+        )
         if self._endpoint != "uploads":  # an album cannot wait for ever
-            self._begin_outage("user", error.message, wait, longest=longest, sent=sent, now=now)
-        elif self.back_off("user", error.message, wait, longest=longest, sent=sent, now=now):
+            self._begin_outage(refusal, sent=sent, now=now)
+        elif self.back_off(refusal, sent=sent, now=now):
             self.outage_since = None  # a wait for credits fails no image, however long
 
-    def _begin_outage(
-        self,
-        reason: Reason,
-        message: str,
-        wait: float,
-        *,
-        sent: float,
-        now: float,
-        longest: float = _LONGEST_WAIT,
-    ) -> None:
+    def _begin_outage(self, refusal: Refusal, *, sent: float, now: float) -> None:
+        """Back off, for no wait that is longer than an outage may be."""
         bound = self.terms.outage_seconds
-        wait, longest = min(wait, bound), min(longest, bound)
-        if self.back_off(reason, message, wait, sent=sent, now=now, longest=longest):
+        wait, longest = min(refusal.wait, bound), min(refusal.longest, bound)
+        if self.back_off(replace(refusal, wait=wait, longest=longest), sent=sent, now=now):
             self.outage_since = self.outage_since or now
 
 

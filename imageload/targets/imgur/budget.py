@@ -158,11 +158,23 @@ class Budget:
         self.resets_at = min(self.resets_at, now + (self.window if wait is None else wait))
         self.remaining, self._learnt_at = 0, now
 
+    def snapshot(self, now: float, epoch: float) -> BudgetSnapshot:
+        """For `restore`; `epoch` is `now` by the clock of the snapshot. In flight is spent."""
+        in_flight = self.in_flight  # first: it is counted as spent before it is released
+        view = self.view(now)
+        left = None if view.remaining is None else max(0, view.remaining - in_flight)
+        reset = None if view.resets_at is None else view.resets_at - now + epoch
+        return [view.limit, left, reset]
+
     def restore(self, snapshot: BudgetSnapshot, now: float, epoch: float) -> None:
-        """Go on with the `snapshot` of another process; `epoch` is the wall clock at `now`."""
+        """Go on with a `snapshot` of a process before; `epoch` is `now` by the snapshot's clock.
+
+        What remains is a guess until the next response.
+        """
         limit, remaining, resets_at = snapshot
+        self._begin(now, math.inf if remaining is None else int(remaining), probes=0)
+        self._learnt_at = -math.inf
         self.limit = math.inf if limit is None else int(limit)
-        self.remaining = math.inf if remaining is None else int(remaining)
         self.resets_at = math.inf if resets_at is None else resets_at - epoch + now
         self._roll(now)
 

@@ -40,7 +40,7 @@ async def ask_until_known(client: Client, *, anonymous: bool) -> None:
     Other trouble ends it, for uploads meet that too, unless the credentials were refused before.
     """
     quota = client.quota
-    while True:
+    while quota.is_leased:
         backoff = quota.access.backoff
         if backoff is not None and backoff.reason == "credentials":
             wait = backoff.blocked_until - time.monotonic()
@@ -53,6 +53,7 @@ async def ask_until_known(client: Client, *, anonymous: bool) -> None:
         except errors.ImageError as error:
             _log.warning("Imgur does not tell its limits yet: %s", error.message)
             if quota.access.backoff is None or quota.access.backoff.reason != "credentials":
+                quota.access.end_wait(time.monotonic())  # it may not have been sent
                 return
             await asyncio.sleep(min(max(error.retry_after or 0.0, 1.0), 60.0))
         else:

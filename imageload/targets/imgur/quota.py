@@ -1,6 +1,7 @@
 """Imgur's rate limits: which request may be sent now, and when the next one may.
 
-    Quotas ── Quota (one client id) ── Budget user    credits an hour, per address and client id
+    Quotas ── Quota (one client id) ── leased_until   if other nodes may use the client id too
+                                   ├── Budget user    credits an hour, per address and client id
                                    ├── Budget client  credits a day, per client id
                                    ├── Budget posts   POSTs an hour, per address: all share it
                                    └── Breaker        of the id, and of each endpoint
@@ -9,7 +10,8 @@ An upload costs 10 credits, any other call 1 (Imgur's API page). Before a reques
 is reserved in every budget; a budget is never believed to have more than the responses said, less
 what is in flight. So a 429 is the exception. A 429 that an empty budget explains concerns all
 endpoints, and any other refusal the breaker of its endpoint. Refused credentials concern the client
-id. Written on the transfer loop; other threads may read without a lock, as they read a Budget.
+id. Written on the transfer loop, but for `leased_until`; other threads may read without a lock, as
+they read a Budget.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,6 +31,7 @@ from imageload.targets.imgur.breaker import (
     Breaker,
     Endpoint,
     EndpointBreaker,
+    Refusal,
     Terms,
 )
 from imageload.targets.imgur.budget import (
@@ -115,6 +118,9 @@ class Quota:
         self.access = Breaker(quotas.terms)
         """Open while Imgur does not accept the client id, or has not told its limits."""
         self.breakers = {each: EndpointBreaker(quotas.terms, each) for each in ENDPOINTS}
+        self.leased_until = math.inf
+        """Nothing is sent from then on; inf: no lease is needed. Any thread may write it."""
+        self._assumed: tuple[int | None, int | None] = (None, None)
         self._quotas = quotas
 
     async def reserve(self, kind: Kind, content: str = "") -> Reservation:
@@ -146,6 +152,10 @@ class Quota:
     def blocked(self, kind: Kind, count: int = 1) -> Blocked | None:
         """Why `count` requests of this kind may not be sent now; None: they may."""
         now = self._quotas.clock()
+        if not self.is_leased:
+            # In whole terms of a lease, so that it is not another time at every look.
+            term = self._quotas.terms.lease_seconds
+            return Blocked("lease", now - now % term + term, MESSAGES["lease"])
         if not kind.asking:
             refused = self.access.blocked(count, now)
             refused = refused or self.breakers[kind.endpoint].blocked(count, now)
@@ -161,9 +171,16 @@ class Quota:
     def opens_at(self, kind: Kind) -> float:
         """When its breakers let a request through, for a forecast; inf: nobody knows."""
         now = self._quotas.clock()
+        if not self.is_leased:
+            return math.inf
         found = [each.backoff for each in (self.access, self.breakers[kind.endpoint])]
         ends = [math.inf if b.reason == "credentials" else b.blocked_until for b in found if b]
         return max([now, *ends])
+
+    @property
+    def is_leased(self) -> bool:
+        """True if requests may be sent with this client id."""
+        return self._quotas.clock() < self.leased_until
 
     def room(self) -> float:
         """How many credits may be spent before a budget is empty."""
@@ -177,7 +194,13 @@ class Quota:
             read = [found.get(f"{prefix}{key}") for key in ("Limit", "Remaining", "Reset")]
             if budget.learn(*read, sent=sent, now=now):
                 told.add(budget.name)
+        if told:
+            self._quotas.is_limited = True
         return frozenset(told)
+
+    def learn_no_limits(self) -> None:
+        """Imgur was asked for its limits, and named none."""
+        self._quotas.is_limited = self._quotas.is_limited or False
 
     def end(self, request: Reservation, error: BaseException | None) -> None:
         """Called by the Reservation."""
@@ -191,21 +214,44 @@ class Quota:
         self.access.in_flight -= 1
         self.breakers[request.kind.endpoint].in_flight -= 1
         for budget, amount in request.amounts:
-            budget.release(amount, sent=request.sent, answered=answered)
+            # In this order: a note that is taken meanwhile counts it as spent or as in flight.
             if budget.name not in request.told and is_counted:
                 budget.spend(amount, now)
+            budget.release(amount, sent=request.sent, answered=answered)
+        self._quotas.learn_if_limited(request, error)
         self._judge(request, error, now)
         self._quotas.notify_end(error)
 
     def assume_limits(self, user: int | None, client: int | None) -> None:
         """Count with these limits until Imgur says others."""
+        self._assumed = user, client
         for budget, limit in ((self.user, user), (self.client, client)):
             budget.limit = budget.remaining = math.inf if limit is None else limit
+
+    def note(self) -> list[BudgetSnapshot]:
+        """Both budgets, for `take_over` on another node; resets are in seconds from now."""
+        now = self._quotas.clock()
+        return [each.snapshot(now, 0.0) for each in (self.user, self.client)]
+
+    def take_over(
+        self, note: Sequence[BudgetSnapshot] | None, age: float, *, same_address: bool
+    ) -> bool:
+        """Go on with a `note` that is `age` seconds old; False: Imgur should be asked."""
+        user, client = note if note is not None else ([None] * 3, [None] * 3)
+        now = self._quotas.clock()
+        if not same_address:
+            user = [None] * 3
+        for budget, each, assumed in zip(
+            (self.user, self.client), (user, client), self._assumed, strict=True
+        ):
+            budget.restore(each if each[0] is not None else [assumed, assumed, None], now, age)
+        return max(self.user.remaining, self.client.remaining) < math.inf
 
     def block_until_asked(self, seconds: float) -> None:
         """Send nothing before Imgur has told its limits, or for so long."""
         now = self._quotas.clock()
-        self.access.back_off("unasked", MESSAGES["unasked"], seconds, sent=now, now=now)
+        unasked = Refusal(reason="unasked", message=MESSAGES["unasked"], wait=seconds)
+        self.access.back_off(unasked, sent=now, now=now)
 
     def _amounts(self, kind: Kind) -> Amounts:
         cost = kind.cost
@@ -216,9 +262,13 @@ class Quota:
         """Begin, lengthen or end the backoff of the client id, or of the endpoint."""
         breaker, sent = self.breakers[request.kind.endpoint], request.sent
         if isinstance(error, errors.CredentialsRefused):
-            wait = self._quotas.terms.unhinted_wait
-            known = {"sent": sent, "now": now}
-            self.access.back_off("credentials", error.message, wait, only_asking=True, **known)
+            refusal = Refusal(
+                reason="credentials",
+                message=error.message,
+                wait=self._quotas.terms.unhinted_wait,
+                only_asking=True,
+            )
+            self.access.back_off(refusal, sent=sent, now=now)
             breaker.close()
             return
         is_ours = isinstance(error, errors.QuotaExceeded) and self._names_a_budget(
@@ -267,6 +317,8 @@ class Quotas:
         self.each = tuple(Quota(number, self) for number in range(1, clients + 1))
         own = [budget for quota in self.each for budget in (quota.user, quota.client)]
         self._budgets = [*own, self.posts]
+        self.is_limited: bool | None = None
+        """True if Imgur has named a limit, or answered 429; False if it named none and uploaded."""
         self._on_end = on_end
         self._ended = asyncio.Event()
 
@@ -280,6 +332,13 @@ class Quotas:
             self._on_end(error)
         self._ended.set()
         self._ended = asyncio.Event()
+
+    def learn_if_limited(self, request: Reservation, error: BaseException | None) -> None:
+        """Called by a Quota when a request has ended."""
+        if isinstance(error, errors.QuotaExceeded):
+            self.is_limited = True
+        elif error is None and request.kind is UPLOAD and self.is_limited is None:
+            self.is_limited = False
 
     def in_flight(self, endpoint: Endpoint) -> int:
         """How many requests to the endpoint are in flight."""
@@ -300,7 +359,9 @@ class Quotas:
                 return None
             found.append(blocked)
         # The end of a wait for credentials ends nothing: they are only asked about again.
-        return min(found, key=lambda blocked: (blocked.reason == "credentials", blocked.until))
+        # Nor does the wait for a lease, if there is one for another client id.
+        last = "credentials", "lease"
+        return min(found, key=lambda blocked: (blocked.reason in last, blocked.until))
 
     def seconds_to_open(self, blocked: Blocked | None) -> float:
         """How long until what is `blocked` may be sent; inf: when a request in flight has ended."""
@@ -312,7 +373,8 @@ class Quotas:
     def outage_seconds(self, endpoint: Endpoint) -> float:
         """For how long the endpoint has served no client id; 0: it serves one."""
         now = self.clock()
-        return min(now - (each.breakers[endpoint].outage_since or now) for each in self.each)
+        used = [each.breakers[endpoint] for each in self.each if each.is_leased]
+        return min((now - (each.outage_since or now) for each in used), default=0.0)
 
     def refused_at(self, endpoint: Endpoint) -> float:
         """When the endpoint last refused a probe; -inf: no wait for one is on."""
@@ -321,12 +383,8 @@ class Quotas:
 
     def snapshot(self) -> list[BudgetSnapshot]:
         """All budgets, for `restore` in another process."""
-        offset = time.time() - self.clock()
-
-        def epoch(moment: float | None) -> float | None:
-            return None if moment is None else moment + offset
-
-        return [[view.limit, view.remaining, epoch(view.resets_at)] for view in self.budgets()]
+        now, epoch = self.clock(), time.time()
+        return [budget.snapshot(now, epoch) for budget in self._budgets]
 
     def restore(self, snapshot: list[BudgetSnapshot]) -> bool:
         """Go on with the `snapshot` of another process; False: not all credits are known then.
@@ -340,6 +398,14 @@ class Quotas:
         for budget, each in zip(self._budgets, snapshot, strict=True):
             budget.restore(each, now, epoch)
         return all(budget.remaining < math.inf for budget in self._budgets[:-1])
+
+    def note_posts(self) -> BudgetSnapshot:
+        """The budget of POSTs, for `take_over_posts` on another node of the same address."""
+        return self.posts.snapshot(self.clock(), 0.0)
+
+    def take_over_posts(self, note: BudgetSnapshot | None, age: float) -> None:
+        """Go on with a `note` that is `age` seconds old."""
+        self.posts.restore(note if note is not None else [None] * 3, self.clock(), age)
 
     def budgets(self) -> list[BudgetView]:
         """Every budget at this moment."""

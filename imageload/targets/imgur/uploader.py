@@ -26,7 +26,7 @@ from imageload.targets import Upload
 from imageload.targets.imgur.breaker import Endpoint, Rejections
 from imageload.targets.imgur.client import Client, ask_until_known, ask_what_is_refused
 from imageload.targets.imgur.gate import Gate
-from imageload.targets.imgur.quota import ALBUM, DELETION, UPLOAD, Kind, Quotas, kind_of
+from imageload.targets.imgur.quota import ALBUM, DELETION, UPLOAD, Kind, Quota, Quotas, kind_of
 from imageload.transport.slots import Pool, Slots
 
 Ask = Callable[..., Awaitable[None]]
@@ -77,12 +77,16 @@ class Imgur:
 
         Raises an ImageError of this try, or that of an outage which has lasted too long.
         """
+        line: tuple[str, bool] = (key, False)
         while True:
-            outcome = await self._queue.run(key, lambda: self._announce_and_upload(key, upload))
+            outcome = await self._queue.run(line, lambda: self._announce_and_upload(key, upload))
             if isinstance(outcome, Landed):
                 return outcome
             if outcome is not None:
                 raise outcome
+            # Refused images have a line of their own, not behind all that were not sent yet: only
+            # they tell whether a rejection is about the image (`breaker.Rejections`).
+            line = (key, True)
             self.gate.raise_long_outage(upload.since)
             if self.gate.is_long_outage:
                 await self._wait_outside(upload.since)
@@ -118,8 +122,17 @@ class Imgur:
     async def ask(self) -> None:
         """Begin to ask for the limits of each client id; uploads wait for the response."""
         for client in self._clients.values():
-            client.quota.block_until_asked(_ASK_SECONDS)
-            self._ask(client)
+            self.ask_for(client.quota)
+
+    def ask_for(self, quota: Quota) -> None:
+        """Begin to ask for the limits of one client id, which waits for the response."""
+        quota.block_until_asked(_ASK_SECONDS)
+        self._ask(self._clients[quota.number])
+
+    def reconsider(self) -> None:
+        """The gate of uploads may have opened or shut without a request."""
+        self.gate.seconds_to_next(0)  # tells its watchers
+        self._queue.reconsider()
 
     def album_link(self, album_id: str) -> str:
         """The page of the album."""
@@ -149,7 +162,7 @@ class Imgur:
     async def _announce_and_upload(
         self, key: str, upload: Upload
     ) -> Landed | errors.ImageError | None:
-        """Upload the image; None: Imgur accepts no uploads at the moment.
+        """Upload the image; None: Imgur accepts no uploads at the moment, or it may not be sent.
 
         An error is returned and not raised. Otherwise a ResourceError, which has halved the number
         of upload slots already, would halve the queue's slots too.
@@ -185,6 +198,8 @@ class Imgur:
         if not self.anonymous:
             texts["name"] = upload.name
         config = {name: text for name, text in texts.items() if text is not None}
+        if not upload.may_send():
+            return None
         try:
             landed = await client.land(
                 upload.path, config, anonymous=self.anonymous, content=upload.content

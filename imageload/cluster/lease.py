@@ -1,0 +1,288 @@
+"""Which worker may use which client id: leases, with the budgets that the next holder goes on with.
+
+    every second ─► renew mine, with their budgets ─► take one more, or let one go, by the share
+                 ─► announce if and why uploads wait here ─► read what the others announce
+
+Imgur counts by client id and by address, so both have one worker at a time: a worker takes client
+ids only while it has the lease of its address (`egress`), where the POSTs are counted. The ids are
+spread over the addresses. A target that names no limits needs no lease. docs/decisions/leases.md
+has the reasons. A thread of its own, which asks the database only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from imageload.errors import ImageLoadError
+from imageload.store.postgres import leases
+from imageload.store.postgres.connections import Connection
+from imageload.store.postgres.leases import GateWait, Lease, wait_of
+from imageload.store.postgres.store import PostgresStore
+from imageload.targets.imgur.quota import Quota
+from imageload.targets.imgur.uploader import Imgur
+from imageload.transport.curl import TransferLoop
+
+_log = logging.getLogger(__name__)
+
+_SENDING_SHARE = 2 / 3
+"""Of a lease's time that is used: what is in flight then has the rest of it to end."""
+_STEPS_PER_LEASE = 30
+_LAST_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseRules:
+    """`target` names the Imgur and the account, `clients` the client ids, `egress` the address."""
+
+    target: str
+    clients: Sequence[str]
+    egress: str
+    seconds: float = 30.0
+
+
+class _Found(NamedTuple):
+    """What one step has found in the database."""
+
+    is_limited: bool | None
+    kept: set[str]
+    taken: list[Lease]
+    all: list[Lease]
+
+
+@dataclass(slots=True)
+class _Held:
+    """The leases of this worker. `leaving`: they are let go once nothing is in flight."""
+
+    names: set[str] = field(default_factory=set)
+    leaving: set[str] = field(default_factory=set)
+
+
+class Leases:
+    """The leases of the worker `name`, which uploads to `target`."""
+
+    def __init__(
+        self,
+        store: PostgresStore,
+        name: str,
+        rules: LeaseRules,
+        target: Imgur,
+        transfers: TransferLoop,
+    ) -> None:
+        self._store, self._worker, self._rules = store, name, rules
+        self._target, self._transfers = target, transfers
+        self._prefix = prefix_of(rules.target)
+        self._egress = f"{self._prefix}egress/{rules.egress}"
+        self._presence = f"{self._prefix}worker/{name}"
+        names = [f"{self._prefix}client/{_digest(each)}" for each in rules.clients]
+        self._quotas: dict[str, Quota] = dict(zip(names, target.quotas.each, strict=True))
+        self._held = _Held()
+        self._has_taken = False
+        self._told: bool | None = None
+        self._others: list[GateWait | None] = []
+        self._stopping, self._closing = threading.Event(), threading.Event()
+        for quota in self._quotas.values():
+            quota.leased_until = float("-inf")
+        self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
+
+    @property
+    def others(self) -> list[GateWait | None]:
+        """Why uploads wait on each other node that works; None: they do not wait there."""
+        return self._others
+
+    def start(self) -> None:
+        """Begin to take leases."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let every lease go, as soon as nothing is in flight."""
+        self._stopping.set()
+
+    def close(self, seconds: float) -> bool:
+        """Let go what is left; True if the thread has ended."""
+        self._stopping.set()
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._has_taken = False
+            self._try(self._step)
+            if not self._has_taken:
+                self._stopping.wait(self._rules.seconds / _STEPS_PER_LEASE)
+        for quota in self._quotas.values():
+            quota.leased_until = float("-inf")
+        deadline = time.monotonic() + _LAST_SECONDS
+        while self._is_sending(self._quotas) and time.monotonic() < deadline:
+            self._closing.wait(0.05)
+        self._try(lambda: self._store.run(self._leave))
+
+    def _try(self, step: Callable[[], object]) -> None:
+        try:
+            step()
+        except ImageLoadError as error:
+            _log.debug("no lease is renewed: %s", error)
+        except Exception:
+            if not self._closing.is_set():  # else the transfer loop may have ended
+                _log.exception("a bug in the leases")
+
+    def _step(self) -> None:
+        sent = time.monotonic()
+        found = self._store.run(self._exchange)
+        until = sent + self._rules.seconds * _SENDING_SHARE
+        self._has_taken = bool(found.taken)
+        self._use(found, until)
+        if found.taken:
+            taking = self._transfers.submit(self._take_over(found.taken, until))
+            taking.result(self._rules.seconds)
+            self._held.names |= {lease.name for lease in found.taken}  # else they run out
+        self._others = [wait_of(each) for each in found.all if self._is_other(each)]
+        may_send = any(quota.is_leased for quota in self._quotas.values())
+        if not self._has_taken:
+            if may_send is not self._told:
+                self._transfers.loop.call_soon_threadsafe(self._target.reconsider)
+            self._told = may_send
+
+    def _use(self, found: _Found, until: float) -> None:
+        """Send with the client ids that are still ours, until then."""
+        is_free = found.is_limited is False
+        lost = self._held.names - found.kept - self._held.leaving
+        if lost and not is_free:
+            _log.warning("this node has lost leases=%d", len(lost))
+        self._held.names = {*found.kept}
+        self._held.leaving &= found.kept
+        usable = found.kept - self._held.leaving if self._egress in found.kept else set()
+        for name, quota in self._quotas.items():
+            if is_free:
+                quota.leased_until = float("inf")
+            else:
+                quota.leased_until = until if name in usable else float("-inf")
+
+    def _exchange(self, connection: Connection) -> _Found:
+        """The step's transaction."""
+        rules, quotas = self._rules, self._target.quotas
+        is_limited = leases.is_limited(connection, f"{self._prefix}limited", quotas.is_limited)
+        note = self._presence_note()
+        leases.announce(connection, self._presence, self._worker, note, rules.seconds)
+        kept = leases.renew(connection, self._worker, self._notes(), rules.seconds)
+        found = leases.read(connection, self._prefix)
+        if is_limited is False:
+            self._let_go(connection, kept)
+            return _Found(is_limited, set(), [], found)
+        taken = []
+        if self._egress not in kept:
+            self._let_go(connection, kept)  # whose POSTs would be counted elsewhere
+            kept = set()
+            taken = self._take(connection, [self._egress])
+        if self._egress in kept:
+            kept = kept - self._let_go_ended(connection)
+            ids = [name for name in self._quotas if name in kept]
+            share = self._share(found)
+            self._held.leaving = {*ids[share:]}
+            if len(ids) < share:
+                others = {e.name for e in found if e.is_live and e.worker != self._worker}
+                free = [name for name in self._quotas if name not in others | kept]
+                taken = self._take(connection, free)
+        return _Found(is_limited, kept, taken, found)
+
+    def _share(self, found: Sequence[Lease]) -> int:
+        """How many client ids each address has: as many as fit, and all of them in sum."""
+        place = f"{self._prefix}egress/"
+        egresses = sum(each.is_live and each.name.startswith(place) for each in found)
+        return -(-len(self._quotas) // max(1, egresses))
+
+    def _take(self, connection: Connection, names: Sequence[str]) -> list[Lease]:
+        """The first of these leases that nobody has."""
+        for name in names:
+            lease = leases.take(connection, name, self._worker, self._rules.seconds)
+            if lease is not None:
+                return [lease]
+        return []
+
+    def _let_go(self, connection: Connection, names: set[str]) -> None:
+        notes = self._notes(is_last=True)
+        leases.let_go(connection, self._worker, {n: notes[n] for n in names if n in notes})
+
+    def _let_go_ended(self, connection: Connection) -> set[str]:
+        """Let go the leases that are more than the share, where nothing is in flight any more."""
+        ended = {name for name in self._held.leaving if not self._is_sending([name])}
+        self._let_go(connection, ended)
+        return ended
+
+    def _leave(self, connection: Connection) -> None:
+        self._let_go(connection, self._held.names)
+        leases.let_go(connection, self._worker, {self._presence: ""})
+
+    async def _take_over(self, taken: Sequence[Lease], until: float) -> None:
+        """Go on with the budgets that the last holders noted."""
+        for lease in taken:
+            note = json.loads(lease.note) if lease.note else {}
+            if lease.name == self._egress:
+                self._target.quotas.take_over_posts(note.get("posts"), lease.age)
+                _log.info("this node uploads for its address from now on")
+                continue
+            quota = self._quotas[lease.name]
+            same = note.get("egress") == self._rules.egress
+            is_known = quota.take_over(note.get("budgets"), lease.age, same_address=same)
+            quota.leased_until = until
+            if is_known and same and note.get("is_last"):
+                self._target.reconsider()
+            else:
+                self._target.ask_for(quota)
+            _log.info("this node uploads with client id %d from now on", quota.number)
+
+    def _notes(self, *, is_last: bool = False) -> dict[str, str]:
+        """The note of each lease that this worker has; what is in flight counts as spent."""
+        notes: dict[str, dict[str, Any]] = {}
+        for name in self._held.names:
+            if name == self._egress:
+                notes[name] = {"posts": self._target.quotas.note_posts()}
+                continue
+            notes[name] = {
+                "egress": self._rules.egress,
+                "budgets": self._quotas[name].note(),
+                "is_last": is_last and not self._is_sending([name]),
+            }
+        return {name: json.dumps(note) for name, note in notes.items()}
+
+    def _is_sending(self, names: Iterable[str]) -> bool:
+        return any(self._quotas[name].access.in_flight for name in names)
+
+    def _presence_note(self) -> str:
+        closed = self._target.gate.closed
+        if closed is None:
+            return ""
+        wait = GateWait(closed.reason, closed.until - time.monotonic(), closed.message)
+        return json.dumps(wait)
+
+    def _is_other(self, lease: Lease) -> bool:
+        is_worker = lease.name.startswith(f"{self._prefix}worker/")
+        return is_worker and lease.is_live and lease.name != self._presence
+
+
+def prefix_of(target: str) -> str:
+    """What the names of all leases of a target begin with."""
+    return f"imgur/{_digest(target)}/"
+
+
+def soonest(waits: Sequence[GateWait | None]) -> GateWait | None:
+    """The wait of all nodes together, which is that of the first to go on; None: one does not wait.
+
+    A node that only waits for a lease says nothing, where another has it.
+    """
+    own = [wait for wait in waits if wait is None or wait.reason != "lease"] or waits
+    if not own or None in own:
+        return None
+    return min((wait for wait in own if wait is not None), key=lambda wait: wait.seconds)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

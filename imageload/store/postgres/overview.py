@@ -1,0 +1,48 @@
+"""What a node shows of the whole cluster: jobs that may have changed, and workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from imageload.job import Snapshot
+from imageload.store.postgres.connections import Connection
+from imageload.store.postgres.leases import COLUMNS, GateWait, Lease, wait_of
+from imageload.store.postgres.reading import SUMMARIES, summary_of
+
+
+class Workers(NamedTuple):
+    """How many workers live, and what uploads wait for on each that says so; None: for nothing."""
+
+    living: int
+    waits: list[GateWait | None]
+
+
+def read_active(connection: Connection, known: Sequence[str], newest: str) -> list[Snapshot]:
+    """Jobs that are not retired and are open, or among `known`, or newer than `newest`.
+
+    With no `newest`: all. Oldest first, without their images.
+    """
+    rows = connection.execute(_ALL if not newest else _ACTIVE, (list(known), newest))
+    return [summary_of(row) for row in rows]
+
+
+def read_workers(connection: Connection, dead_seconds: float) -> Workers:
+    """The workers that were heard of in the last `dead_seconds`, by the server's clock."""
+    (living,) = connection.execute(_LIVING, (dead_seconds,)).fetchone() or (0,)
+    return Workers(living, [wait_of(Lease(*row)) for row in connection.execute(_PRESENCE)])
+
+
+_ALL = SUMMARIES + b" AND (%s::text[], %s::text) IS NOT NULL ORDER BY number"
+# A lower number may be committed a little after a higher one.
+_ACTIVE = (
+    SUMMARIES
+    + b""" AND (number IN (SELECT job FROM slice WHERE open) OR id = ANY(%s)
+    OR number > (SELECT number - 100 FROM job WHERE id = %s)) ORDER BY number"""
+)
+_LIVING = b"""
+    SELECT count(*) FROM procrastinate_workers
+    WHERE last_heartbeat > now() - make_interval(secs => %s)"""
+_PRESENCE = f"""
+    SELECT {COLUMNS} FROM lease
+    WHERE name LIKE 'imgur/%/worker/%' AND until > now()""".encode()  # noqa: S608 - names
