@@ -68,6 +68,42 @@ class AcceptedJson(TypedDict):
     ]
 
 
+class DocumentsAcceptedJson(AcceptedJson):
+    """The response to a POST of documents."""
+
+    kinds: Annotated[list[str], Meta(description="As what each document was read.")]
+
+
+class FoundJson(TypedDict):
+    """A place of an image in a document."""
+
+    url: str
+    line: Annotated[int, Meta(ge=1)]
+    as_written: str
+
+
+class IgnoredJson(TypedDict):
+    """Text that looks like an image and is not taken."""
+
+    text: str
+    line: Annotated[int, Meta(ge=1)]
+    why: str
+
+
+class DocumentJson(TypedDict):
+    """The images of a document: an image in two places is there twice."""
+
+    kind: str
+    images: list[FoundJson]
+    ignored: list[IgnoredJson]
+
+
+class DocumentsJson(TypedDict):
+    """The images of the documents of a request, in order."""
+
+    documents: list[DocumentJson]
+
+
 class LinksJson(TypedDict):
     """Links to uploaded images, those of the oldest job first."""
 

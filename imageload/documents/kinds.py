@@ -106,18 +106,24 @@ _WIKI = re.compile(
 def kind_of(text: str, content_type: str = "", file_name: str = "") -> str:
     """The kind of a document: one of KINDS."""
     essence = content_type.partition(";")[0].strip().lower()
-    if essence in _TYPES:
-        return _TYPES[essence]
-    if essence.endswith("+json"):
-        return "json"
-    if essence.endswith("+xml"):
-        return "html"
+    named = named_kind(essence)
+    if named:
+        return named
     suffix = file_name.rpartition(".")[2].lower() if "." in file_name else ""
     if suffix in _SUFFIXES:
         return _SUFFIXES[suffix]
     if essence == "text/plain":
         return "list" if lists.is_list(text) else "text"
     return judged(text)
+
+
+def named_kind(media_type: str) -> str:
+    """The kind that a content type without parameters, in lower case, names; "" for none."""
+    if media_type.endswith("+json"):
+        return "json"
+    if media_type.endswith("+xml"):
+        return "html"
+    return _TYPES.get(media_type, "")
 
 
 def judged(text: str) -> str:

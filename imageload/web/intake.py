@@ -118,9 +118,22 @@ def read_orders(
         request = UploadRequest([*_split(body, max_values)])
     else:
         request = _decoded(body, max_lists, max_values)
-    lists = _lists(request.urls)
-    if len(lists) > max_lists:
+    if len(_lists(request.urls)) > max_lists:
         raise _too_many_lists(max_lists)
+    return orders_of(request, max_urls)
+
+
+def read_options(**options: Any) -> UploadRequest:
+    """The options of an UploadRequest, without URLs; raises Refused (bad-request)."""
+    try:
+        return msgspec.convert({"urls": [], **options}, UploadRequest)
+    except msgspec.ValidationError as error:
+        raise Refused("bad-request", _explained(str(error))) from None
+
+
+def orders_of(request: UploadRequest, max_urls: int) -> list[Order]:
+    """An Order for each list of URLs; raises Refused."""
+    lists = _lists(request.urls)
     if request.callback is not None:
         _check_callback(request.callback)
     common = Item("", _cleaned_text(request.title), _cleaned_text(request.description))
