@@ -130,13 +130,13 @@ def test_several_documents_are_a_job_each_in_their_order(
     shown = [document(service, job_id).headers["Content-Disposition"] for job_id in job_ids]
     assert shown[0] == "attachment; filename=\"_ 1.md\"; filename*=UTF-8''%C3%A4%201.md"
     assert shown[1] == 'attachment; filename="2.md"'
-    assert '"3_.md"' in shown[2] or '"3_22.md"' in shown[2]
+    assert shown[2].startswith('attachment; filename="3_22.md"; filename*=')
 
 
 def test_a_file_name_cannot_add_a_header_or_a_folder() -> None:
     assert disposition('a"\r\nSet-Cookie: b; c/../d\\e.md') == 'attachment; filename="e.md"'
     hostile = disposition('x"; filename=y\r\nA: b')
-    assert "\r" not in hostile and "\n" not in hostile
+    assert not {"\r", "\n"} & {*hostile}
     assert hostile.startswith('attachment; filename="x__ filename_yA_ b"; filename*=')
     assert disposition("..") == disposition("") == 'attachment; filename="document"'
 
@@ -268,8 +268,8 @@ def test_a_document_without_an_image_is_refused_and_the_reason_says_what_was_loo
 ) -> None:
     answer = post(service, "![](a.png)\n", MARKDOWN)
     detail = assert_problem(answer, 422, "no-images")["detail"]
-    assert "as markdown" in detail and "![](https" in detail
-    assert "line 1" in detail and "base" in detail
+    for word in ("as markdown", "![](https", "line 1", "base"):
+        assert word in detail
     files = [
         (str(n), (f"{n}.md", text, MARKDOWN)) for n, text in enumerate(("![](http://a/)", "x"))
     ]
@@ -395,7 +395,7 @@ def test_an_id_comes_back_in_every_form(
         {"url": "ftp://a.example/", "id": "row 1"},
         page,
     ]
-    hook.put(("POST", "/hook"), {})
+    hook.put("POST /hook", {})
     body = {"urls": entries, "callback": f"{hook.url}/hook"}
     job_id = service.post(json=body).json()["jobId"][0]
     service.finish(job_id)
