@@ -34,6 +34,8 @@ from imageload.documents.markdown_rules import (
 )
 from imageload.documents.urls import absolute, is_image, is_template
 
+# A bracket, an element, or a bare URL, which may have escapes.
+_MAY_HAVE_IMAGES = re.compile(r"[\[<&\\]|http", re.IGNORECASE)
 _LINE_ENDS = re.compile(r"\r\n?|\0")
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _ESCAPES = re.compile(
@@ -55,6 +57,8 @@ class _Tangled(Exception):
 
 def find(text: str, base: str = "") -> Finds:
     """The images of a Markdown document."""
+    if not _MAY_HAVE_IMAGES.search(text):
+        return Finds()
     part = decoded(
         text, 0, len(text), _LINE_ENDS, lambda match: "\n" if match[0] != "\0" else "\ufffd"
     )
@@ -190,7 +194,7 @@ class _Reader:
             children = []
         spoken: list[tuple[int, int]] = []
         for child in children:
-            spoken += self._child(child, part, text)
+            spoken += self._child(child, part)
         for match in _WITH_BLANK.finditer(masked(text, spoken)):
             start, _ = part.span(*match.span(1))
             _, why = absolute(match[1], self.base) if is_template(match[1]) else ("", "")
@@ -202,13 +206,13 @@ class _Reader:
             self._finds.found.append(each)
             self._seen.append((each.start, each.end))
 
-    def _child(self, child: Token, part: Part, text: str) -> Iterator[tuple[int, int]]:
+    def _child(self, child: Token, part: Part) -> Iterator[tuple[int, int]]:
         """Take one inline token; yields the spans that are not text."""
         span: Span | None = child.meta.get("destination")
         if span:
             yield span.start, span.end
             start, end = part.span(span.start, span.end)
-            self._take(Span(start, end, text[span.start : span.end]), child.type == "image")
+            self._take(Span(start, end), child.type == "image")
         elif "label" in child.meta and child.type == "image":
             self._used.add(child.meta["label"])
         if "whole" in child.meta:

@@ -14,17 +14,42 @@ from markdown_it.common.utils import normalizeReference
 from markdown_it.rules_block import StateBlock
 from markdown_it.rules_inline import StateInline
 
+_BRACKETED = re.compile(r"<(?:[^<>\n\\]++|\\.)*+>", re.DOTALL)
+# Of a destination, up to a bracket or its end.
+_RUN = re.compile(r"(?:[^\x00-\x20\x7f\\()]++|\\[^ ]|\\\Z)++")
+_MOST_LEVELS = 32
 _GAP = re.compile(r"[ \t\n]*")
 _SIZE = re.compile(r"[ \t]+=[0-9]{0,6}%?x?[0-9]{0,6}%?[ \t]*(?=\))")
 _EMBED = re.compile(r"!\[\[([^\[\]\n|#]{1,8000})(?:[#|][^\[\]\n]{0,1000})?\]\]")
 
 
 class Span(NamedTuple):
-    """A span of a text that the inline parser reads, and what is written there."""
+    """A span of a text."""
 
     start: int
     end: int
-    text: str
+
+
+def destination_end(source: str, at: int, stop: int) -> int:
+    """Where the destination that begins here ends; -1 if none does.
+
+    As markdown-it's `parseLinkDestination`, which reads character by character: of `[a](` without
+    an end it reads 160 of them, again and again.
+    """
+    if source.startswith("<", at, stop):
+        bracketed = _BRACKETED.match(source, at, stop)
+        return bracketed.end() if bracketed else -1
+    begin, level = at, 0
+    while True:
+        run = _RUN.match(source, at, stop)
+        at = run.end() if run else at
+        mark = source[at] if at < stop else ""
+        if mark not in ("(", ")") or (mark == ")" and not level):
+            return at if at > begin and not level else -1
+        level += 1 if mark == "(" else -1
+        if level > _MOST_LEVELS:
+            return -1
+        at += 1
 
 
 def destination_of_reference(state: StateBlock, first: int) -> Span | None:
@@ -37,13 +62,13 @@ def destination_of_reference(state: StateBlock, first: int) -> Span | None:
     end = re.compile(r"(?:\\.|[^\\\]])*\]:[ \t\n]*", re.DOTALL).match(string)
     if not end:
         return None
-    result = state.md.helpers.parseLinkDestination(string, end.end(), len(string))
+    after = destination_end(string, end.end(), len(string))
     before = string.count("\n", 0, end.end())
     column = end.end() - (string.rfind("\n", 0, end.end()) + 1)
-    is_bracketed = string[end.end()] == "<"
+    is_bracketed = string.startswith("<", end.end())
     start = starts[before] + column + is_bracketed
-    length = result.pos - end.end() - 2 * is_bracketed
-    return Span(start, start + length, "") if result.ok else None
+    length = after - end.end() - 2 * is_bracketed
+    return Span(start, start + length) if after >= 0 else None
 
 
 def noting(rule: Any) -> Any:
@@ -56,7 +81,7 @@ def noting(rule: Any) -> Any:
             token = state.tokens[-1]
             token.meta["whole"] = (start, state.pos)
             if token.type == "link_close":  # an autolink
-                token.meta["destination"] = Span(start + 1, state.pos - 1, "")
+                token.meta["destination"] = Span(start + 1, state.pos - 1)
         return is_done
 
     return noting
@@ -69,7 +94,7 @@ def embed(state: StateInline, silent: bool) -> bool:
         return False
     if not silent:
         token = state.push("image", "img", 0)
-        token.meta["destination"] = Span(*match.span(1), match[1])
+        token.meta["destination"] = Span(*match.span(1))
     state.pos = match.end()
     return True
 
@@ -120,11 +145,13 @@ def _bracketed(state: StateInline, silent: bool, opening: int, *, is_image: bool
 def _target(state: StateInline, at: int) -> tuple[Span | None, int] | None:
     """The destination in `(destination "title")` here, and where the bracket ends."""
     source, stop, helpers = state.src, state.posMax, state.md.helpers
+    if state.html_terminator_last(")") < at:
+        return None
     begin = _skip(source, at + 1, stop)
-    result = helpers.parseLinkDestination(source, begin, stop)
-    at = result.pos if result.ok else begin
+    end = destination_end(source, begin, stop)
+    at = end if end >= 0 else begin
     is_bracketed = source[begin : begin + 1] == "<"
-    span = Span(begin + is_bracketed, at - is_bracketed, result.str)
+    span = Span(begin + is_bracketed, at - is_bracketed)
     size = _SIZE.match(source, at, stop)
     after = size.end() if size else _skip(source, at, stop)
     if not size:

@@ -65,7 +65,11 @@ def find(text: str, base: str = "", column: str = "", inner: Inner | None = None
         if row[0].start == row[-1].outer_end:  # a blank line
             continue
         # A row that ends before a column gets no new cells: they would stand in the wrong column.
-        for index, cell in enumerate(row):
+        is_searched = _has_any(text, row[0].start, row[-1].outer_end)
+        for index in range(len(row)) if is_searched else sorted(columns):
+            if index >= len(row):
+                break
+            cell = row[index]
             if index not in columns:
                 _other_cell(finds, text, cell, base, inner)
             elif number == 0 and is_heading:
@@ -153,6 +157,8 @@ def _url_columns(text: str, rows: list[list[Value]], names: list[str], base: str
     """
     columns: set[int] = set()
     for row in rows[bool(names) :]:
+        if text.find(".", row[0].start, row[-1].outer_end) < 0:
+            continue
         for index, cell in enumerate(row):
             if index in columns or text.find(".", cell.start, cell.end) < 0:
                 continue
@@ -185,7 +191,7 @@ def _cell_urls(finds: Finds, text: str, cell: Value, base: str) -> Iterator[Foun
 
 def _other_cell(finds: Finds, text: str, cell: Value, base: str, inner: Inner | None) -> None:
     """A cell of another column: its text may have images."""
-    if all(text.find(mark, cell.start, cell.end) < 0 for mark in ("/", "<", ".")):
+    if not _has_any(text, cell.start, cell.end):
         return
     part = _value(text, cell)
     _, why = absolute(part.text, "")
@@ -194,6 +200,14 @@ def _other_cell(finds: Finds, text: str, cell: Value, base: str, inner: Inner | 
         return
     found = inner(part.text, base) if inner else bare.find(part.text)
     finds.add(part.moved(found, text, _in_quotes if cell.is_quoted else None))
+
+
+_MARK = re.compile(r"[/<.]")
+
+
+def _has_any(text: str, start: int, end: int) -> bool:
+    """Whether something stands here that may be an image: a URL or an element."""
+    return _MARK.search(text, start, end) is not None
 
 
 def _in_quotes(link: str) -> str:
