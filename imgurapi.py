@@ -188,6 +188,9 @@ class ImgurAPI(ImgurClient):
             }
             for key in read.keys() & {"UserReset", "ClientReset"}:  # always epochs in this body
                 read[key] = max(0, read[key] - time.time())
+            # RapidAPI's gateway has the limits of its plan, and this body those of Imgur's own API.
+            if self.mashape_key is not None and self.quota.assumes_limits:
+                return
             if not self.quota.learn(read, asked):
                 self.quota.learn_no_limits()
 

@@ -26,6 +26,7 @@ import tornado.ioloop
 
 from imageload import options
 from imageload.errors import StoreError
+from imageload.fetch.spool import spool_folder
 from imageload.fetch.tempfiles import temp_folder
 from imageload.loader import Order
 from imageload.sandbox_process import SandboxError, SandboxProcess, imgur_or_sandbox
@@ -251,6 +252,13 @@ def _raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
+def _temp_dir(settings: Settings) -> contextlib.AbstractContextManager[Path]:
+    """The folder for temp files; a journal's outlives the process."""
+    if settings.store and not settings.is_node:
+        return contextlib.nullcontext(spool_folder(settings.store, settings.temp_dir))
+    return temp_folder(settings.temp_dir)
+
+
 def _exit(*_: object) -> None:
     """Handle a signal during the start; `finally` blocks undo what was begun."""
     sys.exit(0)
@@ -270,7 +278,7 @@ def main(arguments: Sequence[str], *, program: str = "main.py") -> int:
         if settings.store and not settings.is_node:
             # Before the sandbox, whose port would be taken too.
             check_free(Path(settings.store))
-        with temp_folder(settings.temp_dir) as temp_dir, imgur_or_sandbox(settings) as wired:
+        with _temp_dir(settings) as temp_dir, imgur_or_sandbox(settings) as wired:
             return asyncio.run(serve(wired[0], temp_dir, wired[1]))
     except (OSError, SandboxError, StoreError) as error:
         print(f"{program}: the service cannot start: {error}", file=sys.stderr)

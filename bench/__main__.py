@@ -10,6 +10,7 @@ It writes to the system's temp folder and leaves nothing there. It asserts no sp
     python -m bench --against 422a9ca            the service beside that commit's, with ratios
     python -m bench --against 422a9ca --long     one job of 100,000 URLs, and one of 10,000
     python -m bench --against 422a9ca --many     10,000 jobs of one URL
+    python -m bench --s3                         into a bucket, beside rclone copyurl
     python -m bench --cluster                    one process with SQLite beside nodes on PostgreSQL
 """
 
@@ -27,6 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.process import BenchError
+from bench.s3 import measure_s3
 from bench.scale import measure_long, measure_many
 from bench.speed import JOURNALED, SERVICE, measure_speed, tools
 from bench.trees import ROOT, Candidate, checked_out
@@ -56,7 +58,9 @@ def _measure(options: argparse.Namespace) -> None:
     nginx, curl = tools()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imageload-bench-")))
-        if options.cluster:
+        if options.s3:
+            measure_s3(options, folder)
+        elif options.cluster:
             # It needs psycopg, and the others do not.
             from bench.cluster import measure_cluster
 
@@ -129,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     scale = parser.add_mutually_exclusive_group()
     scale.add_argument("--long", action="store_true", help="one job of 100,000 URLs, and of 10,000")
     scale.add_argument("--many", action="store_true", help="10,000 jobs of one URL")
+    scale.add_argument("--s3", action="store_true", help="into a bucket, beside rclone copyurl")
     scale.add_argument(
         "--cluster", action="store_true", help="one process with SQLite, and nodes on PostgreSQL"
     )

@@ -18,6 +18,7 @@ from pathlib import Path
 from bench.process import BenchError, Child
 
 AUTHORIZATION = "Client-ID bench"
+BUCKET = "bucket"
 _START_SECONDS = 10.0
 _LOG_SECONDS = 5.0
 
@@ -63,6 +64,12 @@ _IMGUR_CONF = """
         access_log {log} uploads; default_type application/json;
         location = /3/upload {{ root {folder}; mirror /nothing; error_page 405 =200 @answer; }}
         location = /nothing {{ internal; return 204; }}
+        location /{bucket}/ {{
+            root {folder}; mirror /nothing;
+            error_page 405 =200 @put; error_page 404 =404 @missing;
+        }}
+        location @put {{ add_header ETag '"kept"' always; return 200; }}
+        location @missing {{ return 404 '<Error><Code>NoSuchKey</Code></Error>'; }}
         location @answer {{ return 200 '{answer}'; }}
         location = /3/credits {{ access_log off; return 200 '{credits}'; }}
     }}
@@ -122,6 +129,7 @@ def running_servers(
             log=servers.log(way),
             folder=folder,
             answer=_UPLOADED,
+            bucket=BUCKET,
             credits=_CREDITS,
         )
         for way, port in zip(ways, servers.ports[1:], strict=True)

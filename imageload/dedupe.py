@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
 
 from imageload.errors import Failure, ImageError
@@ -67,6 +67,20 @@ class Dedupe:
         self._clock = 0
         self._running: dict[str, int] = {}
 
+    def restore(self, jobs: Iterable[Job], link_base: str) -> Callable[[], None]:
+        """A call that makes the links of these jobs known, for the loop; any thread may ask for it.
+
+        Links that do not begin with `link_base` are another target's.
+        """
+        found: dict[str, Landed] = {}
+        for job in jobs if self._keeps_links else ():
+            for image in job.snapshot().images if job.dedupe else ():
+                link, report = image.link, image.report
+                if link is not None and report is not None and link.startswith(link_base):
+                    texts = texts_key(image.title, image.description)
+                    found[f"{report.sha256}{texts}"] = Landed(link, image.deletehash)
+        return lambda: self._links.update(found)
+
     def begin(self, job_id: str) -> None:
         """The job runs from now on. This alone may be called from any thread."""
         self._running.setdefault(job_id, self._clock)
@@ -105,14 +119,19 @@ class Dedupe:
         moment, result = self._by_url.get(name, (-1, None))
         return result if moment > self._running.get(job_id, self._clock) else None
 
+    def lead(self, key: str) -> bool:
+        """True: the caller leads this key from now on. False: another image does."""
+        if key in self._in_flight:
+            return False
+        self._in_flight[key] = _InFlight()
+        return True
+
     async def lead_or_follow(self, key: str) -> Result | None:
         """None: the caller leads this key. Else the Result of the image that led it."""
-        leader = self._in_flight.get(key)
-        if leader is None:
-            self._in_flight[key] = _InFlight()
+        if self.lead(key):
             return None
         following: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        leader.followers.append(following)
+        self._in_flight[key].followers.append(following)
         return await following
 
     def settle(self, key: str, result: Result) -> None:
@@ -147,6 +166,12 @@ class Claim:
         Raises SharedFailure.
         """
         return await self._claim(f"url:{self._url}{self._texts}")
+
+    def lead_url(self) -> None:
+        """Never follow by URL; others may follow this image, if it is the first of its URL."""
+        key = f"url:{self._url}{self._texts}"
+        if self._job.dedupe and self._dedupe.lead(key):
+            self._led.append(key)
 
     async def by_content(self, sha256: str) -> Result | None:
         """None: upload the bytes. Else the Result of an image with the same bytes.

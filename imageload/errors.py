@@ -11,7 +11,9 @@
         ├── DownloadError        the image did not arrive from its origin
         │   └── InvalidURL, TooLarge
         └── UploadError          the image did not get to the target
-            ├── QuotaExceeded, UploadBlocked, CredentialsRefused
+            ├── QuotaExceeded, UploadBlocked
+            ├── CredentialsRefused
+            │   └── BucketRefused
             └── NotFoundOnImgur
 
 Only an error that is caught by its type has a class of its own. Every other error is raised by the
@@ -79,6 +81,7 @@ REFUSALS: Mapping[str, Refusal] = {
     "unknown-host": Refusal(421, "Unknown host"),
     "key-reused": Refusal(422, "Idempotency-Key reused"),
     "no-images": Refusal(422, "No images in the document"),
+    "no-albums": Refusal(422, "No albums"),
     "backlog-full": Refusal(429, "Backlog full", 30),
     "out-of-room": Refusal(503, "Out of room", 5),
     "out-of-threads": Refusal(503, "Out of threads", 30),
@@ -165,12 +168,19 @@ ERRORS: Mapping[str, Rule] = {
     "empty_image": Rule(code="empty_body", transient=True, max_tries=2),  # 200, and no bytes
     "not_image": Rule(),
     "removed_at_origin": Rule(),
+    "refused_at_origin": Rule(),  # Imgur shows its images, but not to this server
+    "throttled_at_origin": Rule(code="refused_at_origin", transient=True),  # with 429
     "unsupported_type": Rule(),
     "conversion_failed": Rule(),
+    "metadata_kept": Rule(),
     # The upload
     "rate_limited": Rule(transient=True),
     "upload_blocked": Rule(transient=True),  # Imgur refuses this address, country or client id
     "bad_credentials": Rule(),
+    "access_denied": Rule(),  # these four: of a bucket, until an operator acts
+    "clock_skew": Rule(),
+    "no_bucket": Rule(),
+    "wrong_region": Rule(),
     "upload_rejected": Rule(),
     "unknown_rejection": Rule(code="upload_rejected"),  # in words that say no known reason
     "too_large_for_target": Rule(code="too_large"),
@@ -282,6 +292,13 @@ class CredentialsRefused(_OfOneRow, UploadError):
     """Imgur does not accept the client id or the token."""
 
     row = "bad_credentials"
+
+
+class BucketRefused(CredentialsRefused):
+    """The bucket takes nothing of ours until an operator acts; `name` is a key of ERRORS."""
+
+    def __init__(self, name: str, message: str, **known: Unpack[Known]) -> None:
+        ImageError.__init__(self, name, message, **known)
 
 
 class NotFoundOnImgur(_OfOneRow, UploadError):

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-from imageload.errors import Failure, ImageError, Refused, shutting_down
+from imageload.errors import Failure, ImageError, Refused, UploadError, shutting_down
 from imageload.fetch.hosts import host_of
 from imageload.job import (
     AlbumEnded,
@@ -35,7 +35,7 @@ from imageload.job import (
 )
 from imageload.pipeline import Pipeline, bug_failure
 from imageload.targets.imgur.albums import make_album
-from imageload.targets.imgur.purge import LinksOfOthers, purge
+from imageload.targets.purge import LinksOfOthers, purge
 from imageload.window import Window
 
 _log = logging.getLogger(__name__)
@@ -266,8 +266,10 @@ class Jobs:
         return None
 
     async def _load_images(self, job: Job, window: Window) -> None:
-        images = enumerate(job.snapshot().images)
-        window.add([n for n, image in images if image.state == "queued" and n not in window])
+        images, kept = enumerate(job.snapshot().images), self._pipeline.spool.images_of(job.job_id)
+        queued = [n for n, image in images if image.state == "queued" and n not in window]
+        window.start([n for n in queued if n in kept])
+        window.add([n for n in queued if n not in window])
         await window.wait_until_empty()
 
     async def _purge(self, job: Job) -> None:
@@ -283,13 +285,9 @@ class Jobs:
             await self._call(job, call)
 
     async def _make_album(self, job: Job) -> None:
-        target, before = self._pipeline.target, job.snapshot()
-        request = functools.partial(target.request, job.job_id)
-        on_made = functools.partial(self._pipeline.apply, job)
-        call = make_album(request, before, target.album_link, on_made, anonymous=target.anonymous)
-        ended = AlbumEnded()
+        before, ended = job.snapshot(), AlbumEnded()
         try:
-            await self._call(job, call)
+            await self._call(job, self._album_call(job, before))
         except asyncio.CancelledError:
             if self._is_left(job):
                 return
@@ -307,6 +305,15 @@ class Jobs:
         has_more = _pending(after) or after.counts["completed"] > before.counts["completed"]
         if has_more and ended.failure is None:
             self._pipeline.apply(job, AlbumReopened())  # images were requeued meanwhile
+
+    async def _album_call(self, job: Job, before: Snapshot) -> None:
+        albums = self._pipeline.target.albums
+        if albums is None:
+            message = f"There are no albums on {self._pipeline.target.place}."
+            raise UploadError("upload_rejected", message)
+        request = functools.partial(albums.request, job.job_id)
+        on_made = functools.partial(self._pipeline.apply, job)
+        await make_album(request, before, albums.album_link, on_made, anonymous=albums.anonymous)
 
     async def _call(self, job: Job, call: Coroutine[Any, Any, T]) -> T:
         """The result of `call`, which a stop cancels; a cancel of the job cancels an album's."""

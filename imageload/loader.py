@@ -27,7 +27,7 @@ from imageload.job import Item, Job, Snapshot, memory_of
 from imageload.jobs import CancelResult, Jobs, WindowRules
 from imageload.pipeline import Pipeline
 from imageload.store import Posted, Totals
-from imageload.targets.imgur.breaker import Blocked, Endpoint
+from imageload.targets import Blocked, Endpoint
 from imageload.transport.curl import TransferLoop
 from imageload.window import STALL_SECONDS
 
@@ -187,6 +187,7 @@ class ImageLoad:
         self._transfers = transfers
         self._store = pipeline.store
         self._dedupe = pipeline.dedupe
+        self._spool = pipeline.spool
         self.at_work = self._jobs = Jobs(pipeline, rules, self._links_of_others)
         self._capacity = capacity
         self._lock = threading.Lock()
@@ -252,7 +253,12 @@ class ImageLoad:
     def restore(self, jobs: Sequence[Job]) -> None:
         """Take over the jobs of an earlier process, and continue those that are not finished."""
         unfinished = [job for job in jobs if not job.summary().finished]
+        # Those whose images hold temp bytes run as before: others may wait for these bytes.
+        with_files = [job for job in unfinished if job.job_id in self._spool]
+        unfinished.sort(key=lambda job: job.job_id not in self._spool)
         now, monotonic = datetime.now(UTC), time.monotonic()
+        know_links = self._dedupe.restore(jobs, self._target.link_base)
+        self._transfers.loop.call_soon_threadsafe(know_links)  # before any thread's work
         with self._lock:
             for job in jobs:
                 age = max(0.0, (now - job.created).total_seconds())
@@ -262,7 +268,7 @@ class ImageLoad:
             for job in unfinished:
                 self._dedupe.begin(job.job_id)
                 self._waiting[job.job_id] = job
-            self._start_waiting()
+            self._start_waiting(at_least=len(with_files))
         if jobs:
             _log.info("restored jobs=%d unfinished=%d", len(jobs), len(unfinished))
 
@@ -293,7 +299,7 @@ class ImageLoad:
         return self._store.trouble
 
     def closed(self, endpoint: Endpoint) -> Blocked | None:
-        """Why requests of this kind wait for Imgur, and until when."""
+        """Why requests of this kind wait for the target, and until when."""
         return self._target.gates[endpoint].closed
 
     async def find(self, job_id: str) -> Job | None:
@@ -460,9 +466,9 @@ class ImageLoad:
                 self._waiting[job.job_id] = job
                 self._start_waiting()
 
-    def _start_waiting(self) -> None:
+    def _start_waiting(self, at_least: int = 0) -> None:
         """For the lock's holder: start threads for the jobs that wait."""
-        while self._waiting and self._may_start():
+        while self._waiting and (len(self._active) < at_least or self._may_start()):
             job_id, job = next(iter(self._waiting.items()))
             name = f"job-{job_id[:8]}"
             thread = threading.Thread(target=self._work, args=(job,), name=name, daemon=True)

@@ -1,8 +1,9 @@
 """Read Settings from flags and the environment, and describe the options for people.
 
 A flag beats the environment variable, which beats the default. `--max-bytes` is
-`IMAGELOAD_MAX_BYTES` in the environment; the Imgur options have the names that other programs use,
-such as `IMGUR_CLIENT_ID`. `python -m imageload.options > docs/options.md` writes the tables.
+`IMAGELOAD_MAX_BYTES` in the environment; the Imgur options and the keys of a bucket have the names
+that other programs use, such as `IMGUR_CLIENT_ID`. `python -m imageload.options > docs/options.md`
+writes the tables.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from imageload.settings import GROUPS, VERSION, Settings
+from imageload.targets.s3.location import Location
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -71,7 +73,7 @@ def flag(name: str) -> str:
 
 def environment_name(name: str) -> str:
     """The environment variable of the option `name`."""
-    return name.upper() if name.startswith("imgur_") else f"IMAGELOAD_{name.upper()}"
+    return name.upper() if name.startswith(("imgur_", "aws_")) else f"IMAGELOAD_{name.upper()}"
 
 
 def options() -> tuple[dataclasses.Field[Any], ...]:
@@ -81,6 +83,8 @@ def options() -> tuple[dataclasses.Field[Any], ...]:
 
 def show(value: object) -> str:
     """How help and documents write an option's value."""
+    if value is None:
+        return "none"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
@@ -92,7 +96,7 @@ def _parser(environ: Mapping[str, str], program: str) -> argparse.ArgumentParser
     parser = argparse.ArgumentParser(
         prog=program,
         usage=f"{'python3 ' * program.endswith('.py')}{program} [--option=value ...]",
-        description="Put lists of image URLs on Imgur: POST /v1/images/upload.",
+        description="Put lists of image URLs on Imgur or into a bucket: POST /v1/images/upload.",
         epilog="A flag beats the environment variable, which beats the default.",
         allow_abbrev=False,
     )
@@ -146,9 +150,22 @@ def parse(
     parser = _parser(environ, program)
     values = vars(parser.parse_args(arguments))
     try:
-        return Settings(**values)
+        settings = Settings(**values)
+        if settings.is_s3:
+            location(settings)
     except ValueError as error:
         parser.error(str(error))
+    return settings
+
+
+def location(settings: Settings) -> Location:
+    """Where the bucket is that `settings` name; raises ValueError if an option is wrong."""
+    return Location.of(
+        settings.target,
+        region=settings.s3_region,
+        endpoint=settings.s3_endpoint,
+        public_url=settings.s3_public_url,
+    )
 
 
 def row(option: dataclasses.Field[Any]) -> str:

@@ -21,9 +21,11 @@ from imageload.convert.pool import Converters
 from imageload.dedupe import Claim, Dedupe, Result
 from imageload.errors import DownloadError, Failure, ImageError, UploadError
 from imageload.fetch.download import Downloader, Hop
-from imageload.fetch.guard import Target, check_url, redact_url
+from imageload.fetch.guard import Target as Origin
+from imageload.fetch.guard import check_url, redact_url
 from imageload.fetch.hosts import Hosts
-from imageload.fetch.imgur import image_target
+from imageload.fetch.imgur import album_of, image_target, only_image
+from imageload.fetch.spool import Spool
 from imageload.fetch.tempfiles import TempBytes, TempFiles
 from imageload.job import (
     Change,
@@ -39,8 +41,7 @@ from imageload.job import (
 )
 from imageload.retry import RetryRule
 from imageload.store import Elsewhere, Store
-from imageload.targets import Upload
-from imageload.targets.imgur.uploader import Imgur
+from imageload.targets import Target, Upload
 from imageload.transport.slots import Slots
 from imageload.window import Window
 
@@ -48,9 +49,13 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Observer = Callable[[Job, Change], None]
+AlbumLinks = Callable[[str, str], Awaitable[list[str] | None]]
 
 
 _FOLLOW_SECONDS = 0.25
+_KEEP_SECONDS = 1.0
+"""An image that waits for longer with its temp file is recorded with it: few do without a reason,
+so the others cost nothing."""
 
 
 class _AtAnotherNode(Exception):
@@ -68,12 +73,15 @@ class Pipeline:
     downloader: Downloader
     downloads: Slots
     converters: Converters
-    target: Imgur
+    target: Target
     hosts: Hosts
+    album_links: AlbumLinks | None = None
+    """The links of an album of Imgur, for a job; None: Imgur cannot be asked."""
     dedupe: Dedupe
     retry: RetryRule
     files: TempFiles
     temp_bytes: TempBytes
+    spool: Spool
     store: Store
     observers: tuple[Observer, ...] = ()
 
@@ -82,8 +90,12 @@ class Pipeline:
         job = window.job
         claim = self.dedupe.claim(job, job.image(index))
         try:
-            with window.aside(index):
-                result = await claim.by_url()
+            if index in self.spool.images_of(job.job_id):
+                result = None  # it needs no other image: it has its file
+                claim.lead_url()
+            else:
+                with window.aside(index):
+                    result = await claim.by_url()
             if result is None:
                 result = await self._load(window, index, claim)
             elif result.report is not None:
@@ -103,24 +115,51 @@ class Pipeline:
             self._fail(window, index, failure)
 
     async def _load(self, window: Window, index: int, claim: Claim) -> Result:
-        """Download the image and upload it, unless its bytes are known; give its temp file back."""
+        """Download the image and upload it, unless its bytes are known; give its temp file back.
+
+        If the service stops, the file is left to the next process on the store.
+        """
+        job, is_left = window.job, False
         report = await self._download(window, index)
+        keeping = self._keep_later(job, index)
         try:
             known = await claim.by_content(report.sha256)
             if known is not None:
                 return known
             return await self._upload(window, index, report)
+        except asyncio.CancelledError:
+            is_left = self.store.keeps_files and window.ending is None
+            if is_left:
+                self.store.keep(job, index)
+            raise
         finally:
-            self.files.give_back(report.temp_fn, report.bytes)
-            self.temp_bytes.resize(window.job.job_id, report.bytes, 0)
+            if keeping is not None:
+                keeping.cancel()
+            if not is_left:
+                self.files.give_back(report.temp_fn, report.bytes)
+            self.temp_bytes.resize(job.job_id, report.bytes, 0)
+
+    def _keep_later(self, job: Job, index: int) -> asyncio.TimerHandle | None:
+        """Record in a while which temp file the image has, unless that is cancelled."""
+        if not self.store.keeps_files:
+            return None
+        loop = asyncio.get_running_loop()
+        return loop.call_later(_KEEP_SECONDS, self.store.keep, job, index)
 
     async def _download(self, window: Window, index: int) -> Report:
-        """Download the image to a temp file, in a format and size that the target takes."""
+        """Download the image to a temp file, in a format and size that the target takes.
+
+        Unless an earlier process has, and left it in the spool.
+        """
         job = window.job
-        target = image_target(check_url(job.image(index).url))
+        has_file = index in self.spool.images_of(job.job_id)
+        target = None if has_file else await self._origin_of(window, index)
 
         async def attempt() -> Report:
-            report, size = await self._fetch(window, index, target), 0
+            report, size = await self.spool.take(job.job_id, index), 0
+            if report is None:
+                origin = target or await self._origin_of(window, index)
+                report = await self._fetch(window, index, origin)
             try:
                 converted = await self.converters.if_needed(report, job.job_id)
                 size = converted.bytes
@@ -137,7 +176,7 @@ class Pipeline:
         window.downloaded(index)
         return report
 
-    async def _fetch(self, window: Window, index: int, target: Target) -> Report:
+    async def _fetch(self, window: Window, index: int, target: Origin) -> Report:
         """Download `target`; with & in place of &amp;, as browsers read a page, if that fails."""
         try:
             return await self._follow(window, index, target)
@@ -154,12 +193,22 @@ class Pipeline:
         _log.info("downloaded with & in place of &amp; job=%s url=%s", job_id, url)
         return report
 
-    async def _follow(self, window: Window, index: int, target: Target) -> Report:
+    async def _follow(self, window: Window, index: int, target: Origin) -> Report:
         """Download `target`, at each origin that its redirects lead to in a slot of that one."""
         found: Report | Hop = Hop(target)
         while isinstance(found, Hop):
             found = await self._visit(window, index, found)
         return found
+
+    async def _origin_of(self, window: Window, index: int) -> Origin:
+        """Where the image is; for a page of Imgur that is not its URL."""
+        target = check_url(window.job.image(index).url)
+        album = album_of(target)
+        if album is None or self.album_links is None:
+            return image_target(target)
+        with window.aside(index, target.host):
+            links = await self.album_links(window.job.job_id, album.id)
+        return only_image(target, album, links)
 
     async def _visit(self, window: Window, index: int, hop: Hop) -> Report | Hop:
         """Download from the origin of `hop`; again, while that fails and its breaker is open."""
@@ -195,12 +244,15 @@ class Pipeline:
                 self.temp_bytes.resize(key, self.temp_bytes.largest, size)
 
     async def _upload(self, window: Window, index: int, report: Report) -> Result:
-        """Upload the image from its temp file; its start is on disk before it is sent.
+        """Upload the image from its temp file.
+
+        The start is on disk before it is sent, unless another upload would change nothing.
 
         If another node has its bytes, wait for that upload and take its link.
         """
         job, image = window.job, window.job.image(index)
         since = time.monotonic() if job.waiting_since is None else job.waiting_since
+        is_announced = self.store.is_durable and not self.target.is_repeatable
 
         async def announce() -> None:
             if not job.image(index).uploading:
@@ -220,10 +272,12 @@ class Pipeline:
                 name=f"imageload-{job.job_id}-{index + 1}",
                 since=since,
                 content=report.sha256,
+                type=report.type,
+                bytes=report.bytes,
                 title=image.title,
                 description=image.description,
                 was_lost=job.image(index).maybe_duplicate,
-                announce=announce if self.store.is_durable else None,
+                announce=announce if is_announced else None,
                 retract=retract,
                 may_send=lambda: self.store.is_ours(job),
                 on_send=lambda is_sent: window.note_sending(index, is_sent=is_sent),

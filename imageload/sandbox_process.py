@@ -217,11 +217,11 @@ def _readable(descriptors: list[int], seconds: float) -> list[int]:
 
 @contextlib.contextmanager
 def imgur_or_sandbox(settings: Settings) -> Iterator[tuple[Settings, SandboxProcess | None]]:
-    """`settings`, or without a client id some that lead to a sandbox, and that sandbox.
+    """`settings`, or, with no client id and no bucket, some that lead to a sandbox, and that one.
 
     The sandbox runs within the block. Raises SandboxError if it does not start.
     """
-    if settings.imgur_client_id:
+    if settings.imgur_client_id or settings.is_s3:
         yield settings, None
         return
     folder = Path(settings.sandbox_dir).absolute()

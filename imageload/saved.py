@@ -22,14 +22,19 @@ _TOKEN = "imgur:refresh-token"  # noqa: S105 - the name of a setting
 
 def save_budgets(store: Store, quotas: Quotas, whose: str) -> None:
     """Save the budgets of `quotas`; `whose` names the Imgur, the account and the client ids."""
-    store.set_setting(_BUDGETS, json.dumps([_digest(whose), quotas.snapshot()]))
+    note = _digest(whose), quotas.snapshot(), quotas.snapshot_hits()
+    store.set_setting(_BUDGETS, json.dumps(note))
 
 
 def restore_budgets(store: Store, quotas: Quotas, whose: str) -> bool:
     """Restore the saved budgets if they belong to `whose`; False if not all are known then."""
     try:
-        digest, budgets = json.loads(store.get_setting(_BUDGETS) or '["", []]')
-        return digest == _digest(whose) and quotas.restore(budgets)
+        digest, budgets, *hits = json.loads(store.get_setting(_BUDGETS) or '["", []]')
+        if digest != _digest(whose):
+            return False
+        for each in hits:  # older versions saved none
+            quotas.restore_hits(each)
+        return quotas.restore(budgets)
     except (ValueError, TypeError):
         _log.warning("the saved budgets of Imgur cannot be read")
         return False

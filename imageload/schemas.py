@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from imageload.errors import Failure
 from imageload.job import Album, Callback, Image, Snapshot, State, Status
-from imageload.targets.imgur.breaker import Reason
+from imageload.targets import Reason
 from imageload.targets.imgur.budget import Name
 
 JobId = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
@@ -311,6 +311,7 @@ class QuotaJson(WaitingJson):
     done_at: Annotated[
         Moment | None, Meta(description="Estimated end of all uploads; null: never.")
     ]
+    target: Annotated[str, Meta(description="Where images go: imgur, or s3://BUCKET/PREFIX.")]
     budgets: list[BudgetJson]
 
 
@@ -328,6 +329,9 @@ class ReadyJson(TypedDict):
     reason: str | None
     journal: Annotated[str | None, Meta(description="Why the journal cannot be written.")]
     sandbox: Annotated[str | None, Meta(description="Why the sandbox does not run.")]
+    target: Annotated[
+        str | None, Meta(description="What an operator should see to although uploads go on.")
+    ]
 
 
 class ProblemJson(TypedDict):

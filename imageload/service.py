@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,27 +15,33 @@ from typing import TYPE_CHECKING
 import certifi
 
 from imageload import saved
-from imageload.convert.pool import Converters
+from imageload.convert.pool import NEEDS, Converters
 from imageload.convert.pool import Rules as ConversionRules
 from imageload.dedupe import Dedupe
 from imageload.errors import StoreError
 from imageload.fetch.download import DownloadBounds, Downloader
 from imageload.fetch.guard import Guard
 from imageload.fetch.hosts import HostRules, Hosts
+from imageload.fetch.spool import Spool
 from imageload.fetch.tempfiles import TempBytes, TempFiles
-from imageload.job import Change, Job
+from imageload.job import Change, Job, Report
 from imageload.jobs import WindowRules
 from imageload.loader import Capacity, ImageLoad, Registry, Watch
 from imageload.observers.metrics import Metrics, Phase
 from imageload.observers.webhooks import WebhookRules, Webhooks
-from imageload.pipeline import Observer, Pipeline
+from imageload.options import location
+from imageload.pipeline import AlbumLinks, Observer, Pipeline
 from imageload.retry import RetryRule
 from imageload.sandbox_process import SandboxProcess
 from imageload.settings import SANDBOX_CLIENT_ID, Settings, Tuning
 from imageload.store import Store, open_store
+from imageload.targets import Takes, Target
+from imageload.targets.imgur.albums import album_links
 from imageload.targets.imgur.breaker import Terms
 from imageload.targets.imgur.quota import Quotas
 from imageload.targets.imgur.uploader import Imgur
+from imageload.targets.s3.bucket import Bucket, Keys
+from imageload.targets.s3.target import S3
 from imageload.transport.curl import TransferLoop, Transport
 from imageload.transport.request import Bounds
 from imageload.transport.slots import Pool, Slots
@@ -45,12 +52,14 @@ if TYPE_CHECKING:
     from imageload.cluster.node import Node
 
 _CALLBACK_WAITS = (2, 20, 120)  # times `retry_seconds`
+_S3_LONGEST_WAIT_SECONDS = 60.0
 
 
 class Service:
     """The parts of one service; `image_load` takes the jobs.
 
-    `settings` name Imgur in full: `imgur_client_id` is set. Temp files go into `temp_dir`.
+    `settings` name Imgur in full: `imgur_client_id` is set. Temp files go into `temp_dir`. With a
+    journal, those of its open images are used that are there; all others there are deleted.
     """
 
     def __init__(
@@ -75,7 +84,8 @@ class Service:
         self.metrics = Metrics()
         self.transfers = TransferLoop(on_break)
         # Before the journal is opened, as they raise ValueError if an option is wrong.
-        self._transports = origins, callbacks, imgur = _transports(settings, tuning, self.transfers)
+        self._transports = _transports(settings, tuning, self.transfers)
+        origins, callbacks, *of_target = self._transports
         self._webhooks = Webhooks(callbacks, _webhook_rules(settings, tuning), self._apply)
         self.node = None
         was_closed = True
@@ -83,15 +93,19 @@ class Service:
             self.node = _node(settings, self.metrics, on_break)
             self.store: Store = self.node.store
             self._restored_jobs: list[Job] = []
+            kept: Mapping[Job, Mapping[int, Report]] = {}
         else:
             restored = open_store(settings.store, self.metrics.commit_clock, on_break)
-            self.store, self._restored_jobs, was_closed = restored
+            self.store, self._restored_jobs, was_closed, kept = restored
         self.files = TempFiles(temp_dir)
         # Copies that are being converted come on top: --imgur-max-bytes for each of two workers.
         self.temp_bytes = TempBytes(settings.temp_bytes, settings.max_bytes)
-        self.target = _imgur(settings, tuning, imgur, self.store, self.metrics)
+        spool = Spool(self.files, self.temp_bytes, kept)
+        self.target = _target(settings, tuning, of_target, self.store, self.metrics)
         self._knows_budgets = True  # on a node, they come with the leases
-        if self.node is None:
+        if not self.target.has_budgets:
+            self._knows_budgets = False
+        elif self.node is None:
             is_known = saved.restore_budgets(self.store, self.target.quotas, _whose(settings))
             self._knows_budgets = is_known and was_closed
         self._downloads = Slots(
@@ -99,19 +113,24 @@ class Service:
             clock=self.metrics.clock("download"),
             on_resize=lambda slots: origins.keep_connections(2 * slots),
         )
-        self.converters = _converters(settings, tuning, self.files, self.metrics)
+        conversion = _conversion_rules(settings, tuning, self.target)
+        clock = self.metrics.clock("convert")
+        self.converters = Converters(conversion, self.files, workers=tuning.converters, clock=clock)
         self._pipeline = Pipeline(
             downloader=Downloader(origins, _download_bounds(settings, tuning), self.files),
             downloads=self._downloads,
             converters=self.converters,
             target=self.target,
             hosts=Hosts(_host_rules(settings, tuning)),
+            # The sandbox has none of Imgur's albums.
+            album_links=_album_links(settings, self.target),
             dedupe=Dedupe(keeps_links=not settings.is_node),
             retry=_retry_rule(settings, tuning),
             files=self.files,
             temp_bytes=self.temp_bytes,
+            spool=spool,
             store=self.store,
-            observers=(self.store.record, self.metrics, *observers, self._webhooks),
+            observers=(self.store.record, spool, self.metrics, *observers, self._webhooks),
         )
         window = tuning.job_window or settings.downloads + settings.uploads
         self.image_load = ImageLoad(
@@ -138,7 +157,7 @@ class Service:
             self.registry = self.node.mirror(observers, watch, rules)
 
     def start(self) -> None:
-        """Start the transfer loop, ask for Imgur's limits, and go on with the jobs of before."""
+        """Start the transfer loop, ask the target, and go on with the jobs of before."""
         self.transfers.start()
         if not self._knows_budgets:
             self.transfers.run(self.target.ask())
@@ -184,6 +203,7 @@ class Service:
         if self.node is not None:
             ended = self.node.close(seconds) and ended
         self._save_budgets()
+        self.files.close()  # before the journal, whose next process has the same folder
         return self.store.close(seconds) and ended
 
     async def _close_transfers(self) -> None:
@@ -196,7 +216,7 @@ class Service:
             transport.close()
 
     def _save_budgets(self) -> None:
-        if self.node is None:
+        if self.node is None and self.target.has_budgets:
             saved.save_budgets(self.store, self.target.quotas, _whose(self._settings))
 
     def _apply(self, job: Job, change: Change) -> None:
@@ -219,10 +239,11 @@ def _node(settings: Settings, metrics: Metrics, on_break: Callable[[], object] |
     return Node(settings.store, rules, metrics.commit_clock, on_break)
 
 
-def _transports(
-    settings: Settings, tuning: Tuning, transfers: TransferLoop
-) -> tuple[Transport, Transport, Transport]:
-    """For origins and callbacks, under the guard, and for Imgur, without it."""
+def _transports(settings: Settings, tuning: Tuning, transfers: TransferLoop) -> list[Transport]:
+    """For origins and callbacks, under the guard, and for the target, without it.
+
+    A bucket has two: one signs requests.
+    """
     guard = Guard(settings.allow_origin, settings.deny_origin, tuning.origin_ports)
     bounds = Bounds(
         connect_seconds=tuning.connect_seconds,
@@ -231,15 +252,64 @@ def _transports(
         max_header_bytes=tuning.max_header_bytes,
         ca_file=tuning.ca_file or os.environ.get("SSL_CERT_FILE") or certifi.where(),
     )
-    # Imgur may think about a large image for a while, and so may the receiver of a callback: their
-    # deadlines alone end these requests.
+    # A target may think about a large image for a while, and so may the receiver of a callback:
+    # their deadlines alone end these requests.
     patient = replace(bounds, low_speed_bytes=0)
     agent, proxy = settings.user_agent, settings.origin_proxy
     refusal = None if proxy else guard.refusal
-    return (
+    made = [
         Transport(transfers, bounds, user_agent=agent, refusal=refusal, proxy=proxy),
         Transport(transfers, patient, user_agent=agent, refusal=refusal, proxy=proxy),
         Transport(transfers, patient, user_agent=agent),
+    ]
+    if settings.is_s3:
+        signing = _keys(settings).signing(settings.s3_region)
+        made.append(Transport(transfers, patient, user_agent=agent, signing=signing))
+    return made
+
+
+def _target(
+    settings: Settings,
+    tuning: Tuning,
+    transports: Sequence[Transport],
+    store: Store,
+    metrics: Metrics,
+) -> Target:
+    """Raises ValueError if an option is wrong."""
+    if settings.is_s3:
+        plain, signed = transports
+        return _s3(settings, tuning, plain, signed, metrics)
+    (plain,) = transports
+    return _imgur(settings, tuning, plain, store, metrics)
+
+
+def _s3(
+    settings: Settings, tuning: Tuning, plain: Transport, signed: Transport, metrics: Metrics
+) -> S3:
+    """The bucket."""
+    terms = Terms(
+        unhinted_wait=tuning.bucket_wait_seconds,
+        longest_wait=_S3_LONGEST_WAIT_SECONDS,
+        outage_seconds=settings.outage_seconds,
+        lease_seconds=tuning.lease_seconds,
+        throttled="throttled",
+        place="The bucket's service",
+    )
+    return S3(
+        Bucket(location(settings), _keys(settings), signed, plain, settings.upload_seconds),
+        Quotas(1, terms, on_end=metrics.imgur_request_ended),
+        settings.uploads,
+        retry=_retry_rule(settings, tuning).wait,
+        clock=metrics.clock("upload"),
+        on_resize=lambda slots: signed.keep_connections(2 * slots),
+    )
+
+
+def _keys(settings: Settings) -> Keys:
+    return Keys(
+        key_id=settings.aws_access_key_id,
+        secret=settings.aws_secret_access_key,
+        token=settings.aws_session_token,
     )
 
 
@@ -280,23 +350,40 @@ def _imgur(
         settings.uploads,
         retry=_retry_rule(settings, tuning).wait,
         anonymous=settings.imgur_anonymous,
+        takes=Takes(tuple(NEEDS), settings.imgur_max_bytes),
+        link_base=settings.imgur_link_base,
         clock=metrics.clock("upload"),
         on_resize=lambda slots: transport.keep_connections(2 * slots),
     )
 
 
 def _whose(settings: Settings) -> str:
-    """Names the Imgur, the account and the client ids that saved budgets belong to.
+    """Names the Imgur, the account and the client ids, with limits, that saved budgets belong to.
 
     The sandbox with Imgur's limits and the one without them are two.
     """
-    return json.dumps([target_name(settings), [client_id for client_id, _, _ in settings.clients]])
+    return json.dumps([target_name(settings), settings.clients])
+
+
+def is_sandbox(settings: Settings) -> bool:
+    """True if the sandbox stands in for Imgur."""
+    return settings.imgur_client_id == SANDBOX_CLIENT_ID
+
+
+def _album_links(settings: Settings, target: Target) -> AlbumLinks | None:
+    """How the pipeline asks for an album; None: the target cannot tell of albums of others."""
+    albums = target.albums
+    if albums is None or is_sandbox(settings):
+        return None
+    return lambda job_id, name: album_links(functools.partial(albums.request, job_id), name)
 
 
 def target_name(settings: Settings) -> str:
-    """Names the Imgur and the account."""
+    """Names the Imgur and the account, or the bucket."""
+    if settings.is_s3:
+        return json.dumps([settings.s3_endpoint, settings.target])
     account = "" if settings.imgur_anonymous else settings.imgur_refresh_token
-    is_limited = settings.imgur_client_id == SANDBOX_CLIENT_ID and settings.sandbox_limits
+    is_limited = is_sandbox(settings) and settings.sandbox_limits
     return json.dumps([settings.imgur_base_url, account, is_limited])
 
 
@@ -310,25 +397,26 @@ def _lease_rules(settings: Settings, tuning: Tuning) -> LeaseRules:
 
     return LeaseRules(
         target=target_name(settings),
-        clients=[client_id for client_id, _, _ in _clients(settings)],
+        clients=[""] if settings.is_s3 else [client_id for client_id, _, _ in _clients(settings)],
         egress=settings.egress or socket.gethostname(),
         seconds=tuning.lease_seconds,
     )
 
 
-def _converters(
-    settings: Settings, tuning: Tuning, files: TempFiles, metrics: Metrics
-) -> Converters:
-    rules = ConversionRules(
-        convert=settings.convert,
+def _conversion_rules(settings: Settings, tuning: Tuning, target: Target) -> ConversionRules:
+    """Converts and strips as the target needs it, and more if the options say so."""
+    takes = target.takes
+    return ConversionRules(
+        needs=tuple(NEEDS) if settings.convert else takes.refused,
+        convert=settings.convert is not False,
         shrink=settings.shrink,
-        max_bytes=settings.imgur_max_bytes,
+        strip=settings.strip == "true" or (settings.strip == "auto" and not target.strips_metadata),
+        must_strip=settings.strip == "true",
+        max_bytes=settings.imgur_max_bytes if settings.shrink else takes.max_bytes,
         max_pixels=tuning.max_pixels,
         max_memory=settings.convert_bytes,
         seconds=tuning.convert_seconds,
     )
-    clock = metrics.clock("convert")
-    return Converters(rules, files, workers=tuning.converters, clock=clock)
 
 
 def _download_bounds(settings: Settings, tuning: Tuning) -> DownloadBounds:
@@ -338,6 +426,7 @@ def _download_bounds(settings: Settings, tuning: Tuning) -> DownloadBounds:
         max_pixels=tuning.max_pixels,
         max_redirects=tuning.max_redirects,
         downgrade=tuning.allow_downgrade,
+        rejected=frozenset(digest.lower() for digest in settings.reject_sha256),
     )
 
 

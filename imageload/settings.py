@@ -17,6 +17,7 @@ SANDBOX_CLIENT_ID = "sandbox"
 BEARER_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 """What can be shown as a token (RFC 6750's b64token)."""
 
+_SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 _CLIENT_ID = re.compile(r"[\x21-\x7e]+")
 _SITE = re.compile(r"https?://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
 
@@ -25,8 +26,8 @@ GROUPS = {
     "server": "the HTTP server",
     "jobs": "jobs and their callbacks",
     "fetch": "downloads from origins",
-    "convert": "conversion of images that Imgur refuses",
-    "targets": "uploads to Imgur, or to the sandbox in its place",
+    "convert": "conversion of images that the target refuses",
+    "targets": "uploads to Imgur, to the sandbox in its place, or to a bucket",
     "store": "jobs that outlive the process",
 }
 """The groups of options, in the order of `--help`, and what each concerns."""
@@ -117,6 +118,11 @@ class Settings:
     deny_origin: tuple[str, ...] = _fetch(
         (), "names", "Forbids downloads from these, also if --allow-origin names them"
     )
+    reject_sha256: tuple[str, ...] = _fetch(
+        (),
+        "names",
+        "Fails images with these SHA-256s: pictures that origins send in place of an image",
+    )
     origin_proxy: str = _fetch(
         "", "URL", "Downloads through this proxy, which then decides on the addresses"
     )
@@ -126,17 +132,31 @@ class Settings:
         "Sends this User-Agent to origins and to Imgur; name a contact in it",
     )
     temp_dir: str = _fetch(
-        "", "path", "Keeps temp files in a new folder below this one; empty: the system's folder"
+        "",
+        "path",
+        "Keeps temp files in a folder below this one; empty: beside the store's file, or without "
+        "one in the system's folder",
     )
     temp_bytes: int = _fetch(
         2 * 2**30, "bytes", "Pauses downloads before the temp files have more bytes than this"
     )
 
-    convert: bool = _convert(
-        True, "true or false", "Converts WebP, AVIF, HEIC and BMP to types that Imgur accepts"
+    convert: bool | None = _convert(
+        None,
+        "true or false",
+        "Converts WebP, AVIF, HEIC and BMP to types that Imgur accepts; if it is not set, for "
+        "Imgur alone",
     )
     shrink: bool = _convert(
-        False, "true or false", "Recompresses images that are larger than --imgur-max-bytes"
+        False,
+        "true or false",
+        "Recompresses images that are larger than --imgur-max-bytes, also for a bucket",
+    )
+    strip: str = _convert(
+        "auto",
+        "auto, true or false",
+        "Removes GPS and all other metadata before an upload; auto: as far as possible, where the "
+        "target does not; true: always, and fails an image that keeps some",
     )
     convert_bytes: int = _convert(
         1_536 * 2**20,
@@ -144,6 +164,25 @@ class Settings:
         "Gives all conversions together this much memory; images that need more fail",
     )
 
+    target: str = _targets(
+        "imgur", "imgur or s3 URL", "Uploads to Imgur, or to this bucket: s3://BUCKET/PREFIX"
+    )
+    s3_endpoint: str = _targets(
+        "", "URL", "Finds the bucket at this S3 service, https://HOST; empty: AWS"
+    )
+    s3_region: str = _targets("us-east-1", "text", "Signs requests for this region of the bucket")
+    s3_public_url: str = _targets(
+        "",
+        "URL",
+        "Makes links that begin with this, for example a CDN's; empty: the bucket's own URL",
+    )
+    aws_access_key_id: str = _targets(
+        "", "text", "Signs requests to the bucket with this key", secret=True
+    )
+    aws_secret_access_key: str = _targets("", "text", "Is the secret of that key", secret=True)
+    aws_session_token: str = _targets(
+        "", "text", "Is the token that comes with a temporary key", secret=True
+    )
     uploads: int = _targets(
         32, "count", "Uploads this many images at the same time, shared fairly among the jobs"
     )
@@ -153,10 +192,11 @@ class Settings:
     retry_lost: bool = _targets(
         True,
         "true or false",
-        "Uploads again after a lost response; the image may then be on Imgur twice",
+        "Uploads again after a lost response; the image may then be on Imgur twice, and never in a "
+        "bucket",
     )
     outage_seconds: float = _targets(
-        21_600.0, "seconds", "Fails images after Imgur has been unavailable for this time"
+        21_600.0, "seconds", "Fails images after the target has been unavailable for this time"
     )
     imgur_client_id: str = _targets(
         "", "text", "Uploads with this Imgur client id; empty: starts the sandbox", secret=True
@@ -164,7 +204,8 @@ class Settings:
     client_ids: tuple[str, ...] = _targets(
         (),
         "names",
-        "Uploads with these ids too: id, or id=credits-an-hour/credits-a-day",
+        "Uploads with these ids too: id, or id=credits-an-hour/credits-a-day, a form that "
+        "IMGUR_CLIENT_ID may have too",
         secret=True,
     )
     imgur_client_secret: str = _targets(
@@ -224,12 +265,16 @@ class Settings:
             raise ValueError("--log-level is DEBUG, INFO, WARNING or ERROR")
         if self.log_format not in ("text", "json"):
             raise ValueError("--log-format is text or json")
+        if self.strip not in ("auto", "true", "false"):
+            raise ValueError("--strip is auto, true or false")
         if not all(_SITE.fullmatch(site) for site in self.cors_origin):
             raise ValueError(
                 "--cors-origin is a scheme and a host, https://app.example, without a path"
             )
         if not all(BEARER_TOKEN.fullmatch(token) for token in self.api_token):
             raise ValueError("--api-token has letters, digits and ._~+/-, and commas between two")
+        if not all(_SHA256.fullmatch(digest) for digest in self.reject_sha256):
+            raise ValueError("--reject-sha256 are SHA-256s, of 64 hexadecimal digits each")
         if self.role not in ("node", "api", "worker"):
             raise ValueError("--role is node, api or worker")
         if self.role != "node" and not self.is_node:
@@ -253,6 +298,15 @@ class Settings:
                 f"--temp-bytes is at least {least:,}: twice --downloads x --max-bytes, which is "
                 "what downloads and uploads in flight may take"
             )
+        if self.is_s3 and not (self.aws_access_key_id and self.aws_secret_access_key):
+            raise ValueError(
+                "--target=s3://... needs the bucket's keys in the environment: AWS_ACCESS_KEY_ID "
+                "and AWS_SECRET_ACCESS_KEY"
+            )
+        if not self.is_s3 and (self.s3_endpoint or self.s3_public_url):
+            raise ValueError("--s3-endpoint and --s3-public-url need --target=s3://BUCKET/PREFIX")
+        if not self.is_s3 and self.target != "imgur":
+            raise ValueError("--target is imgur or s3://BUCKET/PREFIX")
         if self.imgur_base_url and not self.imgur_base_url.startswith(("http://", "https://")):
             raise ValueError("--imgur-base-url is an http or https URL")
 
@@ -262,9 +316,15 @@ class Settings:
         return self.store.startswith(("postgresql://", "postgres://"))
 
     @property
+    def is_s3(self) -> bool:
+        """True if images go to a bucket."""
+        return self.target.startswith("s3://")
+
+    @property
     def clients(self) -> list[tuple[str, int | None, int | None]]:
         """Every client id, with its credits an hour and a day where they are named."""
-        return [(self.imgur_client_id, None, None), *map(client_budgets, self.client_ids)]
+        main = client_budgets(self.imgur_client_id) if self.imgur_client_id else ("", None, None)
+        return [main, *map(client_budgets, self.client_ids)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -342,17 +402,21 @@ class Tuning:
     """The period of its daily budgets if its responses do not name it."""
     quota_wait_seconds: float = 60.0
     """The wait after a 429 without details; it doubles, up to an hour."""
+    bucket_wait_seconds: float = 1.0
+    """The wait after a bucket has refused a request; it doubles, up to a minute."""
     blocked_wait_seconds: float = 600.0
     """The wait after Imgur has blocked us; it doubles, up to an hour."""
 
 
 def client_budgets(entry: str) -> tuple[str, int | None, int | None]:
-    """The client id in an entry of `client_ids`, its credits an hour and a day where it has them.
+    """The client id in `entry`, and its credits an hour and a day where it has them.
 
     Raises ValueError for another form.
     """
     client_id, _, budgets = entry.partition("=")
     hour, _, day = budgets.partition("/")
     if not client_id or any(text and not text.isdecimal() for text in (hour, day)):
-        raise ValueError("--client-ids are written as id or id=credits-an-hour/credits-a-day")
+        raise ValueError(
+            "IMGUR_CLIENT_ID and --client-ids are written as id or id=credits-an-hour/credits-a-day"
+        )
     return client_id, int(hour) if hour else None, int(day) if day else None

@@ -154,6 +154,11 @@ class Window:
         self._order.add(indexes)
         self.fill()
 
+    def start(self, indexes: Iterable[int]) -> None:
+        """Load these images now, however many are in flight: they have their temp files."""
+        for index in indexes:
+            self._start(index)
+
     def fill(self) -> None:
         """Start images while there is room."""
         self._will_fill = False

@@ -12,9 +12,9 @@ process (`sandbox.testing`). The event loop never decodes images or waits for th
 
 It never sends requests, except for `type=url` uploads with `--fetch-urls`.
 
-Deliberate differences: images are kept exactly as sent (Imgur recompresses large ones, turns
-PNGs over 5 MB into JPEGs and TIFFs into PNGs); there is no video, GIFV or MP4; views stay 0; there
-is one account; nothing expires; an album has no page of its own.
+Deliberate differences: images are recompressed with `--recompress` only (Imgur makes JPEGs of PNGs
+over 5 MB and of anonymous stills over 1 MB, and PNGs of TIFFs); there is no video, GIFV or MP4;
+views stay 0; there is one account; nothing expires; an album has no page of its own.
 """
 
 from .app import Sandbox

@@ -12,7 +12,7 @@ from tornado.simple_httpclient import SimpleAsyncHTTPClient
 from .body import Form
 from .call import Api
 from .envelope import ApiError
-from .picture import NotAnImage, cleaned
+from .picture import NotAnImage, cleaned, recompressed
 from .store import Album, StoredImage, new_deletehash, new_id
 from .views import image_view, uploaded_view
 
@@ -59,11 +59,13 @@ class Upload(Api):
 
     def _kept(self, content: bytes, form: Form) -> StoredImage:
         """The image, checked, cleaned and stored. Runs in the thread pool."""
+        owner = self.caller.account
         try:
             picture, kept = cleaned(content)
+            if self.state.options.recompress:
+                picture, kept = recompressed(picture, kept, anonymous=owner is None)
         except NotAnImage as error:
             raise ApiError(400, "File type invalid (1)", shape=2, code=1003) from error
-        owner = self.caller.account
         image = StoredImage(
             id=new_id(),
             deletehash=new_deletehash(),

@@ -2,12 +2,17 @@
 
 Any extension serves the stored type. A letter after the id selects a thumbnail, always a JPEG.
 A missing or deleted image is a 302, not a 404 (RedditImageGrab#50): a downloader that follows it
-gets an image. Not copied: i.imgur.com's 429 for some User-Agents, and its HTML for browsers.
+gets an image. A page at http://127.0.0.1 that names itself as the Referer gets a 403
+(laragon#258, anki#2234); one at http://localhost gets the image. Data centres get a 429 whatever
+they send (ecency/imagehoster#62), here with --data-centre. The bodies of both are empty, as the
+403 that secretpuppies#61 captured. Not copied: i.imgur.com's 429 for some User-Agents, and its HTML
+for browsers.
 """
 
 from __future__ import annotations
 
 from functools import cache
+from urllib.parse import urlsplit
 
 from .envelope import Response
 from .handler import Handler
@@ -36,6 +41,19 @@ class Host(Handler):
         return Response(302, b"", "text/html", {"Location": location})
 
 
+class ImageHost(Host):
+    """Base of the handlers of i.imgur.com's images."""
+
+    async def answer(self) -> Response:
+        """The response, unless Imgur refuses this client."""
+        if self.fault is None or not self.fault.status:
+            if self.state.options.data_centre:
+                return _refused(429)
+            if _is_at_127_0_0_1(self.request.headers.get("Referer", "")):
+                return _refused(403)
+        return await super().answer()
+
+
 class Face(Host):
     """GET /: a description."""
 
@@ -45,7 +63,7 @@ class Face(Host):
     on_head = on_get
 
 
-class Removed(Host):
+class Removed(ImageHost):
     """GET|HEAD /removed.png: the picture for missing images."""
 
     async def on_get(self) -> Response:
@@ -54,7 +72,7 @@ class Removed(Host):
     on_head = on_get
 
 
-class Link(Host):
+class Link(ImageHost):
     """GET|HEAD /{id}{thumbnail letter}.{any extension}: the image."""
 
     route = "link"
@@ -95,13 +113,24 @@ class Link(Host):
         return None
 
 
-class NotHere(Host):
+class NotHere(ImageHost):
     """Any other path of the image host: the redirect that a missing image gets."""
 
     async def on_get(self) -> Response:
         return self.gone()
 
     on_head = on_get
+
+
+def _refused(status: int) -> Response:
+    return Response(status, b"", "", {"Retry-After": "0"})
+
+
+def _is_at_127_0_0_1(url: str) -> bool:
+    try:
+        return urlsplit(url).hostname == "127.0.0.1"
+    except ValueError:
+        return False
 
 
 @cache

@@ -6,8 +6,12 @@
 
 A call costs 1 credit, an upload 10, OAuth nothing. So an anonymous user has 50 uploads an
 hour, as measured by users (EasyImgur#54). `unlimited` refuses nothing and names no limit, as a
-gateway without limits does. Not copied: the block of a client id for a month after it has reached
-its daily limit five times.
+gateway without limits does.
+
+"If the daily limit is hit five times in a month, then the app will be blocked for the rest of the
+month" (Imgur's API page). Users of blocked programs got the 429 of the daily limit at any time of
+the day, for days (jomo/imgur-screenshot#94, mac2imgur#100). Whether "hit" is the last credit or the
+first refusal is not published, so both count here, once a day; and a month begins with the first.
 """
 
 from __future__ import annotations
@@ -52,6 +56,10 @@ class Budget:
         start, used = self._window(key, window)
         return Allowance(limit, limit - used, start + window - self._clock())
 
+    def begin(self, key: Hashable, window: float) -> float:
+        """When the current window of the key began."""
+        return self._window(key, window)[0]
+
     def spend(self, key: Hashable, amount: int, window: float) -> None:
         """Count the amount against the key."""
         if len(self._windows) > MOST_KEYS:
@@ -84,22 +92,32 @@ class Limits:
         self._users = Budget(clock)
         self._clients = Budget(clock)
         self._posts = Budget(clock)
+        self._bad_days = Budget(clock)
+        self._last_bad_day: dict[str, float] = {}
 
     def charge(self, caller: Caller, options: Options, *, cost: int, post: bool) -> Budgets:
         """Take the cost from all of its budgets, or refuse and take nothing."""
         before = self.budgets(caller, options)
+        if self._is_blocked(caller.client_id, options) and not options.unlimited:
+            none = Allowance(before.client.limit, 0, before.client.seconds)
+            return Budgets(before.user, none, before.posts, refused=True)
         short = (
             before.user.remaining < cost
             or before.client.remaining < cost
             or (post and before.posts.remaining < 1)
         )
         if short and not options.unlimited:
+            if before.client.remaining < cost:
+                self._count_day(caller.client_id, options)
             return Budgets(before.user, before.client, before.posts, refused=True)
         self._users.spend(_user(caller), cost, options.hour_seconds)
         self._clients.spend(caller.client_id, cost, options.day_seconds)
         if post:
             self._posts.spend(caller.ip, 1, options.hour_seconds)
-        return self.budgets(caller, options)
+        after = self.budgets(caller, options)
+        if after.client.remaining <= 0:
+            self._count_day(caller.client_id, options)
+        return after
 
     def budgets(self, caller: Caller, options: Options) -> Budgets:
         """The caller's budgets, unchanged."""
@@ -110,6 +128,19 @@ class Limits:
             self._clients.allowance(caller.client_id, options.client_credits, day),
             self._posts.allowance(caller.ip, options.posts, hour),
         )
+
+    def _count_day(self, client_id: str, options: Options) -> None:
+        """The daily limit was hit: count this day, once."""
+        day = self._clients.begin(client_id, options.day_seconds)
+        if self._last_bad_day.get(client_id) != day:
+            self._last_bad_day[client_id] = day
+            self._bad_days.spend(client_id, 1, options.month_seconds)
+
+    def _is_blocked(self, client_id: str, options: Options) -> bool:
+        """Whether the client id is blocked for the rest of the month."""
+        most, month = options.daily_hits, options.month_seconds
+        left = self._bad_days.allowance(client_id, most, month).remaining
+        return most > 0 and left <= 0
 
     def headers(self, budgets: Budgets, reset: str, *, post: bool) -> dict[str, str]:
         """The X-RateLimit-* and, for a POST, the X-Post-Rate-Limit-* headers.

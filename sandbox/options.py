@@ -35,15 +35,25 @@ class Options:
     region_blocked: Annotated[
         bool, "serve the picture of a blocked region in place of any image (windhawk#743)"
     ] = False
+    data_centre: Annotated[
+        bool, "answer 429 to every request for an image, as to data centres (imagehoster#62)"
+    ] = False
+    recompress: Annotated[
+        bool, "make JPEGs of PNGs over 5 MB, of other anonymous stills over 1 MB, PNGs of TIFFs"
+    ] = False
     body_seconds: Annotated[float, "longest time for one request body to arrive"] = 300.0
     idle_seconds: Annotated[float, "longest silence on a kept-alive connection"] = 75.0
 
     user_credits: Annotated[int, "credits an hour for one IP and client (ShareX#7289)"] = 500
     account_credits: Annotated[int, "credits an hour for one account (ShareX#7289)"] = 2000
     client_credits: Annotated[int, "credits a day for one client id"] = 12_500
+    daily_hits: Annotated[
+        int, "days on which a client id uses up its credits before a month's block; 0: no block"
+    ] = 5
     posts: Annotated[int, "POSTs an hour for one IP"] = 1250
     hour_seconds: Annotated[float, "length of the hour the limits count in"] = 3600.0
     day_seconds: Annotated[float, "length of the day the limits count in"] = 86_400.0
+    month_seconds: Annotated[float, "length of the month of --daily-hits"] = 2_592_000.0
     unlimited: Annotated[bool, "refuse nothing, and name no limits"] = False
     reset: Annotated[
         str, "what X-RateLimit-UserReset holds: seconds (since 2021), epoch (2017), none"
@@ -57,7 +67,9 @@ class Options:
         for name in ("token_seconds", "body_seconds", "idle_seconds"):
             _require(getattr(self, name) > 0, f"--{flag(name)} must be above 0")
         _require(self.posts >= 1, "--posts must be at least 1")
-        _require(self.hour_seconds > 0 < self.day_seconds, "an hour and a day must be above 0")
+        _require(self.daily_hits >= 0, "--daily-hits must be at least 0")
+        for name in ("hour_seconds", "day_seconds", "month_seconds"):
+            _require(getattr(self, name) > 0, f"--{flag(name)} must be above 0")
         _require(0 <= self.port <= 65535, "--port must be between 0 and 65535")
         _require(self.reset in RESET_STYLES, f"--reset must be one of {', '.join(RESET_STYLES)}")
         _require(self.limit_shape in (1, 2, 3, 4), "--limit-shape must be 1, 2, 3 or 4")
@@ -84,12 +96,16 @@ SETTINGS = (
     "rotate_refresh_tokens",
     "max_image_bytes",
     "region_blocked",
+    "data_centre",
+    "recompress",
     "user_credits",
     "account_credits",
     "client_credits",
+    "daily_hits",
     "posts",
     "hour_seconds",
     "day_seconds",
+    "month_seconds",
     "unlimited",
     "reset",
     "limit_shape",

@@ -28,6 +28,9 @@ EXTENSIONS = dict(FORMATS.values())
 
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 _JPEG_QUALITY = 95  # of an image that had to be turned
+_LOSSY_QUALITY = 80  # of a large image that is recompressed
+LARGE_PNG = 5 * 10**6
+LARGE_ANONYMOUS = 10**6
 
 MAX_PIXELS = 89_478_485  # Pillow's limit for decompression bombs: 256 MiB of RGB
 
@@ -90,6 +93,23 @@ def cleaned(content: bytes) -> tuple[Picture, bytes]:
     return picture, content
 
 
+def recompressed(picture: Picture, content: bytes, *, anonymous: bool) -> tuple[Picture, bytes]:
+    """A cleaned image as Imgur recompresses it; one that is small enough comes back as it is.
+
+    PNGs over 5 MB become JPEGs, and so do all anonymous stills over 1 MB; a TIFF becomes a PNG
+    first. Raises NotAnImage. The quality of Imgur's JPEGs is not published.
+    """
+    try:
+        if picture.type == "image/tiff":
+            content = _encoded(content, "PNG")
+        is_large = len(content) > (LARGE_ANONYMOUS if anonymous else LARGE_PNG)
+        if is_large and not picture.animated and (anonymous or picture.type != "image/jpeg"):
+            content = _encoded(content, "JPEG")
+    except _BROKEN as error:
+        raise NotAnImage(str(error)) from error
+    return look(content), content
+
+
 def look(content: bytes) -> Picture:
     """The properties of the image; NotAnImage if Imgur would refuse it.
 
@@ -125,6 +145,20 @@ def _redrawn(content: bytes) -> bytes:
         if kind == "JPEG":
             options["quality"] = _JPEG_QUALITY
         image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def _encoded(content: bytes, kind: str) -> bytes:
+    """The first frame in another format; in a JPEG on white, and lossy."""
+    out = io.BytesIO()
+    with Image.open(io.BytesIO(content)) as opened:
+        if kind == "PNG":
+            opened.save(out, kind)
+        else:
+            image = Image.new("RGB", opened.size, "white")
+            layer = opened.convert("RGBA")
+            image.paste(layer, mask=layer)
+            image.save(out, kind, quality=_LOSSY_QUALITY)
     return out.getvalue()
 
 

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,7 +69,7 @@ class Stored(NamedTuple):
 class Cluster:
     """Nodes on the PostgreSQL `server`, which upload to `sandbox`. `folder` has their temp files.
 
-    `apis` and `workers` have the nodes that were not removed, `relays` those before PostgreSQL.
+    `apis` and `workers` have the nodes that were not removed, `relay` is before PostgreSQL.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Cluster:
         self.server, self.sandbox = server, sandbox
         self.apis: list[ServiceProcess] = []
         self.workers: list[ServiceProcess] = []
-        self.relays: list[Relay] = []
+        self.relay: Relay | None = None
         self._mounted = contextlib.ExitStack()
         self._disk: Path | None = None
         self.folder, self._options = folder, options
@@ -119,10 +119,12 @@ class Cluster:
             for _ in starter.map(self.start, roles):
                 pass
 
-    def start_behind(self, relay: Relay) -> ServiceProcess:
-        """Start a worker that reaches PostgreSQL by a relay."""
-        self.relays.append(relay)
-        url = self.server.url.replace(f"127.0.0.1:{self.server.port}", relay.address)
+    def start_behind(self, relay: Callable[[str], Relay]) -> ServiceProcess:
+        """Start a worker that reaches PostgreSQL by a new `relay`, which replaces the last one."""
+        if self.relay is not None:
+            self.relay.take_away()
+        self.relay = relay(self.server.url)
+        url = self.server.url.replace(f"127.0.0.1:{self.server.port}", self.relay.address)
         return self.start("worker", f"--store={url}")
 
     def table_disk(self) -> Path:
@@ -197,8 +199,8 @@ class Cluster:
     def close(self) -> None:
         """Kill what is left."""
         self.kill(*self.apis, *self.workers)
-        for relay in self.relays:
-            relay.take_away()
+        if self.relay is not None:
+            self.relay.take_away()
         self._mounted.close()
         self._group.communicate()
 

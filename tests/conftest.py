@@ -14,9 +14,12 @@ import tests.service
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.downloads import Download, MakeDownload
 from tests.origin import Origin, running_origin
+from tests.s3_server import S3Server, rclone, s3
 from tests.service import RunningService, Start, running_service, service_processes
 from tests.waiting import wait_until
 from tests.wired import DownloadCall, Folder, UploadCall, Wired
+
+__all__ = ["rclone", "s3"]
 
 # A busy machine is slow with an example now and then.
 settings.register_profile(
@@ -29,14 +32,29 @@ settings.load_profile("any machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--nodes=2` runs the services of tests as two nodes that get requests in turn."""
+    """`--nodes=2` runs the services of tests as two nodes that get requests in turn.
+
+    `--target=s3` has them upload to a bucket.
+    """
     parser.addoption("--nodes", type=int, default=0)
+    parser.addoption("--target", choices=("imgur", "s3"), default="imgur")
 
 
 @pytest.fixture(autouse=True)
 def nodes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run services as nodes, if `--nodes` says so."""
     monkeypatch.setattr(tests.service, "nodes", request.config.getoption("--nodes"))
+
+
+@pytest.fixture(autouse=True)
+def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have services upload to a bucket, if `--target` says so."""
+    if request.config.getoption("--target") == "s3":
+        of_imgur = request.node.get_closest_marker("imgur")
+        if of_imgur is not None:
+            pytest.skip(f"of Imgur alone: {of_imgur.args[0]}")
+        server: S3Server = request.getfixturevalue("s3")
+        monkeypatch.setattr(tests.service, "bucket", server)
 
 
 @pytest.fixture

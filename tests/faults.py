@@ -129,8 +129,8 @@ def terminate_worker(cluster: Cluster, _trial: Trial) -> Iterator[Places]:
 @contextlib.contextmanager
 def cut_off_worker(cluster: Cluster, _trial: Trial) -> Iterator[Places]:
     """Nothing passes between a worker and PostgreSQL until others have its slices."""
-    relay, worker = cluster.relays[-1], cluster.workers[0]
-    places = cluster.places_of(worker)
+    relay, places = cluster.relay, cluster.places_of(cluster.workers[0])
+    assert relay is not None
     relay.cut()
     try:
         yield places
@@ -188,7 +188,7 @@ class Entry:
 
 
 def _start_behind(relay: Callable[[str], Relay]) -> Callable[[Cluster], object]:
-    return lambda cluster: cluster.start_behind(relay(cluster.server.url))
+    return lambda cluster: cluster.start_behind(relay)
 
 
 def _start_with_other_clocks(cluster: Cluster) -> None:

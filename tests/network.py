@@ -22,12 +22,12 @@ class NetworkRelay(Relay):
     """A Relay that listens in a network namespace of its own, joined to this machine by a cable."""
 
     def __init__(self, target: str) -> None:
-        device = f"il{os.getpid()}n{next(_numbers)}"
-        self._name, self._peer = f"imageload-{device}", "eth0"
+        self._device, self._peer = f"il{os.getpid()}n{next(_numbers)}", "eth0"
+        self._name = f"imageload-{self._device}"
         _ip("netns", "add", self._name)
-        _ip("link", "add", device, "type", "veth", "peer", self._peer, "netns", self._name)
-        _ip("addr", "add", f"{_HERE}/30", "dev", device)
-        _ip("link", "set", device, "up")
+        _ip("link", "add", self._device, "type", "veth", "peer", self._peer, "netns", self._name)
+        _ip("addr", "add", f"{_HERE}/30", "dev", self._device)
+        _ip("link", "set", self._device, "up")
         _ip("-n", self._name, "addr", "add", f"{_THERE}/30", "dev", self._peer)
         self.join()
         super().__init__(target)
@@ -43,6 +43,7 @@ class NetworkRelay(Relay):
     def take_away(self) -> None:
         """Remove the network."""
         super().take_away()
+        _ip("link", "del", self._device)  # a namespace lives on while a socket of it is open
         _ip("netns", "del", self._name)
 
     def _listen(self, port: int) -> socket.socket:

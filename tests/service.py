@@ -32,6 +32,7 @@ from imageload.web.server.connections import Server
 from main import ROUTES
 from sandbox.testing import RunningSandbox
 from tests.folders import filled
+from tests.s3_server import S3Server
 from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parent.parent
@@ -217,6 +218,10 @@ nodes = 0
 """How many nodes on a new database `running_service` starts if no store is named; 0: no node."""
 
 
+bucket: S3Server | None = None
+"""Where services upload to, in place of what their tests say."""
+
+
 @contextlib.contextmanager
 def running_service(temp_dir: Path, **options: Any) -> Iterator[RunningService]:
     """Run the service in this process, with short waits.
@@ -240,6 +245,8 @@ def running_service(temp_dir: Path, **options: Any) -> Iterator[RunningService]:
         "convert_seconds": 10 * PATIENCE,
         **options,
     }
+    if bucket is not None:
+        values = bucket.options(**values)
     tuned = {field.name for field in fields(Tuning)} & values.keys()
     tuning = Tuning(**{name: values.pop(name) for name in tuned})
     sandbox = values.pop("sandbox", None)

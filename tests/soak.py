@@ -11,6 +11,7 @@ python -m tests.soak --origins=5000                   tests/test_hostile.py, ran
 python -m tests.soak --cluster                        tests/test_cluster.py, with every fault
 python -m tests.soak --cluster-posts                  large POSTs, API processes killed meanwhile
 python -m tests.soak --cluster-day --seconds=600      200,000 images, nodes killed meanwhile
+python -m tests.soak --s3                             500 images into a bucket, a kill, an undo
 """
 
 from __future__ import annotations
@@ -24,7 +25,16 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-from tests import cluster_day, cluster_posts, faults, hostile, origin_fuzz, outages, request_fuzz
+from tests import (
+    cluster_day,
+    cluster_posts,
+    faults,
+    hostile,
+    origin_fuzz,
+    outages,
+    request_fuzz,
+    s3_kill,
+)
 from tests.crashes import killed_again_and_again
 from tests.imgur_fuzz import wrong_ends
 from tests.service import running_service
@@ -45,6 +55,8 @@ def main() -> int:
     if options.cluster_day:
         arguments = options.seconds, options.cluster_day, options.seed
         return 0 if cluster_day.measure(*arguments) else 1
+    if options.s3:
+        return 0 if s3_kill.measure(options.s3) else 1
     if options.imgur:
         return _imgur(options)
     with tempfile.TemporaryDirectory() as folder:
@@ -139,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--cluster-day", type=int, nargs="?", const=cluster_day.IMAGES, help="how many images"
     )
+    parser.add_argument("--s3", type=int, nargs="?", const=500, help="how many images")
     parser.add_argument(
         "--only", action="append", default=[], help="with --cluster: a fault, as in its table"
     )

@@ -58,6 +58,7 @@ def test_several_lists_are_several_jobs_in_order(service: RunningService, origin
         assert list(service.records(job_id)) == urls
 
 
+@pytest.mark.imgur("asks the sandbox what it got")
 def test_a_url_given_twice_is_uploaded_once(
     service: RunningService, origin: Origin, sandbox: RunningSandbox
 ) -> None:
@@ -90,6 +91,7 @@ def test_the_status_has_the_form_of_the_contract(service: RunningService, origin
     assert status["uploaded"]["failed"] == [hanging, bad]
 
 
+@pytest.mark.imgur("has the sandbox hang")
 def test_an_image_being_uploaded_is_pending_with_its_report(
     service: RunningService, origin: Origin, sandbox: RunningSandbox
 ) -> None:

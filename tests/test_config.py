@@ -51,7 +51,8 @@ SAMPLES: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
 # Options that take less than their unit says.
 NARROWER: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
     "temp_bytes": (("2000000000", 2_000_000_000), ("3000000000", 3_000_000_000)),
-    "imgur_client_id": (("one", "one"), ("two", "two")),
+    "imgur_client_id": (("one", "one"), ("two=9/99", "two=9/99")),
+    "reject_sha256": (("ab" * 32, ("ab" * 32,)), (f"{'1' * 64},{'A' * 64}", ("1" * 64, "A" * 64))),
     "client_ids": (("one, two=500/9", ("one", "two=500/9")), ("three=10", ("three=10",))),
     "api_token": (("abc-1, d/e+f==", ("abc-1", "d/e+f==")), ("x,,", ("x",))),
     "cors_origin": (
@@ -62,7 +63,10 @@ NARROWER: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
         ("http://[::1]:80,", ("http://[::1]:80",)),
     ),
     "log_format": (("json", "json"), ("text", "text")),
+    "strip": (("true", "true"), ("false", "false")),
     "role": (("api", "api"), ("worker", "worker")),
+    "s3_region": (("eu-west-1", "eu-west-1"), ("auto", "auto")),
+    "target": (("s3://one", "s3://one"), ("s3://two/i", "s3://two/i")),
 }
 
 # Options that other options require.
@@ -71,6 +75,9 @@ BESIDE = {
     "IMGUR_CLIENT_SECRET": "beside",
     "IMGUR_REFRESH_TOKEN": "beside",
     "IMAGELOAD_STORE": "postgresql://127.0.0.1/beside",
+    "IMAGELOAD_TARGET": "s3://beside",
+    "AWS_ACCESS_KEY_ID": "beside",
+    "AWS_SECRET_ACCESS_KEY": "beside",
 }
 
 
@@ -110,7 +117,7 @@ def test_a_flag_beats_the_environment_which_beats_the_default(name: str) -> None
     environ = {**BESIDE, environment_name(name): environment[0]}
     from_environment = getattr(parse([], environ), name)
     assert from_environment == environment[1]
-    assert type(from_environment) is type(option.default)
+    assert option.default is None or type(from_environment) is type(option.default)
     arguments = [f"{flag(name)}={given[0]}"]
     assert getattr(parse(arguments, environ), name) == given[1]
     assert getattr(parse(arguments, BESIDE), name) == given[1]
@@ -144,7 +151,7 @@ def test_help_has_a_title_for_each_group(
 @pytest.mark.parametrize("name", NAMES)
 def test_names_follow_from_the_option(name: str) -> None:
     assert flag(name) == "--" + name.replace("_", "-")
-    prefix = "" if name.startswith("imgur_") else "IMAGELOAD_"
+    prefix = "" if name.startswith(("imgur_", "aws_")) else "IMAGELOAD_"
     assert environment_name(name) == prefix + name.upper()
 
 
@@ -312,6 +319,9 @@ def test_settings_are_frozen() -> None:
         ({"imgur_client_id": "one", "client_ids": ("",)}, "--client-ids are written as id"),
         ({"imgur_client_id": "one", "client_ids": ("two", "one=9/9")}, "one of the ids twice"),
         ({"imgur_client_id": "one", "client_ids": ("two", "two")}, "one of the ids twice"),
+        ({"imgur_client_id": "one=500/many"}, "IMGUR_CLIENT_ID and --client-ids are written as"),
+        ({"imgur_client_id": "one=9/9", "client_ids": ("one",)}, "one of the ids twice"),
+        ({"reject_sha256": ("ab" * 31,)}, "--reject-sha256"),
         ({"cors_origin": ("https://a.example/",)}, "--cors-origin"),
         ({"cors_origin": ("*",)}, "--cors-origin"),
         ({"api_token": ("two words",)}, "--api-token"),

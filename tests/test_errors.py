@@ -16,6 +16,10 @@ ROOT = Path(__file__).parent.parent
 
 # In the API, the log and the metric label: a new code is a new word of the API.
 CODES = {
+    "access_denied",
+    "clock_skew",
+    "no_bucket",
+    "wrong_region",
     "bad_credentials",
     "bad_redirect",
     "bad_response",
@@ -23,6 +27,7 @@ CODES = {
     "cancelled",
     "connect_error",
     "conversion_failed",
+    "metadata_kept",
     "disk_error",
     "disk_full",
     "dns_error",
@@ -35,6 +40,7 @@ CODES = {
     "poison",
     "purged",
     "rate_limited",
+    "refused_at_origin",
     "removed_at_origin",
     "resource_error",
     "shutdown",
@@ -154,6 +160,7 @@ def test_every_refusal_has_its_http_status() -> None:
         "unknown-host": 421,
         "key-reused": 422,
         "no-images": 422,
+        "no-albums": 422,
         "backlog-full": 429,
         "no-document": 404,
         "job-busy": 409,

@@ -571,6 +571,7 @@ def test_progress_includes_the_reason_of_a_wait() -> None:
     assert b'"waiting_for":"user"' in after
 
 
+@pytest.mark.imgur("uses its credits up")
 def test_subscribers_get_the_reason_and_the_end_of_a_wait_for_imgur(
     origin: Origin, tmp_path: Path
 ) -> None:
@@ -592,6 +593,7 @@ def test_subscribers_get_the_reason_and_the_end_of_a_wait_for_imgur(
                     assert state["finished"] is False
 
 
+@pytest.mark.imgur("uses its credits up")
 def test_subscribers_get_the_new_end_of_a_longer_wait(origin: Origin, tmp_path: Path) -> None:
     with (
         running_sandbox(tmp_path / "sandbox", client_ids="another") as sandbox,

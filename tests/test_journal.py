@@ -339,7 +339,7 @@ from imageload.job import Downloaded, Requeued, Started
 from imageload.store import open_store
 from tests.journals import fail, flush, job_of, report, record
 
-store, jobs, _ = open_store(sys.argv[1])
+store, jobs, _, _ = open_store(sys.argv[1])
 if not jobs:
     jobs = [job_of(3), job_of(3)]
     store.accept(jobs)
@@ -750,7 +750,7 @@ async def work():
         record(store, job, Started())
         await asyncio.gather(*(load(job, index) for index in range(20)))
 
-store, jobs, _ = open_store(sys.argv[1])
+store, jobs, _, _ = open_store(sys.argv[1])
 say("restored", len(jobs))
 asyncio.run(work())
 """

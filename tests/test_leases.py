@@ -13,6 +13,7 @@ import pytest
 
 from imageload.targets.imgur.breaker import MESSAGES
 from imageload.targets.imgur.quota import UPLOAD, Quotas
+from imageload.targets.imgur.uploader import Imgur
 from imgurapi import ImgurAPI
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.jobs import all_landed, codes, urls
@@ -256,7 +257,9 @@ def test_a_refresh_token_that_one_node_was_given_serves_the_others(
         for service in services:
             wait_for_ids(service, 1)  # the first has asked for the limits then, with a token
         for service in [*services, *services]:
-            (client,) = service.service.target._clients.values()
+            target = service.service.target
+            assert isinstance(target, Imgur)
+            (client,) = target._clients.values()
             assert isinstance(client, ImgurAPI)
             client.auth.current_access_token = None  # as if it had run out
             assert client.make_request("GET", "account/me/images/0") == []

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from imageload.targets.imgur.uploader import Imgur
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.imgur_server import Received, imgur_server, landed, rejected, response
 from tests.jobs import all_landed, codes, distinct, urls
@@ -545,7 +546,9 @@ def with_account(sandbox: RunningSandbox) -> dict[str, Any]:
 
 def only_client(service: RunningService) -> Any:
     """The ImgurAPI of a service with one client id."""
-    (client,) = service.service.target._clients.values()
+    target = service.service.target
+    assert isinstance(target, Imgur)
+    (client,) = target._clients.values()
     return client
 
 

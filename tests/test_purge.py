@@ -1,4 +1,4 @@
-"""Tests of targets.imgur.purge; tests/test_undo.py has those with the whole service."""
+"""Tests of targets.purge; tests/test_undo.py has those with the whole service."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from imageload.job import (
     Uploaded,
 )
 from imageload.targets.imgur.breaker import Terms
-from imageload.targets.imgur.purge import purge
 from imageload.targets.imgur.uploader import Imgur
+from imageload.targets.purge import purge
 from sandbox.testing import RunningSandbox
 from tests.test_uploads import Target, target_at, uploads
 

@@ -7,6 +7,7 @@ Nothing here waits: the clock is ours.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import math
 from collections import Counter
@@ -306,13 +307,23 @@ def test_spending_of_other_processes_is_read_from_the_next_response(quota: Quota
 
 
 def test_assumed_limits_apply_if_imgur_sends_none(quota: Quota, clock: Clock) -> None:
-    quota.assume_limits(50, 70)
+    quota.assume_limits(50, 71)
     upload(quota)
     assert use_up(quota) == 4, "that was the hour's"
     assert refusal(quota).retry_after == HOUR
     clock.now += HOUR
     assert use_up(quota) == 2, "that was the day's"
     assert refusal(quota).retry_after == DAY - HOUR
+
+
+def test_assumed_limits_make_a_target_that_names_none_a_limited_one(
+    quotas: Quotas, quota: Quota
+) -> None:
+    quota.assume_limits(None, None)
+    assert quotas.is_limited is None
+    quota.assume_limits(50, None)
+    upload(quota)
+    assert quotas.is_limited, "so only the node with the lease uploads"
 
 
 def test_limits_from_imgur_replace_assumed_limits(quotas: Quotas, quota: Quota) -> None:
@@ -845,6 +856,75 @@ def test_the_day_counts_as_the_hour_does(clock: Clock) -> None:
     assert quotas.best(UPLOAD) is quotas.each[1]
 
 
+def test_the_last_credit_of_a_day_is_not_spent(quota: Quota) -> None:
+    upload(quota, told((500, 400, HOUR), (12_500, 3, DAY)))
+    for _ in range(2):
+        finish(quota.try_reserve(DELETION))
+    assert refusal(quota, post=False).retry_after == DAY
+
+
+def use_up_days(quotas: Quotas, clock: Clock, days: int) -> None:
+    """Let Imgur say on so many days that the daily credits are used up, twice on each."""
+    for _ in range(days):
+        for reset in (DAY, DAY - 1):
+            with contextlib.suppress(UploadError):
+                found = told((500, 400, HOUR), (12_500, 0, reset))
+                finish(quotas.each[0].try_reserve(DELETION), found)
+        clock.now += DAY
+
+
+def blocked_reason(quotas: Quotas) -> str:
+    blocked = quotas.blocked(UPLOAD)
+    assert blocked is not None
+    return blocked.reason
+
+
+@pytest.mark.parametrize(("days", "reason"), [(3, "client"), (4, "month")])
+def test_the_fifth_day_that_is_used_up_presumes_a_block_for_the_month(
+    quotas: Quotas, quota: Quota, clock: Clock, days: int, reason: str
+) -> None:
+    use_up_days(quotas, clock, days)
+    assert quotas.blocked(UPLOAD) is None, "the next day, it is tried again"
+    upload(quota, error=used_up("client", DAY))
+    assert blocked_reason(quotas) == reason
+    error = refusal(quota)
+    assert (error.code, error.retry_after) == ("rate_limited", DAY)
+    assert isinstance(error, errors.QuotaExceeded)
+    assert error.budget == "client"
+    is_said = "the application may be blocked for the rest of the month" in error.message
+    assert is_said == (reason == "month")
+
+
+def test_days_of_more_than_a_month_ago_presume_no_block(
+    quotas: Quotas, quota: Quota, clock: Clock
+) -> None:
+    use_up_days(quotas, clock, 4)
+    clock.now += 28 * DAY
+    upload(quota, error=used_up("client", DAY))
+    assert blocked_reason(quotas) == "client"
+
+
+def test_days_with_credits_left_presume_no_block(
+    quotas: Quotas, quota: Quota, clock: Clock
+) -> None:
+    for _ in range(9):
+        upload(quota, told((500, 400, HOUR), (12_500, 5, DAY)))
+        assert blocked_reason(quotas) == "client"
+        clock.now += DAY
+
+
+def test_the_days_are_taken_over_by_the_next_process_and_node(
+    quotas: Quotas, quota: Quota, clock: Clock
+) -> None:
+    use_up_days(quotas, clock, 4)
+    restored, other = Quotas(clock=clock), Quotas(clock=clock)
+    restored.restore_hits(quotas.snapshot_hits())
+    other.each[0].take_over_hits(quota.note_hits(), 10.0)
+    for each in (restored, other):
+        upload(each.each[0], error=used_up("client", DAY))
+        assert blocked_reason(each) == "month"
+
+
 def test_a_client_id_that_backs_off_is_passed_over(clock: Clock) -> None:
     quotas = Quotas(2, clock=clock)
     upload(quotas.each[0], error=BLOCK)
@@ -903,8 +983,8 @@ def test_the_posts_of_all_client_ids_are_one_budget(clock: Clock) -> None:
         (told((500, 100, 60.0)), 10 + 50 * 24, 60.0 + 23 * HOUR),
         (told((500, 495, 60.0)), 50, 60.0),
         (told((500, 400, 60.0), (12_500, 30, DAY)), 4, DAY),
-        (told((500, 400, 60.0), (12_500, 90, DAY)), 59, DAY),
-        (told((500, 400, 60.0), (12_500, 90, DAY)), 9 + 51, DAY + HOUR),
+        (told((500, 400, 60.0), (12_500, 91, DAY)), 59, DAY),
+        (told((500, 400, 60.0), (12_500, 91, DAY)), 9 + 51, DAY + HOUR),
         (told(posts=(1_250, 3, 90.0)), 1_253, 90.0),
         (told(posts=(1_250, 3, 90.0)), 1_254, 90.0 + HOUR),
         (told((500, 400, HOUR), posts=(7, 0, 90.0)), 8, 90.0 + HOUR),

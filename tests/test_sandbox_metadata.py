@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +11,7 @@ import requests
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 
 from sandbox.metadata import strip_metadata
-from sandbox.picture import NotAnImage, cleaned
+from sandbox.picture import LARGE_ANONYMOUS, NotAnImage, cleaned, recompressed
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.origin import IMAGES
 
@@ -165,3 +166,62 @@ def test_the_link_of_an_upload_leaks_no_place(sandbox: RunningSandbox) -> None:
     assert SECRET not in content
     assert (image["width"], image["height"]) == opened(content).size == (32, 64)
     assert image["size"] == len(content)
+
+
+def noise(kind: str, side: int, mode: str = "RGB") -> bytes:
+    """An image of random pixels, which no format makes smaller."""
+    size = side * side * len(mode)
+    out = io.BytesIO()
+    Image.frombytes(mode, (side, side), random.Random(1).randbytes(size)).save(out, kind)
+    return out.getvalue()
+
+
+BIG_PNG = noise("PNG", 600)  # 1.1 MB
+HUGE_PNG = noise("PNG", 1_300)  # 5.1 MB
+
+
+@pytest.mark.parametrize(
+    ("sent", "is_anonymous", "stored"),
+    [
+        (BIG_PNG, True, "image/jpeg"),
+        (BIG_PNG, False, "image/png"),
+        (HUGE_PNG, False, "image/jpeg"),
+        (noise("PNG", 520, "RGBA"), True, "image/jpeg"),
+        (noise("TIFF", 100), True, "image/png"),
+        (noise("TIFF", 600), True, "image/jpeg"),
+        (noise("PNG", 100), True, "image/png"),
+        (animated_gif(), True, "image/gif"),
+    ],
+)
+def test_large_images_become_jpegs_with_the_option(
+    sandbox: RunningSandbox, sent: bytes, is_anonymous: bool, stored: str
+) -> None:
+    headers = (
+        ANON if is_anonymous else {"Authorization": f"Bearer {sandbox.token()['access_token']}"}
+    )
+    sandbox.settings(recompress=True)
+    try:
+        files = {"image": ("a.png", sent, "image/png")}
+        answer = requests.post(f"{sandbox.url}/3/image", files=files, headers=headers, timeout=60)
+    finally:
+        sandbox.settings(recompress=False)
+    told = answer.json()["data"]
+    kept = requests.get(told["link"], timeout=60)
+    extension = {"image/jpeg": "jpg", "image/png": "png", "image/gif": "gif"}[stored]
+    assert told["link"].endswith(f".{extension}")
+    assert told["type"] == kept.headers["Content-Type"] == stored
+    assert told["size"] == len(kept.content)
+    with opened(kept.content) as image, opened(sent) as before:
+        assert image.size == before.size
+        assert Image.MIME[image.format or ""] == stored
+
+
+def test_a_large_anonymous_jpeg_is_made_smaller_with_the_option() -> None:
+    out = io.BytesIO()
+    opened(HUGE_PNG).save(out, "JPEG", quality=95)
+    picture, kept = cleaned(out.getvalue())
+    assert len(kept) > LARGE_ANONYMOUS
+    assert recompressed(picture, kept, anonymous=False)[1] == kept
+    smaller, less = recompressed(picture, kept, anonymous=True)
+    assert (smaller.type, smaller.width) == ("image/jpeg", 1_300)
+    assert len(less) < len(kept)

@@ -25,7 +25,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     else:
         path = "" if request.param == "memory" else str(tmp_path / "journal")
         restored = open_store(path)
-        assert (restored.jobs, restored.was_closed) == ([], True)
+        assert (restored.jobs, restored.was_closed, restored.kept) == ([], True, {})
         store = restored.store
     yield store
     assert store.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import math
 import queue
@@ -17,7 +18,8 @@ from typing import Any, Generic, TypeVar
 from imageload.dedupe import Dedupe
 from imageload.fetch.download import Hop
 from imageload.fetch.hosts import HostRules, Hosts
-from imageload.fetch.tempfiles import TempBytes
+from imageload.fetch.spool import Spool
+from imageload.fetch.tempfiles import TempBytes, TempFiles
 from imageload.job import Change, Downloaded, Failed, Image, Job, Landed, Report, Uploaded
 from imageload.jobs import WindowRules
 from imageload.loader import Capacity, ImageLoad, Order
@@ -204,7 +206,8 @@ class FakeTarget:
         self._response = response or (lambda *_: None)
         self.gate = Gate(Quotas(), UPLOAD)
         self.purging = asyncio.Lock()
-        self.anonymous = True
+        self.place, self.is_repeatable, self.link_base = "Imgur", False, "https://i.imgur.com/"
+        self.albums, self.anonymous = self, True
         self.cancelled = 0
         self.close = self._blocking.close
 
@@ -227,6 +230,12 @@ class FakeTarget:
             raise UploadCancelled from None
         finally:
             upload.on_send(False)
+
+    async def delete(self, key: str, landed: Landed) -> None:
+        await self.request(key, "DELETE", f"image/{landed.deletehash}")
+
+    def deleting(self, _: object) -> contextlib.nullcontext[None]:
+        return contextlib.nullcontext()
 
     async def request(self, _: str, method: str, route: str, fields: Any = None) -> Any:
         response = self._response(method, route, fields)
@@ -284,12 +293,14 @@ class Wired:
             "target": self.target,
             "files": folder,
         }
+        room = TempBytes(temp_bytes, largest_image)
         self.pipeline = Pipeline(
             downloads=Slots(threads),
             hosts=self.hosts,
             dedupe=Dedupe(),
             retry=retry or RetryRule(max_tries=3, seconds=0.002, cap_seconds=0.002),
-            temp_bytes=TempBytes(temp_bytes, largest_image),
+            temp_bytes=room,
+            spool=Spool(TempFiles(folder.path), room, {}),
             store=self.store,
             observers=(self.store.record, *observers, self._observe),
             **parts,

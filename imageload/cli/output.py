@@ -33,6 +33,7 @@ _LISTED_OF_A_REASON = 3
 _WAITS = {
     "user": "Imgur's hourly budget of this address or account",
     "client": "Imgur's daily budget of the client id",
+    "month": "Imgur, which may have blocked the client id for the rest of the month",
     "posts": "Imgur's budget of uploads",
     "blocked": "Imgur, which has blocked this address or client id",
     "blocked_id": "Imgur, which refuses this client id",

@@ -25,8 +25,8 @@ from imageload.store.postgres import leases
 from imageload.store.postgres.connections import Connection
 from imageload.store.postgres.leases import GateWait, Lease, wait_of
 from imageload.store.postgres.store import PostgresStore
+from imageload.targets import Target
 from imageload.targets.imgur.quota import Quota
-from imageload.targets.imgur.uploader import Imgur
 from imageload.transport.curl import TransferLoop
 
 _log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class Leases:
         store: PostgresStore,
         name: str,
         rules: LeaseRules,
-        target: Imgur,
+        target: Target,
         transfers: TransferLoop,
     ) -> None:
         self._store, self._worker, self._rules = store, name, rules
@@ -87,8 +87,9 @@ class Leases:
         self._told: bool | None = None
         self._others: list[GateWait | None] = []
         self._stopping, self._closing = threading.Event(), threading.Event()
-        for quota in self._quotas.values():
-            quota.leased_until = float("-inf")
+        if target.quotas.is_limited is not False:
+            for quota in self._quotas.values():
+                quota.leased_until = float("-inf")
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
 
     @property
@@ -232,6 +233,8 @@ class Leases:
             quota = self._quotas[lease.name]
             same = note.get("egress") == self._rules.egress
             is_known = quota.take_over(note.get("budgets"), lease.age, same_address=same)
+            if "daily_hits" in note:
+                quota.take_over_hits(note["daily_hits"], lease.age)
             quota.leased_until = until
             if is_known and same and note.get("is_last"):
                 self._target.reconsider()
@@ -249,6 +252,7 @@ class Leases:
             notes[name] = {
                 "egress": self._rules.egress,
                 "budgets": self._quotas[name].note(),
+                "daily_hits": self._quotas[name].note_hits(),
                 "is_last": is_last and not self._is_sending([name]),
             }
         return {name: json.dumps(note) for name, note in notes.items()}

@@ -25,7 +25,7 @@ from imageload.jobs import CANCELLED, CancelResult
 from imageload.loader import Order, Sender, Watch, jobs_of
 from imageload.store import Posted, Totals
 from imageload.store.postgres.store import PostgresStore
-from imageload.targets.imgur.breaker import Blocked, Endpoint, Reason
+from imageload.targets import Blocked, Endpoint, Reason
 
 _log = logging.getLogger(__name__)
 

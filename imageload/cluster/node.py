@@ -17,7 +17,7 @@ from imageload.job import Change, Job
 from imageload.loader import ImageLoad, Watch
 from imageload.store import Clock
 from imageload.store.postgres.store import open_postgres
-from imageload.targets.imgur.uploader import Imgur
+from imageload.targets import Target
 from imageload.transport.curl import TransferLoop
 
 _log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Node:
         self,
         image_load: ImageLoad,
         tell: Tell,
-        target: Imgur,
+        target: Target,
         transfers: TransferLoop,
         leases: LeaseRules,
         park_seconds: float,

@@ -14,9 +14,8 @@ from imageload.job import Job
 from imageload.store.postgres.batch import HEAD
 from imageload.store.postgres.claims import Wait
 from imageload.store.postgres.leases import GateWait
-from imageload.targets.imgur.breaker import Blocked
+from imageload.targets import Blocked, Target
 from imageload.targets.imgur.gate import Gate
-from imageload.targets.imgur.uploader import Imgur
 
 _OUTAGES = ("blocked", "blocked_id", "blocked_address", "unavailable")
 _LAST = 2**31 - 1
@@ -25,7 +24,7 @@ _LAST = 2**31 - 1
 class Parking:
     """Decides by the gates of `target`, and what other nodes announce of theirs."""
 
-    def __init__(self, target: Imgur, seconds: float, leases: Leases) -> None:
+    def __init__(self, target: Target, seconds: float, leases: Leases) -> None:
         self._target = target
         self._seconds = seconds
         self._outage_seconds = target.quotas.terms.outage_seconds

@@ -30,7 +30,7 @@ import dataclasses
 import logging
 import os
 import sys
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -38,13 +38,15 @@ from msgspec.structs import replace
 
 from imageload import errors
 from imageload.convert.memory import Memory, needed_bytes
+from imageload.convert.metadata import NotStripped, strip_file
 from imageload.convert.process import OutOfMemory, Worker
-from imageload.fetch.tempfiles import TempFiles, disk_error
+from imageload.fetch.tempfiles import TempFiles, disk_error, in_thread
 from imageload.job import Report
 from imageload.transport.slots import Pool, Slots
 
 _log = logging.getLogger(__name__)
 
+_STRIPPED_AT_ONCE: Final = 2  # each has its file in memory, twice
 NEEDS: Final = frozenset({"image/webp", "image/avif", "image/heic", "image/bmp"})
 """The types, as sniff names them, that Imgur rejects."""
 
@@ -53,13 +55,18 @@ NEEDS: Final = frozenset({"image/webp", "image/avif", "image/heic", "image/bmp"}
 class Rules:
     """When images are converted, and the limits of one conversion.
 
-    `convert`: convert types that Imgur rejects. `shrink`: shrink images of more than `max_bytes`.
+    `needs`: the types that are not uploaded as they are; `convert`: convert them. `shrink`: shrink
+    images of more than `max_bytes`. `strip`: remove metadata; `must_strip`: fail an image if that
+    is impossible.
     `max_pixels`: width x height; four times that for all frames of an animation together.
     `max_memory`: of all workers together, in bytes. `seconds`: then the worker is killed.
     """
 
+    needs: Sequence[str] = tuple(NEEDS)
     convert: bool = True
     shrink: bool = False
+    strip: bool = False
+    must_strip: bool = False
     max_bytes: int = sys.maxsize
     max_pixels: int = 50_000_000
     max_memory: int = 1_536 * 2**20
@@ -86,6 +93,7 @@ class Converters:
         self._rules = rules
         self._files = files
         self._slots = Slots(workers, clock=clock)
+        self._strip_slots = Slots(_STRIPPED_AT_ONCE)
         self.memory = Memory(rules.max_memory)
         self._idle: list[Worker] = []
         self._workers: set[Worker] = set()
@@ -99,20 +107,46 @@ class Converters:
     async def if_needed(self, report: Report, key: Hashable) -> Report:
         """A Report of an image that Imgur accepts: `report` itself, or one of a converted copy.
 
-        Unless it returns `report` itself, its file is given back to the TempFiles, also after an
+        Unless the Report has the same file, that is given back to the TempFiles, also after an
         error. Raises DownloadError (`unsupported_type`, `too_large`, `too_many_pixels`,
-        `conversion_failed`), DiskFull, `disk_error`, ResourceError if no process can be started,
-        Shutdown after `close`, and `internal_error`. When the task is cancelled its worker is
-        killed.
+        `conversion_failed`, `metadata_kept`), DiskFull, `disk_error`, ResourceError if no process
+        can be started, Shutdown after `close`, and `internal_error`. When the task is cancelled its
+        worker is killed.
         """
-        if report.type not in NEEDS and report.bytes <= self._rules.max_bytes:
-            return report
+        is_same = False
         try:
+            if self._rules.strip and report.type not in self._rules.needs:
+                report = await self._strip(report, key)  # a conversion removes metadata too
+            is_same = report.type not in self._rules.needs and report.bytes <= self._rules.max_bytes
+            if is_same:
+                return report
             self._check(report)
             memory = self._memory_for(report)
             return await self._slots.run(key, lambda: self._convert(report, memory))
         finally:
-            self._files.give_back(report.temp_fn, report.bytes)
+            if not is_same:
+                self._files.give_back(report.temp_fn, report.bytes)
+
+    async def _strip(self, report: Report, key: Hashable) -> Report:
+        """The same file without metadata."""
+
+        async def work() -> dict[str, Any] | None:
+            return await in_thread(lambda: strip_file(report.temp_fn, report.type))
+
+        try:
+            new = await self._strip_slots.run(key, work)
+        except NotStripped as reason:
+            if self._rules.must_strip:
+                raise errors.DownloadError(
+                    "metadata_kept",
+                    f"The image's metadata cannot be removed: {reason}.",
+                    status_code=report.status_code,
+                ) from None
+            _log.warning("metadata are left job=%s type=%s reason=%s", key, report.type, reason)
+            return report
+        except OSError as error:
+            raise disk_error(error) from None
+        return report if new is None else replace(report, **new)
 
     async def close(self) -> None:
         """End every process. Conversions in progress or queued raise Shutdown."""
@@ -124,13 +158,13 @@ class Converters:
 
     def _check(self, report: Report) -> None:
         rules = self._rules
-        if report.type in NEEDS and not rules.convert:
+        if report.type in rules.needs and not rules.convert:
             raise errors.DownloadError(
                 "unsupported_type",
                 f"Imgur does not accept {report.type}, and conversion is off.",
                 status_code=report.status_code,
             )
-        if report.type not in NEEDS and not rules.shrink:
+        if report.type not in rules.needs and not rules.shrink:
             raise errors.TooLarge(
                 f"The image has {report.bytes:,} bytes; Imgur accepts {rules.max_bytes:,}.",
                 status_code=report.status_code,
@@ -173,7 +207,7 @@ class Converters:
             "path": report.temp_fn,
             "type": report.type,
             "new_path": new_path,
-            "convert": report.type in NEEDS,
+            "convert": report.type in self._rules.needs,
             "max_memory": max_memory,
         }
         try:

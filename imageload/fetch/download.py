@@ -7,27 +7,23 @@ URL's name, its path and its Content-Type decide nothing.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
 from imageload import errors
 from imageload.fetch import imgur
 from imageload.fetch import sniff as image
 from imageload.fetch.guard import Target
 from imageload.fetch.responses import REDIRECTS, SUCCESSES, check_status, redirected
-from imageload.fetch.tempfiles import TempFiles, disk_error
+from imageload.fetch.tempfiles import TempFiles, disk_error, in_thread
 from imageload.job import Report
 from imageload.transport.coding import CodingCut, CodingError, coding_of, decoded
 from imageload.transport.curl import Transport
 from imageload.transport.request import Request, Response, Sink, TransferError
-
-T = TypeVar("T")
 
 _WRITE_BYTES = 256 * 2**10
 _READ_BYTES = 64 * 2**10
@@ -68,6 +64,8 @@ class DownloadBounds:
     max_pixels: int = 100_000_000
     max_redirects: int = 5
     downgrade: bool = False
+    rejected: frozenset[str] = frozenset()
+    """SHA-256s of pictures that origins send in place of an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +101,7 @@ class Downloader:
                 if coding:
                     coded, file = file, _Arrival(self._files, self._bounds.max_bytes)
                     files.enter_context(file)
-                    await _in_thread(lambda: coded.decode_into(file, coding))
+                    await in_thread(lambda: coded.decode_into(file, coding))
             except CodingError as error:
                 raise _undecodable(error, found.status) from None
             report = _judged(file, self._bounds, found.status)
@@ -125,7 +123,7 @@ class Downloader:
                 error.answered = error.answered or redirects > hop.redirects
                 raise
             if response.status not in REDIRECTS:
-                check_status(response)
+                check_status(target, response)
                 return response
             target = redirected(target, response, downgrade=self._bounds.downgrade)
             if (target.host, target.port) != (hop.target.host, hop.target.port):
@@ -172,22 +170,6 @@ def _undecodable(error: CodingError, status: int) -> errors.DownloadError:
     return errors.DownloadError(name, message, status_code=status)
 
 
-async def _in_thread(call: Callable[[], T]) -> T:
-    """The result of `call()` in a thread, which has ended when this ends, also if cancelled."""
-    work = asyncio.ensure_future(asyncio.to_thread(call))
-    cancelled: asyncio.CancelledError | None = None
-    while not work.done():
-        try:
-            await asyncio.wait([work])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        with contextlib.suppress(Exception):
-            work.result()
-        raise cancelled
-    return work.result()
-
-
 def _judged(file: _Arrival, bounds: DownloadBounds, status: int) -> Report:
     if not file.length:
         message = f"The origin answered {status} with an empty body."
@@ -203,6 +185,9 @@ def _judged(file: _Arrival, bounds: DownloadBounds, status: int) -> Report:
         )
     sha256 = file.sha256.hexdigest()
     imgur.check_content(sha256)
+    if sha256 in bounds.rejected:
+        message = "The origin sent a picture in place of the image, one of --reject-sha256."
+        raise errors.DownloadError("removed_at_origin", message, status_code=status)
     return Report(
         temp_fn=file.path,
         status_code=status,

@@ -24,6 +24,7 @@ from imageload.errors import DownloadError, InvalidURL
 from imageload.fetch.guard import Target, check_url, split_url
 
 _MOST_ORIGINS = 10_000
+_BUSY = ("origin_busy", "throttled_at_origin")
 
 
 def host_of(url: str) -> str:
@@ -219,7 +220,7 @@ class Hosts:
             origin.failing_since = now
         origin.failures += 1
         origin.last = _LastFailure(now, error.name, error.message, error.status_code)
-        if error.name == "origin_busy" and error.retry_after:
+        if error.name in _BUSY and error.retry_after:
             pause = min(error.retry_after, rules.max_pause_seconds)
             origin.paused_until = max(origin.paused_until, now + pause)
         if not self._is_failing(origin):
@@ -248,7 +249,7 @@ class Hosts:
 
 
 def _is_away(error: DownloadError) -> bool:
-    return error.name == "origin_busy" or (error.host_is_away and not error.answered)
+    return error.name in _BUSY or (error.host_is_away and not error.answered)
 
 
 def _away(seconds: float, last: _LastFailure) -> DownloadError:

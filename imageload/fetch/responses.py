@@ -26,8 +26,8 @@ _BUSY = frozenset({408, 420, 425, 429, 500, 502, 503, 504, 507, 509, *range(520,
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
-def check_status(response: Response) -> None:
-    """Raise the error of a response without the image."""
+def check_status(target: Target, response: Response) -> None:
+    """Raise the error of a response of `target` without the image."""
     status, wait = response.status, None
     if status in SUCCESSES and not _is_part(response):
         return
@@ -37,6 +37,7 @@ def check_status(response: Response) -> None:
     if status in _BUSY:
         name, wait = "origin_busy", retry_after(response.headers.get("retry-after"))
     message = f"The origin answered {status} {_phrase(status)}".rstrip() + "."
+    name, message = imgur.refusal(target, status) or (name, message)
     if status == 206:
         message = "The origin sent only a part of the image, with the status 206."
     raise errors.DownloadError(name, message, status_code=status, retry_after=wait)

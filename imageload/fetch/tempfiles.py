@@ -1,13 +1,14 @@
-"""The temp files of downloads: reused, bounded in bytes, in a folder that is always removed.
+"""The temp files of downloads: reused, and bounded in bytes.
 
 Making and deleting a file costs more than filling it (ext4, files of 50 kB: 70 to 150 µs to make
 one, 10 to open an existing one). So small files that are given back are kept for the next image: as
 they are while any file is in use, emptied when the last one is given back. An empty file that is
 not used from one `tidy` to the next is deleted.
 
-Each process has its own folder, `imageload-…`, and holds the lock of the file `.lock` in it
-(flock(2): the kernel releases it when the process ends, even after kill -9). A folder whose lock is
-free belongs to a dead process.
+With a journal they are in its spool, a folder that each process on the journal finds again
+(`imageload.fetch.spool`). Without, each process has its own folder, `imageload-…`, which is always
+removed: it holds the lock of the file `.lock` in it (flock(2): the kernel releases it when the
+process ends, even after kill -9), and a folder whose lock is free belongs to a dead process.
 """
 
 from __future__ import annotations
@@ -22,15 +23,19 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from imageload.errors import DiskFull, ImageError, ResourceError
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _AGAIN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -41,6 +46,7 @@ _MAX_SPARE_BYTES = 64 * 2**20
 _LARGEST_SPARE = 2**20
 _MAX_EMPTY_FILES = 128  # somewhat more than a job has in use at once
 _PREFIX = "imageload-"
+_FILE_NAME = re.compile("tmp[0-9a-f]{16}")
 _FOLDER_NAME = re.compile(f"{_PREFIX}[0-9a-f]{{16}}")  # anything else may be a user's folder
 _LOCK = ".lock"
 _YOUNG_SECONDS = 60.0  # a folder without a lock is another process's, being made, until then
@@ -57,6 +63,26 @@ class TempFiles:
         self._spare_bytes = 0
         self._empty: list[str] = []
         self._untouched = 0  # of the empty ones, from the first, since the last `tidy`
+
+    def adopt(self, wanted: Mapping[str, int]) -> dict[str, str]:
+        """The paths of files that an earlier process left here, by name; they are in use now.
+
+        They are those whose names are `wanted`, if they have that length. All other files of such
+        a process are deleted. Raises OSError.
+        """
+        found = {}
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                if not _FILE_NAME.fullmatch(entry.name):
+                    continue
+                status = entry.stat(follow_symlinks=False)
+                is_file = stat.S_ISREG(status.st_mode)
+                if is_file and wanted.get(entry.name) == status.st_size:
+                    found[entry.name] = entry.path
+                else:
+                    _delete(entry.path)
+        self.in_use += len(found)
+        return found
 
     def take(self) -> tuple[int, str]:
         """An open file and its path. It may hold old bytes: the caller cuts off the end.
@@ -93,6 +119,12 @@ class TempFiles:
         """The caller no longer needs the file at `path`, of unknown length."""
         _delete(path)
         self._count_back()
+
+    def close(self) -> None:
+        """Delete the files that nobody uses."""
+        for path in [*self._empty, *(path for path, _ in self._spare)]:
+            _delete(path)
+        self._empty, self._spare, self._spare_bytes, self._untouched = [], [], 0, 0
 
     def tidy(self) -> None:
         """Delete the empty files that have not been used since the last call."""
@@ -206,6 +238,25 @@ class TempBytes:
             if not woken.cancelled():
                 woken.set_result(None)
                 return
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """The result of `call()`, which uses a temp file, in a thread.
+
+    The thread has ended when this ends, also if it is cancelled: then the file can be given back.
+    """
+    work = asyncio.ensure_future(asyncio.to_thread(call))
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        with contextlib.suppress(Exception):
+            work.result()
+        raise cancelled
+    return work.result()
 
 
 def disk_error(error: OSError) -> ImageError:

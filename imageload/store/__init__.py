@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
-from imageload.job import Change, Job, Landed, Snapshot, State, Status
+from imageload.job import Change, Job, Landed, Report, Snapshot, State, Status
 
 Clock = Callable[[float], object]
 
@@ -74,6 +74,8 @@ class Store(Protocol):
 
     is_durable: bool
     """True if the store outlives the process."""
+    keeps_files: bool
+    """True if the next process on the store finds the temp files of this one, see `keep`."""
 
     def accept(
         self,
@@ -106,6 +108,12 @@ class Store(Protocol):
 
         It must be called before the next Change of the job is applied. Jobs that the store does
         not have are ignored.
+        """
+
+    def keep(self, job: Job, index: int) -> None:
+        """Record which temp file a downloaded image has, so that the next process finds it.
+
+        With `keeps_files` alone. It is durable soon, as what `record` records.
         """
 
     async def durable(self, job: Job | None = None) -> None:
@@ -172,12 +180,14 @@ class Store(Protocol):
 class Restored(NamedTuple):
     """An opened store and its jobs that are not retired, oldest first.
 
-    `was_closed`: the process before this one closed the store, or there was none.
+    `was_closed`: the process before this one closed the store, or there was none. `kept`: the
+    Reports of images that had their temp files then, by job and index; now they are queued.
     """
 
     store: Store
     jobs: list[Job]
     was_closed: bool
+    kept: dict[Job, dict[int, Report]]
 
 
 def open_store(
@@ -193,7 +203,7 @@ def open_store(
     if not path:
         from imageload.store.memory import MemoryStore
 
-        return Restored(MemoryStore(), [], was_closed=True)
+        return Restored(MemoryStore(), [], was_closed=True, kept={})
     from imageload.store.sqlite import open_sqlite
 
     return open_sqlite(Path(path), clock, on_break)

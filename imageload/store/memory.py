@@ -14,6 +14,7 @@ class MemoryStore:
     """The jobs themselves, until they are retired, and their links. It is always up to date."""
 
     is_durable = False
+    keeps_files = False
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -44,6 +45,9 @@ class MemoryStore:
         return self._keys.get(caller, key)
 
     def record(self, job: Job, change: Change) -> None:
+        pass
+
+    def keep(self, job: Job, index: int) -> None:
         pass
 
     async def durable(self, job: Job | None = None) -> None:

@@ -18,10 +18,10 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
-from msgspec.structs import astuple, replace
+from msgspec.structs import astuple
 
 from imageload.errors import Failure
 from imageload.job import Album, Callback, Image, Item, Job, Report, Snapshot, State
@@ -236,8 +236,6 @@ def text_of(value: Album | Callback | None) -> str | None:
 
 def image_row(place: Place, image: Image) -> Row:
     """The row of an image. Raises UnicodeEncodeError or OverflowError if it cannot be stored."""
-    if image.state not in ENDED:
-        image = replace(image, report=None)  # a restart downloads the image again
     (image.link or "").encode()
     return *place, image.version, image.link, encode_image(image)
 
@@ -271,8 +269,16 @@ def record_of_version_3(
     return _encode((state, attempts, deletehash, *flags, known, failure))
 
 
-def read_jobs(heads: Iterable[Any], images: Iterable[Any]) -> Iterator[tuple[Job, int]]:
-    """The jobs of the rows that HEADS and IMAGES gave for one condition, and their numbers."""
+class ReadJob(NamedTuple):
+    """A job, its number, and the Reports of its images that had their temp files, by index."""
+
+    job: Job
+    number: int
+    kept: dict[int, Report]
+
+
+def read_jobs(heads: Iterable[Any], images: Iterable[Any]) -> Iterator[ReadJob]:
+    """The jobs of the rows that HEADS and IMAGES gave for one condition."""
     groups = itertools.groupby(images, itemgetter(0))
     group = next(groups, None)
     for (
@@ -283,8 +289,10 @@ def read_jobs(heads: Iterable[Any], images: Iterable[Any]) -> Iterator[tuple[Job
             known = {row[1]: row for row in group[1]}
             group = next(groups, None)
         newest = max(version, *(row[2] for row in known.values()), 0)
+        listed = enumerate(decode_items(items))
+        images_read = [read_image(item, known.get(n), newest) for n, item in listed]
         job = Job.restored(
-            [read_image(item, known.get(n), newest) for n, item in enumerate(decode_items(items))],
+            images_read,
             job_id,
             created=datetime.fromtimestamp(created, UTC),
             dedupe=bool(dedupe),
@@ -294,7 +302,12 @@ def read_jobs(heads: Iterable[Any], images: Iterable[Any]) -> Iterator[tuple[Job
             callback=read_callback(callback),
             version=newest,
         )
-        yield job, number
+        kept = {
+            n: image.report
+            for n, image in enumerate(images_read)
+            if image.state == "downloaded" and image.report is not None
+        }
+        yield ReadJob(job, number, kept)
 
 
 def read_album(text: str | None) -> Album | None:

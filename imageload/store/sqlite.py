@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 from imageload.errors import ImageError
-from imageload.job import AlbumEnded, Change, Downloaded, Failed, Job, PurgeEnded, Requeued
+from imageload.job import AlbumEnded, Change, Downloaded, Failed, Image, Job, PurgeEnded, Requeued
 from imageload.store import NONE, Clock, Elsewhere, Link, Posted, Restored, rows
 from imageload.store.file import Batch, JournalFile, Statement
 from imageload.store.keys import Keys
@@ -42,16 +42,19 @@ def open_sqlite(
     try:
         with file.errors_explained():
             was_closed = _begin_run(file.connection)
-            numbers = dict(_read(file.connection, "NOT retired"))
+            read = list(_read(file.connection, "NOT retired"))
+            numbers = {each.job: each.number for each in read}
             stuck = None if was_closed else _count_crash(file.connection, numbers)
         file.written()
         store = SqliteStore(file, numbers, Writer(file, clock, on_break))
     except BaseException:
         file.close()
         raise
+    kept = {each.job: each.kept for each in read if each.kept}
     if stuck is not None:
         _end_stuck(store, stuck)
-    return Restored(store, list(numbers), was_closed)
+        kept.pop(stuck, None)
+    return Restored(store, list(numbers), was_closed, kept)
 
 
 def _begin_run(connection: sqlite3.Connection) -> bool:
@@ -67,7 +70,7 @@ def _begin_run(connection: sqlite3.Connection) -> bool:
 
 def _read(
     connection: sqlite3.Connection, where: str, values: Sequence[str] = ()
-) -> Iterator[tuple[Job, int]]:
+) -> Iterator[rows.ReadJob]:
     heads = connection.execute(rows.HEADS.format(where), values)
     images = connection.execute(rows.IMAGES.format(where), values)
     return rows.read_jobs(heads, images)
@@ -119,6 +122,7 @@ class SqliteStore:
     """Writes jobs and their Changes to a SQLite file. Made by `open_sqlite`."""
 
     is_durable = True
+    keeps_files = True
 
     def __init__(
         self, file: JournalFile, numbers: Mapping[Job, int], writer: Writer[Batch]
@@ -181,15 +185,22 @@ class SqliteStore:
         return self._keys.get(caller, key)
 
     def record(self, job: Job, change: Change) -> None:
-        # A download is not written: after a restart it is made again.
+        # A download is not written, unless its image waits for long: `keep`.
         if type(change) is Downloaded or (number := self._numbers.get(job)) is None:
             return
         index = getattr(change, "index", None)
         if index is None or type(change) is Requeued:
             self._record_head(number, job)  # first, as a process may die in between
         if index is not None:
-            place, image = (number, index), job.image(index)
-            self._writer.put(lambda batch: batch.put(place, image))
+            self._put_image((number, index), job.image(index))
+
+    def keep(self, job: Job, index: int) -> None:
+        number = self._numbers.get(job)
+        if number is not None:
+            self._put_image((number, index), job.image(index))
+
+    def _put_image(self, place: rows.Place, image: Image) -> None:
+        self._writer.put(lambda batch: batch.put(place, image))
 
     def _record_head(self, number: int, job: Job) -> None:
         self._put({number: (rows.SET_HEAD, rows.head_row(number, job))})
@@ -227,7 +238,8 @@ class SqliteStore:
     def load(self, job_id: str) -> Job | None:
         with self._file.reader() as connection:
             connection.execute("BEGIN")  # so that both tables are of one moment
-            found = dict(_read(connection, "job.id = ?", (job_id,)))
+            read = list(_read(connection, "job.id = ?", (job_id,)))
+        found = {each.job: each.number for each in read}
         self._numbers.update(found)
         return next(iter(found), None)
 

@@ -30,6 +30,7 @@ from imageload.transport.request import (
     Refusal,
     Request,
     Response,
+    Signing,
     TransferError,
 )
 
@@ -129,10 +130,12 @@ class Transport:
         refusal: Refusal | None = None,
         proxy: str = "",
         resolve: Sequence[str] = (),
+        signing: Signing | None = None,
     ) -> None:
         """`refusal` is asked before every connect; with a `proxy`, that is the one to the proxy.
 
-        `resolve` replaces the resolver's answers, in the form of libcurl's RESOLVE option.
+        `resolve` replaces the resolver's answers, in the form of libcurl's RESOLVE option. With
+        `signing` every request is signed.
         """
         self.transfers = transfers
         self._bounds = bounds
@@ -155,6 +158,7 @@ class Transport:
             (pycurl.DNS_CACHE_TIMEOUT, _NAME_SECONDS),
             (pycurl.USERAGENT, user_agent.encode()),
             *(((pycurl.RESOLVE, list(resolve)),) if resolve else ()),
+            *(_signed(signing) if signing is not None else ()),
         )
         self._spare.append(self._handle())  # a wrong option shows at the start
 
@@ -218,6 +222,15 @@ class Transport:
         for option, value in self._constant:
             curl.setopt(option, value)
         return curl
+
+
+def _signed(signing: Signing) -> tuple[tuple[int, Any], ...]:
+    return (
+        (pycurl.AWS_SIGV4, f"aws:amz:{signing.region}:s3"),
+        # Apart, as a key in USERPWD would end at its first colon.
+        (pycurl.USERNAME, signing.key_id),
+        (pycurl.PASSWORD, signing.secret),
+    )
 
 
 class _SpeedClock:

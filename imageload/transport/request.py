@@ -121,6 +121,15 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Signing:
+    """Keys with which requests are signed, as S3 wants it (AWS Signature Version 4)."""
+
+    region: str
+    key_id: str
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
     """Limits of every request of a Transport: times in seconds, sizes in bytes."""
 
@@ -178,7 +187,9 @@ class Exchange:
         setopt(pycurl.WRITEFUNCTION, self._take_body)
         setopt(pycurl.OPENSOCKETFUNCTION, self._connecting.open_socket)
         setopt(pycurl.SOCKOPTFUNCTION, self._connecting.take_socket)
-        if request.method not in ("GET", "DELETE"):
+        if request.method == "HEAD":
+            setopt(pycurl.NOBODY, 1)
+        elif request.method not in ("GET", "DELETE"):
             # Read by a callback that cannot rewind: libcurl must not silently send a body a
             # second time when a kept connection breaks, since the image might be stored twice.
             setopt(pycurl.POST, 1)
@@ -186,7 +197,7 @@ class Exchange:
             setopt(pycurl.READFUNCTION, self._read_body)
         else:
             setopt(pycurl.HTTPGET, 1)
-        if request.method in ("GET", "POST"):
+        if request.method in ("GET", "HEAD", "POST"):
             self.curl.unsetopt(pycurl.CUSTOMREQUEST)
         else:
             setopt(pycurl.CUSTOMREQUEST, request.method)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from imageload.errors import Refused
+from imageload.job import Job
 from imageload.loader import Order, Sender
 from imageload.web.base import BaseHandler
 from imageload.web.idempotency import checked_key
@@ -25,7 +27,7 @@ class AcceptHandler(BaseHandler):
         """
 
         async def start(sender: Sender | None = None) -> list[str]:
-            jobs = await self.use_body(lambda: self.jobs.upload(orders(), sender), pool)
+            jobs = await self.use_body(lambda: self._upload(orders(), sender), pool)
             job_ids = [job.job_id for job in jobs]
             self.events.touch(job_ids)
             return job_ids
@@ -42,3 +44,8 @@ class AcceptHandler(BaseHandler):
         if len(job_ids) == 1:
             self.set_header("Location", f"/v1/images/upload/{job_ids[0]}")
         return job_ids
+
+    def _upload(self, orders: Sequence[Order], sender: Sender | None) -> list[Job]:
+        if self.target.albums is None and any(order.album is not None for order in orders):
+            raise Refused("no-albums", f"There are no albums on {self.target.place}.")
+        return self.jobs.upload(orders, sender)

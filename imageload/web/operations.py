@@ -43,6 +43,7 @@ class ReadyHandler(BaseHandler):
             "reason": closed.message if closed else _NO_WORKER if self.jobs.workers == 0 else None,
             "journal": trouble,
             "sandbox": sandbox_trouble,
+            "target": self.target.trouble,
         }
         self.send_json(response, 200 if is_ready else 503)
 
@@ -76,7 +77,8 @@ class QuotaHandler(BaseHandler):
             "parked": self.target.parked,
             "pending": pending,
             "done_at": None if seconds == math.inf else moment_text(seconds),
-            "budgets": [_budget_json(budget) for budget in self.target.quotas.budgets()],
+            "target": self.target.name,
+            "budgets": [_budget_json(budget) for budget in self.target.budgets()],
         }
 
 

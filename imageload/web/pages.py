@@ -44,9 +44,10 @@ class PageHandler(_HtmlHandler):
 
     def get(self) -> None:
         """Send the page, with a mark if the sandbox stands in for Imgur."""
-        link_base = urlsplit(self.service_settings.imgur_link_base)
+        link_base = urlsplit(self.target.link_base)
         page = (FOLDER / "index.html").read_text(encoding="utf-8")
-        mode = "sandbox" if self.service_settings.imgur_client_id == SANDBOX_CLIENT_ID else "imgur"
+        is_sandbox = self.service_settings.imgur_client_id == SANDBOX_CLIENT_ID
+        mode = "sandbox" if is_sandbox else self.target.name.partition(":")[0]
         page = page.replace('data-mode=""', f'data-mode="{mode}"')
         self.send_page(page, f"{link_base.scheme}://{link_base.netloc}")
 

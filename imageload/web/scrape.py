@@ -157,7 +157,7 @@ class Gauges(Collector):
             ("remaining", "The rest of Imgur's limits."),
         ):
             family = GaugeMetricFamily(f"imageload_quota_{name}", text, labels=["client", "budget"])
-            for budget in target.quotas.budgets():
+            for budget in target.budgets():
                 value = getattr(budget, name)
                 if value is not None:
                     family.add_metric([str(budget.client or ""), budget.name], value)

@@ -134,6 +134,7 @@ class PostgresStore:
     """Writes the slices of jobs that this node has. Made by `open_postgres`."""
 
     is_durable = True
+    keeps_files = False  # another node may go on with the job, and has another disk
 
     def __init__(
         self,
@@ -199,6 +200,9 @@ class PostgresStore:
             self._writer.put(put)
         if HEAD in claim.slices and (index is None or job.summary().album is not None):
             self._record_head(job, claim)
+
+    def keep(self, job: Job, index: int) -> None:
+        pass
 
     def _record_head(self, job: Job, claim: Claim) -> None:
         state, now = claim.head_changed(), job.summary()

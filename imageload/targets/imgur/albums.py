@@ -1,4 +1,4 @@
-"""A job's images as one album on Imgur, in the order of the input."""
+"""A job's images as one album on Imgur, in the order of the input; and the images of any album."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 from imageload import errors
-from imageload.job import AlbumMade, Image, Snapshot
+from imageload.job import AlbumMade, Image, Landed, Snapshot
 
 _IMAGES_AT_ONCE = 100  # 100 deletehashes have some 2 kB
 
@@ -55,7 +55,27 @@ async def make_album(
         await request("POST", f"album/{name}/add", {key: batch})
 
 
-def image_name(image: Image, *, anonymous: bool) -> str | None:
+async def album_links(request: Callable[[str, str], Awaitable[Any]], name: str) -> list[str] | None:
+    """The links of the images of the album `name`, in order; None: Imgur shows no such album.
+
+    Videos are left out. Raises what `request` raises, which is called with method and route.
+    """
+    try:
+        found = await request("GET", f"album/{name}/images")
+    except errors.NotFoundOnImgur:
+        return None
+    except errors.UploadError as error:
+        if error.name == "upload_rejected":  # it is private
+            return None
+        raise
+    images = (
+        [image for image in found if isinstance(image, dict)] if isinstance(found, list) else []
+    )
+    links = (i.get("link") for i in images if not str(i.get("type")).startswith("video/"))
+    return [link for link in links if isinstance(link, str)]
+
+
+def image_name(image: Image | Landed, *, anonymous: bool) -> str | None:
     """How Imgur addresses a completed image of ours: by its deletehash, or the id in its link."""
     if anonymous or image.link is None:
         return image.deletehash

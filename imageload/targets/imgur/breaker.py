@@ -23,21 +23,25 @@ ENDPOINTS: tuple[Endpoint, ...] = ("uploads", "albums", "deletions", "account")
 
 Reason = (
     Name
-    | Literal[
-        "blocked", "blocked_id", "blocked_address", "credentials", "unavailable", "unasked", "lease"
-    ]
-)  # fmt: skip
+    | Literal["month", "blocked", "blocked_id", "blocked_address", "throttled"]
+    | Literal["credentials", "unavailable", "unasked", "lease"]
+)
 
 MESSAGES: dict[Reason, str] = {
     "user": "Imgur's hourly credits of this address and client id are used up.",
     "client": "Imgur's daily credits of this client id are used up.",
     "posts": "Imgur's hourly number of POSTs from this address is used up.",
+    "month": (
+        "Imgur's daily credits of this client id were used up on five days of the last month: "
+        "the application may be blocked for the rest of the month."
+    ),
     "blocked": "Imgur refuses this address or client id.",
     "blocked_id": "Imgur refuses this client id.",
     "blocked_address": "Imgur refuses this address.",
     "credentials": "Imgur does not accept the client id or token.",
     "unavailable": "Imgur is out of order, or cannot be reached.",
     "unasked": "Imgur is being asked for its limits.",
+    "throttled": "The target accepts fewer requests at the moment.",
     "lease": "A client id belongs to one node at a time, and this node has none at the moment.",
 }
 
@@ -64,6 +68,12 @@ class Terms:
     """An outage of this length fails what has waited as long; no wait for a probe is longer."""
     lease_seconds: float = 30.0
     """How long a client id is one node's; then, at the latest, a node without one looks again."""
+    longest_wait: float = _LONGEST_WAIT
+    """The longest wait after 429s without a hint."""
+    throttled: Reason = "user"
+    """What uploads wait for after a 429 that no budget explains."""
+    place: str = "Imgur"
+    """How sentences name the target, at their beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +95,8 @@ class Blocked:
             case "unavailable" | "unasked":
                 return errors.UploadError("unavailable", self.message, retry_after=wait)
         error = errors.QuotaExceeded(self.message, retry_after=wait)
-        if self.reason != "lease":
-            error.budget = self.reason
+        if self.reason not in ("lease", "throttled"):
+            error.budget = "client" if self.reason == "month" else self.reason
         return error
 
 
@@ -214,9 +224,11 @@ class EndpointBreaker(Breaker):
             case errors.UploadError(imgur_is_away=True):
                 self._failures += 1
                 if self._failures >= _FAILURES_IN_A_ROW or self.backoff is not None:
-                    self._begin_outage(_AWAY, sent=sent, now=now)
+                    message = f"{self.terms.place} is out of order, or cannot be reached."
+                    away = replace(_AWAY, message=message)
+                    self._begin_outage(away, sent=sent, now=now)
             case errors.UploadError() if self._rejections.concern_every_image(error, content):
-                message = f"Imgur rejects every image. {error.message}"
+                message = f"{self.terms.place} rejects every image. {error.message}"
                 refusal = replace(_AWAY, message=message, longest=_LONGEST_REJECTING_WAIT)
                 self._begin_outage(refusal, sent=sent, now=now)
             case None | errors.UploadError():
@@ -259,10 +271,10 @@ class EndpointBreaker(Breaker):
         if not hint:
             self._most_in_flight = 1.0
         refusal = Refusal(
-            reason="user",
+            reason=self.terms.throttled,
             message=error.message,
             wait=hint or self.terms.unhinted_wait,
-            longest=hint or _LONGEST_WAIT,
+            longest=hint or self.terms.longest_wait,
         )
         if self._endpoint != "uploads":  # an album cannot wait for ever
             self._begin_outage(refusal, sent=sent, now=now)

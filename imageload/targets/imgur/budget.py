@@ -41,10 +41,13 @@ class Budget:
     one request is sent alone, as a probe, and the others wait for its response.
     """
 
-    def __init__(self, name: Name, window: float, client: int | None = None) -> None:
-        """`client` is that of the BudgetView."""
+    def __init__(
+        self, name: Name, window: float, client: int | None = None, spare: int = 0
+    ) -> None:
+        """`client` is that of the BudgetView. `spare` is never spent."""
         self.name: Name = name
         self.window = window
+        self.spare = spare
         self.limit = math.inf
         self.remaining = math.inf
         self.resets_at = math.inf
@@ -82,9 +85,9 @@ class Budget:
         remaining, resets_at, probes = self.at(now)
         cost *= count
         is_free = probes is None or probes + count == 1
-        if is_free and remaining - self.in_flight >= cost:
+        if is_free and remaining - self.in_flight >= cost + self.spare:
             return now
-        return math.inf if remaining >= cost else resets_at
+        return math.inf if remaining >= cost + self.spare else resets_at
 
     def reserve(self, cost: int, now: float) -> None:
         """Count a request of this cost as in flight."""
@@ -197,8 +200,8 @@ class Forecast:
 
     def __init__(self, budget: Budget, cost: int, now: float) -> None:
         remaining, self.resets_at, _ = budget.at(now)
-        self.cost, self.limit, self.window = cost, budget.limit, budget.window
-        self.remaining = min(self.limit, remaining - budget.in_flight)
+        self.cost, self.limit, self.window = cost, budget.limit - budget.spare, budget.window
+        self.remaining = min(self.limit, remaining - budget.in_flight - budget.spare)
 
     def fits(self, moment: float) -> float:
         """How many uploads may be sent at this moment."""

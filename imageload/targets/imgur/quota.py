@@ -3,6 +3,7 @@
     Quotas ── Quota (one client id) ── leased_until   if other nodes may use the client id too
                                    ├── Budget user    credits an hour, per address and client id
                                    ├── Budget client  credits a day, per client id
+                   ├── DailyHits      the days on which these were used up
                                    ├── Budget posts   POSTs an hour, per address: all share it
                                    └── Breaker        of the id, and of each endpoint
 
@@ -31,6 +32,7 @@ from imageload.targets.imgur.breaker import (
     Breaker,
     Endpoint,
     EndpointBreaker,
+    Reason,
     Refusal,
     Terms,
 )
@@ -42,6 +44,7 @@ from imageload.targets.imgur.budget import (
     Name,
     forecast,
 )
+from imageload.targets.imgur.daily_hits import DailyHits
 
 _POLL_SECONDS = 0.1  # when a wait is over but the request that ends it has not been sent
 # The errors after which Imgur has counted no request.
@@ -114,7 +117,8 @@ class Quota:
     def __init__(self, number: int, quotas: Quotas) -> None:
         self.number = number
         self.user = Budget("user", quotas.terms.hour, number)
-        self.client = Budget("client", quotas.terms.day, number)
+        self.client = Budget("client", quotas.terms.day, number, spare=1)
+        self.daily_hits = DailyHits(quotas.terms.day)
         self.access = Breaker(quotas.terms)
         """Open while Imgur does not accept the client id, or has not told its limits."""
         self.breakers = {each: EndpointBreaker(quotas.terms, each) for each in ENDPOINTS}
@@ -166,7 +170,11 @@ class Quota:
             until = budget.blocked_until(amount, now, count=count)
             if until > latest:
                 name, latest = budget.name, until
-        return None if name is None else Blocked(name, latest, MESSAGES[name])
+        if name is None:
+            return None
+        is_month = name == "client" and self.daily_hits.presume_block(now)
+        reason: Reason = "month" if is_month else name
+        return Blocked(reason, latest, MESSAGES[reason])
 
     def opens_at(self, kind: Kind) -> float:
         """When its breakers let a request through, for a forecast; inf: nobody knows."""
@@ -194,6 +202,8 @@ class Quota:
             read = [found.get(f"{prefix}{key}") for key in ("Limit", "Remaining", "Reset")]
             if budget.learn(*read, sent=sent, now=now):
                 told.add(budget.name)
+        if "client" in told:
+            self._note_daily_limit(now)
         if told:
             self._quotas.is_limited = True
         return frozenset(told)
@@ -222,9 +232,16 @@ class Quota:
         self._judge(request, error, now)
         self._quotas.notify_end(error)
 
+    @property
+    def assumes_limits(self) -> bool:
+        """True if an operator has named a limit."""
+        return self._assumed != (None, None)
+
     def assume_limits(self, user: int | None, client: int | None) -> None:
         """Count with these limits until Imgur says others."""
         self._assumed = user, client
+        if self.assumes_limits:
+            self._quotas.is_limited = True
         for budget, limit in ((self.user, user), (self.client, client)):
             budget.limit = budget.remaining = math.inf if limit is None else limit
 
@@ -247,11 +264,24 @@ class Quota:
             budget.restore(each if each[0] is not None else [assumed, assumed, None], now, age)
         return max(self.user.remaining, self.client.remaining) < math.inf
 
+    def note_hits(self) -> list[float]:
+        """The days on which the daily limit was hit, for `take_over_hits` on another node."""
+        return self.daily_hits.snapshot(self._quotas.clock(), 0.0)
+
+    def take_over_hits(self, note: Sequence[float], age: float) -> None:
+        """Go on with a `note` that is `age` seconds old."""
+        self.daily_hits.restore(note, self._quotas.clock(), age)
+
     def block_until_asked(self, seconds: float) -> None:
         """Send nothing before Imgur has told its limits, or for so long."""
         now = self._quotas.clock()
         unasked = Refusal(reason="unasked", message=MESSAGES["unasked"], wait=seconds)
         self.access.back_off(unasked, sent=now, now=now)
+
+    def _note_daily_limit(self, now: float) -> None:
+        """Imgur has told of a budget: count the day if its credits are used up."""
+        if self.client.remaining <= 0:
+            self.daily_hits.note(min(self.client.resets_at, now + self._quotas.terms.day), now)
 
     def _amounts(self, kind: Kind) -> Amounts:
         cost = kind.cost
@@ -266,6 +296,7 @@ class Quota:
                 reason="credentials",
                 message=error.message,
                 wait=self._quotas.terms.unhinted_wait,
+                longest=self._quotas.terms.longest_wait,
                 only_asking=True,
             )
             self.access.back_off(refusal, sent=sent, now=now)
@@ -296,6 +327,7 @@ class Quota:
             # "Used up for 0 seconds" is no hint.
             if budget.name == error.budget and (wait is None or wait > 0):
                 budget.empty(wait, sent=request.sent, now=now)
+                self._note_daily_limit(now)
                 return True
         return any(budget.blocked_until(amount, now) > now for budget, amount in request.amounts)
 
@@ -318,7 +350,8 @@ class Quotas:
         own = [budget for quota in self.each for budget in (quota.user, quota.client)]
         self._budgets = [*own, self.posts]
         self.is_limited: bool | None = None
-        """True if Imgur has named a limit, or answered 429; False if it named none and uploaded."""
+        """True if Imgur or an operator has named a limit, or Imgur has answered 429; False if it
+        named none and uploaded."""
         self._on_end = on_end
         self._ended = asyncio.Event()
 
@@ -398,6 +431,20 @@ class Quotas:
         for budget, each in zip(self._budgets, snapshot, strict=True):
             budget.restore(each, now, epoch)
         return all(budget.remaining < math.inf for budget in self._budgets[:-1])
+
+    def snapshot_hits(self) -> list[list[float]]:
+        """The days on which the daily limit of each client id was hit, for `restore_hits`."""
+        now, epoch = self.clock(), time.time()
+        return [quota.daily_hits.snapshot(now, epoch) for quota in self.each]
+
+    def restore_hits(self, snapshot: Sequence[Sequence[float]]) -> None:
+        """Go on with the `snapshot_hits` of another process, of the same client ids.
+
+        Raises TypeError or ValueError if it is not valid.
+        """
+        now, epoch = self.clock(), time.time()
+        for quota, ends in zip(self.each, snapshot, strict=True):
+            quota.daily_hits.restore([float(end) for end in ends], now, epoch)
 
     def note_posts(self) -> BudgetSnapshot:
         """The budget of POSTs, for `take_over_posts` on another node of the same address."""

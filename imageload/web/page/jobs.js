@@ -8,6 +8,7 @@ import { WindowedList } from "./window.js";
 const REASONS = {
   user: "Imgur’s hourly credits are used up",
   client: "Imgur’s daily credits are used up",
+  month: "Imgur may have blocked this client id for the rest of the month",
   posts: "Imgur takes no more uploads from this address this hour",
   blocked: "Imgur refuses this service for now",
   blocked_id: "Imgur refuses this client id",

@@ -1,0 +1,64 @@
+"""Removes metadata from images by their bytes: no decoder, not a pixel changes.
+
+    strip(source, type) ─► the image without metadata, never longer
+                           NotStripped: it has a part that is not understood
+
+What is kept is listed, everything else goes: so metadata of a kind that nobody has heard of go too.
+The orientation and the colour profile are kept, and what a format needs for its pixels. The work is
+bounded by the file's length (docs/decisions/metadata.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from imageload.convert.metadata.boxes import strip_boxes
+from imageload.convert.metadata.chunks import strip_png, strip_webp
+from imageload.convert.metadata.errors import NotStripped
+from imageload.convert.metadata.segments import strip_gif, strip_jpeg
+from imageload.convert.metadata.tiff import strip_tiff
+
+__all__ = ["NotStripped", "strip", "strip_file"]
+
+_BY_TYPE: Final[Mapping[str, Callable[[bytes], bytes]]] = {
+    "image/jpeg": strip_jpeg,
+    "image/png": strip_png,
+    "image/apng": strip_png,
+    "image/gif": strip_gif,
+    "image/webp": strip_webp,
+    "image/avif": strip_boxes,
+    "image/heic": strip_boxes,
+    "image/tiff": strip_tiff,
+    "image/bmp": lambda source: source,  # it has none
+}
+
+
+def strip(source: bytes, kind: str) -> bytes:
+    """The image of the type `kind` without metadata; raises NotStripped."""
+    try:
+        stripped = _BY_TYPE[kind](source)
+    except IndexError:
+        raise NotStripped("the image is cut short") from None
+    if len(stripped) > len(source):
+        raise NotStripped("the image would grow")
+    return stripped
+
+
+def strip_file(path: str, kind: str) -> dict[str, Any] | None:
+    """Strip the file: its new length and hash, or None if nothing changes; for a thread.
+
+    Raises NotStripped, and OSError; then it is as it was, or half written.
+    """
+    source = Path(path).read_bytes()
+    stripped = strip(source, kind)
+    if stripped == source:
+        return None
+    with Path(path).open("r+b", buffering=0) as file:
+        written = 0
+        while written < len(stripped):
+            written += file.write(memoryview(stripped)[written:])
+        file.truncate()
+    return {"bytes": len(stripped), "sha256": hashlib.sha256(stripped).hexdigest()}
