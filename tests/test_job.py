@@ -596,7 +596,7 @@ def test_an_image_record_has_null_for_unknown_values() -> None:
     unknown = dict.fromkeys(
         (
             *("link", "error", "status_code", "bytes", "type", "width", "height", "sha256"),
-            *("converted_from", "title", "description"),
+            *("id", "converted_from", "title", "description"),
         )
     )
     assert image_json(job.image(0)) == {
