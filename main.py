@@ -25,18 +25,18 @@ from pathlib import Path
 import tornado.ioloop
 
 from imageload import options
-from imageload.errors import Refused, StoreError
+from imageload.errors import StoreError
 from imageload.fetch.spool import spool_folder
 from imageload.fetch.tempfiles import temp_folder
-from imageload.job import Job
-from imageload.loader import Sender
+from imageload.loader import Order
 from imageload.sandbox_process import SandboxError, SandboxProcess, imgur_or_sandbox
 from imageload.schemas import AcceptedJson, CancelJson, JobsJson, LinksJson, summary_json
 from imageload.settings import Settings
 from imageload.store.file import check_free
+from imageload.web.accept import AcceptHandler
 from imageload.web.app import App
 from imageload.web.base import BaseHandler, waiting_of
-from imageload.web.idempotency import checked_key
+from imageload.web.documents import DocumentsHandler, JobDocumentHandler
 from imageload.web.intake import media_type, read_orders
 from imageload.web.jobs import JobImagesHandler, MapHandler, RetryHandler
 from imageload.web.links import encoded_links, links_after
@@ -55,43 +55,21 @@ _COLLECT_EVERY = 20_000  # new objects
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class UploadHandler(StatusHandler):
+class UploadHandler(AcceptHandler, StatusHandler):
     """POST /v1/images/upload: lists of URLs -> 202 `{"jobId": [id, ...]}`. GET: the jobs."""
 
     async def post(self) -> None:
         """Accept one job for each list in the body, or none; with Idempotency-Key only once."""
-        key = checked_key(self.request.headers.get("Idempotency-Key"))
-        if key is None:
-            job_ids = await self._accept()
-        else:
-            caller = self.limits.access.caller(self.request)
-            sender = Sender(caller, key, await self.use_body(self._fingerprint))
-            accept = functools.partial(self._accept, sender)
-            job_ids, is_replay = await self.limits.keys.once(sender, accept)
-            if is_replay:
-                self.set_header("Idempotency-Replayed", "true")
-        if len(job_ids) == 1:
-            self.set_header("Location", f"/v1/images/upload/{job_ids[0]}")
-        response: AcceptedJson = {"jobId": job_ids}
+        response: AcceptedJson = {"jobId": await self.accept(self._orders, self._fingerprint)}
         self.send_json(response, 202)
 
-    async def _accept(self, sender: Sender | None = None) -> list[str]:
-        """Start the jobs of the body; their ids."""
-        jobs = await self.use_body(functools.partial(self._upload, sender))
-        job_ids = [job.job_id for job in jobs]
-        self.events.touch(job_ids)
-        return job_ids
-
-    def _upload(self, sender: Sender | None) -> list[Job]:
-        orders = read_orders(
+    def _orders(self) -> list[Order]:
+        return read_orders(
             self.body,
             self.request.headers.get("Content-Type", ""),
             max_urls=self.service_settings.max_urls,
             max_lists=self.tuning.max_lists,
         )
-        if self.target.albums is None and any(order.album is not None for order in orders):
-            raise Refused("no-albums", f"There are no albums on {self.target.place}.")
-        return self.jobs.upload(orders, sender)
 
     def _fingerprint(self) -> bytes:
         content_type = media_type(self.request.headers.get("Content-Type", ""))
@@ -131,10 +109,7 @@ class JobStatusHandler(StatusHandler):
     async def delete(self, job_id: str) -> None:
         """Cancel the job; with `purge=true` also delete its images from Imgur: 202, counts."""
         job = await self.job(job_id)
-        purge = self.query("purge")
-        if purge not in (None, "true", "false"):
-            raise Refused("bad-request", "purge is true or false.")
-        action = self.jobs.purge if purge == "true" else self.jobs.cancel
+        action = self.jobs.purge if self.flag("purge", default=False) else self.jobs.cancel
         result = await self.jobs.act(action(job))
         response: CancelJson = {
             "job_id": job.job_id,
@@ -170,6 +145,8 @@ ROUTES: tuple[tuple[str, type[BaseHandler]], ...] = (
     ("/v1/images", UploadLinks),
     ("/v1/images/upload", UploadHandler),
     ("/v1/images/upload/", UploadHandler),
+    ("/v1/documents", DocumentsHandler),
+    ("/v1/images/upload/{job_id}/document", JobDocumentHandler),
     ("/v1/images/upload/{job_id}/images", JobImagesHandler),
     ("/v1/images/upload/{job_id}/retry", RetryHandler),
     ("/v1/images/upload/{job_id}/map", MapHandler),

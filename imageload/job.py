@@ -39,11 +39,12 @@ class _Value(msgspec.Struct, frozen=True, gc=False):
 
 
 class Item(NamedTuple):
-    """One entry of a list: a URL, and the texts that its image gets on Imgur."""
+    """One entry of a list: a URL, the texts that its image gets on Imgur, and the caller's `id`."""
 
     url: str
     title: str | None = None
     description: str | None = None
+    id: str | None = None
 
 
 class Album(_Value, frozen=True):
@@ -107,6 +108,7 @@ class Image(_Value, frozen=True):
     `uploading`: an upload of it has begun, so it may be on Imgur. `maybe_duplicate`: the response
     to an upload was lost, so Imgur may have a second copy beside the link. The failure of a
     completed image is that of its deletion. `version` is the job's at the image's last Change.
+    `id` is the caller's; several images may have the same.
     """
 
     url: str
@@ -122,6 +124,7 @@ class Image(_Value, frozen=True):
     uploading: bool = False
     maybe_duplicate: bool = False
     version: int = 0
+    id: str | None = None
 
     @property
     def downloaded_bytes(self) -> int:
@@ -386,7 +389,8 @@ def memory_of(items: Iterable[str | Item | Image]) -> int:
             held += sys.getsizeof(item) + _IMAGE_BYTES
             continue
         held += sys.getsizeof(item.url) + _IMAGE_BYTES
-        held += sum(sys.getsizeof(text) for text in (item.title, item.description) if text)
+        texts = item.title, item.description, item.id
+        held += sum(sys.getsizeof(text) for text in texts if text)
     return held
 
 
@@ -413,10 +417,14 @@ class Job:
         self._lock = threading.Lock()
         items = (Item(url) if isinstance(url, str) else url for url in urls)
         self._images = [
-            Image(item.url, title=item.title, description=item.description) for item in items
+            Image(item.url, title=item.title, description=item.description, id=item.id)
+            for item in items
         ]
         self.memory_bytes = memory_of(self._images)
-        """About the memory that the job takes, when all of its images are on Imgur."""
+        """About the memory that the job takes, when all of its images are on Imgur.
+
+        With that of its document, if that is in memory.
+        """
         self._counts: dict[State, int] = dict.fromkeys(STATES, 0)
         self._counts["queued"] = len(self._images)
         self._downloaded_bytes = self._uploaded_bytes = 0
@@ -628,4 +636,5 @@ def _queued_again(image: Image, version: int) -> Image:
         description=image.description,
         maybe_duplicate=image.maybe_duplicate or image.uploading,
         version=version,
+        id=image.id,
     )

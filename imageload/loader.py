@@ -41,12 +41,27 @@ _THREADS_PER_ACTIVE_JOB = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """One job as a client asks for it: a list of URLs or Items, and how they are treated."""
+    """One job as a client asks for it: a list of URLs or Items, and how they are treated.
+
+    `document`: what it comes from, for the store to keep.
+    """
 
     items: Sequence[str | Item]
     dedupe: bool = True
     album: str | None = None
     callback: str | None = None
+    document: bytes | None = None
+
+
+def jobs_of(orders: Iterable[Order]) -> tuple[list[Job], dict[str, bytes]]:
+    """A Job for each order, and the documents by the jobs' ids."""
+    jobs, documents = [], {}
+    for each in orders:
+        job = Job(each.items, dedupe=each.dedupe, album=each.album, callback=each.callback)
+        jobs.append(job)
+        if each.document is not None:
+            documents[job.job_id] = each.document
+    return jobs, documents
 
 
 class Sender(NamedTuple):
@@ -201,7 +216,7 @@ class ImageLoad:
         All or none: raises Refused, and nothing was registered. The store keeps the jobs' ids
         under the key of `sender`. If memory is full, the oldest finished jobs leave it.
         """
-        needed = sum(memory_of(each.items) for each in orders)
+        needed = sum(memory_of(each.items) + self._held_of(each.document) for each in orders)
         with self._lock:
             self._check_room(len(orders))
             is_full = self.bytes_held + needed > self._capacity.jobs_bytes
@@ -209,12 +224,11 @@ class ImageLoad:
             self.submit(self.retire(needed)).result()
             with self._lock:
                 self._check_memory(needed)
-        jobs = [
-            Job(each.items, dedupe=each.dedupe, album=each.album, callback=each.callback)
-            for each in orders
-        ]
+        jobs, documents = jobs_of(orders)
+        for job in jobs:
+            job.memory_bytes += self._held_of(documents.get(job.job_id))
         posted = Posted(*sender, tuple(job.job_id for job in jobs)) if sender else None
-        self._store.accept(jobs, posted=posted)
+        self._store.accept(jobs, posted=posted, documents=documents)
         try:
             self._register(jobs)
         except Refused:
@@ -223,6 +237,10 @@ class ImageLoad:
         for job in jobs:
             _log.info("accepted job=%s urls=%d", job.job_id, len(job))
         return jobs
+
+    def _held_of(self, document: bytes | None) -> int:
+        """The memory of a document, if the store does not have it on disk."""
+        return 0 if document is None or self._store.is_durable else len(document)
 
     def _register(self, jobs: Sequence[Job]) -> None:
         needed = sum(job.memory_bytes for job in jobs)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, Literal, NotRequired, TypedDict
 from urllib.parse import urlsplit
 
+import msgspec
 from msgspec import Meta
 
 from imageload.errors import Failure
@@ -64,6 +66,42 @@ class AcceptedJson(TypedDict):
     jobId: Annotated[  # the contract's name
         list[JobId], Meta(min_length=1, description="One job for each list, in order.")
     ]
+
+
+class DocumentsAcceptedJson(AcceptedJson):
+    """The response to a POST of documents."""
+
+    kinds: Annotated[list[str], Meta(description="As what each document was read.")]
+
+
+class FoundJson(TypedDict):
+    """A place of an image in a document."""
+
+    url: str
+    line: Annotated[int, Meta(ge=1)]
+    as_written: str
+
+
+class IgnoredJson(TypedDict):
+    """Text that looks like an image and is not taken."""
+
+    text: str
+    line: Annotated[int, Meta(ge=1)]
+    why: str
+
+
+class DocumentJson(TypedDict):
+    """The images of a document: an image in two places is there twice."""
+
+    kind: str
+    images: list[FoundJson]
+    ignored: list[IgnoredJson]
+
+
+class DocumentsJson(TypedDict):
+    """The images of the documents of a request, in order."""
+
+    documents: list[DocumentJson]
 
 
 class LinksJson(TypedDict):
@@ -123,12 +161,32 @@ class SummaryJson(TypedDict):
     callback: CallbackJson | None
 
 
+class EntryJson(TypedDict):
+    """An image by its id, which is null if it was posted without one."""
+
+    id: str | None
+    url: str
+    link: Link | None
+    error: ErrorJson | None
+
+
+Entries = Annotated[
+    list[EntryJson], Meta(description="The images that have an id. Missing if none has one.")
+]
+
+
+class EndedJson(SummaryJson):
+    """A job that has ended. `entries` has the first 1,000 images with an id."""
+
+    entries: NotRequired[Entries]
+
+
 class CalledJson(TypedDict):
     """The body of a callback, sent when a job has ended."""
 
     type: Literal["job.complete"]
     timestamp: Moment
-    data: SummaryJson
+    data: EndedJson
 
 
 class WaitingJson(TypedDict):
@@ -169,6 +227,7 @@ class CancelJson(TypedDict):
 class ImageJson(TypedDict):
     """One image of a job."""
 
+    id: Annotated[str | None, Meta(description="The id that was posted with the URL.")]
     url: str
     state: State
     link: Link | None
@@ -203,6 +262,7 @@ class MapJson(TypedDict):
 
     job_id: JobId
     map: dict[str, Link]
+    entries: NotRequired[Entries]
 
 
 # Events
@@ -365,6 +425,7 @@ def image_json(image: Image) -> ImageJson:
     report, failure = image.report, image.failure
     status_code = failure.status_code if failure else None
     return {
+        "id": image.id,
         "url": image.url,
         "state": image.state,
         "link": image.link,
@@ -384,18 +445,44 @@ def image_json(image: Image) -> ImageJson:
     }
 
 
-def map_json(snapshot: Snapshot) -> dict[str, str]:
+def entry_json(image: Image) -> EntryJson:
+    """An image by its id."""
+    error = _error_json(image.failure)
+    return {"id": image.id, "url": image.url, "link": image.link, "error": error}
+
+
+def entries_json(snapshot: Snapshot) -> Iterator[EntryJson]:
+    """The images that have an id, in the order of the request."""
+    return (entry_json(image) for image in snapshot.images if image.id is not None)
+
+
+def map_json(snapshot: Snapshot) -> MapJson:
     """The link of every completed image by its URL, in the order of the request."""
-    return {image.url: image.link for image in snapshot.images if image.link is not None}
+    images = snapshot.images
+    links = {image.url: image.link for image in images if image.link is not None}
+    response: MapJson = {"job_id": snapshot.job_id, "map": links}
+    if entries := list(entries_json(snapshot)):
+        response["entries"] = entries
+    return response
 
 
 def map_csv(snapshot: Snapshot) -> str:
-    """`map_json` as CSV (RFC 4180) with a header line."""
+    """The completed images as CSV (RFC 4180) with a header line; the ids are the last column."""
     text = io.StringIO()
     rows = csv.writer(text)
-    rows.writerow(("url", "link"))
-    rows.writerows(map_json(snapshot).items())
+    landed = [image for image in snapshot.images if image.link is not None]
+    if any(image.id is not None for image in snapshot.images):
+        rows.writerow(("url", "link", "id"))
+        rows.writerows((image.url, image.link, image.id) for image in landed)
+    else:
+        rows.writerow(("url", "link"))
+        rows.writerows({image.url: image.link for image in landed}.items())
     return text.getvalue()
+
+
+def map_lines(snapshot: Snapshot) -> bytes:
+    """Every image of the job, those without a link too, as a line of JSON each."""
+    return msgspec.json.Encoder().encode_lines([entry_json(image) for image in snapshot.images])
 
 
 def utc_text(moment: datetime) -> str:

@@ -348,6 +348,9 @@ class Tuning:
     max_bodies_bytes: int = 256 * 2**20
     """Total size of the request bodies held in memory; above it 503. Two at a time are decoded,
     which takes up to 250 MB more for each."""
+    max_documents_bytes: int = 8 * 2**20
+    """Total size of the documents of one request. A hostile one takes up to 10 s (Markdown) and
+    100 MB for each MB; two requests at a time are worked on."""
     max_waiting_jobs: int = 10_000
     """Jobs that wait for a thread; above it a POST is answered 429."""
     lease_seconds: float = 30.0

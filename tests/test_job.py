@@ -265,7 +265,7 @@ def test_a_purged_image_loses_its_link_and_one_that_was_not_deleted_keeps_it() -
     gone, stays = job.snapshot().images
     assert (gone.link, gone.deletehash, gone.failure) == (None, None, FAILURE)
     assert (stays.link, stays.deletehash, stays.failure) == (link(1), SECRET, FAILURE)
-    assert map_json(job.snapshot()) == {url(1): link(1)}
+    assert map_json(job.snapshot())["map"] == {url(1): link(1)}
 
 
 def test_maybe_duplicates_are_counted() -> None:
@@ -596,7 +596,7 @@ def test_an_image_record_has_null_for_unknown_values() -> None:
     unknown = dict.fromkeys(
         (
             *("link", "error", "status_code", "bytes", "type", "width", "height", "sha256"),
-            *("converted_from", "title", "description"),
+            *("id", "converted_from", "title", "description"),
         )
     )
     assert image_json(job.image(0)) == {
@@ -626,6 +626,7 @@ def test_an_image_record_has_null_for_unknown_values() -> None:
         "maybe_duplicate": False,
         "title": None,
         "description": None,
+        "id": None,
     }
 
 

@@ -221,7 +221,10 @@ def test_every_version_that_ever_was_is_read(version: int, path: Path) -> None:
             job.job_id: [image_json(image) for image in job.snapshot().images]
             for job in restored.jobs
         }
-        assert found == expected["jobs"]
+        assert found == {
+            job_id: [{"id": None, **image} for image in images]  # older journals have no ids
+            for job_id, images in expected["jobs"].items()
+        }
         assert [each.link for each in journal.links()] == expected["links"]
         assert journal.get_setting("a name") == "a value"
 

@@ -227,6 +227,8 @@ def test_a_bucket_has_no_albums(s3: S3Server, tmp_path: Path) -> None:
     with running_service(tmp_path / "temp", **s3.options()) as service:
         asked = {"urls": ["http://a.example/1.png"], "album": "My trip"}
         assert_problem(service.post(json=asked), 422, "no-albums")
+        path = f"{service.url}/v1/documents?album=My+trip"
+        assert_problem(service.session.post(path, data=asked["urls"][0]), 422, "no-albums")
 
 
 def test_the_quota_names_the_bucket_and_no_budgets(s3: S3Server, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def landed(*pairs: tuple[str, str | None]) -> Job:
 
 def test_the_map_has_completed_images_in_the_order_of_the_request() -> None:
     job = landed(("http://b/", "https://l/1"), ("http://x/", None), ("http://a/", "https://l/2"))
-    assert list(map_json(job.snapshot()).items()) == [
+    assert list(map_json(job.snapshot())["map"].items()) == [
         ("http://b/", "https://l/1"),
         ("http://a/", "https://l/2"),
     ]

@@ -73,6 +73,32 @@ def test_a_finished_job_is_loaded_as_it_is(store: Store) -> None:
     assert order == sorted(order), "images are in the order of their last Changes"
 
 
+def test_ids_are_loaded_and_need_not_be_unique(store: Store) -> None:
+    items = [Item(url(0), id="7"), Item(url(1), "A bird", None, "7"), Item(url(2)), Item(url(3))]
+    job = Job(items)
+    store.accept([job])
+    record(store, job, Downloaded(1, report(1)), Uploaded(1, link(1)))
+    flush(store)
+    found = store.load(job.job_id)
+    assert found is not None
+    assert [image.id for image in found.snapshot().images] == ["7", "7", None, None]
+
+
+def test_a_document_is_kept_until_its_job_is_retired_or_deleted(store: Store) -> None:
+    jobs = [job_of(1) for _ in range(3)]
+    content = bytes(range(256)) * 1_000
+    store.accept(jobs, documents={job.job_id: content for job in jobs[:2]})
+    assert [store.document(job.job_id) for job in jobs] == [content, content, None]
+    for job in jobs:
+        finish(store, job)
+    flush(store)
+    store.retire([jobs[0].job_id])
+    store.delete([jobs[1].job_id])
+    flush(store)
+    assert [store.document(job.job_id) for job in jobs] == [None, None, None]
+    assert store.document("unknown") is None
+
+
 def test_jobs_are_numbered_in_the_order_in_which_they_were_accepted(store: Store) -> None:
     jobs = [job_of(1) for _ in range(4)]
     store.accept(jobs[:2])

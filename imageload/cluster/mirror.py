@@ -23,7 +23,7 @@ from imageload.cluster.lease import LeaseRules, soonest
 from imageload.errors import ImageLoadError, shutting_down
 from imageload.job import Change, Job, Snapshot
 from imageload.jobs import CANCELLED, CancelResult
-from imageload.loader import Order, Sender, Watch
+from imageload.loader import Order, Sender, Watch, jobs_of
 from imageload.store import Posted, Totals
 from imageload.store.postgres.store import PostgresStore
 from imageload.targets import Blocked, BudgetView, Endpoint, Reason, Terms
@@ -93,12 +93,9 @@ class Mirror:
         """Store a Job for each order; workers begin with them. Blocks; raises Refused."""
         if self.is_closing:
             raise shutting_down()
-        jobs = [
-            Job(each.items, dedupe=each.dedupe, album=each.album, callback=each.callback)
-            for each in orders
-        ]
+        jobs, documents = jobs_of(orders)
         posted = Posted(*sender, tuple(job.job_id for job in jobs)) if sender else None
-        self._store.accept(jobs, posted=posted)
+        self._store.accept(jobs, posted=posted, documents=documents)
         for job in jobs:
             _log.info("accepted job=%s urls=%d", job.job_id, len(job))
         return jobs

@@ -22,13 +22,14 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 
 import msgspec
 
 from imageload.errors import Failure, InvalidURL
 from imageload.fetch.guard import Target, check_url
 from imageload.job import CallbackEnded, Change, Job, Snapshot
-from imageload.schemas import CalledJson, summary_json, utc_text
+from imageload.schemas import CalledJson, EndedJson, entries_json, summary_json, utc_text
 from imageload.transport.curl import Transport
 from imageload.transport.request import Request, Response, TransferError
 from imageload.transport.slots import Slots
@@ -36,6 +37,7 @@ from imageload.transport.slots import Slots
 _log = logging.getLogger(__name__)
 
 CODE = "callback_failed"
+_MOST_ENTRIES = 1_000
 _TRANSIENT_STATUSES = frozenset({408, 425, 429})
 _SLOTS = 128
 """Shared by the receivers' hosts: one that hangs gets at most half of them."""
@@ -98,7 +100,7 @@ class Webhooks:
             return
         # A job may end again after a retry: a receiver drops an id that it has seen.
         message_id = f"{job.job_id}.{secrets.token_hex(4)}"
-        body = msgspec.json.encode(_called_json(state))
+        body = msgspec.json.encode(_called_json(job.snapshot()))
         message = _Message(job, state.version, state.callback.url, message_id, body)
         task = asyncio.get_running_loop().create_task(self._notify(message))
         self._notifying[job.job_id] = task
@@ -197,8 +199,8 @@ def _not_reached(error: TransferError) -> Failure:
 
 
 def _called_json(ended: Snapshot) -> CalledJson:
-    return {
-        "type": "job.complete",
-        "timestamp": utc_text(datetime.now(UTC)),
-        "data": summary_json(ended),
-    }
+    """The message; a receiver gets entries past the first 1,000 from the map."""
+    entries = list(islice(entries_json(ended), _MOST_ENTRIES))
+    summary = summary_json(ended)
+    state: EndedJson = {**summary, "entries": entries} if entries else {**summary}  # type: ignore[typeddict-item]
+    return {"type": "job.complete", "timestamp": utc_text(datetime.now(UTC)), "data": state}

@@ -9,13 +9,16 @@ until all of it is on disk. The next `open_store` gives the same jobs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from imageload.job import Change, Job, Landed, Report, Snapshot, State, Status
 
 Clock = Callable[[float], object]
+
+NONE: Mapping[str, bytes] = MappingProxyType({})
 
 
 class Link(NamedTuple):
@@ -75,9 +78,17 @@ class Store(Protocol):
     """True if the next process on the store finds the temp files of this one, see `keep`."""
 
     def accept(
-        self, jobs: Sequence[Job], *, posted: Posted | None = None, seconds: float = 5.0
+        self,
+        jobs: Sequence[Job],
+        *,
+        posted: Posted | None = None,
+        documents: Mapping[str, bytes] = NONE,
+        seconds: float = 5.0,
     ) -> None:
         """Store new jobs and their Idempotency-Key, all or none; durable when it returns.
+
+        `documents`: what jobs came from, by their ids, as the caller has encoded it. They are kept
+        until their jobs are retired or deleted.
 
         No Change of the jobs may have been applied yet. Blocks for up to `seconds`, so never call
         it on an event loop. Raises StoreUnavailable, and KeyUsed if the key is kept for an earlier
@@ -85,6 +96,9 @@ class Store(Protocol):
         PostgreSQL alone: if its response to the commit is lost, StoreUnavailable is raised though
         the jobs exist; a client that repeats its POST with an Idempotency-Key gets their ids.
         """
+
+    def document(self, job_id: str) -> bytes | None:
+        """The document of a job; None without one. Reads the disk; raises StoreUnavailable."""
 
     def posted(self, caller: str, key: str) -> Posted | None:
         """The accepted POST with this key. It is kept until all its jobs are retired or deleted."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 from imageload.job import Change, Job
-from imageload.store import Elsewhere, Link, Posted
+from imageload.store import NONE, Elsewhere, Link, Posted
 from imageload.store.keys import Keys
 
 
@@ -19,6 +19,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._jobs: dict[str, Job] = {}
+        self._documents: dict[str, bytes] = {}
         self._keys = Keys()
         self._settings: dict[str, str] = {}
 
@@ -27,13 +28,18 @@ class MemoryStore:
         jobs: Sequence[Job],
         *,
         posted: Posted | None = None,
+        documents: Mapping[str, bytes] = NONE,
         seconds: float = 5.0,  # noqa: ARG002
     ) -> None:
         self._keys.check_free(posted)
         with self._lock:
             self._jobs.update((job.job_id, job) for job in jobs)
+            self._documents.update(documents)
         if posted is not None:
             self._keys.add(posted)
+
+    def document(self, job_id: str) -> bytes | None:
+        return self._documents.get(job_id)
 
     def posted(self, caller: str, key: str) -> Posted | None:
         return self._keys.get(caller, key)
@@ -62,6 +68,7 @@ class MemoryStore:
         with self._lock:
             for job_id in gone:
                 self._jobs.pop(job_id, None)
+                self._documents.pop(job_id, None)
         self._keys.remove_jobs(gone)
 
     def load(self, job_id: str) -> Job | None:

@@ -1,10 +1,11 @@
 """The tables of a store, and how Jobs become rows and are read back. No files, no threads.
 
     job      a job as a whole; `retired` ones are not restored
-    items    the URLs and texts that were posted, as JSON
+    items    the URLs, texts and ids that were posted, as JSON
     image    an image that has ended, or whose upload has begun; an image without a row is queued
     setting  texts, by name
     posted   Idempotency-Keys
+    document what a job came from, until the job is retired
 
 A row is the image as it is, not its history, so there is never more to read than there is to show.
 The statements are SQLite's and PostgreSQL's (which writes `%s` for `?`).
@@ -82,6 +83,7 @@ MIGRATIONS = (
         PRIMARY KEY (caller, key)
     ) WITHOUT ROWID;
     """,
+    "CREATE TABLE document (job INTEGER PRIMARY KEY, content BLOB NOT NULL)",
 )
 """From each version of the SQLite schema to the next. Existing entries never change."""
 
@@ -97,6 +99,8 @@ ADD_JOB = (
     "VALUES (?,?,?,?,?,?,?,?,?)"
 )
 ADD_ITEMS = "INSERT INTO items (job, items) VALUES (?,?)"
+ADD_DOCUMENT = "INSERT INTO document (job, content) VALUES (?,?)"
+DOCUMENT = "SELECT content FROM document JOIN job ON job.number = document.job WHERE job.id = ?"
 SET_HEAD = (
     "UPDATE job SET started = ?, version = ?, album = ?, purging = ?, callback = ? WHERE number = ?"
 )
@@ -107,11 +111,13 @@ PROGRESS = "SELECT count(*), coalesce(sum(version % 1000000000), 0) FROM image"
 CRASH_SETTINGS = "SELECT name, value FROM setting WHERE name LIKE 'journal:%'"
 STARTED = "SELECT number FROM job WHERE started AND NOT retired ORDER BY number"
 SET_NOT_STARTED = "UPDATE job SET started = 0 WHERE number = ?"
-RETIRE = "UPDATE job SET retired = 1 WHERE id = ?"
+_DELETE_DOCUMENT = "DELETE FROM document WHERE job = (SELECT number FROM job WHERE id = ?)"
+RETIRE = ("UPDATE job SET retired = 1 WHERE id = ?", _DELETE_DOCUMENT)
 NUMBER = "SELECT number FROM job WHERE id = ?"
 DELETE_JOB = (
     "DELETE FROM image WHERE job = (SELECT number FROM job WHERE id = ?)",
     "DELETE FROM items WHERE job = (SELECT number FROM job WHERE id = ?)",
+    _DELETE_DOCUMENT,
     "DELETE FROM job WHERE id = ?",
 )
 SET_SETTING = (
@@ -201,15 +207,17 @@ def job_rows(number: int, job: Job) -> tuple[Row, Row]:
 
 
 def encode_items(images: Iterable[Image]) -> bytes:
-    """The URLs and texts of images, as JSON."""
-    return msgspec.json.encode(
-        [
-            image.url
-            if image.title is None and image.description is None
-            else Item(image.url, image.title, image.description)
-            for image in images
-        ]
-    )
+    """The URLs, texts and ids of images, as JSON."""
+    return msgspec.json.encode([_item(image) for image in images])
+
+
+def _item(image: Image) -> str | tuple[str | None, ...]:
+    """An entry of `items`: versions that know no ids read all entries but those with one."""
+    if image.id is not None:
+        return image.url, image.title, image.description, image.id
+    if image.title is None and image.description is None:
+        return image.url
+    return image.url, image.title, image.description
 
 
 def head_row(number: int, job: Job) -> Row:
@@ -314,9 +322,9 @@ def read_callback(text: str | None) -> Callback | None:
 
 def read_image(item: str | Item, row: Any, newest: int) -> Image:
     """An image, of its `row` or None. Without a row it may have been downloaded until now."""
-    url, title, description = (item, None, None) if isinstance(item, str) else item
+    url, title, description, id_ = Item(item) if isinstance(item, str) else item
     if row is None:
-        return Image(url, title=title, description=description, version=newest)
+        return Image(url, title=title, description=description, version=newest, id=id_)
     _, _, version, link, encoded = row
     record = _decode(encoded)
     return Image(
@@ -333,4 +341,5 @@ def read_image(item: str | Item, row: Any, newest: int) -> Image:
         record.uploading,
         record.maybe_duplicate,
         version,
+        id_,
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from imageload.errors import ImageError
 from imageload.job import AlbumEnded, Change, Downloaded, Failed, Image, Job, PurgeEnded, Requeued
-from imageload.store import Clock, Elsewhere, Link, Posted, Restored, rows
+from imageload.store import NONE, Clock, Elsewhere, Link, Posted, Restored, rows
 from imageload.store.file import Batch, JournalFile, Statement
 from imageload.store.keys import Keys
 from imageload.store.writer import Writer
@@ -143,13 +143,23 @@ class SqliteStore:
         self._is_closed = False
 
     def accept(
-        self, jobs: Sequence[Job], *, posted: Posted | None = None, seconds: float = 5.0
+        self,
+        jobs: Sequence[Job],
+        *,
+        posted: Posted | None = None,
+        documents: Mapping[str, bytes] = NONE,
+        seconds: float = 5.0,
     ) -> None:
         self._keys.check_free(posted)
         numbers = {job: next(self._new_numbers) for job in jobs}
         pairs = [rows.job_rows(number, job) for job, number in numbers.items()]
         new: list[Statement] = [(rows.ADD_JOB, head) for head, _ in pairs]
         new += [(rows.ADD_ITEMS, items) for _, items in pairs]
+        new += [
+            (rows.ADD_DOCUMENT, (number, documents[job.job_id]))
+            for job, number in numbers.items()
+            if job.job_id in documents
+        ]
         if posted is not None:
             new.append((rows.ADD_POSTED, (*posted[:3], " ".join(posted.job_ids))))
         durable = self._writer.add(lambda batch: batch.new.extend(new))
@@ -165,6 +175,11 @@ class SqliteStore:
         self._numbers.update(numbers)
         if posted is not None:
             self._keys.add(posted)
+
+    def document(self, job_id: str) -> bytes | None:
+        with self._file.reader() as connection:
+            found = connection.execute(rows.DOCUMENT, (job_id,)).fetchone()
+            return None if found is None else bytes(found[0])
 
     def posted(self, caller: str, key: str) -> Posted | None:
         return self._keys.get(caller, key)
@@ -202,7 +217,8 @@ class SqliteStore:
     def retire(self, job_ids: Iterable[str]) -> None:
         gone = list(job_ids)
         over = self._keys.remove_jobs(gone)
-        self._edit([(rows.RETIRE, (each,)) for each in gone] + _deleted_keys(over))
+        jobs = [(text, (each,)) for text in rows.RETIRE for each in gone]
+        self._edit(jobs + _deleted_keys(over))
 
     def delete(self, job_ids: Iterable[str]) -> None:
         gone = list(job_ids)

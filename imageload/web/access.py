@@ -25,7 +25,7 @@ from imageload.settings import BEARER_TOKEN, Settings
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _REALM = 'Bearer realm="imageload"'
 
-_EXPOSED = "ETag, Idempotency-Replayed, Link, Location, Retry-After, X-Request-ID"
+_EXPOSED = "ETag, Idempotency-Replayed, Link, Location, Retry-After, X-Images, X-Request-ID"
 _REQUEST_HEADERS = (
     "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, Prefer, "
     "X-Request-ID"

@@ -166,6 +166,13 @@ class BaseHandler(BodyHandler):
             raise Refused("bad-request", f"{name} is in the query {len(values)} times.")
         return self.decode_argument(values[0], name) if values else None
 
+    def flag(self, name: str, *, default: bool) -> bool:
+        """The query argument `name`: true or false; `default` if it is missing."""
+        text = self.query(name)
+        if text not in (None, "true", "false"):
+            raise Refused("bad-request", f"{name} is true or false.")
+        return default if text is None else text == "true"
+
     def count_argument(self, name: str, default: int, most: int) -> int:
         """The query argument `name`: a number from 1 to `most`; `default` if it is missing."""
         text = self.query(name)

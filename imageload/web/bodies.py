@@ -15,6 +15,7 @@ import tornado.web
 from imageload.errors import Refused
 from imageload.store import Store
 from imageload.web import logs
+from imageload.web.limits import Pool
 from imageload.web.problems import ProblemHandler
 
 T = TypeVar("T")
@@ -117,9 +118,11 @@ class BodyHandler(ProblemHandler):
         if not self._is_in_use:
             self._release()
 
-    async def use_body(self, work: Callable[[], T]) -> T:
-        """The result of `work`, which uses `body`; in a thread if it may take long."""
+    async def use_body(self, work: Callable[[], T], pool: Pool | None = None) -> T:
+        """The result of `work`, which uses `body`; in a thread (of `pool`) if it may take long."""
         self._is_in_use = True
+        if pool is not None:
+            return await self.limits.run_in_thread(work, pool)
         is_large = len(self.body) >= _LARGE_BODY
         if is_large or self.store.is_durable:  # then it waits for the disk
             return await self.limits.run_in_thread(work, "bodies" if is_large else "journal")

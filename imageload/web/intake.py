@@ -56,11 +56,15 @@ _LISTS = {
 
 
 class Entry(msgspec.Struct):
-    """An image's URL, with its title and description on Imgur."""
+    """An image's URL, with its title and description on Imgur, and an id of the caller's."""
 
     url: str
     title: Title | None = None
     description: Description | None = None
+    id: Annotated[
+        Annotated[str, Meta(max_length=200)] | None,
+        Meta(description="Comes back in the image's record, events and map. Need not be unique."),
+    ] = None
 
 
 _OneEntry = str | Entry | None
@@ -68,7 +72,8 @@ Urls = Annotated[
     list[_OneEntry | list[_OneEntry]],
     Meta(
         description="URLs, or lists of URLs: one job for each list. White space around a URL, "
-        "blank and null entries are dropped, and a URL given twice in a list is one image.",
+        "blank and null entries are dropped, and a URL given twice in a list is one image, but "
+        "for entries with different ids.",
         extra_json_schema={"anyOf": [_A_LIST, _LISTS]},
     ),
 ]
@@ -113,9 +118,22 @@ def read_orders(
         request = UploadRequest([*_split(body, max_values)])
     else:
         request = _decoded(body, max_lists, max_values)
-    lists = _lists(request.urls)
-    if len(lists) > max_lists:
+    if len(_lists(request.urls)) > max_lists:
         raise _too_many_lists(max_lists)
+    return orders_of(request, max_urls)
+
+
+def read_options(**options: Any) -> UploadRequest:
+    """The options of an UploadRequest, without URLs; raises Refused (bad-request)."""
+    try:
+        return msgspec.convert({"urls": [], **options}, UploadRequest)
+    except msgspec.ValidationError as error:
+        raise Refused("bad-request", _explained(str(error))) from None
+
+
+def orders_of(request: UploadRequest, max_urls: int) -> list[Order]:
+    """An Order for each list of URLs; raises Refused."""
+    lists = _lists(request.urls)
     if request.callback is not None:
         _check_callback(request.callback)
     common = Item("", _cleaned_text(request.title), _cleaned_text(request.description))
@@ -268,8 +286,11 @@ def _cleaned_text(text: str | None) -> str | None:
 def _items(
     entries: Iterable[_OneEntry], common: Item, where: str, max_urls: int
 ) -> list[str | Item]:
-    """The images of one list: a URL, or an Item if it has texts. `common` has the default texts."""
-    items: dict[str, str | Item] = {}
+    """The images of one list: a URL, or an Item if it has texts or an id.
+
+    `common` has the default texts. An entry is left out if its URL was there with the same id.
+    """
+    items: dict[str | tuple[str, str], str | Item] = {}
     is_plain = common.title is None and common.description is None
     for entry in entries:
         if entry is None:
@@ -277,12 +298,13 @@ def _items(
         texts = common
         if isinstance(entry, Entry):
             title, description = _cleaned_text(entry.title), _cleaned_text(entry.description)
-            texts = Item("", title or common.title, description or common.description)
+            texts = Item("", title or common.title, description or common.description, entry.id)
             url = entry.url.strip()
         else:
             url = entry.strip()
-        if url and url not in items:
-            items[url] = url if texts is common and is_plain else texts._replace(url=url)
+        key = url if texts.id is None else (url, texts.id)
+        if url and key not in items:
+            items[key] = url if texts is common and is_plain else texts._replace(url=url)
     if not items:
         raise Refused("bad-request", f"{where}There is no URL in it. {_FORMS}")
     if len(items) > max_urls:

@@ -10,16 +10,17 @@ from imageload.errors import Refused
 from imageload.job import Image, State
 from imageload.schemas import (
     ImagesJson,
-    MapJson,
     RequeuedJson,
     album_json,
     image_json,
     map_csv,
     map_json,
+    map_lines,
 )
 from imageload.web.base import LARGE_JOB, BaseHandler, tag_of_job, waiting_of
 
 _MAX_AFTER = 999_999_999
+_FORMATS = {"csv": "text/csv", "ndjson": "application/x-ndjson"}
 
 
 class JobImagesHandler(BaseHandler):
@@ -80,28 +81,31 @@ class MapHandler(BaseHandler):
     """GET /v1/images/upload/<jobId>/map: the link of every completed image by its URL."""
 
     async def get(self, job_id: str) -> None:
-        """Send JSON, or CSV (RFC 4180) with `format=csv` or an Accept header that prefers it."""
+        """Send JSON, or CSV or JSON Lines if `format` or an Accept header prefers it."""
         job = await self.job(job_id)
-        if self._wants_csv():
+        wanted = self._wanted()
+        if wanted == "csv":
             text = await self.limits.run_in_thread(lambda: map_csv(job.snapshot()), "views")
             self.set_header("Content-Type", "text/csv; charset=utf-8; header=present")
             name = f"imageload-{job.job_id}.csv"
             self.set_header("Content-Disposition", f'attachment; filename="{name}"')
             self.finish(text.encode())
-            return
+        elif wanted == "ndjson":
+            lines = await self.limits.run_in_thread(lambda: map_lines(job.snapshot()), "views")
+            self.set_header("Content-Type", _FORMATS["ndjson"])
+            self.finish(lines)
+        else:
+            await self.send_view(lambda: map_json(job.snapshot()), is_large=len(job) >= LARGE_JOB)
 
-        def view() -> MapJson:
-            return {"job_id": job.job_id, "map": map_json(job.snapshot())}
-
-        await self.send_view(view, is_large=len(job) >= LARGE_JOB)
-
-    def _wants_csv(self) -> bool:
-        wanted = self.query("format")
-        if wanted not in (None, "json", "csv"):
-            raise Refused("bad-request", "format is json or csv.")
+    def _wanted(self) -> str:
+        """The format to send."""
         self.add_header("Vary", "Accept")
         accept = self.request.headers.get("Accept", "")
-        return wanted == "csv" or (wanted is None and prefers(accept, "text/csv"))
+        preferred = [name for name, type_ in _FORMATS.items() if prefers(accept, type_)]
+        wanted = self.query("format") or next(iter(preferred), "json")
+        if wanted not in ("json", *_FORMATS):
+            raise Refused("bad-request", "format is json, csv or ndjson.")
+        return wanted
 
 
 def prefers(accept: str, media_type: str) -> bool:

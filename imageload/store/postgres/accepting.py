@@ -17,9 +17,13 @@ Defer = Callable[[Connection, Mapping[int, Sequence[int]]], object]
 
 
 def insert(
-    connection: Connection, jobs: Sequence[Job], posted: Posted | None, defer: Defer
+    connection: Connection,
+    jobs: Sequence[Job],
+    posted: Posted | None,
+    documents: Mapping[str, bytes],
+    defer: Defer,
 ) -> list[Claim]:
-    """Insert the jobs, their slices, messages and key; the claims on them.
+    """Insert the jobs, their slices, documents, messages and key; the claims on them.
 
     Raises KeyUsed if jobs are kept under the key. It changes nothing if the same jobs were inserted
     by an earlier transaction, whose response was lost.
@@ -30,6 +34,9 @@ def insert(
     is_new, numbers = _insert_jobs(connection, jobs, posted)
     if is_new:
         _insert_slices(connection, dict(zip(numbers, images, strict=True)))
+        for number, job in zip(numbers, jobs, strict=True):
+            if job.job_id in documents:
+                connection.execute(_INSERT_DOCUMENT, (number, documents[job.job_id]))
         firsts = [range(0, len(some), SLICE) for some in images]
         defer(connection, dict(zip(numbers, firsts, strict=True)))
     new = SliceState(0, 0, Counts())
@@ -89,6 +96,7 @@ _INSERT_JOBS = b"""
         WITH ORDINALITY AS new (id, created, dedupe, total, album, callback, place)
     ORDER BY place ON CONFLICT (id) DO NOTHING"""
 _NUMBERS = b"SELECT number FROM job WHERE id = ANY(%s) ORDER BY number"
+_INSERT_DOCUMENT = b"INSERT INTO document (job, content) VALUES (%s, %s)"
 _INSERT_SLICES = b"""
     INSERT INTO slice (job, first, count, items, open)
     SELECT job, first, count, items, first >= 0

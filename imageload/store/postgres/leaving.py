@@ -14,6 +14,7 @@ _AT_ONCE = 1_000
 def retire(connection: Connection, job_ids: Sequence[str]) -> None:
     """Drop jobs from the list of jobs; a key goes with its last job."""
     _delete_keys(connection, connection.execute(_RETIRE, (job_ids,)).fetchall())
+    connection.execute(_DELETE_DOCUMENTS)
 
 
 def retire_finished(connection: Connection, keep_jobs: int, keep_seconds: float) -> int:
@@ -27,6 +28,7 @@ def retire_finished(connection: Connection, keep_jobs: int, keep_seconds: float)
     keep = keep_jobs, min(keep_seconds, 2.0**40), _AT_ONCE
     keys = connection.execute(_RETIRE_FINISHED, keep).fetchall()
     _delete_keys(connection, keys)
+    connection.execute(_DELETE_DOCUMENTS)
     return len(keys)
 
 
@@ -70,6 +72,8 @@ _DELETE_KEYS = b"""
     DELETE FROM posted USING unnest(%s::text[], %s::text[]) AS gone (caller, key)
     WHERE posted.caller = gone.caller AND posted.key = gone.key AND NOT EXISTS (
         SELECT FROM job WHERE id = ANY(posted.job_ids) AND NOT retired)"""
+_DELETE_DOCUMENTS = b"""
+    DELETE FROM document USING job WHERE job.number = document.job AND job.retired"""
 _FORGET_CONTENT = b"DELETE FROM content WHERE link = ANY(%s)"
 _FORGET_CONTENT_OF = b"""
     DELETE FROM content USING image, job

@@ -53,6 +53,7 @@ _LINKS = f"""
     FROM image JOIN job ON job.number = image.job
     WHERE (image.job, image.n) > (%s, %s) AND image.link IS NOT NULL AND job.retired >= %s
     ORDER BY image.job, image.n LIMIT {PAGE}""".encode()  # noqa: S608 - a number
+_DOCUMENT = b"SELECT content FROM document JOIN job ON job.number = document.job WHERE id = %s"
 _SETTING = b"SELECT value FROM setting WHERE name = %s"
 
 
@@ -211,6 +212,12 @@ def read_links(
 ) -> list[tuple[Any, ...]]:
     """Links after an image of a job, by its number: (number of the job, its id, index, link)."""
     return connection.execute(_LINKS, (*after, retired_only)).fetchall()
+
+
+def read_document(connection: Connection, job_id: str) -> bytes | None:
+    """What the job with this id came from."""
+    row = connection.execute(_DOCUMENT, (job_id,)).fetchone()
+    return None if row is None else bytes(row[0])
 
 
 def read_setting(connection: Connection, name: str) -> str | None:

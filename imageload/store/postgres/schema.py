@@ -10,6 +10,7 @@
     image    an image that is no longer as it was posted; a queued one has no row
     content  bytes and texts of images: where they landed, or the slice that is at their upload
     posted   Idempotency-Keys
+    document what a job came from, until the job is retired
     setting  texts, by name
     lease    names that one worker has at a time, each with a note for its next holder
 
@@ -101,6 +102,12 @@ MIGRATIONS = (
     ALTER TABLE content ALTER link DROP NOT NULL, ADD job BIGINT, ADD first INTEGER,
         ADD epoch BIGINT;
     ALTER TABLE image ADD changed XID8 NOT NULL DEFAULT pg_current_xact_id();
+    """,
+    """
+    CREATE TABLE document (
+        job BIGINT PRIMARY KEY REFERENCES job ON DELETE CASCADE,
+        content BYTEA NOT NULL
+    );
     """,
 )
 """From each version of the schema to the next. Existing entries never change.

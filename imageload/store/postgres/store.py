@@ -34,7 +34,7 @@ from imageload.job import (
     Uploading,
     texts_key,
 )
-from imageload.store import Clock, Elsewhere, Link, Posted, Totals
+from imageload.store import NONE, Clock, Elsewhere, Link, Posted, Totals
 from imageload.store.postgres import accepting, claims, leases, leaving, overview, reading, verbs
 from imageload.store.postgres.batch import HEAD, Batch, Claim, Content, Counts, SliceState
 from imageload.store.postgres.claims import Claimed, Order, Place, SliceCounts, Wait
@@ -155,15 +155,19 @@ class PostgresStore:
         jobs: Sequence[Job],
         *,
         posted: Posted | None = None,
+        documents: Mapping[str, bytes] = NONE,
         seconds: float = 5.0,
     ) -> None:
         milliseconds = max(1, int(seconds * 1000))
 
         def insert(connection: Connection) -> list[Claim]:
             connection.execute(f"SET LOCAL statement_timeout = {milliseconds}".encode())
-            return accepting.insert(connection, jobs, posted, self._queue.defer)
+            return accepting.insert(connection, jobs, posted, documents, self._queue.defer)
 
         self._claims.update(zip(jobs, self._connections.run(insert), strict=True))
+
+    def document(self, job_id: str) -> bytes | None:
+        return self._connections.run(lambda connection: reading.read_document(connection, job_id))
 
     def posted(self, caller: str, key: str) -> Posted | None:
         def read(connection: Connection) -> Posted | None:

@@ -1,0 +1,283 @@
+"""Images in Markdown: markdown-it-py parses it, and our rules for images note offsets.
+
+The blocks of the text (paragraphs, lists, quotes, tables, code) are markdown-it's. Of the inline
+rules, those for `[` and `![` are ours, with markdown-it's own functions for labels, destinations
+and titles. They keep where a destination stands, and read three forms more: `![[URL]]` of Obsidian,
+`![](URL =100x50)` with a size, and images whose alternative text markdown-it would parse again.
+
+HTML in Markdown is searched as one text in which everything else is blank, so a `<picture>` may go
+over several blocks. Images of code are ignored, and those of places that nobody sees.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html import unescape
+from typing import Any
+
+from markdown_it import MarkdownIt
+from markdown_it.rules_block import StateBlock, reference
+from markdown_it.rules_inline import StateInline
+from markdown_it.token import Token
+
+from imageload.documents import html
+from imageload.documents import text as bare
+from imageload.documents.found import Finds, Found, Part, decoded, masked
+from imageload.documents.markdown_rules import (
+    Span,
+    destination_of_reference,
+    embed,
+    image,
+    link,
+    noting,
+)
+from imageload.documents.urls import absolute, is_image, is_template
+
+# A bracket, an element, or a bare URL, which may have escapes.
+_MAY_HAVE_IMAGES = re.compile(r"[\[<&\\]|http", re.IGNORECASE)
+_LINE_ENDS = re.compile(r"\r\n?|\0")
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")
+_ESCAPES = re.compile(
+    r"\\[!-/:-@\[-`{-~]|&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});"
+)
+_WITH_BLANK = re.compile(
+    r"!\[[^\[\]\n]{0,500}\]\([ \t]*([^\s()<>\"'=][^()<>\n]{0,2000} [^()<>\n]{0,2000})\)"
+)
+
+NESTING = 100
+"""Blocks in blocks, and brackets in brackets, that are looked into."""
+STEPS_PER_CHARACTER = 3
+"""Steps of the inline parser, before a text counts as tangled and is searched as plain text."""
+
+
+class _Tangled(Exception):
+    """The parser would need more steps than the text's length allows."""
+
+
+def find(text: str, base: str = "") -> Finds:
+    """The images of a Markdown document."""
+    if not _MAY_HAVE_IMAGES.search(text):
+        return Finds()
+    part = decoded(
+        text, 0, len(text), _LINE_ENDS, lambda match: "\n" if match[0] != "\0" else "\ufffd"
+    )
+    return part.moved(_Reader(part.text, base).finds(), text).in_order()
+
+
+class _Reader:
+    """Reads one text whose line ends are all `\\n`."""
+
+    def __init__(self, text: str, base: str) -> None:
+        self.text = text
+        self.base = base
+        self._lines = [0, *(match.end() for match in re.finditer("\n", text)), len(text) + 1]
+        self._labels: dict[str, Span] = {}
+        self._used: set[str] = set()
+        self._steps = 0
+        self._finds = Finds()
+        self._html: list[tuple[int, int]] = []
+        self._seen: list[tuple[int, int]] = []  # spans of code and of URLs
+
+    def finds(self) -> Finds:
+        """The images of the text."""
+        parser = self._parser()
+        environment: dict[str, Any] = {}
+        for token, cell in _with_places(parser.parse(self.text, environment)):
+            if token.type == "inline":
+                self._inline(self._cell(token, cell), parser, environment)
+            elif token.type == "html_block":
+                self._html += self._spans(self._content(token))
+            elif token.type in ("fence", "code_block") and token.map:
+                start, end = self._lines[token.map[0]], self._lines[token.map[1]] - 1
+                self._code(start, end)
+        for label, span in self._labels.items():
+            self._take(span, is_marked=label in self._used)
+        self._in_html()
+        rest = masked(self.text, [*self._html, *self._seen])
+        self._finds.add(
+            bare.ignored(rest, 0, "In a place that is not shown as an image or as text.")
+        )
+        return self._finds
+
+    # The parser
+
+    def _parser(self) -> MarkdownIt:
+        """markdown-it with our rules; the reader itself parses the inline text later."""
+        parser = MarkdownIt("commonmark", {"maxNesting": NESTING})
+        parser.enable("table").disable(["emphasis", "inline"])
+        parser.block.ruler.at("reference", self._reference, {"alt": []})
+        parser.inline.ruler.at("image", image)
+        parser.inline.ruler.at("link", link)
+        parser.inline.ruler.before("image", "embed", embed)
+        for name in ("html_inline", "backticks", "autolink"):
+            rules = parser.inline.ruler
+            rule = next(each.fn for each in rules.__rules__ if each.name == name)
+            rules.at(name, noting(rule))
+        skip = parser.inline.skipToken
+
+        def counted(state: StateInline) -> None:
+            self._steps -= 1
+            if self._steps < 0:
+                raise _Tangled
+            skip(state)
+
+        parser.inline.skipToken = counted  # type: ignore[method-assign]
+        return parser
+
+    def _reference(self, state: StateBlock, start: int, end: int, silent: bool) -> bool:
+        """markdown-it's rule for `[label]: URL`, which notes where the URL stands."""
+        before = len(state.env.get("references", ()))
+        if not reference(state, start, end, silent):
+            return False
+        references = state.env.get("references", {})
+        if not silent and len(references) > before:
+            span = destination_of_reference(state, start)
+            if span:
+                self._labels[next(reversed(references))] = span
+        return True
+
+    # Places
+
+    def _content(self, token: Token) -> Part:
+        """A block's text as the parser has it, and its places: without indents and quote marks."""
+        part = Part()
+        first = token.map[0] if token.map else 0
+        for index, line in enumerate(_LINE.findall(token.content)):
+            start, end = self._lines[first + index], self._lines[first + index + 1] - 1
+            source = self.text[start:end]
+            body = line.rstrip("\n")
+            stripped = body.lstrip(" \t")
+            at = source.rfind(stripped) if stripped else -1
+            indent = len(body) - len(stripped)
+            if at >= 0:
+                part.append(body[:indent], start + at, start + at)
+                part.append(stripped, start + at, start + at + len(stripped))
+            else:
+                part.append(body, end, end)
+            part.append(line[len(body) :], end, end + 1)
+        return part.done()
+
+    def _cell(self, token: Token, cell: tuple[int, int] | None) -> Part:
+        """The text of a table's cell, or of another block. `cell` is where its search begins."""
+        if cell is None:
+            return self._content(token)
+        line, column = cell
+        start = self._lines[line] + column
+        written = token.content.replace("|", "\\|")
+        at = self.text.find(written, start, self._lines[line + 1])
+        if at < 0:  # it was written with an escape that we do not know: nothing can be placed
+            part = Part()
+            part.append(token.content, start, start)
+            return part.done()
+        return decoded(self.text, at, at + len(written), re.compile(r"\\\|"), lambda _: "|")
+
+    def _spans(self, part: Part) -> Iterator[tuple[int, int]]:
+        """The spans of the source that a block's text was copied from."""
+        for match in re.finditer(r"[^\n]+", part.text):
+            yield part.span(*match.span())
+
+    # Images
+
+    def _inline(self, part: Part, parser: MarkdownIt, environment: dict[str, Any]) -> None:
+        """The images of one paragraph, heading or cell."""
+        text = part.text
+        if not text:
+            return
+        self._steps = STEPS_PER_CHARACTER * len(text) + 1_000
+        try:
+            children = (
+                parser.inline.parse(text, parser, environment, []) if _is_marked(text) else []
+            )
+        except (_Tangled, RecursionError):
+            self._finds.ignore(text, part.span(0, 1)[0], "Too many brackets in brackets to read.")
+            children = []
+        spoken: list[tuple[int, int]] = []
+        for child in children:
+            spoken += self._child(child, part)
+        for match in _WITH_BLANK.finditer(masked(text, spoken)):
+            start, _ = part.span(*match.span(1))
+            _, why = absolute(match[1], self.base) if is_template(match[1]) else ("", "")
+            self._finds.ignore(match[1], start, why or "A URL with a blank: write it as <URL>.")
+        rest = masked(text, spoken)
+        words = decoded(rest, 0, len(rest), _ESCAPES, _meaning)
+        finds = words.moved(bare.find(words.text), rest)
+        for each in part.moved(finds, self.text).found:
+            self._finds.found.append(each)
+            self._seen.append((each.start, each.end))
+
+    def _child(self, child: Token, part: Part) -> Iterator[tuple[int, int]]:
+        """Take one inline token; yields the spans that are not text."""
+        span: Span | None = child.meta.get("destination")
+        if span:
+            yield span.start, span.end
+            start, end = part.span(span.start, span.end)
+            self._take(Span(start, end), child.type == "image")
+        elif "label" in child.meta and child.type == "image":
+            self._used.add(child.meta["label"])
+        if "whole" in child.meta:
+            start, end = child.meta["whole"]
+            yield start, end
+            if child.type == "html_inline":
+                self._html.append(part.span(start, end))
+            elif child.type == "code_inline":
+                self._code(*part.span(start, end))
+
+    def _take(self, span: Span, is_marked: bool) -> None:
+        """Take a destination: of an image, or of a link, which counts if it ends like an image."""
+        inner = decoded(self.text, span.start, span.end, _ESCAPES, _meaning)
+        url, why = absolute(inner.text, self.base)
+        if is_marked or (url and is_image(url)):
+            self._seen.append((span.start, span.end))
+            written = self.text[span.start : span.end]
+            if url:
+                self._finds.found.append(Found(url, span.start, span.end, written, (destination,)))
+            elif why:
+                self._finds.ignore(written, span.start, why)
+
+    def _code(self, start: int, end: int) -> None:
+        self._seen.append((start, end))
+        self._finds.add(bare.ignored(self.text[start:end], start, "In code."))
+
+    def _in_html(self) -> None:
+        """The images of all HTML in the text."""
+        if self._html:
+            outside: list[tuple[int, int]] = []
+            at = 0
+            for start, end in sorted(self._html):
+                outside.append((at, start))
+                at = max(at, end)
+            outside.append((at, len(self.text)))
+            self._finds.add(html.find(masked(self.text, outside), self.base))
+
+
+def _with_places(tokens: list[Token]) -> Iterator[tuple[Token, tuple[int, int] | None]]:
+    """Each token, and for a cell of a table its line and where its search begins in this line."""
+    line, column = -1, 0
+    is_cell = False
+    for token in tokens:
+        if token.type == "tr_open" and token.map:
+            line, column = token.map[0], 0
+        is_cell = token.type == "inline" and is_cell
+        yield token, (line, column) if is_cell else None
+        if is_cell:
+            column += 1  # cells are found in their order; a found one is at least this far
+        is_cell = token.type in ("td_open", "th_open")
+
+
+def _is_marked(text: str) -> bool:
+    """Whether there is something for the inline parser: most paragraphs are only text."""
+    return any(mark in text for mark in ("[", "<", "`"))
+
+
+# Escapes
+
+
+def _meaning(match: re.Match[str]) -> str:
+    return match[0][1] if match[0][0] == "\\" else unescape(match[0])
+
+
+def destination(link: str) -> str:
+    """A link as a destination, with or without `<>`, in a table too."""
+    link = re.sub(r"[\s<>()\\|]", lambda match: f"%{ord(match[0]):02X}", link)
+    return re.sub(r"&(?=#?\w+;)", "&amp;", link)

@@ -1,0 +1,215 @@
+"""Image URLs in CSV and TSV: their columns are found or named.
+
+A column with cells that are URLs of images is kept as it is, and gets the columns `link` and
+`error` after it (see `found.replace`). URLs within other text, such as a cell of HTML, are replaced
+where they stand.
+
+The standard's csv module knows no offsets, so the cells are found here, by RFC 4180 and as csv
+reads them; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple
+
+from imageload.documents import text as bare
+from imageload.documents.found import Cell, Finds, Found, Part, decoded
+from imageload.documents.jsontext import Inner, names_image
+from imageload.documents.lists import entries
+from imageload.documents.urls import absolute, is_image, is_other
+
+DELIMITERS = ",;\t|"
+_SEPARATOR = re.compile(r"sep=([,;\t|])\r?\n", re.IGNORECASE)
+_QUOTE = re.compile('""')
+_ROWS_TO_JUDGE = 30
+_JUDGED = 100_000  # characters
+
+
+class Value(NamedTuple):
+    """A cell: the span of its content, without its quotes, and of all of it."""
+
+    start: int
+    end: int
+    outer_end: int
+    is_quoted: bool
+
+
+def find(text: str, base: str = "", column: str = "", inner: Inner | None = None) -> Finds:
+    """The images of a table. `column` names the one column of URLs; else they are found.
+
+    Every http URL of a named column is an image. `inner` finds the images of a cell that is a text.
+    """
+    start, delimiter = table_delimiter(text)
+    rows = list(records(text, delimiter, start))
+    finds = Finds()
+    if not rows:
+        return finds
+    names = [_value(text, cell).text.strip() for cell in rows[0]]
+    if column:
+        if column not in names:
+            finds.ignore(
+                column, 0, f"There is no column of this name; there are: {', '.join(names[:20])}."
+            )
+            return finds
+        columns = {names.index(column)}
+        is_heading = True
+    else:
+        is_heading = not any(_is_url(name) for name in names)
+        columns = _url_columns(text, rows, names if is_heading else [], base)
+    titles = _titles([names[index] if index < len(names) else "" for index in sorted(columns)])
+    headings = dict(zip(sorted(columns), titles, strict=True))
+    for number, row in enumerate(rows):
+        if row[0].start == row[-1].outer_end:  # a blank line
+            continue
+        # A row that ends before a column gets no new cells: they would stand in the wrong column.
+        is_searched = _has_any(text, row[0].start, row[-1].outer_end)
+        for index in range(len(row)) if is_searched else sorted(columns):
+            if index >= len(row):
+                break
+            cell = row[index]
+            if index not in columns:
+                _other_cell(finds, text, cell, base, inner)
+            elif number == 0 and is_heading:
+                finds.cells.append(
+                    Cell(cell.outer_end, cell.start, cell.end, delimiter, names=headings[index])
+                )
+            else:
+                found = tuple(_cell_urls(finds, text, cell, base))
+                finds.found.extend(found)
+                finds.cells.append(Cell(cell.outer_end, cell.start, cell.end, delimiter, found))
+    return finds.in_order()
+
+
+def table_delimiter(text: str) -> tuple[int, str]:
+    """Where the table begins, and what stands between its cells; "" if it is no table.
+
+    The delimiter is the one that splits the first rows into the same number of cells, of at least
+    two. `sep=;` in the first line, as Excel writes it, says so.
+    """
+    said = _SEPARATOR.match(text)
+    if said:
+        return said.end(), said[1]
+    best = (0.0, 0, "")
+    for delimiter in DELIMITERS:
+        if delimiter not in text[:_JUDGED]:
+            continue
+        judged = records(text[:_JUDGED], delimiter)
+        sizes = [
+            len(row) for row in islice(judged, _ROWS_TO_JUDGE) if len(row) > 1 or not _is_blank(row)
+        ]
+        if len(text) > _JUDGED and len(sizes) > 1:
+            sizes = sizes[:-1]
+        if sizes and sizes[0] > 1:
+            equal = sum(size == sizes[0] for size in sizes) / len(sizes)
+            best = max(best, (equal, sizes[0], delimiter))
+    return 0, best[2] if best[0] >= 0.8 else ""
+
+
+def _is_blank(row: list[Value]) -> bool:
+    return row[0].start == row[-1].outer_end
+
+
+def records(text: str, delimiter: str, at: int = 0) -> Iterator[list[Value]]:
+    """The rows of a table. A quote that is never closed takes the rest of the text."""
+    unquoted = re.compile(rf"[^{re.escape(delimiter or ',')}\r\n]*" if delimiter else r"[^\r\n]*")
+    inside = re.compile(r'[^"]*(?:""[^"]*)*')
+    row: list[Value] = []
+    while at <= len(text):
+        if text[at : at + 1] == '"':
+            content = inside.match(text, at + 1)
+            stop = content.end() if content else at + 1
+            rest = unquoted.match(text, stop + 1) if stop < len(text) else None
+            end = rest.end() if rest else stop
+            row.append(Value(at + 1, stop, end, True))
+        else:
+            content = unquoted.match(text, at)
+            end = content.end() if content else at
+            row.append(Value(at, end, end, False))
+        if delimiter and text[end : end + 1] == delimiter:
+            at = end + 1
+            continue
+        yield row
+        row = []
+        at = end + (2 if text.startswith("\r\n", end) else 1)
+        if at >= len(text):
+            return
+
+
+def _value(text: str, cell: Value) -> Part:
+    pattern = _QUOTE if cell.is_quoted else _NOTHING
+    return decoded(text, cell.start, cell.end, pattern, lambda _: '"')
+
+
+_NOTHING = re.compile(r"(?!)")
+
+
+def _is_url(value: str) -> bool:
+    return value.lower().startswith(("http://", "https://", "//"))
+
+
+def _url_columns(text: str, rows: list[list[Value]], names: list[str], base: str) -> set[int]:
+    """The columns with a cell that is nothing but URLs of images.
+
+    A URL that does not look like an image counts where the column's name says so.
+    """
+    columns: set[int] = set()
+    for row in rows[bool(names) :]:
+        if text.find(".", row[0].start, row[-1].outer_end) < 0:
+            continue
+        for index, cell in enumerate(row):
+            if index in columns or text.find(".", cell.start, cell.end) < 0:
+                continue
+            is_named = index < len(names) and names_image(names[index])
+            values = [entry.text for entry in entries(_value(text, cell).text)]
+            urls = [absolute(value, base if is_image(value) else "")[0] for value in values]
+            if urls and all(url and (is_image(url) or is_named) for url in urls):
+                columns.add(index)
+    return columns
+
+
+def _titles(names: list[str]) -> list[tuple[str, str]]:
+    """The names of the new columns, for each column of URLs."""
+    if len(names) == 1:
+        return [("link", "error")]
+    return [(f"{name}_link", f"{name}_error") for name in names]
+
+
+def _cell_urls(finds: Finds, text: str, cell: Value, base: str) -> Iterator[Found]:
+    """The URLs of a cell in a column of URLs; what is no URL is ignored with its reason."""
+    part = _value(text, cell)
+    for entry in entries(part.text):
+        start, end = part.span(entry.start, entry.end)
+        url, why = absolute(entry.text, base)
+        if url and not is_other(url):
+            yield Found(url, start, end, text[start:end], (_in_quotes,) if cell.is_quoted else ())
+        elif why or url:
+            finds.ignore(entry.text, start, why or "A URL that is not an image's.")
+
+
+def _other_cell(finds: Finds, text: str, cell: Value, base: str, inner: Inner | None) -> None:
+    """A cell of another column: its text may have images."""
+    if not _has_any(text, cell.start, cell.end):
+        return
+    part = _value(text, cell)
+    _, why = absolute(part.text, "")
+    if why and is_image(part.text) and not re.search(r"\s", part.text):
+        finds.ignore(part.text, cell.start, why)
+        return
+    found = inner(part.text, base) if inner else bare.find(part.text)
+    finds.add(part.moved(found, text, _in_quotes if cell.is_quoted else None))
+
+
+_MARK = re.compile(r"[/<.]")
+
+
+def _has_any(text: str, start: int, end: int) -> bool:
+    """Whether something stands here that may be an image: a URL or an element."""
+    return _MARK.search(text, start, end) is not None
+
+
+def _in_quotes(link: str) -> str:
+    """A link in a cell with quotes."""
+    return link.replace('"', '""')
