@@ -191,10 +191,8 @@ def test_every_command_of_a_document_works(document: Path, reader: Reader) -> No
     lines = commands(document)
     to_run = [line for line in lines if line not in NOT_RUN]
     if not any(line.startswith(("make", "IMGUR_")) for line in to_run) and to_run:
-        # Such a document presumes a service, and a job whose id it knows.
-        first = (
-            'curl -d @urls.txt -H "Content-Type: text/plain" http://127.0.0.1:8888/v1/images/upload'
-        )
+        # Such a document presumes a service, and a job whose id it knows, also of a document.
+        first = 'curl -d @urls.txt -H "Content-Type: text/plain" http://127.0.0.1:8888/v1/documents'
         find = """python3 -c 'import json, sys; print(json.load(sys.stdin)["jobId"][0])'"""
         to_run = ["make run", f"JOB=$({first} | {find})", *to_run]
         to_run = [_with_job(line) for line in to_run]
