@@ -21,7 +21,7 @@ cluster: $(VENV)/.cluster ## show API and worker processes at work on a PostgreS
 	@exec $(PY) -m tests.cluster $(ARGS)
 
 test: $(VENV)/.dev ## run the tests; TESTS="tests/test_job.py -k walk" runs some
-	$(PY) -m pytest --numprocesses=4 --dist=worksteal $(TESTS)
+	$(PY) -m pytest --numprocesses=6 --dist=worksteal $(TESTS)
 
 lint: $(VENV)/.dev ## check style and types
 	$(PY) -m ruff check .
