@@ -88,7 +88,7 @@ class Crashes:
                 self._count(service.records(job_id), urls, stored, by_id)
         finally:
             assert service.stop() == 0, "".join(service.log)
-        self.counts.left = len(list(self._temp.rglob("*")))
+        self.counts.left = sum(path.is_file() for path in self._temp.rglob("*"))
         return self.counts
 
     def _start(self) -> ServiceProcess:
