@@ -20,7 +20,11 @@ run: $(VENV)/.run ## start the service with its sandbox on PORT (8888); ARGS="--
 cluster: $(VENV)/.cluster ## show API and worker processes at work on a PostgreSQL of their own; ARGS="--workers=5"
 	@exec $(PY) -m tests.cluster $(ARGS)
 
+# Tests start hundreds of processes, each of which would compile every module anew. Six processes
+# run the tests, so one compiles theirs before.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(VENV)/.dev ## run the tests; TESTS="tests/test_job.py -k walk" runs some
+	@$(PY) -m pytest --collect-only $(TESTS) >/dev/null || true
 	$(PY) -m pytest --numprocesses=6 --dist=worksteal $(TESTS)
 
 lint: $(VENV)/.dev ## check style and types
