@@ -143,6 +143,8 @@ def test_every_node_shows_the_limits_as_the_node_that_uploads_knows_them(
         assert 840 < client[2] <= 850
         assert posts[0] == "posts"
         assert quota["pending"] == 7
+        (job,) = api.get("/v1/images/upload?limit=1").json()["jobs"]
+        assert job["waiting_for"] == "user"
         assert quota["done_at"] > quota["waiting_until"], "seven images need two hours more"
         metrics = api.get("/metrics").text
         assert 'imageload_quota_limit{budget="user",client="1"} 55.0' in metrics

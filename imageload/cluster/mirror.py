@@ -199,13 +199,16 @@ class Mirror:
     def closed(self, endpoint: Endpoint) -> Blocked | None:
         """Why requests of this kind wait for the target, and until when.
 
-        Uploads wait if they do on all workers, until the first of them goes on. While the database
-        does not tell, this node speaks for itself.
+        Uploads wait if they do on all workers, until the first of them goes on. What the others
+        wait for is known with some delay.
         """
+        own = self._rules.own_closed(endpoint)
+        if endpoint != "uploads":
+            return own
         knows_others = time.monotonic() - self._heard < _KNOWN_SECONDS
-        if endpoint == "uploads" and knows_others:
-            return self._waits
-        return self._rules.own_closed(endpoint)
+        if own is not None and own.reason == "lease" and knows_others:
+            own = None  # another node may upload
+        return self._waits or own
 
     def budgets(self) -> Sequence[BudgetView]:
         """The limits of the target, as the nodes that upload know them."""

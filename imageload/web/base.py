@@ -190,9 +190,12 @@ class BaseHandler(BodyHandler):
 
 
 def waiting_of(jobs: Registry, job: Snapshot) -> WaitingJson:
-    """The time until which the job waits for Imgur, and the reason."""
-    closed = None
-    if job.counts["downloaded"]:
+    """The time until which the job waits for the target, and the reason.
+
+    Nodes let slices go that would wait for long: their images are queued then.
+    """
+    closed, is_let_go = None, jobs.workers is not None and job.counts["queued"]
+    if job.counts["downloaded"] or is_let_go:
         closed = jobs.closed("uploads")
     elif not (job.counts["queued"] or job.finished):
         closed = jobs.closed("deletions" if job.purging else "albums")
