@@ -42,6 +42,7 @@ from imageload.targets.imgur.quota import Quotas
 from imageload.targets.imgur.uploader import Imgur
 from imageload.targets.s3.bucket import Bucket, Keys
 from imageload.targets.s3.target import S3
+from imageload.targets.uploads import Uploads
 from imageload.transport.curl import TransferLoop, Transport
 from imageload.transport.request import Bounds
 from imageload.transport.slots import Pool, Slots
@@ -298,13 +299,22 @@ def _s3(
         throttled="throttled",
         place="The bucket's service",
     )
+    quotas = Quotas(1, terms, on_end=metrics.imgur_request_ended)
     return S3(
         Bucket(location(settings), _keys(settings), signed, plain, settings.upload_seconds),
-        Quotas(1, terms, on_end=metrics.imgur_request_ended),
+        _uploads(settings, tuning, signed, quotas, metrics),
+    )
+
+
+def _uploads(
+    settings: Settings, tuning: Tuning, transport: Transport, quotas: Quotas, metrics: Metrics
+) -> Uploads:
+    return Uploads(
+        quotas,
         settings.uploads,
         retry=_retry_rule(settings, tuning).wait,
         clock=metrics.clock("upload"),
-        on_resize=lambda slots: signed.keep_connections(2 * slots),
+        on_resize=lambda slots: transport.keep_connections(2 * slots),
     )
 
 
@@ -349,14 +359,10 @@ def _imgur(
         clients.append(client)
     return Imgur(
         clients,
-        quotas,
-        settings.uploads,
-        retry=_retry_rule(settings, tuning).wait,
+        _uploads(settings, tuning, transport, quotas, metrics),
         anonymous=settings.imgur_anonymous,
         takes=Takes(tuple(NEEDS), settings.imgur_max_bytes),
         link_base=settings.imgur_link_base,
-        clock=metrics.clock("upload"),
-        on_resize=lambda slots: transport.keep_connections(2 * slots),
     )
 
 

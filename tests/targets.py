@@ -21,6 +21,7 @@ from imageload.targets.imgur.uploader import Imgur
 from imageload.targets.s3.bucket import Bucket, Keys
 from imageload.targets.s3.location import Location
 from imageload.targets.s3.target import S3
+from imageload.targets.uploads import Uploads
 from imageload.transport.curl import TransferLoop, Transport
 from imageload.transport.request import Bounds
 from imgurapi import ImgurAPI
@@ -95,7 +96,7 @@ class ImgurPlace:
             quota=quotas.each[0],
             seconds=seconds,
         )
-        self.target: Target = Imgur([api], quotas, 4, retry=_RETRY, link_base=url)
+        self.target: Target = Imgur([api], Uploads(quotas, 4, retry=_RETRY), link_base=url)
 
     def stored(self) -> int:
         return len(self._sandbox.images())
@@ -139,7 +140,7 @@ class S3Place:
         keys = Keys(key_id=KEY_ID, secret=SECRET)
         signed = transports(signing=keys.signing("us-east-1"))
         bucket = Bucket(location, keys, signed, transports(), seconds)
-        self.target: Target = S3(bucket, Quotas(1, _TERMS), 4, retry=_RETRY)
+        self.target: Target = S3(bucket, Uploads(Quotas(1, _TERMS), 4, retry=_RETRY))
         self._faults: list[tuple[str, Callable[[Received], Answer | None]]] = []
         self._hangs = threading.Event()
         server.fault = self._fault

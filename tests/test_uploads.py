@@ -20,6 +20,7 @@ from imageload.targets import Upload, UploadCancelled
 from imageload.targets.imgur.breaker import Terms
 from imageload.targets.imgur.quota import Quotas
 from imageload.targets.imgur.uploader import Imgur
+from imageload.targets.uploads import Uploads
 from imgurapi import ImgurAPI
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.origin import IMAGES, Origin, Page, answer
@@ -49,7 +50,8 @@ class Target:
             for client_id, quota in zip(ids, quotas.each, strict=True)
         ]
         retry = RetryRule(max_tries=1, seconds=0.1, cap_seconds=1.0).wait
-        return Imgur(apis, quotas, options.pop("slots", 8), retry=retry, **options)
+        uploads = Uploads(quotas, options.pop("slots", 8), retry=retry)
+        return Imgur(apis, uploads, **options)
 
 
 @contextlib.contextmanager

@@ -51,7 +51,7 @@ class Uploads:
         on_resize: Callable[[int], object] | None = None,
     ) -> None:
         """`clock` and `on_resize` are those of the uploads' Slots."""
-        self._quotas = quotas
+        self.quotas = quotas
         self._retry = retry
         self.gates: dict[Endpoint, Gate] = {
             kind.endpoint: Gate(quotas, kind) for kind in (UPLOAD, ALBUM, DELETION)
@@ -102,8 +102,8 @@ class Uploads:
             except errors.UploadError as error:
                 if is_refused(error):
                     gate.raise_long_outage(began, error)
-                    blocked = self._quotas.blocked(kind)
-                    wait: float | None = self._quotas.seconds_to_open(blocked)
+                    blocked = self.quotas.blocked(kind)
+                    wait: float | None = self.quotas.seconds_to_open(blocked)
                 else:
                     tries += 1
                     wait = self._retry(error, tries)
@@ -133,11 +133,11 @@ class Uploads:
     def seconds_for(self, uploads: int) -> float:
         """`Target.seconds_for`."""
         at_best = uploads * self._average_seconds / self._slots
-        return max(at_best, self._quotas.seconds_for(uploads))
+        return max(at_best, self.quotas.seconds_for(uploads))
 
     def _seconds_to_next(self) -> float:
         # Uploads that have left the queue and have no Reservation yet will need one.
-        unsent = self._queue.pool.busy - self._quotas.in_flight("uploads")
+        unsent = self._queue.pool.busy - self.quotas.in_flight("uploads")
         return self.gate.seconds_to_next(max(0, unsent))
 
     async def _announce_and_upload(
@@ -179,6 +179,35 @@ class Uploads:
             await asyncio.sleep(_pause(self.gate.seconds_to_retry(since)))
         finally:
             self._waiting_outside -= 1
+
+
+class QueuedTarget:
+    """A target whose uploads and calls go through `uploads`: that part of `Target`."""
+
+    def __init__(self, uploads: Uploads) -> None:
+        self.quotas = uploads.quotas
+        self.gates = uploads.gates
+        self.gate = uploads.gate
+        self.purging = asyncio.Lock()
+        self._uploads = uploads
+
+    def reconsider(self) -> None:
+        """`Target.reconsider`."""
+        self._uploads.reconsider()
+
+    @property
+    def pool(self) -> Pool:
+        """`Target.pool`."""
+        return self._uploads.pool
+
+    @property
+    def parked(self) -> int:
+        """`Target.parked`."""
+        return self._uploads.parked
+
+    def seconds_for(self, uploads: int) -> float:
+        """`Target.seconds_for`."""
+        return self._uploads.seconds_for(uploads)
 
 
 def _pause(seconds: float) -> float:

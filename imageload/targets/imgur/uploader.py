@@ -18,18 +18,16 @@ from imageload.targets.imgur.albums import image_name
 from imageload.targets.imgur.breaker import Rejections
 from imageload.targets.imgur.budget import BudgetView
 from imageload.targets.imgur.client import Client, ask_until_known, ask_what_is_refused
-from imageload.targets.imgur.gate import Gate
-from imageload.targets.imgur.quota import UPLOAD, Kind, Quota, Quotas, kind_of
-from imageload.targets.uploads import Retry, Uploads
-from imageload.transport.slots import Pool
+from imageload.targets.imgur.quota import UPLOAD, Kind, Quota, kind_of
+from imageload.targets.uploads import QueuedTarget, Uploads
 
 Ask = Callable[..., Awaitable[None]]
 
 _ASK_SECONDS = 10.0
 
 
-class Imgur:
-    """Uploads and calls of all jobs. `clients` has one client for each of `quotas`."""
+class Imgur(QueuedTarget):
+    """Uploads and calls of all jobs. `clients` has one client for each of its quotas."""
 
     name = "imgur"
     place = "Imgur"
@@ -41,27 +39,18 @@ class Imgur:
     def __init__(
         self,
         clients: Sequence[Client],
-        quotas: Quotas,
-        slots: int,
+        uploads: Uploads,
         *,
-        retry: Retry,
         anonymous: bool = True,
         takes: Takes | None = None,
         link_base: str = "",
-        clock: Callable[[float], object] | None = None,
-        on_resize: Callable[[int], object] | None = None,
     ) -> None:
-        """`retry` is `RetryRule.wait`; `clock` and `on_resize` are those of the uploads' Slots."""
-        self.quotas = quotas
+        super().__init__(uploads)
         self.anonymous = anonymous
         self.takes = takes or Takes()
         self.link_base = link_base
         self.albums: Albums | None = self
         self._clients = {client.quota.number: client for client in clients}
-        self._uploads = Uploads(quotas, slots, retry=retry, clock=clock, on_resize=on_resize)
-        self.gates = self._uploads.gates
-        self.gate: Gate = self._uploads.gate
-        self.purging = asyncio.Lock()
         self._asking: dict[int, asyncio.Task[None]] = {}
 
     async def land(self, key: str, upload: Upload) -> Landed:
@@ -108,27 +97,9 @@ class Imgur:
         quota.block_until_asked(_ASK_SECONDS)
         self._ask(self._clients[quota.number])
 
-    def reconsider(self) -> None:
-        """`Target.reconsider`."""
-        self._uploads.reconsider()
-
     def album_link(self, album_id: str) -> str:
         """The page of the album."""
         return next(iter(self._clients.values())).album_link(album_id)
-
-    @property
-    def pool(self) -> Pool:
-        """`Target.pool`."""
-        return self._uploads.pool
-
-    @property
-    def parked(self) -> int:
-        """`Target.parked`."""
-        return self._uploads.parked
-
-    def seconds_for(self, uploads: int) -> float:
-        """`Target.seconds_for`."""
-        return self._uploads.seconds_for(uploads)
 
     def budgets(self) -> Sequence[BudgetView]:
         """`Target.budgets`."""

@@ -13,26 +13,24 @@ import functools
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence, Set
+from collections.abc import AsyncIterator, Sequence, Set
 
 from imageload import errors
 from imageload.job import Landed
 from imageload.targets import Albums, Takes, Upload
 from imageload.targets.imgur.breaker import Rejections
 from imageload.targets.imgur.budget import BudgetView
-from imageload.targets.imgur.gate import Gate
-from imageload.targets.imgur.quota import ASKING, DELETION, UPLOAD, Kind, Quota, Quotas
+from imageload.targets.imgur.quota import ASKING, DELETION, UPLOAD, Kind, Quota
 from imageload.targets.s3.bucket import Bucket, name_of
-from imageload.targets.uploads import Retry, Uploads
-from imageload.transport.slots import Pool
+from imageload.targets.uploads import QueuedTarget, Uploads
 
 _log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 60.0
 
 
-class S3:
-    """Uploads to `bucket`, whose `quotas` have one Quota, without limits."""
+class S3(QueuedTarget):
+    """Uploads to `bucket`, by quotas that have one Quota, without limits."""
 
     place = "the bucket"
     is_repeatable = True
@@ -41,29 +39,15 @@ class S3:
     albums: Albums | None = None
     takes = Takes()
 
-    def __init__(
-        self,
-        bucket: Bucket,
-        quotas: Quotas,
-        slots: int,
-        *,
-        retry: Retry,
-        clock: Callable[[float], object] | None = None,
-        on_resize: Callable[[int], object] | None = None,
-    ) -> None:
-        """`retry` is `RetryRule.wait`; `clock` and `on_resize` are those of the uploads' Slots."""
+    def __init__(self, bucket: Bucket, uploads: Uploads) -> None:
+        super().__init__(uploads)
         self.name, self.link_base = bucket.location.name, bucket.location.link_base
-        self.quotas = quotas
-        quotas.is_limited = False
-        (self._quota,) = quotas.each
+        self.quotas.is_limited = False
+        (self._quota,) = self.quotas.each
         self._bucket = bucket
-        self._uploads = Uploads(quotas, slots, retry=retry, clock=clock, on_resize=on_resize)
-        self.gates = self._uploads.gates
-        self.gate: Gate = self._uploads.gate
-        self.purging = asyncio.Lock()
         self._objects = _Objects()
         self._asking: asyncio.Task[None] | None = None
-        self._ask_seconds = quotas.terms.unhinted_wait  # to the next time, when one is refused
+        self._ask_seconds = self.quotas.terms.unhinted_wait  # to the next time, when one is refused
         self._looking: asyncio.Task[None] | None = None
         self._look_at = 0.0
         self.trouble: str | None = None
@@ -106,24 +90,6 @@ class S3:
     def ask_for(self, _: Quota) -> None:
         """`Target.ask_for`: uploads do not wait for the response."""
         self._ask(0.0)
-
-    def reconsider(self) -> None:
-        """`Target.reconsider`."""
-        self._uploads.reconsider()
-
-    @property
-    def pool(self) -> Pool:
-        """`Target.pool`."""
-        return self._uploads.pool
-
-    @property
-    def parked(self) -> int:
-        """`Target.parked`."""
-        return self._uploads.parked
-
-    def seconds_for(self, uploads: int) -> float:
-        """`Target.seconds_for`."""
-        return self._uploads.seconds_for(uploads)
 
     def budgets(self) -> Sequence[BudgetView]:
         """`Target.budgets`."""
