@@ -148,9 +148,8 @@ class Registry(Protocol):
     def closed(self, endpoint: Endpoint) -> Blocked | None:
         """Why requests of this kind wait for the target, on all nodes, and until when."""
 
-    @property
     def parked(self) -> int:
-        """How many images wait because the target takes no uploads."""
+        """How many images wait because the target takes no uploads; may block."""
 
     def budgets(self) -> Sequence[BudgetView]:
         """The limits of the target, on all nodes; none without limits."""
@@ -312,7 +311,6 @@ class ImageLoad:
         """Why requests of this kind wait for the target, and until when."""
         return self._target.gates[endpoint].closed
 
-    @property
     def parked(self) -> int:
         """`Registry.parked`."""
         return self._target.parked

@@ -85,7 +85,6 @@ class Mirror:
         self._budgets = Budgets(rules.leases, rules.terms)
         self.listed: dict[str, Snapshot] = {}
         self.workers: int | None = None
-        self.parked = 0
         self.trouble: str | None = None
         self.is_closing = False
 
@@ -210,6 +209,10 @@ class Mirror:
             own = None  # another node may upload
         return self._waits or own
 
+    def parked(self) -> int:
+        """How many images wait for the target without a worker; blocks."""
+        return self._store.count_parked()
+
     def budgets(self) -> Sequence[BudgetView]:
         """The limits of the target, as the nodes that upload know them."""
         return self._budgets.views() if self._rules.has_budgets else ()
@@ -276,7 +279,7 @@ class Mirror:
     async def _ask_about_workers(self) -> None:
         dead, prefix = self._rules.dead_seconds, self._budgets.prefix
         workers = await asyncio.to_thread(self._store.workers, dead, prefix)
-        self.workers, self.parked, self.trouble = workers.living, workers.parked, None
+        self.workers, self.trouble = workers.living, None
         self._budgets.learn(workers.leases)
         before, now = self._waits, time.monotonic()
         self._heard = now

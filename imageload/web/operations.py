@@ -74,7 +74,7 @@ class QuotaHandler(BaseHandler):
             "waiting_until": moment_text(closed.until - time.monotonic()) if closed else None,
             "waiting_for": closed.reason if closed else None,
             "reason": closed.message if closed else None,
-            "parked": self.jobs.parked,
+            "parked": self.jobs.parked(),
             "pending": pending,
             "done_at": None if seconds == math.inf else moment_text(seconds),
             "target": self.target.name,

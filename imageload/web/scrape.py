@@ -143,9 +143,10 @@ class Gauges(Collector):
         registry = self.service.registry
         closed = registry.closed("uploads")
         waits = {closed.reason: max(0.0, closed.until - time.monotonic())} if closed else {}
-        yield GaugeMetricFamily(
-            "imageload_images_parked", "Images that wait for Imgur.", value=registry.parked
-        )
+        with contextlib.suppress(StoreUnavailable):
+            parked = registry.parked()
+            text = "Images that wait for Imgur."
+            yield GaugeMetricFamily("imageload_images_parked", text, value=parked)
         yield _labelled(
             "imgur_wait_seconds",
             "How long uploads will wait for Imgur, by reason; absent if they do not.",

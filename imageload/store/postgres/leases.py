@@ -79,7 +79,7 @@ def is_limited(connection: Connection, name: str, found: bool | None) -> bool | 
     return None if row is None else row[0] == "True"
 
 
-COLUMNS = """lease.name, lease.worker, lease.until > now(), coalesce(lease.note, ''),
+_COLUMNS = """lease.name, lease.worker, lease.until > now(), coalesce(lease.note, ''),
     coalesce(extract(epoch FROM now() - lease.noted), 0)::float8"""
 _RENEW = b"""
     UPDATE lease SET until = now() + make_interval(secs => %s), note = new.note, noted = now()
@@ -89,7 +89,7 @@ _TAKE = f"""
     INSERT INTO lease (name, worker, until) VALUES (%s, %s, now() + make_interval(secs => %s))
     ON CONFLICT (name) DO UPDATE SET worker = excluded.worker, until = excluded.until
     WHERE lease.until <= now() OR lease.worker = excluded.worker
-    RETURNING {COLUMNS}"""  # noqa: S608 - names
+    RETURNING {_COLUMNS}"""  # noqa: S608 - names
 _LET_GO = b"""
     UPDATE lease SET worker = '', until = now(), note = new.note, noted = now()
     FROM unnest(%s::text[], %s::text[]) AS new (name, note)
@@ -101,7 +101,7 @@ _ANNOUNCE = b"""
     SET until = excluded.until, note = excluded.note, noted = excluded.noted"""
 _DELETE_OLD = b"""
     DELETE FROM lease WHERE starts_with(name, %s) AND until < now() - interval '1 hour'"""
-_READ = f"SELECT {COLUMNS} FROM lease WHERE starts_with(name, %s) ORDER BY name".encode()  # noqa: S608 - names
+_READ = f"SELECT {_COLUMNS} FROM lease WHERE starts_with(name, %s) ORDER BY name".encode()  # noqa: S608 - names
 _FOUND = b"""
     INSERT INTO setting (name, value) VALUES (%s, %s) ON CONFLICT (name) DO UPDATE
     SET value = excluded.value WHERE setting.value = 'False' AND excluded.value = 'True'"""

@@ -14,13 +14,12 @@ from imageload.store.postgres.reading import SUMMARIES, summary_of
 class Workers(NamedTuple):
     """How many workers live, and what uploads wait for on each that says so; None: for nothing.
 
-    `leases`: those of client ids and addresses. `parked`: images that wait without a worker.
+    `leases`: those of client ids and addresses.
     """
 
     living: int
     waits: list[GateWait | None]
     leases: list[Lease]
-    parked: int
 
 
 def read_active(connection: Connection, known: Sequence[str], newest: str) -> list[Snapshot]:
@@ -44,8 +43,13 @@ def read_workers(connection: Connection, dead_seconds: float, prefix: str) -> Wo
             leases.append(lease)
         elif lease.is_live:
             waits.append(wait_of(lease))
+    return Workers(living, waits, leases)
+
+
+def count_parked(connection: Connection) -> int:
+    """How many images wait for the target without a worker."""
     (parked,) = connection.execute(_PARKED).fetchone() or (0,)
-    return Workers(living, waits, leases, parked)
+    return int(parked)
 
 
 _ALL = SUMMARIES + b" AND (%s::text[], %s::text) IS NOT NULL ORDER BY number"

@@ -458,6 +458,10 @@ class PostgresStore:
         """
         return self._connections.run(lambda c: overview.read_workers(c, dead_seconds, prefix))
 
+    def count_parked(self) -> int:
+        """How many images wait for the target without a worker; raises StoreUnavailable."""
+        return self._connections.run(overview.count_parked)
+
     def totals(self) -> Totals:
         """How many jobs and images there are that have not ended, and jobs that have."""
         return Totals.of(self._connections.run(reading.read_summaries))
