@@ -38,9 +38,9 @@ from msgspec.structs import replace
 
 from imageload import errors
 from imageload.convert.memory import Memory, needed_bytes
-from imageload.convert.metadata import NotStripped, strip_file
+from imageload.convert.metadata import QUICK_TYPES, NotStripped, strip_file
 from imageload.convert.process import OutOfMemory, Worker
-from imageload.fetch.tempfiles import TempFiles, disk_error, in_thread
+from imageload.fetch.tempfiles import TempFiles, disk_error, in_thread, on_file
 from imageload.job import Report
 from imageload.transport.slots import Pool, Slots
 
@@ -130,8 +130,13 @@ class Converters:
     async def _strip(self, report: Report, key: Hashable) -> Report:
         """The same file without metadata."""
 
+        def call() -> dict[str, Any] | None:
+            return strip_file(report.temp_fn, report.type)
+
         async def work() -> dict[str, Any] | None:
-            return await in_thread(lambda: strip_file(report.temp_fn, report.type))
+            if report.type in QUICK_TYPES:
+                return await on_file(report.bytes, call)
+            return await in_thread(call)
 
         try:
             new = await self._strip_slots.run(key, work)

@@ -11,6 +11,7 @@ bounded by the file's length (docs/decisions/metadata.md).
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +22,7 @@ from imageload.convert.metadata.errors import NotStripped
 from imageload.convert.metadata.segments import strip_gif, strip_jpeg
 from imageload.convert.metadata.tiff import strip_tiff
 
-__all__ = ["NotStripped", "strip", "strip_file"]
+__all__ = ["QUICK_TYPES", "NotStripped", "strip", "strip_file"]
 
 _BY_TYPE: Final[Mapping[str, Callable[[bytes], bytes]]] = {
     "image/jpeg": strip_jpeg,
@@ -34,6 +35,8 @@ _BY_TYPE: Final[Mapping[str, Callable[[bytes], bytes]]] = {
     "image/tiff": strip_tiff,
     "image/bmp": lambda source: source,  # it has none
 }
+QUICK_TYPES: Final = frozenset({"image/jpeg", "image/png", "image/webp"})
+"""Types whose small files take little time, however hostile: 5 ms for 100 kB, usually 0.1."""
 
 
 def strip(source: bytes, kind: str) -> bytes:
@@ -54,11 +57,14 @@ def strip_file(path: str, kind: str) -> dict[str, Any] | None:
     """
     source = Path(path).read_bytes()
     stripped = strip(source, kind)
-    if stripped == source:
-        return None
-    with Path(path).open("r+b", buffering=0) as file:
-        written = 0
-        while written < len(stripped):
-            written += file.write(memoryview(stripped)[written:])
-        file.truncate()
+    if source.startswith(stripped):  # only bytes behind the image go, if any
+        if len(stripped) == len(source):
+            return None
+        os.truncate(path, len(stripped))
+    else:
+        with Path(path).open("r+b", buffering=0) as file:
+            written = 0
+            while written < len(stripped):
+                written += file.write(memoryview(stripped)[written:])
+            file.truncate()
     return {"bytes": len(stripped), "sha256": hashlib.sha256(stripped).hexdigest()}

@@ -6,10 +6,9 @@ import zlib
 from collections.abc import Iterator
 from typing import Final
 
-from imageload.convert.metadata.errors import NotStripped
+from imageload.convert.metadata.errors import NotStripped, most_parts
 from imageload.convert.metadata.exif import only_orientation
 
-_MOST_CHUNKS: Final = 100_000
 _CRITICAL: Final = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 _KEPT: Final = frozenset(
     b"tRNS cHRM gAMA iCCP sBIT sRGB cICP mDCV cLLI bKGD pHYs acTL fcTL fdAT".split()
@@ -22,7 +21,7 @@ def strip_png(source: bytes) -> bytes:
     What follows IEND is cut off. A file that is cut short stays so.
     """
     parts, at = [source[:8]], 8
-    for _ in range(_MOST_CHUNKS):
+    for _ in range(most_parts(source)):
         kind = source[at + 4 : at + 8]
         if len(kind) < 4:
             return b"".join(parts)
@@ -40,7 +39,7 @@ def strip_png(source: bytes) -> bytes:
         if kind == b"IEND":
             return b"".join(parts)
         at = end
-    raise NotStripped(f"the PNG has more than {_MOST_CHUNKS:,} chunks")
+    raise NotStripped(f"the PNG has more than {most_parts(source):,} chunks")
 
 
 _PIXELS: Final = frozenset({b"ALPH", b"VP8 ", b"VP8L"})
@@ -56,7 +55,8 @@ def strip_webp(source: bytes) -> bytes:
     parts: list[bytes] = []
     has_exif = False
     extended: int | None = None
-    for kind, payload in _riff_chunks(source[: min(length, len(source))], 12):
+    numbers = iter(range(most_parts(source)))
+    for kind, payload in _riff_chunks(source[: min(length, len(source))], 12, numbers):
         if kind == b"EXIF" and extended is not None and not has_exif:
             tiff = only_orientation(payload.removeprefix(b"Exif\0\0"))
             has_exif = bool(tiff)
@@ -66,7 +66,7 @@ def strip_webp(source: bytes) -> bytes:
             extended = len(parts)
             parts.append(payload)
         elif kind == b"ANMF":
-            inner = _riff_chunks(payload, 16)
+            inner = _riff_chunks(payload, 16, numbers)
             frame = b"".join(_chunk(*each) for each in inner if each[0] in _PIXELS)
             parts.append(_chunk(kind, payload[:16] + frame))
         elif kind in _KEPT_WEBP and kind != b"VP8X":
@@ -79,8 +79,9 @@ def strip_webp(source: bytes) -> bytes:
     return b"RIFF" + len(body).to_bytes(4, "little") + body
 
 
-def _riff_chunks(source: bytes, at: int) -> Iterator[tuple[bytes, bytes]]:
-    for _ in range(_MOST_CHUNKS):
+def _riff_chunks(source: bytes, at: int, numbers: Iterator[int]) -> Iterator[tuple[bytes, bytes]]:
+    """The chunks from `at` on; each takes one of `numbers`, and NotStripped if none is left."""
+    for _ in numbers:
         if at + 8 > len(source):
             return
         kind, size = source[at : at + 4], int.from_bytes(source[at + 4 : at + 8], "little")
@@ -88,7 +89,7 @@ def _riff_chunks(source: bytes, at: int) -> Iterator[tuple[bytes, bytes]]:
             raise NotStripped("the WebP is cut short")
         yield kind, source[at + 8 : at + 8 + size]
         at += 8 + size + size % 2
-    raise NotStripped(f"the WebP has more than {_MOST_CHUNKS:,} chunks")
+    raise NotStripped("the WebP has too many chunks")
 
 
 def _chunk(kind: bytes, payload: bytes) -> bytes:

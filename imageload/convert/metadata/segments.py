@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from imageload.convert.metadata.errors import NotStripped
+from imageload.convert.metadata.errors import NotStripped, most_parts
 from imageload.convert.metadata.exif import only_orientation
 
 _PIECE: Final = 2**18  # bytes that are searched while other threads wait
-_MOST_SEGMENTS: Final = 10_000
 _EXIF: Final = b"Exif\0\0"
 _ICC: Final = b"ICC_PROFILE\0"
 # Without a quantifier, so a run of FF takes no more time than its length.
@@ -29,7 +28,7 @@ def strip_jpeg(source: bytes) -> bytes:
     """
     parts = [source[:2]]
     at, has_exif = 2, False
-    for _ in range(_MOST_SEGMENTS):
+    for _ in range(most_parts(source)):
         at = _find(_MARKER, source, at)
         if at == len(source):
             return b"".join(parts)
@@ -56,7 +55,7 @@ def strip_jpeg(source: bytes) -> bytes:
         else:
             raise NotStripped(f"a JPEG's marker FF{marker:02X} is not known")
         at = end
-    raise NotStripped(f"the JPEG has more than {_MOST_SEGMENTS:,} segments")
+    raise NotStripped(f"the JPEG has more than {most_parts(source):,} segments")
 
 
 def _find(pattern: re.Pattern[bytes], source: bytes, at: int) -> int:

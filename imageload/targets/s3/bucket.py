@@ -16,9 +16,10 @@ import re
 import time
 from collections.abc import Container
 from dataclasses import dataclass
+from pathlib import Path
 
 from imageload import errors
-from imageload.fetch.tempfiles import disk_error
+from imageload.fetch.tempfiles import disk_error, on_file
 from imageload.targets import Upload
 from imageload.targets.s3.answers import MAX_RESPONSE_BYTES, ApiResponse, checked
 from imageload.targets.s3.location import Location
@@ -110,7 +111,7 @@ class Bucket:
         with _File(upload.path) as file:
             response = await self._send("PUT", name, _headers(upload), file)
         self._check(response)
-        _check_etag(response, file)
+        await _check_etag(response, upload)
 
     async def delete(self, name: str) -> None:
         """Delete the object; also if it is not there. Raises UploadError."""
@@ -187,7 +188,7 @@ class Bucket:
 
 
 class _File:
-    """The body of a PUT: a file, whose MD5 is computed as it is read."""
+    """The body of a PUT: a file of a length that is known."""
 
     def __init__(self, path: str) -> None:
         try:
@@ -195,7 +196,6 @@ class _File:
         except OSError as error:
             raise disk_error(error) from None
         self.length = self._left = os.fstat(self._descriptor).st_size
-        self.md5 = hashlib.md5(usedforsecurity=False)
 
     def __enter__(self) -> _File:
         return self
@@ -209,7 +209,6 @@ class _File:
         if not piece and self._left:
             raise errors.ImageError("disk_error", "The temp file has become shorter.")
         self._left -= len(piece)
-        self.md5.update(piece)
         return piece
 
 
@@ -242,7 +241,7 @@ def _header_text(text: str) -> str:
     return email.header.Header(known, "utf-8").encode(linesep="")
 
 
-def _check_etag(response: ApiResponse, file: _File) -> None:
+async def _check_etag(response: ApiResponse, upload: Upload) -> None:
     """Raise `server_fault` unless the response proves that the bucket has all bytes.
 
     An object that is encrypted with a key of AWS KMS has an ETag that is no MD5.
@@ -253,9 +252,17 @@ def _check_etag(response: ApiResponse, file: _File) -> None:
         raise errors.UploadError("server_fault", message, status_code=response.status)
     encryption = response.headers.get("x-amz-server-side-encryption", "AES256")
     is_md5 = re.fullmatch(r"[0-9a-f]{32}", etag) and encryption == "AES256"
-    if is_md5 and etag != file.md5.hexdigest():
+    if is_md5 and etag != await on_file(upload.bytes, lambda: _md5(upload.path)):
         message = "The bucket's ETag is not that of the image: it was damaged on its way."
         raise errors.UploadError("server_fault", message, status_code=response.status)
+
+
+def _md5(path: str) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    except OSError as error:
+        raise disk_error(error) from None
 
 
 def _translated(error: TransferError, length: int) -> errors.ImageError:
