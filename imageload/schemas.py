@@ -312,6 +312,7 @@ class QuotaJson(WaitingJson):
         Moment | None, Meta(description="Estimated end of all uploads; null: never.")
     ]
     target: Annotated[str, Meta(description="Where images go: imgur, or s3://BUCKET/PREFIX.")]
+    link_base: Annotated[str, Meta(description="All links of new images begin with this.")]
     budgets: list[BudgetJson]
 
 

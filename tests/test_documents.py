@@ -261,6 +261,62 @@ def test_several_urls_of_a_cell_are_links_in_the_same_form() -> None:
     assert list(csv.reader(replaced.splitlines()))[1][2] == "https://l.e/1, https://l.e/2"
 
 
+LINK_BASE = "https://l.e/"
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "sku,image,price\n1,http://a.e/1.png,5\n2,http://a.e/2.png,6\n",
+        "sku;front;back\n1;http://a.e/1.png;http://a.e/2.png\n2;;http://a.e/1.png\n",
+        "1,http://a.e/1.png,5\n2,http://a.e/2.png,6\n",
+        'sku,images\n1,"http://a.e/1.png, http://a.e/2.png"\n',
+        "sku,image\n1,https://l.e/9.png\n2,http://a.e/2.png\n",
+    ],
+    ids=["one", "two", "no-heading", "several-in-a-cell", "with-a-link"],
+)
+def test_a_table_that_has_its_links_is_done(before: str) -> None:
+    document = Document(before, "csv")
+    finds = document.find(link_base=LINK_BASE)
+    links = {each.url: LINK_BASE + each.url[-5:] for each in finds.found}
+    done = Document(document.replaced(finds, links).decode(), "csv")
+    assert done.text != before
+    again = done.find(link_base=LINK_BASE)
+    assert [each for each in again.found if not each.url.startswith(LINK_BASE)] == []
+    assert done.replaced(again, {each.url: each.url for each in again.found}).decode() == done.text
+
+
+def test_a_row_that_failed_or_is_new_gets_its_link_into_the_columns_that_are_there() -> None:
+    text = (
+        "sku,image,link,error,price\n"
+        "1,http://a.e/1.png,https://l.e/1,,5\n"
+        '2,http://a.e/2.png,,"Gone, it is.",6\n'
+        "3,http://a.e/3.png,,,7\n"
+        "4,http://a.e/4.png\n"
+    )
+    document = Document(text, "csv")
+    finds = document.find(link_base=LINK_BASE)
+    urls = [f"http://a.e/{number}.png" for number in (2, 3, 4)]
+    assert [each.url for each in finds.found] == urls
+    assert document.replaced(finds, {}).decode() == text
+    links = {urls[0]: "https://l.e/2", urls[2]: "https://l.e/4"}
+    assert document.replaced(finds, links, {urls[1]: "No."}).decode() == (
+        "sku,image,link,error,price\n"
+        "1,http://a.e/1.png,https://l.e/1,,5\n"
+        "2,http://a.e/2.png,https://l.e/2,,6\n"
+        "3,http://a.e/3.png,,No.,7\n"
+        "4,http://a.e/4.png,https://l.e/4,\n"
+    )
+
+
+def test_a_column_named_link_that_has_something_else_stays() -> None:
+    text = "image,link,error\nhttp://a.e/1.png,https://shop.e/1,\n"
+    document = Document(text, "csv")
+    finds = document.find(link_base=LINK_BASE)
+    replaced = document.replaced(finds, {"http://a.e/1.png": "https://l.e/1"}).decode()
+    assert replaced.splitlines()[1] == "http://a.e/1.png,https://l.e/1,,https://shop.e/1,"
+
+
 def test_a_column_that_is_not_there_is_named_with_those_that_are() -> None:
     finds = Document("a,b\n1,http://a.e/1.png\n", "csv").find(column="c")
     assert not finds.found

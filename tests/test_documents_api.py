@@ -172,6 +172,29 @@ def test_a_document_is_sent_again_only_if_its_job_has_changed(
     assert document(service, job_id, headers={"If-None-Match": tag}).status_code == 304
 
 
+def test_a_link_of_the_target_is_not_uploaded_again(
+    service: RunningService, sandbox: RunningSandbox, origin: Origin
+) -> None:
+    text = f"![]({origin.image('png-rgb.png')})\n"
+    first = job_of(post(service, text, MARKDOWN))
+    service.finish(first)
+    done = document(service, first).text
+    refused = assert_problem(post(service, done, MARKDOWN), 422, "no-images")
+    assert refused["detail"].endswith("this one is there already.")
+    (preview,) = post(service, done, MARKDOWN, dry_run="true").json()["documents"]
+    assert [each["text"] for each in preview["ignored"]] == [link_of(service, first)]
+    second = job_of(post(service, f"{done}![]({origin.image('gif-89a.gif')})\n", MARKDOWN))
+    service.finish(second)
+    assert [*service.records(second)] == [origin.image("gif-89a.gif")]
+    assert document(service, second).text == f"{done}![]({link_of(service, second)})\n"
+    table = f"photo,price\n{link_of(service, first)},1\n{origin.image('png-16-bit.png')},2\n"
+    third = job_of(post(service, table, "text/csv"))
+    service.finish(third)
+    rows = [[*row.values()] for row in csv.DictReader(io.StringIO(document(service, third).text))]
+    assert [row[1] for row in rows] == [link_of(service, first), link_of(service, third)]
+    assert len(sandbox.images()) == 3
+
+
 # Previews
 
 

@@ -43,12 +43,13 @@ class Document:
     bom: bytes = b""
     tail: bytes = b""
 
-    def find(self, base: str = "", column: str = "") -> Finds:
+    def find(self, base: str = "", column: str = "", link_base: str = "") -> Finds:
         """The document's images, and what looks like one and is not taken.
 
-        Relative URLs are resolved with `base`. `column` names a table's column of URLs.
+        Relative URLs are resolved with `base`. `column` names a table's column of URLs. Links begin
+        with `link_base`: by it a table is known that has its links already.
         """
-        return find_images(self.text, self.kind, base, column)
+        return find_images(self.text, self.kind, base, column, link_base)
 
     def replaced(
         self, finds: Finds, links: Mapping[str, str], errors: Mapping[str, str] | None = None

@@ -47,11 +47,13 @@ class Ignored:
 class Cell:
     """Where a row of a table gets the columns `link` and `error` of one URL column.
 
-    `at` is the offset of their insertion, `found` the images of the row's cell, `start` and `end`
-    the offsets of the cell's content. A heading has the two names of the columns in `names`.
+    They are written from `at` to `until`: an empty span, or that of the two columns of an earlier
+    time. `found` are the images of the row's cell, `start` and `end` the offsets of the cell's
+    content. A heading has the two names of the columns in `names`.
     """
 
     at: int
+    until: int
     start: int
     end: int
     delimiter: str
@@ -213,7 +215,12 @@ def replace(
             if each.url in links and each not in kept
         ]
         for cell in finds.cells:
-            writes.append((cell.at, cell.at, _columns(text, cell, links, errors or {})))
+            columns = _columns(text, cell, links, errors or {})
+            if cell.at == cell.until or any(columns):
+                written_as = "".join(
+                    cell.delimiter + quoted(each, cell.delimiter) for each in columns
+                )
+                writes.append((cell.at, cell.until, written_as))
     pieces: list[str] = []
     at = 0
     for start, end, link in sorted(writes, key=lambda write: write[:2]):
@@ -231,19 +238,20 @@ def written(found: Found, link: str) -> str:
     return link
 
 
-def _columns(text: str, cell: Cell, links: Mapping[str, str], errors: Mapping[str, str]) -> str:
-    """The text of a row's two new columns. Several links stand as their URLs stand in the cell."""
-    values = cell.names
-    if values is None:
-        landed = Finds([each for each in cell.found if each.url in links])
-        moved = [
-            Found(each.url, each.start - cell.start, each.end - cell.start, each.as_written)
-            for each in landed.found
-        ]
-        link = replace(text[cell.start : cell.end], Finds(moved), links) if moved else ""
-        reasons = [errors[each.url] for each in cell.found if each.url in errors]
-        values = link.replace('""', '"'), "; ".join(dict.fromkeys(reasons))
-    return "".join(cell.delimiter + quoted(value, cell.delimiter) for value in values)
+def _columns(
+    text: str, cell: Cell, links: Mapping[str, str], errors: Mapping[str, str]
+) -> tuple[str, str]:
+    """A row's link and error. Several links stand as their URLs stand in the cell."""
+    if cell.names is not None:
+        return cell.names
+    landed = Finds([each for each in cell.found if each.url in links])
+    moved = [
+        Found(each.url, each.start - cell.start, each.end - cell.start, each.as_written)
+        for each in landed.found
+    ]
+    link = replace(text[cell.start : cell.end], Finds(moved), links) if moved else ""
+    reasons = [errors[each.url] for each in cell.found if each.url in errors]
+    return link.replace('""', '"'), "; ".join(dict.fromkeys(reasons))
 
 
 def quoted(value: str, delimiter: str) -> str:

@@ -191,7 +191,9 @@ def _is_table(text: str) -> bool:
     return second is not None and len(second) > 1
 
 
-def find_images(text: str, kind: str, base: str = "", column: str = "", depth: int = 0) -> Finds:
+def find_images(
+    text: str, kind: str, base: str = "", column: str = "", link_base: str = "", depth: int = 0
+) -> Finds:
     """The images of a text of this kind."""
 
     def inner(text: str, base: str) -> Finds:
@@ -199,7 +201,7 @@ def find_images(text: str, kind: str, base: str = "", column: str = "", depth: i
         return find_images(text, kind, base, depth=depth + 1)
 
     if kind == "csv":
-        return tables.find(text, base, column, inner)
+        return tables.find(text, base, column, link_base, inner)
     if kind == "json":
         return jsontext.find(text, base, inner)
     return FINDERS[kind](text, base).in_order()

@@ -37,10 +37,18 @@ class Value(NamedTuple):
     is_quoted: bool
 
 
-def find(text: str, base: str = "", column: str = "", inner: Inner | None = None) -> Finds:
+def find(
+    text: str,
+    base: str = "",
+    column: str = "",
+    link_base: str = "",
+    inner: Inner | None = None,
+) -> Finds:
     """The images of a table. `column` names the one column of URLs; else they are found.
 
     Every http URL of a named column is an image. `inner` finds the images of a cell that is a text.
+    A table may have the columns `link` and `error` of an earlier time, whose links begin with
+    `link_base`: its rows with a link and without an error are done.
     """
     start, delimiter = table_delimiter(text)
     rows = list(records(text, delimiter, start))
@@ -59,28 +67,79 @@ def find(text: str, base: str = "", column: str = "", inner: Inner | None = None
     else:
         is_heading = not any(_is_url(name) for name in names)
         columns = _url_columns(text, rows, names if is_heading else [], base)
-    titles = _titles([names[index] if index < len(names) else "" for index in sorted(columns)])
-    headings = dict(zip(sorted(columns), titles, strict=True))
+    filled = _filled(text, rows, names if is_heading else [], columns, link_base)
+    results = {index + after for index in filled for after in (1, 2)}
+    columns -= results
+    if is_heading and not _is_blank(rows[0]):
+        names += [""] * (max(columns, default=0) + 1 - len(names))
+        titles = _titles([names[index] for index in sorted(columns)])
+        for index, title in zip(sorted(columns), titles, strict=True):
+            if index not in filled and index < len(rows[0]):
+                cell = rows[0][index]
+                at = cell.outer_end
+                finds.cells.append(Cell(at, at, cell.start, cell.end, delimiter, names=title))
     for number, row in enumerate(rows):
-        if row[0].start == row[-1].outer_end:  # a blank line
+        if _is_blank(row):
             continue
         # A row that ends before a column gets no new cells: they would stand in the wrong column.
         is_searched = _has_any(text, row[0].start, row[-1].outer_end)
         for index in range(len(row)) if is_searched else sorted(columns):
             if index >= len(row):
                 break
-            cell = row[index]
             if index not in columns:
-                _other_cell(finds, text, cell, base, inner)
-            elif number == 0 and is_heading:
-                finds.cells.append(
-                    Cell(cell.outer_end, cell.start, cell.end, delimiter, names=headings[index])
-                )
-            else:
-                found = tuple(_cell_urls(finds, text, cell, base))
-                finds.found.extend(found)
-                finds.cells.append(Cell(cell.outer_end, cell.start, cell.end, delimiter, found))
+                if index not in results:
+                    _other_cell(finds, text, row[index], base, inner)
+            elif number or not is_heading:
+                after = row[index + 1 : index + 3] if index in filled else []
+                if not _is_done(text, after):
+                    _url_cell(finds, text, [row[index], *after], base, delimiter)
     return finds.in_order()
+
+
+def _url_cell(finds: Finds, text: str, cells: list[Value], base: str, delimiter: str) -> None:
+    """A cell of a column of URLs, and those of its link and error, if they are there already."""
+    cell, until = cells[0], cells[-1].outer_end
+    found = tuple(_cell_urls(finds, text, cell, base))
+    finds.found.extend(found)
+    finds.cells.append(Cell(cell.outer_end, until, cell.start, cell.end, delimiter, found))
+
+
+def _filled(
+    text: str, rows: list[list[Value]], names: list[str], columns: set[int], link_base: str
+) -> set[int]:
+    """The columns of URLs that are followed by the columns `link` and `error` of an earlier time.
+
+    They have these names, or the table has no heading; and every link is one, or a URL that stayed.
+    """
+    filled: set[int] = set()
+    for index in sorted(columns) if link_base else ():
+        if {index - 1, index - 2} & filled:
+            continue
+        name = "".join(names[index : index + 1])
+        titles = ("link", "error"), (f"{name}_link", f"{name}_error")
+        if names and tuple(names[index + 1 : index + 3]) not in titles:
+            continue
+        body = [row for row in rows[bool(names) :] if len(row) > index + 1]
+        links = [_texts(text, row[index + 1]) for row in body]
+        has_links = any(each.startswith(link_base) for link in links for each in link)
+        if (names or has_links) and all(
+            each.startswith(link_base) or each in _texts(text, row[index])
+            for row, link in zip(body, links, strict=True)
+            for each in link
+        ):
+            filled.add(index)
+    return filled
+
+
+def _texts(text: str, cell: Value) -> list[str]:
+    """The entries of a cell."""
+    return [entry.text for entry in entries(_value(text, cell).text)]
+
+
+def _is_done(text: str, results: list[Value]) -> bool:
+    """Whether a row has a link, and no error."""
+    values = [text[cell.start : cell.end].strip() for cell in results]
+    return bool(values and values[0]) and not any(values[1:])
 
 
 def table_delimiter(text: str) -> tuple[int, str]:
@@ -163,7 +222,7 @@ def _url_columns(text: str, rows: list[list[Value]], names: list[str], base: str
             if index in columns or text.find(".", cell.start, cell.end) < 0:
                 continue
             is_named = index < len(names) and names_image(names[index])
-            values = [entry.text for entry in entries(_value(text, cell).text)]
+            values = _texts(text, cell)
             urls = [absolute(value, base if is_image(value) else "")[0] for value in values]
             if urls and all(url and (is_image(url) or is_named) for url in urls):
                 columns.add(index)

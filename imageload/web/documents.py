@@ -30,6 +30,8 @@ from imageload.web.originals import (
 )
 
 _POOL: Final = "documents"
+_TEXTS = ("album", "title", "description", "callback")
+_IS_LINK = "A link to where images are uploaded: this one is there already."
 _BARE = "URLs that end like an image (.png, .jpg, ...)"
 _SOUGHT = {
     "markdown": f"![](https://...), <img> and {_BARE}",
@@ -52,15 +54,15 @@ class DocumentsHandler(AcceptHandler):
     async def post(self) -> None:
         """Accept one job for each document, or none; with `dry_run=true` only show its images."""
         is_dry = self.flag("dry_run", default=False)
-        options = {name: self.query(name) for name in ("album", "title", "callback")}
+        options = {name: self.query(name) for name in _TEXTS}
         options = {name: value for name, value in options.items() if value is not None}
         request = read_options(**options, dedupe=self.flag("dedupe", default=True))
-        base, column = self._base(), self.query("column") or ""
+        finding = self._base(), self.query("column") or "", self.target.link_base
         self._check_length()
 
         def read() -> list[tuple[Original, Document]]:
             content_type = self.request.headers.get("Content-Type", "")
-            return read_originals(bytes(self.body), content_type, base, column)
+            return read_originals(bytes(self.body), content_type, *finding)
 
         originals = await self.use_body(read, _POOL)
         if is_dry:
@@ -75,7 +77,9 @@ class DocumentsHandler(AcceptHandler):
             return [replace(order, document=each.encoded()) for order, (each, _) in pairs]
 
         def fingerprint() -> bytes:
-            asked = self.route, self.request.query, [each for each, _ in originals]
+            # Without `link_base`: a POST is the same one if images go elsewhere now.
+            posted = [msgspec.structs.astuple(each)[:-1] for each, _ in originals]
+            asked = self.route, self.request.query, posted
             return hashlib.sha256(msgspec.msgpack.encode(asked)).digest()
 
         job_ids = await self.accept(orders, fingerprint, _POOL)
@@ -134,12 +138,14 @@ def _replaced(job: Job, encoded: bytes) -> tuple[Snapshot, Original, str, bytes]
     """The job, its document, the document's kind, and its bytes with links."""
     original, snapshot = decode_original(encoded), job.snapshot()
     document = original.read()
-    finds = document.find(original.base, original.column)
+    finds = original.find(document)
     images = {image.url: image for image in snapshot.images}
     links, errors = {}, {}
     for found in finds.found:
         image = images.get(found.url.strip())  # as it was posted
-        if image is not None and image.link is not None:
+        if original.is_link(found.url):
+            links[found.url] = found.url
+        elif image is not None and image.link is not None:
             links[found.url] = image.link
         elif image is not None and image.failure is not None:
             errors[found.url] = image.failure.message
@@ -150,7 +156,7 @@ def _preview(originals: Sequence[tuple[Original, Document]]) -> bytes:
     """The images of documents, as JSON."""
     response: DocumentsJson = {
         "documents": [
-            _document_json(document, document.find(original.base, original.column))
+            _document_json(document, _new_images(original, document))
             for original, document in originals
         ]
     }
@@ -171,10 +177,22 @@ def _document_json(document: Document, finds: Finds) -> DocumentJson:
     }
 
 
+def _new_images(original: Original, document: Document) -> Finds:
+    """The images of a document; those that are links of the target already are ignored."""
+    finds, new = original.find(document), Finds()
+    new.ignored.extend(finds.ignored)
+    for each in finds.found:
+        if original.is_link(each.url):
+            new.ignore(each.as_written, each.start, _IS_LINK)
+        else:
+            new.found.append(each)
+    return new.in_order()
+
+
 def _urls(originals: Sequence[tuple[Original, Document]], index: int) -> list[str]:
     """The image URLs of a document; raises Refused (no-images)."""
     original, document = originals[index]
-    finds = document.find(original.base, original.column)
+    finds = _new_images(original, document)
     urls = list(dict.fromkeys(each.url for each in finds.found))
     if urls:
         return urls

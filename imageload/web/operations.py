@@ -78,6 +78,7 @@ class QuotaHandler(BaseHandler):
             "pending": pending,
             "done_at": None if seconds == math.inf else moment_text(seconds),
             "target": self.target.name,
+            "link_base": self.target.link_base,
             "budgets": [_budget_json(budget) for budget in self.jobs.budgets()],
         }
 

@@ -14,7 +14,7 @@ from tornado.httputil import (
     parse_multipart_form_data,
 )
 
-from imageload.documents import Document, read_document
+from imageload.documents import Document, Finds, read_document
 from imageload.documents.kinds import named_kind
 from imageload.errors import Refused
 from imageload.web.intake import media_type
@@ -48,7 +48,8 @@ _TYPES = {
 class Original(msgspec.Struct, array_like=True, frozen=True):
     """A document as it was posted, and what its finder is called with.
 
-    Its content type names its kind, also if that was judged.
+    Its content type names its kind, also if that was judged. The target's links began with
+    `link_base` then; "" for documents of older versions.
     """
 
     content: bytes
@@ -56,10 +57,19 @@ class Original(msgspec.Struct, array_like=True, frozen=True):
     file_name: str = ""
     base: str = ""
     column: str = ""
+    link_base: str = ""
 
     def read(self) -> Document:
         """The document; the same at every time."""
         return read_document(self.content, self.content_type, self.file_name)
+
+    def find(self, document: Document) -> Finds:
+        """The places of images in it, those that are links of the target too."""
+        return document.find(self.base, self.column, self.link_base)
+
+    def is_link(self, url: str) -> bool:
+        """Whether this is a link of the target: nothing needs to be uploaded."""
+        return bool(self.link_base) and url.startswith(self.link_base)
 
     def encoded(self) -> bytes:
         """For the store."""
@@ -77,7 +87,7 @@ def suffix_of(kind: str) -> str:
 
 
 def read_originals(
-    body: bytes, content_type: str, base: str, column: str
+    body: bytes, content_type: str, base: str = "", column: str = "", link_base: str = ""
 ) -> list[tuple[Original, Document]]:
     """The documents of a body, in order. Raises Refused: bad-request or unsupported-type."""
     if media_type(content_type) == _MULTIPART:
@@ -85,10 +95,15 @@ def read_originals(
     else:
         files = [HTTPFile(filename="", body=body, content_type=content_type)]
     where = [f"Document {n}: " if len(files) > 1 else "" for n, _ in enumerate(files, 1)]
-    return [_read(file, base, column, at) for file, at in zip(files, where, strict=True)]
+    read = [_read(file, column, at) for file, at in zip(files, where, strict=True)]
+    return [
+        (Original(file.body, type_, file.filename, base, column, link_base), document)
+        for file, (type_, document) in zip(files, read, strict=True)
+    ]
 
 
-def _read(file: HTTPFile, base: str, column: str, where: str) -> tuple[Original, Document]:
+def _read(file: HTTPFile, column: str, where: str) -> tuple[str, Document]:
+    """The content type of a file, judged if it came without one, and its document."""
     if not file.body or file.body.isspace():
         message = "The document is empty. Send it as the body, or as files of a form."
         raise Refused("bad-request", f"{where}{message}")
@@ -108,7 +123,7 @@ def _read(file: HTTPFile, base: str, column: str, where: str) -> tuple[Original,
     if column and document.kind != "csv":
         message = f"column is for tables, and this was read as {document.kind}."
         raise Refused("bad-request", f"{where}{message}")
-    return Original(file.body, content_type, file.filename, base, column), document
+    return content_type, document
 
 
 class _InOrder(dict[str, list[HTTPFile]]):
