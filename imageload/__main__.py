@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imageload.cli.arguments import read_arguments
-from imageload.cli.client import CommandError
+from imageload.cli.connection import CommandError
 from imageload.cli.output import print_message
 
 

@@ -1,4 +1,4 @@
-"""The command line for one test, as a process: in a pipe or on a terminal of its own."""
+"""The command line for one test: in this process, in a pipe, or on a terminal of its own."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+import pytest
+
+from imageload.__main__ import main
+from tests.service import RunningService
 from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parent.parent
@@ -24,6 +29,49 @@ _ON_A_TERMINAL = (
     "import fcntl, runpy, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
     "runpy.run_module('imageload', run_name='__main__', alter_sys=True)"
 )
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        """Its stdout."""
+        return self.out.splitlines()
+
+
+Cli = Callable[..., Ended]
+
+
+@pytest.fixture
+def bare_cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Runs a command in this process."""
+    monkeypatch.setenv("NO_COLOR", "1")  # from 3.14 on, help has colours
+    for name in ("IMAGELOAD_SERVER", "IMAGELOAD_API_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments: str) -> Ended:
+        capsys.readouterr()
+        try:
+            status = main(arguments)
+        except SystemExit as end:
+            status = int(end.code or 0)
+        shown = capsys.readouterr()
+        assert "Traceback" not in shown.err
+        return Ended(status, shown.out, shown.err)
+
+    return run
+
+
+@pytest.fixture
+def cli(bare_cli: Cli, service: RunningService, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Runs a command for `service`."""
+    monkeypatch.setenv("IMAGELOAD_SERVER", service.url)
+    return bare_cli
 
 
 class Command:

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 
 import tests.service
 from sandbox.testing import RunningSandbox, running_sandbox
+from tests.cli import bare_cli, cli
 from tests.downloads import Download, MakeDownload
 from tests.origin import Origin, running_origin
 from tests.s3_server import S3Server, rclone, s3
@@ -19,7 +20,7 @@ from tests.service import RunningService, Start, running_service, service_proces
 from tests.waiting import wait_until
 from tests.wired import DownloadCall, Folder, UploadCall, Wired
 
-__all__ = ["rclone", "s3"]
+__all__ = ["bare_cli", "cli", "rclone", "s3"]
 
 # A busy machine is slow with an example now and then.
 settings.register_profile(

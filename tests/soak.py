@@ -12,6 +12,7 @@ python -m tests.soak --cluster                        tests/test_cluster.py, wit
 python -m tests.soak --cluster-posts                  large POSTs, API processes killed meanwhile
 python -m tests.soak --cluster-day --seconds=600      200,000 images, nodes killed meanwhile
 python -m tests.soak --s3                             500 images into a bucket, a kill, an undo
+python -m tests.soak --notes                          200 notes with 1,000 images, a kill
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from tests import (
     cluster_posts,
     faults,
     hostile,
+    notes,
     origin_fuzz,
     outages,
     request_fuzz,
@@ -57,6 +59,8 @@ def main() -> int:
         return 0 if cluster_day.measure(*arguments) else 1
     if options.s3:
         return 0 if s3_kill.measure(options.s3) else 1
+    if options.notes:
+        return 0 if notes.measure(options.notes) else 1
     if options.imgur:
         return _imgur(options)
     with tempfile.TemporaryDirectory() as folder:
@@ -151,6 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--cluster-day", type=int, nargs="?", const=cluster_day.IMAGES, help="how many images"
     )
+    parser.add_argument("--notes", type=int, nargs="?", const=200, help="how many notes")
     parser.add_argument("--s3", type=int, nargs="?", const=500, help="how many images")
     parser.add_argument(
         "--only", action="append", default=[], help="with --cluster: a fault, as in its table"

@@ -9,69 +9,25 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imageload.__main__ import main
 from imageload.cli import urls as lists
 from imageload.cli.client import Body, Client
 from imageload.lists import split_list
 from imageload.web.intake import read_orders
 from sandbox.testing import RunningSandbox
+from tests.cli import Cli
 from tests.contract import JOB, Contract, running_contract
 from tests.origin import IMAGES, Origin, answer, raw, redirect, reset
 from tests.relay import running_relay
 from tests.service import ROOT, RunningService, running_service
 from tests.waiting import PATIENCE
-
-
-class Ended(NamedTuple):
-    """How a command ended."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def lines(self) -> list[str]:
-        """Its stdout."""
-        return self.out.splitlines()
-
-
-Cli = Callable[..., Ended]
-
-
-@pytest.fixture
-def bare_cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Runs a command in this process."""
-    monkeypatch.setenv("NO_COLOR", "1")  # from 3.14 on, help has colours
-    for name in ("IMAGELOAD_SERVER", "IMAGELOAD_API_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-
-    def run(*arguments: str) -> Ended:
-        capsys.readouterr()
-        try:
-            status = main(arguments)
-        except SystemExit as end:
-            status = int(end.code or 0)
-        shown = capsys.readouterr()
-        assert "Traceback" not in shown.err
-        return Ended(status, shown.out, shown.err)
-
-    return run
-
-
-@pytest.fixture
-def cli(bare_cli: Cli, service: RunningService, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Runs a command for `service`."""
-    monkeypatch.setenv("IMAGELOAD_SERVER", service.url)
-    return bare_cli
 
 
 def only_job(service: RunningService) -> str:
@@ -83,7 +39,7 @@ def only_job(service: RunningService) -> str:
 def test_every_command_and_option_is_in_the_documentation(bare_cli: Cli) -> None:
     text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     commands = re.findall(r"^    (\w+) ", bare_cli("--help").out, re.MULTILINE)
-    assert len(commands) == 10
+    assert len(commands) == 11
     for command in commands:
         assert f"`imageload {command}" in text
         if command == "serve":

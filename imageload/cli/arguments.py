@@ -7,10 +7,11 @@ import contextlib
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from imageload.cli import commands
 from imageload.cli.output import FORMATS
+from imageload.cli.rewrite import rewrite
 from imageload.settings import VERSION
 
 DEFAULT_SERVER = "http://127.0.0.1:8888"
@@ -58,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=VERSION)
     add = parser.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser
     _add_upload(add)
+    _add_rewrite(add)
     _add_watch(add)
     # Only for the list of commands: `imageload.__main__` runs it, and main.py reads its options.
     add("serve", help="start the service", add_help=False)
@@ -80,23 +82,57 @@ def _add(
 
 def _add_upload(add: Adder) -> None:
     upload = _add(add, "upload", commands.upload, "post URLs, follow the job, print the links")
-    about = "a file with URLs, URLs, or - for stdin"
+    about = "a list of URLs or a document, URLs, or - for a list from stdin"
     upload.add_argument("sources", nargs="+", metavar="FILE|URL|-", help=about)
+    _add_posting(upload)
+    _add_switches(upload, {"detach": "print the jobId, do not follow the job"})
+    _add_following(upload)
+
+
+def _add_rewrite(add: Adder) -> None:
+    about = "put the links of their images into documents"
+    kind = _add(add, "rewrite", rewrite, about)
+    kind.epilog = (
+        "Of a folder and of a zip file, documents are the files with the suffix of a document "
+        "(.md, .html, .csv, .json, .txt, ...). Hidden files, hidden folders and symbolic links "
+        "are left out. Other files of a folder are not copied to DIR; those of a zip file stay."
+    )
+    about = "a document, a folder or a zip file of documents, or - for stdin; one FILE is printed"
+    kind.add_argument("sources", nargs="+", metavar="FILE|FOLDER|ZIP|-", help=about)
+    kind.add_argument("--output", metavar="DIR", help="write the documents into this folder")
+    switches = {
+        "in-place": "replace the files whose images have changed",
+        "backup": "with --in-place: keep FILE as FILE.bak",
+        "json": "print a report as JSON",
+    }
+    _add_switches(kind, switches)
+    kind.add_argument("--column", metavar="NAME", help="the column of tables that has the URLs")
+    about = "URL of the document, or of FOLDER, that makes relative URLs absolute"
+    kind.add_argument("--base", metavar="URL", help=about)
+    _add_posting(kind)
+    _add_patience(kind)
+    kind.set_defaults(detach=False)
+
+
+def _add_posting(kind: argparse.ArgumentParser) -> None:
+    """The options of a POST, and --local."""
     texts = {
         "album": "put the images into a new album with this title",
         "title": "title of images that have none of their own",
         "description": "description of images that have none of their own",
     }
     for name, about in texts.items():
-        upload.add_argument(f"--{name}", help=about)
+        kind.add_argument(f"--{name}", help=about)
     switches = {
         "no-dedupe": "download and upload images again that have a link already",
-        "detach": "print the jobId, do not follow the job",
         "local": "start a service for this command; its options follow after --",
     }
+    _add_switches(kind, switches)
+
+
+def _add_switches(kind: argparse.ArgumentParser, switches: Mapping[str, str]) -> None:
     for name, about in switches.items():
-        upload.add_argument(f"--{name}", action="store_true", help=about)
-    _add_following(upload)
+        kind.add_argument(f"--{name}", action="store_true", help=about)
 
 
 def _add_watch(add: Adder) -> None:

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from imageload.cli.client import CommandError, Misuse
+from imageload.cli.connection import CommandError, Misuse
 from imageload.cli.output import print_message
 from imageload.escapes import escape_controls
 

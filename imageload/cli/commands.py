@@ -10,6 +10,7 @@ import contextlib
 import json
 import shlex
 import sys
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -17,7 +18,8 @@ from typing import Any
 
 from imageload.cli import output, urls
 from imageload.cli.child import running_service
-from imageload.cli.client import Away, Client, CommandError, Misuse
+from imageload.cli.client import Client, Upload
+from imageload.cli.connection import Away, CommandError, Misuse
 from imageload.cli.output import Entry, Record, print_lines, print_message
 from imageload.cli.progress import Progress, follow
 
@@ -25,17 +27,16 @@ INTERRUPTED = 130
 
 
 def upload(arguments: argparse.Namespace) -> int:
-    """Post the list, follow its jobs, print the links. 0 if all images landed."""
-    body = urls.body_of(arguments.sources, _post_options(arguments))
+    """Post a list or a document, follow its jobs, print the links. 0 if all images landed."""
+    posted = urls.posted(arguments.sources, post_options(arguments))
     _check_writable(arguments.failed_to)
-    with contextlib.ExitStack() as stack:
-        if arguments.local:
-            service = running_service(arguments.service_options, arguments.token)
-            client = Client(*stack.enter_context(service), arguments.patience)
-        else:
-            client = _client(arguments)
+    with opened_client(arguments) as client:
         try:
-            job_ids = client.submit(body)
+            if isinstance(posted, Upload):
+                key, query = str(uuid.uuid4()), query_of(arguments)
+                job_ids = [client.submit_document(posted, query, key)[0]]
+            else:
+                job_ids = client.submit(posted)
         except KeyboardInterrupt:
             print_message("The service may have accepted the list: see `imageload jobs`.")
             return INTERRUPTED
@@ -122,6 +123,16 @@ def undo(arguments: argparse.Namespace) -> int:
     return 1 if kept else 0
 
 
+@contextlib.contextmanager
+def opened_client(arguments: argparse.Namespace) -> Iterator[Client]:
+    """A client of the service, which is started for the block with --local."""
+    if not arguments.local:
+        yield _client(arguments)
+        return
+    with running_service(arguments.service_options, arguments.token) as (url, token):
+        yield Client(url, token, arguments.patience)
+
+
 def _client(arguments: argparse.Namespace) -> Client:
     return Client(arguments.server, arguments.token, arguments.patience)
 
@@ -135,11 +146,17 @@ def _print(value: Any, lines: Iterable[str], arguments: argparse.Namespace) -> i
     return 0
 
 
-def _post_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The keys of the POST beside `urls`."""
+def post_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The keys of a POST of URLs beside `urls`."""
     texts = {key: getattr(arguments, key) for key in ("album", "title", "description")}
     options: dict[str, Any] = {key: text for key, text in texts.items() if text is not None}
     return {**options, "dedupe": False} if arguments.no_dedupe else options
+
+
+def query_of(arguments: argparse.Namespace) -> dict[str, str]:
+    """The same options as the query of a POST of documents."""
+    options = post_options(arguments)
+    return {**options, "dedupe": "false"} if "dedupe" in options else options
 
 
 def _follow_and_report(

@@ -140,19 +140,34 @@ def failure_lines(failed: Iterable[Record], *, every_url: bool = False) -> Itera
 
     With `every_url` all URLs follow it.
     """
-    by_reason: dict[tuple[str, str], list[Record]] = {}
-    for record in failed:
-        reason = (record["error"]["code"], record["error"]["message"])
-        by_reason.setdefault(reason, []).append(record)
-    for (code, message), records in by_reason.items():
-        if len(records) <= _LISTED_OF_A_REASON:
-            yield from (f"failed {code} {record['url']} {message}" for record in records)
+    reasons = ((_reason(record["error"]), record["url"]) for record in failed)
+    return lines_by_reason("failed", "images", reasons, every=every_url)
+
+
+def _reason(error: dict[str, Any]) -> tuple[str, str]:
+    return error["code"], error["message"]
+
+
+def lines_by_reason(
+    word: str, things: str, found: Iterable[tuple[tuple[str, str], str]], *, every: bool = False
+) -> Iterator[str]:
+    """Things to which `word` applies, each with its reason: (code, message), by reason.
+
+    A reason of more than three is one line, and three of them, or `every` one.
+    """
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for reason, thing in found:
+        by_reason.setdefault(reason, []).append(thing)
+    for (code, message), all_of_it in by_reason.items():
+        said = f"{word} {code}".rstrip()
+        if len(all_of_it) <= _LISTED_OF_A_REASON:
+            yield from (f"{said} {thing} {message}" for thing in all_of_it)
             continue
-        yield f"{len(records):,} images failed {code}: {message}"
-        listed = len(records) if every_url else _LISTED_OF_A_REASON
-        yield from (f"    {record['url']}" for record in records[:listed])
-        if listed < len(records):
-            yield f"    and {len(records) - listed:,} more"
+        yield f"{len(all_of_it):,} {things} {said}: {message}"
+        listed = len(all_of_it) if every else _LISTED_OF_A_REASON
+        yield from (f"    {thing}" for thing in all_of_it[:listed])
+        if listed < len(all_of_it):
+            yield f"    and {len(all_of_it) - listed:,} more"
 
 
 # jobs and quota

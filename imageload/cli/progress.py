@@ -108,16 +108,34 @@ def follow(
     view: Callable[[Sequence[Entry]], Progress] = Progress.of,
 ) -> None:
     """Show the jobs' progress until all are finished. Raises Away if the service goes away."""
+    for entries in poll(client, lambda: job_ids, view):
+        if all(entry["finished"] for entry in entries):
+            return
+
+
+def poll(
+    client: Client,
+    job_ids: Callable[[], Sequence[str]],
+    view: Callable[[Sequence[Entry]], Progress],
+    more: Callable[[], object] = lambda: False,
+) -> Iterator[Sequence[Entry]]:
+    """The entries of the jobs, again and again, and their progress on stderr.
+
+    `job_ids` is called each time; it ends when there are none. `more` is true if others follow
+    these. Raises Away if the service goes away.
+    """
     pause, waiting = _FIRST_PAUSE, ""
     with open_screen() as screen:
-        while True:
-            entries = client.entries(job_ids)
-            finished = all(entry["finished"] for entry in entries)
+        asked = job_ids()
+        while asked:
+            entries = client.entries(asked)
+            finished = all(entry["finished"] for entry in entries) and not more()
             was, waiting = waiting, next(filter(None, map(waiting_text, entries)), "")
             screen.show(view(entries), finished=finished, waits=bool(waiting))
-            if finished:
-                return
+            yield entries
             if waiting != was:
                 print_message(waiting or "The wait is over.")
-            time.sleep(pause)
+            asked = job_ids()
+            if asked:
+                time.sleep(pause)
             pause = min(_LONGEST_PAUSE, pause * 1.3)

@@ -1,37 +1,64 @@
-"""The body of a POST: URLs, a file or stdin, unchanged if possible; and failed URLs as a file.
+"""What `upload` posts: URLs, a list or a document; and failed URLs as a file.
 
-A file that begins with `{` or `[` is JSON. Any other file is text: one list of URLs, between
-newlines and commas.
+A list is posted unchanged if possible. It is JSON in a form of the API if it begins with `{` or
+`[`, else text: URLs between newlines and commas. A file whose name is that of a document, and which
+is no list, is a document, and the service finds its images.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from imageload.cli.client import Body, Misuse
+from imageload.cli.client import Body, Upload
+from imageload.cli.connection import Misuse
+from imageload.cli.documents import SUFFIXES, suffix
 from imageload.cli.output import Record, print_message
 from imageload.lists import split_list
 
 _BOM = b"\xef\xbb\xbf"
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
+_NAMES_OF_LISTS = frozenset(["txt", "urls"])
 
 
-def body_of(sources: Sequence[str], options: Mapping[str, Any]) -> Body:
-    """The body for the command line's sources: URLs, one FILE, or `-` for stdin.
+def posted(sources: Sequence[str], options: Mapping[str, Any]) -> Body | Upload:
+    """What is posted for the command line's sources: URLs, one FILE, or `-` for stdin.
 
-    `options` are the keys of a POST beside `urls`. Raises Misuse.
+    `options` are the keys of a POST of URLs beside `urls`. Raises Misuse.
     """
     if all("://" in source for source in sources):
         return _as_json(list(sources), options)
     if len(sources) > 1:
         raise Misuse(
-            "Give URLs, one FILE, or - for stdin. Several files: `cat FILES | imageload upload -`."
+            "Give URLs, one FILE, or - for stdin. Several lists: `cat FILES | imageload upload -`."
         )
-    return as_posted(_read(sources[0]), options)
+    content, name = _read(sources[0]), Path(sources[0]).name
+    if suffix(name) in SUFFIXES - _NAMES_OF_LISTS and not _is_list(content):
+        return Upload(name, content)
+    return as_posted(content, options)
+
+
+def _is_list(content: bytes) -> bool:
+    """Whether a file is nothing but URLs, or JSON in a form of a POST of URLs."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return False
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return all(map(_URL.fullmatch, split_list(text)))
+    if isinstance(value, dict):
+        return "urls" in value
+    return isinstance(value, list) and all(
+        each is None or isinstance(each, str | list) or (isinstance(each, dict) and "url" in each)
+        for each in value
+    )
 
 
 def _read(source: str) -> bytes:
