@@ -180,7 +180,7 @@ def test_a_link_of_the_target_is_not_uploaded_again(
     service.finish(first)
     done = document(service, first).text
     refused = assert_problem(post(service, done, MARKDOWN), 422, "no-images")
-    assert refused["detail"].endswith("this one is there already.")
+    assert refused["detail"].endswith("this image is there already.")
     (preview,) = post(service, done, MARKDOWN, dry_run="true").json()["documents"]
     assert [each["text"] for each in preview["ignored"]] == [link_of(service, first)]
     second = job_of(post(service, f"{done}![]({origin.image('gif-89a.gif')})\n", MARKDOWN))

@@ -20,10 +20,16 @@ from tests.relay import running_relay
 from tests.service import RunningService, running_service, wired
 
 
+def jobs(service: RunningService) -> list[str]:
+    """The ids of all jobs."""
+    listed = service.get("/v1/images/upload?limit=1000").json()["jobs"]
+    return [str(job["job_id"]) for job in listed]
+
+
 def links(service: RunningService) -> dict[str, str]:
     """The link of each URL of all jobs that has one."""
     found = {}
-    for job_id in service.service.image_load.job_list_s:
+    for job_id in jobs(service):
         for url, record in service.records(job_id).items():
             if record["link"]:
                 found[url] = record["link"]
@@ -58,6 +64,7 @@ def test_a_folder_goes_below_the_output_and_stays_as_it_is(
         (notes / name).write_text(text)
     (notes / "plain.txt").write_text("No image.\n")
     (notes / "photo.bin").write_bytes(b"\0")
+    (notes / "binary.md").write_bytes(b"\0")
     (notes / "program.py").write_text(text)
     (tmp_path / "outside.md").write_text(text)
     (notes / "link.md").symlink_to(tmp_path / "outside.md")
@@ -74,7 +81,7 @@ def test_a_folder_goes_below_the_output_and_stays_as_it_is(
     assert written["plain.txt"].read_text() == "No image.\n"
     assert (notes / "a.md").read_text() == text
     again = cli("rewrite", str(notes), f"--output={output}")
-    assert (again.status, len(service.service.image_load.job_list_s)) == (0, 2)
+    assert (again.status, len(jobs(service))) == (0, 2)
     assert again.err.endswith("2 documents done before\n")
 
 
@@ -89,7 +96,7 @@ def test_what_is_done_in_the_output_needs_no_service_that_remembers(
     origin.page("/later.png", answer((IMAGES / "gif-89a.gif").read_bytes()))
     with running_service(tmp_path / "two", **wired(sandbox)) as service:
         assert bare_cli(*command, f"--server={service.url}").status == 0
-        assert len(service.service.image_load.job_list_s) == 1
+        assert len(jobs(service)) == 1
     assert len(sandbox.images()) == 2
     assert sandbox.url in (tmp_path / "out" / "b.md").read_text()
 
@@ -153,7 +160,7 @@ def test_another_run_retries_what_failed(
     assert cli("rewrite", "--in-place", str(path)).status == 1
     origin.page("/late.png", answer((IMAGES / "png-rgb.png").read_bytes()))
     assert cli("rewrite", "--in-place", str(path)).status == 0
-    assert len(service.service.image_load.job_list_s) == 1
+    assert len(jobs(service)) == 1
     assert path.read_text() == f"![]({links(service)[f'{origin.url}/late.png']})\n"
 
 
@@ -167,7 +174,7 @@ def test_documents_without_images_and_binary_files_stay(
     assert ended.status == 0
     assert f"left out {notes / 'c.md'} It is binary.\n" in ended.err
     assert {path.name: path.read_bytes() for path in notes.iterdir()} == before
-    assert not service.service.image_load.job_list_s
+    assert not jobs(service)
 
 
 def test_a_document_that_the_service_refuses_does_not_hold_up_others(
@@ -402,7 +409,7 @@ def test_ctrl_c_leaves_the_jobs_and_the_same_command_goes_on(
     origin.released.set()
     with in_a_pipe(*arguments) as command:
         assert command.end() == 0
-    assert len(service.service.image_load.job_list_s) == 1
+    assert len(jobs(service)) == 1
     assert links(service)[f"{origin.url}/held.png"] in path.read_text()
 
 
@@ -422,7 +429,7 @@ def test_a_post_whose_response_is_lost_is_sent_again_and_makes_one_job(
         with in_a_pipe("rewrite", "--in-place", str(notes), f"--server={relay.url}") as command:
             assert command.end() == 0
             assert "Trying again for 60 s." in command.shown
-    assert len(lost) == len(service.service.image_load.job_list_s) == 1
+    assert len(lost) == len(jobs(service)) == 1
 
 
 def test_ctrl_c_of_local_work_writes_what_has_landed(
@@ -500,7 +507,7 @@ def test_the_images_of_a_document_are_uploaded_and_so_are_those_of_a_list(
     options = ["--album=Birds", "--title=T", "--description=D", "--no-dedupe"]
     ended = cli("upload", *options, str(notes / name))
     assert (ended.status, ended.lines) == (0, [links(service)[url]])
-    (record,) = service.records(next(iter(service.service.image_load.job_list_s))).values()
+    (record,) = service.records(jobs(service)[0]).values()
     assert (record["title"], record["description"]) == ("T", "D")
 
 

@@ -61,6 +61,7 @@ SUFFIXES = TABLES | frozenset(
 
 MOST_BYTES = 32 * 2**20
 """A larger file is not read: no service takes it."""
+BINARY = "It is binary."
 _BOMS = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
 _SAMPLE = 8_000  # bytes in which a null byte makes a file binary, as for git
 
@@ -151,7 +152,7 @@ def _document(
     if content is None:
         why = f"It has more than {MOST_BYTES:,} bytes."
     else:
-        why = "It is binary." if is_binary(content) else ""
+        why = BINARY if is_binary(content) else ""
     return Document(number, name, file_name, place, b"" if why else content or b"", why)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from imageload.cli import archive
 from imageload.cli.client import Client, Upload
 from imageload.cli.connection import Rejected
-from imageload.cli.documents import TABLES, Document, Source, suffix
+from imageload.cli.documents import BINARY, TABLES, Document, Source, suffix
 from imageload.cli.report import Report
 
 _MOST_LOOKED_AT, _MOST_BYTES = 100, 4 * 2**20
@@ -79,6 +79,8 @@ class Looking:
         for work in list(works):
             try:
                 for document in work.source.documents():
+                    if document.why == BINARY and not work.source.is_zip and self._options.output:
+                        works.remove(work)
                     if not self._is_text(document):
                         continue
                     if batch and not self._fits(batch, document):
@@ -93,9 +95,11 @@ class Looking:
 
     def _is_text(self, document: Document) -> bool:
         """Whether the document may have images."""
-        self._report.documents += not document.why
-        if document.why:
+        self._report.documents += document.why != BINARY
+        if document.why == BINARY:
             self._report.left_out.append({"file": document.name, "why": document.why})
+        elif document.why:
+            self._report.add_refused(document.name, document.why)
         return bool(document.content) and not document.content.isspace()
 
     def _fits(self, batch: Sequence[tuple[Work, Document]], document: Document) -> bool:

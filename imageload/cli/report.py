@@ -84,6 +84,8 @@ class Report:
             f"{self.rewritten:,} of {_count(self.documents, 'document')} rewritten",
             f"{self.replaced:,} of {_count(self.images, 'image')} replaced",
         ]
+        if not self.images:
+            ends = [f"{_count(self.documents, 'document')}, no image to replace"]
         if self.done_before:
             ends.append(f"{_count(self.done_before, 'document')} done before")
         if self.failed:

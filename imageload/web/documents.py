@@ -31,7 +31,7 @@ from imageload.web.originals import (
 
 _POOL: Final = "documents"
 _TEXTS = ("album", "title", "description", "callback")
-_IS_LINK = "A link to where images are uploaded: this one is there already."
+_IS_LINK = "A link of the target: this image is there already."
 _BARE = "URLs that end like an image (.png, .jpg, ...)"
 _SOUGHT = {
     "markdown": f"![](https://...), <img> and {_BARE}",
