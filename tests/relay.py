@@ -17,8 +17,7 @@ class Relay:
     """
 
     def __init__(self, target: str) -> None:
-        parts = urlsplit(target)
-        self._target = (str(parts.hostname), int(parts.port or 80))
+        self.lead_to(target)
         self._port = 0
         self.answered = 0
         self.watch: Callable[[bytes, bool], object] | None = None
@@ -34,6 +33,11 @@ class Relay:
     def address(self) -> str:
         """The IP address and the port that it listens on."""
         return f"{self._host}:{self._port}"
+
+    def lead_to(self, target: str) -> None:
+        """Forward new connections to `target`."""
+        parts = urlsplit(target)
+        self._target = (str(parts.hostname), int(parts.port or 80))
 
     def bring_back(self) -> None:
         """Listen, on the port as before."""

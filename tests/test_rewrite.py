@@ -16,7 +16,7 @@ from sandbox.testing import RunningSandbox
 from tests.cli import Cli, in_a_pipe
 from tests.notes import rewritten_with_a_kill
 from tests.origin import IMAGES, Origin, answer
-from tests.relay import running_relay
+from tests.relay import Relay, running_relay
 from tests.service import RunningService, running_service, wired
 
 
@@ -261,6 +261,17 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(notes: Path) -> None:
     assert path.read_bytes() == b"before"
 
 
+def test_two_runs_do_not_write_one_file(notes: Path) -> None:
+    with files.replacing(notes / "a.md") as file:
+        file.write(b"first")
+        with (
+            pytest.raises(OSError, match="Another run writes this file now"),
+            files.replacing(notes / "a.md"),
+        ):
+            pass
+    assert (notes / "a.md").read_bytes() == b"first"
+
+
 def test_a_large_table_keeps_its_columns_and_gets_others_beside_them(
     cli: Cli, service: RunningService, origin: Origin, notes: Path
 ) -> None:
@@ -430,6 +441,29 @@ def test_a_post_whose_response_is_lost_is_sent_again_and_makes_one_job(
             assert command.end() == 0
             assert "Trying again for 60 s." in command.shown
     assert len(lost) == len(jobs(service)) == 1
+
+
+def test_a_service_that_has_forgotten_the_jobs_gets_them_again(
+    bare_cli: Cli, sandbox: RunningSandbox, origin: Origin, notes: Path, tmp_path: Path
+) -> None:
+    path, held = notes / "a.md", origin.page("/held.png", origin.hang)
+    path.write_text(f"![]({held})\n")
+    with running_service(tmp_path / "one", **wired(sandbox)) as first:
+        relay = Relay(first.url)
+        command = ["rewrite", "--in-place", str(path), f"--server={relay.url}"]
+        with in_a_pipe(*command) as running:
+            running.wait_for("0 of 1 replaced")
+            with running_service(tmp_path / "two", **wired(sandbox)) as second:
+                relay.take_away()
+                relay.lead_to(second.url)
+                relay.bring_back()
+                assert running.end() == 1
+                assert running.shown.endswith("Run the same command again: it goes on.\n")
+                origin.page("/held.png", answer((IMAGES / "png-rgb.png").read_bytes()))
+                assert bare_cli(*command).status == 0
+                relay.take_away()
+        origin.released.set()
+    assert sandbox.url in path.read_text()
 
 
 def test_ctrl_c_of_local_work_writes_what_has_landed(

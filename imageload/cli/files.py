@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -18,22 +20,39 @@ def replacing(path: Path, like: Path | None = None) -> Iterator[BinaryIO]:
 
     It is on disk before it has the name. It gets the permissions and the owner of `like`. The name
     of the new file is always the same one, so one that a killed run has left is written again.
+    Raises OSError, also if another run writes it now.
     """
     name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
     new = path.with_name(f".imageload-{name}")
-    new.unlink(missing_ok=True)
-    try:
-        with new.open("xb") as file:
+    with _locked(new) as file:
+        try:
             yield file
             file.flush()
             if like is not None:
                 _copy_owner(like, file.fileno())
             os.fsync(file.fileno())
-        new.replace(path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
+            new.replace(path)
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
     _sync_folder(path.parent)
+
+
+def _locked(path: Path) -> BinaryIO:
+    """An empty file at `path`, which no other process writes."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        file = os.fdopen(descriptor, "w+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise OSError(errno.EBUSY, "Another run writes this file now.") from None
+        # Between the opening and the lock, another run may have given this file its name.
+        if path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor)):
+            file.truncate(0)
+            return file
+        file.close()
 
 
 def _copy_owner(like: Path, descriptor: int) -> None:

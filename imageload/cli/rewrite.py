@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from imageload.cli import commands
 from imageload.cli.client import Client
-from imageload.cli.connection import Away, CommandError, Misuse
+from imageload.cli.connection import Away, CommandError, Misuse, UnknownJob
 from imageload.cli.documents import Source, sources_of
 from imageload.cli.looking import Options
 from imageload.cli.output import print_message
@@ -31,8 +31,8 @@ def rewrite(arguments: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             print_message("The jobs continue. The same command goes on with them.")
             return commands.INTERRUPTED
-        except Away as away:
-            raise CommandError(f"{away} The same command goes on with its jobs.") from None
+        except (Away, UnknownJob) as error:
+            raise CommandError(f"{error} Run the same command again: it goes on.") from None
     if arguments.json:
         print(json.dumps(report.as_json()))
     report.print()
