@@ -70,16 +70,24 @@ class Dedupe:
     def restore(self, jobs: Iterable[Job], link_base: str) -> Callable[[], None]:
         """A call that makes the links of these jobs known, for the loop; any thread may ask for it.
 
-        Links that do not begin with `link_base` are another target's.
+        Links that do not begin with `link_base` are another target's. A link that is dead in one
+        job is not used, though others may still have it; so an image's own upload counts for more
+        than a link that was reused.
         """
-        found: dict[str, Landed] = {}
+        uploaded: dict[str, Landed] = {}
+        reused: dict[str, Landed] = {}
+        dead: set[str | None] = set()
         for job in jobs if self._keeps_links else ():
-            for image in job.snapshot().images if job.dedupe else ():
+            for image in job.snapshot().images:
                 link, report = image.link, image.report
-                if link is not None and report is not None and link.startswith(link_base):
+                if image.is_lost:
+                    dead.add(link)
+                elif job.dedupe and link and report and link.startswith(link_base):
                     texts = texts_key(image.title, image.description)
+                    found = reused if image.reused else uploaded
                     found[f"{report.sha256}{texts}"] = Landed(link, image.deletehash)
-        return lambda: self._links.update(found)
+        known = {key: each for key, each in (reused | uploaded).items() if each.link not in dead}
+        return lambda: self._links.update(known)
 
     def begin(self, job_id: str) -> None:
         """The job runs from now on. This alone may be called from any thread."""
@@ -99,7 +107,7 @@ class Dedupe:
         return Claim(self, job, image)
 
     def forget(self, links: Set[str]) -> None:
-        """These links are gone from the target: load their bytes and URLs again."""
+        """These links are gone from the target, or about to be: load their bytes and URLs again."""
         self._links = {k: each for k, each in self._links.items() if each.link not in links}
         for url, (_, result) in list(self._by_url.items()):
             if result.landed is not None and result.landed.link in links:

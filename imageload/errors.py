@@ -75,6 +75,7 @@ REFUSALS: Mapping[str, Refusal] = {
     "unauthorized": Refusal(401, "Unauthorized"),
     "cross-origin": Refusal(403, "Cross-origin request"),
     "no-document": Refusal(404, "No document"),
+    "no-check": Refusal(404, "No check"),
     "job-busy": Refusal(409, "Job busy", 5),
     "too-large": Refusal(413, "Too large"),
     "unsupported-type": Refusal(415, "Unsupported content type"),
@@ -110,6 +111,11 @@ class Refused(ImageLoadError):
 def shutting_down() -> Refused:
     """The refusal of whatever begins when the service stops."""
     return Refused("shutting-down", "The service is stopping. Send this again in a while.")
+
+
+def not_finished() -> Refused:
+    """The refusal of what needs a finished job."""
+    return Refused("job-busy", "The job has not finished. Send this again when it has.")
 
 
 class StoreUnavailable(Refused):

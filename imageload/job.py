@@ -6,6 +6,7 @@ A `Job` is the one mutable value. A Change is one fact about it, and `Job.apply`
        └────────Failed────────┴────────► failed ◄──────────────────────┘
                                            └──Requeued──► queued
                  downloaded ──Returned──► queued
+                  completed ──Requeued──► queued ──Failed──► completed    (its link was dead)
 
 Every URL is in exactly one state at every moment. One thread at a time applies Changes to a job;
 any thread may take a snapshot. This module does no I/O and does not know its observers.
@@ -16,7 +17,7 @@ from __future__ import annotations
 import sys
 import threading
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import ClassVar, Literal, NamedTuple
 
@@ -107,8 +108,9 @@ class Image(_Value, frozen=True):
 
     `uploading`: an upload of it has begun, so it may be on Imgur. `maybe_duplicate`: the response
     to an upload was lost, so Imgur may have a second copy beside the link. The failure of a
-    completed image is that of its deletion. `version` is the job's at the image's last Change.
-    `id` is the caller's; several images may have the same.
+    completed image is that of its deletion, or of the attempt to replace its dead link. A `link`
+    before that is the dead one, which it keeps until it lands again. `version` is the job's at the
+    image's last Change. `id` is the caller's; several images may have the same.
     """
 
     url: str
@@ -125,6 +127,11 @@ class Image(_Value, frozen=True):
     maybe_duplicate: bool = False
     version: int = 0
     id: str | None = None
+
+    @property
+    def is_lost(self) -> bool:
+        """True if its link was found dead, and nothing has replaced it."""
+        return self.link is not None and (self.state != "completed" or self.report is None)
 
     @property
     def downloaded_bytes(self) -> int:
@@ -209,17 +216,24 @@ class Uploaded(_ImageChange, frozen=True):
 
 
 class Failed(_ImageChange, frozen=True):
-    """The image has failed. `attempts` counts the tries of the phase that failed."""
+    """The image has failed. `attempts` counts the tries of the phase that failed.
+
+    An image with a link, which was to replace that, stays completed: the link is all there is.
+    """
 
     failure: Failure
     attempts: int = 1
     follows, leads_to = ("queued", "downloaded"), "failed"
 
+    def changed(self, image: Image, version: int) -> Image:
+        failed = super().changed(image, version)
+        return failed if image.link is None else replace(failed, state="completed", report=None)
+
 
 class Requeued(_ImageChange, frozen=True):
-    """The image, which had failed, is tried again from the start."""
+    """The image, which had failed or whose link is dead, is tried again from the start."""
 
-    follows, leads_to = ("failed",), "queued"
+    follows, leads_to = ("failed", "completed"), "queued"
 
     def changed(self, image: Image, version: int) -> Image:
         return _queued_again(image, version)
@@ -584,6 +598,14 @@ class Job:
         """The image at `index` as it is now."""
         return self._images[index]
 
+    def completed_at(self, versions: Mapping[int, int]) -> list[int]:
+        """The completed images that are still as at these versions, by index."""
+        return [
+            index
+            for index, version in sorted(versions.items())
+            if (image := self._images[index]).state == "completed" and image.version == version
+        ]
+
     @property
     def version(self) -> int:
         """Rises by one with every Change, also over restarts. No two states share a version."""
@@ -634,6 +656,8 @@ def _queued_again(image: Image, version: int) -> Image:
         image.url,
         title=image.title,
         description=image.description,
+        link=image.link,
+        deletehash=image.deletehash,
         maybe_duplicate=image.maybe_duplicate or image.uploading,
         version=version,
         id=image.id,

@@ -14,11 +14,18 @@ import contextlib
 import functools
 import logging
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-from imageload.errors import Failure, ImageError, Refused, UploadError, shutting_down
+from imageload.errors import (
+    Failure,
+    ImageError,
+    Refused,
+    UploadError,
+    not_finished,
+    shutting_down,
+)
 from imageload.fetch.hosts import host_of
 from imageload.job import (
     AlbumEnded,
@@ -156,10 +163,7 @@ class Jobs:
         An album that failed is made again too. Raises Refused during a purge or a stop.
         """
         async with self.lock(job):
-            window = self._windows.get(job.job_id)
-            if window is not None and window.is_ending and not job.summary().purging:
-                await window.wait_until_empty()  # the images that a cancel has ended
-                window.reopen()
+            await self._wait_for_cancelled(job)
             summary = job.summary()
             failed = failed_images(job, only_transient=only_transient)
             album = summary.album
@@ -169,16 +173,44 @@ class Jobs:
             if summary.purging:
                 raise Refused("job-busy", "The job is being purged. Send this again in a while.")
             self._check_running()
-            for count, index in enumerate(failed, 1):
-                self._pipeline.apply(job, Requeued(index))
-                if count % _IMAGES_PER_TURN == 0:
-                    await asyncio.sleep(0)
-                    self._check_running()
             if not failed:
                 self._pipeline.apply(job, AlbumReopened())
-            if window is not None:
-                window.add(failed)
+            await self._requeue(job, failed)
             return len(failed)
+
+    async def rehost(self, job: Job, dead: Mapping[int, int]) -> int:
+        """Load images again whose links are dead, by index and version; how many they are.
+
+        Those that have changed since that version are left alone. Raises Refused unless the job is
+        finished, and during a stop.
+        """
+        async with self.lock(job):
+            await self._wait_for_cancelled(job)
+            if not job.summary().finished:
+                raise not_finished()
+            self._check_running()
+            lost = job.completed_at(dead)
+            # First: from now on no job reuses one of these links.
+            self._pipeline.dedupe.forget({link for n in lost if (link := job.image(n).link)})
+            await self._requeue(job, lost)
+            return len(lost)
+
+    async def _wait_for_cancelled(self, job: Job) -> None:
+        """Wait for the tasks of images that a cancel has ended, under the job's lock."""
+        window = self._windows.get(job.job_id)
+        if window is not None and window.is_ending and not job.summary().purging:
+            await window.wait_until_empty()
+            window.reopen()
+
+    async def _requeue(self, job: Job, indexes: Sequence[int]) -> None:
+        for count, index in enumerate(indexes, 1):
+            self._pipeline.apply(job, Requeued(index))
+            if count % _IMAGES_PER_TURN == 0:
+                await asyncio.sleep(0)
+                self._check_running()
+        window = self._windows.get(job.job_id)
+        if window is not None:
+            window.add(indexes)
 
     async def fail(self, job: Job, failure: Failure) -> None:
         """Fail what is open in `job`, which is not at work."""

@@ -113,7 +113,8 @@ class Watch(Protocol):
 class Registry(Protocol):
     """The jobs as the HTTP API sees them: an ImageLoad's, or those of many nodes.
 
-    `cancel`, `purge` and `retry` are passed to `act`, which awaits them where they have to run.
+    `cancel`, `purge`, `retry` and `rehost` are passed to `act`, which awaits them where they have
+    to run.
     """
 
     is_closing: bool
@@ -172,16 +173,19 @@ class Registry(Protocol):
     def retry(self, job: Job, *, only_transient: bool = False) -> Coroutine[Any, Any, int]:
         """Load failed images again; how many they are."""
 
+    def rehost(self, job: Job, dead: Mapping[int, int]) -> Coroutine[Any, Any, int]:
+        """Load images again whose links are dead, by index and version; how many they are."""
+
     async def act(self, action: Coroutine[Any, Any, T]) -> T:
-        """The result of a `cancel`, a `purge` or a `retry`."""
+        """The result of a `cancel`, a `purge`, a `retry` or a `rehost`."""
 
 
 class ImageLoad:
     """Takes lists of URLs and loads them in the background.
 
     `job_list_s` maps every jobId to its Job, oldest first. `upload`, `restore` and `close` may be
-    called from any thread but the transfer loop's; `cancel`, `retry`, `purge` and `retire` are
-    coroutines for the transfer loop.
+    called from any thread but the transfer loop's; `cancel`, `retry`, `rehost`, `purge` and
+    `retire` are coroutines for the transfer loop.
     """
 
     def __init__(
@@ -390,13 +394,21 @@ class ImageLoad:
 
         An album that failed is made again too. Raises Refused.
         """
-        with self._lock:
-            self._check_stays(job)
-            if job.job_id not in self._active and job.job_id not in self._waiting:
-                self._check_room(1)
+        self._check_restart(job)
         count = await self._jobs.requeue(job, only_transient=only_transient)
         self._start(job)
         _log.info("retried job=%s images=%d", job.job_id, count)
+        return count
+
+    async def rehost(self, job: Job, dead: Mapping[int, int]) -> int:
+        """Load images again whose links are dead, by index and version; how many they are.
+
+        Raises Refused.
+        """
+        self._check_restart(job)
+        count = await self._jobs.rehost(job, dead)
+        self._start(job)
+        _log.info("rehosted job=%s images=%d", job.job_id, count)
         return count
 
     async def retire(self, room: int = 0) -> int:
@@ -550,6 +562,13 @@ class ImageLoad:
         self._check_closing()
         if job.job_id in self._retiring:
             raise Refused("job-busy", "The job is about to leave memory.")
+
+    def _check_restart(self, job: Job) -> None:
+        """Raise Refused if `job` cannot get a thread again."""
+        with self._lock:
+            self._check_stays(job)
+            if job.job_id not in self._active and job.job_id not in self._waiting:
+                self._check_room(1)
 
     def _check_room(self, jobs: int) -> None:
         """For the lock's holder: raise Refused if so many jobs more may not wait."""

@@ -61,7 +61,7 @@ FAILURE = DownloadError("not_image", "The first bytes are not those of an image.
 LEGAL: dict[State, tuple[type[Change], ...]] = {
     "queued": (Downloaded, Failed),
     "downloaded": (Uploading, NotSent, ResponseLost, Uploaded, Failed, Returned),
-    "completed": (Purged, PurgeFailed),
+    "completed": (Purged, PurgeFailed, Requeued),
     "failed": (Requeued,),
 }
 LEADS_TO: dict[type[Change], State] = {
@@ -266,6 +266,31 @@ def test_a_purged_image_loses_its_link_and_one_that_was_not_deleted_keeps_it() -
     assert (gone.link, gone.deletehash, gone.failure) == (None, None, FAILURE)
     assert (stays.link, stays.deletehash, stays.failure) == (link(1), SECRET, FAILURE)
     assert map_json(job.snapshot())["map"] == {url(1): link(1)}
+
+
+def test_an_image_whose_link_is_dead_keeps_it_until_it_lands_again() -> None:
+    job = job_of(1)
+    bring_to(job, "completed")
+    job.apply(Requeued(0))
+    assert (job.image(0).state, job.image(0).link) == ("queued", link(0))
+    assert job.image(0).deletehash == SECRET
+    assert job.image(0).is_lost
+    for each in (
+        Downloaded(0, report(5)),
+        Returned(0),
+        Downloaded(0, report(5)),
+        Failed(0, FAILURE),
+    ):
+        job.apply(each)
+    assert (job.image(0).state, job.image(0).link) == ("completed", link(0))
+    assert job.image(0).failure == FAILURE
+    assert job.image(0).is_lost
+    assert job.summary().uploaded_bytes == job.summary().downloaded_bytes == 0
+    for again in (Requeued(0), Downloaded(0, report(5)), Uploaded(0, link(5), "new")):
+        job.apply(again)
+    image = job.image(0)
+    assert (image.link, image.deletehash, image.failure) == (link(5), "new", None)
+    assert not image.is_lost
 
 
 def test_maybe_duplicates_are_counted() -> None:
@@ -669,6 +694,7 @@ class Walk(RuleBasedStateMachine):
         super().__init__()
         self.job = job_of(8)
         self.states: list[State] = ["queued"] * 8
+        self.have_links: set[int] = set()
         self.started = False
         self.version = 0
 
@@ -678,6 +704,12 @@ class Walk(RuleBasedStateMachine):
         if kind in LEGAL[self.states[index]]:
             self.job.apply(change(kind, index))
             self.states[index] = LEADS_TO[kind]
+            if kind is Uploaded:
+                self.have_links.add(index)
+            elif kind is Purged:
+                self.have_links.discard(index)
+            elif kind is Failed and index in self.have_links:
+                self.states[index] = "completed"
             self.version += 1
         else:
             with pytest.raises(IllegalChange):
@@ -697,6 +729,7 @@ class Walk(RuleBasedStateMachine):
         snapshot = self.job.snapshot()
         check(snapshot)
         assert [image.state for image in snapshot.images] == self.states
+        assert {n for n, image in enumerate(snapshot.images) if image.link} == self.have_links
         assert snapshot.version == self.version
         unfinished = {"queued", "downloaded"} & {*self.states}
         word = ("in-progress" if self.started else "pending") if unfinished else "complete"

@@ -99,6 +99,23 @@ def test_a_document_is_kept_until_its_job_is_retired_or_deleted(store: Store) ->
     assert store.document("unknown") is None
 
 
+def test_the_last_check_is_kept_until_its_job_is_retired_or_deleted(store: Store) -> None:
+    jobs = [landed(store, 1) for _ in range(3)]
+    for result in (b"first", bytes(range(256))):
+        for job in jobs[:2]:
+            store.keep_check(job.job_id, result)
+        flush(store)
+    assert [store.last_check(job.job_id) for job in jobs] == [result, result, None]
+    store.retire([jobs[0].job_id])
+    store.delete([jobs[1].job_id])
+    flush(store)
+    for job_id in (*(job.job_id for job in jobs[:2]), "unknown"):
+        store.keep_check(job_id, b"later")
+    flush(store)
+    assert [store.last_check(job.job_id) for job in jobs] == [None, None, None]
+    assert store.last_check("unknown") is None
+
+
 def test_jobs_are_numbered_in_the_order_in_which_they_were_accepted(store: Store) -> None:
     jobs = [job_of(1) for _ in range(4)]
     store.accept(jobs[:2])

@@ -14,7 +14,7 @@ import logging
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -165,6 +165,13 @@ class Mirror:
         """Load failed images again; how many they are."""
         self._check_closing()
         done = await asyncio.to_thread(self._store.retry, job.job_id, only_transient=only_transient)
+        await self._follow(job, until_finished=False)
+        return done.images
+
+    async def rehost(self, job: Job, dead: Mapping[int, int]) -> int:
+        """Load images again whose links are dead, by index and version; how many they are."""
+        self._check_closing()
+        done = await asyncio.to_thread(self._store.rehost, job.job_id, dead)
         await self._follow(job, until_finished=False)
         return done.images
 

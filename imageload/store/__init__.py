@@ -100,6 +100,16 @@ class Store(Protocol):
     def document(self, job_id: str) -> bytes | None:
         """The document of a job; None without one. Reads the disk; raises StoreUnavailable."""
 
+    def keep_check(self, job_id: str, check: bytes) -> None:
+        """Keep the result of the last check of a job's links, as the caller has encoded it.
+
+        In place of an earlier one, until the job is retired or deleted. Jobs that the store does
+        not have are ignored. Blocks for a moment; raises StoreUnavailable.
+        """
+
+    def last_check(self, job_id: str) -> bytes | None:
+        """What `keep_check` kept last; None: nothing. Reads the disk; raises StoreUnavailable."""
+
     def posted(self, caller: str, key: str) -> Posted | None:
         """The accepted POST with this key. It is kept until all its jobs are retired or deleted."""
 

@@ -20,6 +20,7 @@ class MemoryStore:
         self._lock = threading.Lock()
         self._jobs: dict[str, Job] = {}
         self._documents: dict[str, bytes] = {}
+        self._checks: dict[str, bytes] = {}
         self._keys = Keys()
         self._settings: dict[str, str] = {}
 
@@ -40,6 +41,14 @@ class MemoryStore:
 
     def document(self, job_id: str) -> bytes | None:
         return self._documents.get(job_id)
+
+    def keep_check(self, job_id: str, check: bytes) -> None:
+        with self._lock:
+            if job_id in self._jobs:
+                self._checks[job_id] = check
+
+    def last_check(self, job_id: str) -> bytes | None:
+        return self._checks.get(job_id)
 
     def posted(self, caller: str, key: str) -> Posted | None:
         return self._keys.get(caller, key)
@@ -69,6 +78,7 @@ class MemoryStore:
             for job_id in gone:
                 self._jobs.pop(job_id, None)
                 self._documents.pop(job_id, None)
+                self._checks.pop(job_id, None)
         self._keys.remove_jobs(gone)
 
     def load(self, job_id: str) -> Job | None:

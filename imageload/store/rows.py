@@ -6,6 +6,7 @@
     setting  texts, by name
     posted   Idempotency-Keys
     document what a job came from, until the job is retired
+    checked  the result of the last check of a job's links, until the job is retired
 
 A row is the image as it is, not its history, so there is never more to read than there is to show.
 The statements are SQLite's and PostgreSQL's (which writes `%s` for `?`).
@@ -84,6 +85,7 @@ MIGRATIONS = (
     ) WITHOUT ROWID;
     """,
     "CREATE TABLE document (job INTEGER PRIMARY KEY, content BLOB NOT NULL)",
+    "CREATE TABLE checked (job INTEGER PRIMARY KEY, result BLOB NOT NULL)",
 )
 """From each version of the SQLite schema to the next. Existing entries never change."""
 
@@ -101,6 +103,11 @@ ADD_JOB = (
 ADD_ITEMS = "INSERT INTO items (job, items) VALUES (?,?)"
 ADD_DOCUMENT = "INSERT INTO document (job, content) VALUES (?,?)"
 DOCUMENT = "SELECT content FROM document JOIN job ON job.number = document.job WHERE job.id = ?"
+KEEP_CHECK = (
+    "INSERT INTO checked (job, result) SELECT number, ? FROM job WHERE id = ? AND NOT retired "
+    "ON CONFLICT (job) DO UPDATE SET result = excluded.result"
+)
+CHECK = "SELECT result FROM checked JOIN job ON job.number = checked.job WHERE job.id = ?"
 SET_HEAD = (
     "UPDATE job SET started = ?, version = ?, album = ?, purging = ?, callback = ? WHERE number = ?"
 )
@@ -112,12 +119,14 @@ CRASH_SETTINGS = "SELECT name, value FROM setting WHERE name LIKE 'journal:%'"
 STARTED = "SELECT number FROM job WHERE started AND NOT retired ORDER BY number"
 SET_NOT_STARTED = "UPDATE job SET started = 0 WHERE number = ?"
 _DELETE_DOCUMENT = "DELETE FROM document WHERE job = (SELECT number FROM job WHERE id = ?)"
-RETIRE = ("UPDATE job SET retired = 1 WHERE id = ?", _DELETE_DOCUMENT)
+_DELETE_CHECK = "DELETE FROM checked WHERE job = (SELECT number FROM job WHERE id = ?)"
+RETIRE = ("UPDATE job SET retired = 1 WHERE id = ?", _DELETE_DOCUMENT, _DELETE_CHECK)
 NUMBER = "SELECT number FROM job WHERE id = ?"
 DELETE_JOB = (
     "DELETE FROM image WHERE job = (SELECT number FROM job WHERE id = ?)",
     "DELETE FROM items WHERE job = (SELECT number FROM job WHERE id = ?)",
     _DELETE_DOCUMENT,
+    _DELETE_CHECK,
     "DELETE FROM job WHERE id = ?",
 )
 SET_SETTING = (

@@ -181,6 +181,14 @@ class SqliteStore:
             found = connection.execute(rows.DOCUMENT, (job_id,)).fetchone()
             return None if found is None else bytes(found[0])
 
+    def keep_check(self, job_id: str, check: bytes) -> None:
+        self._put({("check", job_id): (rows.KEEP_CHECK, (check, job_id))})
+
+    def last_check(self, job_id: str) -> bytes | None:
+        with self._file.reader() as connection:
+            found = connection.execute(rows.CHECK, (job_id,)).fetchone()
+            return None if found is None else bytes(found[0])
+
     def posted(self, caller: str, key: str) -> Posted | None:
         return self._keys.get(caller, key)
 

@@ -46,6 +46,11 @@ def insert(
     ]
 
 
+def keep_check(connection: Connection, job_id: str, check: bytes) -> None:
+    """Keep the result of the last check of a job's links, unless the job is retired or deleted."""
+    connection.execute(_KEEP_CHECK, (check, job_id))
+
+
 def _insert_key(connection: Connection, posted: Posted) -> None:
     """Of two transactions with one key, the second waits here for the end of the first."""
     row = connection.execute(_INSERT_KEY, (*posted[:3], list(posted.job_ids))).fetchone()
@@ -97,6 +102,11 @@ _INSERT_JOBS = b"""
     ORDER BY place ON CONFLICT (id) DO NOTHING"""
 _NUMBERS = b"SELECT number FROM job WHERE id = ANY(%s) ORDER BY number"
 _INSERT_DOCUMENT = b"INSERT INTO document (job, content) VALUES (%s, %s)"
+# The job's row is locked, so that it is not retired or deleted meanwhile.
+_KEEP_CHECK = b"""
+    INSERT INTO checked (job, result)
+    SELECT number, %s FROM job WHERE id = %s AND NOT retired FOR KEY SHARE
+    ON CONFLICT (job) DO UPDATE SET result = excluded.result"""
 _INSERT_SLICES = b"""
     INSERT INTO slice (job, first, count, items, open)
     SELECT job, first, count, items, first >= 0

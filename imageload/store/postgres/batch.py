@@ -262,12 +262,23 @@ class Batch:
     ) -> None:
         """`links`: those that images are about to have, which a purge must see from now on."""
         rows = [
-            (*place, state.version, state.image.link or links.get(place), encode_image(state.image))
+            (
+                *place,
+                state.version,
+                _link_of(state.image, links.get(place)),
+                encode_image(state.image),
+            )
             for place, state in sorted(self.images.items(), key=lambda pair: pair[0])
             if (place[0], state.first) in alive
         ]
         if rows:
             connection.execute(_WRITE_IMAGES, [*map(list, zip(*rows, strict=True))])
+
+
+def _link_of(image: Image, coming: str | None) -> str | None:
+    """The link in an image's row: `coming`, which it is about to have, or its own."""
+    is_at_upload = image.link is None or image.uploading
+    return (is_at_upload and coming) or image.link
 
 
 # No stronger lock: the images of a job that other nodes write refer to its row.

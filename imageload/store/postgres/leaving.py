@@ -1,4 +1,4 @@
-"""Jobs, links and keys that leave: retired, deleted, purged. One node at a time does it."""
+"""Jobs, links and keys that leave: retired, deleted, purged, dead. One node at a time does it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _AT_ONCE = 1_000
 def retire(connection: Connection, job_ids: Sequence[str]) -> None:
     """Drop jobs from the list of jobs; a key goes with its last job."""
     _delete_keys(connection, connection.execute(_RETIRE, (job_ids,)).fetchall())
-    connection.execute(_DELETE_DOCUMENTS)
+    _delete_of_retired(connection)
 
 
 def retire_finished(connection: Connection, keep_jobs: int, keep_seconds: float) -> int:
@@ -28,7 +28,7 @@ def retire_finished(connection: Connection, keep_jobs: int, keep_seconds: float)
     keep = keep_jobs, min(keep_seconds, 2.0**40), _AT_ONCE
     keys = connection.execute(_RETIRE_FINISHED, keep).fetchall()
     _delete_keys(connection, keys)
-    connection.execute(_DELETE_DOCUMENTS)
+    _delete_of_retired(connection)
     return len(keys)
 
 
@@ -36,6 +36,11 @@ def delete(connection: Connection, job_ids: Sequence[str]) -> None:
     """Delete jobs with all that belongs to them."""
     connection.execute(_FORGET_CONTENT_OF, (job_ids,))
     _delete_keys(connection, connection.execute(_DELETE, (job_ids,)).fetchall())
+
+
+def _delete_of_retired(connection: Connection) -> None:
+    connection.execute(_DELETE_DOCUMENTS)
+    connection.execute(_DELETE_CHECKS)
 
 
 def _delete_keys(connection: Connection, keys: Collection[tuple[str | None, str | None]]) -> None:
@@ -51,9 +56,14 @@ def links_to_leave(connection: Connection, job_id: str, links: Sequence[str]) ->
     the same moment, each would leave it to the other.
     """
     connection.execute(_LOCK, (_PURGE_LOCK,))
-    connection.execute(_FORGET_CONTENT, (links,))  # first: no other job finds one from now on
+    forget(connection, links)  # first: no other job finds one from now on
     connection.execute(_LEAVING, (job_id,))
     return {link for (link,) in connection.execute(_LINKS_OF_OTHERS, (links, job_id))}
+
+
+def forget(connection: Connection, links: Collection[str]) -> None:
+    """Have no other image reuse one of these links."""
+    connection.execute(_FORGET_CONTENT, (sorted(links),))
 
 
 _LOCK = b"SELECT pg_advisory_xact_lock(%s)"
@@ -74,6 +84,8 @@ _DELETE_KEYS = b"""
         SELECT FROM job WHERE id = ANY(posted.job_ids) AND NOT retired)"""
 _DELETE_DOCUMENTS = b"""
     DELETE FROM document USING job WHERE job.number = document.job AND job.retired"""
+_DELETE_CHECKS = b"""
+    DELETE FROM checked USING job WHERE job.number = checked.job AND job.retired"""
 _FORGET_CONTENT = b"DELETE FROM content WHERE link = ANY(%s)"
 _FORGET_CONTENT_OF = b"""
     DELETE FROM content USING image, job

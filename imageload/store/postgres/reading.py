@@ -54,6 +54,7 @@ _LINKS = f"""
     WHERE (image.job, image.n) > (%s, %s) AND image.link IS NOT NULL AND job.retired >= %s
     ORDER BY image.job, image.n LIMIT {PAGE}""".encode()  # noqa: S608 - a number
 _DOCUMENT = b"SELECT content FROM document JOIN job ON job.number = document.job WHERE id = %s"
+_CHECK = b"SELECT result FROM checked JOIN job ON job.number = checked.job WHERE id = %s"
 _SETTING = b"SELECT value FROM setting WHERE name = %s"
 
 
@@ -217,6 +218,12 @@ def read_links(
 def read_document(connection: Connection, job_id: str) -> bytes | None:
     """What the job with this id came from."""
     row = connection.execute(_DOCUMENT, (job_id,)).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def read_check(connection: Connection, job_id: str) -> bytes | None:
+    """The result of the last check of the links of the job with this id."""
+    row = connection.execute(_CHECK, (job_id,)).fetchone()
     return None if row is None else bytes(row[0])
 
 

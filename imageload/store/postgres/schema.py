@@ -11,6 +11,7 @@
     content  bytes and texts of images: where they landed, or the slice that is at their upload
     posted   Idempotency-Keys
     document what a job came from, until the job is retired
+    checked  the result of the last check of a job's links, until the job is retired
     setting  texts, by name
     lease    names that one worker has at a time, each with a note for its next holder
 
@@ -107,6 +108,12 @@ MIGRATIONS = (
     CREATE TABLE document (
         job BIGINT PRIMARY KEY REFERENCES job ON DELETE CASCADE,
         content BYTEA NOT NULL
+    );
+    """,
+    """
+    CREATE TABLE checked (
+        job BIGINT PRIMARY KEY REFERENCES job ON DELETE CASCADE,
+        result BYTEA NOT NULL
     );
     """,
 )

@@ -169,6 +169,12 @@ class PostgresStore:
     def document(self, job_id: str) -> bytes | None:
         return self._connections.run(lambda connection: reading.read_document(connection, job_id))
 
+    def keep_check(self, job_id: str, check: bytes) -> None:
+        self._connections.run(lambda connection: accepting.keep_check(connection, job_id, check))
+
+    def last_check(self, job_id: str) -> bytes | None:
+        return self._connections.run(lambda connection: reading.read_check(connection, job_id))
+
     def posted(self, caller: str, key: str) -> Posted | None:
         def read(connection: Connection) -> Posted | None:
             row = connection.execute(_POSTED, (caller, key)).fetchone()
@@ -339,6 +345,10 @@ class PostgresStore:
     def retry(self, job_id: str, *, only_transient: bool) -> Done:
         """Load failed images again; raises Refused, LookupError, StoreUnavailable."""
         return self._do(job_id, lambda locked: verbs.retry(locked, only_transient=only_transient))
+
+    def rehost(self, job_id: str, dead: Mapping[int, int]) -> Done:
+        """Load images again whose links are dead, by index and version; raises as `retry`."""
+        return self._do(job_id, lambda locked: verbs.rehost(locked, dead))
 
     def _do(self, job_id: str, verb: Callable[[verbs.Locked], Done]) -> Done:
         def run(connection: Connection) -> Done:

@@ -6,11 +6,11 @@ that some node has gets an order in its row, which its worker or the next one fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from imageload.errors import Failure, Refused
+from imageload.errors import Failure, Refused, not_finished
 from imageload.job import (
     AlbumEnded,
     AlbumReopened,
@@ -24,6 +24,7 @@ from imageload.job import (
 )
 from imageload.store.postgres.batch import HEAD, Batch, Claim
 from imageload.store.postgres.connections import Connection
+from imageload.store.postgres.leaving import forget
 from imageload.store.postgres.reading import read_head, read_whole
 
 
@@ -113,27 +114,53 @@ def retry(locked: Locked, *, only_transient: bool) -> Done:
     ]
     album = before.album
     album_failed = album is not None and album.failure is not None and not album.is_open
-    number, queue = locked.claim.number, []
+    queue: Sequence[int] = ()
     if failed or album_failed:
         if before.purging:
             raise Refused("job-busy", "The job is being purged. Send this again in a while.")
-        firsts = {locked.claim.first_of(n) for n in failed}
-        for n in failed:
-            if locked.is_free(n):
-                locked.apply(Requeued(n))
-        if not failed:
-            locked.apply(AlbumReopened())
-        locked.batch.write(locked.connection)
-        queue = sorted(firsts) or [HEAD]  # a message about a slice that is at work does no harm
-        # Its node knows nothing of this end of the job.
-        locked.connection.execute(_TAKE_HEAD, (number,))
-        if failed:
-            locked.connection.execute(_REOPEN_HEAD, (number,))
-        again = "transient" if only_transient else "all"
-        taken = sorted(firsts - locked.free)
-        locked.connection.execute(_AGAIN, (again, number, taken))
-        locked.connection.execute(_OPEN, (number, sorted(set(queue) - set(taken))))
-    return Done(number, before, len(failed), queue)
+        queue = _load_again(locked, failed, again="transient" if only_transient else "all")
+    return Done(locked.claim.number, before, len(failed), queue)
+
+
+def rehost(locked: Locked, dead: Mapping[int, int]) -> Done:
+    """Load images again whose links are dead, by index and version.
+
+    Raises Refused unless the job is finished, and no node has a slice of these images.
+    """
+    job = locked.job
+    before = job.summary()
+    lost = job.completed_at(dead)
+    if not before.finished or not all(map(locked.is_free, lost)):
+        raise not_finished()
+    queue: Sequence[int] = ()
+    if lost:
+        forget(locked.connection, {link for n in lost if (link := job.image(n).link)})
+        queue = _load_again(locked, lost)
+    return Done(locked.claim.number, before, len(lost), queue)
+
+
+def _load_again(locked: Locked, indexes: Sequence[int], *, again: str = "all") -> Sequence[int]:
+    """Load images again; without any, make the album again. The slices that are to be queued.
+
+    `again` is the order to nodes that have slices of them.
+    """
+    number = locked.claim.number
+    firsts = {locked.claim.first_of(n) for n in indexes}
+    for n in indexes:
+        if locked.is_free(n):
+            locked.apply(Requeued(n))
+    if not indexes:
+        locked.apply(AlbumReopened())
+    locked.batch.write(locked.connection)
+    queue = sorted(firsts) or [HEAD]  # a message about a slice that is at work does no harm
+    # Its node knows nothing of this end of the job.
+    locked.connection.execute(_TAKE_HEAD, (number,))
+    if indexes:
+        locked.connection.execute(_REOPEN_HEAD, (number,))
+    taken = sorted(firsts - locked.free)
+    locked.connection.execute(_AGAIN, (again, number, taken))
+    locked.connection.execute(_OPEN, (number, sorted(set(queue) - set(taken))))
+    return queue
 
 
 # No stronger lock: nodes that write images of the job meanwhile would wait, and so would we for

@@ -84,7 +84,8 @@ def image_name(image: Image | Landed, *, anonymous: bool) -> str | None:
 
 def _names(images: Iterable[Image], *, anonymous: bool) -> Iterator[str]:
     for image in images:
-        name = image_name(image, anonymous=anonymous) if image.state == "completed" else None
+        is_there = image.state == "completed" and not image.is_lost
+        name = image_name(image, anonymous=anonymous) if is_there else None
         if name is not None:
             yield name
 
