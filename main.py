@@ -36,6 +36,7 @@ from imageload.store.file import check_free
 from imageload.web.accept import AcceptHandler
 from imageload.web.app import App
 from imageload.web.base import BaseHandler, waiting_of
+from imageload.web.checks import CheckHandler, RehostHandler
 from imageload.web.documents import DocumentsHandler, JobDocumentHandler
 from imageload.web.intake import media_type, read_orders
 from imageload.web.jobs import JobImagesHandler, MapHandler, RetryHandler
@@ -149,6 +150,8 @@ ROUTES: tuple[tuple[str, type[BaseHandler]], ...] = (
     ("/v1/images/upload/{job_id}/document", JobDocumentHandler),
     ("/v1/images/upload/{job_id}/images", JobImagesHandler),
     ("/v1/images/upload/{job_id}/retry", RetryHandler),
+    ("/v1/images/upload/{job_id}/check", CheckHandler),
+    ("/v1/images/upload/{job_id}/rehost", RehostHandler),
     ("/v1/images/upload/{job_id}/map", MapHandler),
     ("/v1/images/upload/{job_id}/events", JobEventsHandler),
     ("/v1/images/upload/{job_id}", JobStatusHandler),

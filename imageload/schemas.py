@@ -207,7 +207,7 @@ class JobsJson(TypedDict):
 
 
 class RequeuedJson(TypedDict):
-    """The number of failed images that are tried again."""
+    """The number of images that are loaded again."""
 
     job_id: JobId
     requeued: Count
@@ -219,6 +219,46 @@ class CancelJson(TypedDict):
     job_id: JobId
     cancelled: Count
     purging: Count
+
+
+# The links of a job
+
+
+class LinkCountsJson(TypedDict):
+    """The number of images by the state of their links."""
+
+    alive: Count
+    gone: Annotated[Count, Meta(description="The host has the image no more.")]
+    replaced: Annotated[Count, Meta(description="The host sends a placeholder.")]
+    refused: Annotated[Count, Meta(description="The host did not serve this service.")]
+    unreachable: Annotated[Count, Meta(description="There was no response that says it.")]
+
+
+class CheckedLinkJson(TypedDict):
+    """An image whose link is not alive."""
+
+    number: Annotated[int, Meta(ge=1, description="The image's position in the request, from 1.")]
+    url: str
+    link: Link
+    state: Literal["gone", "replaced", "refused", "unreachable"]
+    status_code: Annotated[
+        int | None, Meta(description="The HTTP status of the host's response; null: none came.")
+    ]
+
+
+class CheckJson(TypedDict):
+    """The last check of a job's links. `links` has the images whose links are not alive."""
+
+    job_id: JobId
+    started: Moment
+    finished: Annotated[bool, Meta(description="true: every link was checked.")]
+    total: Annotated[Count, Meta(description="The images that had landed.")]
+    checked: Count
+    counts: LinkCountsJson
+    links: Annotated[
+        list[CheckedLinkJson],
+        Meta(description="Without images that have changed since, such as rehosted ones."),
+    ]
 
 
 # Images

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import certifi
 
 from imageload import saved
+from imageload.checks import Checks
 from imageload.convert.pool import NEEDS, Converters
 from imageload.convert.pool import Rules as ConversionRules
 from imageload.dedupe import Dedupe
@@ -22,6 +23,7 @@ from imageload.errors import StoreError
 from imageload.fetch.download import DownloadBounds, Downloader
 from imageload.fetch.guard import Guard
 from imageload.fetch.hosts import HostRules, Hosts
+from imageload.fetch.probe import OwnLinks, Prober
 from imageload.fetch.spool import Spool
 from imageload.fetch.tempfiles import TempBytes, TempFiles
 from imageload.job import Change, Job, Report
@@ -117,12 +119,22 @@ class Service:
         conversion = _conversion_rules(settings, tuning, self.target)
         clock = self.metrics.clock("convert")
         self.converters = Converters(conversion, self.files, workers=tuning.converters, clock=clock)
+        hosts, bounds = Hosts(_host_rules(settings, tuning)), _download_bounds(settings, tuning)
+        own_links = OwnLinks(self.target.link_base, self.target.lost_statuses)
+        self.checks = Checks(
+            self.transfers,
+            self.store,
+            Prober(origins, of_target[0], hosts, bounds, own_links),
+            Slots(tuning.check_slots),
+            observe=self.metrics.link_checked,
+            is_shared=settings.is_node,
+        )
         self._pipeline = Pipeline(
-            downloader=Downloader(origins, _download_bounds(settings, tuning), self.files),
+            downloader=Downloader(origins, bounds, self.files),
             downloads=self._downloads,
             converters=self.converters,
             target=self.target,
-            hosts=Hosts(_host_rules(settings, tuning)),
+            hosts=hosts,
             # The sandbox has none of Imgur's albums.
             album_links=_album_links(settings, self.target),
             dedupe=Dedupe(keeps_links=not settings.is_node),

@@ -390,6 +390,8 @@ class Tuning:
     """An origin that has failed for so long ends its images."""
     host_wait_seconds: float = 300.0
     """The longest Retry-After of a host that is followed."""
+    check_slots: int = 16
+    """Links that are asked for at once by the checks of all jobs."""
     ca_file: str = ""
     """A bundle of trusted certificates; empty: SSL_CERT_FILE, or certifi's."""
     converters: int = 2

@@ -32,16 +32,22 @@ from tests.test_events import (
     test_a_stream_cut_ten_times_in_mid_job_sends_every_event_once,
     test_the_stream_of_all_jobs_sends_the_progress_of_each,
 )
+from tests.test_health import (
+    test_a_dead_link_is_not_reused_for_the_same_bytes,
+    test_images_whose_links_are_dead_land_again_with_new_links,
+)
 from tests.test_undo import test_a_purge_deletes_every_image_of_the_job_from_imgur
 from tests.waiting import wait_until
 
 __all__ = [
+    "test_a_dead_link_is_not_reused_for_the_same_bytes",
     "test_a_finished_jobs_stream_sends_every_event_and_closes",
     "test_a_purge_deletes_every_image_of_the_job_from_imgur",
     "test_a_stream_cut_ten_times_in_mid_job_sends_every_event_once",
     "test_an_album_has_the_job_s_images_in_the_order_of_the_input",
     "test_completed_and_failed_are_in_the_order_of_the_input",
     "test_every_link_of_every_job_is_listed_oldest_job_first",
+    "test_images_whose_links_are_dead_land_again_with_new_links",
     "test_the_stream_of_all_jobs_sends_the_progress_of_each",
 ]
 

@@ -144,9 +144,14 @@ class Downloader:
         try:
             return await self._transport.perform(request, on_response)
         except TransferError as error:
-            translated = _translated(error)
-            translated.answered = error.answered
-            raise translated from None
+            raise translated(error) from None
+
+
+def translated(error: TransferError) -> errors.ImageError:
+    """The error of an image whose request had no complete response."""
+    found = _translated(error)
+    found.answered = error.answered
+    return found
 
 
 def _translated(error: TransferError) -> errors.ImageError:

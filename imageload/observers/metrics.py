@@ -9,11 +9,12 @@ Names and units follow https://prometheus.io/docs/practices/naming/.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
 from imageload.errors import ImageError, image_error_codes
+from imageload.fetch.probe import LinkState
 from imageload.job import (
     CallbackEnded,
     Change,
@@ -58,7 +59,8 @@ class Metrics:
             "imageload_images_reused", "Images that took the link of another upload."
         )
         self._requeued = self._counter(
-            "imageload_images_requeued", "Failed images that were asked to be tried again."
+            "imageload_images_requeued",
+            "Images that were asked to be loaded again: they had failed, or their link was dead.",
         )
         self._answers_lost = self._counter(
             "imageload_upload_answers_lost", "Uploads whose answer was lost: maybe twice on Imgur."
@@ -73,6 +75,10 @@ class Metrics:
         )
         self._called_back = callbacks.labels("told")
         self._not_called_back = callbacks.labels("failed")
+        checks = self._counter(
+            "imageload_links_checked", "Links that were asked for by checks, by state.", "state"
+        )
+        self._links_checked = {state: checks.labels(state) for state in get_args(LinkState)}
         tries = self._counter(
             "imageload_retries", "Tries of images after the first, by phase.", "phase"
         )
@@ -156,6 +162,10 @@ class Metrics:
         """A request to Imgur has ended, well or with `error`."""
         if error is None or isinstance(error, ImageError):
             self._imgur_requests[error.code if error is not None else ""].inc()
+
+    def link_checked(self, state: LinkState) -> None:
+        """A check has asked for a link, which is in this state."""
+        self._links_checked[state].inc()
 
     def error_logged(self) -> None:
         """A line was logged at the level ERROR or above."""

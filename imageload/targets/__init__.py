@@ -101,6 +101,8 @@ class Target(Protocol):
     """How sentences name it: "Imgur" or "the bucket"."""
     link_base: str
     """All of its links begin with this."""
+    lost_statuses: Set[int]
+    """The statuses of its links, beside 404 and 410, whose images it does not have any more."""
     takes: Takes
     is_repeatable: bool
     """True if the same image, uploaded again, changes nothing."""

@@ -49,6 +49,7 @@ class BaseHandler(BodyHandler):
         """Called by Tornado with the arguments of the route, whose path is `route`."""
         self.jobs, self.target = service.registry, service.target
         self.store, self.sandbox = service.store, service.sandbox
+        self.checks = service.checks
         self.scrape = scrape
         self.route = route
         self._held_seconds = 0.0

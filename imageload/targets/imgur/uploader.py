@@ -35,6 +35,7 @@ class Imgur(QueuedTarget):
     has_budgets = True
     strips_metadata = True
     trouble: str | None = None
+    lost_statuses: Set[int] = frozenset()
 
     def __init__(
         self,

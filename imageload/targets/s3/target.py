@@ -38,6 +38,8 @@ class S3(QueuedTarget):
     strips_metadata = False
     albums: Albums | None = None
     takes = Takes()
+    # To somebody who may not list a bucket, S3 says of a missing object that it is forbidden.
+    lost_statuses: Set[int] = frozenset((403,))
 
     def __init__(self, bucket: Bucket, uploads: Uploads) -> None:
         super().__init__(uploads)
