@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from imageload.cli import commands
+from imageload.cli.check import check
 from imageload.cli.output import FORMATS
 from imageload.cli.rewrite import rewrite
 from imageload.settings import VERSION
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     add("serve", help="start the service", add_help=False)
     _add_readers(add)
     _add_changers(add)
+    _add_check(add)
     return parser
 
 
@@ -184,6 +186,15 @@ def _add_changers(add: Adder) -> None:
     for kind in (retry, cancel, undo):
         kind.add_argument("job_id", metavar="JOBID")
     _add_patience(undo)
+
+
+def _add_check(add: Adder) -> None:
+    about = "ask for every link of a job, and print those that do not lead to their images"
+    kind = _add(add, "check", check, about)
+    kind.add_argument("job_id", metavar="JOBID")
+    about = "load the images again whose links are dead, and print the old and the new links"
+    kind.add_argument("--rehost", action="store_true", help=about)
+    _add_patience(kind)
 
 
 def _seconds(text: str) -> float:

@@ -132,6 +132,27 @@ class Client(Connection):
         response = self._send("POST", f"{_path(job_id)}/retry", params={"only": only})
         return int(self.field(response, "requeued", int))
 
+    def check(self, job_id: str) -> dict[str, Any]:
+        """Begin a check of the job's links, or return the one that runs."""
+        response = self._send("POST", f"{_path(job_id)}/check")
+        self._field(response, "counts", dict)
+        return dict(response.json())
+
+    def checked(self, job_id: str) -> dict[str, Any]:
+        """The last check of the job's links, with few of these."""
+        response = self._get(f"{_path(job_id)}/check", limit=1)
+        self._field(response, "counts", dict)
+        return dict(response.json())
+
+    def checked_links(self, job_id: str) -> Iterator[dict[str, Any]]:
+        """The images whose links the last check did not find alive."""
+        return self._pages(f"{_path(job_id)}/check", "links")
+
+    def rehost(self, job_id: str) -> int:
+        """Load the images again whose links are dead; their number."""
+        response = self._send("POST", f"{_path(job_id)}/rehost")
+        return int(self._field(response, "requeued", int))
+
     def cancel(self, job_id: str, *, purge: bool = False) -> tuple[int, int]:
         """Cancel the job, with `purge` also delete its images: (cancelled, purging)."""
         params = {"purge": "true" if purge else None}
