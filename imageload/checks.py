@@ -118,6 +118,11 @@ class Checks:
         total = sum(map(len, links.values()))
         check = Check(time.time(), total, dict.fromkeys(_STATES, 0), [])
         self._running[job.job_id] = check
+        try:
+            await self._keep_progress(job.job_id, check)
+        except BaseException:
+            del self._running[job.job_id]
+            raise
         task = asyncio.ensure_future(self._run(job.job_id, links, check))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -142,11 +147,14 @@ class Checks:
         self, job_id: str, links: Mapping[str, Sequence[tuple[int, Image]]], check: Check
     ) -> None:
         try:
-            async with asyncio.TaskGroup() as group:
-                done = asyncio.Event()
-                group.create_task(self._report(job_id, check, done))
-                await self._probe_all(job_id, links, check)
-                done.set()
+            probing = asyncio.ensure_future(self._probe_all(job_id, links, check))
+            try:
+                while not (await asyncio.wait([probing], timeout=_PROGRESS_SECONDS))[0]:
+                    with contextlib.suppress(StoreUnavailable):  # the result is kept in the end
+                        await self._keep_progress(job_id, check)
+                probing.result()
+            finally:
+                probing.cancel()
             check.finished = True
             counts = " ".join(f"{state}={count}" for state, count in check.counts.items())
             _log.info("checked job=%s %s", job_id, counts)
@@ -183,15 +191,12 @@ class Checks:
             _log.warning("a link was not asked for job=%s reason=%s", job_id, error.message)
             return Probed("unreachable")
 
-    async def _report(self, job_id: str, check: Check, done: asyncio.Event) -> None:
-        """Write down, on a node, how far the check is, until it is `done`."""
-        while self._is_shared and not done.is_set():
+    async def _keep_progress(self, job_id: str, check: Check) -> None:
+        """Keep how far the check is, for other nodes; raises StoreUnavailable."""
+        if self._is_shared:
             check.heard = time.time()
             encoded = _encode(msgspec.structs.replace(check, found=[]))
-            with contextlib.suppress(StoreUnavailable):  # the result is kept in the end
-                await asyncio.to_thread(self._store.keep_check, job_id, encoded)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(done.wait(), _PROGRESS_SECONDS)
+            await asyncio.to_thread(self._store.keep_check, job_id, encoded)
 
     async def _keep(self, job_id: str, check: Check) -> None:
         """Keep the result, as soon as the store can be written."""
