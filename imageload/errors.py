@@ -77,6 +77,7 @@ REFUSALS: Mapping[str, Refusal] = {
     "no-document": Refusal(404, "No document"),
     "no-check": Refusal(404, "No check"),
     "job-busy": Refusal(409, "Job busy", 5),
+    "not-checked": Refusal(409, "Not checked"),
     "too-large": Refusal(413, "Too large"),
     "unsupported-type": Refusal(415, "Unsupported content type"),
     "unknown-host": Refusal(421, "Unknown host"),

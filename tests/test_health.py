@@ -218,7 +218,7 @@ def test_the_links_of_a_check_have_pages(
 def test_a_job_that_was_not_checked_has_no_check(service: RunningService, origin: Origin) -> None:
     job_id, _ = landed(service, distinct(origin, 1))
     assert_problem(service.get(path_of(job_id, "check")), 404, "no-check")
-    assert_problem(post(service, job_id, "rehost"), 404, "no-check")
+    assert_problem(post(service, job_id, "rehost"), 409, "not-checked")
     for verb in ("check", "rehost"):
         assert_problem(post(service, "unknown", verb), 505, "unknown-job")
 

@@ -33,7 +33,11 @@ class CheckHandler(BaseHandler):
         job = await self.job(job_id)
         limit = self.count_argument("limit", _LIMIT, 10_000)
         after = self.count_argument("after", 0, _MAX_AFTER)
-        await self._send(job, await last_check(self, job), limit, after)
+        check = await _last_check(self, job)
+        if check is None:
+            path = f"/v1/images/upload/{job.job_id}/check"
+            raise Refused("no-check", f"There is no check of this job: POST {path} begins one.")
+        await self._send(job, check, limit, after)
 
     async def post(self, job_id: str) -> None:
         """Begin a check, and send it: 202. If one runs, it is sent."""
@@ -59,9 +63,12 @@ class RehostHandler(BaseHandler):
     """POST /v1/images/upload/<jobId>/rehost: load the images again whose links are dead."""
 
     async def post(self, job_id: str) -> None:
-        """Send the number of requeued images, which may be 0: 202; 404 without a check."""
+        """Send the number of requeued images, which may be 0: 202; 409 without a check."""
         job = await self.job(job_id)
-        check = await last_check(self, job)
+        check = await _last_check(self, job)
+        if check is None:
+            path = f"/v1/images/upload/{job.job_id}/check"
+            raise Refused("not-checked", f"The links of this job were not checked: POST {path}.")
         if not check.finished:
             raise Refused("job-busy", "The check of the job's links has not finished.")
         requeued = await self.jobs.act(self.jobs.rehost(job, check.dead()))
@@ -69,13 +76,8 @@ class RehostHandler(BaseHandler):
         self.send_json(response, 202)
 
 
-async def last_check(handler: BaseHandler, job: Job) -> Check:
-    """The last check of the job; raises Refused (no-check)."""
-    check = await handler.limits.run_in_thread(lambda: handler.checks.last(job.job_id), "views")
-    if check is None:
-        path = f"/v1/images/upload/{job.job_id}/check"
-        raise Refused("no-check", f"The job's links were not checked: POST {path} checks them.")
-    return check
+async def _last_check(handler: BaseHandler, job: Job) -> Check | None:
+    return await handler.limits.run_in_thread(lambda: handler.checks.last(job.job_id), "views")
 
 
 def _check_json(job: Job, check: Check, after: int, most: int) -> CheckJson:
