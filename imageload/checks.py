@@ -112,7 +112,7 @@ class Checks:
             if elsewhere is not None and not elsewhere.finished:
                 return elsewhere
         running = self._running.get(job.job_id)
-        if running is not None and not running.finished:
+        if running is not None:
             return running
         links = _links_of(job)
         total = sum(map(len, links.values()))
@@ -155,15 +155,13 @@ class Checks:
                 probing.result()
             finally:
                 probing.cancel()
-            check.finished = True
             counts = " ".join(f"{state}={count}" for state, count in check.counts.items())
             _log.info("checked job=%s %s", job_id, counts)
-            await self._keep(job_id, check)
+            await self._keep(job_id, msgspec.structs.replace(check, finished=True))
         except Exception:
             _log.exception("a check broke job=%s", job_id)
-        finally:
-            if self._running.get(job_id) is check:
-                del self._running[job_id]
+        finally:  # from now on it is the store's, as on other nodes
+            del self._running[job_id]
 
     async def _probe_all(
         self, job_id: str, links: Mapping[str, Sequence[tuple[int, Image]]], check: Check
