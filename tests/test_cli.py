@@ -39,7 +39,7 @@ def only_job(service: RunningService) -> str:
 def test_every_command_and_option_is_in_the_documentation(bare_cli: Cli) -> None:
     text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     commands = re.findall(r"^    (\w+) ", bare_cli("--help").out, re.MULTILINE)
-    assert len(commands) == 11
+    assert len(commands) == 12
     for command in commands:
         assert f"`imageload {command}" in text
         if command == "serve":

@@ -135,13 +135,13 @@ class Client(Connection):
     def check(self, job_id: str) -> dict[str, Any]:
         """Begin a check of the job's links, or return the one that runs."""
         response = self._send("POST", f"{_path(job_id)}/check")
-        self._field(response, "counts", dict)
+        self.field(response, "counts", dict)
         return dict(response.json())
 
     def checked(self, job_id: str) -> dict[str, Any]:
         """The last check of the job's links, with few of these."""
         response = self._get(f"{_path(job_id)}/check", limit=1)
-        self._field(response, "counts", dict)
+        self.field(response, "counts", dict)
         return dict(response.json())
 
     def checked_links(self, job_id: str) -> Iterator[dict[str, Any]]:
@@ -151,7 +151,7 @@ class Client(Connection):
     def rehost(self, job_id: str) -> int:
         """Load the images again whose links are dead; their number."""
         response = self._send("POST", f"{_path(job_id)}/rehost")
-        return int(self._field(response, "requeued", int))
+        return int(self.field(response, "requeued", int))
 
     def cancel(self, job_id: str, *, purge: bool = False) -> tuple[int, int]:
         """Cancel the job, with `purge` also delete its images: (cancelled, purging)."""
