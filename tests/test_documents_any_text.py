@@ -12,16 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imageload.documents import KINDS, Document, read_document
+from imageload.documents.document import Document, read_document
 from imageload.documents.found import replace
-from imageload.documents.kinds import find_images, judged
+from imageload.documents.finders import find_images, judged
+from imageload.documents.kinds import KINDS
 from imageload.documents.lists import split_list
 from imageload.documents.tables import records
 from tests.hostile_documents import UNITS, hostile
 
 EXAMPLES = 40
 texts = st.lists(st.sampled_from(UNITS) | st.text(max_size=8), max_size=30).map("".join)
-kinds = st.sampled_from(KINDS)
+kinds = st.sampled_from([*KINDS])
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
