@@ -7,13 +7,11 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
 
 from sandbox.testing import RunningSandbox
-from tests.origin import Origin
 from tests.service import Client, RunningService, assert_problem, running_service, wired
 from tests.waiting import PATIENCE, wait_until
 
@@ -44,11 +42,11 @@ class Sending(threading.Thread):
 
     def __init__(self, caller: Caller, text: str) -> None:
         super().__init__(daemon=True)
-        self._send = lambda: caller.send(text)
+        self._caller, self._text = caller, text
         self.start()
 
     def run(self) -> None:
-        self.response = self._send()
+        self.response = self._caller.send(self._text)
 
     def answer(self) -> requests.Response:
         self.join(PATIENCE)

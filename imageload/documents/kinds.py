@@ -1,4 +1,4 @@
-"""The kinds of documents: their names in content types and file names, and what is sought in them."""
+"""The kinds of documents: their content types and file names, and what is sought in them."""
 
 from __future__ import annotations
 

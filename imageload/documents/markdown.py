@@ -26,6 +26,7 @@ from imageload.documents.urls import absolute, is_image, is_template
 
 # A bracket, an element, or a bare URL, which may have escapes.
 _MAY_HAVE_IMAGES = re.compile(r"[\[<&\\]|http", re.IGNORECASE)
+_MAY_HAVE_URLS = re.compile(r"[&\\]|http", re.IGNORECASE)
 _LINE_ENDS = re.compile(r"\r\n?|\0")
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _ESCAPES = re.compile(
@@ -89,7 +90,7 @@ class _Reader:
         try:
             return parser().parse(self.text, self._environment)
         except Tangled:
-            self._finds.ignore(self.text, 0, "Too many lists, quotes or lines in them to read.")
+            self._finds.ignore(self.text, 0, "Too many lists, quotes or cells to read.")
             self._environment["spans"].clear()
             self._inline(plain(self.text, 0, len(self.text)), [])
             return []
@@ -154,11 +155,13 @@ class _Reader:
         spoken: list[tuple[int, int]] = []
         for child in children:
             spoken += self._child(child, part)
-        for match in _WITH_BLANK.finditer(masked(text, spoken)):
+        rest = masked(text, spoken)
+        for match in _WITH_BLANK.finditer(rest):
             start, _ = part.span(*match.span(1))
             _, why = absolute(match[1], self.base) if is_template(match[1]) else ("", "")
             self._finds.ignore(match[1], start, why or "A URL with a blank: write it as <URL>.")
-        rest = masked(text, spoken)
+        if not _MAY_HAVE_URLS.search(rest):
+            return
         words = decoded(rest, 0, len(rest), _ESCAPES, _meaning)
         finds = words.moved(bare.find(words.text), rest)
         for each in part.moved(finds, self.text).found:

@@ -32,6 +32,8 @@ _SIZE = re.compile(r"[ \t]+=[0-9]{0,6}%?x?[0-9]{0,6}%?[ \t]*(?=\))")
 _EMBED = re.compile(r"!\[\[([^\[\]\n|#]{1,8000})(?:[#|][^\[\]\n]{0,1000})?\]\]")
 
 
+_TOKENS_PER_STEP = 4
+
 BlockRule = Callable[[StateBlock, int, int, bool], bool]
 
 
@@ -55,7 +57,7 @@ def parser() -> MarkdownIt:
     made.block.ruler.at("table", _table, {"alt": ["paragraph", "reference"]})
     rules = {name: made.block.ruler.getRules(name) for name in _CHAINS}
     chains = {name: [_by_first_letter(rules[name])] for name in _CHAINS}
-    made.block.ruler.getRules = chains.__getitem__  # type: ignore[method-assign]
+    made.block.ruler.getRules = chains.__getitem__  # type: ignore[method-assign, assignment]
     made.inline.ruler.at("image", image)
     made.inline.ruler.at("link", link)
     made.inline.ruler.before("image", "embed", embed)
@@ -99,8 +101,6 @@ def _table(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     _count(state.env, (len(state.tokens) - before) // _TOKENS_PER_STEP)
     return is_done
 
-
-_TOKENS_PER_STEP = 4
 
 _CHAINS = ("", "paragraph", "reference", "blockquote", "list")
 """Which rules begin a block, and which of them end a block of another kind."""

@@ -65,7 +65,7 @@ class BaseHandler(BodyHandler):
     @property
     def caller(self) -> str:
         """Whose request it is, as far as that is known: a token's, or an address's."""
-        return self.limits.access.caller(self.request) or self.request.remote_ip
+        return self.limits.access.caller(self.request) or str(self.request.remote_ip)
 
     def log(self) -> None:
         """Log the request and count its duration, without the time it was held on purpose."""

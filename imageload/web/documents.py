@@ -115,9 +115,7 @@ class JobDocumentHandler(BaseHandler):
         self.finish(content)
 
 
-def _pieces(
-    job: Job, encoded: bytes
-) -> tuple[Snapshot, Original, dict[str, str], dict[str, str]]:
+def _pieces(job: Job, encoded: bytes) -> tuple[Snapshot, Original, dict[str, str], dict[str, str]]:
     """The job, its document, and by URL its links and the reasons of its failures."""
     snapshot, links, errors = job.snapshot(), {}, {}
     for image in snapshot.images:

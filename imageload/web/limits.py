@@ -15,7 +15,8 @@ from imageload.web.idempotency import IdempotencyKeys
 T = TypeVar("T")
 
 Pool = Literal["bodies", "journal", "views"]
-"""bodies: large bodies become jobs; journal: small bodies wait for the disk; views: large responses.
+"""bodies: large bodies become jobs; journal: small bodies wait for the disk; views: large
+responses.
 
 A pool that is full delays only its own kind. Short work is done on the event loop or in its default
 threads, maintenance in a thread of its own.

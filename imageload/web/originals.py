@@ -21,6 +21,8 @@ MOST_PARTS = 100
 _MULTIPART = "multipart/form-data"
 _BOUNDARY = re.compile(r""";\s*boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))""", re.IGNORECASE)
 _HEADER_VALUE = re.compile(r"[ -~]{0,255}")
+
+
 def read_originals(
     body: bytes, content_type: str, base: str = "", column: str = "", link_base: str = ""
 ) -> list[Original]:
