@@ -210,7 +210,7 @@ def test_a_text_with_too_many_brackets_is_named_as_ignored_and_its_image_urls_ar
 TANGLED = {
     "lists of letters": "* a\n" * 10_000,
     "lines that all quotes are asked about": "> " * 90 + "a\n" + "b\n" * 1_000,
-    "a table with short rows": "|a" * 200 + "|\n" + "|-" * 200 + "|\n" + "|a\n" * 400,
+    "a table with short rows": "|a" * 200 + "|\n" + "|-" * 200 + "|\n" + "|a\n" * 150,
 }
 
 
