@@ -262,13 +262,16 @@ def _other_cell(finds: Finds, text: str, cell: Value, base: str, inner: Inner | 
     finds.add(part.moved(found, text, _in_quotes if cell.is_quoted else None))
 
 
-# Of a URL, an element, a bracket or a key; a relative URL ends like an image.
-_MARK = re.compile(rf"[/<\[{{=]|{EXTENSION}", re.IGNORECASE)
+# Of a URL or an element, or what a relative URL ends like; others stand in brackets, or are values.
+_MARK = re.compile(rf"[/<]|{EXTENSION}", re.IGNORECASE)
+_AROUND = re.compile(r"[\[{=]")
 
 
 def _has_any(text: str, start: int, end: int) -> bool:
     """Whether something stands here that may be an image: a URL or an element."""
-    return _MARK.search(text, start, end) is not None
+    if _MARK.search(text, start, end):
+        return True
+    return text.find(".", start, end) >= 0 and _AROUND.search(text, start, end) is not None
 
 
 def _in_quotes(link: str) -> str:
