@@ -10,8 +10,8 @@ import msgspec
 class Original(msgspec.Struct, array_like=True, frozen=True):
     """A document as it was posted, and what its finder is called with.
 
-    Once it is searched, its content type names its kind, also if that was judged. The target's links
-    began with `link_base` then; "" for documents of older versions.
+    Once it is searched, its content type names its kind, also if that was judged. The target's
+    links began with `link_base` then; "" for documents of older versions.
     """
 
     content: bytes

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 _IS_LINK = "A link of the target: this image is there already."
 
 
-
 def main() -> None:
     """Answer requests until the standard input ends."""
     gc.disable()  # it would go through all tokens again and again; `serve` collects at the end
