@@ -83,6 +83,7 @@ REFUSALS: Mapping[str, Refusal] = {
     "unknown-host": Refusal(421, "Unknown host"),
     "key-reused": Refusal(422, "Idempotency-Key reused"),
     "no-images": Refusal(422, "No images in the document"),
+    "too-complex": Refusal(422, "Document too complex"),
     "no-albums": Refusal(422, "No albums"),
     "backlog-full": Refusal(429, "Backlog full", 30),
     "out-of-room": Refusal(503, "Out of room", 5),

@@ -19,6 +19,8 @@ from imageload.checks import Checks
 from imageload.convert.pool import NEEDS, Converters
 from imageload.convert.pool import Rules as ConversionRules
 from imageload.dedupe import Dedupe
+from imageload.documents.pool import Documents
+from imageload.documents.pool import Rules as DocumentRules
 from imageload.errors import StoreError
 from imageload.fetch.download import DownloadBounds, Downloader
 from imageload.fetch.guard import Guard
@@ -129,6 +131,7 @@ class Service:
             observe=self.metrics.link_checked,
             is_shared=settings.is_node,
         )
+        self.documents = Documents(_document_rules(tuning), self.transfers.submit)
         self._pipeline = Pipeline(
             downloader=Downloader(origins, bounds, self.files),
             downloads=self._downloads,
@@ -224,6 +227,7 @@ class Service:
 
     async def _close_transfers(self) -> None:
         await self.converters.close()
+        await self.documents.close()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
@@ -437,6 +441,13 @@ def _conversion_rules(settings: Settings, tuning: Tuning, target: Target) -> Con
         max_pixels=tuning.max_pixels,
         max_memory=settings.convert_bytes,
         seconds=tuning.convert_seconds,
+    )
+
+
+def _document_rules(tuning: Tuning) -> DocumentRules:
+    return DocumentRules(
+        seconds=tuning.document_seconds,
+        max_memory=tuning.document_bytes,
     )
 
 

@@ -349,8 +349,12 @@ class Tuning:
     """Total size of the request bodies held in memory; above it 503. Two at a time are decoded,
     which takes up to 250 MB more for each."""
     max_documents_bytes: int = 8 * 2**20
-    """Total size of the documents of one request. A hostile one takes up to 10 s (Markdown) and
-    100 MB for each MB; two requests at a time are worked on."""
+    """Total size of the documents of one request."""
+    document_seconds: float = 5.0
+    """The CPU time for each MiB of a request's documents, of which there are at most two at work.
+    Ordinary ones take up to 1."""
+    document_bytes: int = 2**29
+    """The memory of each process that reads documents."""
     max_waiting_jobs: int = 10_000
     """Jobs that wait for a thread; above it a POST is answered 429."""
     lease_seconds: float = 30.0

@@ -133,7 +133,7 @@ class Converter:
 
     def pids(self) -> list[int]:
         """The process ids of all workers."""
-        return [worker.pid for worker in list(self.converters._workers)]  # of another thread
+        return self.converters._workers.pids
 
     def close(self) -> None:
         """End the workers, the loop and the folder."""

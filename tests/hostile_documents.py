@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from imageload.documents import KINDS
+from imageload.documents.kinds import KINDS
 
 UNITS = [
     "![", "[", "]", "![]", "![a](", "[a](b", "![a][", "![[", "[[", "[[a](b)", "![![a](b)](c)",
@@ -29,8 +29,8 @@ UNITS = [
 
 
 def hostile(unit: str, size: int) -> str:
-    """About `size` characters of the unit."""
-    return unit * (size // len(unit))
+    """About `size` characters of the unit, and an image, without which finders skip much of it."""
+    return unit * (size // len(unit)) + "\n\n![](http://a.e/b.png)\n"
 
 
 def cases() -> list[tuple[str, str]]:

@@ -578,12 +578,11 @@ class Endless:
     def __init__(self, converter: Converter, key: str = "endless", side: int | None = None) -> None:
         report = converter.endless(side)
         before = {*converter.pids()}
-        before -= {worker.pid for worker in converter.converters._idle}
+        before -= {worker.pid for worker in converter.converters._workers._idle}
         self.outcome = converter.submit(converter.converters.if_needed(report, key))
         self._writer = os.open(report.temp_fn, os.O_WRONLY)  # returns when a worker reads it
-        (self.pid,) = (
-            {*converter.pids()} - before - {worker.pid for worker in converter.converters._idle}
-        )
+        idle = {worker.pid for worker in converter.converters._workers._idle}
+        (self.pid,) = {*converter.pids()} - before - idle
 
     def error(self) -> BaseException | None:
         try:
@@ -614,7 +613,7 @@ def test_an_idle_worker_that_ended_is_replaced(tmp_path: Path) -> None:
     converter = Converter(workers=1)
     path = copied("webp-lossy-vp8.webp", tmp_path)
     converter.convert(path, "image/webp")
-    (worker,) = converter.converters._workers
+    (worker,) = converter.converters._workers._all
     converter.run(worker.end())
     converter.convert(path, "image/webp")
     assert converter.pids() != [worker.pid]

@@ -16,9 +16,11 @@ import pytest
 from markdown_it import MarkdownIt
 
 import imageload.lists
-from imageload.documents import Document, Finds, Found, lists, read_document
-from imageload.documents.kinds import find_images, judged
-from imageload.documents.markdown import NESTING
+from imageload.documents import lists
+from imageload.documents.document import Document, read_document
+from imageload.documents.finders import find_images, judged
+from imageload.documents.found import Finds, Found
+from imageload.documents.markdown_rules import NESTING
 from imageload.documents.urls import absolute, is_image
 
 CORPUS = Path(__file__).parent / "documents"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -12,16 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imageload.documents import KINDS, Document, read_document
+from imageload.documents.document import Document, read_document
+from imageload.documents.finders import find_images, judged
 from imageload.documents.found import replace
-from imageload.documents.kinds import find_images, judged
+from imageload.documents.kinds import KINDS
 from imageload.documents.lists import split_list
 from imageload.documents.tables import records
 from tests.hostile_documents import UNITS, hostile
 
 EXAMPLES = 40
 texts = st.lists(st.sampled_from(UNITS) | st.text(max_size=8), max_size=30).map("".join)
-kinds = st.sampled_from(KINDS)
+kinds = st.sampled_from([*KINDS])
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
@@ -162,6 +164,7 @@ def lines_run(text: str, kind: str) -> int:
 
 WORST = [
     *("![", "[a](b", "![a][", "<img ", "<!--", "<style>", "http://a.e/(", "http://a.e/a,", "[img]"),
+    *("* [a\n", "> [", "- [", "|a|[b|\n|-|-|\n", "1. a\n"),
     *('"a', '{"a":', "a,http://a.e/b.png\n", "{{http://", "image::", "----\n-----\n", ")", "[["),
 ]
 
@@ -202,3 +205,27 @@ def test_a_text_with_too_many_brackets_is_named_as_ignored_and_its_image_urls_ar
     finds = find_images(text, "markdown")
     assert [found.url for found in finds.found] == ["http://a.e/b.png", "http://a.e/c"]
     assert [each.why for each in finds.ignored] == ["Too many brackets in brackets to read."]
+
+
+TANGLED = {
+    "lists of letters": "* a\n" * 10_000,
+    "lines that all quotes are asked about": "> " * 90 + "a\n" + "b\n" * 1_000,
+    "a table with short rows": "|a" * 200 + "|\n" + "|-" * 200 + "|\n" + "|a\n" * 150,
+}
+
+
+@pytest.mark.parametrize("text", TANGLED.values(), ids=TANGLED.keys())
+def test_a_text_with_too_many_blocks_is_named_as_ignored_and_its_image_urls_are_found(
+    text: str,
+) -> None:
+    finds = find_images(f"{text}\n![c](http://a.e/c) http://a.e/b.png", "markdown")
+    assert [found.url for found in finds.found] == ["http://a.e/b.png"]
+    assert finds.ignored[0].why == "Too many lists, quotes or cells to read."
+
+
+def test_a_long_document_of_prose_lists_and_tables_is_read() -> None:
+    pages = sorted((Path(__file__).parent.parent / "docs").rglob("*.md"))
+    text = "\n\n".join(page.read_text(encoding="utf-8") for page in pages)
+    assert len(text) > 150_000
+    whys = {ignored.why for ignored in find_images(f"{text}\n<img>", "markdown").ignored}
+    assert not any("Too many" in why for why in whys)

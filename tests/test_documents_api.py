@@ -329,7 +329,8 @@ def test_more_than_a_request_may_have_is_refused(tmp_path: Path, sandbox: Runnin
     options = wired(sandbox, max_urls=2, max_documents_bytes=200)
     with running_service(tmp_path / "t", **options) as service:
         many = "\n".join(f"http://a.example/{n}" for n in range(3))
-        assert_problem(post(service, many, "text/plain"), 413, "too-large")
+        detail = assert_problem(post(service, many, "text/plain"), 413, "too-large")["detail"]
+        assert detail == "This has 3 images; a job may have 2. Split the document."
         assert_problem(post(service, "x" * 201, "text/plain"), 413, "too-large")
 
 

@@ -160,6 +160,7 @@ def test_every_refusal_has_its_http_status() -> None:
         "unknown-host": 421,
         "key-reused": 422,
         "no-images": 422,
+        "too-complex": 422,
         "no-albums": 422,
         "backlog-full": 429,
         "no-document": 404,

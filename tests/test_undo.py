@@ -75,8 +75,8 @@ def test_a_cancel_does_not_wait_for_a_conversion(service: RunningService, origin
     pages = [origin.page(f"/{n}.webp", answer(webp)) for n in range(100)]
     job_id = service.submit([f"{url}?{n}" for n, url in enumerate(pages)], dedupe=False)
     wait_until(lambda: service.status(job_id)["uploaded"]["completed"])
-    for worker in list(service.service.converters._workers):
-        os.kill(worker.pid, signal.SIGSTOP)  # its conversion does not end by itself
+    for pid in service.service.converters._workers.pids:
+        os.kill(pid, signal.SIGSTOP)  # its conversion does not end by itself
     assert delete(service, job_id)["cancelled"] > 0
     service.finish(job_id)
     wait_until(lambda: not service.temp_files)

@@ -27,8 +27,10 @@ when idle; convert/memory.py says how much it needs for an image.
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,9 +41,9 @@ from msgspec.structs import replace
 from imageload import errors
 from imageload.convert.memory import Memory, needed_bytes
 from imageload.convert.metadata import QUICK_TYPES, NotStripped, strip_file
-from imageload.convert.process import OutOfMemory, Worker
 from imageload.fetch.tempfiles import TempFiles, disk_error, in_thread, on_file
 from imageload.job import Report
+from imageload.processes.worker import WorkerLost, Workers
 from imageload.transport.slots import Pool, Slots
 
 _log = logging.getLogger(__name__)
@@ -95,9 +97,7 @@ class Converters:
         self._slots = Slots(workers, clock=clock)
         self._strip_slots = Slots(_STRIPPED_AT_ONCE)
         self.memory = Memory(rules.max_memory)
-        self._idle: list[Worker] = []
-        self._workers: set[Worker] = set()
-        self._closed = False
+        self._workers = Workers("imageload.convert.worker")
 
     @property
     def pool(self) -> Pool:
@@ -155,11 +155,7 @@ class Converters:
 
     async def close(self) -> None:
         """End every process. Conversions in progress or queued raise Shutdown."""
-        self._closed = True
-        for worker in [*self._workers]:
-            await worker.end()
-        self._workers.clear()
-        self._idle.clear()
+        await self._workers.close()
 
     def _check(self, report: Report) -> None:
         rules = self._rules
@@ -225,43 +221,34 @@ class Converters:
 
     async def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """The new image's type, width, height, bytes and sha256; raises the worker's error."""
-        worker = await self._take()
+        seconds = self._rules.seconds
         try:
-            response = await worker.ask(request)
-        except errors.DownloadError as error:
-            self._check_open()
-            _log.warning("a worker was lost type=%s: %s", request["type"], error.message)
-            raise
-        finally:
-            await self._give_back(worker)
-        if "error" in response:
-            raise _error(response["error"], response["message"], request["type"])
-        return response
+            response = await self._workers.ask(json.dumps(request).encode(), seconds)
+        except TimeoutError:
+            message = f"The image took longer than {seconds:g} seconds to convert."
+            raise _lost(errors.DownloadError("conversion_failed", message), request) from None
+        except WorkerLost as lost:
+            if lost.signal == signal.SIGKILL:  # as the system does to free memory
+                message = "The image's decoder was killed: the machine is short of memory."
+                raise _lost(OutOfMemory(message), request) from None
+            message = "The image made its decoder crash."
+            raise _lost(errors.DownloadError("conversion_failed", message), request) from None
+        facts: dict[str, Any] = json.loads(response)
+        if "error" in facts:
+            raise _error(facts["error"], facts["message"], request["type"])
+        return facts
 
-    async def _take(self) -> Worker:
-        self._check_open()
-        while self._idle:
-            worker = self._idle.pop()
-            if worker.is_reusable:
-                return worker
-            await self._give_back(worker)
-        worker = await Worker.start()
-        self._workers.add(worker)
-        if self._closed:
-            await self._give_back(worker)
-        self._check_open()
-        return worker
 
-    async def _give_back(self, worker: Worker) -> None:
-        if worker.is_reusable and not self._closed:
-            self._idle.append(worker)
-        else:
-            self._workers.discard(worker)
-            await worker.end()
+class OutOfMemory(errors.DownloadError):
+    """A worker had not enough memory for its image; `conversion_failed` if that is final."""
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise errors.Shutdown("The service stopped before this image was converted.")
+    def __init__(self, message: str) -> None:
+        super().__init__("conversion_failed", message)
+
+
+def _lost(error: errors.DownloadError, request: dict[str, Any]) -> errors.DownloadError:
+    _log.warning("a worker was lost type=%s: %s", request["type"], error.message)
+    return error
 
 
 _CLASSES: Final[Mapping[str, Callable[[str], errors.ImageError]]] = {

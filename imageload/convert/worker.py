@@ -1,24 +1,16 @@
 """The process that decodes and encodes images: `python -m imageload.convert.worker`.
 
-Reads requests from its standard input and writes responses to its standard output, both as JSON
-behind its length, and ends when its parent ends. Only this process imports Pillow; convert/pool.py
+Requests and responses are JSON. Only this process imports Pillow; convert/pool.py
 says which format an image becomes.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import gc
 import hashlib
 import json
 import math
-import os
-import resource
-import select
 import signal
-import sys
-import threading
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -29,52 +21,28 @@ from PIL import Image
 
 from imageload import errors
 from imageload.convert.picture import BROKEN, Animation, Encoding, Still, read_picture
-from imageload.convert.process import packed
 from imageload.fetch.tempfiles import disk_error
+from imageload.processes.child import limit_memory, serve
 
 _MIN_SIDE: Final = 16  # pixels; no image is made smaller than that
 
 
 def main() -> None:
     """Answer requests until the standard input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    responses = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # keeps a library's prints out of the responses
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.nice(10)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(OSError):  # Linux: out of memory, this process is killed first
-        Path("/proc/self/oom_score_adj").write_text("500")
     Image.preinit()
     warnings.simplefilter("ignore")
     warnings.simplefilter("error", Image.DecompressionBombWarning)
-    gc.freeze()
-    responses.write(packed({"ready": True}))
-    requests = sys.stdin.buffer
-    while head := requests.read(4):
-        request = json.loads(requests.read(int.from_bytes(head, "big")))
-        _limit_memory(request["max_memory"])
-        # The parent kills at the deadline. If it was killed itself, this ends a codec too.
-        signal.setitimer(signal.ITIMER_REAL, request["seconds"] + 1)
-        response = _respond(request)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        responses.write(packed(response))
-        gc.collect()  # Pillow leaves images in reference cycles: 190 MB after one of 48 megapixels
+    serve(_answer)
 
 
-def _end_with_parent() -> None:
-    """End this process when the other end of its standard input is closed."""
-    poll = select.poll()
-    poll.register(0, 0)  # reports POLLHUP unasked
-    poll.poll()
-    os._exit(0)
-
-
-def _limit_memory(max_memory: int) -> None:
-    """Limit this process's private memory. On macOS the limit has no effect."""
-    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    most = max_memory if hard == resource.RLIM_INFINITY else min(max_memory, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+def _answer(encoded: bytes) -> bytes:
+    request = json.loads(encoded)
+    limit_memory(request["max_memory"])
+    # The parent kills at the deadline. If it was killed itself, this ends a codec too.
+    signal.setitimer(signal.ITIMER_REAL, request["seconds"] + 1)
+    response = _respond(request)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return json.dumps(response).encode()
 
 
 def _respond(request: dict[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from urllib.parse import quote
 import charset_normalizer
 import webencodings
 
+from imageload.documents.finders import find_images, kind_of
 from imageload.documents.found import Finds, replace
-from imageload.documents.kinds import find_images, kind_of
 
 _BOMS = (
     (b"\xef\xbb\xbf", "utf-8"),

@@ -1,220 +1,86 @@
-"""The kinds of documents, and how a text's kind is judged.
-
-The order of trust: the name that the client gives, a content type that names one kind, the file's
-name, `text/plain` (plain text or a list), and the text itself.
-"""
+"""The kinds of documents: their content types and file names, and what is sought in them."""
 
 from __future__ import annotations
 
-import json
-import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from imageload.documents import (
-    asciidoc,
-    bbcode,
-    html,
-    jsontext,
-    lists,
-    markdown,
-    org,
-    tables,
-    text,
-    wiki,
-)
-from imageload.documents.found import Finds
 
-FINDERS = {
-    "markdown": markdown.find,
-    "html": html.find,
-    "bbcode": bbcode.find,
-    "org": org.find,
-    "asciidoc": asciidoc.find,
-    "wiki": wiki.find,
-    "list": lists.find,
-    "text": text.find,
+class Kind(NamedTuple):
+    """The first of its content types and of its suffixes are given to a document without them.
+
+    `sought`: what its finder looks for, for people.
+    """
+
+    types: Sequence[str]
+    suffixes: Sequence[str]
+    sought: str
+
+
+_BARE = "URLs that end like an image (.png, .jpg, ...)"
+
+KINDS: Mapping[str, Kind] = {
+    "markdown": Kind(
+        ["text/markdown", "text/x-markdown"],
+        ["md", "markdown", "mdown", "mkd", "mdx", "qmd", "rmd"],
+        f"![](https://...), <img> and {_BARE}",
+    ),
+    "html": Kind(
+        ["text/html", "application/xhtml+xml", "application/xml", "text/xml", "image/svg+xml"],
+        ["html", "htm", "xhtml", "xml", "rss", "atom", "svg", "opml"],
+        f"<img>, srcset, styles, feeds' enclosures and {_BARE}",
+    ),
+    "bbcode": Kind(
+        ["text/x-bbcode", "text/bbcode"],
+        ["bbcode"],
+        f"[img]https://...[/img] and {_BARE}",
+    ),
+    "csv": Kind(
+        ["text/csv", "text/tab-separated-values", "application/csv", "application/vnd.ms-excel"],
+        ["csv", "tsv", "tab"],
+        f"a column of image URLs, {_BARE}; name the column with ?column=NAME",
+    ),
+    "json": Kind(
+        ["application/json", "text/json", "application/x-ndjson", "application/jsonl"],
+        ["json", "jsonl", "ndjson", "json5", "geojson", "ipynb", "har"],
+        f"strings that are {_BARE}, or whose key names an image",
+    ),
+    "org": Kind(["text/org", "text/x-org"], ["org"], f"[[https://...]] and {_BARE}"),
+    "asciidoc": Kind(
+        ["text/asciidoc", "text/x-asciidoc"],
+        ["adoc", "asciidoc", "asc"],
+        f"image::https://...[] and {_BARE}",
+    ),
+    "wiki": Kind(
+        ["text/x-wiki", "text/x-web-textile"],
+        ["wiki", "mediawiki", "dokuwiki", "textile", "jira", "confluence"],
+        f"{{{{https://...}}}}, !https://...! and {_BARE}",
+    ),
+    "list": Kind(["text/plain", "text/uri-list"], ["txt", "urls"], "http and https URLs"),
+    "text": Kind(["text/plain"], ["txt"], _BARE),
 }
-"""The finder of each kind that needs nothing but the text and its base."""
-KINDS = (*FINDERS, "csv", "json")
-
-_TYPES = {
-    "text/markdown": "markdown",
-    "text/x-markdown": "markdown",
-    "text/html": "html",
-    "application/xhtml+xml": "html",
-    "application/xml": "html",
-    "text/xml": "html",
-    "image/svg+xml": "html",
-    "text/x-bbcode": "bbcode",
-    "text/bbcode": "bbcode",
-    "text/csv": "csv",
-    "text/tab-separated-values": "csv",
-    "application/csv": "csv",
-    "application/vnd.ms-excel": "csv",
-    "application/json": "json",
-    "text/json": "json",
-    "application/x-ndjson": "json",
-    "application/jsonl": "json",
-    "text/org": "org",
-    "text/x-org": "org",
-    "text/asciidoc": "asciidoc",
-    "text/x-asciidoc": "asciidoc",
-    "text/x-wiki": "wiki",
-    "text/x-web-textile": "wiki",
-    "text/uri-list": "list",
+UNSAID = {
+    "",
+    "application/octet-stream",
+    "application/x-www-form-urlencoded",
+    "application/unknown",
 }
-_SUFFIXES = {
-    **dict.fromkeys(["md", "markdown", "mdown", "mkd", "mdx", "qmd", "rmd"], "markdown"),
-    **dict.fromkeys(["html", "htm", "xhtml", "xml", "rss", "atom", "svg", "opml"], "html"),
-    **dict.fromkeys(["csv", "tsv", "tab"], "csv"),
-    **dict.fromkeys(["json", "jsonl", "ndjson", "json5", "geojson", "ipynb", "har"], "json"),
-    **dict.fromkeys(["adoc", "asciidoc", "asc"], "asciidoc"),
-    **dict.fromkeys(["wiki", "mediawiki", "dokuwiki", "textile", "jira", "confluence"], "wiki"),
-    "org": "org",
-    "bbcode": "bbcode",
-    "urls": "list",
-}
-_INNER_DEPTH = 3  # a JSON string of JSON of HTML; deeper texts are searched as plain text
-
-_HTML_START = re.compile(
-    r"\s*(?:<!doctype\s+html|<html\b|<\?xml\b|<rss\b|<feed\b|<svg\b|<urlset\b)", re.I
-)
-_HTML_TAG = re.compile(
-    r"</?(?:[a-z][a-z0-9]{0,9}|[a-z]{1,9}:[a-z]{1,12})(?:\s[^<>]{0,200})?/?>|<(?:img|source|picture)\b",
-    re.I,
-)
-_JSON_START = re.compile(r'\[{0,9}\s*\{\s*"[^"\n]{0,200}"\s*:')  # of JSON that is broken later
-_BBCODE_IMAGE = re.compile(r"\[/(?:img|timg|thumb|url)\]", re.I)
-_BBCODE = re.compile(r"\[/(?:img|timg|url|quote|code|size|color|center|list|b|i|u)\]", re.I)
-_MARKDOWN = re.compile(
-    r"!\[[^\]\n]{0,300}\](?:\(|\[)|!\[\[|\[[^\[\]\n]{1,300}\]\((?:https?:|/|\.)"
-    r"|^ {0,3}#{1,6} \S|^ {0,3}(?:```|~~~)"
-    r"|^ {0,3}\[[^\[\]\n]{1,300}\]:[ \t]*\S|\]\[[^\[\]\n]{0,300}\]",
-    re.M,
-)
-_ORG = re.compile(
-    r"^[ \t]*#\+(?:title|begin_\w+|attr_\w+|caption|author|html|options|startup)\b|\[\[(?:https?://|file:|\./)[^\[\]\n|]{1,2000}\]\[",
-    re.I | re.M,
-)
-_ASCIIDOC = re.compile(r"\bimage::?[^\s\[\]:][^\s\[\]]{0,2000}\[", re.M)
-_WIKI = re.compile(
-    r"\[\[(?:File|Image|Datei|Fichier|Archivo):|\{\{[ \t]*(?:https?://|:\w)|(?<![\w!])![<>=]?https?://[^\s!]{1,2000}!"
-    r"|^h[1-6]\. \S|^\{\{[A-Z][\w ]{1,60}$|'''[^'\n]{1,200}'''|^={2,6}[^=\n]{1,200}={2,6}[ \t]*$|\{(?:code|noformat)\b[^{}\n]{0,200}\}|<nowiki>|\[\[https?://[^\[\]|\n]{1,2000}\|",
-    re.M,
-)
+"""Of clients that do not know the type: curl sends the form's, Tornado's parser "unknown"."""
+_PLAIN = {"text/plain", "txt"}  # name no kind: the text is judged
+_TYPES = {name: kind for kind, each in KINDS.items() for name in each.types}
+_SUFFIXES = {name: kind for kind, each in KINDS.items() for name in each.suffixes}
 
 
-def kind_of(text: str, content_type: str = "", file_name: str = "") -> str:
-    """The kind of a document: one of KINDS."""
-    essence = content_type.partition(";")[0].strip().lower()
-    named = named_kind(essence)
-    if named:
-        return named
-    suffix = file_name.rpartition(".")[2].lower() if "." in file_name else ""
-    if suffix in _SUFFIXES:
-        return _SUFFIXES[suffix]
-    if essence == "text/plain":
-        return "list" if lists.is_list(text) else "text"
-    return judged(text)
-
-
-def named_kind(media_type: str) -> str:
+def kind_of_type(media_type: str) -> str:
     """The kind that a content type without parameters, in lower case, names; "" for none."""
     if media_type.endswith("+json"):
         return "json"
     if media_type.endswith("+xml"):
         return "html"
-    return _TYPES.get(media_type, "")
+    return "" if media_type in _PLAIN else _TYPES.get(media_type, "")
 
 
-def judged(text: str) -> str:
-    """The kind that a text looks like."""
-    if is_json(text):
-        return "json"
-    if _HTML_START.match(text):
-        return "html"
-    if lists.is_list(text):
-        return "list"
-    return _marked(text) or "text"
-
-
-def _marked(text: str) -> str:
-    """The markup, or the table, that the text looks like; "" for none."""
-    has_markdown = _MARKDOWN.search(text)
-    if _BBCODE.search(text) and (not has_markdown or _BBCODE_IMAGE.search(text)):
-        return "bbcode"
-    if _ORG.search(text):
-        return "org"
-    if _ASCIIDOC.search(text):
-        return "asciidoc"
-    if not has_markdown and _is_table(text):
-        return "csv"
-    if _is_markdown(text):
-        return "markdown"
-    if _WIKI.search(text):
-        return "wiki"
-    if _HTML_TAG.search(text):
-        return "html"
-    return "markdown" if has_markdown else ""
-
-
-def _is_markdown(text: str) -> bool:
-    """Whether a text has marks of Markdown, and is not an HTML element with one by chance."""
-    mark = _MARKDOWN.search(text)
-    if not mark:
-        return False
-    is_element = text.lstrip().startswith("<") and text.rstrip().endswith(">")
-    return not is_element or mark[0].startswith(("![", "#", "```", "~~~", "]["))
-
-
-def is_json(text: str) -> bool:
-    """Whether the text is JSON, or JSON values one after another; it may be broken inside."""
-    begin = re.compile(r"[\s\ufeff]*(?=[\[{])").match(text)
-    if not begin:
-        return False
-    try:
-        _, end = json.JSONDecoder().raw_decode(text, begin.end())
-    except RecursionError:
-        return True
-    except ValueError:
-        return _JSON_START.match(text, begin.end()) is not None
-    return re.compile(r"[\s,]*(?:[\[{]|$)").match(text, end) is not None
-
-
-def _is_table(text: str) -> bool:
-    """Whether the text has rows with the same number of cells, two rows at least."""
-    start, delimiter = tables.table_delimiter(text)
-    if not delimiter:
-        return False
-    rows = tables.records(text, delimiter, start)
-    next(rows, None)
-    second = next(rows, None)
-    return second is not None and len(second) > 1
-
-
-def find_images(
-    text: str, kind: str, base: str = "", column: str = "", link_base: str = "", depth: int = 0
-) -> Finds:
-    """The images of a text of this kind."""
-
-    def inner(text: str, base: str) -> Finds:
-        kind = inner_kind(text) if depth < _INNER_DEPTH else "text"
-        return find_images(text, kind, base, depth=depth + 1)
-
-    if kind == "csv":
-        return tables.find(text, base, column, link_base, inner)
-    if kind == "json":
-        return jsontext.find(text, base, inner)
-    return FINDERS[kind](text, base).in_order()
-
-
-def inner_kind(text: str) -> str:
-    """The kind of a text in a string or in a cell: tables and wikis are not looked for."""
-    if _HTML_START.match(text):
-        return "html"
-    if text.lstrip()[:1] in ("{", "[") and is_json(text):
-        return "json"
-    if re.search(r"\[img\b[^\]\n]{0,200}\]", text, re.I) and re.search(r"\[/img\]", text, re.I):
-        return "bbcode"
-    if _is_markdown(text):
-        return "markdown"
-    return "html" if _HTML_TAG.search(text) else "text"
+def kind_of_name(file_name: str) -> str:
+    """The kind that the end of a file's name names; "" for none."""
+    _, dot, suffix = file_name.rpartition(".")
+    return _SUFFIXES.get(suffix.lower(), "") if dot and suffix.lower() not in _PLAIN else ""

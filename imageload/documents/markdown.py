@@ -12,30 +12,21 @@ over several blocks. Images of code are ignored, and those of places that nobody
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from html import unescape
 from typing import Any
 
-from markdown_it import MarkdownIt
-from markdown_it.rules_block import StateBlock, reference
-from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 
 from imageload.documents import html
 from imageload.documents import text as bare
-from imageload.documents.found import Finds, Found, Part, decoded, masked
-from imageload.documents.markdown_rules import (
-    Span,
-    destination_of_reference,
-    embed,
-    image,
-    link,
-    noting,
-)
+from imageload.documents.found import Finds, Found, Part, decoded, masked, plain
+from imageload.documents.markdown_rules import Span, Tangled, parser
 from imageload.documents.urls import absolute, is_image, is_template
 
 # A bracket, an element, or a bare URL, which may have escapes.
 _MAY_HAVE_IMAGES = re.compile(r"[\[<&\\]|http", re.IGNORECASE)
+_MAY_HAVE_URLS = re.compile(r"[&\\]|http", re.IGNORECASE)
 _LINE_ENDS = re.compile(r"\r\n?|\0")
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _ESCAPES = re.compile(
@@ -45,14 +36,9 @@ _WITH_BLANK = re.compile(
     r"!\[[^\[\]\n]{0,500}\]\([ \t]*([^\s()<>\"'=][^()<>\n]{0,2000} [^()<>\n]{0,2000})\)"
 )
 
-NESTING = 100
-"""Blocks in blocks, and brackets in brackets, that are looked into."""
-STEPS_PER_CHARACTER = 3
-"""Steps of the inline parser, before a text counts as tangled and is searched as plain text."""
-
-
-class _Tangled(Exception):
-    """The parser would need more steps than the text's length allows."""
+_BLOCK_STEPS = 0.25
+_INLINE_STEPS = 3
+"""Steps of the parsers for each character; a text that needs more is searched as plain text."""
 
 
 def find(text: str, base: str = "") -> Finds:
@@ -72,26 +58,24 @@ class _Reader:
         self.text = text
         self.base = base
         self._lines = [0, *(match.end() for match in re.finditer("\n", text)), len(text) + 1]
-        self._labels: dict[str, Span] = {}
+        self._environment: dict[str, Any] = {"spans": {}}
         self._used: set[str] = set()
-        self._steps = 0
         self._finds = Finds()
         self._html: list[tuple[int, int]] = []
         self._seen: list[tuple[int, int]] = []  # spans of code and of URLs
 
     def finds(self) -> Finds:
         """The images of the text."""
-        parser = self._parser()
-        environment: dict[str, Any] = {}
-        for token, cell in _with_places(parser.parse(self.text, environment)):
-            if token.type == "inline":
-                self._inline(self._cell(token, cell), parser, environment)
+        for token, cell in _with_places(self._blocks()):
+            if token.type == "inline" and _MAY_HAVE_IMAGES.search(token.content):
+                part = self._cell(token, cell)
+                self._inline(part, self._children(part))
             elif token.type == "html_block":
                 self._html += self._spans(self._content(token))
             elif token.type in ("fence", "code_block") and token.map:
                 start, end = self._lines[token.map[0]], self._lines[token.map[1]] - 1
                 self._code(start, end)
-        for label, span in self._labels.items():
+        for label, span in self._environment["spans"].items():
             self._take(span, is_marked=label in self._used)
         self._in_html()
         rest = masked(self.text, [*self._html, *self._seen])
@@ -100,42 +84,28 @@ class _Reader:
         )
         return self._finds
 
-    # The parser
+    def _blocks(self) -> list[Token]:
+        """The blocks of the text; none if it is tangled, and then it is searched as plain text."""
+        self._environment["steps"] = _BLOCK_STEPS * len(self.text) + 20_000
+        try:
+            return parser().parse(self.text, self._environment)
+        except Tangled:
+            self._finds.ignore(self.text, 0, "Too many lists, quotes or cells to read.")
+            self._environment["spans"].clear()
+            self._inline(plain(self.text, 0, len(self.text)), [])
+            return []
 
-    def _parser(self) -> MarkdownIt:
-        """markdown-it with our rules; the reader itself parses the inline text later."""
-        parser = MarkdownIt("commonmark", {"maxNesting": NESTING})
-        parser.enable("table").disable(["emphasis", "inline"])
-        parser.block.ruler.at("reference", self._reference, {"alt": []})
-        parser.inline.ruler.at("image", image)
-        parser.inline.ruler.at("link", link)
-        parser.inline.ruler.before("image", "embed", embed)
-        for name in ("html_inline", "backticks", "autolink"):
-            rules = parser.inline.ruler
-            rule = next(each.fn for each in rules.__rules__ if each.name == name)
-            rules.at(name, noting(rule))
-        skip = parser.inline.skipToken
-
-        def counted(state: StateInline) -> None:
-            self._steps -= 1
-            if self._steps < 0:
-                raise _Tangled
-            skip(state)
-
-        parser.inline.skipToken = counted  # type: ignore[method-assign]
-        return parser
-
-    def _reference(self, state: StateBlock, start: int, end: int, silent: bool) -> bool:
-        """markdown-it's rule for `[label]: URL`, which notes where the URL stands."""
-        before = len(state.env.get("references", ()))
-        if not reference(state, start, end, silent):
-            return False
-        references = state.env.get("references", {})
-        if not silent and len(references) > before:
-            span = destination_of_reference(state, start)
-            if span:
-                self._labels[next(reversed(references))] = span
-        return True
+    def _children(self, part: Part) -> list[Token]:
+        """The inline tokens of a block; none if it is tangled."""
+        text = part.text
+        if not _is_marked(text):
+            return []
+        self._environment["steps"] = _INLINE_STEPS * len(text) + 1_000
+        try:
+            return parser().inline.parse(text, parser(), self._environment, [])
+        except (Tangled, RecursionError):
+            self._finds.ignore(text, part.span(0, 1)[0], "Too many brackets in brackets to read.")
+            return []
 
     # Places
 
@@ -179,27 +149,19 @@ class _Reader:
 
     # Images
 
-    def _inline(self, part: Part, parser: MarkdownIt, environment: dict[str, Any]) -> None:
-        """The images of one paragraph, heading or cell."""
+    def _inline(self, part: Part, children: Iterable[Token]) -> None:
+        """The images of one paragraph, heading or cell, which has these inline tokens."""
         text = part.text
-        if not text:
-            return
-        self._steps = STEPS_PER_CHARACTER * len(text) + 1_000
-        try:
-            children = (
-                parser.inline.parse(text, parser, environment, []) if _is_marked(text) else []
-            )
-        except (_Tangled, RecursionError):
-            self._finds.ignore(text, part.span(0, 1)[0], "Too many brackets in brackets to read.")
-            children = []
         spoken: list[tuple[int, int]] = []
         for child in children:
             spoken += self._child(child, part)
-        for match in _WITH_BLANK.finditer(masked(text, spoken)):
+        rest = masked(text, spoken)
+        for match in _WITH_BLANK.finditer(rest):
             start, _ = part.span(*match.span(1))
             _, why = absolute(match[1], self.base) if is_template(match[1]) else ("", "")
             self._finds.ignore(match[1], start, why or "A URL with a blank: write it as <URL>.")
-        rest = masked(text, spoken)
+        if not _MAY_HAVE_URLS.search(rest):
+            return
         words = decoded(rest, 0, len(rest), _ESCAPES, _meaning)
         finds = words.moved(bare.find(words.text), rest)
         for each in part.moved(finds, self.text).found:

@@ -19,7 +19,7 @@ from imageload.documents import text as bare
 from imageload.documents.found import Cell, Finds, Found, Part, decoded
 from imageload.documents.jsontext import Inner, names_image
 from imageload.documents.lists import entries
-from imageload.documents.urls import absolute, is_image, is_other
+from imageload.documents.urls import EXTENSION, absolute, is_image, is_other
 
 DELIMITERS = ",;\t|"
 _SEPARATOR = re.compile(r"sep=([,;\t|])\r?\n", re.IGNORECASE)
@@ -215,13 +215,14 @@ def _url_columns(text: str, rows: list[list[Value]], names: list[str], base: str
     A URL that does not look like an image counts where the column's name says so.
     """
     columns: set[int] = set()
+    named = {index for index, name in enumerate(names) if names_image(name)}
     for row in rows[bool(names) :]:
-        if text.find(".", row[0].start, row[-1].outer_end) < 0:
+        if not _has_any(text, row[0].start, row[-1].outer_end):
             continue
         for index, cell in enumerate(row):
-            if index in columns or text.find(".", cell.start, cell.end) < 0:
+            if index in columns or not _has_any(text, cell.start, cell.end):
                 continue
-            is_named = index < len(names) and names_image(names[index])
+            is_named = index in named
             values = _texts(text, cell)
             urls = [absolute(value, base if is_image(value) else "")[0] for value in values]
             if urls and all(url and (is_image(url) or is_named) for url in urls):
@@ -261,12 +262,16 @@ def _other_cell(finds: Finds, text: str, cell: Value, base: str, inner: Inner | 
     finds.add(part.moved(found, text, _in_quotes if cell.is_quoted else None))
 
 
-_MARK = re.compile(r"[/<.]")
+# Of a URL or an element, or what a relative URL ends like; others stand in brackets, or are values.
+_MARK = re.compile(rf"[/<]|{EXTENSION}", re.IGNORECASE)
+_AROUND = re.compile(r"[\[{=]")
 
 
 def _has_any(text: str, start: int, end: int) -> bool:
     """Whether something stands here that may be an image: a URL or an element."""
-    return _MARK.search(text, start, end) is not None
+    if _MARK.search(text, start, end):
+        return True
+    return text.find(".", start, end) >= 0 and _AROUND.search(text, start, end) is not None
 
 
 def _in_quotes(link: str) -> str:

@@ -22,6 +22,8 @@ _OTHER_PATH = re.compile(
 _PAGE = re.compile(r"^https?://github\.com/[^/]+/[^/]+/blob/|/[A-Z][\w-]*:[^/]+$")
 _TEMPLATE = re.compile(r"\{\{|\{%|\$\{|<%|<\?|\{[A-Za-z_$][^{}]{0,99}\}|%[A-Z][A-Z_]{2,40}%")
 _HTTP = re.compile(r"https?://[^\s/?#\\]", re.I)
+_BREAKS = re.compile(r"[\t\r\n]")
+_QUERY = re.compile(r"[?#]")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _REASONS = {
     "data": "A data: URI: this image is in the document itself.",
@@ -39,7 +41,7 @@ def absolute(text: str, base: str) -> tuple[str, str]:
     A relative URL is resolved with `base`, if there is one. As in browsers, blanks around a URL
     and line ends in it do not count, and a blank in it is percent-encoded.
     """
-    url = re.sub(r"[\t\r\n]", "", text).strip(" \f\x00")
+    url = _BREAKS.sub("", text).strip(" \f\x00")
     if not url or url.startswith("#"):
         return "", ""
     scheme = _SCHEME.match(url)
@@ -70,12 +72,11 @@ def is_template(text: str) -> bool:
 
 def is_image(url: str) -> bool:
     """Whether a URL that stands for itself looks like an image: its path ends like one."""
-    path = re.split(r"[?#]", url, maxsplit=1)[0]
-    if _PAGE.search(path):
-        return False
-    return bool(_IMAGE_PATH.search(path) or _IMAGE_QUERY.search(url))
+    path = _QUERY.split(url, 1)[0]
+    is_named = _IMAGE_PATH.search(path) or _IMAGE_QUERY.search(url)
+    return bool(is_named) and _PAGE.search(path) is None
 
 
 def is_other(url: str) -> bool:
     """Whether a URL in an image's place is clearly something else: a page, a script, a film."""
-    return _OTHER_PATH.search(re.split(r"[?#]", url, maxsplit=1)[0]) is not None
+    return _OTHER_PATH.search(_QUERY.split(url, 1)[0]) is not None

@@ -50,6 +50,7 @@ class BaseHandler(BodyHandler):
         self.jobs, self.target = service.registry, service.target
         self.store, self.sandbox = service.store, service.sandbox
         self.checks = service.checks
+        self.documents = service.documents
         self.scrape = scrape
         self.route = route
         self._held_seconds = 0.0
@@ -60,6 +61,11 @@ class BaseHandler(BodyHandler):
         """True if the client has closed the connection."""
         self.changed = asyncio.Event()
         """Set when the job that the request waits for has changed, or the client has left."""
+
+    @property
+    def caller(self) -> str:
+        """Whose request it is, as far as that is known: a token's, or an address's."""
+        return self.limits.access.caller(self.request) or str(self.request.remote_ip)
 
     def log(self) -> None:
         """Log the request and count its duration, without the time it was held on purpose."""

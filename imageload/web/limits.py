@@ -14,9 +14,9 @@ from imageload.web.idempotency import IdempotencyKeys
 
 T = TypeVar("T")
 
-Pool = Literal["bodies", "documents", "journal", "views"]
-"""bodies: large bodies become jobs; documents: they are searched and written; journal: small bodies
-wait for the disk; views: large responses.
+Pool = Literal["bodies", "journal", "views"]
+"""bodies: large bodies become jobs; journal: small bodies wait for the disk; views: large
+responses.
 
 A pool that is full delays only its own kind. Short work is done on the event loop or in its default
 threads, maintenance in a thread of its own.
@@ -24,7 +24,7 @@ threads, maintenance in a thread of its own.
 
 # Bodies and views need the CPU: more threads would only compete with the event loop for the GIL.
 # The store writes once in 10 ms for all that wait: two threads would allow 200 POSTs a second.
-_THREADS: Mapping[Pool, int] = {"bodies": 2, "documents": 2, "journal": 16, "views": 2}
+_THREADS: Mapping[Pool, int] = {"bodies": 2, "journal": 16, "views": 2}
 
 
 class RequestLimits:
@@ -60,5 +60,5 @@ class RequestLimits:
     def close(self) -> None:
         """Accept no more jobs. Views are still made."""
         self._is_closed = True
-        for name in ("bodies", "documents", "journal"):
+        for name in ("bodies", "journal"):
             self._pools[name].shutdown(wait=False, cancel_futures=True)

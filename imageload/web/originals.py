@@ -1,12 +1,10 @@
-"""The body of a POST of documents, and a document as it is stored with its job."""
+"""The body of a POST of documents, and the name of a document that is sent."""
 
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Iterator
 
-import msgspec
 from tornado.httputil import (
     HTTPFile,
     HTTPInputError,
@@ -14,8 +12,8 @@ from tornado.httputil import (
     parse_multipart_form_data,
 )
 
-from imageload.documents import Document, Finds, read_document
-from imageload.documents.kinds import named_kind
+from imageload.documents.kinds import UNSAID, kind_of_type
+from imageload.documents.original import Original
 from imageload.errors import Refused
 from imageload.web.intake import media_type
 
@@ -23,87 +21,26 @@ MOST_PARTS = 100
 _MULTIPART = "multipart/form-data"
 _BOUNDARY = re.compile(r""";\s*boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))""", re.IGNORECASE)
 _HEADER_VALUE = re.compile(r"[ -~]{0,255}")
-# Of clients that do not know the type: curl sends the form's, Tornado's parser "unknown".
-_UNSAID = (
-    "",
-    "application/octet-stream",
-    "application/x-www-form-urlencoded",
-    "application/unknown",
-)
-# The type and the file's suffix of a document that came without.
-_TYPES = {
-    "markdown": ("text/markdown", "md"),
-    "html": ("text/html", "html"),
-    "bbcode": ("text/x-bbcode", "bbcode"),
-    "csv": ("text/csv", "csv"),
-    "json": ("application/json", "json"),
-    "org": ("text/org", "org"),
-    "asciidoc": ("text/asciidoc", "adoc"),
-    "wiki": ("text/x-wiki", "wiki"),
-    "list": ("text/plain", "txt"),
-    "text": ("text/plain", "txt"),
-}
-
-
-class Original(msgspec.Struct, array_like=True, frozen=True):
-    """A document as it was posted, and what its finder is called with.
-
-    Its content type names its kind, also if that was judged. The target's links began with
-    `link_base` then; "" for documents of older versions.
-    """
-
-    content: bytes
-    content_type: str
-    file_name: str = ""
-    base: str = ""
-    column: str = ""
-    link_base: str = ""
-
-    def read(self) -> Document:
-        """The document; the same at every time."""
-        return read_document(self.content, self.content_type, self.file_name)
-
-    def find(self, document: Document) -> Finds:
-        """The places of images in it, those that are links of the target too."""
-        return document.find(self.base, self.column, self.link_base)
-
-    def is_link(self, url: str) -> bool:
-        """Whether this is a link of the target: nothing needs to be uploaded."""
-        return bool(self.link_base) and url.startswith(self.link_base)
-
-    def encoded(self) -> bytes:
-        """For the store."""
-        return zlib.compress(msgspec.msgpack.encode(self), 1)
-
-
-def decode_original(encoded: bytes) -> Original:
-    """The Original that was encoded."""
-    return msgspec.msgpack.decode(zlib.decompress(encoded), type=Original)
-
-
-def suffix_of(kind: str) -> str:
-    """The end of a file's name for a document of this kind."""
-    return _TYPES[kind][1]
 
 
 def read_originals(
     body: bytes, content_type: str, base: str = "", column: str = "", link_base: str = ""
-) -> list[tuple[Original, Document]]:
+) -> list[Original]:
     """The documents of a body, in order. Raises Refused: bad-request or unsupported-type."""
     if media_type(content_type) == _MULTIPART:
         files = _files(body, content_type)
     else:
         files = [HTTPFile(filename="", body=body, content_type=content_type)]
     where = [f"Document {n}: " if len(files) > 1 else "" for n, _ in enumerate(files, 1)]
-    read = [_read(file, column, at) for file, at in zip(files, where, strict=True)]
+    types = [_checked_type(file, at) for file, at in zip(files, where, strict=True)]
     return [
-        (Original(file.body, type_, file.filename, base, column, link_base), document)
-        for file, (type_, document) in zip(files, read, strict=True)
+        Original(file.body, type_, file.filename, base, column, link_base)
+        for file, type_ in zip(files, types, strict=True)
     ]
 
 
-def _read(file: HTTPFile, column: str, where: str) -> tuple[str, Document]:
-    """The content type of a file, judged if it came without one, and its document."""
+def _checked_type(file: HTTPFile, where: str) -> str:
+    """The content type of a file that may be a document."""
     if not file.body or file.body.isspace():
         message = "The document is empty. Send it as the body, or as files of a form."
         raise Refused("bad-request", f"{where}{message}")
@@ -111,19 +48,11 @@ def _read(file: HTTPFile, column: str, where: str) -> tuple[str, Document]:
     if not _HEADER_VALUE.fullmatch(content_type):
         raise Refused("bad-request", f"{where}The content type is malformed.")
     type_ = media_type(content_type)
-    if not (type_ in _UNSAID or type_.startswith("text/") or named_kind(type_)):
+    if not (type_ in UNSAID or type_.startswith("text/") or kind_of_type(type_)):
         message = f"{type_} is no document with image URLs that is read here. Send text: Markdown, "
         message += "HTML, BBCode, CSV, JSON or plain text, with its content type or without one."
         raise Refused("unsupported-type", f"{where}{message}")
-    document = read_document(file.body, content_type, file.filename)
-    if type_ in _UNSAID:
-        content_type, _ = _TYPES[document.kind]
-        if document.encoding == "utf-8":
-            content_type += "; charset=utf-8"
-    if column and document.kind != "csv":
-        message = f"column is for tables, and this was read as {document.kind}."
-        raise Refused("bad-request", f"{where}{message}")
-    return content_type, document
+    return content_type
 
 
 class _InOrder(dict[str, list[HTTPFile]]):

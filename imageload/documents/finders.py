@@ -1,0 +1,171 @@
+"""The finder of each kind of document, and how the kind of a text is judged.
+
+The order of trust: the name that the client gives, a content type that names one kind, the file's
+name, `text/plain` (plain text or a list), and the text itself.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from imageload.documents import (
+    asciidoc,
+    bbcode,
+    html,
+    jsontext,
+    lists,
+    markdown,
+    org,
+    tables,
+    text,
+    wiki,
+)
+from imageload.documents.found import Finds
+from imageload.documents.kinds import kind_of_name, kind_of_type
+
+FINDERS = {
+    "markdown": markdown.find,
+    "html": html.find,
+    "bbcode": bbcode.find,
+    "org": org.find,
+    "asciidoc": asciidoc.find,
+    "wiki": wiki.find,
+    "list": lists.find,
+    "text": text.find,
+}
+"""The finder of each kind that needs nothing but the text and its base."""
+
+_INNER_DEPTH = 3  # a JSON string of JSON of HTML; deeper texts are searched as plain text
+
+_HTML_START = re.compile(
+    r"\s*(?:<!doctype\s+html|<html\b|<\?xml\b|<rss\b|<feed\b|<svg\b|<urlset\b)", re.I
+)
+_HTML_TAG = re.compile(
+    r"</?(?:[a-z][a-z0-9]{0,9}|[a-z]{1,9}:[a-z]{1,12})(?:\s[^<>]{0,200})?/?>|<(?:img|source|picture)\b",
+    re.I,
+)
+_JSON_START = re.compile(r'\[{0,9}\s*\{\s*"[^"\n]{0,200}"\s*:')  # of JSON that is broken later
+_BBCODE_IMAGE = re.compile(r"\[/(?:img|timg|thumb|url)\]", re.I)
+_BBCODE = re.compile(r"\[/(?:img|timg|url|quote|code|size|color|center|list|b|i|u)\]", re.I)
+_MARKDOWN = re.compile(
+    r"!\[[^\]\n]{0,300}\](?:\(|\[)|!\[\[|\[[^\[\]\n]{1,300}\]\((?:https?:|/|\.)"
+    r"|^ {0,3}#{1,6} \S|^ {0,3}(?:```|~~~)"
+    r"|^ {0,3}\[[^\[\]\n]{1,300}\]:[ \t]*\S|\]\[[^\[\]\n]{0,300}\]",
+    re.M,
+)
+_ORG = re.compile(
+    r"^[ \t]*#\+(?:title|begin_\w+|attr_\w+|caption|author|html|options|startup)\b|\[\[(?:https?://|file:|\./)[^\[\]\n|]{1,2000}\]\[",
+    re.I | re.M,
+)
+_ASCIIDOC = re.compile(r"\bimage::?[^\s\[\]:][^\s\[\]]{0,2000}\[", re.M)
+_WIKI = re.compile(
+    r"\[\[(?:File|Image|Datei|Fichier|Archivo):|\{\{[ \t]*(?:https?://|:\w)|(?<![\w!])![<>=]?https?://[^\s!]{1,2000}!"
+    r"|^h[1-6]\. \S|^\{\{[A-Z][\w ]{1,60}$|'''[^'\n]{1,200}'''|^={2,6}[^=\n]{1,200}={2,6}[ \t]*$|\{(?:code|noformat)\b[^{}\n]{0,200}\}|<nowiki>|\[\[https?://[^\[\]|\n]{1,2000}\|",
+    re.M,
+)
+
+
+def kind_of(text: str, content_type: str = "", file_name: str = "") -> str:
+    """The kind of a document: one of KINDS."""
+    essence = content_type.partition(";")[0].strip().lower()
+    named = kind_of_type(essence) or kind_of_name(file_name)
+    if named:
+        return named
+    if essence == "text/plain":
+        return "list" if lists.is_list(text) else "text"
+    return judged(text)
+
+
+def judged(text: str) -> str:
+    """The kind that a text looks like."""
+    if is_json(text):
+        return "json"
+    if _HTML_START.match(text):
+        return "html"
+    if lists.is_list(text):
+        return "list"
+    return _marked(text) or "text"
+
+
+def _marked(text: str) -> str:
+    """The markup, or the table, that the text looks like; "" for none."""
+    has_markdown = _MARKDOWN.search(text)
+    if _BBCODE.search(text) and (not has_markdown or _BBCODE_IMAGE.search(text)):
+        return "bbcode"
+    if _ORG.search(text):
+        return "org"
+    if _ASCIIDOC.search(text):
+        return "asciidoc"
+    if not has_markdown and _is_table(text):
+        return "csv"
+    if _is_markdown(text):
+        return "markdown"
+    if _WIKI.search(text):
+        return "wiki"
+    if _HTML_TAG.search(text):
+        return "html"
+    return "markdown" if has_markdown else ""
+
+
+def _is_markdown(text: str) -> bool:
+    """Whether a text has marks of Markdown, and is not an HTML element with one by chance."""
+    mark = _MARKDOWN.search(text)
+    if not mark:
+        return False
+    is_element = text.lstrip().startswith("<") and text.rstrip().endswith(">")
+    return not is_element or mark[0].startswith(("![", "#", "```", "~~~", "]["))
+
+
+def is_json(text: str) -> bool:
+    """Whether the text is JSON, or JSON values one after another; it may be broken inside."""
+    begin = re.compile(r"[\s\ufeff]*(?=[\[{])").match(text)
+    if not begin:
+        return False
+    try:
+        _, end = json.JSONDecoder().raw_decode(text, begin.end())
+    except RecursionError:
+        return True
+    except ValueError:
+        return _JSON_START.match(text, begin.end()) is not None
+    return re.compile(r"[\s,]*(?:[\[{]|$)").match(text, end) is not None
+
+
+def _is_table(text: str) -> bool:
+    """Whether the text has rows with the same number of cells, two rows at least."""
+    start, delimiter = tables.table_delimiter(text)
+    if not delimiter:
+        return False
+    rows = tables.records(text, delimiter, start)
+    next(rows, None)
+    second = next(rows, None)
+    return second is not None and len(second) > 1
+
+
+def find_images(
+    text: str, kind: str, base: str = "", column: str = "", link_base: str = "", depth: int = 0
+) -> Finds:
+    """The images of a text of this kind."""
+
+    def inner(text: str, base: str) -> Finds:
+        kind = inner_kind(text) if depth < _INNER_DEPTH else "text"
+        return find_images(text, kind, base, depth=depth + 1)
+
+    if kind == "csv":
+        return tables.find(text, base, column, link_base, inner)
+    if kind == "json":
+        return jsontext.find(text, base, inner)
+    return FINDERS[kind](text, base).in_order()
+
+
+def inner_kind(text: str) -> str:
+    """The kind of a text in a string or in a cell: tables and wikis are not looked for."""
+    if _HTML_START.match(text):
+        return "html"
+    if text.lstrip()[:1] in ("{", "[") and is_json(text):
+        return "json"
+    if re.search(r"\[img\b[^\]\n]{0,200}\]", text, re.I) and re.search(r"\[/img\]", text, re.I):
+        return "bbcode"
+    if _is_markdown(text):
+        return "markdown"
+    return "html" if _HTML_TAG.search(text) else "text"

@@ -1,0 +1,157 @@
+"""The process that searches and writes documents: `python -m imageload.documents.worker`.
+
+Only this process imports the parsers. `original` has the messages.
+"""
+
+from __future__ import annotations
+
+import gc
+import signal
+import traceback
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from imageload.documents.document import Document, read_document
+from imageload.documents.found import Finds
+from imageload.documents.kinds import KINDS, UNSAID
+from imageload.documents.original import (
+    Original,
+    Preview,
+    Request,
+    Result,
+    Search,
+    Searched,
+    Write,
+)
+from imageload.errors import Refused
+from imageload.processes.child import limit_memory, serve
+
+if TYPE_CHECKING:
+    from imageload.schemas import DocumentJson, DocumentsJson
+_IS_LINK = "A link of the target: this image is there already."
+
+
+def main() -> None:
+    """Answer requests until the standard input ends."""
+    gc.disable()  # it would go through all tokens again and again; `serve` collects at the end
+    serve(_answer)
+
+
+def _answer(encoded: bytes) -> bytes:
+    request = msgspec.msgpack.decode(encoded, type=Request)
+    limit_memory(request.max_memory)
+    # SIGPROF ends this process at that CPU time: no parser can hold it up.
+    signal.setitimer(signal.ITIMER_PROF, request.seconds)
+    response = msgspec.msgpack.encode(_result(request))
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    return response
+
+
+def _result(request: Request) -> Result:
+    try:
+        return _done(request)
+    except Refused as error:
+        return Result(slug=error.slug, message=str(error))
+    except MemoryError:
+        message = "Reading it takes more memory than a document may take. Send less at once."
+        return Result(slug="too-complex", message=message)
+    except Exception:
+        return Result(bug=traceback.format_exc()[-8_000:])
+
+
+def _done(request: Request) -> Result:
+    match request.work:
+        case Search(originals, max_urls):
+            where = [f"Document {n}: " if originals[1:] else "" for n, _ in enumerate(originals, 1)]
+            pairs = zip(originals, where, strict=True)
+            return Result([_searched(original, at, max_urls) for original, at in pairs])
+        case Preview(originals):
+            documents: DocumentsJson = {"documents": [_preview(each) for each in originals]}
+            return Result(content=msgspec.json.encode(documents))
+        case Write():
+            return _written(request.work)
+
+
+def _read(original: Original, where: str = "") -> tuple[Document, Finds]:
+    """The document and its images; raises Refused (bad-request) if a column is named in vain."""
+    document = read_document(original.content, original.content_type, original.file_name)
+    if original.column and document.kind != "csv":
+        message = f"column is for tables, and this was read as {document.kind}."
+        raise Refused("bad-request", f"{where}{message}")
+    return document, document.find(original.base, original.column, original.link_base)
+
+
+def _new_images(original: Original, finds: Finds) -> Finds:
+    """The images of a document; those that are links of the target already are ignored."""
+    new = Finds()
+    new.ignored.extend(finds.ignored)
+    for each in finds.found:
+        if original.is_link(each.url):
+            new.ignore(each.as_written, each.start, _IS_LINK)
+        else:
+            new.found.append(each)
+    return new.in_order()
+
+
+def _searched(original: Original, where: str, max_urls: int) -> Searched:
+    """What is found; raises Refused: no-images, too-large or bad-request."""
+    document, finds = _read(original, where)
+    finds = _new_images(original, finds)
+    urls = list(dict.fromkeys(each.url for each in finds.found))
+    if not urls:
+        raise Refused("no-images", f"{where}{_no_images(document, finds)}")
+    if len(urls) > max_urls:
+        message = f"This has {len(urls):,} images; a job may have {max_urls:,}. Split the document."
+        raise Refused("too-large", f"{where}{message}")
+    content_type = original.content_type
+    if content_type.partition(";")[0].strip().lower() in UNSAID:
+        content_type = KINDS[document.kind].types[0]
+        if document.encoding == "utf-8":
+            content_type += "; charset=utf-8"
+    return Searched(document.kind, content_type, urls)
+
+
+def _no_images(document: Document, finds: Finds) -> str:
+    message = f"There is no image in it. It was read as {document.kind}, where the service looks "
+    message += f"for {KINDS[document.kind].sought}."
+    if finds.ignored:
+        first = finds.ignored[0]
+        count = f"{len(finds.ignored):,} ignored, the first" if finds.ignored[1:] else "Ignored"
+        message += f" {count} in line {document.line(first.start):,}: {first.why}"
+    return message
+
+
+def _preview(original: Original) -> DocumentJson:
+    document, finds = _read(original)
+    finds = _new_images(original, finds)
+    return {
+        "kind": document.kind,
+        "images": [
+            {"url": each.url, "line": document.line(each.start), "as_written": each.as_written}
+            for each in finds.found
+        ],
+        "ignored": [
+            {"text": each.text, "line": document.line(each.start), "why": each.why}
+            for each in finds.ignored
+        ],
+    }
+
+
+def _written(work: Write) -> Result:
+    """The document with links; the service has the URLs without the blanks around them."""
+    document, finds = _read(work.original)
+    links, errors = {}, {}
+    for found in finds.found:
+        url = found.url.strip()
+        if work.original.is_link(found.url):
+            links[found.url] = found.url
+        elif url in work.links:
+            links[found.url] = work.links[url]
+        elif url in work.errors:
+            errors[found.url] = work.errors[url]
+    return Result(content=document.replaced(finds, links, errors), kind=document.kind)
+
+
+if __name__ == "__main__":
+    main()
