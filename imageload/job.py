@@ -326,6 +326,7 @@ class Mirrored(_Change, frozen=True):
     callback: Callback | None
     version: int
     settled: int
+    parked: bool = False
 
 
 JobChange = (
@@ -366,6 +367,8 @@ class Snapshot(_Value, frozen=True):
     callback: Callback | None = None
     settled: int | None = None
     """Of a job on another node: see `Job.restored`."""
+    parked: bool = False
+    """True if images wait for the target that are queued again meanwhile, as no node has them."""
 
     @property
     def finished(self) -> bool:
@@ -453,6 +456,7 @@ class Job:
         that began before the job came here."""
         self._settled: int | None = None
         self._last_place = 0
+        self._parked = False
 
     @classmethod
     def restored(
@@ -468,6 +472,7 @@ class Job:
         callback: Callback | None = None,
         version: int = 0,
         settled: int | None = None,
+        parked: bool = False,
     ) -> Job:
         """The job as a process that ended left it, at `version`.
 
@@ -480,6 +485,7 @@ class Job:
         """
         job = cls((), job_id, dedupe=dedupe, created=created)
         job._album, job._callback, job._purging = album, callback, purging
+        job._parked = parked
         job._images = list(images)
         job.memory_bytes = memory_of(job._images)
         for image in job._images:
@@ -564,6 +570,7 @@ class Job:
                 self._settled = change.settled
                 self._started, self._purging = change.started, change.purging
                 self._album, self._callback = change.album, change.callback
+                self._parked = change.parked
 
     def _change_album(self, change: AlbumMade | AlbumEnded) -> None:
         if self._album is None or not self._album.is_open:
@@ -636,6 +643,7 @@ class Job:
             purging=self._purging,
             callback=self._callback,
             settled=self._settled,
+            parked=self._parked,
         )
 
 

@@ -2,8 +2,8 @@
 
     work(job):  images that are open ─► a purge that was asked for ─► the album ─► done
 
-What is to be done follows from the Job's state alone, so a job goes on after a restart, a retry or
-a purge in the same way. Everything here runs on the transfer loop. The actions on one job are done
+The next step follows from the Job's state alone, so a job goes on after a restart, a retry or a
+purge in the same way. Everything here runs on the transfer loop. The actions on one job are done
 one after the other, and `work` decides on its next step only between two of them.
 """
 
@@ -89,7 +89,7 @@ class Jobs:
         pipeline.target.gate.watch(self._fill_windows)
 
     async def work(self, job: Job) -> None:
-        """Do whatever is open in `job`; returns when nothing is, or the service stops."""
+        """Do all steps of `job`; returns when none is left, or the service stops."""
         window = Window(job, self._pipeline.load_image, self._may_start, host_of)
         self._windows[job.job_id] = window
         self._pipeline.dedupe.begin(job.job_id)
@@ -131,7 +131,7 @@ class Jobs:
     async def cancel(
         self, job: Job, *, purge: bool = False, may_land: bool = False
     ) -> CancelResult:
-        """Fail what is open in `job` as `cancelled`; with `purge`, delete what it has landed.
+        """Fail open images of `job` as `cancelled`; with `purge`, delete those that have landed.
 
         Uploads that are being sent land first if they are to be purged: only their responses have
         the deletehashes. The purge itself is `work`'s, or, with `may_land`, another node's. Done
@@ -213,7 +213,7 @@ class Jobs:
             window.add(indexes)
 
     async def fail(self, job: Job, failure: Failure) -> None:
-        """Fail what is open in `job`, which is not at work."""
+        """Fail the open images of `job`, which is not at work, and its album."""
         async with self.lock(job):
             self._settle(job, failure)
 
@@ -284,7 +284,7 @@ class Jobs:
             self._pipeline.apply(job, Failed(index, failure, 0))
         _log_failed(job, failure, len(ended))
         if job.summary().purging:
-            self._pipeline.apply(job, PurgeEnded())  # what was not deleted stays in its lists
+            self._pipeline.apply(job, PurgeEnded())  # the images it left stay in its lists
         self._end_album(job, failure)
 
     def _next_step(self, job: Job, window: Window) -> Callable[[], Awaitable[None]] | None:

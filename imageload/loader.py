@@ -5,7 +5,7 @@
 
 A job gets a thread again for a retry or a purge. At most `max_active_jobs` are at work; other jobs
 wait, pending, in the order they came. A job that only waits for its origins is not counted, so that
-slow origins keep nobody else's job from starting. Knows nothing of HTTP.
+slow origins keep no other job from starting. Knows nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _THREADS_PER_ACTIVE_JOB = 16
 class Order:
     """One job as a client asks for it: a list of URLs or Items, and how they are treated.
 
-    `document`: what it comes from, for the store to keep.
+    `document`: the text that it comes from, for the store to keep.
     """
 
     items: Sequence[str | Item]
@@ -94,27 +94,27 @@ class Summarized(Protocol):
 
 
 class Watch(Protocol):
-    """What clients listen to, for a Registry that follows other nodes; for the API's loop."""
+    """The jobs with listeners, for a Registry that follows other nodes; for the API's loop."""
 
     def watched(self) -> list[Job]:
-        """The jobs that somebody listens to."""
+        """The jobs with listeners."""
 
     @property
     def watches_all(self) -> bool:
-        """True if somebody listens to all jobs."""
+        """True if a client listens to all jobs."""
 
     def touch(self, job_ids: Iterable[str]) -> None:
-        """These jobs have changed, for those who listen to all."""
+        """Notify listeners to all jobs of changes of these."""
 
     def notify(self) -> None:
-        """What jobs wait for has changed."""
+        """Notify all listeners: jobs wait for something else, or no longer."""
 
 
 class Registry(Protocol):
     """The jobs as the HTTP API sees them: an ImageLoad's, or those of many nodes.
 
-    `cancel`, `purge`, `retry` and `rehost` are passed to `act`, which awaits them where they have
-    to run.
+    `cancel`, `purge`, `retry` and `rehost` are passed to `act`, which awaits them on the right
+    loop.
     """
 
     is_closing: bool
@@ -141,10 +141,10 @@ class Registry(Protocol):
         """Summaries of jobs, newest first, older than the job `after`; raises LookupError."""
 
     async def run(self) -> None:
-        """Follow what other nodes do, on the loop of the API, until it is cancelled."""
+        """Follow other nodes, on the loop of the API, until it is cancelled."""
 
     async def look(self) -> None:
-        """Bring `listed` up to date, for somebody who begins to listen to all jobs."""
+        """Bring `listed` up to date, for a new listener to all jobs."""
 
     def closed(self, endpoint: Endpoint) -> Blocked | None:
         """Why requests of this kind wait for the target, on all nodes, and until when."""
@@ -156,7 +156,7 @@ class Registry(Protocol):
         """The limits of the target, on all nodes; none without limits."""
 
     def seconds_for(self, uploads: int) -> float:
-        """How long so many uploads will take; inf: nobody knows."""
+        """How long so many uploads will take; inf: unknown."""
 
     def jobs(self) -> list[Job]:
         """Jobs whose links the store does not list, oldest first."""
@@ -165,10 +165,10 @@ class Registry(Protocol):
         """How many there are; may block."""
 
     def cancel(self, job: Job) -> Coroutine[Any, Any, CancelResult]:
-        """Fail what has not ended; how many images that may be."""
+        """Fail open images as `cancelled`; how many that may be."""
 
     def purge(self, job: Job) -> Coroutine[Any, Any, CancelResult]:
-        """`cancel`, and delete from the target what the job has landed."""
+        """`cancel`, and delete the job's images from the target."""
 
     def retry(self, job: Job, *, only_transient: bool = False) -> Coroutine[Any, Any, int]:
         """Load failed images again; how many they are."""
@@ -365,7 +365,7 @@ class ImageLoad:
             raise shutting_down() from None
 
     async def cancel(self, job: Job) -> CancelResult:
-        """Fail what has not ended as `cancelled`; how many images that may be.
+        """Fail open images as `cancelled`; how many that may be.
 
         Done twice, it does the same. Raises Refused (shutting-down).
         """
@@ -378,7 +378,7 @@ class ImageLoad:
         return result
 
     async def purge(self, job: Job) -> CancelResult:
-        """`cancel`, and delete from the target what the job has landed; how many images that is.
+        """`cancel`, and delete the job's images from the target; how many they are.
 
         The deletion goes on in the background, and a `cancel` does not end it. Raises Refused.
         """
@@ -458,7 +458,7 @@ class ImageLoad:
     def begin_upload(self, job: Job) -> None:
         """The body of a job's thread: returns when `job` is finished, or the service stops.
 
-        Raises only what a bug raises that no image and no job could be failed for.
+        Raises only the exception of a bug for which no image and no job could be failed.
         """
         try:
             self._transfers.run(self._jobs.work(job))

@@ -32,6 +32,9 @@ settings.register_profile(
 settings.load_profile("any machine")
 
 
+_ONE_PROCESS = "it is about a limit, a counter or a stop of one process"
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--nodes=2` runs the services of tests as two nodes that get requests in turn.
 
@@ -44,7 +47,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(autouse=True)
 def nodes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run services as nodes, if `--nodes` says so."""
-    monkeypatch.setattr(tests.service, "nodes", request.config.getoption("--nodes"))
+    count = request.config.getoption("--nodes")
+    if count > 1 and request.node.get_closest_marker("one_process") is not None:
+        pytest.skip(_ONE_PROCESS)
+    monkeypatch.setattr(tests.service, "nodes", count)
 
 
 @pytest.fixture(autouse=True)

@@ -214,7 +214,7 @@ def fuzz(service: RunningService, cases: int, *, seed: int) -> Outcome:
         limits = service.app.limits
         service.close()
         wait_until(lambda: service.server.connections == 0)
-        wait_until(lambda: service.app.events.subscribers == 0)
+        wait_until(lambda: service.subscribers == 0)
         wait_until(lambda: limits.bytes_left == limits.most_bytes)
     finally:
         logging.getLogger().removeHandler(errors)

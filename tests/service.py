@@ -155,6 +155,12 @@ class RunningService(Client):
             ready.put(error)
 
     @property
+    def subscribers(self) -> int:
+        """How many event streams and held responses there are, on all nodes."""
+        of_other = self.other.subscribers if self.other is not None else 0
+        return self.app.events.subscribers + of_other
+
+    @property
     def temp_files(self) -> list[str]:
         """The names of the files in the temp directory that are not empty."""
         of_other = self.other.temp_files if self.other is not None else []

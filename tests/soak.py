@@ -4,6 +4,7 @@ python -m tests.soak --requests=10000                 tests/test_bad_clients.py,
 python -m tests.soak --kills=300                      tests/test_crashes.py
 python -m tests.soak --verbs --seconds=120            tests/test_verbs.py, jobs are retired
 python -m tests.soak --verbs --seconds=120 --kills    tests/test_verbs.py, with kill -9
+python -m tests.soak --verbs --nodes=2                tests/test_verbs.py, requests to nodes in turn
 python -m tests.soak --imgur=5000                     tests/test_imgur_fuzz.py, random responses
 python -m tests.soak --outages                        tests/test_outages.py, in true seconds
 python -m tests.soak --hostile                        tests/test_hostile.py, measured
@@ -26,6 +27,7 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
+import tests.service
 from tests import (
     cluster_day,
     cluster_posts,
@@ -107,11 +109,15 @@ def _print_ends(wrong: list[str], ends: Counter[str]) -> int:
 
 
 def _verbs(folder: Path, options: argparse.Namespace) -> int:
+    tests.service.nodes = options.nodes
     if options.kills is not None:
         outcome = walk_with_kills(folder, options.seconds, seed=options.seed)
     else:
         outcome = walk_with_retirement(
-            folder, options.seconds, seed=options.seed, journal=not options.memory
+            folder,
+            options.seconds,
+            seed=options.seed,
+            journal=not (options.memory or options.nodes),
         )
     for (verb, status), count in sorted(outcome.answers.items()):
         print(f"{verb} answered {status}: {count:,}")
@@ -143,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seconds", type=float, default=120, help="how long, with --verbs or --cluster-day"
     )
+    parser.add_argument("--nodes", type=int, default=0, help="with --verbs: how many on PostgreSQL")
     parser.add_argument("--memory", action="store_true", help="with --verbs: without a journal")
     parser.add_argument("--outages", action="store_true", help="take origins away for 15 s")
     parser.add_argument("--hostile", action="store_true", help="fifty hostile responses at once")

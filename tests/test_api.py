@@ -427,10 +427,10 @@ def test_health_is_200_while_the_process_is_alive(service: RunningService) -> No
 def test_a_bug_is_a_problem_document_without_a_traceback(
     service: RunningService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def bug() -> None:
+    def bug(*_: object) -> None:
         raise RuntimeError("the secret inside")
 
-    monkeypatch.setattr(service.service.image_load, "jobs", bug)
+    monkeypatch.setattr(service.service.registry, "newest", bug)
     problem = assert_problem(service.get("/v1/images/upload"), 500, "internal-server-error")
     assert "secret" not in str(problem)
     assert "the secret inside" in caplog.text

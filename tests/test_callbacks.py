@@ -89,6 +89,7 @@ def test_a_secret_that_would_sign_nothing_is_refused(secret: str) -> None:
         signing_key(secret)
 
 
+@pytest.mark.one_process
 def test_a_callback_that_is_given_up_is_shown_logged_and_counted(
     service: RunningService, hook: Contract, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -30,6 +30,7 @@ from tests.test_api import (
 from tests.test_events import (
     test_a_finished_jobs_stream_sends_every_event_and_closes,
     test_a_stream_cut_ten_times_in_mid_job_sends_every_event_once,
+    test_subscribers_get_the_reason_and_the_end_of_a_wait_for_imgur,
     test_the_stream_of_all_jobs_sends_the_progress_of_each,
 )
 from tests.test_health import (
@@ -48,6 +49,7 @@ __all__ = [
     "test_completed_and_failed_are_in_the_order_of_the_input",
     "test_every_link_of_every_job_is_listed_oldest_job_first",
     "test_images_whose_links_are_dead_land_again_with_new_links",
+    "test_subscribers_get_the_reason_and_the_end_of_a_wait_for_imgur",
     "test_the_stream_of_all_jobs_sends_the_progress_of_each",
 ]
 

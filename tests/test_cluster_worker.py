@@ -18,7 +18,7 @@ from imageload.cluster.node import Node
 from imageload.errors import ImageError
 from imageload.job import Downloaded, Failed, Image, Item, Job, Landed, NotSent, Uploaded, Uploading
 from imageload.store import Elsewhere
-from imageload.store.postgres.claims import Claimed
+from imageload.store.postgres.claims import Claimed, Wait
 from imageload.store.postgres.schema import MIGRATIONS
 from imageload.store.postgres.store import PostgresStore
 from sandbox.testing import RunningSandbox
@@ -290,6 +290,38 @@ def test_a_queue_that_has_broken_is_read_again(
 
 
 # Messages and claims
+
+
+def test_a_job_has_another_version_when_its_slices_are_let_go_and_when_they_are_taken_back(
+    store: PostgresStore,
+) -> None:
+    job = job_of(1)
+    claimed = claim(store, job)
+    seen = store.load(job.job_id)
+    assert seen is not None
+    place = store._claims[job].number, 0
+
+    def change() -> tuple[int, bool]:
+        found = store.changes(seen)
+        assert found is not None
+        seen.apply(found)
+        (listed,) = store.newest(None, 1)
+        assert (listed.version, listed.parked) == (found.version, found.parked)
+        return found.version, found.parked
+
+    version = seen.version
+    store.end(claimed.job, is_over=False, wait=Wait("user", 600.0))
+    asyncio.run(store.durable())
+    assert change() == (version + 1, True)
+    again = store.claim(place, "worker", 60.0)
+    assert again is not None
+    assert change() == (version + 2, False)
+    store.end(again.job, is_over=False)
+    asyncio.run(store.durable())
+    store.park(place, Wait("user", 600.0))
+    assert change() == (version + 3, True)
+    store.park(place, Wait("user", 500.0))
+    assert store.versions([seen]) == {seen: version + 3}
 
 
 def test_a_worker_that_is_handed_its_own_slice_goes_on_with_it(

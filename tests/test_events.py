@@ -220,8 +220,9 @@ def test_progress_is_sent_at_most_ten_times_a_second(
 
     def work() -> None:
         apply(service, job, Started())
-        for index in range(len(job)):
-            apply(service, job, Downloaded(index, REPORT), Failed(index, FAILURE))
+        for first in range(0, len(job), 50):
+            ends = ((Downloaded(n, REPORT), Failed(n, FAILURE)) for n in range(first, first + 50))
+            apply(service, job, *itertools.chain.from_iterable(ends))
 
     with subscribe(service, job.job_id) as subscriber:
         events = subscriber.until("progress")
@@ -249,10 +250,9 @@ def test_images_that_are_tried_again_or_purged_are_events_again(service: Running
 
     apply(service, job, Requeued(2), Purged(0, FAILURE), PurgeFailed(1, FAILURE))
     with subscribe(service, job.job_id, complete.id) as subscriber:
-        events = subscriber.until("image", 3)
+        progress, *events = subscriber.until("image", 3)
         told = [(e.data["number"], e.data["state"]) for e in events if e.name == "image"]
         assert told == [(3, "queued"), (1, "failed"), (2, "completed")]
-        progress = subscriber.until("progress")[-1]
         assert progress.data["bytes"] == {"downloaded": 2_000, "uploaded": 1_000}
         again = Downloaded(2, REPORT), Uploaded(2, "https://i.imgur.com/2.png")
         apply(service, job, *again)
@@ -288,7 +288,7 @@ def test_a_subscriber_that_reads_nothing_is_dropped_and_can_resume(
     job = registered(small, Job([f"https://a.example/{'x' * 3_000}/{n}" for n in range(1_000)]))
     apply(small, job, Started(), *(Failed(index, FAILURE) for index in range(len(job))))
     with Subscriber(events_url(small, job.job_id), receive_buffer=4_096) as subscriber:
-        wait_until(lambda: "reads nothing" in caplog.text and not small.app.events.subscribers)
+        wait_until(lambda: "reads nothing" in caplog.text and not small.subscribers)
         received = list(subscriber.events())
         assert 0 < subscriber.received < 600_000
     assert numbers(received) == list(range(1, len(numbers(received)) + 1))
@@ -328,7 +328,6 @@ def test_three_hundred_subscribers_to_a_job_get_the_same_events(
 ) -> None:
     gate = Gate(origin)
     job_id = service.submit(gate.urls(100))
-    hub = service.app.events
 
     async def read_all() -> list[bytes]:
         readers = []
@@ -338,7 +337,7 @@ def test_three_hundred_subscribers_to_a_job_get_the_same_events(
             path = f"/v1/images/upload/{job_id}/events"
             writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
             readers.append((reader, writer))
-        while hub.subscribers < 300:
+        while service.subscribers < 300:
             await asyncio.sleep(0.005)
         gate.open(100)
         bodies = await asyncio.gather(*(reader.read() for reader, _ in readers))
@@ -354,6 +353,7 @@ def test_three_hundred_subscribers_to_a_job_get_the_same_events(
     assert images.pop().count(b'"state":"completed"') == 100
 
 
+@pytest.mark.one_process
 def test_streams_past_the_limit_are_refused_until_one_ends(
     small: RunningService, origin: Origin
 ) -> None:
@@ -364,11 +364,12 @@ def test_streams_past_the_limit_are_refused_until_one_ends(
         assert int(refused.headers["Retry-After"]) > 0
         assert_problem(small.get("/v1/events"), 503, "too-many-streams")
         assert small.status(job_id)["finished"] is False
-    wait_until(lambda: small.app.events.subscribers == 0)
+    wait_until(lambda: small.subscribers == 0)
     with subscribe(small, job_id) as subscriber:
         subscriber.until("progress")
 
 
+@pytest.mark.one_process
 def test_a_stop_of_the_service_sends_a_last_event_and_closes_streams(
     service: RunningService, origin: Origin
 ) -> None:
@@ -381,7 +382,7 @@ def test_a_stop_of_the_service_sends_a_last_event_and_closes_streams(
     ):
         subscriber.until("progress")
         service.on_loop(service.app.events.close)
-        wait_until(lambda: service.app.events.subscribers == 0)
+        wait_until(lambda: service.subscribers == 0)
         assert [event.name for event in subscriber.events()][-1] == "shutdown"
         assert [event.name for event in all_jobs.events()][-1] == "shutdown"
     assert_problem(service.get(f"/v1/images/upload/{job_id}/events"), 503, "shutting-down")
@@ -434,6 +435,7 @@ def test_the_stream_of_all_jobs_sends_the_progress_of_each(
     assert states[-1] == service.get("/v1/images/upload?limit=1").json()["jobs"][0]
 
 
+@pytest.mark.one_process
 def test_the_stream_of_all_jobs_includes_waiting_jobs(
     sandbox: RunningSandbox, origin: Origin, tmp_path: Path
 ) -> None:
@@ -492,7 +494,8 @@ def test_a_job_that_changes_constantly_is_sent_twice_a_second(
         worker.join()
     assert seconds > 0.9
     failed = [event.data["counts"]["failed"] for event in events]
-    assert failed == sorted(set(failed))
+    assert failed == sorted(failed)
+    assert failed[-1] > failed[0]
 
 
 def hub(waits: WaitingJson | None = None) -> Events:
@@ -533,6 +536,50 @@ def test_a_change_during_the_first_subscription_is_sent_once() -> None:
         events(job, Failed(1, FAILURE))
         await notified(events, topic)
         assert list(topic.since(0)) == [(0, 1), (1, 2)]
+
+    asyncio.run(hear())
+
+
+def image_ids(topic: JobEvents) -> list[int]:
+    """The ids of the `image` events that a new subscriber gets."""
+    return [
+        int(found) for found in re.findall(rb"id: (\d+)\n", topic.next(0, is_notified=False)[0])
+    ]
+
+
+def test_a_change_before_a_later_subscription_is_sent_once() -> None:
+    async def hear() -> None:
+        events, job = hub(), job_of(1)
+        topic = events.of_job(job)
+
+        def change(*changes: Change) -> None:
+            for each in changes:
+                job.apply(each)
+                events(job, each)
+
+        change(Failed(0, FAILURE))
+        await notified(events, topic)
+        assert image_ids(topic) == [1]
+        change(Requeued(0), Failed(0, FAILURE))
+        assert events.of_job(job) is topic  # for a subscriber, before they are delivered
+        assert image_ids(topic) == [3]
+
+    asyncio.run(hear())
+
+
+def test_an_image_that_changed_again_is_sent_once_its_place_is_settled() -> None:
+    async def hear() -> None:
+        events, job = hub(), job_of(1)
+        topic = events.of_job(job)
+        failed = replace(job_of(1).image(0), state="failed", failure=FAILURE, version=5)
+        for place, settled in (5, 6), (8, 7), (8, 9):
+            change = Mirrored(
+                {0: replace(failed, version=place)}, True, False, None, None, place, settled
+            )
+            job.apply(change)
+            events(job, change)
+            await notified(events, topic)
+            assert image_ids(topic) == ([] if place > settled else [place])
 
     asyncio.run(hear())
 

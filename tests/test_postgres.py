@@ -285,6 +285,45 @@ def test_the_first_request_after_an_outage_is_served_at_once(url: str, node: Ope
         store.accept([job_of(1)])
 
 
+class Watched(Connections):
+    """Says when a request waits for the attempt of another one."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, connect_seconds=int(10 * PATIENCE))
+        self.waits = threading.Event()
+
+    def _may_take(self) -> bool:
+        may_take = super()._may_take()
+        if not may_take:
+            self.waits.set()
+        return may_take
+
+
+def test_requests_at_the_end_of_an_outage_wait_for_the_first_of_them(url: str) -> None:
+    with relayed(url) as (relay, through), ThreadPoolExecutor(2) as threads:
+        connections, begun = Watched(through), threading.Event()
+        relay.take_away()
+        with pytest.raises(StoreUnavailable):
+            connections.run(lambda _: None)
+        relay.bring_back()
+        relay.cut()
+        hold = relay.watch
+        assert hold is not None
+
+        def watch(chunk: bytes, is_answer: bool) -> None:
+            begun.set()
+            hold(chunk, is_answer)
+
+        relay.watch = watch
+        first = threads.submit(connections.run, lambda _: "first")
+        assert begun.wait(PATIENCE), "it connects"
+        second = threads.submit(connections.run, lambda _: "second")
+        wait_until(lambda: second.done() or connections.waits.is_set())
+        relay.join()
+        assert (first.result(PATIENCE), second.result(PATIENCE)) == ("first", "second")
+        connections.close()
+
+
 def test_what_was_recorded_in_an_outage_is_written_after_it(url: str, node: Open) -> None:
     with relayed(url) as (relay, through):
         store = node(through)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from imageload.job import Failed, Job, Snapshot, Started
+from imageload.job import Failed, Snapshot, Started
 from imageload.schemas import WaitingJson
 from imageload.settings import Settings
 from imageload.store.memory import MemoryStore
@@ -81,12 +81,12 @@ def test_the_list_changes_with_its_jobs_and_with_new_ones(service: RunningServic
 class Held:
     """A held GET, in its own thread."""
 
-    def __init__(self, service: RunningService, job: Job, **headers: str) -> None:
-        before = service.app.events.subscribers
+    def __init__(self, service: RunningService, job_id: str, **headers: str) -> None:
+        before = service.subscribers
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
-        url = f"{service.url}/v1/images/upload/{job.job_id}"
+        url = f"{service.url}/v1/images/upload/{job_id}"
         self._answer = self._pool.submit(requests.get, url, headers=headers, timeout=PATIENCE)
-        wait_until(lambda: service.app.events.subscribers > before)
+        wait_until(lambda: service.subscribers > before)
 
     def answer(self) -> Answer:
         """Its response."""
@@ -101,7 +101,7 @@ def test_a_held_status_is_answered_when_the_job_changes(
     job = registered(service, job_of(2))
     etag = service.get(f"/v1/images/upload/{job.job_id}").headers["ETag"]
     headers = {"If-None-Match": etag} if has_etag else {}
-    held = Held(service, job, Prefer="wait=45", **headers)
+    held = Held(service, job.job_id, Prefer="wait=45", **headers)
     apply(service, job, Failed(0, FAILURE))
     answer = held.answer()
     assert answer.status_code == 200
@@ -125,7 +125,7 @@ def test_a_held_status_is_answered_when_its_time_is_over(
             assert 0.2 <= time.monotonic() - begun < 25
             assert answer.status_code == status
             assert answer.headers["Preference-Applied"] == "wait=0.2"
-        assert service.app.events.subscribers == 0
+        assert service.subscribers == 0
 
 
 def test_a_request_with_an_old_etag_or_for_a_finished_job_is_answered_at_once(
@@ -160,17 +160,18 @@ def test_a_client_that_disconnects_releases_its_place(service: RunningService) -
     connection = http.client.HTTPConnection(address, timeout=PATIENCE)
     path = f"/v1/images/upload/{job.job_id}"
     connection.request("GET", path, headers={"Prefer": "wait=45"})
-    wait_until(lambda: service.app.events.subscribers == 1)
+    wait_until(lambda: service.subscribers == 1)
     connection.close()
-    wait_until(lambda: service.app.events.subscribers == 0)
+    wait_until(lambda: service.subscribers == 0)
 
 
+@pytest.mark.one_process
 def test_requests_beyond_the_limit_are_answered_at_once(
     sandbox: RunningSandbox, tmp_path: Path
 ) -> None:
     with running_service(tmp_path / "t", imgur_base_url=sandbox.url, max_streams=1) as service:
         job = registered(service, job_of(2))
-        held = Held(service, job, Prefer="wait=45")
+        held = Held(service, job.job_id, Prefer="wait=45")
         answer = service.get(f"/v1/images/upload/{job.job_id}", headers={"Prefer": "wait=45"})
         assert answer.status_code == 200
         assert "Preference-Applied" not in answer.headers
@@ -182,9 +183,8 @@ def test_held_requests_for_one_job_get_the_same_response(
     service: RunningService, origin: Origin
 ) -> None:
     job_id = service.submit([origin.page("/hang", origin.hang)])
-    job = service.service.image_load.job_list_s[job_id]
     assert origin.hanging.acquire(timeout=PATIENCE)
-    held = [Held(service, job, Prefer="wait=45") for _ in range(20)]
+    held = [Held(service, job_id, Prefer="wait=45") for _ in range(20)]
     origin.released.set()
     answers = [one.answer() for one in held]
     assert {answer.status_code for answer in answers} == {200}
@@ -206,7 +206,7 @@ def test_a_status_is_encoded_once_for_all_held_requests() -> None:
 
 
 def test_a_held_answer_is_given_when_the_service_stops(service: RunningService) -> None:
-    held = Held(service, registered(service, job_of(1)), Prefer="wait=45")
+    held = Held(service, registered(service, job_of(1)).job_id, Prefer="wait=45")
     service.on_loop(service.app.events.close)
     answer = held.answer()
     assert answer.json()["finished"] is False

@@ -55,6 +55,7 @@ def test_a_cancel_keeps_completed_images(
     assert len(sandbox.images()) == 10
 
 
+@pytest.mark.one_process
 def test_a_job_that_is_queued_can_be_cancelled(
     tmp_path: Path, origin: Origin, sandbox: RunningSandbox
 ) -> None:

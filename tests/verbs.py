@@ -115,7 +115,10 @@ def _world(folder: Path) -> Iterator[_World]:
 
 
 def walk_with_retirement(folder: Path, seconds: float, *, seed: int, journal: bool) -> Outcome:
-    """Walk over a service in this process, which retires finished jobs all along."""
+    """Walk over a service in this process, which retires finished jobs all along.
+
+    Without `journal` it may be several nodes (`tests.service.nodes`).
+    """
     options = dict(_SMALL)
     if journal:
         options["store"] = str(folder / "journal")
@@ -124,16 +127,16 @@ def walk_with_retirement(folder: Path, seconds: float, *, seed: int, journal: bo
         with running_service(
             folder / "temp", imgur_base_url=base, imgur_link_base=base, **options
         ) as service:
-            with Walk(service.url, world.pages, world.hook, seed) as walk:
+            with Walk(service, world.pages, world.hook, seed) as walk:
                 deadline = time.monotonic() + seconds
-                jobs = service.service.image_load.job_list_s
                 # A slow machine walks for longer, until jobs were retired.
-                while time.monotonic() < deadline or len(jobs) >= len(walk.story.urls):
+                while time.monotonic() < deadline or not _has_retired(service, walk.story):
                     _note_ends(walk.story, service)
                     _maintain(service)
                     world.keep_in_trouble()
                     time.sleep(_PAUSE)
-            audit = _audit(world, walk.story, service, journaled=journal)
+            is_durable = service.service.store.is_durable
+            audit = _audit(world, walk.story, service, journaled=is_durable)
             if left := service.temp_files:
                 audit.wrong.append(f"temp files are left: {left}")
     audit.check_log(log)
@@ -143,6 +146,10 @@ def walk_with_retirement(folder: Path, seconds: float, *, seed: int, journal: bo
 def _maintain(service: RunningService) -> None:
     """Run the maintenance of main.py constantly: retire finished jobs, among others."""
     service.service.run_maintenance()
+
+
+def _has_retired(service: RunningService, story: Story) -> bool:
+    return sum(service.service.registry.totals().jobs.values()) < len(story.urls)
 
 
 def _note_ends(story: Story, client: Client) -> None:
@@ -177,7 +184,7 @@ def walk_with_kills(folder: Path, seconds: float, *, seed: int) -> Outcome:
     with _world(folder) as world:
         service = _process(folder, world.sandbox)
         try:
-            with Walk(service.url, world.pages, world.hook, seed, may_break=True) as walk:
+            with Walk(service, world.pages, world.hook, seed, may_break=True) as walk:
                 deadline = time.monotonic() + seconds
                 # Short lives answer few requests: it walks on until each verb was answered.
                 while time.monotonic() < deadline or _ACTIONS - _answered(walk.story):
@@ -187,7 +194,7 @@ def walk_with_kills(folder: Path, seconds: float, *, seed: int) -> Outcome:
                     walk.story.kills.append(time.monotonic())
                     log += service.log
                     service = _process(folder, world.sandbox)
-                    walk.url = service.url
+                    walk.client = service
             audit = _audit(world, walk.story, service, journaled=True)
             if service.stop() != 0:
                 audit.wrong.append("the last process did not end well")

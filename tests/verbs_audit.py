@@ -170,14 +170,16 @@ class Audit:
             self.counts["stored, named by no job"] += 1
             if not self._pages.urls_of[image["sha256"]] & excused:
                 urls = self._pages.urls_of[image["sha256"]]
-                self.wrong.append(f"an image that no job names and none marks: {image} {urls}")
+                jobs = [each for each in self._story.urls if urls & {*self._story.urls[each]}]
+                self.wrong.append(f"an image that no job names and none marks: {image} {jobs}")
 
     def _urls_of_unseen_jobs(self) -> Iterator[str]:
         """The URLs of retired jobs whose last marks were not seen, or whose links are forgotten."""
         for job_id in self._story.urls.keys() - self._summaries.keys():
-            ended = self._story.ended.get(job_id, 0.0)
-            retried = self._story.retried.get(job_id, -_RETRY_SECONDS)
-            if not self._journaled or retried + _RETRY_SECONDS > ended:
+            ended = self._story.ended.get(job_id)
+            retried = self._story.retried.get(job_id, 0.0)
+            if not self._journaled or ended is None or retried + _RETRY_SECONDS > ended:
+                self.counts["retired jobs whose end was not seen"] += 1
                 yield from self._story.urls[job_id]
 
     def _check_callbacks(self) -> None:

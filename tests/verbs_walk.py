@@ -15,6 +15,7 @@ import requests
 
 from tests.contract import Contract
 from tests.origin import IMAGES, Origin, Page, answer, raw
+from tests.service import Client
 from tests.waiting import PATIENCE
 
 JOBS = "/v1/images/upload"
@@ -127,13 +128,16 @@ class Story:
 
 
 class Walk:
-    """The eight threads. `url` is the service's now; with `may_break` connections may break."""
+    """The eight threads. `client` is the service's; with `may_break` connections may break.
+
+    Of a client of several nodes, each request goes to the next one.
+    """
 
     def __init__(
-        self, url: str, pages: Pages, hook: Contract, seed: int, *, may_break: bool = False
+        self, client: Client, pages: Pages, hook: Contract, seed: int, *, may_break: bool = False
     ) -> None:
         self.story = Story()
-        self.url = url
+        self.client = client
         self._may_break = may_break
         self._pages = pages
         self._hook = hook
@@ -169,7 +173,9 @@ class Walk:
         """Have nothing posted while too many images wait: the walk is about order, not load."""
         while not self._stop.wait(0.1):
             try:
-                pending = requests.get(f"{self.url}/v1/quota", timeout=PATIENCE).json()["pending"]
+                pending = requests.get(f"{self.client.url}/v1/quota", timeout=PATIENCE).json()[
+                    "pending"
+                ]
             except requests.RequestException:
                 continue
             (self._full.set if pending > _MOST_PENDING else self._full.clear)()
@@ -263,7 +269,7 @@ class Walk:
         **keywords: Any,
     ) -> requests.Response:
         """Send it, and note the response; a status that is a mistake is noted as wrong."""
-        response = session.request(method, self.url + path, timeout=PATIENCE, **keywords)
+        response = session.request(method, self.client.url + path, timeout=PATIENCE, **keywords)
         status = response.status_code
         self.story.answers[verb, status] += 1
         if status not in _VERBS[verb][1]:

@@ -1,1 +1,1 @@
-"""Many nodes on one PostgreSQL: which node works on which slice, and what the others show of it."""
+"""Many nodes on one PostgreSQL: each slice has one worker, and every node shows every job."""

@@ -1,7 +1,7 @@
 """Which worker may use which client id: leases, with the budgets that the next holder goes on with.
 
     every second ─► renew mine, with their budgets ─► take one more, or let one go, by the share
-                 ─► announce if and why uploads wait here ─► read what the others announce
+                 ─► announce why uploads wait here, if they do ─► read the others' notes
 
 Imgur counts by client id and by address, so both have one worker at a time: a worker takes client
 ids only while it has the lease of its address (`egress`), where the POSTs are counted. The ids are
@@ -18,23 +18,25 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from imageload.errors import ImageLoadError
 from imageload.store.postgres import leases
 from imageload.store.postgres.connections import Connection
 from imageload.store.postgres.leases import GateWait, Lease, wait_of
 from imageload.store.postgres.store import PostgresStore
-from imageload.targets import Target
+from imageload.targets import Blocked, Reason, Target
 from imageload.targets.imgur.quota import Quota
 from imageload.transport.curl import TransferLoop
 
 _log = logging.getLogger(__name__)
 
 _SENDING_SHARE = 2 / 3
-"""Of a lease's time that is used: what is in flight then has the rest of it to end."""
+"""Requests begin in this part of a lease's time; those in flight have the rest of it to end."""
 _STEPS_PER_LEASE = 30
 _LAST_SECONDS = 5.0
+UNKNOWING = ("lease", "unasked")
+"""Reasons of a node that does not know Imgur's limits: it has no lease, or is about to ask."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +50,7 @@ class LeaseRules:
 
 
 class _Found(NamedTuple):
-    """What one step has found in the database."""
+    """The state that one step has read from the database."""
 
     is_limited: bool | None
     kept: set[str]
@@ -85,7 +87,7 @@ class Leases:
         self._held = _Held()
         self._has_taken = False
         self._told: bool | None = None
-        self._others: list[GateWait | None] = []
+        self._others: list[Blocked | None] = []
         self._stopping, self._closing = threading.Event(), threading.Event()
         if target.quotas.is_limited is not False:
             for quota in self._quotas.values():
@@ -93,7 +95,7 @@ class Leases:
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
 
     @property
-    def others(self) -> list[GateWait | None]:
+    def others(self) -> list[Blocked | None]:
         """Why uploads wait on each other node that works; None: they do not wait there."""
         return self._others
 
@@ -106,7 +108,7 @@ class Leases:
         self._stopping.set()
 
     def close(self, seconds: float) -> bool:
-        """Let go what is left; True if the thread has ended."""
+        """Let go the leases that are left; True if the thread has ended."""
         self._stopping.set()
         self._closing.set()
         if self._thread.is_alive():
@@ -145,7 +147,7 @@ class Leases:
             taking = self._transfers.submit(self._take_over(found.taken, until))
             taking.result(self._rules.seconds)
             self._held.names |= {lease.name for lease in found.taken}  # else they run out
-        self._others = [wait_of(each) for each in found.all if self._is_other(each)]
+        self._others = [blocked_of(wait_of(each)) for each in found.all if self._is_other(each)]
         may_send = any(quota.is_leased for quota in self._quotas.values())
         if not self._has_taken:
             if may_send is not self._told:
@@ -180,7 +182,7 @@ class Leases:
             return _Found(is_limited, set(), [], found)
         taken = []
         if self._egress not in kept:
-            self._let_go(connection, kept)  # whose POSTs would be counted elsewhere
+            self._let_go(connection, kept)  # their POSTs would be counted for another worker
             kept = set()
             taken = self._take(connection, [self._egress])
         if self._egress in kept:
@@ -201,7 +203,7 @@ class Leases:
         return -(-len(self._quotas) // max(1, egresses))
 
     def _take(self, connection: Connection, names: Sequence[str]) -> list[Lease]:
-        """The first of these leases that nobody has."""
+        """The first of these leases that is free, as a list of one; else none."""
         for name in names:
             lease = leases.take(connection, name, self._worker, self._rules.seconds)
             if lease is not None:
@@ -213,7 +215,7 @@ class Leases:
         leases.let_go(connection, self._worker, {n: notes[n] for n in names if n in notes})
 
     def _let_go_ended(self, connection: Connection) -> set[str]:
-        """Let go the leases that are more than the share, where nothing is in flight any more."""
+        """Let go the leases beyond the share whose requests have ended."""
         ended = {name for name in self._held.leaving if not self._is_sending([name])}
         self._let_go(connection, ended)
         return ended
@@ -243,7 +245,7 @@ class Leases:
             _log.info("this node uploads with client id %d from now on", quota.number)
 
     def _notes(self, *, is_last: bool = False) -> dict[str, str]:
-        """The note of each lease that this worker has; what is in flight counts as spent."""
+        """The note of each lease that this worker has; requests in flight count as spent."""
         notes: dict[str, dict[str, Any]] = {}
         for name in self._held.names:
             if name == self._egress:
@@ -273,7 +275,7 @@ class Leases:
 
 
 def prefix_of(target: str) -> str:
-    """What the names of all leases of a target begin with."""
+    """The prefix of the names of all leases of a target."""
     return f"imgur/{_digest(target)}/"
 
 
@@ -282,15 +284,22 @@ def client_names(rules: LeaseRules) -> list[str]:
     return [f"{prefix_of(rules.target)}client/{_digest(each)}" for each in rules.clients]
 
 
-def soonest(waits: Sequence[GateWait | None]) -> GateWait | None:
+def blocked_of(wait: GateWait | None) -> Blocked | None:
+    """The wait of another node by this node's clock."""
+    if wait is None:
+        return None
+    return Blocked(cast("Reason", wait.reason), time.monotonic() + wait.seconds, wait.message)
+
+
+def soonest(waits: Sequence[Blocked | None]) -> Blocked | None:
     """The wait of all nodes together, which is that of the first to go on; None: one does not wait.
 
-    A node that only waits for a lease says nothing, where another has it.
+    A node that does not know Imgur's limits yet does not count if another node does.
     """
-    own = [wait for wait in waits if wait is None or wait.reason != "lease"] or waits
-    if not own or None in own:
+    known = [wait for wait in waits if wait is None or wait.reason not in UNKNOWING] or waits
+    if not known or None in known:
         return None
-    return min((wait for wait in own if wait is not None), key=lambda wait: wait.seconds)
+    return min((wait for wait in known if wait is not None), key=lambda wait: wait.until)
 
 
 def _digest(text: str) -> str:

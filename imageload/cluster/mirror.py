@@ -1,6 +1,6 @@
 """The jobs of all nodes, as one node shows them: read from the tables, never written here.
 
-    GET ─► find ─► the Job, with what other nodes have changed since ─► the handlers, as ever
+    GET ─► find ─► the Job, with the Changes of other nodes ─► the handlers
     listeners ─► one query in 125 ms for all of their jobs ─► Mirrored ─► events
 
 A Job that was asked for lately is kept, and only changed slices are read again. Runs on Tornado's
@@ -16,17 +16,17 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from imageload.cluster.budgets import Budgets
-from imageload.cluster.lease import LeaseRules, soonest
+from imageload.cluster.lease import UNKNOWING, LeaseRules, blocked_of, soonest
 from imageload.errors import ImageLoadError, shutting_down
 from imageload.job import Change, Job, Snapshot
 from imageload.jobs import CANCELLED, CancelResult
 from imageload.loader import Order, Sender, Watch, jobs_of
 from imageload.store import Posted, Totals
 from imageload.store.postgres.store import PostgresStore
-from imageload.targets import Blocked, BudgetView, Endpoint, Reason, Terms
+from imageload.targets import Blocked, BudgetView, Endpoint, Terms
 
 _log = logging.getLogger(__name__)
 
@@ -42,9 +42,9 @@ _OBEY_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MirrorRules:
-    """`most_bytes` bounds the jobs that are kept. `own_closed`: what this node's target waits for.
+    """`most_bytes` bounds the jobs that are kept. `own_closed`: why requests wait on this node.
 
-    A worker that was not heard of for `dead_seconds` is dead. `leases`, `terms` and `has_budgets`
+    A worker without a beat for `dead_seconds` is dead. `leases`, `terms` and `has_budgets`
     are those of the target.
     """
 
@@ -57,9 +57,9 @@ class MirrorRules:
 
 
 class Mirror:
-    """What handlers need of the jobs; `observers` get every Mirrored Change.
+    """The jobs, for handlers; `observers` get every Mirrored Change.
 
-    `watch` knows who listens; None: nobody.
+    `watch` has the jobs with listeners; None: no job has any. `worker`: the name of this node's.
     """
 
     has_links = False
@@ -70,17 +70,19 @@ class Mirror:
         observers: Iterable[Callable[[Job, Change], object]],
         watch: Watch | None,
         rules: MirrorRules,
+        worker: str | None = None,
     ) -> None:
         self._store = store
         self._observers = tuple(observers)
         self._watch = watch
         self._rules = rules
+        self._worker = worker
         self._kept: OrderedDict[str, Job] = OrderedDict()
         self._kept_bytes = 0
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._newest = ""
         self._looking = asyncio.Lock()
-        self._waits: Blocked | None = None
+        self._others: dict[str, Blocked | None] = {}
         self._heard = float("-inf")  # of the workers
         self._budgets = Budgets(rules.leases, rules.terms)
         self.listed: dict[str, Snapshot] = {}
@@ -111,11 +113,11 @@ class Mirror:
             return job
 
     def _lock(self, job_id: str) -> asyncio.Lock:
-        """Held while the job is read; it is forgotten when nobody holds it or waits for it."""
+        """Held while the job is read; it is forgotten once it is neither held nor waited for."""
         return self._locks.setdefault(job_id, asyncio.Lock())
 
     async def _refresh(self, job: Job) -> bool:
-        """Apply what other nodes have changed, under the job's lock; False if it was deleted."""
+        """Apply the Changes of other nodes, under the job's lock; False if it was deleted."""
         try:
             change = await asyncio.to_thread(self._store.changes, job)
         except LookupError:
@@ -147,11 +149,11 @@ class Mirror:
         return await asyncio.to_thread(self._store.newest, after, limit)
 
     async def cancel(self, job: Job) -> CancelResult:
-        """Fail what has not ended as `cancelled`; how many images that may be."""
+        """Fail open images as `cancelled`; how many that may be."""
         return await self._cancel(job, purge=False)
 
     async def purge(self, job: Job) -> CancelResult:
-        """`cancel`, and delete from the target what the job has landed."""
+        """`cancel`, and delete the job's images from the target."""
         return await self._cancel(job, purge=True)
 
     async def _cancel(self, job: Job, *, purge: bool) -> CancelResult:
@@ -176,7 +178,7 @@ class Mirror:
         return done.images
 
     async def _follow(self, job: Job, *, until_finished: bool) -> None:
-        """Show what was done; wait a little for the nodes that have slices of the job to do it."""
+        """Show the new state; wait a little until the workers of the job have followed."""
         until = time.monotonic() + _OBEY_SECONDS
         while True:
             async with self._lock(job.job_id):
@@ -205,16 +207,21 @@ class Mirror:
     def closed(self, endpoint: Endpoint) -> Blocked | None:
         """Why requests of this kind wait for the target, and until when.
 
-        Uploads wait if they do on all workers, until the first of them goes on. What the others
-        wait for is known with some delay.
+        Uploads wait if they do on all workers, until the first of them goes on. The waits of other
+        workers are known with some delay.
         """
         own = self._rules.own_closed(endpoint)
         if endpoint != "uploads":
             return own
-        knows_others = time.monotonic() - self._heard < _KNOWN_SECONDS
-        if own is not None and own.reason == "lease" and knows_others:
-            own = None  # another node may upload
-        return self._waits or own
+        others: list[Blocked | None] = []
+        is_known = time.monotonic() - self._heard < _KNOWN_SECONDS
+        if is_known:
+            found = self._others.values()
+            others = [each for each in found if each is None or each.reason not in UNKNOWING]
+        has_no_lease = own is not None and own.reason == "lease"
+        if self._worker is None or (has_no_lease and is_known):
+            return soonest(others)
+        return soonest([own, *others])
 
     def parked(self) -> int:
         """How many images wait for the target without a worker; blocks."""
@@ -225,12 +232,13 @@ class Mirror:
         return self._budgets.views() if self._rules.has_budgets else ()
 
     def seconds_for(self, uploads: int) -> float:
-        """How long so many uploads will take, by the limits; inf: nobody knows."""
-        wait = self._waits.until - time.monotonic() if self._waits is not None else 0.0
+        """How long so many uploads will take, by the limits; inf: unknown."""
+        closed = self.closed("uploads")
+        wait = closed.until - time.monotonic() if closed is not None else 0.0
         return max(wait, self._budgets.seconds_for(uploads))
 
     async def run(self) -> None:
-        """Follow the jobs that somebody listens to, and the workers, until it is cancelled."""
+        """Follow the jobs with listeners, and the workers, until it is cancelled."""
         looked = asked = float("-inf")
         while True:
             now = time.monotonic()
@@ -263,7 +271,7 @@ class Mirror:
                     await self._refresh(job)
 
     async def look(self) -> None:
-        """Bring `listed` up to date with all jobs, for somebody who begins to listen to them."""
+        """Bring `listed` up to date with all jobs, for a new listener to all of them."""
         await self._look(is_all=not self._newest)
 
     async def _look(self, *, is_all: bool) -> None:
@@ -286,17 +294,23 @@ class Mirror:
     async def _ask_about_workers(self) -> None:
         dead, prefix = self._rules.dead_seconds, self._budgets.prefix
         workers = await asyncio.to_thread(self._store.workers, dead, prefix)
-        self.workers, self.trouble = workers.living, None
+        # One of this node has not beaten yet if the node has just started.
+        self.workers = workers.living or int(self._worker is not None)
+        self.trouble = None
         self._budgets.learn(workers.leases)
-        before, now = self._waits, time.monotonic()
-        self._heard = now
-        waits = [each for each in workers.waits if each is None or each.reason != "lease"]
-        self._waits = None
-        first = soonest(waits)
-        if first is not None:
-            until = now + first.seconds
-            if before is not None and abs(before.until - until) < 1.0:
-                until = before.until
-            self._waits = Blocked(cast("Reason", first.reason), until, first.message)
-        if self._waits != before and self._watch is not None:
+        before = self.closed("uploads")
+        self._heard = time.monotonic()
+        self._others = {
+            name: _steady(self._others.get(name), blocked_of(wait))
+            for name, wait in workers.waits.items()
+            if name != self._worker
+        }
+        if self._watch is not None and self.closed("uploads") != before:
             self._watch.notify()
+
+
+def _steady(before: Blocked | None, now: Blocked | None) -> Blocked | None:
+    """`now`, or `before` if that is the same but for the inaccuracy of the clocks."""
+    if before is None or now is None or before.reason != now.reason:
+        return now
+    return before if abs(before.until - now.until) < 1.0 else now

@@ -51,7 +51,8 @@ class Node:
         rules: MirrorRules,
     ) -> Mirror:
         """The jobs of all nodes, for the API."""
-        return Mirror(self.store, observers, watch, rules)
+        worker = self._rules.name if self._rules is not None else None
+        return Mirror(self.store, observers, watch, rules, worker)
 
     def start(
         self,
@@ -77,7 +78,7 @@ class Node:
 
     @property
     def worker(self) -> WorkerState | None:
-        """What this node's worker does; None without one."""
+        """The state of this node's worker; None without one."""
         return self._worker.state if self._worker is not None else None
 
     def retire(self, keep_jobs: int, keep_hours: float) -> None:

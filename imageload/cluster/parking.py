@@ -13,7 +13,6 @@ from imageload.cluster.lease import Leases, soonest
 from imageload.job import Job
 from imageload.store.postgres.batch import HEAD
 from imageload.store.postgres.claims import Wait
-from imageload.store.postgres.leases import GateWait
 from imageload.targets import Blocked, Target
 from imageload.targets.imgur.gate import Gate
 
@@ -22,7 +21,7 @@ _LAST = 2**31 - 1
 
 
 class Parking:
-    """Decides by the gates of `target`, and what other nodes announce of theirs."""
+    """Decides by the gates of `target`, and by the announcements of other nodes."""
 
     def __init__(self, target: Target, seconds: float, leases: Leases) -> None:
         self._target = target
@@ -31,7 +30,7 @@ class Parking:
         self._leases = leases
 
     def wait_of(self, job: Job, first: int) -> Wait | None:
-        """What a slice at work is to be let go for; None: it goes on."""
+        """The wait for which a slice at work is to be let go; None: it goes on."""
         if first != HEAD:
             gate = self._target.gate
             is_over = job.waiting_since is not None and self._is_too_long(gate, job.waiting_since)
@@ -43,13 +42,13 @@ class Parking:
             closed = self._long(self._target.gates["albums"])
         else:
             return None  # a callback needs no gate
-        return None if closed is None else Wait(*_known(closed))
+        return None if closed is None else _known(closed)
 
     def wait_before(self, first: int, at_work: int) -> Wait | None:
-        """What a slice is not begun for, while `at_work` images are; None: begin it.
+        """The wait for which a slice is not begun, with `at_work` images at work; None: begin it.
 
-        The first slice of a job is begun where others have to wait for budgets: so no job waits
-        behind a large one.
+        Later slices of a job wait if the budgets have no room, its first one does not: so no job
+        waits behind a large one.
         """
         if first == HEAD:
             return None
@@ -74,7 +73,7 @@ class Parking:
         return (HEAD, HEAD, 0.0) if heads else None
 
     def wait_of_all(self) -> Wait | None:
-        """What all slices wait for that wait; None: some node takes them."""
+        """The wait of all slices without a worker; None: some node takes them."""
         return self._shared(self._long(self._target.gate))
 
     def _has_room(self, images: int) -> bool:
@@ -94,13 +93,10 @@ class Parking:
         """The wait until the first node goes on."""
         if closed is None:
             return None
-        own = GateWait(*_known(closed)[:2], closed.message)
-        first = soonest([own, *self._leases.others])
-        if first is None:
-            return Wait(None, 0.0)
-        return Wait(first.reason, first.seconds, first.reason in _OUTAGES)
+        first = soonest([closed, *self._leases.others])
+        return Wait(None, 0.0) if first is None else _known(first)
 
 
-def _known(closed: Blocked) -> tuple[str, float, bool]:
+def _known(closed: Blocked) -> Wait:
     seconds = max(0.0, closed.until - time.monotonic())
-    return closed.reason, seconds, closed.reason in _OUTAGES
+    return Wait(closed.reason, seconds, closed.reason in _OUTAGES)

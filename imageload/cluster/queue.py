@@ -71,7 +71,7 @@ class Queue:
             raise error.__cause__ or error from None
 
     def tidy(self, connection: Connection, dead_seconds: float) -> None:
-        """Delete workers that are dead, and messages in hand that nobody has in hand any more.
+        """Delete dead workers, and messages in hand whose worker is gone.
 
         A message stays in hand when its worker dies, or could not report its end.
         """

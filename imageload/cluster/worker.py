@@ -4,7 +4,7 @@
                  └───── every beat: keep it · follow a cancel, purge, retry · lost ─► leave it
 
 It runs on an event loop of its own: it must beat while the transfer loop is busy. While the
-database is away it keeps what it has, and takes nothing.
+database is away it keeps its slices, and takes no more.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Tell = Callable[[Job], Coroutine[Any, Any, None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerRules:
-    """`at_once`: slices at work. A node that was not heard of for `dead_seconds` is dead.
+    """`at_once`: slices at work. A node without a beat for `dead_seconds` is dead.
 
     The `name` of a worker is never used again, also not by the next process of its host.
     """
@@ -61,7 +61,7 @@ class WorkerRules:
 
 
 class WorkerState(NamedTuple):
-    """What a worker has done since it was started; `beat_age`: seconds since its last beat."""
+    """Counts since the worker was started; `beat_age`: seconds since its last beat."""
 
     at_work: int
     taken_over: int
@@ -79,7 +79,7 @@ class _Slice:
     is_left: bool = False
     is_following: bool = False
     wait: Wait | None = None
-    """What it is let go for."""
+    """The wait for which it is let go."""
 
     @property
     def names(self) -> tuple[str, int]:
@@ -115,7 +115,7 @@ class Worker:
         self._claiming = asyncio.Lock()
         self._beats = ThreadPoolExecutor(1, "beat")  # never behind claims that wait
         self._loop = asyncio.new_event_loop()
-        # Its library reports the end of a message once, and a failure of that is nobody's.
+        # Its library reports the end of a message once, and catches no failure of that.
         self._loop.set_exception_handler(_log_stray)
         self._taking: asyncio.Future[None] | None = None
         self._is_stopping = False
@@ -195,7 +195,7 @@ class Worker:
     def _begin(self, place: Place, *, was_parked: bool = False) -> asyncio.Task[None] | None:
         is_full = len(self._tasks) >= self._rules.at_once
         if self._is_stopping or is_full or place in self._tasks or place in self._at_work:
-            return None  # the sweep queues it again, if nobody has it
+            return None  # the sweep queues it again, if it has no worker
         task = self._loop.create_task(self._work_on(place, was_parked=was_parked))
         self._tasks[place] = task
         task.add_done_callback(lambda task: self._ended(place, task))
@@ -295,7 +295,7 @@ class Worker:
         await done.wait()
 
     async def _keep(self) -> None:
-        """Keep our slices, follow what users want of them, and leave those that were lost."""
+        """Keep our slices, follow their orders, and leave those that were lost."""
         dead_seconds, beaten = self._rules.dead_seconds, 0.0
         while True:
             await asyncio.sleep(min(_ORDERS_SECONDS, dead_seconds / 12))
@@ -343,7 +343,7 @@ class Worker:
             at_work.is_following = False
 
     async def _follow(self, at_work: _Slice, order: Order) -> None:
-        """Do what users want of a slice."""
+        """Follow a cancel, a purge or a retry of a slice."""
         job, at = at_work.job, self._load.at_work
         if order.cancels:
             await self._on_transfer_loop(at.cancel(job, may_land=order.purging))
@@ -362,7 +362,7 @@ class Worker:
         return time.monotonic() - self._well_since >= self._rules.dead_seconds
 
     async def _sweep(self) -> None:
-        """Queue slices that nobody has and no message names; tidy up after dead workers."""
+        """Queue slices without a worker and without a message; tidy up after dead workers."""
         name, dead_seconds, store = self._rules.name, self._rules.dead_seconds, self._store
         pause = min(_SWEEP_SECONDS, dead_seconds / 2)
         tidied = time.monotonic()
@@ -404,7 +404,7 @@ class Worker:
                 _log.debug("no look at the slices that wait: %s", error)
 
     async def _update_waits(self, told: Wait | None) -> Wait | None:
-        """Correct what waiting slices show, if it is not what it was; returns it."""
+        """Correct the wait in the rows of waiting slices if it has changed; returns it."""
         wait = self._parking.wait_of_all()
         if wait is None or wait.reason is None:
             return None
@@ -422,7 +422,7 @@ def _log_stray(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 
 async def _end_other_tasks() -> None:
-    """Cancel what is left on this loop, such as the queue's pool of connections.
+    """Cancel the tasks that are left on this loop, such as the queue's pool of connections.
 
     Again and again: a pool that is cancelled while it opens lets one of its tasks lose a cancel.
     """

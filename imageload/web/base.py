@@ -197,12 +197,9 @@ class BaseHandler(BodyHandler):
 
 
 def waiting_of(jobs: Registry, job: Snapshot) -> WaitingJson:
-    """The time until which the job waits for the target, and the reason.
-
-    Nodes let slices go that would wait for long: their images are queued then.
-    """
-    closed, is_let_go = None, jobs.workers is not None and job.counts["queued"]
-    if job.counts["downloaded"] or is_let_go:
+    """The time until which the job waits for the target, and the reason."""
+    closed = None
+    if job.counts["downloaded"] or job.parked:
         closed = jobs.closed("uploads")
     elif not (job.counts["queued"] or job.finished):
         closed = jobs.closed("deletions" if job.purging else "albums")

@@ -241,7 +241,9 @@ class JobEvents(Topic[int]):
         return _event("progress", self._encoded_state(self._current_job().summary()))
 
     def encode(self, key: int, version: int) -> bytes:
-        """The `image` event of the image at `key`."""
+        """The `image` event of the image at `key`; none if a later one is not settled yet."""
+        if key in self._unsettled:
+            return b""
         image = self._current_job().image(key)
         record: ImageEventJson = {"number": key + 1, **image_json(image)}
         return _event("image", msgspec.json.encode(record), str(version))
@@ -341,6 +343,8 @@ class Events:
         self._waiting = waiting
         self._loop: asyncio.AbstractEventLoop
         self._queue: deque[tuple[Job, Change, int] | None] = deque()
+        self._changed: set[JobEvents] = set()
+        """Topics whose subscribers are to be notified."""
         self._wake_requested = False
         self._next_wake = 0.0
         self._jobs: weakref.WeakKeyDictionary[Job, JobEvents] = weakref.WeakKeyDictionary()
@@ -377,11 +381,17 @@ class Events:
     def _deliver(self) -> None:
         """Give the queued Changes to their topics, and notify."""
         self._wake_requested = False  # before the queue is read: a later Change wakes us again
-        changed: set[JobEvents] = set()
+        self._apply_queued()
+        changed, self._changed = self._changed, set()
+        notified = sum(topic.notify() for topic in changed)
+        seconds = max(_WAKE_SECONDS, _SUBSCRIBER_SECONDS * notified)
+        self._next_wake = self._loop.time() + seconds
+
+    def _apply_queued(self) -> None:
         for _ in range(len(self._queue)):
             queued = self._queue.popleft()
             if queued is None:
-                changed.update(self._jobs.values())
+                self._changed.update(self._jobs.values())
                 if self._all is not None:
                     self._all.touch_unfinished()
                 continue
@@ -389,12 +399,10 @@ class Events:
             topic = self._jobs.get(job)
             if topic is not None:
                 topic.apply(change, version)
-                changed.add(topic)
+                topic.blocks.clear()
+                self._changed.add(topic)
             if self._all is not None:
                 self._all.touch(job.job_id)
-        notified = sum(topic.notify() for topic in changed)
-        seconds = max(_WAKE_SECONDS, _SUBSCRIBER_SECONDS * notified)
-        self._next_wake = self._loop.time() + seconds
 
     def of_job(self, job: Job) -> JobEvents:
         """The events of `job`, from its first image on."""
@@ -404,6 +412,8 @@ class Events:
             # Registered first: Changes are queued before the snapshot is taken, so none is missed.
             topic = self._jobs[job] = JobEvents(job, self._waiting)
             topic.load(job.snapshot())
+        else:
+            self._apply_queued()  # or they would be sent as they were, and again as they are
         return topic
 
     @property

@@ -156,7 +156,7 @@ def give_back(
     With a `wait` that is none: it is not queued, but taken when the wait is over.
     """
     epoch = claimed.slices[first].epoch
-    columns = *_wait_columns(wait), claimed.number, first, epoch
+    columns = wait is not None, *_wait_columns(wait), claimed.number, first, epoch
     row = connection.execute(_GIVE_BACK, columns).fetchone()
     return [] if row is None or wait is not None else [first]
 
@@ -219,6 +219,7 @@ _WAITS = """not_before = now() + make_interval(secs => %s), waits_for = %s,
         waits_since = CASE WHEN %s THEN coalesce(waits_since, now()) ELSE waits_since END"""
 _CLAIM = b"""
     UPDATE slice SET epoch = epoch + 1, worker = %s, until = now() + make_interval(secs => %s),
+        version = version + (not_before IS NOT NULL)::int,
         taken_over = taken_over + (worker IS NOT NULL)::int, not_before = NULL, waits_for = NULL
     WHERE job = %s AND first = %s AND open AND (worker IS NULL OR %s AND until < now())
         AND (%s OR taken_over + (worker IS NOT NULL)::int < %s)
@@ -263,11 +264,14 @@ _OPEN_HEAD = b"""
         AND NOT EXISTS (SELECT FROM slice AS other WHERE other.job = job.number AND other.open)
     RETURNING slice.job"""
 _GIVE_BACK = f"""
-    UPDATE slice SET worker = NULL, until = NULL, taken_over = 0, {_WAITS}
+    UPDATE slice SET worker = NULL, until = NULL, taken_over = 0,
+        version = version + %s::int, {_WAITS}
     WHERE job = %s AND first = %s AND epoch = %s RETURNING job""".encode()  # noqa: S608 - columns
+# The new epoch fences off a batch that is written again as its response was lost.
 _PARK = f"""
-    UPDATE slice SET {_WAITS} WHERE job = %s AND first = %s AND open
-        AND (worker IS NULL OR until < now())""".encode()  # noqa: S608 - columns
+    UPDATE slice SET epoch = epoch + (worker IS NULL)::int,
+        version = version + (worker IS NULL AND not_before IS NULL)::int, {_WAITS}
+    WHERE job = %s AND first = %s AND open AND (worker IS NULL OR until < now())""".encode()  # noqa: S608 - columns
 _UPDATE_WAITS = b"""
     WITH waiting AS (
         SELECT job, first FROM slice WHERE not_before IS NOT NULL AND open AND first >= 0

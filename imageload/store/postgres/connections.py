@@ -1,13 +1,15 @@
 """Connections to PostgreSQL, kept for the next use; a broken one is replaced once.
 
 A pool with a back-off of its own kept nodes at 503 for up to 19 s after an outage, so there is
-none here: a connection is opened when it is wanted, and an error is the caller's at once.
+none here: a connection is opened when it is wanted, and the caller gets the error of this attempt.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -36,10 +38,11 @@ class Connections:
     def __init__(self, url: str, connect_seconds: int = 5) -> None:
         self._url = url
         self._connect_seconds = connect_seconds
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._idle: list[Connection] = []
         self._is_closed = False
         self._opening = 0
+        self._attempted = 0.0
         self._last_error: psycopg.Error | None = None
 
     def open(self) -> Connection:
@@ -61,19 +64,14 @@ class Connections:
 
         It is called again if a kept connection turns out to be broken, also if only the response
         to the commit was lost: done twice, it must do the same. It is also called again after a
-        deadlock, which PostgreSQL ends by undoing one of two transactions. Raises StoreUnavailable.
+        deadlock. Raises StoreUnavailable.
         """
-        deadlocks = 0
         while True:
             connection, is_kept = self._take()
             try:
-                with connection.transaction():
-                    result = work(connection)
+                transact = functools.partial(_transact, connection, work)
+                result = repeat_after_deadlocks(transact)
             except UNAVAILABLE as error:
-                if isinstance(error, psycopg.errors.DeadlockDetected) and deadlocks < _DEADLOCKS:
-                    deadlocks += 1
-                    self._give_back(connection)
-                    continue
                 is_broken = connection.closed
                 self._give_back(connection)
                 if is_kept and is_broken:
@@ -87,21 +85,22 @@ class Connections:
 
     def close(self) -> None:
         """Close the connections: those in use as they are given back."""
-        with self._lock:
+        with self._changed:
             self._is_closed = True
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
 
     def _take(self) -> tuple[Connection, bool]:
-        with self._lock:
+        with self._changed:
+            left = self._attempted + self._connect_seconds / 10 - time.monotonic()
+            self._changed.wait_for(self._may_take, max(0.0, left))
             if self._idle:
                 return self._idle.pop(), True
             if self._last_error is not None and self._opening:
-                # One thread at a time finds out whether it is back: a host that does not answer
-                # would hold up every request.
                 raise unavailable(self._last_error)
             self._opening += 1
+            self._attempted = time.monotonic()
         failed: psycopg.Error | None = None
         try:
             return self.open(), False
@@ -109,18 +108,44 @@ class Connections:
             failed = error
             raise unavailable(error) from error
         finally:
-            with self._lock:
+            with self._changed:
                 self._opening -= 1
                 self._last_error = failed
+                self._changed.notify_all()
+
+    def _may_take(self) -> bool:
+        """False while another thread tries whether the database is back.
+
+        The others wait a little for it: once it is back, it responds in milliseconds. They do not
+        wait for long, as a host that does not respond would hold up every request.
+        """
+        return bool(self._idle) or self._last_error is None or not self._opening
 
     def _give_back(self, connection: Connection) -> None:
-        with self._lock:
+        with self._changed:
             is_usable = not (connection.broken or connection.closed or self._is_closed)
             if is_usable and len(self._idle) < _KEPT:
                 self._idle.append(connection)
+                self._changed.notify()
                 return
         with contextlib.suppress(psycopg.Error):
             connection.close()
+
+
+def _transact(connection: Connection, work: Callable[[Connection], T]) -> T:
+    with connection.transaction():
+        return work(connection)
+
+
+def repeat_after_deadlocks(transact: Callable[[], T]) -> T:
+    """The result of `transact`, which runs a whole transaction.
+
+    PostgreSQL ends a deadlock by undoing one of two transactions, which is then run again.
+    """
+    for _ in range(_DEADLOCKS):
+        with contextlib.suppress(psycopg.errors.DeadlockDetected):
+            return transact()
+    return transact()
 
 
 def unavailable(error: psycopg.Error) -> StoreUnavailable:

@@ -12,13 +12,13 @@ from imageload.store.postgres.reading import SUMMARIES, summary_of
 
 
 class Workers(NamedTuple):
-    """How many workers live, and what uploads wait for on each that says so; None: for nothing.
+    """How many workers live, and why uploads wait on each, by its name; None: they do not.
 
     `leases`: those of client ids and addresses.
     """
 
     living: int
-    waits: list[GateWait | None]
+    waits: dict[str, GateWait | None]
     leases: list[Lease]
 
 
@@ -37,12 +37,12 @@ def read_workers(connection: Connection, dead_seconds: float, prefix: str) -> Wo
     `prefix`: of the names of the leases of the target.
     """
     (living,) = connection.execute(_LIVING, (dead_seconds,)).fetchone() or (0,)
-    waits, leases = [], []
+    waits, leases, workers = {}, [], f"{prefix}worker/"
     for lease in read(connection, prefix):
-        if not lease.name.startswith(f"{prefix}worker/"):
+        if not lease.name.startswith(workers):
             leases.append(lease)
         elif lease.is_live:
-            waits.append(wait_of(lease))
+            waits[lease.name.removeprefix(workers)] = wait_of(lease)
     return Workers(living, waits, leases)
 
 

@@ -17,10 +17,11 @@ from imageload.store.rows import PAGE, decode_items, read_album, read_callback, 
 _HEADS = """
     SELECT number, id, created, dedupe, total, started, purging, album, callback
     FROM job WHERE {}"""
-_SLICES = b"""
-    SELECT first, items, epoch, version, downloaded, completed, failed, maybe_duplicates,
-        downloaded_bytes, uploaded_bytes
-    FROM slice WHERE job = %s ORDER BY first"""
+_IS_PARKED = "not_before IS NOT NULL AND open AND first >= 0"
+_SLICES = f"""
+    SELECT first, {_IS_PARKED}, items, epoch, version, downloaded, completed, failed,
+        maybe_duplicates, downloaded_bytes, uploaded_bytes
+    FROM slice WHERE job = %s ORDER BY first""".encode()  # noqa: S608 - an expression
 # Places of images in the order of their last Changes: by transaction, then by number. A row of a
 # later transaction than this one was restored from a dump.
 _PLACE = """
@@ -32,7 +33,7 @@ _IMAGES = f"""
 _SETTLED = b"SELECT (pg_snapshot_xmin(pg_current_snapshot())::text::bigint << 20) - 1"
 ONE_MOMENT = b"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
 """What is read in this transaction is of one moment."""
-_VERSIONS = b"SELECT first, version FROM slice WHERE job = %s"
+_VERSIONS = f"SELECT first, version, {_IS_PARKED} FROM slice WHERE job = %s".encode()  # noqa: S608
 _ITEMS = b"SELECT items FROM slice WHERE job = %s AND first = %s"
 _CHANGED = f"""
     SELECT job, n, {_PLACE}, link, record FROM image
@@ -40,13 +41,14 @@ _CHANGED = f"""
 _JOB_VERSIONS = b"""
     SELECT job.id, sum(slice.version)::bigint FROM job JOIN slice ON slice.job = job.number
     WHERE job.id = ANY(%s) GROUP BY job.id"""
-SUMMARIES = b"""
+SUMMARIES = f"""
     SELECT job.id, created, started, purging, album, callback, total, sums.*
     FROM job, LATERAL (
-        SELECT sum(version)::bigint, sum(downloaded)::int, sum(completed)::int, sum(failed)::int,
+        SELECT bool_or({_IS_PARKED}), sum(version)::bigint, sum(downloaded)::int,
+            sum(completed)::int, sum(failed)::int,
             sum(maybe_duplicates)::int, sum(downloaded_bytes)::bigint, sum(uploaded_bytes)::bigint
         FROM slice WHERE slice.job = job.number) AS sums
-    WHERE NOT retired"""
+    WHERE NOT retired""".encode()  # noqa: S608 - an expression
 _NEWEST = SUMMARIES + b" AND number < %s ORDER BY number DESC LIMIT %s"
 _LINKS = f"""
     SELECT image.job, job.id, image.n, image.link
@@ -91,11 +93,11 @@ def read_head_of(connection: Connection, number: int) -> Head:
 def read_whole(connection: Connection, head: Head) -> tuple[Job, Claim]:
     """The job as it is, and a claim on it under the epochs of now."""
     slices = connection.execute(_SLICES, (head.number,)).fetchall()
-    newest = sum(version for _, _, _, version, *_ in slices)
+    newest = sum(version for _, _, _, _, version, *_ in slices)
     rows = _image_rows(connection, head.number, 0, head.total)
     images: list[Image] = []
     states: dict[int, SliceState] = {}
-    for first, packed, epoch, version, *counts in slices:
+    for first, _, packed, epoch, version, *counts in slices:
         images += _images(first, packed, rows)
         states[first] = SliceState(epoch, version, Counts(*counts))
     job = Job.restored(
@@ -109,6 +111,7 @@ def read_whole(connection: Connection, head: Head) -> tuple[Job, Claim]:
         callback=read_callback(head.callback),
         version=newest,
         settled=_read_settled(connection),
+        parked=any(is_parked for _, is_parked, *_ in slices),
     )
     return job, Claim(head.number, 0, images, states)
 
@@ -121,7 +124,7 @@ def read_changes(
     None: nothing has, and the job is settled.
     """
     found = connection.execute(_VERSIONS, (head.number,)).fetchall()
-    versions: dict[int, int] = dict(found)
+    versions: dict[int, int] = {first: version for first, version, _ in found}
     if versions == known and is_settled:
         return None
     newest = sum(versions.values())
@@ -142,6 +145,7 @@ def read_changes(
         read_callback(head.callback),
         newest,
         _read_settled(connection),
+        any(is_parked for _, _, is_parked in found),
     )
     return change, versions
 
@@ -235,7 +239,7 @@ def read_setting(connection: Connection, name: str) -> str | None:
 
 def summary_of(row: Sequence[Any]) -> Snapshot:
     """A job without its images, of its row and the sums of its slices."""
-    job_id, created, started, purging, album, callback, total, version, *counts = row
+    job_id, created, started, purging, album, callback, total, parked, version, *counts = row
     downloaded, completed, failed, maybe_duplicates, downloaded_bytes, uploaded_bytes = counts
     states: dict[State, int] = {
         "queued": total - downloaded - completed - failed,
@@ -256,4 +260,5 @@ def summary_of(row: Sequence[Any]) -> Snapshot:
         read_album(album),
         purging,
         read_callback(callback),
+        parked=parked,
     )

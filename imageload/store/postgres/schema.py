@@ -17,9 +17,10 @@
 
 `epoch` rises each time that a slice gets another worker; every write to a slice names the epoch
 under which it was begun, so a worker that was taken over writes nothing. A slice's `version` rises
-with each of its Changes. A job's version is the sum of its slices' versions, so the workers of one
-job never wait for each other's row. `changed` is the transaction that wrote an image last: it
-gives the events of a job one order, which is the same on all nodes.
+with each of its Changes, and when it begins or ceases to wait without a worker. A job's version is
+the sum of its slices' versions, so the workers of one job never wait for each other's row.
+`changed` is the transaction that wrote an image last: it gives the events of a job one order, which
+is the same on all nodes.
 """
 
 from __future__ import annotations

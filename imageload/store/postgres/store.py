@@ -7,7 +7,6 @@ writes for them until a worker claims a slice (`imageload.cluster`).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import hashlib
 import itertools
@@ -20,7 +19,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Protocol, TypeVar
 
 import psycopg
-import psycopg.errors
 
 from imageload.errors import Failure, StoreError
 from imageload.job import (
@@ -38,7 +36,11 @@ from imageload.store import NONE, Clock, Elsewhere, Link, Posted, Totals
 from imageload.store.postgres import accepting, claims, leases, leaving, overview, reading, verbs
 from imageload.store.postgres.batch import HEAD, Batch, Claim, Content, Counts, SliceState
 from imageload.store.postgres.claims import Claimed, Order, Place, SliceCounts, Wait
-from imageload.store.postgres.connections import Connection, Connections
+from imageload.store.postgres.connections import (
+    Connection,
+    Connections,
+    repeat_after_deadlocks,
+)
 from imageload.store.postgres.overview import Workers
 from imageload.store.postgres.schema import migrate
 from imageload.store.postgres.verbs import Done
@@ -113,16 +115,12 @@ class Database:
         """
         if self._connection is None or self._connection.closed:
             self._connection = self._connections.open()
-        self._write(batch, self._connection)
+        connection = self._connection
+        repeat_after_deadlocks(lambda: batch.write(connection))
         with self.lock:
             for name, value in batch.settings.items():
                 if self.unwritten_settings.get(name) is value:  # no other came meanwhile
                     self.unwritten_settings.pop(name, None)
-
-    def _write(self, batch: Batch, connection: Connection) -> None:
-        while True:
-            with contextlib.suppress(psycopg.errors.DeadlockDetected):  # it was rolled back
-                return batch.write(connection)
 
     def close(self) -> None:
         """Close its connection."""
