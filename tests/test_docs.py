@@ -66,6 +66,12 @@ def test_every_error_code_is_explained() -> None:
     assert not missing
 
 
+def test_the_pictures_of_the_readme_are_small() -> None:
+    pictures = re.findall(r'src(?:set)?="([^"]+)"', README)
+    assert len(pictures) == 2
+    assert all((ROOT / picture).stat().st_size < 150_000 for picture in pictures)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_link_to_a_file_has_a_target(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
