@@ -37,6 +37,13 @@ NOT_RUN = {
         "the same"
     ),
     'make test TESTS="tests/test_retry.py -k tries"': "these tests are run by it",
+    ".venv/bin/python -m tests.picture": "changes the repository",
+    "rm -rf dist && .venv/bin/python -m build": "test_packaging.py builds without a network",
+    "python3 -m venv trial": "test_packaging.py installs the package by the README's lines",
+    "trial/bin/pip install dist/imageload-*.whl": "the same",
+    "trial/bin/imageload upload --local https://www.gnu.org/graphics/gnu-head.jpg": (
+        "test_packaging.py has a job of the installed package"
+    ),
     "make cluster": "runs until Ctrl-C, beside other terminals; test_cluster.py has its parts",
     "sudo -u postgres createuser --pwprompt imageload": "needs a server that is set up; "
     "fresh_database() has both",
@@ -77,7 +84,7 @@ trap finish EXIT
 def commands(document: Path) -> list[str]:
     """The lines of the document's shell blocks, and the commands in its tables of tasks."""
     text = document.read_text(encoding="utf-8")
-    pattern = r"^```sh\n(.*?)^```|^\| task \| command \|\n(.*?)\n\n"
+    pattern = r"^ *```sh\n(.*?)^ *```|^\| task \| command \|\n(.*?)\n\n"
     lines: list[str] = []
     for block, table in re.findall(pattern, text, re.MULTILINE | re.DOTALL):
         lines += [line.strip() for line in block.splitlines()]
@@ -198,7 +205,7 @@ def reader(tmp_path: Path, origin: Origin, sandbox: RunningSandbox) -> Reader:
 def test_every_command_of_a_document_works(document: Path, reader: Reader) -> None:
     lines = commands(document)
     to_run = [line for line in lines if line not in NOT_RUN]
-    if not any(line.startswith(("make", "IMGUR_")) for line in to_run) and to_run:
+    if to_run and not any(SERVERS.match(line) for line in to_run):
         # Such a document presumes a service, and a job whose id it knows, also of a document.
         first = 'curl -d @urls.txt -H "Content-Type: text/plain" http://127.0.0.1:8888/v1/documents'
         find = """python3 -c 'import json, sys; print(json.load(sys.stdin)["jobId"][0])'"""
