@@ -39,9 +39,9 @@ NOT_RUN = {
     'make test TESTS="tests/test_retry.py -k tries"': "these tests are run by it",
     ".venv/bin/python -m tests.picture": "changes the repository",
     "rm -rf dist && .venv/bin/python -m build": "test_packaging.py builds without a network",
-    "python3 -m venv trial": "test_packaging.py installs the package by the README's lines",
-    "trial/bin/pip install dist/imageload-*.whl": "the same",
-    "trial/bin/imageload upload --local https://www.gnu.org/graphics/gnu-head.jpg": (
+    "python3 -m venv /tmp/trial": "test_packaging.py installs the package by the README's lines",
+    "/tmp/trial/bin/pip install dist/imageload-*.whl": "the same",
+    "cd /tmp && trial/bin/imageload upload --local https://www.gnu.org/graphics/gnu-head.jpg": (
         "test_packaging.py has a job of the installed package"
     ),
     "make cluster": "runs until Ctrl-C, beside other terminals; test_cluster.py has its parts",
