@@ -89,7 +89,7 @@ class Settings:
     jobs_bytes: int = _jobs(
         2**30,
         "bytes",
-        "Rejects jobs for which there is no room in this much memory; finished ones make room",
+        "Rejects new jobs if unfinished ones need this much memory; finished ones make room",
     )
     keep_jobs: int = _jobs(
         10_000, "count", "Keeps this many finished jobs in memory; the oldest are dropped first"
@@ -144,8 +144,7 @@ class Settings:
     convert: bool | None = _convert(
         None,
         "true or false",
-        "Converts WebP, AVIF, HEIC and BMP to types that Imgur accepts; if it is not set, for "
-        "Imgur alone",
+        "Converts WebP, AVIF, HEIC and BMP to types that Imgur accepts; not set: only for Imgur",
     )
     shrink: bool = _convert(
         False,
@@ -155,8 +154,8 @@ class Settings:
     strip: str = _convert(
         "auto",
         "auto, true or false",
-        "Removes GPS and all other metadata before an upload; auto: as far as possible, where the "
-        "target does not; true: always, and fails an image that keeps some",
+        "Removes GPS and all other metadata before an upload; auto: as far as possible, if the "
+        "target does not; true: always, or fails the image",
     )
     convert_bytes: int = _convert(
         1_536 * 2**20,
@@ -174,14 +173,16 @@ class Settings:
     s3_public_url: str = _targets(
         "",
         "URL",
-        "Makes links that begin with this, for example a CDN's; empty: the bucket's own URL",
+        "Begins links with this, for example with a CDN's URL; empty: the bucket's own URL",
     )
     aws_access_key_id: str = _targets(
         "", "text", "Signs requests to the bucket with this key", secret=True
     )
-    aws_secret_access_key: str = _targets("", "text", "Is the secret of that key", secret=True)
+    aws_secret_access_key: str = _targets(
+        "", "text", "Signs requests with the secret of that key", secret=True
+    )
     aws_session_token: str = _targets(
-        "", "text", "Is the token that comes with a temporary key", secret=True
+        "", "text", "Sends the token that belongs to a temporary key", secret=True
     )
     uploads: int = _targets(
         32, "count", "Uploads this many images at the same time, shared fairly among the jobs"
@@ -256,8 +257,8 @@ class Settings:
     dead_seconds: float = _store(
         60.0,
         "seconds",
-        "With PostgreSQL: takes the images of a worker over that was not heard of for this time; "
-        "the same on all nodes",
+        "With PostgreSQL: takes over the images of a worker that is silent for this time; the "
+        "same on all nodes",
     )
 
     def __post_init__(self) -> None:

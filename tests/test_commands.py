@@ -30,13 +30,20 @@ DATABASE = "postgresql://imageload@db.example/imageload"
 JOB_ID = "4227cacf-2ee1-4b52-b231-110304c4e203"
 
 NOT_RUN = {
-    "python3 -m venv .venv": "the tests have it done already",
-    ".venv/bin/python -m pip install -r requirements.txt": "the same",
-    ".venv/bin/pip install -r requirements-cluster.txt": "the same",
+    "python3 -m venv .venv": "test_packaging.py makes an environment by this line",
+    ".venv/bin/pip install '.[cli]'": "test_packaging.py installs the package by this line",
+    ".venv/bin/python -m pip install -r requirements.txt": "the tests have it done already",
     "python3 -m venv .venv && .venv/bin/python -m pip install -r requirements-cluster.txt": (
         "the same"
     ),
     'make test TESTS="tests/test_retry.py -k tries"': "these tests are run by it",
+    ".venv/bin/python -m tests.picture": "changes the repository",
+    "rm -rf dist && .venv/bin/python -m build": "test_packaging.py builds without a network",
+    "python3 -m venv /tmp/trial": "test_packaging.py installs the package by the README's lines",
+    "/tmp/trial/bin/pip install dist/imageload-*.whl": "the same",
+    "cd /tmp && trial/bin/imageload upload --local https://www.gnu.org/graphics/gnu-head.jpg": (
+        "test_packaging.py has a job of the installed package"
+    ),
     "make cluster": "runs until Ctrl-C, beside other terminals; test_cluster.py has its parts",
     "sudo -u postgres createuser --pwprompt imageload": "needs a server that is set up; "
     "fresh_database() has both",
@@ -47,7 +54,8 @@ NOT_RUN = {
     "API; test_cluster.py runs both",
 }
 SERVERS = re.compile(
-    r"^(?:\w+=\S+ )*(?:make run|\S*python3? (?:main\.py|-m (?:sandbox|http\.server)))"
+    r"^(?:\w+=\S+ )*(?:make run|\S*imageload serve|"
+    r"\S*python3? (?:main\.py|-m (?:sandbox|http\.server)))"
 )
 SETUP = """
 set -euo pipefail
@@ -74,10 +82,13 @@ trap finish EXIT
 
 
 def commands(document: Path) -> list[str]:
-    """The lines of the document's shell blocks."""
+    """The lines of the document's shell blocks, and the commands in its tables of tasks."""
     text = document.read_text(encoding="utf-8")
-    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    lines = [line.strip() for block in blocks for line in block.splitlines()]
+    pattern = r"^ *```sh\n(.*?)^ *```|^\| task \| command \|\n(.*?)\n\n"
+    lines: list[str] = []
+    for block, table in re.findall(pattern, text, re.MULTILINE | re.DOTALL):
+        lines += [line.strip() for line in block.splitlines()]
+        lines += re.findall(r"\| `(.*)` \|$", table, re.MULTILINE)
     return [line for line in lines if line and not line.startswith("#")]
 
 
@@ -145,8 +156,10 @@ def reader(tmp_path: Path, origin: Origin, sandbox: RunningSandbox) -> Reader:
         if path.name not in (".git", ".venv", ".imageload", ".sandbox"):
             (clone / path.name).symlink_to(path)
     (clone / "urls.txt").write_text(f"{origin.image('png-rgb.png')}\n")
+    (clone / "birds.md").write_text(f"![A bird]({origin.image('jpeg-baseline.jpg')})\n")
     for program, call in (
         (clone / ".venv" / "bin" / "python", '"$@"'),
+        (clone / ".venv" / "bin" / "imageload", '-m imageload "$@"'),
         (programs / "python", '"$@"'),
         (programs / "python3", '"$@"'),
         (programs / "imageload", '-m imageload "$@"'),
@@ -169,6 +182,8 @@ def reader(tmp_path: Path, origin: Origin, sandbox: RunningSandbox) -> Reader:
         "IMAGELOAD_SERVER": f"http://127.0.0.1:{port}",
         "IMGUR_BASE_URL": sandbox.url,
         "IMGUR_LINK_BASE": sandbox.url,
+        "AWS_ACCESS_KEY_ID": "not-one",
+        "AWS_SECRET_ACCESS_KEY": "not-one",
     }
     replaced = {
         ":8888": f":{port}",
@@ -190,7 +205,7 @@ def reader(tmp_path: Path, origin: Origin, sandbox: RunningSandbox) -> Reader:
 def test_every_command_of_a_document_works(document: Path, reader: Reader) -> None:
     lines = commands(document)
     to_run = [line for line in lines if line not in NOT_RUN]
-    if not any(line.startswith(("make", "IMGUR_")) for line in to_run) and to_run:
+    if to_run and not any(SERVERS.match(line) for line in to_run):
         # Such a document presumes a service, and a job whose id it knows, also of a document.
         first = 'curl -d @urls.txt -H "Content-Type: text/plain" http://127.0.0.1:8888/v1/documents'
         find = """python3 -c 'import json, sys; print(json.load(sys.stdin)["jobId"][0])'"""

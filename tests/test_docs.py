@@ -15,6 +15,7 @@ from main import ROUTES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 DOCUMENTS = [
     ROOT / "README.md",
@@ -29,10 +30,10 @@ def test_the_page_of_options_is_the_generated_one() -> None:
     assert page == options.document(), "run: python -m imageload.options > docs/options.md"
 
 
-def test_the_readme_has_ten_options_as_they_are() -> None:
-    rows = re.findall(r"^\| `--.*$", README, re.MULTILINE)
-    assert len(rows) == 10
-    assert {*rows} <= {options.row(option) for option in options.options()}
+def test_the_readme_is_short_and_leads_to_every_page() -> None:
+    assert len(README.split()) <= 1_500
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"(docs/{page.name})" in README, page.name
 
 
 def test_no_document_names_a_number_that_is_not_an_option() -> None:
@@ -46,17 +47,17 @@ def test_no_document_names_a_number_that_is_not_an_option() -> None:
             assert not [name for name in names if re.search(rf"{name}\b", text)], path
 
 
-def test_every_make_target_is_in_the_readme_and_explains_itself() -> None:
+def test_every_make_target_is_in_a_table_and_explains_itself() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
     for target in phony.split():
-        assert f"`make {target}" in README, target
+        assert f"| `make {target}" in CONTRIBUTING or target == "help", target
         assert re.search(rf"^{target}:.*## \S", makefile, re.MULTILINE), target
 
 
-def test_every_route_of_the_api_is_in_the_readme() -> None:
+def test_every_route_of_the_api_is_in_its_table() -> None:
     shown = [path.rstrip("/") or "/" for path, _ in ROUTES if not path.startswith("/page/")]
-    listed = set(re.findall(r"^\| `(?:GET|POST) ([^`?]*)[^`]*`", README, re.MULTILINE))
+    listed = set(re.findall(r"^\| `(?:GET|POST) ([^`?]*)[^`]*`", API, re.MULTILINE))
     assert {path.replace("{job_id}", "<jobId>") for path in shown} <= listed
 
 
@@ -65,11 +66,25 @@ def test_every_error_code_is_explained() -> None:
     assert not missing
 
 
+def test_the_pictures_of_the_readme_are_small() -> None:
+    pictures = re.findall(r'src(?:set)?="([^"]+)"', README)
+    assert len(pictures) == 2
+    assert all((ROOT / picture).stat().st_size < 150_000 for picture in pictures)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_link_to_a_file_has_a_target(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert (document.parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\(([^)#:]*)#?([^):]*)\)", text):
+        linked = document.parent / target if target else document
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), f"{target}#{anchor}"
+
+
+def anchors(document: Path) -> set[str]:
+    """The anchors of the document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_requirements_are_pinned() -> None:

@@ -1,16 +1,16 @@
-"""The wheel: its files, and its service and command line outside a checkout."""
+"""The package: its files, and its service and command line outside a checkout."""
 
 from __future__ import annotations
 
+import csv
+import os
 import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tomllib
-import zipfile
 from collections.abc import Iterable, Iterator
-from importlib.metadata import requires
+from importlib.metadata import Distribution, distribution, requires
 from pathlib import Path
 
 import pytest
@@ -18,27 +18,17 @@ import requests
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from imageload.settings import VERSION
 from tests.origin import IMAGES, Origin
-from tests.postgres import fresh_database
 from tests.service import ROOT, ServiceProcess
+from tests.test_commands import commands
 from tests.waiting import PATIENCE
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 
-WITHOUT_CLUSTER = """
-import importlib.abc, sys
-
-class Absent(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("psycopg", "psycopg_pool", "procrastinate"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Absent())
-from imageload.__main__ import main
-sys.exit(main())
-"""
-"""`imageload` where the extra `cluster` is not installed."""
+DEBIAN = Path("/usr/bin/python3")
+"""Debian's Python, which installs packages into virtual environments only."""
 
 
 def name_of(requirement: str) -> str:
@@ -83,21 +73,19 @@ def test_the_extra_for_many_nodes_requires_the_pinned_versions_and_no_others() -
     assert of_it == with_needs(named) - of_all
 
 
-def run(*command: str | Path, folder: Path) -> str:
+def run(*command: str | Path, folder: Path, **environment: str) -> str:
     """Run the command; its stdout."""
     ended = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, encoding="utf-8", timeout=2 * PATIENCE
+        command,
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=2 * PATIENCE,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
-
-
-def build(kind: str, source: Path, folder: Path) -> Path:
-    """The sdist or the wheel of the tree `source`, built by its own backend without a network."""
-    code = f"from setuptools import build_meta; build_meta.build_{kind}({str(folder)!r})"
-    run(sys.executable, "-c", code, folder=source)
-    (built,) = folder.glob("*.tar.gz" if kind == "sdist" else "*.whl")
-    return built
 
 
 def copied_files() -> set[str]:
@@ -107,35 +95,58 @@ def copied_files() -> set[str]:
     return {name.rstrip("/") for line in lines for name in line.split()}
 
 
+def link_libraries(folder: Path, names: Iterable[str]) -> None:
+    """Put the installed packages of these names into `folder`."""
+    for name in names:
+        found = distribution(name)
+        for part in {file.parts[0] for file in found.files or ()} - {"..", "__pycache__"}:
+            (folder / part).symlink_to(str(found.locate_file(part)))
+
+
+def system_python() -> Path:
+    """Debian's Python if it is there and of the version that runs the tests, else the latter."""
+    version = "python{}.{}".format(*sys.version_info)
+    marked = DEBIAN.exists() and Path("/usr/lib", version, "EXTERNALLY-MANAGED").exists()
+    has_venv = Path("/usr/lib", version, "ensurepip").exists()
+    return DEBIAN if marked and has_venv else Path(sys.executable)
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of the sdist of the files from which the Dockerfile builds it."""
-    folder = tmp_path_factory.mktemp("built")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The virtual environment that the README's lines make in the unpacked sdist.
+
+    The sdist is that of the files from which the Dockerfile builds. For want of a network the
+    environment finds the libraries of the tests, but for those of the extra `cluster`.
+    """
+    folder = tmp_path_factory.mktemp("package")
     (folder / "tree").mkdir()
     for name in copied_files():
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
         copy(ROOT / name, folder / "tree" / name)
-    sdist = build("sdist", folder / "tree", folder)
+    build = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(folder)]
+    run(*build, folder=folder / "tree")
+    (sdist,) = folder.glob("*.tar.gz")
     run("tar", "xzf", sdist, folder=folder)
-    return build("wheel", folder / sdist.name.removesuffix(".tar.gz"), folder)
+    unpacked = folder / sdist.name.removesuffix(".tar.gz")
+    libraries = folder / "libraries"
+    libraries.mkdir()
+    link_libraries(
+        libraries, {*with_needs([*PROJECT["dependencies"], *EXTRAS["cli"]]), "setuptools"}
+    )
+    make, install, serve = commands(ROOT / "README.md")[:3]
+    assert serve == ".venv/bin/imageload serve"
+    path = f"{system_python().parent}:{os.environ['PATH']}"
+    run("bash", "-c", make, folder=unpacked, PATH=path)
+    (site,) = unpacked.glob(".venv/lib/python3*/site-packages")
+    (site / "libraries.pth").write_text(f"import sys; sys.path.insert(1, {str(libraries)!r})\n")
+    run("bash", "-c", install, folder=unpacked, PIP_NO_INDEX="1", PIP_NO_BUILD_ISOLATION="0")
+    return unpacked / ".venv"
 
 
 @pytest.fixture(scope="module")
-def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of programs of a fresh virtual environment in which the wheel is installed.
-
-    It sees the libraries of the environment that runs the tests.
-    """
-    folder = tmp_path_factory.mktemp("installed")
-    run(sys.executable, "-m", "venv", "--without-pip", "venv", folder=folder)
-    python = folder / "venv" / "bin" / "python"
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check"]
-    run(*pip, "install", "--no-deps", "--no-index", "--quiet", wheel, folder=folder)
-    find = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    site = Path(run(python, "-c", find, folder=folder).strip())
-    libraries = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    (site / "libraries.pth").write_text("\n".join(libraries))
-    return python.parent
+def programs(installed: Path) -> Path:
+    """The folder of programs of the environment."""
+    return installed / "bin"
 
 
 @pytest.fixture
@@ -154,9 +165,11 @@ def installed_service(programs: Path, tmp_path: Path) -> Iterator[ServiceProcess
         service.stop()
 
 
-def test_the_wheel_holds_one_package_and_one_module(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+def test_the_package_holds_one_package_and_one_module(installed: Path) -> None:
+    (record,) = installed.glob("lib/*/site-packages/imageload-*.dist-info/RECORD")
+    with record.open(newline="") as file:
+        names = {row[0] for row in csv.reader(file) if "__pycache__" not in row[0]}
+    names = {name for name in names if not name.startswith(("..", record.parent.name))}
     assert {name.partition("/")[0] for name in names} == {"imageload", "imgurapi.py"}
     shipped = {"imgurapi.py", "imageload/main.py"}
     for folder in (ROOT / "imageload", ROOT / "sandbox"):
@@ -166,52 +179,38 @@ def test_the_wheel_holds_one_package_and_one_module(wheel: Path) -> None:
     assert names == shipped
 
 
-def test_an_installed_wheel_runs_a_job_and_opens_its_link(
+def test_the_package_says_what_it_is(installed: Path) -> None:
+    (folder,) = installed.glob("lib/*/site-packages/imageload-*.dist-info")
+    metadata = Distribution.at(folder).metadata
+    assert metadata["Version"] == VERSION
+    assert metadata["License-Expression"] == "MIT AND Apache-2.0"
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    description = (folder / "METADATA").read_text(encoding="utf-8").partition("\n\n")[2]
+    assert "pip install 'imageload[cli]'" in description
+    assert not re.findall(r"\]\((?!https?:)", description), "links that work in a clone only"
+    assert (folder / "licenses" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+def test_an_installed_package_runs_a_job_and_opens_its_links(
     programs: Path, installed_service: ServiceProcess, origin: Origin, tmp_path: Path
 ) -> None:
-    job_id = installed_service.submit([origin.image("png-rgba.png")])
-    (link,) = installed_service.finish(job_id)["uploaded"]["completed"]
-    assert requests.get(link, timeout=PATIENCE).content == (IMAGES / "png-rgba.png").read_bytes()
+    images = ["png-rgba.png", "webp-lossy-vp8.webp"]
+    job_id = installed_service.submit([origin.image(name) for name in images])
+    links = installed_service.finish(job_id)["uploaded"]["completed"]
+    opened = [requests.get(link, timeout=PATIENCE).content for link in links]
+    assert opened[0] == (IMAGES / "png-rgba.png").read_bytes()
+    assert opened[1].startswith(b"\xff\xd8"), "a JPEG"
     assert requests.get(installed_service.url, timeout=PATIENCE).status_code == 200
     assert requests.get(f"{installed_service.url}/openapi.json", timeout=PATIENCE).json()["paths"]
-    server = f"--server={installed_service.url}"
-    upload: list[str | Path] = [
-        programs / "imageload",
-        "upload",
-        server,
-        origin.image("png-rgba.png"),
-    ]
-    assert run(*upload, folder=tmp_path) == f"{link}\n"
+    command = (programs / "imageload", "links", f"--server={installed_service.url}", job_id)
+    assert run(*command, folder=tmp_path).split() == links
 
 
-def test_an_installed_wheel_converts_and_works_without_a_server(
-    programs: Path, origin: Origin, tmp_path: Path
+def test_an_installed_package_without_the_extra_says_what_postgresql_needs(
+    programs: Path, tmp_path: Path
 ) -> None:
-    upload: list[str | Path] = [
-        programs / "imageload",
-        "upload",
-        "--local",
-        origin.image("webp-lossy-vp8.webp"),
-    ]
-    service_options = ["--", "--allow-origin=127.0.0.1"]
-    assert run(*upload, *service_options, folder=tmp_path).startswith("http://127.0.0.1:")
-
-
-def test_an_installed_wheel_without_the_extra_serves_and_says_what_postgresql_needs(
-    programs: Path, origin: Origin, tmp_path: Path
-) -> None:
-    command = (str(programs / "python"), "-c", WITHOUT_CLUSTER, "serve")
-    options = ("--port=0", "--sandbox-port=0", "--allow-origin=127.0.0.1")
-    service = ServiceProcess(
-        *options, f"--store={tmp_path / 'journal'}", command=command, folder=tmp_path
-    )
-    try:
-        job_id = service.submit([origin.image("png-rgb.png")])
-        assert len(service.finish(job_id)["uploaded"]["completed"]) == 1
-    finally:
-        service.stop()
     refused = subprocess.run(
-        [*command, *options, "--store=postgresql://127.0.0.1/imageload"],
+        [programs / "imageload", "serve", "--store=postgresql://127.0.0.1/imageload"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -221,39 +220,6 @@ def test_an_installed_wheel_without_the_extra_serves_and_says_what_postgresql_ne
     (line,) = [line for line in refused.stderr.splitlines() if "cannot start" in line]
     assert "install the extra `cluster`" in line
     assert "Traceback" not in refused.stderr
-
-
-def test_an_installed_wheel_with_the_extra_is_a_node(
-    programs: Path, origin: Origin, tmp_path: Path
-) -> None:
-    service = ServiceProcess(
-        "--port=0",
-        "--sandbox-port=0",
-        "--allow-origin=127.0.0.1",
-        f"--store={fresh_database()}",
-        command=(str(programs / "imageload"), "serve"),
-        folder=tmp_path,
-    )
-    try:
-        job_id = service.submit([origin.image("png-rgb.png")])
-        assert len(service.finish(job_id)["uploaded"]["completed"]) == 1
-    finally:
-        service.stop()
-
-
-def test_a_checkout_serves_by_the_same_command(origin: Origin, tmp_path: Path) -> None:
-    service = ServiceProcess(
-        "--port=0",
-        "--sandbox-port=0",
-        "--allow-origin=127.0.0.1",
-        f"--sandbox-dir={tmp_path}",
-        command=(sys.executable, "-m", "imageload", "serve"),
-    )
-    try:
-        job_id = service.submit([origin.image("png-rgb.png")])
-        assert len(service.finish(job_id)["uploaded"]["completed"]) == 1
-    finally:
-        service.stop()
 
 
 def test_the_container_gets_the_files_that_it_copies() -> None:
