@@ -156,6 +156,8 @@ def reader(tmp_path: Path, origin: Origin, sandbox: RunningSandbox) -> Reader:
         if path.name not in (".git", ".venv", ".imageload", ".sandbox"):
             (clone / path.name).symlink_to(path)
     (clone / "urls.txt").write_text(f"{origin.image('png-rgb.png')}\n")
+    (clone / "notes").mkdir()
+    (clone / "notes" / "bird.md").write_text(f"![]({origin.image('jpeg-baseline.jpg')})\n")
     (clone / "birds.md").write_text(f"![A bird]({origin.image('jpeg-baseline.jpg')})\n")
     for program, call in (
         (clone / ".venv" / "bin" / "python", '"$@"'),
