@@ -76,9 +76,12 @@ class Original(msgspec.Struct, array_like=True, frozen=True):
         return zlib.compress(msgspec.msgpack.encode(self), 1)
 
 
+_decode = msgspec.msgpack.Decoder(Original).decode
+
+
 def decode_original(encoded: bytes) -> Original:
     """The Original that was encoded."""
-    return msgspec.msgpack.decode(zlib.decompress(encoded), type=Original)
+    return _decode(zlib.decompress(encoded))
 
 
 def suffix_of(kind: str) -> str:
