@@ -221,8 +221,10 @@ def test_progress_is_sent_at_most_ten_times_a_second(
     def work() -> None:
         apply(service, job, Started())
         for first in range(0, len(job), 50):
-            ends = ((Downloaded(n, REPORT), Failed(n, FAILURE)) for n in range(first, first + 50))
-            apply(service, job, *itertools.chain.from_iterable(ends))
+            changes: list[Change] = []
+            for index in range(first, first + 50):
+                changes += Downloaded(index, REPORT), Failed(index, FAILURE)
+            apply(service, job, *changes)
 
     with subscribe(service, job.job_id) as subscriber:
         events = subscriber.until("progress")

@@ -1,4 +1,4 @@
-"""The import rules of docs/architecture.md."""
+"""The import rules of docs/architecture.md, and one about threads."""
 
 from __future__ import annotations
 
@@ -63,3 +63,9 @@ def test_imports_keep_the_rules() -> None:
         assert not inside & {"imgurapi", "cluster"} or room == "service", path
         for library, rooms in LIBRARIES.items():
             assert library not in imported or room in rooms, path
+
+
+def test_types_are_decoded_by_decoders_that_are_made_at_import() -> None:
+    """msgspec 0.22 crashes if two threads are the first to decode a Struct."""
+    late = re.compile(r"(?:json|msgpack)\.decode\((?:[^()]|\([^()]*\))*\btype=")
+    assert [path for path in modules() if late.search(path.read_text(encoding="utf-8"))] == []

@@ -30,9 +30,13 @@ class Original(msgspec.Struct, array_like=True, frozen=True):
         return zlib.compress(msgspec.msgpack.encode(self), 1)
 
 
+# Made once, here: msgspec 0.22 crashes if two threads are the first to decode a Struct.
+_decode = msgspec.msgpack.Decoder(Original).decode
+
+
 def decode_original(encoded: bytes) -> Original:
     """The Original that was encoded."""
-    return msgspec.msgpack.decode(zlib.decompress(encoded), type=Original)
+    return _decode(zlib.decompress(encoded))
 
 
 class Search(msgspec.Struct, array_like=True, tag=True):

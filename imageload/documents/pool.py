@@ -37,6 +37,7 @@ from imageload.transport.slots import Pool, Slots
 _log = logging.getLogger(__name__)
 
 _WORKERS: Final = 2
+_decode = msgspec.msgpack.Decoder(Result).decode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +133,7 @@ class Documents:
             raise Refused("out-of-threads", error.message) from None
         except Shutdown:
             raise shutting_down() from None
-        result = msgspec.msgpack.decode(encoded, type=Result)
+        result = _decode(encoded)
         if result.bug:
             raise RuntimeError(f"a document met a bug\n{result.bug}")
         if result.slug:

@@ -103,6 +103,8 @@ class UploadRequest(msgspec.Struct):
 
 Body = UploadRequest | Urls
 """The JSON of a POST."""
+# Made once, here: msgspec 0.22 crashes if two threads are the first to decode a Struct.
+_decode_body = msgspec.json.Decoder(Body).decode
 
 
 def read_orders(
@@ -176,7 +178,7 @@ def _decoded(body: bytes | bytearray, max_lists: int, max_values: int) -> Upload
         _check_size(body, max_lists, max_values)
     mark = len(_BYTE_ORDER_MARK) if body.startswith(_BYTE_ORDER_MARK) else 0
     try:
-        request: UploadRequest | list[Any] = msgspec.json.decode(memoryview(body)[mark:], type=Body)
+        request: UploadRequest | list[Any] = _decode_body(memoryview(body)[mark:])
     except msgspec.ValidationError as error:
         if is_small:
             _check_form(body[mark:])
