@@ -54,7 +54,7 @@ class Load:
         size = f"{self.size / 1e6:g} MB" if self.size >= 1e6 else f"{self.size / 1e3:g} kB"
         return (
             f"{self.images:,} images of {size}{hosts}{late}, {wide} wide, "
-            f"{starts} starts of {rounds} rounds"
+            f"{counted(starts, 'start')} of {counted(rounds, 'round')}"
         )
 
     def bounds(self, wide: int) -> tuple[float, float]:
@@ -67,6 +67,11 @@ class Load:
         slower = max(self.origin_seconds, self.sink_seconds)
         both = self.origin_seconds + self.sink_seconds
         return self.images / (turns * slower + both - slower), self.images / (turns * both)
+
+
+def counted(count: int, name: str) -> str:
+    """`count` things, in words."""
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
 
 
 class Way:

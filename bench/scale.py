@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from bench.loads import counted
 from bench.process import BenchError, Usage
 from bench.servers import Servers, running_servers
 from bench.service import Answers, Service, running_service
@@ -69,7 +70,7 @@ def measure_jobs(options: argparse.Namespace, folder: Path, candidates: Candidat
     many = _measured(options, folder, candidates, [[_url(image, n)] for n in range(count)])
     old = " | time, of the old commit's | memory, of the old commit's" * (len(candidates) > 2)
     _print_header(
-        f"images of 2 kB, {options.starts} starts | one job of {count:,} | {count:,} jobs of one "
+        f"images of 2 kB, {counted(options.starts, 'start')} | one job of {count:,} | {count:,} jobs of one "
         "| images/s of these, of the one's | CPU per image in the one | CPU per job "
         f"| peak memory | status p99 meanwhile{old}"
     )
@@ -104,7 +105,7 @@ def _measure_small_jobs(
                     raise BenchError("The large job ended before the small ones.")
             say(f"start {start + 1}: {count} small jobs beside a large one by {name}")
     _print_header(
-        f"a job of one URL until its last event, p50/p99 of {options.starts * count} | alone "
+        f"a job of one URL until its end, p50/p99 of {options.starts * count} | alone "
         f"| beside a job of {_SIZES[-1]:,} | ratio"
     )
     for name in candidates:
@@ -133,7 +134,7 @@ def _measured(
                 servers.uploads(name, images + 1, _BYTES)
             say(
                 f"start {start + 1}: {usage.seconds:.2f} s for {images:,} images "
-                f"in {len(jobs):,} jobs by {name}"
+                f"in {counted(len(jobs), 'job')} by {name}"
             )
             runs[name].append((usage, answers))
     return runs

@@ -67,10 +67,7 @@ class Service(Way):
 
     def warm_up(self, url: str) -> None:
         """Run the job of one image whose status is asked for in every round."""
-        (job_id,) = self.post([[url]])
-        self._small_job_path = f"{_UPLOAD}/{job_id}"
-        while not self._status(self._small_job_path)[0].finished:
-            time.sleep(_PAUSE_NEAR_THE_END)
+        self._small_job_path = self._wait_for_end(self.post([[url]]))
 
     def __call__(self, urls: Sequence[str]) -> Usage:
         """One job: from the POST to the status that says it is finished."""
@@ -100,12 +97,11 @@ class Service(Way):
         return usages[0]
 
     def measure_jobs_of_one(self, urls: Sequence[str]) -> list[float]:
-        """Seconds of jobs of one URL, one after the other, from the POST to the last event."""
+        """Seconds of jobs of one URL, one after the other, from the POST to the end."""
         seconds = []
         for url in urls:
             begun = time.monotonic()
-            (job_id,) = self.post([[url]])
-            self._client.wait_for_event(f"{_UPLOAD}/{job_id}/events", "complete")
+            self._wait_for_end(self.post([[url]]))
             seconds.append(time.monotonic() - begun)
         return seconds
 
@@ -153,6 +149,14 @@ class Service(Way):
             near = len(status.uploaded.pending) * 20 < len(status.uploaded.completed)
             time.sleep(_PAUSE_NEAR_THE_END if near else _PAUSE)
         raise BenchError(f"The service's job did not end within {_ROUND_SECONDS:g} s.")
+
+    def _wait_for_end(self, job_ids: Sequence[str]) -> str:
+        """Wait until the only one of these jobs is finished; the path of its status."""
+        (job_id,) = job_ids
+        path = f"{_UPLOAD}/{job_id}"
+        while not self._status(path)[0].finished:
+            time.sleep(_PAUSE_NEAR_THE_END)
+        return path
 
     def pending(self) -> int:
         """How many images of all jobs have not ended."""
