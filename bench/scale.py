@@ -71,7 +71,8 @@ def measure_jobs(options: argparse.Namespace, folder: Path, candidates: Candidat
     old = " | time, of the old commit's | memory, of the old commit's" * (len(candidates) > 2)
     _print_header(
         f"images of 2 kB, {counted(options.starts, 'start')} | one job of {count:,} "
-        f"| {count:,} jobs of one | images/s of these, of the one's | CPU per image in the one | CPU per job "
+        f"| {count:,} jobs of one | images/s of these, of the one's "
+        "| CPU per image in the one | CPU per job "
         f"| peak memory | status p99 meanwhile{old}"
     )
     for name in candidates:
