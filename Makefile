@@ -36,7 +36,7 @@ format: $(VENV)/.dev ## put the code into its format
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
-bench: $(VENV)/.dev ## measure the service beside curl and beside its first version; ARGS="--quick"
+bench: $(VENV)/.dev ## measure the service beside curl, rclone and its first version; ARGS="--quick"
 	$(PY) -m bench $(ARGS)
 
 soak: $(VENV)/.dev ## kill the service 300 times in mid-job and count what was lost; ARGS="--kills=20"

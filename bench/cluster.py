@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import json
 import statistics
 import time
@@ -19,11 +20,13 @@ from pathlib import Path
 
 import psycopg
 
+from bench.loads import Load, Way
 from bench.poller import Client
 from bench.process import BenchError, Child, Usage, tree_cpu_seconds
-from bench.servers import Servers, running_servers
-from bench.service import Answers, Service, address_of, running_process, running_service
-from bench.speed import made, made_images, say
+from bench.servers import running_servers
+from bench.service import Answers, Service, address_of, running_process
+from bench.speed import Start, made, made_images, measure, say
+from bench.speed import service as service_of
 from bench.table import percentiles, ratio_line, speed_table
 from bench.trees import ROOT, Candidate
 from imageload.cluster.node import Node
@@ -36,6 +39,7 @@ ONE = "1 API node, 1 worker, PostgreSQL"
 TWO = "1 API node, 2 workers, PostgreSQL"
 _WORKERS = {ONE: 1, TWO: 2}
 
+_LOAD = Load(2_000, 50_000)
 _UPLOAD = "/v1/images/upload"
 _SMALL_BYTES = 2_000
 _POSTED, _POSTS = 10_000, 20
@@ -59,48 +63,36 @@ class _Times:
     bytes_per_url: float = 0.0
 
 
-class _Cluster:
-    """A service of some nodes, and the CPU time that their server takes in its rounds."""
+class _Cluster(Way):
+    """A service of some nodes. `server_cpu` gets the server's CPU seconds per image."""
 
-    def __init__(self, service: Service, server: PostgresServer) -> None:
-        self.service, self._server = service, server
-        self.server_cpu: list[float] = []
+    def __init__(self, service: Service, server: PostgresServer, server_cpu: list[float]) -> None:
+        self._service, self._server, self._server_cpu = service, server, server_cpu
 
-    def __call__(self, names: Sequence[str]) -> Usage:
+    def warm_up(self, url: str) -> None:
+        """Load one image."""
+        self._service.warm_up(url)
+
+    def __call__(self, urls: Sequence[str]) -> Usage:
+        """One job."""
         begun = tree_cpu_seconds(self._server.pid)
-        usage = self.service(names)
-        self.server_cpu.append((tree_cpu_seconds(self._server.pid) - begun) / usage.images)
+        usage = self._service(urls)
+        self._server_cpu.append((tree_cpu_seconds(self._server.pid) - begun) / usage.images)
         return usage
 
 
 def measure_cluster(options: argparse.Namespace, folder: Path) -> None:
     """Measure and print."""
-    names = made_images(folder, options.images, options.bytes)
-    ways = [SQLITE, ONE, TWO]
-    usages: dict[str, list[Usage]] = {way: [] for way in ways}
+    load = _LOAD.quick() if options.quick else _LOAD
     server_cpu: dict[str, list[float]] = {way: [] for way in _WORKERS}
-    for start in range(options.starts):
-        say(f"start {start + 1}")
-        with _start(options, made(folder / f"start-{start}"), names[0]) as (servers, called):
-            for number in range(options.rounds):
-                first = number % len(ways)
-                for way in ways[first:] + ways[:first]:
-                    usages[way].append(called[way](names))
-                    rate = options.images / usages[way][-1].seconds
-                    say(f"round {number + 1}: {rate:7,.0f} images/s by {way}")
-            for way in ways:
-                expected = options.rounds * options.images + 1
-                say(servers.uploads(way, expected, options.bytes))
-            for way in _WORKERS:
-                cluster = called[way]
-                assert isinstance(cluster, _Cluster)
-                server_cpu[way] += cluster.server_cpu
-    title = (
-        f"{options.images:,} images of {options.bytes / 1000:g} kB, "
-        f"{options.wide} wide, {options.starts} starts of {options.rounds} rounds"
-    )
-    beside = dict.fromkeys(ways, SQLITE)
-    print(speed_table(title, usages, beside, "SQLite's"), end="\n\n")
+    starts: dict[str, Start] = {
+        SQLITE: service_of(options, Candidate(ROOT, journaled=True), Answers())
+    }
+    for way, workers in _WORKERS.items():
+        starts[way] = functools.partial(_cluster, options, workers, server_cpu[way])
+    usages = measure(options, folder, load, starts)
+    title = load.title(options.wide, options.starts, options.rounds)
+    print(speed_table(title, usages, dict.fromkeys(starts, SQLITE), "SQLite's"), end="\n\n")
     for way, seconds in server_cpu.items():
         print(f"PostgreSQL's CPU per image: {1000 * statistics.median(seconds):.2f} ms: {way}")
     for way in _WORKERS:
@@ -110,33 +102,19 @@ def measure_cluster(options: argparse.Namespace, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _start(
-    options: argparse.Namespace, folder: Path, name: str
-) -> Iterator[tuple[Servers, Mapping[str, Callable[[Sequence[str]], Usage]]]]:
-    ways = [SQLITE, *_WORKERS]
+def _cluster(
+    options: argparse.Namespace, workers: int, server_cpu: list[float], folder: Path, imgur: str
+) -> Iterator[Way]:
     with contextlib.ExitStack() as stack:
-        servers = stack.enter_context(
-            running_servers(made(folder / "nginx"), folder.parent / "images", ways, options.bytes)
-        )
-        service = stack.enter_context(_one_process(options, folder, servers))
-        service.warm_up(name)
-        called: dict[str, Callable[[Sequence[str]], Usage]] = {SQLITE: service}
-        for way, workers in _WORKERS.items():
-            server = stack.enter_context(_running_server())
-            nodes = made(folder / f"nodes-{workers}")
-            children = [
-                stack.enter_context(
-                    _node(options, made(nodes / str(n)), servers.imgur(way), server, role)
-                )
-                for n, role in enumerate(["api", *["worker"] * workers])
-            ]
-            client = stack.enter_context(contextlib.closing(Client(address_of(children[0]))))
-            for child in children:
-                address_of(child)
-            cluster = _Cluster(Service(children, client, servers.origin, Answers()), server)
-            cluster.service.warm_up(name)
-            called[way] = cluster
-        yield servers, called
+        server = stack.enter_context(_running_server())
+        children = [
+            stack.enter_context(_node(options, made(folder / str(n)), imgur, server, role))
+            for n, role in enumerate(["api", *["worker"] * workers])
+        ]
+        client = stack.enter_context(contextlib.closing(Client(address_of(children[0]))))
+        for child in children:
+            address_of(child)
+        yield _Cluster(Service(children, client, Answers()), server, server_cpu)
 
 
 @contextlib.contextmanager
@@ -146,15 +124,6 @@ def _running_server() -> Iterator[PostgresServer]:
         raise BenchError("PostgreSQL not found. On Debian or Ubuntu: apt install postgresql")
     with running_postgres(found) as server:
         yield server
-
-
-@contextlib.contextmanager
-def _one_process(options: argparse.Namespace, folder: Path, servers: Servers) -> Iterator[Service]:
-    candidate = Candidate(ROOT, journaled=True)
-    ends = servers.origin, servers.imgur(SQLITE)
-    work = made(folder / "sqlite")
-    with running_service(candidate, work, *ends, options.wide, Answers()) as service:
-        yield service
 
 
 def _node(
@@ -172,7 +141,7 @@ def _measured_times(options: argparse.Namespace, folder: Path) -> Mapping[str, _
     images = folder / "small" / "images"
     times = {SQLITE: _Times(), ONE: _Times()}
     with running_servers(made(work / "nginx"), images, [*times], _SMALL_BYTES) as servers:
-        url = servers.origin + image
+        (url,) = servers.urls([image])
         journal = made(work / "sqlite") / "journal"
         restored = open_store(str(journal))
         path = _fill(restored.store, _LONG // part)

@@ -1,20 +1,21 @@
 """nginx on 127.0.0.1, twice: the origin of the images, and an Imgur that accepts every upload.
 
 Each way of loading images has an Imgur of its own, with a port and a log of its own, so that its
-uploads are counted on the wire.
+uploads are counted on the wire. It is a bucket too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pwd
-import shutil
 import socket
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bench.machine import tool
 from bench.process import BenchError, Child
 
 AUTHORIZATION = "Client-ID bench"
@@ -23,7 +24,7 @@ _START_SECONDS = 10.0
 _LOG_SECONDS = 5.0
 
 # An upload's response as Imgur gives it since 2021.
-_UPLOADED = (
+UPLOADED = (
     '{"status":200,"success":true,"data":{"id":"abc1234","deletehash":"abcdefghijklmno",'
     '"account_id":null,"account_url":null,"ad_type":null,"ad_url":null,"title":null,'
     '"description":null,"name":"","type":"image/jpeg","width":256,"height":256,"size":50000,'
@@ -32,7 +33,7 @@ _UPLOADED = (
     '"link":"https://i.imgur.com/abc1234.jpg","tags":[],"datetime":1700000000,"mp4":"","hls":""}}'
 )
 # The request of imgurpython's constructor.
-_CREDITS = (
+CREDITS = (
     '{"data":{"UserLimit":10000000,"UserRemaining":10000000,"UserReset":1700003600,'
     '"ClientLimit":100000000,"ClientRemaining":100000000},"success":true,"status":200}'
 )
@@ -50,7 +51,7 @@ http {{
     scgi_temp_path {folder}/scgi;
     log_format uploads '$request_method $status $request_length $connection $http_authorization';
     server {{
-        listen 127.0.0.1:{origin_port} backlog=1024;
+        {listens}
         root {images}; open_file_cache max=10000;
     }}
     {imgurs}
@@ -77,14 +78,21 @@ _IMGUR_CONF = """
 
 
 class Servers:
-    """A running nginx: `origin` is the images' URL; one Imgur for each of `ways`."""
+    """A running origin with `hosts` addresses, and one Imgur for each of `ways`."""
 
-    def __init__(self, folder: Path, ways: Sequence[str]) -> None:
+    def __init__(self, folder: Path, ways: Sequence[str], hosts: int = 1) -> None:
         ports = _free_ports(1 + len(ways))
         self.ports = ports
-        self.origin = f"http://127.0.0.1:{ports[0]}/"
+        self.hosts = [f"127.0.1.{number + 1}" for number in range(hosts)]
+        if hosts == 1:
+            self.hosts = ["127.0.0.1"]
         self._imgur_ports = dict(zip(ways, ports[1:], strict=True))
         self._logs = {way: folder / f"imgur-{number}.log" for number, way in enumerate(ways)}
+
+    def urls(self, names: Sequence[str]) -> list[str]:
+        """The URLs of these images, whose hosts take turns."""
+        hosts = itertools.cycle(self.hosts)
+        return [f"http://{next(hosts)}:{self.ports[0]}/{name}" for name in names]
 
     def imgur(self, way: str) -> str:
         """The URL of the Imgur of `way`, in the place of https://api.imgur.com/."""
@@ -97,30 +105,32 @@ class Servers:
     def uploads(self, way: str, expected: int, image_bytes: int) -> str:
         """The uploads that the Imgur of `way` saw, as a line; BenchError if any is missing.
 
-        Counted are good POSTs with our Authorization. nginx logs a request a moment after its
-        response, so the log is read for some seconds.
+        Counted are good POSTs with our Authorization, whose bytes are too, and good PUTs into the
+        bucket: metadata may be stripped of these. nginx logs a request a moment after its response,
+        so the log is read for some seconds.
         """
         deadline = time.monotonic() + _LOG_SECONDS
         while True:
             lines = [line.split(" ", 4) for line in self.log(way).read_text().splitlines()]
-            good = [line for line in lines if line[:2] == ["POST", "200"]]
-            good = [line for line in good if line[4] == AUTHORIZATION]
+            posts = [line for line in lines if line[:2] == ["POST", "200"]]
+            posts = [line for line in posts if line[4] == AUTHORIZATION]
+            good = posts + [line for line in lines if line[:2] == ["PUT", "200"]]
             if len(good) >= expected or time.monotonic() > deadline:
                 break
             time.sleep(0.05)
         total = sum(int(line[2]) for line in good)
         seen = f"{len(good):,} uploads, {total:,} bytes"
-        if len(good) != expected or total < expected * image_bytes:
+        if len(good) != expected or total < len(posts) * image_bytes:
             raise BenchError(f"Imgur saw {seen} of {expected:,} images of {image_bytes:,}: {way}.")
         return f"Imgur saw {seen}, over {len({line[3] for line in good}):,} connections: {way}"
 
 
 @contextlib.contextmanager
 def running_servers(
-    folder: Path, images: Path, ways: Sequence[str], image_bytes: int
+    folder: Path, images: Path, ways: Sequence[str], image_bytes: int, hosts: int = 1
 ) -> Iterator[Servers]:
     """A running nginx until the end of the block; raises BenchError if it does not start."""
-    servers = Servers(folder, ways)
+    servers = Servers(folder, ways, hosts)
     (folder / "3").mkdir()
     (folder / "3" / "upload").touch()
     imgurs = "".join(
@@ -128,9 +138,9 @@ def running_servers(
             port=port,
             log=servers.log(way),
             folder=folder,
-            answer=_UPLOADED,
+            answer=UPLOADED,
             bucket=BUCKET,
-            credits=_CREDITS,
+            credits=CREDITS,
         )
         for way, port in zip(ways, servers.ports[1:], strict=True)
     )
@@ -141,21 +151,16 @@ def running_servers(
         workers=min(2, os.cpu_count() or 1),
         # imgurpython's body is 1.42 times the file: base64, percent-encoded.
         body_bytes=2 * image_bytes + 64 * 2**10,
-        origin_port=servers.ports[0],
+        listens="\n".join(
+            f"listen {host}:{servers.ports[0]} backlog=1024;" for host in servers.hosts
+        ),
         imgurs=imgurs,
     )
     (folder / "nginx.conf").write_text(conf)
-    command = [find_nginx(), "-e", "stderr", "-p", folder, "-c", folder / "nginx.conf"]
+    command = [tool("nginx"), "-e", "stderr", "-p", folder, "-c", folder / "nginx.conf"]
     with Child(command, folder / "nginx.log", folder) as child:
-        for port in servers.ports:
-            _wait_for(port, child)
+        wait_for_ports(servers.ports[1:], child)
         yield servers
-
-
-def find_nginx() -> str | None:
-    """The path of nginx, also in sbin, where Debian puts it; None if there is none."""
-    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", "/sbin"])
-    return shutil.which("nginx", path=path)
 
 
 def _free_ports(count: int) -> list[int]:
@@ -166,10 +171,13 @@ def _free_ports(count: int) -> list[int]:
         return [int(each.getsockname()[1]) for each in sockets]
 
 
-def _wait_for(port: int, child: Child) -> None:
+def wait_for_ports(ports: Sequence[int], child: Child) -> None:
+    """Return when `child` accepts connections on 127.0.0.1; raises BenchError if it does not."""
     deadline = time.monotonic() + _START_SECONDS
-    while child.status() is None and time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        time.sleep(0.02)
-    raise BenchError(f"nginx does not start: {child.output[-500:].strip()}")
+    for port in ports:
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            if child.status() is not None or time.monotonic() > deadline:
+                raise BenchError(f"A server does not start: {child.output[-500:].strip()}")
+            time.sleep(0.02)

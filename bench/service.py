@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from bench.loads import Way
 from bench.poller import Client, Poller
 from bench.process import BenchError, Child, Usage
 from bench.trees import Candidate, options_of
@@ -23,6 +24,7 @@ _PAUSE = 0.05
 _PAUSE_NEAR_THE_END = 0.005
 _SMALL_JOB_PAUSE = 0.02
 _PENDING_PAUSE = 0.2
+_PENDING_A_SECOND = 10_000
 _LISTS_OF_A_POST = 1_000
 _UPLOAD = "/v1/images/upload"
 
@@ -53,37 +55,29 @@ class Answers:
     post_idle_seconds: list[float] = field(default_factory=list)
 
 
-class Service:
-    """A running service. Called with file names of the origin it runs one job of them.
+class Service(Way):
+    """A running service. `client` sends requests to the first of its processes."""
 
-    `client` sends requests to the first of its processes.
-    """
-
-    def __init__(
-        self, children: Sequence[Child], client: Client, origin: str, answers: Answers
-    ) -> None:
+    def __init__(self, children: Sequence[Child], client: Client, answers: Answers) -> None:
         self._answers = answers
         self._children = children
-        self._origin = origin
         self._client = client
         self._small_job_path = ""
         self._job_path = ""
 
-    def warm_up(self, name: str) -> None:
+    def warm_up(self, url: str) -> None:
         """Run the job of one image whose status is asked for in every round."""
-        (job_id,) = self._post([[name]])
-        self._small_job_path = f"{_UPLOAD}/{job_id}"
-        while not self._status(self._small_job_path)[0].finished:
-            time.sleep(_PAUSE_NEAR_THE_END)
+        self._small_job_path = self._wait_for_end(self.post([[url]]))
 
-    def __call__(self, names: Sequence[str]) -> Usage:
+    def __call__(self, urls: Sequence[str]) -> Usage:
         """One job: from the POST to the status that says it is finished."""
-        with self._measured(len(names)) as usages:
-            (job_id,) = self._post([names])
+        self._client.close()  # the service closes one that is idle while others are measured
+        with self._measured(len(urls)) as usages:
+            (job_id,) = self.post([urls])
             self._job_path = f"{_UPLOAD}?jobId={job_id}"
             uploaded = self._follow(time.monotonic() + _ROUND_SECONDS)
-        if len(uploaded.completed) != len(names):
-            text = f"{len(uploaded.failed)} of {len(names)} images failed in the service: "
+        if len(uploaded.completed) != len(urls):
+            text = f"{len(uploaded.failed)} of {len(urls)} images failed in the service: "
             raise BenchError(text + "".join(child.output[-500:] for child in self._children))
         return usages[0]
 
@@ -94,13 +88,22 @@ class Service:
         """
         with self._measured(sum(map(len, jobs))) as usages:
             for first in range(0, len(jobs), _LISTS_OF_A_POST):
-                self._post(jobs[first : first + _LISTS_OF_A_POST])
+                self.post(jobs[first : first + _LISTS_OF_A_POST])
             deadline = time.monotonic() + _ROUND_SECONDS
-            while json.loads(self._client.send("GET", "/v1/quota"))["pending"]:
+            while pending := self.pending():
                 if time.monotonic() > deadline:
                     raise BenchError(f"The jobs did not end within {_ROUND_SECONDS:g} s.")
-                time.sleep(_PENDING_PAUSE)
+                time.sleep(min(_PENDING_PAUSE, _PAUSE_NEAR_THE_END + pending / _PENDING_A_SECOND))
         return usages[0]
+
+    def measure_jobs_of_one(self, urls: Sequence[str]) -> list[float]:
+        """Seconds of jobs of one URL, one after the other, from the POST to the end."""
+        seconds = []
+        for url in urls:
+            begun = time.monotonic()
+            self._wait_for_end(self.post([[url]]))
+            seconds.append(time.monotonic() - begun)
+        return seconds
 
     def measure_idle(self, count: int) -> None:
         """GET the statuses of the small job and of the last large one `count` times each, and POST.
@@ -147,9 +150,21 @@ class Service:
             time.sleep(_PAUSE_NEAR_THE_END if near else _PAUSE)
         raise BenchError(f"The service's job did not end within {_ROUND_SECONDS:g} s.")
 
-    def _post(self, jobs: Sequence[Sequence[str]]) -> list[str]:
-        urls = [[self._origin + name for name in names] for names in jobs]
-        body = msgspec.json.encode({"urls": urls, "dedupe": False})
+    def _wait_for_end(self, job_ids: Sequence[str]) -> str:
+        """Wait until the only one of these jobs is finished; the path of its status."""
+        (job_id,) = job_ids
+        path = f"{_UPLOAD}/{job_id}"
+        while not self._status(path)[0].finished:
+            time.sleep(_PAUSE_NEAR_THE_END)
+        return path
+
+    def pending(self) -> int:
+        """How many images of all jobs have not ended."""
+        return int(json.loads(self._client.send("GET", "/v1/quota"))["pending"])
+
+    def post(self, jobs: Sequence[Sequence[str]]) -> list[str]:
+        """The ids of new jobs of these URLs."""
+        body = msgspec.json.encode({"urls": jobs, "dedupe": False})
         job_ids: list[str] = json.loads(self._client.send("POST", _UPLOAD, body))["jobId"]
         return job_ids
 
@@ -160,16 +175,16 @@ class Service:
 
 @contextlib.contextmanager
 def running_service(
-    candidate: Candidate, folder: Path, origin: str, imgur: str, wide: int, answers: Answers
+    candidate: Candidate, folder: Path, imgur: str, wide: int, answers: Answers
 ) -> Iterator[Service]:
     """The service of a checkout until the end of the block, on any free port."""
-    store = {"journal": folder / "journal", "store": folder / "journal"}
-    with running_process(
-        candidate.tree, folder, imgur, wide, store if candidate.journaled else {}
-    ) as child:
+    journal = folder / "journal"
+    store = {"journal": journal, "store": journal} if candidate.journaled else {}
+    more = {**store, **candidate.options}
+    with running_process(candidate.tree, folder, imgur, wide, more) as child:
         client = Client(address_of(child))
         with contextlib.closing(client):
-            yield Service([child], client, origin, answers)
+            yield Service([child], client, answers)
 
 
 @contextlib.contextmanager
@@ -183,7 +198,7 @@ def running_process(
     """
     options: dict[str, object] = {
         "port": 0,
-        "allow-origin": "127.0.0.1",
+        "allow-origin": "127.0.0.0/8",
         "per-host": 64,
         "imgur-base-url": imgur,
         "imgur-client-id": "bench",

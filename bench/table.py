@@ -17,7 +17,7 @@ def speed_table(
 ) -> str:
     """A row for each way: medians over its rounds, and ratios to `whose` row.
 
-    A ratio compares two runs of one round; shown are the median, the least and the largest.
+    Shown are the median, the least and the largest. A ratio compares two runs of one round.
     """
     lines = [
         f"| {title} | images/s | of {whose} | CPU per image | of {whose} | peak memory |",
@@ -25,11 +25,11 @@ def speed_table(
     ]
     for name, runs in usages.items():
         others = usages[beside[name]] if name in beside else ()
-        rate = statistics.median(map(_rate, runs))
+        rates = [rate_of(each) for each in runs]
         cpu_ms = 1000 * statistics.median(map(_cpu, runs))
         peak_mb = max(each.peak_bytes for each in runs) / 1e6
         lines.append(
-            f"| {name} | {rate:,.0f} | {_ratio(_rate, runs, others)} "
+            f"| {name} | {_middle(rates)} | {_ratio(rate_of, runs, others)} "
             f"| {cpu_ms:.2f} ms | {_ratio(_cpu, runs, others)} | {peak_mb:.0f} MB |"
         )
     return "\n".join(lines)
@@ -38,7 +38,7 @@ def speed_table(
 def ratio_line(name: str, beside: str, usages: Mapping[str, Sequence[Usage]], rounds: int) -> str:
     """How fast `name` is beside another: the mean over the starts, and the median of each."""
     pairs = zip(usages[name], usages[beside], strict=True)
-    ratios = [_rate(one) / _rate(two) for one, two in pairs]
+    ratios = [rate_of(one) / rate_of(two) for one, two in pairs]
     starts = [
         statistics.median(ratios[first : first + rounds]) for first in range(0, len(ratios), rounds)
     ]
@@ -78,8 +78,16 @@ def percentiles(seconds: Sequence[float]) -> tuple[float, float]:
     return p50, p99
 
 
-def _rate(usage: Usage) -> float:
+def rate_of(usage: Usage) -> float:
+    """Images a second."""
     return usage.images / usage.seconds
+
+
+def _middle(rates: Sequence[float]) -> str:
+    """The median, the least and the largest of some rates."""
+    places = 0 if min(rates) >= 100 else 1
+    spread = f" ({min(rates):,.{places}f} to {max(rates):,.{places}f})" if len(rates) > 1 else ""
+    return f"{statistics.median(rates):,.{places}f}{spread}"
 
 
 def _cpu(usage: Usage) -> float:

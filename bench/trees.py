@@ -7,8 +7,8 @@ import functools
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.process import BenchError
@@ -18,10 +18,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A service to measure: the checkout it is started from, and whether it has a journal."""
+    """A service to measure: the checkout it is started from, and options to start it with."""
 
     tree: Path
     journaled: bool = False
+    options: Mapping[str, object] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
