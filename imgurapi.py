@@ -386,7 +386,7 @@ def _checked_token(response: ApiResponse) -> ApiResponse:
     except (errors.QuotaExceeded, errors.UploadBlocked):
         raise
     except errors.UploadError as error:
-        if error.imgur_is_away or response.status not in (400, 401, 403):
+        if error.target_is_away or response.status not in (400, 401, 403):
             raise
         message = "Imgur does not accept the refresh token."
         raise errors.CredentialsRefused(message, status_code=response.status) from None

@@ -136,7 +136,7 @@ class Rule:
     `max_tries`: fewer tries than the general rule allows, because repeating costs something.
     `maybe_landed`: the target may have the image all the same.
     `host_is_away`: the origin's host gives no response at all.
-    `imgur_is_away`: any other request to Imgur would fail too.
+    `target_is_away`: any other request to the target would fail too.
     """
 
     code: str = ""
@@ -144,7 +144,7 @@ class Rule:
     max_tries: int | None = None
     maybe_landed: bool = False
     host_is_away: bool = False
-    imgur_is_away: bool = False
+    target_is_away: bool = False
 
 
 ERRORS: Mapping[str, Rule] = {
@@ -193,13 +193,13 @@ ERRORS: Mapping[str, Rule] = {
     "unknown_rejection": Rule(code="upload_rejected"),  # in words that say no known reason
     "too_large_for_target": Rule(code="too_large"),
     "not_on_imgur": Rule(),
-    "upload_connect_error": Rule(transient=True, imgur_is_away=True),
-    "upload_timeout": Rule(transient=True, max_tries=2, imgur_is_away=True),
+    "upload_connect_error": Rule(transient=True, target_is_away=True),
+    "upload_timeout": Rule(transient=True, max_tries=2, target_is_away=True),
     "upload_error": Rule(maybe_landed=True),  # a response without a usable link
     "server_fault": Rule(code="upload_error", transient=True),  # 500, for this request
-    "unavailable": Rule(code="upload_error", transient=True, imgur_is_away=True),
+    "unavailable": Rule(code="upload_error", transient=True, target_is_away=True),
     "response_lost": Rule(
-        code="upload_error", transient=True, max_tries=2, maybe_landed=True, imgur_is_away=True
+        code="upload_error", transient=True, max_tries=2, maybe_landed=True, target_is_away=True
     ),
 }
 
@@ -228,7 +228,7 @@ class ImageError(ImageLoadError):
         self.max_tries = rule.max_tries
         self.maybe_landed = known.get("maybe_landed", rule.maybe_landed)
         self.host_is_away = rule.host_is_away
-        self.imgur_is_away = rule.imgur_is_away
+        self.target_is_away = rule.target_is_away
 
     def failure(self) -> Failure:
         """This error as the value that a job keeps."""

@@ -40,7 +40,7 @@ class _Value(msgspec.Struct, frozen=True, gc=False):
 
 
 class Item(NamedTuple):
-    """One entry of a list: a URL, the texts that its image gets on Imgur, and the caller's `id`."""
+    """One entry of a list: a URL, its image's texts on the target, and the caller's `id`."""
 
     url: str
     title: str | None = None
@@ -97,7 +97,7 @@ class Report(_Value, frozen=True):
 
 
 class Landed(_Value, frozen=True):
-    """An image on Imgur: its link, and the deletehash that deletes it there (a secret)."""
+    """An image on the target: its link, and the deletehash that deletes it there (a secret)."""
 
     link: str
     deletehash: str | None = None
@@ -106,9 +106,9 @@ class Landed(_Value, frozen=True):
 class Image(_Value, frozen=True):
     """One URL of a job and its progress.
 
-    `uploading`: an upload of it has begun, so it may be on Imgur. `maybe_duplicate`: the response
-    to an upload was lost, so Imgur may have a second copy beside the link. The failure of a
-    completed image is that of its deletion, or of the attempt to replace its dead link. A `link`
+    `uploading`: an upload of it has begun, so it may be on the target. `maybe_duplicate`: the
+    response to an upload was lost, so the target may have a second copy. The failure of a completed
+    image is that of its deletion, or of the attempt to replace its dead link. A `link`
     before that is the dead one, which it keeps until it lands again. `version` is the job's at the
     image's last Change. `id` is the caller's; several images may have the same.
     """
@@ -179,7 +179,7 @@ class Downloaded(_ImageChange, frozen=True):
 
 
 class Uploading(_ImageChange, frozen=True):
-    """An upload of the image begins: from now on it may be on Imgur."""
+    """An upload of the image begins: from now on it may be on the target."""
 
     follows, leads_to = ("downloaded",), "downloaded"
 
@@ -188,13 +188,13 @@ class Uploading(_ImageChange, frozen=True):
 
 
 class NotSent(_ImageChange, frozen=True):
-    """The upload that was to begin was not sent: the image is not on Imgur."""
+    """The upload that was to begin was not sent: the image is not on the target."""
 
     follows, leads_to = ("downloaded",), "downloaded"
 
 
 class ResponseLost(_ImageChange, frozen=True):
-    """The response to an upload was lost: the image may be on Imgur."""
+    """The response to an upload was lost: the image may be on the target."""
 
     follows, leads_to = ("downloaded",), "downloaded"
 
@@ -203,7 +203,7 @@ class ResponseLost(_ImageChange, frozen=True):
 
 
 class Uploaded(_ImageChange, frozen=True):
-    """The image is on Imgur. `reused`: another image's upload brought it there.
+    """The image is on the target. `reused`: another image's upload brought it there.
 
     `deletehash` deletes it there: a secret.
     """
@@ -249,7 +249,7 @@ class Returned(_ImageChange, frozen=True):
 
 
 class Purged(_ImageChange, frozen=True):
-    """The image, which was completed, was deleted from Imgur or is no longer ours there.
+    """The image, which was completed, was deleted from the target or is no longer ours there.
 
     `failure` is the reason shown from now on.
     """
@@ -263,7 +263,7 @@ class Purged(_ImageChange, frozen=True):
 
 
 class PurgeFailed(_ImageChange, frozen=True):
-    """The image could not be deleted from Imgur: it is still there."""
+    """The image could not be deleted from the target: it is still there."""
 
     failure: Failure
     follows, leads_to = ("completed",), "completed"
@@ -274,7 +274,7 @@ class Started(_Change, frozen=True):
 
 
 class PurgeBegun(_Change, frozen=True):
-    """The deletion of the job's images from Imgur begins."""
+    """The deletion of the job's images from the target begins."""
 
 
 class PurgeEnded(_Change, frozen=True):
@@ -395,7 +395,7 @@ class Snapshot(_Value, frozen=True):
 
 
 _IMAGE_BYTES = 700
-"""The memory of an image beside its URL and texts, once it is on Imgur."""
+"""The memory of an image beside its URL and texts, once it is on the target."""
 
 
 def memory_of(items: Iterable[str | Item | Image]) -> int:
@@ -412,7 +412,7 @@ def memory_of(items: Iterable[str | Item | Image]) -> int:
 
 
 class Job:
-    """A list of URLs on its way to Imgur.
+    """A list of URLs on its way to the target.
 
     With `dedupe` an image that another job uploads is not uploaded again. With `album`, a title,
     the uploaded images go into one album. `callback` is the URL that is called when the job ends.
@@ -438,7 +438,7 @@ class Job:
             for item in items
         ]
         self.memory_bytes = memory_of(self._images)
-        """About the memory that the job takes, when all of its images are on Imgur.
+        """About the memory that the job takes, when all of its images are on the target.
 
         With that of its document, if that is in memory.
         """
@@ -480,8 +480,8 @@ class Job:
         image is its place in the order of all Changes in the database, not the job's version; and
         up to the place `settled` all are known: what is written later comes after it. Without it,
         an unfinished job starts again, and so does each image that has not ended: its temp file is
-        gone, and if its upload had begun it may be on Imgur. Such a reset is one Change: the job's
-        version rises by one, and its open images have that version.
+        gone, and if its upload had begun it may be on the target. Such a reset is one Change: the
+        job's version rises by one, and its open images have that version.
         """
         job = cls((), job_id, dedupe=dedupe, created=created)
         job._album, job._callback, job._purging = album, callback, purging

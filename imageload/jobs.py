@@ -375,7 +375,7 @@ class Jobs:
         rules, uploads_wait = self._rules, self._pipeline.target.gate.was_closed
         if window.downloading >= rules.downloads or window.has_many_aside:
             return False
-        # While all uploads wait for Imgur, only the disk bounds how far downloads run ahead.
+        # While all uploads wait for the target, only the disk bounds how far downloads run ahead.
         if not uploads_wait and window.places >= rules.places:
             return False
         return self._pipeline.temp_bytes.has_room(window.job.job_id, window.fill_soon)

@@ -315,7 +315,7 @@ def _s3(
         throttled="throttled",
         place="The bucket's service",
     )
-    quotas = Quotas(1, terms, on_end=metrics.imgur_request_ended)
+    quotas = Quotas(1, terms, on_end=metrics.target_request_ended)
     return S3(
         Bucket(location(settings), _keys(settings), signed, plain, settings.upload_seconds),
         _uploads(settings, tuning, signed, quotas, metrics),
@@ -355,7 +355,7 @@ def _imgur(
         outage_seconds=settings.outage_seconds,
         lease_seconds=tuning.lease_seconds,
     )
-    quotas = Quotas(len(ids), terms, on_end=metrics.imgur_request_ended)
+    quotas = Quotas(len(ids), terms, on_end=metrics.target_request_ended)
     given = settings.imgur_refresh_token
     clients = []
     for (client_id, hour, day), quota in zip(ids, quotas.each, strict=True):

@@ -105,7 +105,7 @@ class Converters:
         return self._slots.pool
 
     async def if_needed(self, report: Report, key: Hashable) -> Report:
-        """A Report of an image that Imgur accepts: `report` itself, or one of a converted copy.
+        """A Report of an image that the target accepts: `report`, or one of a converted copy.
 
         Unless the Report has the same file, that is given back to the TempFiles, also after an
         error. Raises DownloadError (`unsupported_type`, `too_large`, `too_many_pixels`,

@@ -63,10 +63,13 @@ class Metrics:
             "Images that were asked to be loaded again: they had failed, or their link was dead.",
         )
         self._answers_lost = self._counter(
-            "imageload_upload_answers_lost", "Uploads whose answer was lost: maybe twice on Imgur."
+            "imageload_upload_answers_lost",
+            "Uploads whose answer was lost: maybe twice on the target.",
         )
         purges = self._counter(
-            "imageload_images_purged", "Images deleted from Imgur, or not, by error code.", "code"
+            "imageload_images_purged",
+            "Images deleted from the target, or not, by error code.",
+            "code",
         )
         self._purged = purges.labels("")
         self._not_purged = {code: purges.labels(code) for code in image_error_codes()}
@@ -88,10 +91,10 @@ class Metrics:
             "imageload_downloaded_bytes", "Bytes of the images that were downloaded."
         )
         self._uploaded_bytes = self._counter(
-            "imageload_uploaded_bytes", "Bytes of the images that Imgur took."
+            "imageload_uploaded_bytes", "Bytes of the images that the target took."
         )
         requests = self._counter(
-            "imageload_imgur_requests", "Requests to Imgur that ended, by error code.", "code"
+            "imageload_imgur_requests", "Requests to the target that ended, by error code.", "code"
         )
         codes = ("", *image_error_codes())
         self._imgur_requests = {code: requests.labels(code) for code in codes}
@@ -158,8 +161,8 @@ class Metrics:
         """To be called with the seconds that a transaction of the store took."""
         return self._commits.observe
 
-    def imgur_request_ended(self, error: BaseException | None) -> None:
-        """A request to Imgur has ended, well or with `error`."""
+    def target_request_ended(self, error: BaseException | None) -> None:
+        """A request to the target has ended, well or with `error`."""
         if error is None or isinstance(error, ImageError):
             self._imgur_requests[error.code if error is not None else ""].inc()
 

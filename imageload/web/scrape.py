@@ -133,7 +133,7 @@ class Gauges(Collector):
             (
                 ("slots", "How many images may be in a phase at once."),
                 ("slots_in_use", "How many images are in a phase."),
-                ("slots_waited_for", "How many images wait for a slot, or for Imgur."),
+                ("slots_waited_for", "How many images wait for a slot, or for the target."),
             )
         ):
             values = {phase: pool[number] for phase, pool in pools.items()}
@@ -145,11 +145,11 @@ class Gauges(Collector):
         waits = {closed.reason: max(0.0, closed.until - time.monotonic())} if closed else {}
         with contextlib.suppress(StoreUnavailable):
             parked = registry.parked()
-            text = "Images that wait for Imgur."
+            text = "Images that wait for the target."
             yield GaugeMetricFamily("imageload_images_parked", text, value=parked)
         yield _labelled(
             "imgur_wait_seconds",
-            "How long uploads will wait for Imgur, by reason; absent if they do not.",
+            "How long uploads will wait for the target, by reason; absent if they do not.",
             "reason",
             waits,
         )

@@ -221,7 +221,7 @@ class EndpointBreaker(Breaker):
                 message, wait = self._block_message(error.message), self.terms.blocked_wait
                 refusal = Refusal(reason=self._block, message=message, wait=wait)
                 self._begin_outage(refusal, sent=sent, now=now)
-            case errors.UploadError(imgur_is_away=True):
+            case errors.UploadError(target_is_away=True):
                 self._failures += 1
                 if self._failures >= _FAILURES_IN_A_ROW or self.backoff is not None:
                     message = f"{self.terms.place} is out of order, or cannot be reached."

@@ -219,7 +219,7 @@ class Quota:
         answered = error is None or (
             isinstance(error, errors.UploadError)
             and not isinstance(error, errors.QuotaExceeded)
-            and not error.imgur_is_away
+            and not error.target_is_away
         )
         self.access.in_flight -= 1
         self.breakers[request.kind.endpoint].in_flight -= 1

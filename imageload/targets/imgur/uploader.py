@@ -146,7 +146,7 @@ class Imgur(QueuedTarget):
         if isinstance(error, errors.QuotaExceeded):
             return True
         # With a `max_tries` of its own, Imgur may have received the image: that counts as a try.
-        is_down = error.imgur_is_away and error.max_tries is None
+        is_down = error.target_is_away and error.max_tries is None
         return breaker.backoff is not None and (is_down or error.name in Rejections.NAMES)
 
     def _ask(self, client: Client, ask: Ask = ask_until_known) -> None:

@@ -117,7 +117,7 @@ class S3(QueuedTarget):
             return True
         if isinstance(error, errors.QuotaExceeded):
             return True
-        is_all = error.imgur_is_away or error.name in Rejections.NAMES
+        is_all = error.target_is_away or error.name in Rejections.NAMES
         return self._quota.breakers[kind.endpoint].backoff is not None and is_all
 
     def _ask(self, seconds: float) -> None:
