@@ -1,6 +1,7 @@
 // A job as a card of the list: how far it is, what it waits for, its images, what may be done to it.
 
 import { clone, many, number, partsOf, setOrRemove, show } from "./dom.js";
+import { fileOf } from "./preview.js";
 import { ImageRow, webURL } from "./rows.js";
 import { allRecords, records } from "./service.js";
 import { WindowedList } from "./window.js";
@@ -33,8 +34,8 @@ export class JobView {
   #act;
 
   /**
-   * `act` has what the card's buttons call: `retry`, `cancel`, `undo` and `copy`, each with this
-   * view, and `told` with the Problem where images cannot be loaded.
+   * `act` has what the card's buttons call: `retry`, `cancel`, `undo`, `copy`, `copyDocument` and
+   * `saveDocument`, each with this view, and `told` with the Problem where images cannot be loaded.
    */
   constructor(jobId, act) {
     this.jobId = jobId;
@@ -42,17 +43,17 @@ export class JobView {
     this.element = clone("job-template");
     this.element.id = jobId;
     const parts = (this.#parts = partsOf(this.element, {
-      heading: "h3", link: ".job-link", id: ".job-id", state: ".state", time: "time",
+      heading: "h3", link: ".job-link", title: ".title", state: ".state", time: "time",
       counts: ".counts", bar: "progress", waiting: ".waiting", album: ".album", told: ".told",
       retry: ".retry", cancel: ".cancel", undo: ".undo", copying: ".copying", copy: ".copy",
+      document: ".document", copyDocument: ".copy-document", saveDocument: ".save-document",
       format: ".format", details: "details", summary: "summary", filter: ".filter",
       scroller: ".window", images: ".images",
     }));
-    parts.id.textContent = jobId;
     parts.link.href = `#${jobId}`;
     parts.heading.id = `heading-${jobId}`;
     parts.scroller.setAttribute("aria-label", `Images of job ${jobId}`);
-    for (const name of ["retry", "cancel", "undo", "copy"]) {
+    for (const name of ["retry", "cancel", "undo", "copy", "copyDocument", "saveDocument"]) {
       parts[name].setAttribute("aria-describedby", parts.heading.id);
       parts[name].addEventListener("click", () => act[name](this));
     }
@@ -107,6 +108,7 @@ export class JobView {
     // Something has gone back: a retry, or an undo.
     if (before && (completed < before.completed || failed < before.failed)) this.#age += 1;
     this.#job = job;
+    show(this.#parts.title, titleOf(job));
     show(state, job.status);
     state.dataset.state = job.status;
     if (time.dateTime !== job.created) {
@@ -144,14 +146,15 @@ export class JobView {
     show(words, album.error?.message ?? (album.link ? "" : "is made when all images have ended."));
   }
 
-  #showActions({ finished, counts: { completed, failed } }) {
-    const { retry, cancel, undo, copying } = this.#parts;
+  #showActions({ finished, document: name, counts: { completed, failed } }) {
+    const { retry, cancel, undo, copying, document: ofDocument } = this.#parts;
     const held = document.activeElement;
     show(retry, `Retry ${number(failed)} failed`);
     retry.hidden = !failed || !finished;
     cancel.hidden = finished;
     undo.hidden = !completed;
     copying.hidden = !completed;
+    ofDocument.hidden = !finished || !completed || !name;
     // Who pressed a button that is gone now would find themselves at the top of the page.
     const isGone = held?.closest("[hidden]") && this.element.contains(held);
     if (isGone) this.element.focus({ preventScroll: true });
@@ -208,6 +211,11 @@ export class JobView {
     this.#list.resize(found.length);
     this.#list.draw();
   }
+}
+
+/** What people call a job: its album, its document's file, or its first image's. */
+export function titleOf({ job_id, album, document: name, first_url: url }) {
+  return album?.title ?? name ?? (url ? fileOf(url) : job_id);
 }
 
 /** "3 completed, 1 failed, 2 pending", of a record of the list of jobs; what is 0 is left out. */

@@ -1,24 +1,23 @@
 // The page: a form that posts, and a list of jobs that is kept true. See follow.js for how it hears
-// of them, service.js for what it asks, jobs.js for how a job looks, find.js for what is pasted.
+// of them, service.js for what it asks, jobs.js for how a job looks, form.js for what is pasted.
 
 import { many, number, paragraph, show } from "./dom.js";
-import { findURLs } from "./find.js";
 import { Follow } from "./follow.js";
-import { JobView, countsOf, momentOf } from "./jobs.js";
+import { UploadForm } from "./form.js";
+import { JobView, countsOf, momentOf, titleOf } from "./jobs.js";
 import { linksAs } from "./links.js";
 import {
-  Problem, allRecords, cancel, hasToken, jobOf, newestJobs, quota, retry, upload, useToken,
+  Problem, allRecords, cancel, documentOf, hasToken, jobOf, newestJobs, quota, retry, useToken,
 } from "./service.js";
 
 const JOBS_AT_ONCE = 50;
 const JOB_ID = /^[\w-]{1,100}$/;
-const LARGEST_FILE = 32 * 2 ** 20;
 const RELOAD_MS = 500;
 const QUOTA_MS = 5_000;
+const SAVING_MS = 60_000; // a browser may ask first where to save
 
-const [form, urls, send, accepted, refused, found, others, file, watch, limits, list, older] = [
-  "upload", "urls", "send", "accepted", "refused", "found", "others", "file", "watch", "limits",
-  "jobs", "older",
+const [accepted, refused, watch, limits, list, older] = [
+  "accepted", "refused", "watch", "limits", "jobs", "older",
 ].map((id) => document.getElementById(id));
 const [tokenForm, token, tokenRefused, none, links, undoDialog, copyDialog] = [
   "token-form", "token", "token-refused", "none", "links", "undo-dialog", "copy-dialog",
@@ -31,6 +30,18 @@ let wanted = JOBS_AT_ONCE;
 let reload = 0;
 let quotaTimer = 0;
 let askedForQuota = -Infinity;
+const form = new UploadForm(document.getElementById("upload"), {
+  accepted: (jobIds) => {
+    jobIds.forEach(tellAccepted);
+    loadNow();
+  },
+  clear: () => {
+    accepted.querySelectorAll("[data-ended]").forEach((line) => line.remove());
+    refused.replaceChildren();
+  },
+  problem: tellProblem,
+  refuse,
+});
 const follow = new Follow({ load: loadJobs, hear: hearOf, tell: tellWatch });
 
 // The list
@@ -40,7 +51,8 @@ async function loadJobs() {
   await loadLinked(answer.jobs);
   const isHeld = tokenForm.contains(document.activeElement);
   tokenForm.hidden = true;
-  if (isHeld) urls.focus();
+  if (isHeld) form.focus();
+  form.again();
   links.hidden = hasToken(); // a browser that follows a link shows no token
   older.hidden = !answer.older;
   const isNew = !views.has(linkedId());
@@ -73,7 +85,9 @@ function bringIntoView({ element }) {
 }
 
 function added(jobId) {
-  const view = new JobView(jobId, { retry: retryFailed, cancel: cancelJob, undo, copy, told: tellOf });
+  const view = new JobView(jobId, {
+    retry: retryFailed, cancel: cancelJob, undo, copy, copyDocument, saveDocument, told: tellOf,
+  });
   views.set(jobId, view);
   if (posted.has(jobId)) view.open();
   return view;
@@ -134,86 +148,10 @@ async function loadLinked(jobs) {
   refused.replaceChildren(paragraph(`There is no job ${jobId.slice(0, 100)} here, or not any more.`));
 }
 
-// The form
-
-let typing = 0;
-
-function findings() {
-  const { others: rest, images, ...words } = findURLs(urls.value);
-  const isAll = others.querySelector("input").checked;
-  return { ...words, images, rest, taken: isAll ? [...images, ...rest] : images };
-}
-
-function tellFound() {
-  const { kind, images, rest, hostless } = urls.value.trim() ? findings() : { images: [], rest: [] };
-  const noun = kind === "list" ? "image" : "image URL";
-  const where = kind === "list" || !kind ? "" : ` found in this ${kind}`;
-  const lost = hostless ? ` Left out: ${many(hostless, "picture")} whose address names no host.` : "";
-  show(found, kind ? `${many(images.length, noun)}${where}.${lost}` : "");
-  others.hidden = !rest.length;
-  show(others.querySelector("span"), `Also ${many(rest.length, "URL")} whose name is not an image’s`);
-}
-
-async function post() {
-  if (urls.readOnly) return;
-  accepted.querySelectorAll("[data-ended]").forEach((line) => line.remove());
-  refused.replaceChildren();
-  clearTimeout(typing);
-  tellFound(); // now, or what it says would move the rest when somebody is at it
-  const { taken } = findings();
-  if (!taken.length) {
-    refuse(paragraph("There is no image URL in the box."));
-    urls.focus();
-    return;
-  }
-  urls.readOnly = true;
-  send.textContent = "Sending…";
-  try {
-    const texts = ["album", "title", "description"].map((name) => [name, form.elements[name].value.trim()]);
-    const order = { urls: taken, ...Object.fromEntries(texts.filter(([, text]) => text)) };
-    const jobIds = await upload(order);
-    form.reset();
-    tellFound();
-    jobIds.forEach(tellAccepted);
-    loadNow();
-  } catch (problem) {
-    tellProblem(problem);
-    refuse(paragraph("Your list is still in the box."));
-  } finally {
-    urls.readOnly = false;
-    send.textContent = "Upload";
-  }
-}
-
-async function takeFiles(chosen) {
-  refused.replaceChildren();
-  for (const each of chosen) {
-    if (each.type.startsWith("image/")) {
-      refuse(paragraph(`${each.name} is an image. This takes lists of image URLs.`));
-    } else if (each.size > LARGEST_FILE) {
-      refuse(paragraph(`${each.name} is too large for the box; post it with curl.`));
-    } else {
-      take(await each.text());
-    }
-  }
-}
-
-function take(text) {
-  urls.value = [urls.value.trimEnd(), text].filter(Boolean).join("\n");
-  tellFound();
-  urls.focus();
-}
-
-// The URLs of the pictures that were copied or dragged out of a page. Such a thing comes as markup,
-// or as an image file with its address, and as text that has neither.
-function picturesIn(transfer) {
-  const { images } = findURLs(transfer.getData("text/html"));
-  const isURL = (line) => /^https?:\/\//i.test(line);
-  return images.length ? images : transfer.getData("text/uri-list").split(/\r?\n/).filter(isURL);
-}
+// What was posted
 
 function tellAccepted(jobId) {
-  const line = paragraph("Accepted. jobId: ");
+  const line = paragraph("Accepted: ");
   const link = document.createElement("a");
   link.href = `#${jobId}`;
   link.textContent = jobId;
@@ -229,8 +167,9 @@ function tellAccepted(jobId) {
 function tellEnd(job) {
   const line = posted.get(job.job_id);
   posted.delete(job.job_id);
-  line.firstChild.data = "Complete. jobId: ";
-  line.append(`${countsOf(job)}.`);
+  line.firstChild.data = "Complete: ";
+  line.querySelector("a").textContent = titleOf(job);
+  line.append(`: ${countsOf(job)}.`);
   line.dataset.ended = "";
 }
 
@@ -280,18 +219,41 @@ function purge(view) {
 function copy(view) {
   return act(view, async () => {
     const records = await allRecords(view.jobId, "completed");
-    const text = linksAs(view.format, records);
-    try {
-      await navigator.clipboard.writeText(text);
-    } catch { // not over plain http, unless from this machine; nor where the user forbids it
-      const box = copyDialog.querySelector("textarea");
-      box.value = text;
-      copyDialog.showModal();
-      box.select();
-      return "";
-    }
-    return `${many(records.length, "link")} copied.`;
+    return copied(linksAs(view.format, records), `${many(records.length, "link")} copied.`);
   });
+}
+
+function copyDocument(view) {
+  return act(view, async () => {
+    const content = await documentOf(view.jobId);
+    const charset = content.type.match(/charset="?([\w-]+)/i)?.[1] ?? "utf-8";
+    const text = new TextDecoder(charset).decode(await content.arrayBuffer());
+    return copied(text, `${view.job.document} copied.`);
+  });
+}
+
+function saveDocument(view) {
+  return act(view, async () => {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(await documentOf(view.jobId));
+    link.download = view.job.document;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), SAVING_MS);
+    return `${view.job.document} saved.`;
+  });
+}
+
+async function copied(text, words) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch { // not over plain http, unless from this machine; nor where the user forbids it
+    const box = copyDialog.querySelector("textarea");
+    box.value = text;
+    copyDialog.showModal();
+    box.select();
+    return "";
+  }
+  return words;
 }
 
 function act(view, work, later) {
@@ -389,46 +351,6 @@ tokenForm.addEventListener("submit", (event) => {
   tokenRefused.replaceChildren();
   refused.replaceChildren();
   follow.now();
-});
-form.addEventListener("submit", (event) => {
-  event.preventDefault();
-  post();
-});
-urls.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
-});
-urls.addEventListener("input", () => {
-  clearTimeout(typing);
-  typing = setTimeout(tellFound, 200);
-});
-urls.addEventListener("paste", (event) => {
-  if (/https?:\/\//i.test(event.clipboardData.getData("text/plain"))) return; // the box takes it
-  const pictures = picturesIn(event.clipboardData);
-  if (!pictures.length) return;
-  event.preventDefault();
-  take(pictures.join("\n"));
-});
-file.addEventListener("change", async () => {
-  await takeFiles([...file.files]);
-  file.value = "";
-});
-// All of the page takes files: a browser leaves it for a file that is dropped beside the form.
-document.addEventListener("dragover", (event) => {
-  if (!event.dataTransfer.types.includes("Files")) return; // text the box takes by itself
-  event.preventDefault();
-  form.classList.add("over");
-});
-document.addEventListener("dragleave", (event) => {
-  if (!event.relatedTarget) form.classList.remove("over");
-});
-document.addEventListener("drop", (event) => {
-  form.classList.remove("over");
-  const { dataTransfer } = event;
-  if (!dataTransfer.files.length) return;
-  event.preventDefault();
-  const pictures = picturesIn(dataTransfer);
-  if (pictures.length) take(pictures.join("\n"));
-  else takeFiles([...dataTransfer.files]);
 });
 for (const dialog of [undoDialog, copyDialog]) {
   dialog.addEventListener("click", (event) => {

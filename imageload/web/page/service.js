@@ -42,6 +42,42 @@ export async function upload(order) {
   return body.jobId;
 }
 
+/**
+ * What is in `files` to upload: for each of them `kind`, `images` and `ignored`. `base` makes
+ * relative URLs absolute; `signal` may abort it.
+ */
+export async function preview(files, base = "", signal = null) {
+  const path = `/v1/documents?${new URLSearchParams({ dry_run: "true", ...(base && { base }) })}`;
+  const { body } = await ask(path, UPLOAD_MS, { method: "POST", body: formOf(files, []), signal });
+  return body.documents;
+}
+
+/**
+ * Post `files`, a job each, without the images of the URLs `skip`; the jobIds. `options`: `album`,
+ * `title`, `description`, `base`; empty ones do not count.
+ */
+export async function uploadDocuments(files, options, skip) {
+  const query = new URLSearchParams(Object.entries(options).filter(([, text]) => text));
+  const request = { method: "POST", body: formOf(files, skip) };
+  return (await ask(`/v1/documents?${query}`, UPLOAD_MS, request)).body.jobId;
+}
+
+function formOf(files, skip) {
+  const form = new FormData();
+  for (const file of files) form.append("document", file, file.name);
+  if (skip.length) form.append("skip", skip.join("\n"));
+  return form;
+}
+
+/** A job's document with the links that there are: its bytes, as a Blob of its content type. */
+export async function documentOf(jobId) {
+  const signal = AbortSignal.timeout(ANSWER_MS);
+  const path = `${pathOf(jobId)}/document`;
+  const answer = await reached(fetch(path, { cache: "no-store", headers: authorization(), signal }));
+  if (!answer.ok) throw problemOf(answer, isJson(answer) ? await reached(answer.json()) : null);
+  return reached(answer.blob());
+}
+
 /** The newest `count` jobs, newest first, and whether there are `older` ones. */
 export async function newestJobs(count) {
   const jobs = [];
@@ -62,9 +98,9 @@ export async function jobOf(jobId) {
     (list) => job.uploaded[list].length,
   );
   const { job_id, created, status, finished } = job;
-  const { album, waiting_until, waiting_for } = images;
+  const { album, waiting_until, waiting_for, images: [{ url: first_url }] } = images;
   const counts = { total: pending + completed + failed, pending, completed, failed };
-  return { job_id, created, status, finished, counts, album, waiting_until, waiting_for };
+  return { job_id, created, status, finished, counts, album, waiting_until, waiting_for, first_url };
 }
 
 /** So many records behind the first `after` images of a job. */
@@ -143,7 +179,7 @@ function pathOf(jobId) {
 }
 
 async function ask(path, milliseconds, request = {}) {
-  const signal = AbortSignal.timeout(milliseconds);
+  const signal = AbortSignal.any([AbortSignal.timeout(milliseconds), request.signal].filter(Boolean));
   const headers = { ...request.headers, ...authorization() };
   const answer = await reached(fetch(path, { cache: "no-store", ...request, headers, signal }));
   const body = isJson(answer) ? await reached(answer.json()) : null;
