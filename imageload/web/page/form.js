@@ -45,6 +45,13 @@ export class UploadForm {
     this.#parts.box.focus();
   }
 
+  /** Put `text` into the box. */
+  fill(text) {
+    this.#parts.box.value = text;
+    this.#changed();
+    this.focus();
+  }
+
   /** Look for images once more: what hindered it may be gone. */
   again() {
     if (!this.#found) this.#look();
@@ -105,9 +112,7 @@ export class UploadForm {
       return;
     }
     const { box } = this.#parts;
-    box.value = [box.value.trimEnd(), ...pictures].filter(Boolean).join("\n");
-    box.focus();
-    this.#changed();
+    this.fill([box.value.trimEnd(), ...pictures].filter(Boolean).join("\n"));
   }
 
   async #urlsIn(html) {

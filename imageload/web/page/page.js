@@ -1,35 +1,31 @@
 // The page: a form that posts, and a list of jobs that is kept true. See follow.js for how it hears
-// of them, service.js for what it asks, jobs.js for how a job looks, form.js for what is pasted.
+// of them, service.js for what it asks, list.js and jobs.js for how they look, words.js for what it
+// says, form.js for what is pasted, actions.js for what is done to a job.
 
+import { actionsOf } from "./actions.js";
 import { many, number, paragraph, show } from "./dom.js";
 import { Follow } from "./follow.js";
 import { UploadForm } from "./form.js";
-import { JobView, countsOf, momentOf, titleOf } from "./jobs.js";
-import { linksAs } from "./links.js";
-import {
-  Problem, allRecords, cancel, documentOf, hasToken, jobOf, newestJobs, quota, retry, useToken,
-} from "./service.js";
+import { showLimits } from "./limits.js";
+import { JobList } from "./list.js";
+import { Problem, allJobs, hasToken, quota, useToken } from "./service.js";
+import { TARGET, countsOf, titleOf, untilOf } from "./words.js";
 
-const JOBS_AT_ONCE = 50;
-const JOB_ID = /^[\w-]{1,100}$/;
-const RELOAD_MS = 500;
 const QUOTA_MS = 5_000;
-const SAVING_MS = 60_000; // a browser may ask first where to save
 
-const [accepted, refused, watch, limits, list, older] = [
-  "accepted", "refused", "watch", "limits", "jobs", "older",
+const [accepted, refused, watch, limits, tokenForm, token, tokenRefused, none, links] = [
+  "accepted", "refused", "watch", "limits", "token-form", "token", "token-refused", "none", "links",
 ].map((id) => document.getElementById(id));
-const [tokenForm, token, tokenRefused, none, links, undoDialog, copyDialog] = [
-  "token-form", "token", "token-refused", "none", "links", "undo-dialog", "copy-dialog",
-].map((id) => document.getElementById(id));
+const [budgets, budgetList] = ["budgets", "budget-list"].map((id) => document.getElementById(id));
 
-const views = new Map(); // jobId: JobView
 const posted = new Map(); // jobId: its line under the form; those that have not ended
-const linked = new Map(); // jobId: a job that the address names and the list does not reach
-let wanted = JOBS_AT_ONCE;
-let reload = 0;
 let quotaTimer = 0;
 let askedForQuota = -Infinity;
+const list = new JobList(
+  Object.fromEntries([["list", "jobs"], ["search", "search"], ["hidden", "hidden"], ["older", "older"]]
+    .map(([name, id]) => [name, document.getElementById(id)])),
+  { ...actionsOf(askForToken), told: tellOf },
+);
 const form = new UploadForm(document.getElementById("upload"), {
   accepted: (jobIds) => {
     jobIds.forEach(tellAccepted);
@@ -47,74 +43,28 @@ const follow = new Follow({ load: loadJobs, hear: hearOf, tell: tellWatch });
 // The list
 
 async function loadJobs() {
-  const answer = await newestJobs(wanted);
-  await loadLinked(answer.jobs);
-  const isHeld = tokenForm.contains(document.activeElement);
-  tokenForm.hidden = true;
-  if (isHeld) form.focus();
-  form.again();
+  const isNew = !list.view(linkedId());
+  list.load(await allJobs());
+  lock(false);
   links.hidden = hasToken(); // a browser that follows a link shows no token
-  older.hidden = !answer.older;
-  const isNew = !views.has(linkedId());
-  arrange([...answer.jobs, ...linked.values()]);
+  form.again();
+  for (const jobId of posted.keys()) showPosted(jobId);
   if (isNew) showLinked();
 }
 
-function arrange(jobs) {
-  const known = new Set(jobs.map((job) => job.job_id));
-  for (const [jobId, view] of views) {
-    if (known.has(jobId)) continue;
-    view.element.remove();
-    views.delete(jobId);
-  }
-  jobs.forEach((job, index) => {
-    const isOurs = !views.has(job.job_id) && posted.has(job.job_id);
-    const view = views.get(job.job_id) ?? added(job.job_id);
-    const there = list.children[index];
-    if (there !== view.element) list.insertBefore(view.element, there ?? null);
-    update(view, job);
-    if (isOurs) bringIntoView(view);
-  });
-}
-
-// On a phone a new job is below all that can be seen.
-function bringIntoView({ element }) {
-  const isSeen = element.getBoundingClientRect().top < 0.75 * window.innerHeight;
-  const isCalm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
-  if (!isSeen) element.scrollIntoView({ behavior: isCalm ? "instant" : "smooth" });
-}
-
-function added(jobId) {
-  const view = new JobView(jobId, {
-    retry: retryFailed, cancel: cancelJob, undo, copy, copyDocument, saveDocument, told: tellOf,
-  });
-  views.set(jobId, view);
-  if (posted.has(jobId)) view.open();
-  return view;
-}
-
-function update(view, job) {
-  view.update(job);
-  if (job.finished && posted.has(job.job_id)) tellEnd(job);
-}
-
 function hearOf(job) {
-  const view = views.get(job.job_id);
-  if (linked.has(job.job_id)) linked.set(job.job_id, job);
-  if (view) update(view, job);
-  else loadSoon();
+  list.hear(job);
+  showPosted(job.job_id);
   tellWatch();
-}
-
-function loadSoon() {
-  reload ||= setTimeout(loadNow, RELOAD_MS);
 }
 
 async function loadNow() {
-  clearTimeout(reload);
-  reload = 0;
-  await attempt(loadJobs, tellProblem);
-  tellWatch();
+  try {
+    await loadJobs();
+    tellWatch();
+  } catch (problem) {
+    tellProblem(problem);
+  }
 }
 
 function linkedId() {
@@ -127,25 +77,20 @@ function linkedId() {
 }
 
 function showLinked() {
-  const view = views.get(linkedId());
+  const jobId = linkedId();
+  if (!jobId) return;
+  const view = list.reveal(jobId);
   view?.open();
   view?.element.scrollIntoView();
   view?.element.focus({ preventScroll: true });
+  if (!view) refused.replaceChildren(paragraph(`There is no job ${jobId.slice(0, 100)} here, or not any more.`));
 }
 
-async function loadLinked(jobs) {
-  const jobId = linkedId();
-  linked.clear();
-  if (!jobId || jobs.some((job) => job.job_id === jobId)) return;
-  try {
-    if (JOB_ID.test(jobId)) {
-      linked.set(jobId, await jobOf(jobId));
-      return;
-    }
-  } catch (problem) {
-    if (!(problem instanceof Problem) || ![404, 505].includes(problem.status)) throw problem;
-  }
-  refused.replaceChildren(paragraph(`There is no job ${jobId.slice(0, 100)} here, or not any more.`));
+// On a phone a new job is below all that can be seen.
+function bringIntoView({ element }) {
+  const isSeen = element.getBoundingClientRect().top < 0.75 * window.innerHeight;
+  const isCalm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+  if (!isSeen) element.scrollIntoView({ behavior: isCalm ? "instant" : "smooth" });
 }
 
 // What was posted
@@ -154,133 +99,38 @@ function tellAccepted(jobId) {
   const line = paragraph("Accepted: ");
   const link = document.createElement("a");
   link.href = `#${jobId}`;
-  link.textContent = jobId;
+  link.textContent = "a job";
   line.append(link);
   accepted.append(line);
   posted.set(jobId, line);
-  const view = views.get(jobId);
+}
+
+function showPosted(jobId) {
+  const line = posted.get(jobId);
+  const view = line && list.reveal(jobId);
   if (!view) return;
-  view.open(); // an event was quicker than the answer
-  bringIntoView(view);
-}
-
-function tellEnd(job) {
-  const line = posted.get(job.job_id);
-  posted.delete(job.job_id);
+  const { job } = view;
+  show(line.querySelector("a"), titleOf(job));
+  if (!line.isShown) {
+    line.isShown = true;
+    view.open();
+    bringIntoView(view);
+  }
+  if (!job.finished) return;
+  posted.delete(jobId);
   line.firstChild.data = "Complete: ";
-  line.querySelector("a").textContent = titleOf(job);
-  line.append(`: ${countsOf(job)}.`);
+  line.append(`: ${countsOf(job, view.reasons)}.`);
   line.dataset.ended = "";
-}
-
-// What is done to a job
-
-function retryFailed(view) {
-  return act(view, async () => {
-    const count = await retry(view.jobId);
-    return `${many(count, "image")} ${count === 1 ? "is" : "are"} tried again.`;
-  });
-}
-
-function cancelJob(view) {
-  return act(view, async () => {
-    const { cancelled } = await cancel(view.jobId);
-    return `${many(cancelled, "image")} cancelled.`;
-  });
-}
-
-function undo(view) {
-  const { completed, pending } = view.job.counts;
-  const rest = pending ? ` ${many(pending, "image")} not yet there will be cancelled.` : "";
-  const words = `${many(completed, "image")} will be deleted from Imgur, and every link to ${completed === 1 ? "it" : "them"} will be dead.${rest} This cannot be taken back.`;
-  show(undoDialog.querySelector("p"), words);
-  show(undoDialog.querySelector(".yes"), `Delete ${many(completed, "image")}`);
-  undoDialog.onclose = () => {
-    if (undoDialog.returnValue === "yes") purge(view);
-  };
-  undoDialog.returnValue = "";
-  undoDialog.showModal();
-}
-
-function purge(view) {
-  let purging = 0;
-  let hasBegun = false;
-  const end = ({ finished, counts: { completed } }) => {
-    hasBegun ||= !finished || completed < purging;
-    const kept = completed ? ` ${many(completed, "image")} could not be.` : "";
-    return hasBegun && finished ? `${many(purging - completed, "image")} deleted from Imgur.${kept}` : "";
-  };
-  return act(view, async () => {
-    ({ purging } = await cancel(view.jobId, { purge: true }));
-    return `${many(purging, "image")} ${purging === 1 ? "is" : "are"} being deleted from Imgur.`;
-  }, end);
-}
-
-function copy(view) {
-  return act(view, async () => {
-    const records = await allRecords(view.jobId, "completed");
-    return copied(linksAs(view.format, records), `${many(records.length, "link")} copied.`);
-  });
-}
-
-function copyDocument(view) {
-  return act(view, async () => {
-    const content = await documentOf(view.jobId);
-    const charset = content.type.match(/charset="?([\w-]+)/i)?.[1] ?? "utf-8";
-    const text = new TextDecoder(charset).decode(await content.arrayBuffer());
-    return copied(text, `${view.job.document} copied.`);
-  });
-}
-
-function saveDocument(view) {
-  return act(view, async () => {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(await documentOf(view.jobId));
-    link.download = view.job.document;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), SAVING_MS);
-    return `${view.job.document} saved.`;
-  });
-}
-
-async function copied(text, words) {
-  try {
-    await navigator.clipboard.writeText(text);
-  } catch { // not over plain http, unless from this machine; nor where the user forbids it
-    const box = copyDialog.querySelector("textarea");
-    box.value = text;
-    copyDialog.showModal();
-    box.select();
-    return "";
-  }
-  return words;
-}
-
-function act(view, work, later) {
-  view.tell("");
-  return attempt(
-    async () => view.tell(await work(), later),
-    (problem) => {
-      view.tell(`${problem.title}: ${problem.message}`);
-      if (problem.wantsToken) askForToken(problem);
-    },
-  );
-}
-
-async function attempt(work, tell) {
-  try {
-    await work();
-  } catch (problem) {
-    if (!(problem instanceof Problem)) throw problem;
-    tell(problem);
-  }
 }
 
 // What is told
 
 function tellProblem(problem) {
   if (!(problem instanceof Problem)) throw problem;
-  if (problem.wantsToken) askForToken(problem);
+  if (problem.wantsToken) {
+    askForToken(problem);
+    return;
+  }
   const title = document.createElement("strong");
   title.textContent = problem.title;
   refuse(title, paragraph(problem.message));
@@ -298,48 +148,72 @@ function tellOf(problem) {
 }
 
 function askForToken(problem) {
-  const wasHidden = tokenForm.hidden;
-  tokenForm.hidden = false;
-  if (wasHidden) token.focus();
+  const wasLocked = !tokenForm.hidden;
+  lock(true);
+  if (!wasLocked) token.focus();
   tokenRefused.textContent = hasToken() ? problem.message : "";
+}
+
+// Without a token nothing of the page works, so nothing else of it is shown.
+function lock(isLocked) {
+  const isHeld = tokenForm.contains(document.activeElement);
+  tokenForm.hidden = !isLocked;
+  document.body.classList.toggle("locked", isLocked);
+  if (isHeld && !isLocked) form.focus();
 }
 
 function tellWatch({ problem, milliseconds } = {}) {
   watch.classList.toggle("trouble", Boolean(problem));
   if (problem?.wantsToken) {
-    watch.textContent = problem.title;
+    show(watch, problem.title);
     askForToken(problem);
     return;
   }
   if (problem) {
-    watch.textContent = `${problem.title}: asking again in ${milliseconds / 1_000} s.`;
+    show(watch, `${problem.title}: asking again in ${milliseconds / 1_000} s.`);
     return;
   }
-  const jobs = [...views.values()].map((view) => view.job);
-  const unfinished = jobs.filter((job) => !job.finished).length;
-  const busy = `${many(unfinished, "job")} ${unfinished === 1 ? "is" : "are"} at work`;
-  const quiet = jobs.length ? "Every job is complete." : "No job yet.";
-  show(watch, unfinished ? `${busy}; this list keeps up by itself.` : quiet);
+  const { jobs } = list;
+  const open = jobs.filter((job) => !job.finished);
+  const ofAll = open.length < jobs.length ? `${number(open.length)} of ${many(jobs.length, "job")}` : many(jobs.length, "job");
+  const busy = `${ofAll} ${open.length === 1 ? "is" : "are"} at work.`;
+  const quiet = jobs.length === 1 ? "The job has ended." : `All ${number(jobs.length)} jobs have ended.`;
+  show(watch, open.length ? busy : jobs.length ? quiet : "No job yet.");
   none.hidden = jobs.length > 0;
-  tellLimits(jobs.some((job) => job.waiting_for));
+  tellTitle(open);
+  tellLimits(open.some((job) => job.waiting_for));
 }
 
-async function tellLimits(isWaiting) {
-  limits.hidden = !isWaiting;
+function tellTitle(open) {
+  const [total, pending] = ["total", "pending"].map((name) => (
+    open.reduce((sum, { counts }) => sum + counts[name], 0)
+  ));
+  const isWaiting = open.length && open.every((job) => job.waiting_for);
+  const words = isWaiting ? `waiting for ${TARGET}, ` : "";
+  document.title = open.length ? `${words}${number(total - pending)} of ${number(total)} · imageload` : "imageload";
+}
+
+// After everything that is heard, but not too often: what is heard last has to be right.
+function tellLimits(isWaiting) {
+  if (!isWaiting) limits.hidden = true;
   clearTimeout(quotaTimer);
-  if (!isWaiting) return;
-  const pause = askedForQuota + QUOTA_MS - performance.now();
-  if (pause > 0) {
-    // What is heard last before a long wait is what has to be right.
-    quotaTimer = setTimeout(() => tellLimits(true), pause);
-    return;
-  }
+  const isNew = isWaiting && limits.hidden;
+  const pause = isNew ? 0 : askedForQuota + QUOTA_MS - performance.now();
+  quotaTimer = setTimeout(() => askQuota(isWaiting), Math.max(0, pause));
+}
+
+async function askQuota(isWaiting) {
   askedForQuota = performance.now();
-  await attempt(async () => {
-    const { parked, done_at: doneAt } = await quota();
-    const by = doneAt ? ` Within Imgur’s limits all will be done by ${momentOf(doneAt)}.` : "";
-    show(limits, `${many(parked, "image")} ${parked === 1 ? "waits" : "wait"} for Imgur.${by}`);
-  }, tellOf);
+  try {
+    const known = await quota();
+    const { parked, done_at: doneAt } = known;
+    const by = doneAt ? ` All will be done by ${untilOf(doneAt)}.` : "";
+    limits.hidden = !isWaiting;
+    show(limits, `${many(parked, "image")} ${parked === 1 ? "waits" : "wait"} for ${TARGET}.${by}`);
+    budgets.hidden = !showLimits(budgetList, known);
+  } catch (problem) {
+    tellOf(problem);
+  }
 }
 
 // What the user does
@@ -352,20 +226,12 @@ tokenForm.addEventListener("submit", (event) => {
   refused.replaceChildren();
   follow.now();
 });
-for (const dialog of [undoDialog, copyDialog]) {
-  dialog.addEventListener("click", (event) => {
-    const { value } = event.target.closest("button") ?? {};
-    if (value) dialog.close(value);
-  });
-}
 document.getElementById("refresh").addEventListener("click", () => follow.now());
-older.addEventListener("click", () => {
-  wanted += JOBS_AT_ONCE;
-  loadSoon();
+document.getElementById("example").addEventListener("click", (event) => {
+  form.fill(event.currentTarget.dataset.text);
 });
-window.addEventListener("hashchange", async () => {
+window.addEventListener("hashchange", () => {
   refused.replaceChildren();
-  if (views.has(linkedId())) showLinked();
-  else await attempt(loadJobs, tellProblem);
+  showLinked();
 });
 follow.now();

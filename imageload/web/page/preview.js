@@ -2,6 +2,7 @@
 
 import { clone, many, number, partsOf, setOrRemove, show } from "./dom.js";
 import { WindowedList } from "./window.js";
+import { fileOf } from "./words.js";
 
 const MOST_IGNORED = 100; // are shown; all are counted
 
@@ -25,7 +26,6 @@ export class Preview {
         const image = this.#images[index];
         return image && { ...image, isTicked: !this.#skipped.has(image.url) };
       },
-      onMove: () => {},
     });
     const { all } = this.#parts;
     all.addEventListener("change", () => this.#tick(this.#images.map(({ url }) => url), all.checked));
@@ -100,18 +100,6 @@ class FoundRow {
     show(name, fileOf(url));
     show(place, [hostOf(url), where].filter(Boolean).join(" · "));
     setOrRemove(this.element, "title", url);
-  }
-}
-
-/** The last part of a URL's path, or what there is in its place. */
-export function fileOf(url) {
-  if (!URL.canParse(url)) return url;
-  const { pathname, search, host } = new URL(url);
-  const last = pathname.split("/").filter(Boolean).at(-1) ?? "";
-  try {
-    return decodeURIComponent(last) || search || host;
-  } catch {
-    return last; // a % that begins no escape
   }
 }
 
