@@ -531,7 +531,7 @@ def test_files_are_previewed_together_and_become_a_job_each(visit: Visit, origin
     )
     assert dropped == [False, False]  # else the browser would leave the page for the file
     expect(page.get_by_role("alert")).to_contain_text("cat.png is an image on this device")
-    expect(page.locator("#found")).to_have_text("2 images in 3 documents.")
+    expect(page.locator("#found")).to_have_text("2 images in 3 documents. None in urls.txt.")
     expect(page.locator(".found .where").first).to_contain_text(
         "list.csv, line 2, and 1 more place"
     )
@@ -611,6 +611,16 @@ def test_pictures_copied_or_dragged_out_of_a_page_give_their_urls(visit: Visit) 
         [f'<img src="{A}">', C],
     )
     expect(box).to_have_value(A)
+
+    page.evaluate(
+        """() => {
+            const clipboardData = new DataTransfer();
+            clipboardData.items.add(new File(["x"], "screenshot.png", { type: "image/png" }));
+            const options = { clipboardData, bubbles: true, cancelable: true };
+            document.getElementById("urls").dispatchEvent(new ClipboardEvent("paste", options));
+        }"""
+    )
+    expect(page.get_by_role("alert")).to_contain_text("screenshot.png is an image on this device")
 
 
 # Actions on a job

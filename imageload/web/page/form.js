@@ -209,9 +209,11 @@ export class UploadForm {
   #words(count) {
     const [first, ...others] = this.#found;
     const where = others.length ? many(others.length + 1, "document") : `this ${KINDS[first.kind][0]}`;
+    const empty = others.length ? this.#found.filter(({ images }) => !images.length) : [];
+    const none = empty.map(({ file }) => ` None in ${file.name}.`).join("");
     const lost = this.#found.filter(isPlainList).flatMap(noURLs).length;
     const odd = lost ? ` ${lost === 1 ? "1 entry is" : `${lost} entries are`} no URL, and will fail.` : "";
-    return count ? `${many(count, "image")} in ${where}.${odd}` : `There is no image URL in ${where}.`;
+    return count ? `${many(count, "image")} in ${where}.${none}${odd}` : `There is no image URL in ${where}.`;
   }
 
   async #post() {

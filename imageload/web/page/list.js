@@ -35,6 +35,11 @@ export class JobList {
     return [...this.#jobs.values()];
   }
 
+  /** The record of a job; undefined if there is none. */
+  job(jobId) {
+    return this.#jobs.get(jobId);
+  }
+
   /** The card of a job, if it is shown. */
   view(jobId) {
     return this.#views.get(jobId);

@@ -107,19 +107,19 @@ function tellAccepted(jobId) {
 
 function showPosted(jobId) {
   const line = posted.get(jobId);
-  const view = line && list.reveal(jobId);
-  if (!view) return;
-  const { job } = view;
+  const job = line && list.job(jobId);
+  if (!job) return;
   show(line.querySelector("a"), titleOf(job));
   if (!line.isShown) {
     line.isShown = true;
+    const view = list.reveal(jobId);
     view.open();
     bringIntoView(view);
   }
   if (!job.finished) return;
   posted.delete(jobId);
   line.firstChild.data = "Complete: ";
-  line.append(`: ${countsOf(job, view.reasons)}.`);
+  line.append(`: ${countsOf(job, null)}.`);
   line.dataset.ended = "";
 }
 
@@ -163,6 +163,7 @@ function lock(isLocked) {
 }
 
 function tellWatch({ problem, milliseconds } = {}) {
+  if (!problem && watch.classList.contains("trouble")) refused.replaceChildren(); // it held until now
   watch.classList.toggle("trouble", Boolean(problem));
   if (problem?.wantsToken) {
     show(watch, problem.title);

@@ -2,7 +2,7 @@
 // href after `webURL` has looked at it; nothing is read as markup.
 
 import { clone, partsOf, setOrRemove, show } from "./dom.js";
-import { fileOf, imageStateOf } from "./words.js";
+import { TARGET, fileOf, imageStateOf } from "./words.js";
 
 const THUMBNAIL = "b"; // Imgur's square of 160 pixels
 
@@ -83,6 +83,6 @@ function factsOf({ type, width, height, bytes, reused, maybe_duplicate: maybeTwi
   if (bytes >= 1e6) words.push(`${(bytes / 1e6).toFixed(1)}\u00a0MB`);
   else if (bytes) words.push(`${Math.ceil(bytes / 1e3)}\u00a0kB`);
   if (reused) words.push("was here before");
-  if (maybeTwice) words.push("may be on Imgur twice");
+  if (maybeTwice) words.push(`may be twice on ${TARGET}`);
   return words.join(" · ");
 }
