@@ -73,8 +73,8 @@ function undo(view, purge) {
   const { completed, pending } = view.job.counts;
   const rest = pending ? ` ${many(pending, "image")} not yet there will be cancelled.` : "";
   const links = completed === 1 ? "its link" : "every link to them";
-  const words = `${many(completed, "image")} will be deleted from ${TARGET}, and ${links} will be dead.${rest} This cannot be taken back.`;
-  show(undoDialog.querySelector("p"), words);
+  const words = `${many(completed, "image")} will be deleted from ${TARGET}, and ${links} will be dead.`;
+  show(undoDialog.querySelector("p"), `${words}${rest} This cannot be taken back.`);
   show(undoDialog.querySelector(".yes"), `Delete ${many(completed, "image")}`);
   undoDialog.onclose = () => {
     if (undoDialog.returnValue === "yes") purge();

@@ -1,6 +1,6 @@
 // A job as a card of the list: how far it is, what it waits for, its images, what may be done to it.
 
-import { clone, many, number, partsOf, setOrRemove, show } from "./dom.js";
+import { clone, many, partsOf, setOrRemove, show } from "./dom.js";
 import { Pace } from "./pace.js";
 import { ImageRow, webURL } from "./rows.js";
 import { allRecords, records } from "./service.js";
@@ -75,8 +75,8 @@ export class JobView {
       this.#refresh();
     });
     parts.grid.addEventListener("click", () => this.#toggleGrid());
-    new IntersectionObserver(([{ isIntersecting }]) => {
-      this.#isSeen = isIntersecting;
+    new IntersectionObserver((entries) => {
+      this.#isSeen = entries.at(-1).isIntersecting;
       this.#explain();
     }).observe(this.element);
   }

@@ -60,7 +60,7 @@ export class JobList {
     else this.#draw();
   }
 
-  /** Show the card of a job, whatever is searched; undefined if there is no such job. */
+  /** Show the card of a job, whatever is searched; undefined if it is none of those listed. */
   reveal(jobId) {
     if (!this.#jobs.has(jobId)) return undefined;
     if (!this.#views.has(jobId)) {
@@ -83,7 +83,7 @@ export class JobList {
   }
 
   #draw() {
-    const { list, search, hidden, older } = this.#parts;
+    const { search, hidden, older } = this.#parts;
     const words = search.value.trim().toLowerCase();
     const isFound = (job) => !words || textOf(job).includes(words);
     const [all, linked] = [this.jobs, location.hash.slice(1)];

@@ -27,7 +27,8 @@ export class Pace {
     const ended = (this.#points.at(-1)?.[2] ?? 0) - before;
     if (seconds < 1 || !ended) return "";
     const rate = ended / seconds;
-    const pace = rate >= 1 ? `${rate.toFixed(rate < 10 ? 1 : 0)} images a second` : `${many(Math.max(1, Math.round(rate * 60)), "image")} a minute`;
+    const aMinute = many(Math.max(1, Math.round(rate * 60)), "image");
+    const pace = rate < 1 ? `${aMinute} a minute` : `${rate.toFixed(rate < 10 ? 1 : 0)} images a second`;
     return `${pace}, ${durationOf(pending / rate)} left`;
   }
 

@@ -113,8 +113,8 @@ function showPosted(jobId) {
   if (!line.isShown) {
     line.isShown = true;
     const view = list.reveal(jobId);
-    view.open();
-    bringIntoView(view);
+    view?.open();
+    if (view) bringIntoView(view);
   }
   if (!job.finished) return;
   posted.delete(jobId);
@@ -176,8 +176,8 @@ function tellWatch({ problem, milliseconds } = {}) {
   }
   const { jobs } = list;
   const open = jobs.filter((job) => !job.finished);
-  const ofAll = open.length < jobs.length ? `${number(open.length)} of ${many(jobs.length, "job")}` : many(jobs.length, "job");
-  const busy = `${ofAll} ${open.length === 1 ? "is" : "are"} at work.`;
+  const part = open.length < jobs.length ? `${number(open.length)} of ` : "";
+  const busy = `${part}${many(jobs.length, "job")} ${open.length === 1 ? "is" : "are"} at work.`;
   const quiet = jobs.length === 1 ? "The job has ended." : `All ${number(jobs.length)} jobs have ended.`;
   show(watch, open.length ? busy : jobs.length ? quiet : "No job yet.");
   none.hidden = jobs.length > 0;

@@ -74,11 +74,6 @@ export function fileOf(url) {
   }
 }
 
-/** Failed images by reason, as `sumOf` counts them. */
-function sumOf(reasons, codes) {
-  return codes.reduce((sum, code) => sum + (reasons.get(code)?.count ?? 0), 0);
-}
-
 /**
  * How many of a job's images `failed` without anybody wanting it, were `cancelled`, and `deleted`.
  * `reasons` is of `reasonsOf`, or null while it is not known: then `failed` is null too.
@@ -86,7 +81,7 @@ function sumOf(reasons, codes) {
 export function endsOf({ counts: { failed } }, reasons) {
   if (!failed) return { failed: 0, cancelled: 0, deleted: 0 };
   if (!reasons) return { failed: null, cancelled: 0, deleted: 0 };
-  const [cancelled, deleted] = ASKED_FOR.map((code) => sumOf(reasons, [code]));
+  const [cancelled, deleted] = ASKED_FOR.map((code) => reasons.get(code)?.count ?? 0);
   return { failed: Math.max(0, failed - cancelled - deleted), cancelled, deleted };
 }
 
@@ -130,7 +125,9 @@ export function stateOf(job, reasons) {
 
 function endOf(completed, notThere, { failed, cancelled, deleted }) {
   if (!notThere || failed === null) return { state: notThere ? "queued" : "good", text: "finished" };
-  if (failed && !completed) return { state: "bad", text: failed === 1 ? "failed" : `all ${number(failed)} failed` };
+  if (failed && !completed && !cancelled && !deleted) {
+    return { state: "bad", text: failed === 1 ? "failed" : `all ${number(failed)} failed` };
+  }
   if (failed) return { state: "mixed", text: `finished, ${number(failed)} failed` };
   if (cancelled) return { state: "cancelled", text: "cancelled" };
   const part = completed ? `${number(deleted)} ` : "";
