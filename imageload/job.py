@@ -369,6 +369,9 @@ class Snapshot(_Value, frozen=True):
     """Of a job on another node: see `Job.restored`."""
     parked: bool = False
     """True if images wait for the target that are queued again meanwhile, as no node has them."""
+    document: str | None = None
+    """The file name of the document that the job came from."""
+    first_url: str | None = None
 
     @property
     def finished(self) -> bool:
@@ -448,6 +451,8 @@ class Job:
         self._maybe_duplicates = 0
         self._album = Album(album) if album is not None else None
         self._callback = Callback(callback) if callback is not None else None
+        self.document: str | None = None
+        """The file name of the document that it came from; set before anybody else sees it."""
         self._started = False
         self._purging = False
         self._version = 0
@@ -473,6 +478,7 @@ class Job:
         version: int = 0,
         settled: int | None = None,
         parked: bool = False,
+        document: str | None = None,
     ) -> Job:
         """The job as a process that ended left it, at `version`.
 
@@ -486,6 +492,7 @@ class Job:
         job = cls((), job_id, dedupe=dedupe, created=created)
         job._album, job._callback, job._purging = album, callback, purging
         job._parked = parked
+        job.document = document
         job._images = list(images)
         job.memory_bytes = memory_of(job._images)
         for image in job._images:
@@ -644,6 +651,8 @@ class Job:
             callback=self._callback,
             settled=self._settled,
             parked=self._parked,
+            document=self.document,
+            first_url=self._images[0].url if self._images else None,
         )
 
 

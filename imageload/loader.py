@@ -43,7 +43,7 @@ _THREADS_PER_ACTIVE_JOB = 16
 class Order:
     """One job as a client asks for it: a list of URLs or Items, and how they are treated.
 
-    `document`: the text that it comes from, for the store to keep.
+    `document`: the text that it comes from, for the store to keep, and the name of its file.
     """
 
     items: Sequence[str | Item]
@@ -51,6 +51,7 @@ class Order:
     album: str | None = None
     callback: str | None = None
     document: bytes | None = None
+    document_name: str | None = None
 
 
 def jobs_of(orders: Iterable[Order]) -> tuple[list[Job], dict[str, bytes]]:
@@ -58,6 +59,7 @@ def jobs_of(orders: Iterable[Order]) -> tuple[list[Job], dict[str, bytes]]:
     jobs, documents = [], {}
     for each in orders:
         job = Job(each.items, dedupe=each.dedupe, album=each.album, callback=each.callback)
+        job.document = each.document_name
         jobs.append(job)
         if each.document is not None:
             documents[job.job_id] = each.document

@@ -159,6 +159,12 @@ class SummaryJson(TypedDict):
     counts: CountsJson
     album: AlbumJson | None
     callback: CallbackJson | None
+    document: Annotated[
+        str | None, Meta(description="The file name of the job's document; null: it has none.")
+    ]
+    first_url: Annotated[
+        str | None, Meta(description="The first URL of the job; null: not known on this node.")
+    ]
 
 
 class EntryJson(TypedDict):
@@ -437,6 +443,8 @@ def summary_json(snapshot: Snapshot) -> SummaryJson:
         },
         "album": album_json(snapshot.album),
         "callback": _callback_json(snapshot.callback),
+        "document": snapshot.document,
+        "first_url": snapshot.first_url,
     }
 
 

@@ -335,6 +335,20 @@ def test_a_quote_that_is_never_closed_loses_no_image_unseen() -> None:
 # Lists
 
 
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("https://a.example/1\nno-url\nftp://b.example/2.png\n", "list"),
+        ("https://a.example/1, https://a.example/2\nno-url", "list"),
+        ("https://a.example/1\nTwo words", "text"),
+        ("https://a.example/1\n(see", "text"),
+        ("no-url\nneither", "text"),
+    ],
+)
+def test_a_list_may_have_words_among_its_urls(text: str, kind: str) -> None:
+    assert read_document(text.encode(), "").kind == kind
+
+
 def test_a_list_is_split_as_the_service_splits_it() -> None:
     for text in (
         "https://a.e/1\nhttps://a.e/2\r\n\nhttps://a.e/1",

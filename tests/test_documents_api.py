@@ -225,8 +225,40 @@ def test_a_dry_run_shows_the_images_and_makes_no_job(service: RunningService) ->
         ]
     }
     assert service.get("/v1/images/upload").json()["jobs"] == []
+    form = {"skip": "http://c.example/1\r\n"}
+    files = {"a": ("a.md", text)}
+    url = f"{service.url}/v1/documents?dry_run=true"
+    skipped = service.session.post(url, data=form, files=files, timeout=PATIENCE).json()
+    (without,) = skipped["documents"]
+    assert without["images"] == []
+    assert [(each["text"], each["line"]) for each in without["ignored"]] == [
+        ("a.png", 3), ("{{b}}.png", 4), ("http://c.example/1", 5),
+    ]  # fmt: skip
     empty = post(service, "Nothing.", MARKDOWN, dry_run="true").json()
     assert empty == {"documents": [{"kind": "markdown", "images": [], "ignored": []}]}
+
+
+def test_an_image_to_skip_is_not_uploaded_and_keeps_its_url(
+    service: RunningService, origin: Origin
+) -> None:
+    page = origin.image("png-rgb.png")
+    text = f"![]({page}?1) ![]({page}?2) <img src='{page}?1'>"
+    url = f"{service.url}/v1/documents"
+
+    def posted(skip: str) -> requests.Response:
+        files = {"document": ("README.md", text)}
+        return service.session.post(url, data={"skip": skip}, files=files, timeout=PATIENCE)
+
+    job_id = job_of(posted(f"{page}?1"))
+    service.finish(job_id)
+    assert list(service.records(job_id)) == [f"{page}?2"]
+    link = link_of(service, job_id)
+    assert document(service, job_id).text == text.replace(f"{page}?2", link)
+    (job,) = service.get("/v1/images/upload").json()["jobs"]
+    assert (job["document"], job["first_url"]) == ("README.md", f"{page}?2")
+    assert_problem(posted(f"{page}?1\n{page}?2"), 422, "no-images")
+    unknown = assert_problem(posted(f"{page}?3"), 400, "bad-request")
+    assert f"{page}?3 is no image" in unknown["detail"]
 
 
 # Options
@@ -234,10 +266,11 @@ def test_a_dry_run_shows_the_images_and_makes_no_job(service: RunningService) ->
 
 def test_the_options_of_a_post_are_query_arguments(service: RunningService, origin: Origin) -> None:
     options = {"album": "Birds", "title": "A bird", "callback": "http://127.0.0.1:1/told"}
+    options["description"] = "It sings."
     answer = post(service, origin.image("png-rgb.png"), "text/plain", dedupe="false", **options)
     job_id = job_of(answer)
     (record,) = service.records(job_id).values()
-    assert record["title"] == "A bird"
+    assert (record["title"], record["description"]) == ("A bird", "It sings.")
     (job,) = service.get("/v1/images/upload").json()["jobs"]
     assert (job["album"]["title"], job["callback"]["host"]) == ("Birds", "127.0.0.1")
 
@@ -369,6 +402,8 @@ def test_a_document_and_ids_survive_a_restart(start: Start, origin: Origin) -> N
     assert first.stop() == 0
     second = start()
     after = document(second, job_id)
+    with_document = second.get("/v1/images/upload").json()["jobs"][1]
+    assert (with_document["document"], with_document["first_url"]) == ("document.md", page)
     assert after.content == before.content == f"![]({link_of(second, job_id)})".encode()
     assert after.headers["ETag"] == before.headers["ETag"]
     assert [record["id"] for record in second.records(with_id).values()] == ["row 1"]
@@ -391,6 +426,9 @@ def test_a_document_and_ids_are_read_on_any_node(two_nodes: RunningService, orig
     answers = [document(two_nodes, job_id) for _ in range(2)]
     assert {each.text for each in answers} == {f"![]({link_of(two_nodes, job_id)})"}
     assert len({each.headers["ETag"] for each in answers}) == 1
+    for _ in range(2):
+        (job,) = two_nodes.get("/v1/images/upload").json()["jobs"]
+        assert (job["document"], job["first_url"]) == ("document.md", page)
     entries = [{"url": f"{page}?{n}", "id": f"row {n}"} for n in range(2)]
     with_ids = two_nodes.post(json=entries).json()["jobId"][0]
     two_nodes.finish(with_ids)

@@ -574,6 +574,8 @@ def test_the_summary_json_counts_the_images_of_each_list() -> None:
         "counts": {"total": 4, "pending": 2, "completed": 1, "failed": 1, "maybe_duplicate": 0},
         "album": None,
         "callback": None,
+        "document": None,
+        "first_url": job.image(0).url,
     }
 
 

@@ -225,6 +225,8 @@ def test_every_version_that_ever_was_is_read(version: int, path: Path) -> None:
             job_id: [{"id": None, **image} for image in images]  # older journals have no ids
             for job_id, images in expected["jobs"].items()
         }
+        documents = {job.job_id: job.document for job in restored.jobs if job.document}
+        assert documents == expected.get("documents", {})
         assert [each.link for each in journal.links()] == expected["links"]
         assert journal.get_setting("a name") == "a value"
 

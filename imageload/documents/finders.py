@@ -85,7 +85,7 @@ def judged(text: str) -> str:
         return "html"
     if lists.is_list(text):
         return "list"
-    return _marked(text) or "text"
+    return _marked(text) or ("list" if lists.is_mostly_list(text) else "text")
 
 
 def _marked(text: str) -> str:

@@ -27,6 +27,7 @@ _SEPARATOR = re.compile(
 _GLUED = re.compile(EXTENSION + r"(?=https?://)", re.IGNORECASE)
 _AROUND = " \t\f\v\u00a0\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\x00"
 _PAIRS = {"<": ">", '"': '"', "'": "'", "\u201c": "\u201d", "`": "`"}
+_MARKUP = re.compile(r"[\s\[\](){}<>\"|;,]")
 _BULLET = re.compile(r"[-*+\u2022]|\d{1,6}[.)]")
 
 
@@ -110,6 +111,19 @@ def find(text: str, base: str = "") -> Finds:
 def _comments(finds: Finds, text: str, start: int, end: int) -> None:
     if text.find("#", start, end) >= 0:
         finds.add(bare.ignored(text[start:end], start, "In a comment."))
+
+
+def is_mostly_list(text: str) -> bool:
+    """Whether each line is one word without markup, or URLs, and some are URLs."""
+    some = False
+    for line in text.splitlines():
+        for entry in split_list(line):
+            is_url = re.match(r"https?://\S+$", entry, re.IGNORECASE) is not None
+            is_word = entry == line.strip(_AROUND) and not _MARKUP.search(entry)
+            if not (is_url or is_word):
+                return False
+            some = some or is_url
+    return some
 
 
 def is_list(text: str) -> bool:

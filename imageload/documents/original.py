@@ -40,16 +40,21 @@ def decode_original(encoded: bytes) -> Original:
 
 
 class Search(msgspec.Struct, array_like=True, tag=True):
-    """Asks for the image URLs of documents, each of which has to have some: Searched."""
+    """Asks for the image URLs of documents, each of which has to have some: Searched.
+
+    The images of the URLs `skip`, each of which some document has to have, are left out.
+    """
 
     originals: list[Original]
+    skip: list[str]
     max_urls: int
 
 
 class Preview(msgspec.Struct, array_like=True, tag=True):
-    """Asks for the places of images in documents: JSON, as the API has it."""
+    """Asks for the places of images in documents: JSON, as the API has it. `skip`: see Search."""
 
     originals: list[Original]
+    skip: list[str]
 
 
 class Write(msgspec.Struct, array_like=True, tag=True):

@@ -80,15 +80,21 @@ class Documents:
         return self._workers.pids
 
     async def search(
-        self, originals: Sequence[Original], max_urls: int, key: Hashable
+        self, originals: Sequence[Original], skip: Sequence[str], max_urls: int, key: Hashable
     ) -> list[Searched]:
-        """The images of documents; raises Refused (`no-images`, `too-large`, `bad-request`)."""
-        work = Search([*originals], max_urls)
+        """The images of documents, without those of the URLs `skip`.
+
+        Raises Refused (`no-images`, `too-large`, `bad-request`).
+        """
+        work = Search([*originals], [*skip], max_urls)
         return (await self._ask(work, _size(originals), key)).searched
 
-    async def preview(self, originals: Sequence[Original], key: Hashable) -> bytes:
+    async def preview(
+        self, originals: Sequence[Original], skip: Sequence[str], key: Hashable
+    ) -> bytes:
         """The places of images, and what is ignored, as JSON; raises Refused (`bad-request`)."""
-        return (await self._ask(Preview([*originals]), _size(originals), key)).content
+        work = Preview([*originals], [*skip])
+        return (await self._ask(work, _size(originals), key)).content
 
     async def write(
         self,

@@ -8,7 +8,8 @@ from __future__ import annotations
 import gc
 import signal
 import traceback
-from typing import TYPE_CHECKING
+from collections.abc import Sequence, Set
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -29,6 +30,7 @@ from imageload.processes.child import limit_memory, serve
 
 if TYPE_CHECKING:
     from imageload.schemas import DocumentJson, DocumentsJson
+_SKIPPED = "Left out: the request says skip."
 _IS_LINK = "A link of the target: this image is there already."
 
 
@@ -62,12 +64,11 @@ def _result(request: Request) -> Result:
 
 def _done(request: Request) -> Result:
     match request.work:
-        case Search(originals, max_urls):
-            where = [f"Document {n}: " if originals[1:] else "" for n, _ in enumerate(originals, 1)]
-            pairs = zip(originals, where, strict=True)
-            return Result([_searched(original, at, max_urls) for original, at in pairs])
-        case Preview(originals):
-            documents: DocumentsJson = {"documents": [_preview(each) for each in originals]}
+        case Search(originals, skip, max_urls):
+            return Result([_searched(each, max_urls) for each in _found(originals, skip)])
+        case Preview(originals, skip):
+            found = _found(originals, skip)
+            documents: DocumentsJson = {"documents": [_preview(each) for each in found]}
             return Result(content=msgspec.json.encode(documents))
         case Write():
             return _written(request.work)
@@ -82,22 +83,50 @@ def _read(original: Original, where: str = "") -> tuple[Document, Finds]:
     return document, document.find(original.base, original.column, original.link_base)
 
 
-def _new_images(original: Original, finds: Finds) -> Finds:
-    """The images of a document; those that are links of the target already are ignored."""
+class _Found(NamedTuple):
+    """A document of a request, with the images that are to be uploaded.
+
+    `where` says in messages which one it is, if there are several.
+    """
+
+    original: Original
+    document: Document
+    finds: Finds
+    where: str
+
+
+def _found(originals: Sequence[Original], skip: Sequence[str]) -> list[_Found]:
+    """The documents and their images; raises Refused (bad-request)."""
+    found = []
+    unknown = {*skip}
+    for number, original in enumerate(originals, 1):
+        where = f"Document {number}: " if originals[1:] else ""
+        document, finds = _read(original, where)
+        unknown -= {each.url.strip() for each in finds.found}
+        found.append(_Found(original, document, _new_images(original, finds, {*skip}), where))
+    for url in sorted(unknown):
+        message = f"skip: {url[:500]} is no image of the documents. dry_run=true shows their URLs."
+        raise Refused("bad-request", message)
+    return found
+
+
+def _new_images(original: Original, finds: Finds, skip: Set[str]) -> Finds:
+    """The images of a document; links of the target and those to skip are ignored."""
     new = Finds()
     new.ignored.extend(finds.ignored)
     for each in finds.found:
         if original.is_link(each.url):
             new.ignore(each.as_written, each.start, _IS_LINK)
+        elif each.url.strip() in skip:
+            new.ignore(each.url, each.start, _SKIPPED)
         else:
             new.found.append(each)
     return new.in_order()
 
 
-def _searched(original: Original, where: str, max_urls: int) -> Searched:
-    """What is found; raises Refused: no-images, too-large or bad-request."""
-    document, finds = _read(original, where)
-    finds = _new_images(original, finds)
+def _searched(found: _Found, max_urls: int) -> Searched:
+    """What is found; raises Refused: no-images or too-large."""
+    original, document, finds, where = found
     urls = list(dict.fromkeys(each.url for each in finds.found))
     if not urls:
         raise Refused("no-images", f"{where}{_no_images(document, finds)}")
@@ -122,9 +151,8 @@ def _no_images(document: Document, finds: Finds) -> str:
     return message
 
 
-def _preview(original: Original) -> DocumentJson:
-    document, finds = _read(original)
-    finds = _new_images(original, finds)
+def _preview(found: _Found) -> DocumentJson:
+    _, document, finds, _ = found
     return {
         "kind": document.kind,
         "images": [

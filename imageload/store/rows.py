@@ -86,6 +86,7 @@ MIGRATIONS = (
     """,
     "CREATE TABLE document (job INTEGER PRIMARY KEY, content BLOB NOT NULL)",
     "CREATE TABLE checked (job INTEGER PRIMARY KEY, result BLOB NOT NULL)",
+    "ALTER TABLE job ADD COLUMN document TEXT",
 )
 """From each version of the SQLite schema to the next. Existing entries never change."""
 
@@ -97,8 +98,8 @@ Place = tuple[int, int]
 PAGE = 1_000
 
 ADD_JOB = (
-    "INSERT INTO job (number, id, created, dedupe, started, version, album, purging, callback) "
-    "VALUES (?,?,?,?,?,?,?,?,?)"
+    "INSERT INTO job (number, id, created, dedupe, document, started, version, album, purging, "
+    "callback) VALUES (?,?,?,?,?,?,?,?,?,?)"
 )
 ADD_ITEMS = "INSERT INTO items (job, items) VALUES (?,?)"
 ADD_DOCUMENT = "INSERT INTO document (job, content) VALUES (?,?)"
@@ -146,7 +147,8 @@ LINKS = f"""
     WHERE (image.job, image.n) > (?, ?) AND image.link IS NOT NULL AND job.retired >= ?
     ORDER BY image.job, image.n LIMIT {PAGE}"""  # noqa: S608 - a number
 HEADS = """
-    SELECT number, id, created, dedupe, started, version, album, purging, callback, items.items
+    SELECT number, id, created, dedupe, started, version, album, purging, callback, document,
+        items.items
     FROM job LEFT JOIN items ON items.job = number WHERE {} ORDER BY number"""
 IMAGES = """
     SELECT image.job, n, image.version, link, record
@@ -211,7 +213,7 @@ def job_rows(number: int, job: Job) -> tuple[Row, Row]:
     """The rows of a new job: for ADD_JOB, and for ADD_ITEMS."""
     snapshot = job.snapshot()
     created = int(snapshot.created.timestamp())
-    head = (number, job.job_id, created, job.dedupe, *_head(snapshot))
+    head = (number, job.job_id, created, job.dedupe, job.document, *_head(snapshot))
     return head, (number, encode_items(snapshot.images).decode())
 
 
@@ -291,7 +293,8 @@ def read_jobs(heads: Iterable[Any], images: Iterable[Any]) -> Iterator[ReadJob]:
     groups = itertools.groupby(images, itemgetter(0))
     group = next(groups, None)
     for (
-        number, job_id, created, dedupe, started, version, album, purging, callback, items,
+        number, job_id, created, dedupe, started, version, album, purging, callback, document,
+        items,
     ) in heads:  # fmt: skip
         known: dict[int, Any] = {}
         if group is not None and group[0] == number:
@@ -310,6 +313,7 @@ def read_jobs(heads: Iterable[Any], images: Iterable[Any]) -> Iterator[ReadJob]:
             purging=bool(purging),
             callback=read_callback(callback),
             version=newest,
+            document=document,
         )
         kept = {
             n: image.report

@@ -21,7 +21,7 @@ from imageload.schemas import DocumentsAcceptedJson
 from imageload.web.accept import AcceptHandler
 from imageload.web.base import BaseHandler, tag_of_job
 from imageload.web.intake import orders_of, read_options
-from imageload.web.originals import disposition, read_originals
+from imageload.web.originals import cleaned_name, disposition, read_originals
 
 _TEXTS = ("album", "title", "description", "callback")
 
@@ -38,28 +38,28 @@ class DocumentsHandler(AcceptHandler):
         finding = self._base(), self.query("column") or "", self.target.link_base
         self._check_length()
 
-        def read() -> list[Original]:
+        def read() -> tuple[list[Original], list[str]]:
             content_type = self.request.headers.get("Content-Type", "")
             return read_originals(bytes(self.body), content_type, *finding)
 
-        originals = await self.use_body(read, "bodies")
+        originals, skip = await self.use_body(read, "bodies")
         if is_dry:
-            self.send_encoded(await self.documents.preview(originals, self.caller))
+            self.send_encoded(await self.documents.preview(originals, skip, self.caller))
             return
         max_urls = self.service_settings.max_urls
-        found = await self.documents.search(originals, max_urls, self.caller)
+        found = await self.documents.search(originals, skip, max_urls, self.caller)
         pairs = zip(originals, found, strict=True)
         typed = [replace(each, content_type=searched.content_type) for each, searched in pairs]
 
         def orders() -> list[Order]:
             request.urls = [[*each.urls] for each in found]
-            pairs = zip(orders_of(request, max_urls), typed, strict=True)
-            return [dataclasses.replace(order, document=each.encoded()) for order, each in pairs]
+            triples = zip(orders_of(request, max_urls), typed, found, strict=True)
+            return [_with_document(order, each, its.kind) for order, each, its in triples]
 
         def fingerprint() -> bytes:
             # Without `link_base`: a POST is the same one if images go elsewhere now.
             posted = [msgspec.structs.astuple(each)[:-1] for each in typed]
-            asked = self.route, self.request.query, posted
+            asked = self.route, self.request.query, posted, *skip
             return hashlib.sha256(msgspec.msgpack.encode(asked)).digest()
 
         job_ids = await self.accept(orders, fingerprint, "bodies")
@@ -113,6 +113,11 @@ class JobDocumentHandler(BaseHandler):
         # A browser that shows it all the same runs no script of it as one of this service.
         self.set_header("Content-Security-Policy", "sandbox")
         self.finish(content)
+
+
+def _with_document(order: Order, original: Original, kind: str) -> Order:
+    name = cleaned_name(original.file_name) or f"document.{KINDS[kind].suffixes[0]}"
+    return dataclasses.replace(order, document=original.encoded(), document_name=name)
 
 
 def _pieces(job: Job, encoded: bytes) -> tuple[Snapshot, Original, dict[str, str], dict[str, str]]:

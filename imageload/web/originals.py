@@ -25,18 +25,23 @@ _HEADER_VALUE = re.compile(r"[ -~]{0,255}")
 
 def read_originals(
     body: bytes, content_type: str, base: str = "", column: str = "", link_base: str = ""
-) -> list[Original]:
-    """The documents of a body, in order. Raises Refused: bad-request or unsupported-type."""
+) -> tuple[list[Original], list[str]]:
+    """The documents of a body, in order, and the URLs of images to skip.
+
+    Raises Refused: bad-request or unsupported-type.
+    """
+    skip: list[str] = []
     if media_type(content_type) == _MULTIPART:
-        files = _files(body, content_type)
+        files, skip = _files(body, content_type)
     else:
         files = [HTTPFile(filename="", body=body, content_type=content_type)]
     where = [f"Document {n}: " if len(files) > 1 else "" for n, _ in enumerate(files, 1)]
     types = [_checked_type(file, at) for file, at in zip(files, where, strict=True)]
-    return [
+    originals = [
         Original(file.body, type_, file.filename, base, column, link_base)
         for file, type_ in zip(files, types, strict=True)
     ]
+    return originals, skip
 
 
 def _checked_type(file: HTTPFile, where: str) -> str:
@@ -62,30 +67,39 @@ class _InOrder(dict[str, list[HTTPFile]]):
         return super().setdefault("", default or [])
 
 
-def _files(body: bytes, content_type: str) -> list[HTTPFile]:
+def _files(body: bytes, content_type: str) -> tuple[list[HTTPFile], list[str]]:
+    """The files of a form, and the lines of its fields `skip`."""
     boundary = _BOUNDARY.search(content_type)
     if boundary is None:
         raise Refused("bad-request", "The content type of the form has no boundary.")
     files, fields = _InOrder(), dict[str, list[bytes]]()
-    config = ParseMultipartConfig(max_parts=MOST_PARTS + 1)  # it counts the text before the first
+    # It counts the text before the first.
+    config = ParseMultipartConfig(max_parts=MOST_PARTS + 1)
     try:
         mark = (boundary[1] or boundary[2]).encode("ascii")
         parse_multipart_form_data(mark, body, fields, files, config=config)
     except (HTTPInputError, UnicodeError) as error:
-        message = f"The form cannot be read: {error}. It may have {MOST_PARTS} files."
+        message = f"The form cannot be read: {error}. It may have {MOST_PARTS} files and fields."
         raise Refused("bad-request", message) from None
+    skip = b"\n".join(fields.pop("skip", []))
     for name in fields:
         message = f"The field {name[:100]!r} is no file. Options are query arguments."
         raise Refused("bad-request", message)
     found = [*files.get("", ())]
     if not found:
         raise Refused("bad-request", "The form has no file. Send documents as its files.")
-    return found
+    lines = skip.decode("utf-8", "replace").splitlines()
+    return found, [line.strip() for line in lines if line.strip()]
+
+
+def cleaned_name(file_name: str) -> str:
+    """A file's name without folders and characters that nobody sees, at most 200 characters."""
+    return "".join(_printable(re.split(r"[/\\]", file_name)[-1]))[:200].strip(" .")
 
 
 def disposition(file_name: str) -> str:
     """The value of a Content-Disposition header that saves a file under this name (RFC 6266)."""
-    name = "".join(_printable(re.split(r"[/\\]", file_name)[-1]))[:200].strip(" .") or "document"
+    name = cleaned_name(file_name) or "document"
     plain = re.sub(r"[^A-Za-z0-9 ._()+-]", "_", name)
     if plain == name:
         return f'attachment; filename="{name}"'

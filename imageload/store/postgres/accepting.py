@@ -73,6 +73,8 @@ def _insert_jobs(
         [len(job) for job in jobs],
         [text_of(summary.album) for summary in summaries],
         [text_of(summary.callback) for summary in summaries],
+        [job.document for job in jobs],
+        [summary.first_url for summary in summaries],
     ]
     inserted = connection.execute(_INSERT_JOBS, (caller, key, *columns)).rowcount
     found = connection.execute(_NUMBERS, (columns[0],)).fetchall()
@@ -95,10 +97,11 @@ _INSERT_KEY = b"""
     ON CONFLICT (caller, key) DO UPDATE SET key = posted.key
     RETURNING fingerprint, job_ids"""
 _INSERT_JOBS = b"""
-    INSERT INTO job (caller, key, id, created, dedupe, total, album, callback)
-    SELECT %s, %s, id, created, dedupe, total, album, callback
-    FROM unnest(%s::text[], %s::bigint[], %s::boolean[], %s::int[], %s::text[], %s::text[])
-        WITH ORDINALITY AS new (id, created, dedupe, total, album, callback, place)
+    INSERT INTO job (caller, key, id, created, dedupe, total, album, callback, document, first_url)
+    SELECT %s, %s, id, created, dedupe, total, album, callback, document, first_url
+    FROM unnest(%s::text[], %s::bigint[], %s::boolean[], %s::int[], %s::text[], %s::text[],
+        %s::text[], %s::text[]) WITH ORDINALITY
+        AS new (id, created, dedupe, total, album, callback, document, first_url, place)
     ORDER BY place ON CONFLICT (id) DO NOTHING"""
 _NUMBERS = b"SELECT number FROM job WHERE id = ANY(%s) ORDER BY number"
 _INSERT_DOCUMENT = b"INSERT INTO document (job, content) VALUES (%s, %s)"

@@ -15,7 +15,7 @@ from imageload.store.postgres.connections import Connection
 from imageload.store.rows import PAGE, decode_items, read_album, read_callback, read_image
 
 _HEADS = """
-    SELECT number, id, created, dedupe, total, started, purging, album, callback
+    SELECT number, id, created, dedupe, total, started, purging, album, callback, document
     FROM job WHERE {}"""
 _IS_PARKED = "not_before IS NOT NULL AND open AND first >= 0"
 _SLICES = f"""
@@ -42,7 +42,7 @@ _JOB_VERSIONS = b"""
     SELECT job.id, sum(slice.version)::bigint FROM job JOIN slice ON slice.job = job.number
     WHERE job.id = ANY(%s) GROUP BY job.id"""
 SUMMARIES = f"""
-    SELECT job.id, created, started, purging, album, callback, total, sums.*
+    SELECT job.id, created, started, purging, album, callback, document, first_url, total, sums.*
     FROM job, LATERAL (
         SELECT bool_or({_IS_PARKED}), sum(version)::bigint, sum(downloaded)::int,
             sum(completed)::int, sum(failed)::int,
@@ -72,6 +72,7 @@ class Head(NamedTuple):
     purging: bool
     album: str | None
     callback: str | None
+    document: str | None
 
 
 def read_head(connection: Connection, job_id: str) -> Head | None:
@@ -112,6 +113,7 @@ def read_whole(connection: Connection, head: Head) -> tuple[Job, Claim]:
         version=newest,
         settled=_read_settled(connection),
         parked=any(is_parked for _, is_parked, *_ in slices),
+        document=head.document,
     )
     return job, Claim(head.number, 0, images, states)
 
@@ -239,7 +241,8 @@ def read_setting(connection: Connection, name: str) -> str | None:
 
 def summary_of(row: Sequence[Any]) -> Snapshot:
     """A job without its images, of its row and the sums of its slices."""
-    job_id, created, started, purging, album, callback, total, parked, version, *counts = row
+    job_id, created, started, purging, album, callback, document, first_url, total, *sums = row
+    parked, version, *counts = sums
     downloaded, completed, failed, maybe_duplicates, downloaded_bytes, uploaded_bytes = counts
     states: dict[State, int] = {
         "queued": total - downloaded - completed - failed,
@@ -261,4 +264,6 @@ def summary_of(row: Sequence[Any]) -> Snapshot:
         purging,
         read_callback(callback),
         parked=parked,
+        document=document,
+        first_url=first_url,
     )

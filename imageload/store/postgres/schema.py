@@ -117,6 +117,7 @@ MIGRATIONS = (
         result BYTEA NOT NULL
     );
     """,
+    "ALTER TABLE job ADD document TEXT, ADD first_url TEXT",
 )
 """From each version of the schema to the next. Existing entries never change.
 

@@ -1,21 +1,27 @@
 // A job as a card of the list: how far it is, what it waits for, its images, what may be done to it.
 
-import { clone, many, number, partsOf, setOrRemove, show } from "./dom.js";
+import { clone, many, partsOf, setOrRemove, show } from "./dom.js";
+import { Pace } from "./pace.js";
 import { ImageRow, webURL } from "./rows.js";
 import { allRecords, records } from "./service.js";
 import { WindowedList } from "./window.js";
+import {
+  countsOf, endsOf, failuresOf, momentOf, reasonsOf, stateOf, titleOf, waitOf,
+} from "./words.js";
 
-const REASONS = {
-  user: "Imgur’s hourly credits are used up",
-  client: "Imgur’s daily credits are used up",
-  month: "Imgur may have blocked this client id for the rest of the month",
-  posts: "Imgur takes no more uploads from this address this hour",
-  blocked: "Imgur refuses this service for now",
-  blocked_id: "Imgur refuses this client id",
-  blocked_address: "Imgur refuses this address",
-  credentials: "Imgur does not take this service’s client id or token; whoever runs it has to act",
-  unavailable: "Imgur is out of order, or cannot be reached",
-  unasked: "Imgur is being asked for its limits",
+const TILE = 176; // pixels
+const FEWEST_TILES = 2; // side by side, on the narrowest phone too
+const ACTIONS = [
+  "retry", "cancel", "undo", "copy", "copyId", "copyDocument", "saveDocument", "hide",
+];
+const PARTS = {
+  heading: "h3", link: ".job-link", title: ".title", state: ".state", time: "time", id: ".job-id",
+  counts: ".counts", bar: "progress", pace: ".pace", plot: ".plot", waiting: ".waiting",
+  album: ".album", reasons: ".reasons", told: ".told", retry: ".retry", cancel: ".cancel",
+  undo: ".undo", copying: ".copying", copy: ".copy", format: ".format", copyId: ".copy-id",
+  document: ".document", copyDocument: ".copy-document", saveDocument: ".save-document",
+  hide: ".hide", details: "details", summary: "summary", filter: ".filter", grid: ".grid",
+  scroller: ".window", images: ".images",
 };
 
 /** One job of the list: `element` stands in the page, `update` keeps it true. */
@@ -31,35 +37,35 @@ export class JobView {
   #again = false;
   #later = null;
   #act;
+  #pace = new Pace();
+  #reasons = null; // of the failed images; null: not known for the job as it is
+  #explaining = false;
+  #isSeen = false;
+  #retriesAll = false;
 
   /**
-   * `act` has what the card's buttons call: `retry`, `cancel`, `undo` and `copy`, each with this
-   * view, and `told` with the Problem where images cannot be loaded.
+   * `act` has what the card's buttons call: those in ACTIONS with this view, `copyLink` and
+   * `enlarge` with a record and the button, and `told` with the Problem where images cannot be
+   * loaded.
    */
   constructor(jobId, act) {
     this.jobId = jobId;
     this.#act = act;
     this.element = clone("job-template");
     this.element.id = jobId;
-    const parts = (this.#parts = partsOf(this.element, {
-      heading: "h3", link: ".job-link", id: ".job-id", state: ".state", time: "time",
-      counts: ".counts", bar: "progress", waiting: ".waiting", album: ".album", told: ".told",
-      retry: ".retry", cancel: ".cancel", undo: ".undo", copying: ".copying", copy: ".copy",
-      format: ".format", details: "details", summary: "summary", filter: ".filter",
-      scroller: ".window", images: ".images",
-    }));
-    parts.id.textContent = jobId;
+    const parts = (this.#parts = partsOf(this.element, PARTS));
+    show(parts.id, jobId);
     parts.link.href = `#${jobId}`;
     parts.heading.id = `heading-${jobId}`;
-    parts.scroller.setAttribute("aria-label", `Images of job ${jobId}`);
-    for (const name of ["retry", "cancel", "undo", "copy"]) {
+    for (const name of ACTIONS) {
       parts[name].setAttribute("aria-describedby", parts.heading.id);
-      parts[name].addEventListener("click", () => act[name](this));
+      parts[name].addEventListener("click", () => act[name](this, parts[name]));
     }
     this.#list = new WindowedList(parts.scroller, parts.images, {
-      makeRow: () => new ImageRow(),
+      makeRow: () => new ImageRow(act),
       recordOf: (index) => (this.#filtered ?? this.#records)[index],
       onMove: () => this.#refresh(),
+      columnsOf: (width) => (this.#isGrid ? Math.max(FEWEST_TILES, Math.floor(width / TILE)) : 1),
     });
     parts.details.addEventListener("toggle", () => this.#refresh());
     parts.filter.addEventListener("change", () => {
@@ -68,15 +74,40 @@ export class JobView {
       this.#list.reset();
       this.#refresh();
     });
+    parts.grid.addEventListener("click", () => this.#toggleGrid());
+    new IntersectionObserver((entries) => {
+      this.#isSeen = entries.at(-1).isIntersecting;
+      this.#explain();
+    }).observe(this.element);
   }
 
   get job() {
     return this.#job;
   }
 
+  /** The reasons of its failed images, as `reasonsOf` counts them; null: not known yet. */
+  get reasons() {
+    return this.#reasons;
+  }
+
+  /** Whether a retry takes images too that will fail again unless something was done. */
+  get retriesAll() {
+    return this.#retriesAll;
+  }
+
+  set retriesAll(retriesAll) {
+    this.#retriesAll = retriesAll;
+    this.#showActions();
+  }
+
   /** How its links are to be copied. */
   get format() {
     return this.#parts.format.value;
+  }
+
+  /** Whether the card is shown only because hidden ones are. */
+  set isHidden(isHidden) {
+    show(this.#parts.hide, isHidden ? "Unhide" : "Hide");
   }
 
   /** Show the images too. */
@@ -99,62 +130,134 @@ export class JobView {
     if (text) this.tell(text);
   }
 
-  /** Show `job`, a record of the list of jobs. */
-  update(job) {
-    const { state, time, counts, bar, summary } = this.#parts;
-    const { total, completed, failed } = job.counts;
-    const before = this.#job?.counts;
-    // Something has gone back: a retry, or an undo.
-    if (before && (completed < before.completed || failed < before.failed)) this.#age += 1;
-    this.#job = job;
-    show(state, job.status);
-    state.dataset.state = job.status;
-    if (time.dateTime !== job.created) {
-      time.dateTime = job.created;
-      time.textContent = momentOf(job.created);
-      time.title = new Date(job.created).toLocaleString();
-    }
-    show(counts, countsOf(job));
-    bar.max = total;
-    bar.value = completed + failed;
-    bar.style.setProperty("--landed", completed / (completed + failed || 1));
-    show(summary, many(total, "image"));
-    this.#showWaiting(job);
-    this.#showAlbum(job.album);
-    this.#showActions(job);
-    this.#tellLater();
+  get #isGrid() {
+    return this.#parts.grid.ariaPressed === "true";
+  }
+
+  #toggleGrid() {
+    const { grid, images } = this.#parts;
+    grid.ariaPressed = String(!this.#isGrid);
+    images.classList.toggle("tiles", this.#isGrid);
+    this.#list.reset();
     this.#refresh();
   }
 
-  #showWaiting({ waiting_until: until, waiting_for: reason }) {
-    const { waiting } = this.#parts;
-    waiting.hidden = !reason;
-    const text = reason && `Waits until ${momentOf(minuteBehind(until))}: ${REASONS[reason] ?? reason}.`;
-    show(waiting, text ? `${text} It goes on by itself.` : "");
+  /** Show `job`, a record of the list of jobs. */
+  update(job) {
+    const { completed, failed } = job.counts;
+    const before = this.#job?.counts;
+    // Something has gone back: a retry, or an undo.
+    const hasGoneBack = before && (completed < before.completed || failed < before.failed);
+    if (hasGoneBack) this.#age += 1;
+    if (hasGoneBack || failed !== before?.failed || !job.finished) this.#reasons = null;
+    this.#job = job;
+    this.#pace.add(job);
+    this.#showHead();
+    this.#showAlbum(job.album);
+    this.#showActions();
+    this.#tellLater();
+    this.#refresh();
+    this.#explain();
+  }
+
+  #showHead() {
+    const { title, state, time, counts, bar, pace, plot, waiting, summary, scroller } = this.#parts;
+    const job = this.#job;
+    const { total, pending, completed, failed } = job.counts;
+    const name = titleOf(job);
+    show(title, name);
+    scroller.ariaLabel = `Images of ${name}`;
+    const { state: colour, text } = stateOf(job, this.#reasons);
+    show(state, text);
+    state.dataset.state = colour;
+    if (time.dateTime !== job.created) {
+      time.dateTime = job.created;
+      show(time, momentOf(job.created));
+      time.title = new Date(job.created).toLocaleString();
+    }
+    show(counts, countsOf(job, this.#reasons));
+    bar.max = total;
+    bar.value = completed + failed;
+    const { failed: broken } = endsOf(job, this.#reasons);
+    const ended = completed + failed || 1;
+    bar.style.setProperty("--landed", completed / ended);
+    bar.style.setProperty("--asked-for", (completed + failed - (broken ?? 0)) / ended);
+    show(summary, many(total, "image"));
+    const isMoving = !job.finished && pending > 0 && !job.waiting_for;
+    show(pace, isMoving ? this.#pace.words(job) : "");
+    plot.classList.toggle("quiet", !isMoving);
+    if (isMoving) this.#pace.draw(plot, job);
+    waiting.hidden = !waitOf(job);
+    show(waiting, waitOf(job));
   }
 
   #showAlbum(album) {
     const { album: line } = this.#parts;
     line.hidden = !album;
     if (!album) return;
-    const { title, link, words } = partsOf(line, { title: "bdi", link: "a", words: "span" });
-    show(title, album.title);
+    const { link, words } = partsOf(line, { link: "a", words: "span" });
     setOrRemove(link, "href", webURL(album.link)?.href);
     show(link, album.link ?? "");
     show(words, album.error?.message ?? (album.link ? "" : "is made when all images have ended."));
   }
 
-  #showActions({ finished, counts: { completed, failed } }) {
-    const { retry, cancel, undo, copying } = this.#parts;
+  #showActions() {
+    const { retry, cancel, undo, copying, document: ofDocument, hide } = this.#parts;
+    const { finished, document: name, counts: { completed, failed } } = this.#job;
     const held = document.activeElement;
-    show(retry, `Retry ${number(failed)} failed`);
-    retry.hidden = !failed || !finished;
+    const ends = endsOf(this.#job, this.#reasons);
+    if (ends.failed) show(retry, this.#retriesAll ? "Retry all the same" : "Retry");
+    else show(retry, ends.deleted ? "Upload again" : "Upload the rest");
+    retry.hidden = !failed || !finished || !this.#reasons;
     cancel.hidden = finished;
     undo.hidden = !completed;
     copying.hidden = !completed;
+    ofDocument.hidden = !finished || !completed || !name;
+    hide.hidden = !finished;
     // Who pressed a button that is gone now would find themselves at the top of the page.
     const isGone = held?.closest("[hidden]") && this.element.contains(held);
     if (isGone) this.element.focus({ preventScroll: true });
+  }
+
+  // Load and show the reasons of what has failed, once somebody sees the card of an ended job.
+  async #explain() {
+    const job = this.#job;
+    const isWanted = job?.finished && job.counts.failed && this.#isSeen && !this.#reasons;
+    if (!isWanted || this.#explaining) {
+      if (!this.#reasons) this.#showReasons();
+      return;
+    }
+    this.#explaining = true;
+    try {
+      const reasons = reasonsOf(await allRecords(this.jobId, "failed"));
+      if (this.#job !== job) return; // it has changed meanwhile
+      this.#reasons = reasons;
+      this.#showHead();
+      this.#showActions();
+      this.#showReasons();
+    } catch (problem) {
+      this.#act.told(problem);
+    } finally {
+      this.#explaining = false;
+      if (this.#job !== job) this.#explain();
+    }
+  }
+
+  #showReasons() {
+    const failures = failuresOf(this.#reasons ?? new Map());
+    const { reasons } = this.#parts;
+    reasons.hidden = !failures.length;
+    const lines = failures.map(({ code, count, message, advice }) => {
+      const line = document.createElement("li");
+      const [much, why, todo] = ["strong", "bdi", "span"].map((tag) => document.createElement(tag));
+      much.textContent = `${many(count, "image")}:`;
+      line.title = code;
+      why.textContent = message;
+      todo.textContent = advice;
+      line.append(much, " ", why, " ", todo);
+      return line;
+    });
+    reasons.replaceChildren(...lines);
   }
 
   // Bring the images that can be seen and may have changed up to date.
@@ -208,23 +311,4 @@ export class JobView {
     this.#list.resize(found.length);
     this.#list.draw();
   }
-}
-
-/** "3 completed, 1 failed, 2 pending", of a record of the list of jobs; what is 0 is left out. */
-export function countsOf({ counts: { completed, failed, pending } }) {
-  const words = Object.entries({ completed, failed, pending }).filter(([, count]) => count);
-  return words.map(([word, count]) => `${number(count)} ${word}`).join(", ");
-}
-
-// The next full minute, or a wait would seem to be over while it still lasts.
-function minuteBehind(text) {
-  return Math.ceil(Date.parse(text) / 60_000) * 60_000;
-}
-
-/** A moment of today as its time, another one with its day. */
-export function momentOf(text) {
-  const moment = new Date(text);
-  const time = moment.toLocaleTimeString([], { hour: "numeric", minute: "2-digit" });
-  const isToday = moment.toDateString() === new Date().toDateString();
-  return isToday ? time : `${time} on ${moment.toLocaleDateString()}`;
 }

@@ -1,106 +1,70 @@
 // The page: a form that posts, and a list of jobs that is kept true. See follow.js for how it hears
-// of them, service.js for what it asks, jobs.js for how a job looks, find.js for what is pasted.
+// of them, service.js for what it asks, list.js and jobs.js for how they look, words.js for what it
+// says, form.js for what is pasted, actions.js for what is done to a job.
 
+import { actionsOf } from "./actions.js";
 import { many, number, paragraph, show } from "./dom.js";
-import { findURLs } from "./find.js";
 import { Follow } from "./follow.js";
-import { JobView, countsOf, momentOf } from "./jobs.js";
-import { linksAs } from "./links.js";
-import {
-  Problem, allRecords, cancel, hasToken, jobOf, newestJobs, quota, retry, upload, useToken,
-} from "./service.js";
+import { UploadForm } from "./form.js";
+import { showLimits } from "./limits.js";
+import { JobList } from "./list.js";
+import { Problem, allJobs, hasToken, quota, useToken } from "./service.js";
+import { TARGET, countsOf, titleOf, untilOf } from "./words.js";
 
-const JOBS_AT_ONCE = 50;
-const JOB_ID = /^[\w-]{1,100}$/;
-const LARGEST_FILE = 32 * 2 ** 20;
-const RELOAD_MS = 500;
 const QUOTA_MS = 5_000;
 
-const [form, urls, send, accepted, refused, found, others, file, watch, limits, list, older] = [
-  "upload", "urls", "send", "accepted", "refused", "found", "others", "file", "watch", "limits",
-  "jobs", "older",
+const [accepted, refused, watch, limits, tokenForm, token, tokenRefused, none, links] = [
+  "accepted", "refused", "watch", "limits", "token-form", "token", "token-refused", "none", "links",
 ].map((id) => document.getElementById(id));
-const [tokenForm, token, tokenRefused, none, links, undoDialog, copyDialog] = [
-  "token-form", "token", "token-refused", "none", "links", "undo-dialog", "copy-dialog",
-].map((id) => document.getElementById(id));
+const [budgets, budgetList] = ["budgets", "budget-list"].map((id) => document.getElementById(id));
 
-const views = new Map(); // jobId: JobView
 const posted = new Map(); // jobId: its line under the form; those that have not ended
-const linked = new Map(); // jobId: a job that the address names and the list does not reach
-let wanted = JOBS_AT_ONCE;
-let reload = 0;
 let quotaTimer = 0;
 let askedForQuota = -Infinity;
+const list = new JobList(
+  Object.fromEntries([["list", "jobs"], ["search", "search"], ["hidden", "hidden"], ["older", "older"]]
+    .map(([name, id]) => [name, document.getElementById(id)])),
+  { ...actionsOf(askForToken), told: tellOf },
+);
+const form = new UploadForm(document.getElementById("upload"), {
+  accepted: (jobIds) => {
+    jobIds.forEach(tellAccepted);
+    loadNow();
+  },
+  clear: () => {
+    accepted.querySelectorAll("[data-ended]").forEach((line) => line.remove());
+    refused.replaceChildren();
+  },
+  problem: tellProblem,
+  refuse,
+});
 const follow = new Follow({ load: loadJobs, hear: hearOf, tell: tellWatch });
 
 // The list
 
 async function loadJobs() {
-  const answer = await newestJobs(wanted);
-  await loadLinked(answer.jobs);
-  const isHeld = tokenForm.contains(document.activeElement);
-  tokenForm.hidden = true;
-  if (isHeld) urls.focus();
+  const isNew = !list.view(linkedId());
+  list.load(await allJobs());
+  lock(false);
   links.hidden = hasToken(); // a browser that follows a link shows no token
-  older.hidden = !answer.older;
-  const isNew = !views.has(linkedId());
-  arrange([...answer.jobs, ...linked.values()]);
+  form.again();
+  for (const jobId of posted.keys()) showPosted(jobId);
   if (isNew) showLinked();
 }
 
-function arrange(jobs) {
-  const known = new Set(jobs.map((job) => job.job_id));
-  for (const [jobId, view] of views) {
-    if (known.has(jobId)) continue;
-    view.element.remove();
-    views.delete(jobId);
-  }
-  jobs.forEach((job, index) => {
-    const isOurs = !views.has(job.job_id) && posted.has(job.job_id);
-    const view = views.get(job.job_id) ?? added(job.job_id);
-    const there = list.children[index];
-    if (there !== view.element) list.insertBefore(view.element, there ?? null);
-    update(view, job);
-    if (isOurs) bringIntoView(view);
-  });
-}
-
-// On a phone a new job is below all that can be seen.
-function bringIntoView({ element }) {
-  const isSeen = element.getBoundingClientRect().top < 0.75 * window.innerHeight;
-  const isCalm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
-  if (!isSeen) element.scrollIntoView({ behavior: isCalm ? "instant" : "smooth" });
-}
-
-function added(jobId) {
-  const view = new JobView(jobId, { retry: retryFailed, cancel: cancelJob, undo, copy, told: tellOf });
-  views.set(jobId, view);
-  if (posted.has(jobId)) view.open();
-  return view;
-}
-
-function update(view, job) {
-  view.update(job);
-  if (job.finished && posted.has(job.job_id)) tellEnd(job);
-}
-
 function hearOf(job) {
-  const view = views.get(job.job_id);
-  if (linked.has(job.job_id)) linked.set(job.job_id, job);
-  if (view) update(view, job);
-  else loadSoon();
+  list.hear(job);
+  showPosted(job.job_id);
   tellWatch();
-}
-
-function loadSoon() {
-  reload ||= setTimeout(loadNow, RELOAD_MS);
 }
 
 async function loadNow() {
-  clearTimeout(reload);
-  reload = 0;
-  await attempt(loadJobs, tellProblem);
-  tellWatch();
+  try {
+    await loadJobs();
+    tellWatch();
+  } catch (problem) {
+    tellProblem(problem);
+  }
 }
 
 function linkedId() {
@@ -113,212 +77,60 @@ function linkedId() {
 }
 
 function showLinked() {
-  const view = views.get(linkedId());
+  const jobId = linkedId();
+  if (!jobId) return;
+  const view = list.reveal(jobId);
   view?.open();
   view?.element.scrollIntoView();
   view?.element.focus({ preventScroll: true });
+  if (!view) refused.replaceChildren(paragraph(`There is no job ${jobId.slice(0, 100)} here, or not any more.`));
 }
 
-async function loadLinked(jobs) {
-  const jobId = linkedId();
-  linked.clear();
-  if (!jobId || jobs.some((job) => job.job_id === jobId)) return;
-  try {
-    if (JOB_ID.test(jobId)) {
-      linked.set(jobId, await jobOf(jobId));
-      return;
-    }
-  } catch (problem) {
-    if (!(problem instanceof Problem) || ![404, 505].includes(problem.status)) throw problem;
-  }
-  refused.replaceChildren(paragraph(`There is no job ${jobId.slice(0, 100)} here, or not any more.`));
+// On a phone a new job is below all that can be seen.
+function bringIntoView({ element }) {
+  const isSeen = element.getBoundingClientRect().top < 0.75 * window.innerHeight;
+  const isCalm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+  if (!isSeen) element.scrollIntoView({ behavior: isCalm ? "instant" : "smooth" });
 }
 
-// The form
-
-let typing = 0;
-
-function findings() {
-  const { others: rest, images, ...words } = findURLs(urls.value);
-  const isAll = others.querySelector("input").checked;
-  return { ...words, images, rest, taken: isAll ? [...images, ...rest] : images };
-}
-
-function tellFound() {
-  const { kind, images, rest, hostless } = urls.value.trim() ? findings() : { images: [], rest: [] };
-  const noun = kind === "list" ? "image" : "image URL";
-  const where = kind === "list" || !kind ? "" : ` found in this ${kind}`;
-  const lost = hostless ? ` Left out: ${many(hostless, "picture")} whose address names no host.` : "";
-  show(found, kind ? `${many(images.length, noun)}${where}.${lost}` : "");
-  others.hidden = !rest.length;
-  show(others.querySelector("span"), `Also ${many(rest.length, "URL")} whose name is not an image’s`);
-}
-
-async function post() {
-  if (urls.readOnly) return;
-  accepted.querySelectorAll("[data-ended]").forEach((line) => line.remove());
-  refused.replaceChildren();
-  clearTimeout(typing);
-  tellFound(); // now, or what it says would move the rest when somebody is at it
-  const { taken } = findings();
-  if (!taken.length) {
-    refuse(paragraph("There is no image URL in the box."));
-    urls.focus();
-    return;
-  }
-  urls.readOnly = true;
-  send.textContent = "Sending…";
-  try {
-    const texts = ["album", "title", "description"].map((name) => [name, form.elements[name].value.trim()]);
-    const order = { urls: taken, ...Object.fromEntries(texts.filter(([, text]) => text)) };
-    const jobIds = await upload(order);
-    form.reset();
-    tellFound();
-    jobIds.forEach(tellAccepted);
-    loadNow();
-  } catch (problem) {
-    tellProblem(problem);
-    refuse(paragraph("Your list is still in the box."));
-  } finally {
-    urls.readOnly = false;
-    send.textContent = "Upload";
-  }
-}
-
-async function takeFiles(chosen) {
-  refused.replaceChildren();
-  for (const each of chosen) {
-    if (each.type.startsWith("image/")) {
-      refuse(paragraph(`${each.name} is an image. This takes lists of image URLs.`));
-    } else if (each.size > LARGEST_FILE) {
-      refuse(paragraph(`${each.name} is too large for the box; post it with curl.`));
-    } else {
-      take(await each.text());
-    }
-  }
-}
-
-function take(text) {
-  urls.value = [urls.value.trimEnd(), text].filter(Boolean).join("\n");
-  tellFound();
-  urls.focus();
-}
-
-// The URLs of the pictures that were copied or dragged out of a page. Such a thing comes as markup,
-// or as an image file with its address, and as text that has neither.
-function picturesIn(transfer) {
-  const { images } = findURLs(transfer.getData("text/html"));
-  const isURL = (line) => /^https?:\/\//i.test(line);
-  return images.length ? images : transfer.getData("text/uri-list").split(/\r?\n/).filter(isURL);
-}
+// What was posted
 
 function tellAccepted(jobId) {
-  const line = paragraph("Accepted. jobId: ");
+  const line = paragraph("Accepted: ");
   const link = document.createElement("a");
   link.href = `#${jobId}`;
-  link.textContent = jobId;
+  link.textContent = "a job";
   line.append(link);
   accepted.append(line);
   posted.set(jobId, line);
-  const view = views.get(jobId);
-  if (!view) return;
-  view.open(); // an event was quicker than the answer
-  bringIntoView(view);
 }
 
-function tellEnd(job) {
-  const line = posted.get(job.job_id);
-  posted.delete(job.job_id);
-  line.firstChild.data = "Complete. jobId: ";
-  line.append(`${countsOf(job)}.`);
-  line.dataset.ended = "";
-}
-
-// What is done to a job
-
-function retryFailed(view) {
-  return act(view, async () => {
-    const count = await retry(view.jobId);
-    return `${many(count, "image")} ${count === 1 ? "is" : "are"} tried again.`;
-  });
-}
-
-function cancelJob(view) {
-  return act(view, async () => {
-    const { cancelled } = await cancel(view.jobId);
-    return `${many(cancelled, "image")} cancelled.`;
-  });
-}
-
-function undo(view) {
-  const { completed, pending } = view.job.counts;
-  const rest = pending ? ` ${many(pending, "image")} not yet there will be cancelled.` : "";
-  const words = `${many(completed, "image")} will be deleted from Imgur, and every link to ${completed === 1 ? "it" : "them"} will be dead.${rest} This cannot be taken back.`;
-  show(undoDialog.querySelector("p"), words);
-  show(undoDialog.querySelector(".yes"), `Delete ${many(completed, "image")}`);
-  undoDialog.onclose = () => {
-    if (undoDialog.returnValue === "yes") purge(view);
-  };
-  undoDialog.returnValue = "";
-  undoDialog.showModal();
-}
-
-function purge(view) {
-  let purging = 0;
-  let hasBegun = false;
-  const end = ({ finished, counts: { completed } }) => {
-    hasBegun ||= !finished || completed < purging;
-    const kept = completed ? ` ${many(completed, "image")} could not be.` : "";
-    return hasBegun && finished ? `${many(purging - completed, "image")} deleted from Imgur.${kept}` : "";
-  };
-  return act(view, async () => {
-    ({ purging } = await cancel(view.jobId, { purge: true }));
-    return `${many(purging, "image")} ${purging === 1 ? "is" : "are"} being deleted from Imgur.`;
-  }, end);
-}
-
-function copy(view) {
-  return act(view, async () => {
-    const records = await allRecords(view.jobId, "completed");
-    const text = linksAs(view.format, records);
-    try {
-      await navigator.clipboard.writeText(text);
-    } catch { // not over plain http, unless from this machine; nor where the user forbids it
-      const box = copyDialog.querySelector("textarea");
-      box.value = text;
-      copyDialog.showModal();
-      box.select();
-      return "";
-    }
-    return `${many(records.length, "link")} copied.`;
-  });
-}
-
-function act(view, work, later) {
-  view.tell("");
-  return attempt(
-    async () => view.tell(await work(), later),
-    (problem) => {
-      view.tell(`${problem.title}: ${problem.message}`);
-      if (problem.wantsToken) askForToken(problem);
-    },
-  );
-}
-
-async function attempt(work, tell) {
-  try {
-    await work();
-  } catch (problem) {
-    if (!(problem instanceof Problem)) throw problem;
-    tell(problem);
+function showPosted(jobId) {
+  const line = posted.get(jobId);
+  const job = line && list.job(jobId);
+  if (!job) return;
+  show(line.querySelector("a"), titleOf(job));
+  if (!line.isShown) {
+    line.isShown = true;
+    const view = list.reveal(jobId);
+    view?.open();
+    if (view) bringIntoView(view);
   }
+  if (!job.finished) return;
+  posted.delete(jobId);
+  line.firstChild.data = "Complete: ";
+  line.append(`: ${countsOf(job, null)}.`);
+  line.dataset.ended = "";
 }
 
 // What is told
 
 function tellProblem(problem) {
   if (!(problem instanceof Problem)) throw problem;
-  if (problem.wantsToken) askForToken(problem);
+  if (problem.wantsToken) {
+    askForToken(problem);
+    return;
+  }
   const title = document.createElement("strong");
   title.textContent = problem.title;
   refuse(title, paragraph(problem.message));
@@ -336,48 +148,73 @@ function tellOf(problem) {
 }
 
 function askForToken(problem) {
-  const wasHidden = tokenForm.hidden;
-  tokenForm.hidden = false;
-  if (wasHidden) token.focus();
+  const wasLocked = !tokenForm.hidden;
+  lock(true);
+  if (!wasLocked) token.focus();
   tokenRefused.textContent = hasToken() ? problem.message : "";
 }
 
+// Without a token nothing of the page works, so nothing else of it is shown.
+function lock(isLocked) {
+  const isHeld = tokenForm.contains(document.activeElement);
+  tokenForm.hidden = !isLocked;
+  document.body.classList.toggle("locked", isLocked);
+  if (isHeld && !isLocked) form.focus();
+}
+
 function tellWatch({ problem, milliseconds } = {}) {
+  if (!problem && watch.classList.contains("trouble")) refused.replaceChildren(); // it held until now
   watch.classList.toggle("trouble", Boolean(problem));
   if (problem?.wantsToken) {
-    watch.textContent = problem.title;
+    show(watch, problem.title);
     askForToken(problem);
     return;
   }
   if (problem) {
-    watch.textContent = `${problem.title}: asking again in ${milliseconds / 1_000} s.`;
+    show(watch, `${problem.title}: asking again in ${milliseconds / 1_000} s.`);
     return;
   }
-  const jobs = [...views.values()].map((view) => view.job);
-  const unfinished = jobs.filter((job) => !job.finished).length;
-  const busy = `${many(unfinished, "job")} ${unfinished === 1 ? "is" : "are"} at work`;
-  const quiet = jobs.length ? "Every job is complete." : "No job yet.";
-  show(watch, unfinished ? `${busy}; this list keeps up by itself.` : quiet);
+  const { jobs } = list;
+  const open = jobs.filter((job) => !job.finished);
+  const part = open.length < jobs.length ? `${number(open.length)} of ` : "";
+  const busy = `${part}${many(jobs.length, "job")} ${open.length === 1 ? "is" : "are"} at work.`;
+  const quiet = jobs.length === 1 ? "The job has ended." : `All ${number(jobs.length)} jobs have ended.`;
+  show(watch, open.length ? busy : jobs.length ? quiet : "No job yet.");
   none.hidden = jobs.length > 0;
-  tellLimits(jobs.some((job) => job.waiting_for));
+  tellTitle(open);
+  tellLimits(open.some((job) => job.waiting_for));
 }
 
-async function tellLimits(isWaiting) {
-  limits.hidden = !isWaiting;
+function tellTitle(open) {
+  const [total, pending] = ["total", "pending"].map((name) => (
+    open.reduce((sum, { counts }) => sum + counts[name], 0)
+  ));
+  const isWaiting = open.length && open.every((job) => job.waiting_for);
+  const words = isWaiting ? `waiting for ${TARGET}, ` : "";
+  document.title = open.length ? `${words}${number(total - pending)} of ${number(total)} · imageload` : "imageload";
+}
+
+// After everything that is heard, but not too often: what is heard last has to be right.
+function tellLimits(isWaiting) {
+  if (!isWaiting) limits.hidden = true;
   clearTimeout(quotaTimer);
-  if (!isWaiting) return;
-  const pause = askedForQuota + QUOTA_MS - performance.now();
-  if (pause > 0) {
-    // What is heard last before a long wait is what has to be right.
-    quotaTimer = setTimeout(() => tellLimits(true), pause);
-    return;
-  }
+  const isNew = isWaiting && limits.hidden;
+  const pause = isNew ? 0 : askedForQuota + QUOTA_MS - performance.now();
+  quotaTimer = setTimeout(() => askQuota(isWaiting), Math.max(0, pause));
+}
+
+async function askQuota(isWaiting) {
   askedForQuota = performance.now();
-  await attempt(async () => {
-    const { parked, done_at: doneAt } = await quota();
-    const by = doneAt ? ` Within Imgur’s limits all will be done by ${momentOf(doneAt)}.` : "";
-    show(limits, `${many(parked, "image")} ${parked === 1 ? "waits" : "wait"} for Imgur.${by}`);
-  }, tellOf);
+  try {
+    const known = await quota();
+    const { parked, done_at: doneAt } = known;
+    const by = doneAt ? ` All will be done by ${untilOf(doneAt)}.` : "";
+    limits.hidden = !isWaiting;
+    show(limits, `${many(parked, "image")} ${parked === 1 ? "waits" : "wait"} for ${TARGET}.${by}`);
+    budgets.hidden = !showLimits(budgetList, known);
+  } catch (problem) {
+    tellOf(problem);
+  }
 }
 
 // What the user does
@@ -390,60 +227,12 @@ tokenForm.addEventListener("submit", (event) => {
   refused.replaceChildren();
   follow.now();
 });
-form.addEventListener("submit", (event) => {
-  event.preventDefault();
-  post();
-});
-urls.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
-});
-urls.addEventListener("input", () => {
-  clearTimeout(typing);
-  typing = setTimeout(tellFound, 200);
-});
-urls.addEventListener("paste", (event) => {
-  if (/https?:\/\//i.test(event.clipboardData.getData("text/plain"))) return; // the box takes it
-  const pictures = picturesIn(event.clipboardData);
-  if (!pictures.length) return;
-  event.preventDefault();
-  take(pictures.join("\n"));
-});
-file.addEventListener("change", async () => {
-  await takeFiles([...file.files]);
-  file.value = "";
-});
-// All of the page takes files: a browser leaves it for a file that is dropped beside the form.
-document.addEventListener("dragover", (event) => {
-  if (!event.dataTransfer.types.includes("Files")) return; // text the box takes by itself
-  event.preventDefault();
-  form.classList.add("over");
-});
-document.addEventListener("dragleave", (event) => {
-  if (!event.relatedTarget) form.classList.remove("over");
-});
-document.addEventListener("drop", (event) => {
-  form.classList.remove("over");
-  const { dataTransfer } = event;
-  if (!dataTransfer.files.length) return;
-  event.preventDefault();
-  const pictures = picturesIn(dataTransfer);
-  if (pictures.length) take(pictures.join("\n"));
-  else takeFiles([...dataTransfer.files]);
-});
-for (const dialog of [undoDialog, copyDialog]) {
-  dialog.addEventListener("click", (event) => {
-    const { value } = event.target.closest("button") ?? {};
-    if (value) dialog.close(value);
-  });
-}
 document.getElementById("refresh").addEventListener("click", () => follow.now());
-older.addEventListener("click", () => {
-  wanted += JOBS_AT_ONCE;
-  loadSoon();
+document.getElementById("example").addEventListener("click", (event) => {
+  form.fill(event.currentTarget.dataset.text);
 });
-window.addEventListener("hashchange", async () => {
+window.addEventListener("hashchange", () => {
   refused.replaceChildren();
-  if (views.has(linkedId())) showLinked();
-  else await attempt(loadJobs, tellProblem);
+  showLinked();
 });
 follow.now();

@@ -2,21 +2,26 @@
 // href after `webURL` has looked at it; nothing is read as markup.
 
 import { clone, partsOf, setOrRemove, show } from "./dom.js";
+import { TARGET, fileOf, imageStateOf } from "./words.js";
 
 const THUMBNAIL = "b"; // Imgur's square of 160 pixels
 
 export class ImageRow {
   #parts;
+  #record = null;
   #shown = "";
 
-  constructor() {
+  /** `act` has `copyLink` and `enlarge`, which are called with a record and the button. */
+  constructor(act) {
     this.element = clone("image-template");
     this.#parts = partsOf(this.element, {
-      thumbnail: "img", state: ".state", code: ".code", size: ".size", source: "bdi", link: ".link",
-      anchor: "a", reason: ".reason",
+      enlarge: ".thumbnail", thumbnail: "img", state: ".state", code: ".code", size: ".size",
+      name: ".name", source: "bdi", link: ".link", anchor: "a", reason: ".reason", copy: ".copy-link",
     });
-    const { thumbnail } = this.#parts;
+    const { thumbnail, enlarge, copy } = this.#parts;
     thumbnail.addEventListener("error", () => (thumbnail.hidden = true));
+    enlarge.addEventListener("click", () => act.enlarge(this.#record, enlarge));
+    copy.addEventListener("click", () => act.copyLink(this.#record, copy));
   }
 
   /** Show `record`, one of a job's images; nothing where it has not come yet. */
@@ -24,29 +29,35 @@ export class ImageRow {
     const key = JSON.stringify(record ?? null);
     if (key === this.#shown) return;
     this.#shown = key;
-    const { state, size, source } = this.#parts;
-    this.element.dataset.state = state.dataset.state = record?.state ?? "";
-    show(state, record?.state ?? "…");
+    this.#record = record;
+    const { state, size, name, source } = this.#parts;
+    const { state: colour, text } = record ? imageStateOf(record) : { state: "queued", text: "…" };
+    this.element.dataset.state = state.dataset.state = colour;
+    show(state, text);
     show(size, record ? factsOf(record) : "");
+    show(name, record ? fileOf(record.url) : "");
     show(source, record?.url ?? "");
     setOrRemove(source, "title", record?.url);
-    this.#showLink(record?.link);
-    this.#showReason(record?.error);
+    this.#showLink(record?.link, record?.url);
+    this.#showReason(record?.error, colour);
   }
 
-  #showLink(link) {
-    const { thumbnail, link: line, anchor } = this.#parts;
+  #showLink(link, source) {
+    const { thumbnail, enlarge, link: line, anchor, copy } = this.#parts;
     const url = webURL(link);
-    line.hidden = !link;
+    line.hidden = copy.hidden = !link;
+    enlarge.disabled = !url;
+    enlarge.ariaLabel = url ? `Open ${fileOf(source)} large` : "No picture";
+    copy.ariaLabel = link ? `Copy link: ${fileOf(source)}` : null;
     show(anchor, link ?? "");
     setOrRemove(anchor, "href", url?.href);
     const picture = url && thumbnailOf(url);
     if (setOrRemove(thumbnail, "src", picture)) thumbnail.hidden = !picture;
   }
 
-  #showReason(error) {
+  #showReason(error, colour) {
     const { reason, code } = this.#parts;
-    reason.hidden = code.hidden = !error;
+    reason.hidden = code.hidden = !error || ["cancelled", "deleted"].includes(colour);
     show(code, error?.code ?? "");
     show(reason, error?.message ?? "");
     setOrRemove(reason, "title", error?.message);
@@ -72,6 +83,6 @@ function factsOf({ type, width, height, bytes, reused, maybe_duplicate: maybeTwi
   if (bytes >= 1e6) words.push(`${(bytes / 1e6).toFixed(1)}\u00a0MB`);
   else if (bytes) words.push(`${Math.ceil(bytes / 1e3)}\u00a0kB`);
   if (reused) words.push("was here before");
-  if (maybeTwice) words.push("may be on Imgur twice");
+  if (maybeTwice) words.push(`may be twice on ${TARGET}`);
   return words.join(" · ");
 }

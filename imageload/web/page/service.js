@@ -42,29 +42,45 @@ export async function upload(order) {
   return body.jobId;
 }
 
-/** The newest `count` jobs, newest first, and whether there are `older` ones. */
-export async function newestJobs(count) {
-  const jobs = [];
-  let next = `/v1/images/upload?limit=${Math.min(count, MOST_JOBS_A_PAGE)}`;
-  while (next && jobs.length < count) {
-    const page = await ask(next, ANSWER_MS);
-    jobs.push(...page.body.jobs);
-    next = page.next;
-  }
-  return { jobs: jobs.slice(0, count), older: Boolean(next) || jobs.length > count };
+/**
+ * What is in `files` to upload: for each of them `kind`, `images` and `ignored`. `base` makes
+ * relative URLs absolute; `signal` may abort it.
+ */
+export async function preview(files, base = "", signal = null) {
+  const path = `/v1/documents?${new URLSearchParams({ dry_run: "true", ...(base && { base }) })}`;
+  const { body } = await ask(path, UPLOAD_MS, { method: "POST", body: formOf(files, []), signal });
+  return body.documents;
 }
 
-/** One job as the list of jobs has it; a Problem of status 404 or 505 where there is none. */
-export async function jobOf(jobId) {
-  const { body: job } = await ask(pathOf(jobId), ANSWER_MS);
-  const { body: images } = await ask(`${pathOf(jobId)}/images?limit=1`, ANSWER_MS);
-  const [pending, completed, failed] = ["pending", "completed", "failed"].map(
-    (list) => job.uploaded[list].length,
-  );
-  const { job_id, created, status, finished } = job;
-  const { album, waiting_until, waiting_for } = images;
-  const counts = { total: pending + completed + failed, pending, completed, failed };
-  return { job_id, created, status, finished, counts, album, waiting_until, waiting_for };
+/**
+ * Post `files`, a job each, without the images of the URLs `skip`; the jobIds. `options`: `album`,
+ * `title`, `description`, `base`; empty ones do not count.
+ */
+export async function uploadDocuments(files, options, skip) {
+  const query = new URLSearchParams(Object.entries(options).filter(([, text]) => text));
+  const request = { method: "POST", body: formOf(files, skip) };
+  return (await ask(`/v1/documents?${query}`, UPLOAD_MS, request)).body.jobId;
+}
+
+function formOf(files, skip) {
+  const form = new FormData();
+  for (const file of files) form.append("document", file, file.name);
+  if (skip.length) form.append("skip", skip.join("\n"));
+  return form;
+}
+
+/** A job's document with the links that there are: its bytes, as a Blob of its content type. */
+export async function documentOf(jobId) {
+  const signal = AbortSignal.timeout(ANSWER_MS);
+  const path = `${pathOf(jobId)}/document`;
+  const answer = await reached(fetch(path, { cache: "no-store", headers: authorization(), signal }));
+  if (!answer.ok) throw problemOf(answer, isJson(answer) ? await reached(answer.json()) : null);
+  return reached(answer.blob());
+}
+
+/** All jobs, newest first. */
+export function allJobs() {
+  return allOf(`/v1/images/upload?limit=${MOST_JOBS_A_PAGE}`, "jobs");
 }
 
 /** So many records behind the first `after` images of a job. */
@@ -75,20 +91,25 @@ export async function records(jobId, after, count) {
 }
 
 /** All records of a job; with `state` only those in it. */
-export async function allRecords(jobId, state = "") {
+export function allRecords(jobId, state = "") {
+  const filter = state && `&state=${state}`;
+  return allOf(`${pathOf(jobId)}/images?limit=${MOST_RECORDS_A_PAGE}${filter}`, "images");
+}
+
+async function allOf(path, key) {
   const found = [];
-  let next = `${pathOf(jobId)}/images?limit=${MOST_RECORDS_A_PAGE}${state && `&state=${state}`}`;
-  while (next) {
+  for (let next = path; next;) {
     const page = await ask(next, ANSWER_MS);
-    found.push(...page.body.images);
+    found.push(...page.body[key]);
     next = page.next;
   }
   return found;
 }
 
-/** Try the job's failed images again; how many. */
-export async function retry(jobId) {
-  const { body } = await ask(`${pathOf(jobId)}/retry`, ANSWER_MS, { method: "POST" });
+/** Try the job's failed images again, or only those that may land then; how many. */
+export async function retry(jobId, { onlyTransient }) {
+  const path = `${pathOf(jobId)}/retry${onlyTransient ? "?only=transient" : ""}`;
+  const { body } = await ask(path, ANSWER_MS, { method: "POST" });
   return body.requeued;
 }
 
@@ -143,7 +164,7 @@ function pathOf(jobId) {
 }
 
 async function ask(path, milliseconds, request = {}) {
-  const signal = AbortSignal.timeout(milliseconds);
+  const signal = AbortSignal.any([AbortSignal.timeout(milliseconds), request.signal].filter(Boolean));
   const headers = { ...request.headers, ...authorization() };
   const answer = await reached(fetch(path, { cache: "no-store", ...request, headers, signal }));
   const body = isJson(answer) ? await reached(answer.json()) : null;

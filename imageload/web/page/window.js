@@ -1,4 +1,5 @@
-// A list of any length in which only the rows that can be seen exist. Rows are all of one height.
+// A list of any length in which only the rows that can be seen exist. Rows are all of one height,
+// and may stand side by side in columns.
 
 const BEYOND = 8; // rows above and below what can be seen
 
@@ -9,18 +10,23 @@ export class WindowedList {
   #makeRow;
   #recordOf;
   #onMove;
+  #columnsOf;
   #rows = new Map(); // index: row
   #count = 0;
   #height = 0;
   #frame = 0;
 
-  /** `recordOf(index)` is what a row shows; `onMove` is called when other rows can be seen. */
-  constructor(scroller, list, { makeRow, recordOf, onMove }) {
+  /**
+   * `recordOf(index)` is what a row shows; `onMove` is called when other rows can be seen.
+   * `columnsOf(width)` is how many stand side by side in so many pixels.
+   */
+  constructor(scroller, list, { makeRow, recordOf, onMove = () => {}, columnsOf = () => 1 }) {
     this.#scroller = scroller;
     this.#list = list;
     this.#makeRow = makeRow;
     this.#recordOf = recordOf;
     this.#onMove = onMove;
+    this.#columnsOf = columnsOf;
     scroller.addEventListener("scroll", () => this.#soon(), { passive: true });
     new ResizeObserver(() => {
       this.#height = 0;
@@ -31,8 +37,9 @@ export class WindowedList {
   /** The indices that rows are there for: from the first up to, and without, the second. */
   get range() {
     const height = this.#rowHeight();
-    const first = Math.floor(this.#scroller.scrollTop / height) - BEYOND;
-    const seen = Math.ceil(this.#scroller.clientHeight / height) + 2 * BEYOND;
+    const columns = this.#columns;
+    const first = columns * (Math.floor(this.#scroller.scrollTop / height) - BEYOND);
+    const seen = columns * (Math.ceil(this.#scroller.clientHeight / height) + 2 * BEYOND);
     const start = Math.max(0, Math.min(first, this.#count - seen));
     return [start, Math.min(this.#count, Math.max(0, first) + seen)];
   }
@@ -44,8 +51,13 @@ export class WindowedList {
     this.draw();
   }
 
-  /** Forget where the reader was, and begin at the top. */
+  get #columns() {
+    return this.#columnsOf(this.#scroller.clientWidth);
+  }
+
+  /** Forget where the reader was and how high rows are, and begin at the top. */
   reset() {
+    this.#height = 0;
     this.#scroller.scrollTop = 0;
     this.draw();
   }
@@ -53,7 +65,9 @@ export class WindowedList {
   /** Show the rows that can be seen as they are now. */
   draw() {
     const height = this.#rowHeight();
-    this.#list.style.height = `${height * this.#count}px`;
+    const columns = this.#columns;
+    this.#list.style.height = `${height * Math.ceil(this.#count / columns)}px`;
+    this.#list.style.setProperty("--columns", columns);
     const [start, end] = this.range;
     for (const [index, row] of this.#rows) {
       const isHeld = row.element.contains(document.activeElement) && index < this.#count;
@@ -64,7 +78,8 @@ export class WindowedList {
     }
     for (let index = start; index < end; index += 1) {
       const row = this.#rows.get(index) ?? this.#added(index);
-      row.element.style.transform = `translateY(${index * height}px)`;
+      const [column, line] = [index % columns, Math.floor(index / columns)];
+      row.element.style.transform = `translate(${100 * column}%, ${line * height}px)`;
       row.element.ariaSetSize = String(this.#count);
       row.update(this.#recordOf(index));
     }
