@@ -84,7 +84,7 @@ def post(client: Client, album: str, paths: list[str]) -> str:
 def picture(browser: Browser, url: str, *, dark: bool) -> bytes:
     """The page at `url` as a PNG of 256 colours."""
     page = browser.new_page(
-        viewport={"width": 1200, "height": 860}, color_scheme="dark" if dark else "light"
+        viewport={"width": 1200, "height": 1150}, color_scheme="dark" if dark else "light"
     )
     page.goto(url)
     page.get_by_text(f"{SITE}/toucan.png").wait_for()
