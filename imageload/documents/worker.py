@@ -30,6 +30,7 @@ from imageload.processes.child import limit_memory, serve
 
 if TYPE_CHECKING:
     from imageload.schemas import DocumentJson, DocumentsJson
+_decode = msgspec.msgpack.Decoder(Request).decode
 _SKIPPED = "Left out: the request says skip."
 _IS_LINK = "A link of the target: this image is there already."
 
@@ -41,7 +42,7 @@ def main() -> None:
 
 
 def _answer(encoded: bytes) -> bytes:
-    request = msgspec.msgpack.decode(encoded, type=Request)
+    request = _decode(encoded)
     limit_memory(request.max_memory)
     # SIGPROF ends this process at that CPU time: no parser can hold it up.
     signal.setitimer(signal.ITIMER_PROF, request.seconds)
