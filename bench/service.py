@@ -93,7 +93,9 @@ class Service(Way):
             while pending := self.pending():
                 if time.monotonic() > deadline:
                     raise BenchError(f"The jobs did not end within {_ROUND_SECONDS:g} s.")
-                time.sleep(min(_PENDING_PAUSE, _PAUSE_NEAR_THE_END + pending / _PENDING_A_SECOND))
+                # The service adds up all jobs for each answer, so it is asked rarely of many.
+                near = _PAUSE_NEAR_THE_END + pending / _PENDING_A_SECOND
+                time.sleep(_PENDING_PAUSE if len(jobs) > 1 else min(_PENDING_PAUSE, near))
         return usages[0]
 
     def measure_jobs_of_one(self, urls: Sequence[str]) -> list[float]:
