@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 from playwright.sync_api import (
+    APIResponse,
     Browser,
     Dialog,
     FilePayload,
@@ -1010,6 +1011,28 @@ def test_a_token_is_asked_for_first_and_a_refusal_is_shown(
         assert page.evaluate("localStorage.length") == 0
         assert not [request for request in visit.requests if "-token" in request]
         visit.expect_problem("status of 401 (Unauthorized)")
+
+
+def test_a_list_that_arrives_late_takes_back_no_event(
+    visit: Visit, origin: str, gate: threading.Event
+) -> None:
+    page = visit.page
+    expect(page.locator("#watch")).not_to_be_empty()
+    held: list[tuple[Route, APIResponse]] = []
+
+    def hold(route: Route) -> None:
+        held.append((route, route.fetch()))  # the job is not finished in it
+        gate.set()
+
+    page.route(f"**{JOBS}*", hold, times=1)
+    _, job = visit.upload(f"{origin}/gated/jpeg-baseline.jpg?late")
+    state = job.locator("header .state")
+    expect(state).to_have_text("finished")
+    ((route, late),) = held
+    with page.expect_response(f"**{JOBS}*"):
+        route.fulfill(response=late)
+    page.evaluate("fetch('/healthz')")
+    expect(state).to_have_text("finished")
 
 
 # Last, as later visits would show all of its jobs

@@ -198,7 +198,7 @@ export class JobView {
     const { link, words } = partsOf(line, { link: "a", words: "span" });
     setOrRemove(link, "href", webURL(album.link)?.href);
     show(link, album.link ?? "");
-    show(words, album.error?.message ?? (album.link ? "" : "is made when all images have ended."));
+    show(words, album.error?.message ?? (album.link ? "" : "made when all images have ended."));
   }
 
   #showActions() {

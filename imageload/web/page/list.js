@@ -9,6 +9,7 @@ const HIDDEN = "imageload-hidden";
 
 export class JobList {
   #jobs = new Map(); // jobId: its record, newest first
+  #heard = new Set(); // for each request under way, the jobs heard of since it began, by id
   #views = new Map(); // jobId: JobView, of those that are shown
   #hidden = new Set(JSON.parse(localStorage.getItem(HIDDEN) ?? "[]"));
   #wanted = JOBS_AT_ONCE;
@@ -45,14 +46,27 @@ export class JobList {
     return this.#views.get(jobId);
   }
 
-  /** Take `jobs`, all that there are, newest first. */
-  load(jobs) {
-    this.#jobs = new Map(jobs.map((job) => [job.job_id, job]));
+  /**
+   * Take all jobs, newest first, that `request` resolves to. What is heard of a job meanwhile is
+   * newer.
+   */
+  async load(request) {
+    const heard = new Map();
+    this.#heard.add(heard);
+    try {
+      const jobs = new Map((await request).map((job) => [job.job_id, job]));
+      const isNew = ([jobId]) => !jobs.has(jobId);
+      const newest = [...heard].filter(isNew).reverse();
+      this.#jobs = new Map([...newest, ...[...jobs, ...heard].filter(([id]) => jobs.has(id))]);
+    } finally {
+      this.#heard.delete(heard);
+    }
     this.#draw();
   }
 
   /** Take a job that has changed, or is new. */
   hear(job) {
+    for (const heard of this.#heard) heard.set(job.job_id, job);
     const isKnown = this.#jobs.has(job.job_id);
     if (isKnown) this.#jobs.set(job.job_id, job);
     else this.#jobs = new Map([[job.job_id, job], ...this.#jobs]);

@@ -44,7 +44,7 @@ const follow = new Follow({ load: loadJobs, hear: hearOf, tell: tellWatch });
 
 async function loadJobs() {
   const isNew = !list.view(linkedId());
-  list.load(await allJobs());
+  await list.load(allJobs());
   lock(false);
   links.hidden = hasToken(); // a browser that follows a link shows no token
   form.again();
