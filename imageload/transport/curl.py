@@ -66,15 +66,22 @@ class TransferCancelled(asyncio.CancelledError):
 class TransferLoop:
     """An asyncio loop in a thread. Every coroutine that touches a Job runs on it."""
 
+    loop: asyncio.AbstractEventLoop
+    """There is one from `start` on."""
+
     def __init__(self, on_break: Callable[[], object] | None = None) -> None:
         """`on_break` is called, on the loop, when a bug leaves transfers without an end."""
-        self.loop = asyncio.new_event_loop()
         self.on_break = on_break
         self._thread = threading.Thread(target=self._run, name="transfers", daemon=True)
 
     def start(self) -> None:
         """Start the thread; RuntimeError if the system has no thread left."""
-        self._thread.start()
+        self.loop = asyncio.new_event_loop()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self.loop.close()
+            raise
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Run `coroutine` on the loop, from another thread. RuntimeError after `close`."""
@@ -92,7 +99,6 @@ class TransferLoop:
     def close(self, seconds: float = 5.0) -> bool:
         """Cancel every task and end the thread; True if it has ended after `seconds`."""
         if self._thread.ident is None:
-            self.loop.close()
             return True
         with contextlib.suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self.loop.stop)
