@@ -310,6 +310,34 @@ def test_status_prints_a_reason_once_and_each_of_its_urls(
     assert lines[-1] == "0 of 30 landed, 30 failed, 0 pending"
 
 
+def test_a_job_is_named_by_latest_or_by_the_beginning_of_its_id(
+    cli: Cli, service: RunningService, origin: Origin
+) -> None:
+    first, second = (service.submit([origin.url + "/gone"]) for _ in range(2))
+    for job_id in (first, second):
+        service.finish(job_id)
+    assert cli("status", first[:12]).err == f"imageload: job {first}\n"
+    for command in ("status", "links", "check", "retry", "cancel", "undo"):
+        assert cli(command, "latest").err.startswith(f"imageload: job {second}\n"), command
+    assert cli("watch", "latest", second[:12], first).err.startswith(
+        f"imageload: job {second} {first}\n"
+    )
+
+
+def test_a_name_that_may_mean_several_jobs_is_misuse_and_lists_them(
+    bare_cli: Cli, contract: Contract
+) -> None:
+    ids = [f"4227cacf-2ee1-4b52-b231-11030000000{n}" for n in range(3)]
+    contract.put("GET /v1/images/upload", {"jobs": [{"job_id": each} for each in ids]})
+    ended = bare_cli("undo", "4227c")
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err == f"imageload: 4227c may be any of these 3 jobs: {', '.join(ids)}\n"
+    assert bare_cli("undo", "422").status == 2
+    unknown = bare_cli("undo", "5555")
+    assert (unknown.status, "has no job 5555" in unknown.err) == (1, True)
+    assert {each.target for each in contract.asked} == {"GET /v1/images/upload?limit=1000"}
+
+
 def test_jobs_are_listed_newest_first(cli: Cli, service: RunningService, origin: Origin) -> None:
     ids = [service.submit([origin.image("png-rgb.png")]) for _ in range(3)]
     for job_id in ids:

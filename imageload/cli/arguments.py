@@ -139,8 +139,13 @@ def _add_switches(kind: argparse.ArgumentParser, switches: Mapping[str, str]) ->
 
 def _add_watch(add: Adder) -> None:
     watch = _add(add, "watch", commands.watch, "follow jobs, print the links")
-    watch.add_argument("job_ids", nargs="+", metavar="JOBID")
+    _add_job(watch, "job_ids", nargs="+")
     _add_following(watch)
+
+
+def _add_job(kind: argparse.ArgumentParser, name: str = "job_id", nargs: str | None = None) -> None:
+    about = "id of a job, the first 4 or more characters of it, or `latest`"
+    kind.add_argument(name, nargs=nargs, metavar="JOBID", help=about)
 
 
 def _add_following(kind: argparse.ArgumentParser) -> None:
@@ -164,11 +169,11 @@ def _add_patience(kind: argparse.ArgumentParser) -> None:
 def _add_readers(add: Adder) -> None:
     about = "print the progress and the failures of a job"
     status = _add(add, "status", commands.status, about)
-    status.add_argument("job_id", metavar="JOBID")
+    _add_job(status)
     jobs = _add(add, "jobs", commands.jobs, "list the newest jobs")
     jobs.add_argument("--limit", type=_count, default=20, metavar="N", help="default: 20")
     links = _add(add, "links", commands.links, "print the links of a job, or of all jobs")
-    links.add_argument("job_id", nargs="?", metavar="JOBID")
+    _add_job(links, nargs="?")
     about = "print Imgur's remaining budgets and the current wait"
     quota = _add(add, "quota", commands.quota, about)
     _add_format(links, FORMATS)
@@ -184,14 +189,14 @@ def _add_changers(add: Adder) -> None:
     cancel = _add(add, "cancel", commands.cancel, about)
     undo = _add(add, "undo", commands.undo, "cancel a job and delete its images from Imgur")
     for kind in (retry, cancel, undo):
-        kind.add_argument("job_id", metavar="JOBID")
+        _add_job(kind)
     _add_patience(undo)
 
 
 def _add_check(add: Adder) -> None:
     about = "ask for every link of a job, and print those that do not lead to their images"
     kind = _add(add, "check", check, about)
-    kind.add_argument("job_id", metavar="JOBID")
+    _add_job(kind)
     about = "load the images again whose links are dead, and print the old and the new links"
     kind.add_argument("--rehost", action="store_true", help=about)
     _add_patience(kind)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from imageload.cli.client import Client
+from imageload.cli.commands import client_and_job
 from imageload.cli.output import print_lines, print_message
 from imageload.cli.progress import Progress, follow, open_screen
 
@@ -17,9 +18,9 @@ _DEAD = ("gone", "replaced")
 
 def check(arguments: argparse.Namespace) -> int:
     """Print the links that are not alive. 0 if there are none, or all of them were replaced."""
-    client = Client(arguments.server, arguments.token, arguments.patience)
-    result = _follow_check(client, arguments.job_id)
-    found = list(client.checked_links(arguments.job_id))
+    client, job_id = client_and_job(arguments)
+    result = _follow_check(client, job_id)
+    found = list(client.checked_links(job_id))
     lines = [
         f"{each['state']} {each['status_code'] or '-'} {each['link']} {each['url']}"
         for each in found
@@ -34,7 +35,7 @@ def check(arguments: argparse.Namespace) -> int:
     dead = [each for each in found if each["state"] in _DEAD]
     left = len(found) - len(dead)
     if arguments.rehost and dead:
-        left += _rehost(client, arguments.job_id, dead)
+        left += _rehost(client, job_id, dead)
         return 1 if left else 0
     return 1 if found else 0
 

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, urlsplit
 
 import requests
 
-from imageload.cli.connection import Away, Busy, CommandError, Connection, UnknownJob, Unreachable
+from imageload.cli.connection import (
+    Away,
+    Busy,
+    CommandError,
+    Connection,
+    Misuse,
+    UnknownJob,
+    Unreachable,
+)
 from imageload.cli.output import Entry, Record
 
 JOBS = "/v1/images/upload"
 DOCUMENTS = "/v1/documents"
+LATEST = "latest"
 _PAGE = 1_000
+_ID_LENGTH, _SHORTEST_PREFIX = 36, 4
+_MOST_LISTED = 20_000
+"""With more jobs than this, a job is not looked for by a prefix of its id."""
 
 
 class Body(NamedTuple):
@@ -118,6 +131,30 @@ class Client(Connection):
     def jobs(self, after: str | None = None, *, first: int) -> Iterator[Entry]:
         """Every job after `after`, newest first. `first`: the size of the first page."""
         return self._pages(JOBS, "jobs", after=after, first=first)
+
+    def find_job(self, name: str) -> str:
+        """The id of the newest job for `latest`, else of the one job whose id begins with `name`.
+
+        A whole id is returned unchecked. Raises UnknownJob, and Misuse if `name` may mean several.
+        """
+        if len(name) >= _ID_LENGTH:
+            return name
+        if name == LATEST:
+            newest = next(self.jobs(first=1), None)
+            if newest is None:
+                raise UnknownJob(f"The service at {self.shown} has no jobs.")
+            return str(newest["job_id"])
+        if len(name) < _SHORTEST_PREFIX:
+            raise Misuse(f"Give {_SHORTEST_PREFIX} or more characters of the job's id: {name}")
+        listed = [str(job["job_id"]) for job in islice(self.jobs(first=_PAGE), _MOST_LISTED + 1)]
+        if len(listed) > _MOST_LISTED:
+            raise Misuse(f"There are more than {_MOST_LISTED:,} jobs: give the whole id.")
+        found = [job_id for job_id in listed if job_id.startswith(name)]
+        if not found:
+            raise UnknownJob(f"The service at {self.shown} has no job {name}.")
+        if len(found) > 1:
+            raise Misuse(f"{name} may be any of these {len(found):,} jobs: {', '.join(found)}")
+        return found[0]
 
     def records(self, job_id: str, state: str | None = None) -> Iterator[Record]:
         """The job's images, all or those in `state`, in input order."""

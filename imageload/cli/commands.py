@@ -49,15 +49,16 @@ def upload(arguments: argparse.Namespace) -> int:
 def watch(arguments: argparse.Namespace) -> int:
     """Follow jobs that exist already. 0 if all images landed."""
     _check_writable(arguments.failed_to)
-    job_ids = list(dict.fromkeys(arguments.job_ids))
-    return _follow_and_report(_client(arguments), job_ids, arguments)
+    client = _client(arguments)
+    job_ids = list(dict.fromkeys(map(client.find_job, arguments.job_ids)))
+    return _follow_and_report(client, job_ids, arguments)
 
 
 def status(arguments: argparse.Namespace) -> int:
     """Print every failure of the job, by reason, and then its progress."""
-    client = _client(arguments)
-    (entry,) = client.entries([arguments.job_id])
-    failed = client.records(arguments.job_id, "failed") if entry["counts"]["failed"] else ()
+    client, job_id = client_and_job(arguments)
+    (entry,) = client.entries([job_id])
+    failed = client.records(job_id, "failed") if entry["counts"]["failed"] else ()
     lines = chain(output.failure_lines(failed, every_url=True), output.job_lines(entry))
     return _print(entry, lines, arguments)
 
@@ -70,12 +71,12 @@ def jobs(arguments: argparse.Namespace) -> int:
 
 def links(arguments: argparse.Namespace) -> int:
     """Print the links of a job so far, or of all jobs."""
-    client, job_id = _client(arguments), arguments.job_id
     records: Iterator[Record]
-    if job_id is None:
+    if arguments.job_id is None:
         as_landed = {"url": "", "state": "completed", "error": None}
-        records = ({**as_landed, "link": link} for link in client.links())
+        records = ({**as_landed, "link": link} for link in _client(arguments).links())
     else:
+        client, job_id = client_and_job(arguments)
         records = client.records(job_id)
     output.write(records, arguments.format, sys.stdout)
     return 0
@@ -89,21 +90,23 @@ def quota(arguments: argparse.Namespace) -> int:
 
 def retry(arguments: argparse.Namespace) -> int:
     """Retry the job's failed images."""
-    requeued = _client(arguments).retry(arguments.job_id, only=arguments.only)
+    client, job_id = client_and_job(arguments)
+    requeued = client.retry(job_id, only=arguments.only)
     print(f"{requeued:,} requeued")
     return 0
 
 
 def cancel(arguments: argparse.Namespace) -> int:
     """Cancel the images of the job that have not landed."""
-    cancelled, _ = _client(arguments).cancel(arguments.job_id)
+    client, job_id = client_and_job(arguments)
+    cancelled, _ = client.cancel(job_id)
     print(f"{cancelled:,} cancelled")
     return 0
 
 
 def undo(arguments: argparse.Namespace) -> int:
     """Cancel the job and delete its images from Imgur. 0 if none is left there."""
-    client, job_id = _client(arguments), arguments.job_id
+    client, job_id = client_and_job(arguments)
     cancelled, purging = client.cancel(job_id, purge=True)
     print_message(f"{cancelled:,} cancelled; deleting {purging:,} from Imgur")
 
@@ -131,6 +134,15 @@ def opened_client(arguments: argparse.Namespace) -> Iterator[Client]:
         return
     with running_service(arguments.service_options, arguments.token) as (url, token):
         yield Client(url, token, arguments.patience)
+
+
+def client_and_job(arguments: argparse.Namespace) -> tuple[Client, str]:
+    """A client, and the id of the job that JOBID means: a message says it unless it was given."""
+    client = _client(arguments)
+    job_id = client.find_job(arguments.job_id)
+    if job_id != arguments.job_id:
+        print_message(f"job {job_id}")
+    return client, job_id
 
 
 def _client(arguments: argparse.Namespace) -> Client:
