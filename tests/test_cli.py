@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -376,8 +377,8 @@ def test_retry_loads_failed_images_in_their_job(
     job_id = service.submit([origin.url + "/late", origin.url + "/never"])
     service.finish(job_id)
     origin.page("/late", answer((IMAGES / "png-rgb.png").read_bytes()))
-    assert cli("retry", "--only=transient", job_id) == (0, "0 requeued\n", "")
-    assert cli("retry", job_id) == (0, "2 requeued\n", "")
+    assert cli("retry", "--only=transient", job_id) == (0, "0 images requeued\n", "")
+    assert cli("retry", job_id) == (0, "2 images requeued\n", "")
     watched = cli("watch", job_id)
     assert (watched.status, len(watched.lines)) == (1, 1)
     assert cli("links", job_id).out == watched.out
@@ -386,7 +387,7 @@ def test_retry_loads_failed_images_in_their_job(
 def test_cancel_ends_pending_images(cli: Cli, service: RunningService, origin: Origin) -> None:
     job_id = service.submit([origin.page("/hangs", origin.hang), origin.page("/too", origin.hang)])
     assert origin.hanging.acquire(timeout=PATIENCE)
-    assert cli("cancel", job_id) == (0, "2 cancelled\n", "")
+    assert cli("cancel", job_id) == (0, "2 images cancelled\n", "")
     watched = cli("watch", job_id)
     assert (watched.status, watched.err.count("failed cancelled")) == (1, 2)
 
@@ -398,7 +399,7 @@ def test_undo_leaves_nothing_on_imgur(
     service.finish(job_id)
     ended = cli("undo", job_id)
     assert (ended.status, ended.out) == (0, "")
-    assert ended.err.startswith("imageload: 0 cancelled; deleting 2 from Imgur\n")
+    assert ended.err.startswith("imageload: 0 cancelled; deleting 2 images from Imgur\n")
     assert ended.err.endswith("imageload: 2 of 2 deleted\n")
     assert sandbox.images() == []
     assert cli("links", job_id).out == ""
@@ -412,7 +413,8 @@ def test_undo_lists_images_that_could_not_be_deleted(
     sandbox.fault("answer", status=400, match="DELETE")
     ended = cli("undo", job_id)
     assert ended.status == 1
-    assert f"imageload: not deleted {link} " in ended.err
+    assert re.search(rf"imageload: not deleted \w+ {re.escape(link)} ", ended.err)
+    assert ended.err.endswith("imageload: 0 of 1 image deleted\n")
     assert len(sandbox.images()) == 1
 
 
@@ -426,6 +428,7 @@ def test_an_album_and_titles_get_to_imgur(
     assert ended.status == 0
     assert ended.out.startswith("![A bird](http")
     assert f"imageload: album 'Birds': {sandbox.url}/a/" in ended.err
+    assert ended.err.endswith("imageload: 1 of 1 landed\n")
     (image,) = sandbox.images()
     assert (image["title"], image["description"]) == ("A bird", "It flies.")
 
@@ -440,6 +443,26 @@ def test_quota_lists_the_budgets_of_imgur(cli: Cli, origin: Origin) -> None:
     ]
     budgets = json.loads(cli("quota", "--format=json").out)["budgets"]
     assert [row.split()[1] for row in ended.lines[3:]] == [each["budget"] for each in budgets]
+
+
+def test_every_command_prints_one_json_document(
+    cli: Cli, service: RunningService, origin: Origin
+) -> None:
+    def said(*arguments: str) -> Any:
+        return json.loads(cli(*arguments, "--json").out)
+
+    urls = [origin.image("png-rgb.png"), origin.url + "/gone"]
+    (job_id,) = said("upload", "--detach", *urls)["jobId"]
+    assert [record["state"] for record in said("watch", job_id)] == ["completed", "failed"]
+    assert said("links", job_id) == said("watch", job_id)
+    assert [said("status", job_id)] == said("jobs")
+    assert said("check", job_id)["counts"]["alive"] == 1
+    assert said("retry", job_id) == {"job_id": job_id, "requeued": 1}
+    service.finish(job_id)
+    assert said("cancel", job_id) == {"job_id": job_id, "cancelled": 0}
+    numbers = {"cancelled": 0, "purging": 1}
+    assert said("undo", job_id) == {"job_id": job_id, **numbers, "not_deleted": []}
+    assert said("quota")["pending"] == 0
 
 
 # on the way
@@ -583,10 +606,11 @@ def test_undo_waits_for_the_end_of_the_purge_and_lists_the_remaining_images(
     ended = bare_cli("undo", JOB)
     assert (ended.status, ended.out) == (1, "")
     assert ended.err.splitlines() == [
-        "imageload: 0 cancelled; deleting 2 from Imgur",
+        "imageload: 0 cancelled; deleting 2 images from Imgur",
         "imageload: 0 of 2 deleted",
         "imageload: 1 of 2 deleted",
-        "imageload: not deleted https://i.imgur.com/k.png No.",
+        "imageload: not deleted x https://i.imgur.com/k.png No.",
+        "imageload: 1 of 2 images deleted",
     ]
     contract.answers[RECORDS].clear()
     contract.put(RECORDS, {"images": []})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import requests
 
 from sandbox.picture import placeholder
 from sandbox.testing import RunningSandbox
-from tests.cli import in_a_pipe
+from tests.cli import Cli
 from tests.jobs import all_landed, delete, distinct, retry, urls
 from tests.origin import IMAGES, Origin, answer, redirect
 from tests.postgres import emptied_database
@@ -439,17 +440,31 @@ def broken(
 
 
 def test_the_command_prints_links_that_are_not_alive_and_with_rehost_their_new_ones(
-    service: RunningService, broken: tuple[str, list[str]]
+    cli: Cli, service: RunningService, sandbox: RunningSandbox, broken: tuple[str, list[str]]
 ) -> None:
     job_id, links = broken
-    where = f"--server={service.url}"
-    with in_a_pipe("check", job_id, where) as command:
-        printed = command.output().split()
-        assert (printed[:3], command.end()) == (["replaced", "302", links[1]], 1)
-        assert "1 alive, 1 replaced" in command.shown
-    with in_a_pipe("check", job_id, "--rehost", where) as command:
-        printed = command.output().split()
-        assert (printed, command.end()) == ([links[1], links_of(service, job_id)[1]], 0)
-        assert printed[0] != printed[1]
-    with in_a_pipe("check", job_id, where) as command:
-        assert (command.output(), command.end()) == ("", 0)
+    ended = cli("check", job_id)
+    assert (ended.status, ended.out.split()[:3]) == (1, ["replaced", "302", links[1]])
+    assert ended.err.endswith("imageload: 2 links: 1 alive, 1 replaced\n")
+    ended = cli("check", job_id, "--rehost")
+    new = links_of(service, job_id)[1]
+    assert (ended.status, ended.out.split()) == (0, [links[1], new])
+    assert ended.err.endswith("imageload: 1 of 1 dead link replaced\n")
+    assert new != links[1]
+    assert cli("check", job_id)[:2] == (0, "")
+    remove(sandbox, new)
+    (dead,) = json.loads(cli("check", job_id, "--rehost", "--json").out)["links"]
+    assert (dead["link"], dead["new_link"]) == (new, links_of(service, job_id)[1])
+
+
+def test_links_that_cannot_be_replaced_are_listed_by_reason(
+    cli: Cli, origin: Origin, broken: tuple[str, list[str]]
+) -> None:
+    job_id, links = broken
+    origin.page("/d-1", answer(status="404 Not Found"))
+    ended = cli("check", job_id, "--rehost")
+    assert (ended.status, ended.out) == (1, "")
+    assert ended.err.splitlines()[-2:] == [
+        f"imageload: not replaced http_status {links[1]} The origin answered 404 Not Found.",
+        "imageload: 0 of 1 dead link replaced",
+    ]

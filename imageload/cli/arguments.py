@@ -79,6 +79,9 @@ def _add(
     kind.add_argument("--server", metavar="URL", help=server)
     token = "API token of the service; safer in the environment: IMAGELOAD_API_TOKEN"  # noqa: S105
     kind.add_argument("--token", help=token)
+    about = "print one JSON document, the same as --format=json where there are formats"
+    kind.add_argument("--json", action="store_const", const="json", dest="format", help=about)
+    kind.set_defaults(format="text")
     return kind
 
 
@@ -105,7 +108,6 @@ def _add_rewrite(add: Adder) -> None:
     switches = {
         "in-place": "replace the files whose images have changed",
         "backup": "with --in-place: keep FILE as FILE.bak",
-        "json": "print a report as JSON",
     }
     _add_switches(kind, switches)
     kind.add_argument("--column", metavar="NAME", help="the column of tables that has the URLs")
@@ -156,9 +158,7 @@ def _add_following(kind: argparse.ArgumentParser) -> None:
 
 
 def _add_format(kind: argparse.ArgumentParser, formats: Iterable[str]) -> None:
-    kind.add_argument(
-        "--format", choices=list(formats), default="text", help="format of the output"
-    )
+    kind.add_argument("--format", choices=list(formats), help="format of the output")
 
 
 def _add_patience(kind: argparse.ArgumentParser) -> None:

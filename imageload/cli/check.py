@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from imageload.cli.client import Client
-from imageload.cli.commands import client_and_job
-from imageload.cli.output import print_lines, print_message
+from imageload.cli.commands import client_and_job, print_result
+from imageload.cli.output import count_of, kept_lines, print_message
 from imageload.cli.progress import Progress, follow, open_screen
 
 _PAUSE = 0.2
@@ -20,24 +20,31 @@ def check(arguments: argparse.Namespace) -> int:
     """Print the links that are not alive. 0 if there are none, or all of them were replaced."""
     client, job_id = client_and_job(arguments)
     result = _follow_check(client, job_id)
-    found = list(client.checked_links(job_id))
+    found = result["links"] = list(client.checked_links(job_id))
     lines = [
         f"{each['state']} {each['status_code'] or '-'} {each['link']} {each['url']}"
         for each in found
     ]
-    if arguments.rehost:
-        for line in lines:
-            print_message(line)
-    else:
-        print_lines(lines)
-    counts = result["counts"].items()
-    print_message(", ".join(f"{count:,} {state}" for state, count in counts if count) or "no links")
+    counts = ", ".join(f"{count:,} {state}" for state, count in result["counts"].items() if count)
+    summary = f"{count_of(result['total'], 'link')}: {counts}" if counts else "no links"
+    if not arguments.rehost:
+        print_result(result, lines, arguments)
+        print_message(summary)
+        return 1 if found else 0
+    for line in lines:
+        print_message(line)
+    print_message(summary)
     dead = [each for each in found if each["state"] in _DEAD]
-    left = len(found) - len(dead)
-    if arguments.rehost and dead:
-        left += _rehost(client, job_id, dead)
-        return 1 if left else 0
-    return 1 if found else 0
+    if dead:
+        _rehost(client, job_id, dead)
+    replaced = [each for each in dead if each["error"] is None]
+    print_result(result, [f"{each['link']} {each['new_link']}" for each in replaced], arguments)
+    kept = [each for each in dead if each["error"] is not None]
+    for line in kept_lines("not replaced", "links", kept):
+        print_message(line)
+    if dead:
+        print_message(f"{len(replaced):,} of {count_of(len(dead), 'dead link')} replaced")
+    return 0 if len(replaced) == len(found) else 1
 
 
 def _follow_check(client: Client, job_id: str) -> dict[str, Any]:
@@ -53,17 +60,13 @@ def _follow_check(client: Client, job_id: str) -> dict[str, Any]:
             result = client.checked(job_id)
 
 
-def _rehost(client: Client, job_id: str, dead: Sequence[dict[str, Any]]) -> int:
-    """Load images again, and print their old and new links; how many kept their dead links."""
+def _rehost(client: Client, job_id: str, dead: Sequence[dict[str, Any]]) -> None:
+    """Load images again. Each gets its `new_link`, or the `error` that kept the old one."""
     count = client.rehost(job_id)
-    print_message(f"loading {count:,} image{'' if count == 1 else 's'} again")
+    print_message(f"loading {count_of(count, 'image')} again")
     follow(client, [job_id])
-    records, failed = list(client.records(job_id)), 0
+    records = list(client.records(job_id))
     for each in dead:
         record = records[each["number"] - 1]
-        if record["error"] is None:
-            print_lines([f"{each['link']} {record['link']}"])
-        else:
-            failed += 1
-            print_message(f"not replaced {each['link']} {record['error']['message']}")
-    return failed
+        each["error"] = record["error"]
+        each["new_link"] = record["link"] if record["error"] is None else None

@@ -41,8 +41,7 @@ def upload(arguments: argparse.Namespace) -> int:
             print_message("The service may have accepted the list: see `imageload jobs`.")
             return INTERRUPTED
         if arguments.detach:
-            print(*job_ids, sep="\n")
-            return 0
+            return print_result({"jobId": job_ids}, job_ids, arguments)
         return _follow_and_report(client, job_ids, arguments)
 
 
@@ -60,13 +59,13 @@ def status(arguments: argparse.Namespace) -> int:
     (entry,) = client.entries([job_id])
     failed = client.records(job_id, "failed") if entry["counts"]["failed"] else ()
     lines = chain(output.failure_lines(failed, every_url=True), output.job_lines(entry))
-    return _print(entry, lines, arguments)
+    return print_result(entry, lines, arguments)
 
 
 def jobs(arguments: argparse.Namespace) -> int:
     """Print the newest jobs."""
     entries = list(islice(_client(arguments).jobs(first=arguments.limit), arguments.limit))
-    return _print(entries, output.jobs_table(entries), arguments)
+    return print_result(entries, output.jobs_table(entries), arguments)
 
 
 def links(arguments: argparse.Namespace) -> int:
@@ -85,30 +84,31 @@ def links(arguments: argparse.Namespace) -> int:
 def quota(arguments: argparse.Namespace) -> int:
     """Print Imgur's remaining budgets."""
     state = _client(arguments).quota()
-    return _print(state, output.quota_lines(state), arguments)
+    return print_result(state, output.quota_lines(state), arguments)
 
 
 def retry(arguments: argparse.Namespace) -> int:
     """Retry the job's failed images."""
     client, job_id = client_and_job(arguments)
     requeued = client.retry(job_id, only=arguments.only)
-    print(f"{requeued:,} requeued")
-    return 0
+    result = {"job_id": job_id, "requeued": requeued}
+    return print_result(result, [f"{output.count_of(requeued, 'image')} requeued"], arguments)
 
 
 def cancel(arguments: argparse.Namespace) -> int:
     """Cancel the images of the job that have not landed."""
     client, job_id = client_and_job(arguments)
     cancelled, _ = client.cancel(job_id)
-    print(f"{cancelled:,} cancelled")
-    return 0
+    result = {"job_id": job_id, "cancelled": cancelled}
+    return print_result(result, [f"{output.count_of(cancelled, 'image')} cancelled"], arguments)
 
 
 def undo(arguments: argparse.Namespace) -> int:
     """Cancel the job and delete its images from Imgur. 0 if none is left there."""
     client, job_id = client_and_job(arguments)
     cancelled, purging = client.cancel(job_id, purge=True)
-    print_message(f"{cancelled:,} cancelled; deleting {purging:,} from Imgur")
+    images = output.count_of(purging, "image")
+    print_message(f"{cancelled:,} cancelled; deleting {images} from Imgur")
 
     def deleted(entries: Sequence[Entry]) -> Progress:
         left = entries[0]["counts"]["completed"]
@@ -120,9 +120,14 @@ def undo(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print_message(f"The deletion continues. See: {arguments.prog} status {job_id}")
         return INTERRUPTED
-    for record in kept:
-        error = record["error"] or {"message": "The deletion was not tried."}
-        print_message(f"not deleted {record['link']} {error['message']}")
+    result = {"job_id": job_id, "cancelled": cancelled, "purging": purging, "not_deleted": kept}
+    print_result(result, (), arguments)
+    not_tried = {"code": "", "message": "The deletion was not tried."}
+    reasons = ({**record, "error": record["error"] or not_tried} for record in kept)
+    for line in output.kept_lines("not deleted", "images", reasons):
+        print_message(line)
+    if kept:
+        print_message(f"{max(0, purging - len(kept)):,} of {images} deleted")
     return 1 if kept else 0
 
 
@@ -149,8 +154,8 @@ def _client(arguments: argparse.Namespace) -> Client:
     return Client(arguments.server, arguments.token, arguments.patience)
 
 
-def _print(value: Any, lines: Iterable[str], arguments: argparse.Namespace) -> int:
-    """Print the JSON `value` or its `lines`, by --format."""
+def print_result(value: Any, lines: Iterable[str], arguments: argparse.Namespace) -> int:
+    """Print the JSON `value` or its `lines`, by --format. 0."""
     if arguments.format == "json":
         print(json.dumps(value))
     else:
@@ -213,7 +218,7 @@ def _come_back(client: Client, job_ids: Sequence[str], arguments: argparse.Names
 def _report(client: Client, job_ids: Sequence[str], arguments: argparse.Namespace) -> bool:
     """Print the links, failures and albums, and save the failures. True if there are none.
 
-    After failures the sum comes last, where it can be seen.
+    After failures and albums the sum comes last, where it can be seen.
     """
     failed: list[Record] = []
 
@@ -233,7 +238,7 @@ def _report(client: Client, job_ids: Sequence[str], arguments: argparse.Namespac
     albums = [entry["album"] for entry in entries if entry.get("album")]
     for album in albums:
         print_message(output.album_text(album))
-    if failed:
+    if failed or albums:
         print_message(str(Progress.of(entries)))
     return not failed and not any(album["error"] for album in albums)
 

@@ -61,6 +61,11 @@ def print_lines(lines: Iterable[str]) -> None:
         print(escape_controls(line))
 
 
+def count_of(number: int, thing: str) -> str:
+    """A number of things: `1 image`, `2 images`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 # links
 
 
@@ -144,6 +149,12 @@ def failure_lines(failed: Iterable[Record], *, every_url: bool = False) -> Itera
     return lines_by_reason("failed", "images", reasons, every=every_url)
 
 
+def kept_lines(word: str, things: str, kept: Iterable[Record]) -> Iterator[str]:
+    """Links that stay, by the reason of their `error`, and `word`, as `not deleted`."""
+    reasons = ((_reason(record["error"]), record["link"]) for record in kept)
+    return lines_by_reason(word, things, reasons)
+
+
 def _reason(error: dict[str, Any]) -> tuple[str, str]:
     return error["code"], error["message"]
 
@@ -220,7 +231,7 @@ def quota_lines(state: dict[str, Any]) -> Iterator[str]:
         yield f"Imgur's reason: {state['reason']}"
     pending = state["pending"]
     done_at = pending and state["done_at"]
-    images = f"{pending:,} image{'' if pending == 1 else 's'} pending"
+    images = f"{count_of(pending, 'image')} pending"
     done = f"; all done at {local_time(done_at)}" if done_at else ""
     yield f"{images}, {state['parked']:,} of them waiting for Imgur{done}"
     row = "{:>6}  {:7}  {:>9}  {:>7}  {}".format

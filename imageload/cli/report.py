@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from imageload.cli.output import Entry, Record, lines_by_reason, print_message
+from imageload.cli.output import Entry, Record, count_of, lines_by_reason, print_message
 
 
 @dataclass
@@ -81,20 +81,16 @@ class Report:
 
     def __str__(self) -> str:
         ends = [
-            f"{self.rewritten:,} of {_count(self.documents, 'document')} rewritten",
-            f"{self.replaced:,} of {_count(self.images, 'image')} replaced",
+            f"{self.rewritten:,} of {count_of(self.documents, 'document')} rewritten",
+            f"{self.replaced:,} of {count_of(self.images, 'image')} replaced",
         ]
         if not self.images:
-            ends = [f"{_count(self.documents, 'document')}, no image to replace"]
+            ends = [f"{count_of(self.documents, 'document')}, no image to replace"]
         if self.done_before:
-            ends.append(f"{_count(self.done_before, 'document')} done before")
+            ends.append(f"{count_of(self.done_before, 'document')} done before")
         if self.failed:
-            ends.append(f"{_count(len(self.failed), 'image')} failed")
+            ends.append(f"{count_of(len(self.failed), 'image')} failed")
         return ", ".join(ends)
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def _place(each: dict[str, Any]) -> str:

@@ -33,7 +33,7 @@ def rewrite(arguments: argparse.Namespace) -> int:
             return commands.INTERRUPTED
         except (Away, UnknownJob) as error:
             raise CommandError(f"{error} Run the same command again: it goes on.") from None
-    if arguments.json:
+    if arguments.format == "json":
         print(json.dumps(report.as_json()))
     report.print()
     return status or (0 if report.is_complete else 1)
@@ -65,7 +65,7 @@ def _options(arguments: argparse.Namespace) -> Options:
     if output is None and not arguments.in_place:
         if not is_one:
             raise Misuse("Give --output=DIR or --in-place: only one FILE is printed.")
-        if arguments.json:
+        if arguments.format == "json":
             raise Misuse("--json needs --output or --in-place: without them FILE is printed.")
     elif "-" in arguments.sources:
         raise Misuse("stdin is printed: it has no --output and no --in-place.")
