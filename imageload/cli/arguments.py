@@ -35,6 +35,10 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         at = own.index("--")
         own, service_options = own[:at], own[at + 1 :]
     parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks for completions, and nothing else is done
+        import argcomplete  # of the extra `cli`
+
+        argcomplete.autocomplete(parser)
     read = parser.parse_args(own)
     read.prog, read.service_options = parser.prog, service_options
     given = read.server
