@@ -36,6 +36,12 @@ def test_the_readme_is_short_and_leads_to_every_page() -> None:
         assert f"(docs/{page.name})" in README, page.name
 
 
+def test_no_document_has_the_marks_of_a_merge() -> None:
+    for path in DOCUMENTS:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"^(<{7}|>{7})( |$)", text, re.MULTILINE), path
+
+
 def test_no_document_names_a_number_that_is_not_an_option() -> None:
     gone = {field.name for field in fields(Tuning)}
     names = {options.flag(name) for name in gone} | {
