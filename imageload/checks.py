@@ -17,7 +17,7 @@ from typing import NamedTuple, get_args
 
 import msgspec
 
-from imageload.errors import ImageError, StoreUnavailable, shutting_down
+from imageload.errors import ImageError, StoreUnavailable
 from imageload.fetch.probe import DEAD, LinkState, Probed, Prober
 from imageload.job import Image, Job
 from imageload.store import Store
@@ -100,11 +100,7 @@ class Checks:
 
         Raises Refused.
         """
-        try:
-            starting = self._transfers.submit(self._start(job))
-        except RuntimeError:
-            raise shutting_down() from None
-        return await asyncio.wrap_future(starting)
+        return await self._transfers.act(self._start(job))
 
     async def _start(self, job: Job) -> Check:
         if self._is_shared:

@@ -354,7 +354,7 @@ class ImageLoad:
 
         Raises Refused (shutting-down) once that loop has ended.
         """
-        return await asyncio.wrap_future(self.submit(action))
+        return await self._transfers.act(action)
 
     def submit(self, action: Coroutine[Any, Any, T]) -> Future[T]:
         """Run one of the coroutines below on the transfer loop, from another thread.

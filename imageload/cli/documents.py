@@ -81,11 +81,6 @@ class Document:
     content: bytes = b""
     why: str = ""
 
-    @property
-    def is_blank(self) -> bool:
-        """Whether nothing is in it."""
-        return not self.content or self.content.isspace()
-
     def base(self, base: str) -> str:
         """Its own URL, if `base` is that of its folder; `base` itself for a file by itself."""
         if not base or not self.place:

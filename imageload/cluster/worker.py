@@ -242,7 +242,7 @@ class Worker:
 
     async def _tell_and_end(self, at_work: _Slice) -> None:
         try:
-            await self._on_transfer_loop(self._tell(at_work.job))
+            await self._load.act(self._tell(at_work.job))
         except (ImageLoadError, asyncio.CancelledError):
             pass  # the service stops: the callback is left to another node
         finally:
@@ -277,7 +277,7 @@ class Worker:
         if claimed.order.is_open:
             await self._follow(at_work, claimed.order)
         if claimed.is_poisoned:
-            await self._on_transfer_loop(self._load.at_work.fail(job, _POISON))
+            await self._load.act(self._load.at_work.fail(job, _POISON))
         await self._in_a_thread(job)
 
     async def _in_a_thread(self, job: Job) -> None:
@@ -346,15 +346,12 @@ class Worker:
         """Follow a cancel, a purge or a retry of a slice."""
         job, at = at_work.job, self._load.at_work
         if order.cancels:
-            await self._on_transfer_loop(at.cancel(job, may_land=order.purging))
+            await self._load.act(at.cancel(job, may_land=order.purging))
         if order.again is not None:
             only = order.again == "transient"
-            await self._on_transfer_loop(at.requeue(job, only_transient=only))
+            await self._load.act(at.requeue(job, only_transient=only))
         self._store.followed(job, order)
-        await self._on_transfer_loop(self._store.durable())  # or the next beat sees it again
-
-    async def _on_transfer_loop(self, action: Coroutine[Any, Any, T]) -> T:
-        return await asyncio.wrap_future(self._load.submit(action))
+        await self._load.act(self._store.durable())  # or the next beat sees it again
 
     @property
     def _is_well(self) -> bool:

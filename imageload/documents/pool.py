@@ -13,8 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -50,7 +49,7 @@ class Rules:
     max_memory: int = 2**30
 
 
-Submit = Callable[[Coroutine[Any, Any, Result]], Future[Result]]
+Act = Callable[[Coroutine[Any, Any, Result]], Awaitable[Result]]
 
 
 class Documents:
@@ -61,10 +60,10 @@ class Documents:
     documents take more than they may, `shutting-down`, and `out-of-threads` if no process starts.
     """
 
-    def __init__(self, rules: Rules, submit: Submit) -> None:
-        """`submit` runs a coroutine on the transfer loop; RuntimeError if that has ended."""
+    def __init__(self, rules: Rules, act: Act) -> None:
+        """`act` awaits a coroutine on the transfer loop; Refused if that has ended."""
         self._rules = rules
-        self._submit = submit
+        self._act = act
         self._is_closed = False
         self._slots = Slots(_WORKERS)
         self._workers = Workers("imageload.documents.worker")
@@ -116,11 +115,7 @@ class Documents:
 
     async def _ask(self, work: Work, size: int, key: Hashable) -> Result:
         try:
-            result = self._submit(self._done(work, size, key))
-        except RuntimeError:
-            raise shutting_down() from None
-        try:
-            return await asyncio.wrap_future(result)
+            return await self._act(self._done(work, size, key))
         except asyncio.CancelledError:
             if self._is_closed:
                 raise shutting_down() from None

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 import pycurl
 
+from imageload.errors import shutting_down
 from imageload.transport.request import (
     Bounds,
     Exchange,
@@ -88,6 +89,14 @@ class TransferLoop:
         if self.loop.is_closed():
             coroutine.close()
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    async def act(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """The result of `coroutine`, for another loop. Refused (shutting-down) after `close`."""
+        try:
+            result = self.submit(coroutine)
+        except RuntimeError:
+            raise shutting_down() from None
+        return await asyncio.wrap_future(result)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """The result of `coroutine`, run on the loop while the calling thread waits."""
