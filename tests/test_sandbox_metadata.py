@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import requests
@@ -176,26 +176,23 @@ def noise(kind: str, side: int, mode: str = "RGB") -> bytes:
     return out.getvalue()
 
 
-BIG_PNG = noise("PNG", 600)  # 1.1 MB
-HUGE_PNG = noise("PNG", 1_300)  # 5.1 MB
-
-
 @pytest.mark.parametrize(
-    ("sent", "is_anonymous", "stored"),
+    ("picture", "is_anonymous", "stored"),
     [
-        (BIG_PNG, True, "image/jpeg"),
-        (BIG_PNG, False, "image/png"),
-        (HUGE_PNG, False, "image/jpeg"),
-        (noise("PNG", 520, "RGBA"), True, "image/jpeg"),
-        (noise("TIFF", 100), True, "image/png"),
-        (noise("TIFF", 600), True, "image/jpeg"),
-        (noise("PNG", 100), True, "image/png"),
-        (animated_gif(), True, "image/gif"),
+        (lambda: noise("PNG", 600), True, "image/jpeg"),  # 1.1 MB
+        (lambda: noise("PNG", 600), False, "image/png"),
+        (lambda: noise("PNG", 1_300), False, "image/jpeg"),  # 5.1 MB
+        (lambda: noise("PNG", 520, "RGBA"), True, "image/jpeg"),
+        (lambda: noise("TIFF", 100), True, "image/png"),
+        (lambda: noise("TIFF", 600), True, "image/jpeg"),
+        (lambda: noise("PNG", 100), True, "image/png"),
+        (animated_gif, True, "image/gif"),
     ],
 )
 def test_large_images_become_jpegs_with_the_option(
-    sandbox: RunningSandbox, sent: bytes, is_anonymous: bool, stored: str
+    sandbox: RunningSandbox, picture: Callable[[], bytes], is_anonymous: bool, stored: str
 ) -> None:
+    sent = picture()
     headers = (
         ANON if is_anonymous else {"Authorization": f"Bearer {sandbox.token()['access_token']}"}
     )
@@ -218,7 +215,7 @@ def test_large_images_become_jpegs_with_the_option(
 
 def test_a_large_anonymous_jpeg_is_made_smaller_with_the_option() -> None:
     out = io.BytesIO()
-    opened(HUGE_PNG).save(out, "JPEG", quality=95)
+    opened(noise("PNG", 1_300)).save(out, "JPEG", quality=95)
     picture, kept = cleaned(out.getvalue())
     assert len(kept) > LARGE_ANONYMOUS
     assert recompressed(picture, kept, anonymous=False)[1] == kept
