@@ -96,7 +96,7 @@ def _parser(environ: Mapping[str, str], program: str) -> argparse.ArgumentParser
     parser = argparse.ArgumentParser(
         prog=program,
         usage=f"{'python3 ' * program.endswith('.py')}{program} [--option=value ...]",
-        description="Put lists of image URLs on Imgur or into a bucket: POST /v1/images/upload.",
+        description="Starts the service, which copies images to Imgur or to an S3 bucket.",
         epilog="A flag beats the environment variable, which beats the default.",
         allow_abbrev=False,
     )

@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 
 from imageload.cli import urls as lists
 from imageload.cli.client import Body, Client
+from imageload.cli.output import WAITS
 from imageload.lists import split_list
+from imageload.targets.imgur.breaker import MESSAGES
 from imageload.web.intake import read_orders
 from sandbox.testing import RunningSandbox
 from tests.cli import Cli
@@ -317,8 +319,8 @@ def test_a_job_is_named_by_latest_or_by_the_beginning_of_its_id(
     first, second = (service.submit([origin.url + "/gone"]) for _ in range(2))
     for job_id in (first, second):
         service.finish(job_id)
-    assert cli("status", first[:12]).err == f"imageload: job {first}\n"
-    for command in ("status", "links", "check", "retry", "cancel", "undo"):
+    assert cli("status", first[:12]).lines[-2].startswith(f"job {first}, created ")
+    for command in ("links", "check", "retry", "cancel", "undo"):
         assert cli(command, "latest").err.startswith(f"imageload: job {second}\n"), command
     assert cli("watch", "latest", second[:12], first).err.startswith(
         f"imageload: job {second} {first}\n"
@@ -399,10 +401,11 @@ def test_undo_leaves_nothing_on_imgur(
     service.finish(job_id)
     ended = cli("undo", job_id)
     assert (ended.status, ended.out) == (0, "")
-    assert ended.err.startswith("imageload: 0 cancelled; deleting 2 images from Imgur\n")
+    assert ended.err.startswith("imageload: deleting 2 images\n")
     assert ended.err.endswith("imageload: 2 of 2 deleted\n")
     assert sandbox.images() == []
     assert cli("links", job_id).out == ""
+    assert cli("undo", job_id) == (0, "", "imageload: no image to delete\n")
 
 
 def test_undo_lists_images_that_could_not_be_deleted(
@@ -439,7 +442,7 @@ def test_quota_lists_the_budgets_of_imgur(cli: Cli, origin: Origin) -> None:
     assert ended.status == 0
     assert ended.lines[:2] == [
         "Uploads are not waiting.",
-        "0 images pending, 0 of them waiting for Imgur",
+        "0 images pending, 0 of them downloaded and waiting",
     ]
     budgets = json.loads(cli("quota", "--format=json").out)["budgets"]
     assert [row.split()[1] for row in ended.lines[3:]] == [each["budget"] for each in budgets]
@@ -581,6 +584,10 @@ def test_the_reason_of_a_wait_is_printed_once(bare_cli: Cli, contract: Contract)
     ]
 
 
+def test_every_reason_of_a_wait_has_its_words() -> None:
+    assert set(MESSAGES) == set(WAITS)
+
+
 def test_an_album_that_failed_makes_the_status_1(bare_cli: Cli, contract: Contract) -> None:
     good = {"title": "A", "link": "https://imgur.com/a/x", "error": None}
     bad = {"title": "B", "link": None, "error": {"code": "x", "message": "Imgur said no."}}
@@ -606,7 +613,7 @@ def test_undo_waits_for_the_end_of_the_purge_and_lists_the_remaining_images(
     ended = bare_cli("undo", JOB)
     assert (ended.status, ended.out) == (1, "")
     assert ended.err.splitlines() == [
-        "imageload: 0 cancelled; deleting 2 images from Imgur",
+        "imageload: deleting 2 images",
         "imageload: 0 of 2 deleted",
         "imageload: 1 of 2 deleted",
         "imageload: not deleted x https://i.imgur.com/k.png No.",
@@ -636,8 +643,8 @@ def test_quota_prints_the_remaining_credits_and_the_reset(
     assert ended.lines[:3] == [
         "Waiting for Imgur's daily budget of the client id, "
         f"until {local('%Y-%m-%d %H:%M:%S %Z')}.",
-        "Imgur's reason: Daily client requests exceeded",
-        "1,200 images pending, 4 of them waiting for Imgur",
+        "Reason: Daily client requests exceeded",
+        "1,200 images pending, 4 of them downloaded and waiting",
     ]
     assert ended.lines[-1].split() == ["1", "user", "3", "500", "2026-01-01T00:00:00Z"]
     assert json.loads(bare_cli("quota", "--format=json").out) == state

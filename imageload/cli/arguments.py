@@ -18,8 +18,8 @@ from imageload.settings import VERSION
 DEFAULT_SERVER = "http://127.0.0.1:8888"
 
 _EPILOG = """\
-Links go to stdout, everything else to stderr. Exit status: 0 everything landed, 1 something failed,
-2 misuse, 130 Ctrl-C. `imageload COMMAND --help` lists the options of a command.
+Links go to stdout, everything else to stderr. Exit status: 0 success, 1 an image or the command
+failed, 2 misuse, 130 Ctrl-C. `imageload COMMAND --help` lists the options of a command.
 """
 
 Adder = Callable[..., argparse.ArgumentParser]
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     installed = not sys.argv[0].endswith("__main__.py")
     parser = argparse.ArgumentParser(
         prog="imageload" if installed else "python -m imageload",
-        description="Put lists of image URLs on Imgur with an imageload service.",
+        description="Copy images to Imgur, or to an S3 bucket, with an imageload service.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -99,23 +99,24 @@ def _add_upload(add: Adder) -> None:
 
 
 def _add_rewrite(add: Adder) -> None:
-    about = "put the links of their images into documents"
+    about = "replace the image URLs in documents by links"
     kind = _add(add, "rewrite", rewrite, about)
     kind.epilog = (
-        "Of a folder and of a zip file, documents are the files with the suffix of a document "
-        "(.md, .html, .csv, .json, .txt, ...). Hidden files, hidden folders and symbolic links "
-        "are left out. Other files of a folder are not copied to DIR; those of a zip file stay."
+        "In a folder or a zip file, the documents are the files that end in .md, .html, .csv, "
+        ".json, .txt or another suffix of documents. Hidden files, hidden folders and symbolic "
+        "links are skipped. Other files of a folder are not copied to DIR; those of a zip file "
+        "are kept."
     )
-    about = "a document, a folder or a zip file of documents, or - for stdin; one FILE is printed"
+    about = "a document, a folder or zip file of documents, or - for stdin; one FILE is printed"
     kind.add_argument("sources", nargs="+", metavar="FILE|FOLDER|ZIP|-", help=about)
     kind.add_argument("--output", metavar="DIR", help="write the documents into this folder")
     switches = {
-        "in-place": "replace the files whose images have changed",
+        "in-place": "overwrite the files whose URLs were replaced",
         "backup": "with --in-place: keep FILE as FILE.bak",
     }
     _add_switches(kind, switches)
-    kind.add_argument("--column", metavar="NAME", help="the column of tables that has the URLs")
-    about = "URL of the document, or of FOLDER, that makes relative URLs absolute"
+    kind.add_argument("--column", metavar="NAME", help="the column with the URLs, in tables")
+    about = "URL of FILE or FOLDER, for resolving relative URLs"
     kind.add_argument("--base", metavar="URL", help=about)
     _add_posting(kind)
     _add_patience(kind)
@@ -126,14 +127,14 @@ def _add_posting(kind: argparse.ArgumentParser) -> None:
     """The options of a POST, and --local."""
     texts = {
         "album": "put the images into a new album with this title",
-        "title": "title of images that have none of their own",
-        "description": "description of images that have none of their own",
+        "title": "title of images that have no title of their own",
+        "description": "description of images that have no description of their own",
     }
     for name, about in texts.items():
         kind.add_argument(f"--{name}", help=about)
     switches = {
-        "no-dedupe": "download and upload images again that have a link already",
-        "local": "start a service for this command; its options follow after --",
+        "no-dedupe": "download and upload every image, also one whose link is known",
+        "local": "start a service for this command; options after -- are for the service",
     }
     _add_switches(kind, switches)
 
@@ -187,21 +188,21 @@ def _add_readers(add: Adder) -> None:
 
 def _add_changers(add: Adder) -> None:
     retry = _add(add, "retry", commands.retry, "retry the failed images of a job")
-    about = "transient: those whose error may pass"
+    about = "transient: retry only temporary errors"
     retry.add_argument("--only", choices=("transient",), help=about)
-    about = "cancel the images of a job that have not landed"
+    about = "cancel the images of a job that are not uploaded yet"
     cancel = _add(add, "cancel", commands.cancel, about)
-    undo = _add(add, "undo", commands.undo, "cancel a job and delete its images from Imgur")
+    undo = _add(add, "undo", commands.undo, "cancel a job, and delete its images and its album")
     for kind in (retry, cancel, undo):
         _add_job(kind)
     _add_patience(undo)
 
 
 def _add_check(add: Adder) -> None:
-    about = "ask for every link of a job, and print those that do not lead to their images"
+    about = "check every link of a job, and print the broken ones"
     kind = _add(add, "check", check, about)
     _add_job(kind)
-    about = "load the images again whose links are dead, and print the old and the new links"
+    about = "load images with dead links again, and print the old and the new links"
     kind.add_argument("--rehost", action="store_true", help=about)
     _add_patience(kind)
 

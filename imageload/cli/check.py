@@ -26,7 +26,7 @@ def check(arguments: argparse.Namespace) -> int:
         for each in found
     ]
     counts = ", ".join(f"{count:,} {state}" for state, count in result["counts"].items() if count)
-    summary = f"{count_of(result['total'], 'link')}: {counts}" if counts else "no links"
+    summary = f"{count_of(result['total'], 'link')}: {counts}" if counts else "no link to check"
     if not arguments.rehost:
         print_result(result, lines, arguments)
         print_message(summary)

@@ -55,7 +55,8 @@ def watch(arguments: argparse.Namespace) -> int:
 
 def status(arguments: argparse.Namespace) -> int:
     """Print every failure of the job, by reason, and then its progress."""
-    client, job_id = client_and_job(arguments)
+    client = _client(arguments)
+    job_id = client.find_job(arguments.job_id)
     (entry,) = client.entries([job_id])
     failed = client.records(job_id, "failed") if entry["counts"]["failed"] else ()
     lines = chain(output.failure_lines(failed, every_url=True), output.job_lines(entry))
@@ -104,18 +105,20 @@ def cancel(arguments: argparse.Namespace) -> int:
 
 
 def undo(arguments: argparse.Namespace) -> int:
-    """Cancel the job and delete its images from Imgur. 0 if none is left there."""
+    """Cancel the job, and delete its images and its album. 0 if none is left."""
     client, job_id = client_and_job(arguments)
     cancelled, purging = client.cancel(job_id, purge=True)
     images = output.count_of(purging, "image")
-    print_message(f"{cancelled:,} cancelled; deleting {images} from Imgur")
+    if cancelled:
+        print_message(f"{output.count_of(cancelled, 'image')} cancelled")
+    print_message(f"deleting {images}" if purging else "no image to delete")
 
     def deleted(entries: Sequence[Entry]) -> Progress:
         left = entries[0]["counts"]["completed"]
         return Progress(purging, max(0, purging - left), done_word="deleted")
 
     try:
-        follow(client, [job_id], deleted)
+        follow(client, [job_id], deleted)  # an album too, which is no image
         kept = list(client.records(job_id, "completed"))
     except KeyboardInterrupt:
         print_message(f"The deletion continues. See: {arguments.prog} status {job_id}")

@@ -30,7 +30,7 @@ _MARKDOWN_ESCAPES = str.maketrans({c: f"\\{c}" for c in "\\[]<>`"})
 _LINK_ESCAPES = str.maketrans({c: f"%{ord(c):02X}" for c in " ()<>[]\"'"})
 _LISTED_OF_A_REASON = 3
 
-_WAITS = {
+WAITS = {
     "user": "Imgur's hourly budget of this address or account",
     "client": "Imgur's daily budget of the client id",
     "month": "Imgur, which may have blocked the client id for the rest of the month",
@@ -38,9 +38,13 @@ _WAITS = {
     "blocked": "Imgur, which has blocked this address or client id",
     "blocked_id": "Imgur, which refuses this client id",
     "blocked_address": "Imgur, which refuses this address",
-    "unavailable": "Imgur, which is unavailable",
-    "credentials": "valid Imgur credentials",
+    "unavailable": "the target, which is unavailable",
+    "credentials": "valid credentials",
+    "unasked": "Imgur's limits, which the service is asking for",
+    "throttled": "the target, which accepts fewer requests at the moment",
+    "lease": "a client id, which another node has at the moment",
 }
+"""How users read each reason of a wait."""
 
 
 def local_time(text: str) -> str:
@@ -190,23 +194,23 @@ def waiting_text(entry: Entry) -> str:
     if not reason:
         return ""
     until = f", until {local_time(entry['waiting_until'])}" if entry["waiting_until"] else ""
-    return f"Waiting for {_WAITS.get(reason, reason)}{until}."
+    return f"Waiting for {WAITS.get(reason, reason)}{until}."
 
 
 def job_lines(entry: Entry) -> Iterator[str]:
-    """A job in a few lines."""
+    """A job in a few lines; its counts are the last one."""
     counts = entry["counts"]
     yield f"job {entry['job_id']}, created {local_time(entry['created'])}: {entry['status']}"
-    yield (
-        f"{counts['completed']:,} of {counts['total']:,} landed, {counts['failed']:,} failed, "
-        f"{counts['pending']:,} pending"
-    )
-    if counts.get("maybe_duplicate"):
-        yield f"{counts['maybe_duplicate']:,} may be on Imgur twice"
     if waiting := waiting_text(entry):
         yield waiting
     if album := entry.get("album"):
         yield album_text(album)
+    if counts.get("maybe_duplicate"):
+        yield f"{count_of(counts['maybe_duplicate'], 'image')} may be on Imgur twice"
+    yield (
+        f"{counts['completed']:,} of {counts['total']:,} landed, {counts['failed']:,} failed, "
+        f"{counts['pending']:,} pending"
+    )
 
 
 def album_text(album: dict[str, Any]) -> str:
@@ -228,12 +232,12 @@ def quota_lines(state: dict[str, Any]) -> Iterator[str]:
     """The current wait, the pending images, and a line for each of Imgur's budgets."""
     yield waiting_text(state) or "Uploads are not waiting."
     if state.get("reason"):
-        yield f"Imgur's reason: {state['reason']}"
+        yield f"Reason: {state['reason']}"
     pending = state["pending"]
     done_at = pending and state["done_at"]
     images = f"{count_of(pending, 'image')} pending"
     done = f"; all done at {local_time(done_at)}" if done_at else ""
-    yield f"{images}, {state['parked']:,} of them waiting for Imgur{done}"
+    yield f"{images}, {state['parked']:,} of them downloaded and waiting{done}"
     row = "{:>6}  {:7}  {:>9}  {:>7}  {}".format
     yield row("CLIENT", "BUDGET", "REMAINING", "LIMIT", "RESETS")
     for budget in state["budgets"]:

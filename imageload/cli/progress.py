@@ -51,9 +51,9 @@ class Lines:
 
     def show(self, progress: Progress, *, finished: bool, waits: bool) -> None:  # noqa: ARG002
         """Write a line if progress has changed and the last line is old enough."""
-        now = time.monotonic()
-        if self._shown != (progress, finished) and (finished or now >= self._next):
-            self._shown, self._next = (progress, finished), now + LINE_SECONDS
+        now, shown = time.monotonic(), (progress, finished)
+        if progress.total and self._shown != shown and (finished or now >= self._next):
+            self._shown, self._next = shown, now + LINE_SECONDS
             print_message(str(progress))
 
 
