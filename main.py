@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import gc
 import hashlib
@@ -267,6 +268,15 @@ def _exit(*_: object) -> None:
     sys.exit(0)
 
 
+def _reason(error: Exception, settings: Settings) -> str:
+    """Why the service cannot start, and for a port that is in use, what to do."""
+    if isinstance(error, SandboxError):
+        return f"the sandbox {error}. If its port is in use, --sandbox-port sets another one."
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return f"port {settings.port} is in use. --port sets another one."
+    return str(error)
+
+
 def main(arguments: Sequence[str], *, program: str = "main.py") -> int:
     """Run the service; returns the exit status. Options are in `imageload.options`.
 
@@ -284,7 +294,7 @@ def main(arguments: Sequence[str], *, program: str = "main.py") -> int:
         with _temp_dir(settings) as temp_dir, imgur_or_sandbox(settings) as wired:
             return asyncio.run(serve(wired[0], temp_dir, wired[1]))
     except (OSError, SandboxError, StoreError) as error:
-        print(f"{program}: the service cannot start: {error}", file=sys.stderr)
+        print(f"{program}: the service cannot start: {_reason(error, settings)}", file=sys.stderr)
         return 1
     except ValueError as error:
         print(f"{program}: error: {error}", file=sys.stderr)

@@ -359,10 +359,11 @@ def test_a_port_in_use_ends_the_start_with_a_message(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         result = _main(f"--port={port}", "--imgur-client-id=x", f"--temp-dir={tmp_path}")
         assert result.returncode == 1
-        assert "cannot start" in result.stderr
+        assert f"cannot start: port {port} is in use. --port sets another" in result.stderr
         assert "Traceback" not in result.stderr
         result = _main("--port=0", f"--sandbox-port={port}", f"--temp-dir={tmp_path}")
         assert result.returncode == 1
+        assert "--sandbox-port sets another" in result.stderr
         assert "Traceback" not in result.stderr
     assert list(tmp_path.iterdir()) == []
 
