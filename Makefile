@@ -17,7 +17,7 @@ run: $(VENV)/.run ## start the service with its sandbox on PORT (8888); ARGS="--
 	@mkdir -p .imageload
 	@exec $(PY) main.py --port=$(PORT) --store=.imageload/journal $(ARGS)
 
-cluster: $(VENV)/.cluster ## show API and worker processes at work on a PostgreSQL of their own; ARGS="--workers=5"
+cluster: $(VENV)/.dev ## show API and worker processes at work on a PostgreSQL of their own; ARGS="--workers=5"
 	@exec $(PY) -m tests.cluster $(ARGS)
 
 # Tests start hundreds of processes, each of which would compile every module anew. Six processes
@@ -56,10 +56,6 @@ $(VENV)/.run: $(VENV)/.made requirements.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-$(VENV)/.cluster: $(VENV)/.run requirements-cluster.txt
-	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-cluster.txt
-	@touch $@
-
-$(VENV)/.dev: $(VENV)/.cluster requirements-dev.txt
+$(VENV)/.dev: $(VENV)/.run requirements-cluster.txt requirements-dev.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@

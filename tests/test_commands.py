@@ -170,7 +170,7 @@ def reader(tmp_path: Path, origin: Origin, sandbox: RunningSandbox) -> Reader:
     ):
         program.write_text(f"#!/bin/sh\nexec {shlex.quote(sys.executable)} {call}\n")
         program.chmod(0o755)
-    for stamp in (".made", ".run", ".cluster", ".dev"):  # in this order, as make compares them
+    for stamp in (".made", ".run", ".dev"):  # in this order, as make compares them
         (clone / ".venv" / stamp).touch()
     port = free_port()
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("IMGUR_", "IMAGELOAD_"))}
