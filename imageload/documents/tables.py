@@ -16,7 +16,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from imageload.documents import text as bare
-from imageload.documents.found import Cell, Finds, Found, Part, decoded
+from imageload.documents.found import Cell, Finds, Found, Part, decoded, plain
 from imageload.documents.jsontext import Inner, names_image
 from imageload.documents.lists import entries
 from imageload.documents.urls import EXTENSION, absolute, is_image, is_other
@@ -24,6 +24,7 @@ from imageload.documents.urls import EXTENSION, absolute, is_image, is_other
 DELIMITERS = ",;\t|"
 _SEPARATOR = re.compile(r"sep=([,;\t|])\r?\n", re.IGNORECASE)
 _QUOTE = re.compile('""')
+_LINE_ENDS = re.compile(r"[\r\n]*")
 _ROWS_TO_JUDGE = 30
 _JUDGED = 100_000  # characters
 
@@ -55,7 +56,7 @@ def find(
     finds = Finds()
     if not rows:
         return finds
-    names = [_value(text, cell).text.strip() for cell in rows[0]]
+    names = [_content(text, cell).strip() for cell in rows[0]]
     if column:
         if column not in names:
             finds.ignore(
@@ -133,7 +134,7 @@ def _filled(
 
 def _texts(text: str, cell: Value) -> list[str]:
     """The entries of a cell."""
-    return [entry.text for entry in entries(_value(text, cell).text)]
+    return [entry.text for entry in entries(_content(text, cell))]
 
 
 def _is_done(text: str, results: list[Value]) -> bool:
@@ -172,37 +173,56 @@ def _is_blank(row: list[Value]) -> bool:
 
 
 def records(text: str, delimiter: str, at: int = 0) -> Iterator[list[Value]]:
-    """The rows of a table. A quote that is never closed takes the rest of the text."""
-    unquoted = re.compile(rf"[^{re.escape(delimiter or ',')}\r\n]*" if delimiter else r"[^\r\n]*")
-    inside = re.compile(r'[^"]*(?:""[^"]*)*')
-    row: list[Value] = []
+    """The rows of a table, without blank lines behind the first row."""
     while at <= len(text):
-        if text[at : at + 1] == '"':
-            content = inside.match(text, at + 1)
-            stop = content.end() if content else at + 1
-            rest = unquoted.match(text, stop + 1) if stop < len(text) else None
-            end = rest.end() if rest else stop
-            row.append(Value(at + 1, stop, end, True))
-        else:
-            content = unquoted.match(text, at)
-            end = content.end() if content else at
-            row.append(Value(at, end, end, False))
-        if delimiter and text[end : end + 1] == delimiter:
-            at = end + 1
-            continue
+        row, end = _row(text, delimiter, at)
         yield row
-        row = []
-        at = end + (2 if text.startswith("\r\n", end) else 1)
+        following = _LINE_ENDS.match(text, end)
+        at = following.end() if following else end
         if at >= len(text):
             return
 
 
+def _row(text: str, delimiter: str, at: int) -> tuple[list[Value], int]:
+    """The row that begins here, and where it ends. A quote that is never closed takes the rest."""
+    line = _LINE.match(text, at)
+    end = line.end() if line else at
+    row: list[Value] = []
+    if text.find('"', at, end) < 0:
+        for piece in text[at:end].split(delimiter) if delimiter else [text[at:end]]:
+            stop = at + len(piece)
+            row.append(Value(at, stop, stop, False))
+            at = stop + 1
+        return row, end
+    unquoted = re.compile(rf"[^{re.escape(delimiter)}\r\n]*")
+    while True:
+        is_quoted = text.startswith('"', at)
+        content = (_INSIDE if is_quoted else unquoted).match(text, at + is_quoted)
+        stop = end = content.end() if content else at
+        if is_quoted and stop < len(text):
+            rest = unquoted.match(text, stop + 1)
+            end = rest.end() if rest else stop
+        row.append(Value(at + is_quoted, stop, end, is_quoted))
+        if not delimiter or not text.startswith(delimiter, end):
+            return row, end
+        at = end + 1
+
+
+_LINE = re.compile(r"[^\r\n]*")
+_INSIDE = re.compile(r'[^"]*(?:""[^"]*)*')
+
+
+def _content(text: str, cell: Value) -> str:
+    """The content of a cell."""
+    content = text[cell.start : cell.end]
+    return content.replace('""', '"') if cell.is_quoted else content
+
+
 def _value(text: str, cell: Value) -> Part:
-    pattern = _QUOTE if cell.is_quoted else _NOTHING
-    return decoded(text, cell.start, cell.end, pattern, lambda _: '"')
-
-
-_NOTHING = re.compile(r"(?!)")
+    """The content of a cell, with its places."""
+    if not cell.is_quoted:
+        return plain(text, cell.start, cell.end)
+    return decoded(text, cell.start, cell.end, _QUOTE, lambda _: '"')
 
 
 def _is_url(value: str) -> bool:
@@ -215,7 +235,7 @@ def _url_columns(text: str, rows: list[list[Value]], names: list[str], base: str
     A URL that does not look like an image counts where the column's name says so.
     """
     columns: set[int] = set()
-    named = {index for index, name in enumerate(names) if names_image(name)}
+    named = {index for index, name in enumerate(names) if name and names_image(name)}
     for row in rows[bool(names) :]:
         if not _has_any(text, row[0].start, row[-1].outer_end):
             continue
@@ -262,16 +282,25 @@ def _other_cell(finds: Finds, text: str, cell: Value, base: str, inner: Inner | 
     finds.add(part.moved(found, text, _in_quotes if cell.is_quoted else None))
 
 
-# Of a URL or an element, or what a relative URL ends like; others stand in brackets, or are values.
-_MARK = re.compile(rf"[/<]|{EXTENSION}", re.IGNORECASE)
+# Of an absolute URL, escaped or not, or what a relative one ends like. Other relative URLs stand
+# in an attribute, in CSS, in brackets, or behind a key.
+_MARK = re.compile(rf"//|\\/|&[#A-Za-z]|{EXTENSION}", re.IGNORECASE)
+_IN_ELEMENT = re.compile(r"[=(]")
 _AROUND = re.compile(r"[\[{=]")
+_IN_RELATIVE = re.compile(r"[./]")
+_SHORTEST = 3  # characters: //a
 
 
 def _has_any(text: str, start: int, end: int) -> bool:
-    """Whether something stands here that may be an image: a URL or an element."""
+    """Whether something stands here that may be an image: a URL, or an element with one."""
+    if end - start < _SHORTEST:
+        return False
     if _MARK.search(text, start, end):
         return True
-    return text.find(".", start, end) >= 0 and _AROUND.search(text, start, end) is not None
+    if text.find("<", start, end) >= 0 and _IN_ELEMENT.search(text, start, end):
+        return True
+    has_dot = _IN_RELATIVE.search(text, start, end)
+    return has_dot is not None and _AROUND.search(text, start, end) is not None
 
 
 def _in_quotes(link: str) -> str:

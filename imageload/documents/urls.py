@@ -23,7 +23,6 @@ _PAGE = re.compile(r"^https?://github\.com/[^/]+/[^/]+/blob/|/[A-Z][\w-]*:[^/]+$
 _TEMPLATE = re.compile(r"\{\{|\{%|\$\{|<%|<\?|\{[A-Za-z_$][^{}]{0,99}\}|%[A-Z][A-Z_]{2,40}%")
 _HTTP = re.compile(r"https?://[^\s/?#\\]", re.I)
 _BREAKS = re.compile(r"[\t\r\n]")
-_QUERY = re.compile(r"[?#]")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _REASONS = {
     "data": "A data: URI: this image is in the document itself.",
@@ -41,13 +40,13 @@ def absolute(text: str, base: str) -> tuple[str, str]:
     A relative URL is resolved with `base`, if there is one. As in browsers, blanks around a URL
     and line ends in it do not count, and a blank in it is percent-encoded.
     """
-    url = _BREAKS.sub("", text).strip(" \f\x00")
+    url = (text if text.isprintable() else _BREAKS.sub("", text)).strip(" \f\x00")
     if not url or url.startswith("#"):
         return "", ""
     scheme = _SCHEME.match(url)
     if scheme and scheme[1].lower() in _REASONS:
         return "", _REASONS[scheme[1].lower()]
-    if _TEMPLATE.search(url):
+    if is_template(url):
         return "", "A template: its value is not in the document."
     if len(url) > MAX_LENGTH:
         return "", f"Longer than {MAX_LENGTH:,} characters."
@@ -67,16 +66,22 @@ def absolute(text: str, base: str) -> tuple[str, str]:
 
 def is_template(text: str) -> bool:
     """Whether the text has a variable that a program fills in."""
-    return _TEMPLATE.search(text) is not None
+    has_mark = "{" in text or "<" in text or "%" in text
+    return has_mark and _TEMPLATE.search(text) is not None
 
 
 def is_image(url: str) -> bool:
     """Whether a URL that stands for itself looks like an image: its path ends like one."""
-    path = _QUERY.split(url, 1)[0]
-    is_named = _IMAGE_PATH.search(path) or _IMAGE_QUERY.search(url)
+    path = _path(url)
+    is_named = _IMAGE_PATH.search(path) or ("=" in url and _IMAGE_QUERY.search(url))
     return bool(is_named) and _PAGE.search(path) is None
 
 
 def is_other(url: str) -> bool:
     """Whether a URL in an image's place is clearly something else: a page, a script, a film."""
-    return _OTHER_PATH.search(_QUERY.split(url, 1)[0]) is not None
+    return _OTHER_PATH.search(_path(url)) is not None
+
+
+def _path(url: str) -> str:
+    """The URL without its query and its fragment."""
+    return url.partition("#")[0].partition("?")[0]
