@@ -20,7 +20,7 @@ from imageload.documents import lists
 from imageload.documents.document import Document, read_document
 from imageload.documents.finders import find_images, judged
 from imageload.documents.found import Finds, Found
-from imageload.documents.markdown_rules import NESTING
+from imageload.documents.markdown_blocks import NESTING
 from imageload.documents.urls import absolute, is_image
 
 CORPUS = Path(__file__).parent / "documents"

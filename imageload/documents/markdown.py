@@ -1,9 +1,7 @@
-"""Images in Markdown: markdown-it-py parses it, and our rules for images note offsets.
+"""Images in Markdown.
 
-The blocks of the text (paragraphs, lists, quotes, tables, code) are markdown-it's. Of the inline
-rules, those for `[` and `![` are ours, with markdown-it's own functions for labels, destinations
-and titles. They keep where a destination stands, and read three forms more: `![[URL]]` of Obsidian,
-`![](URL =100x50)` with a size, and images whose alternative text markdown-it would parse again.
+The blocks of the text (paragraphs, lists, quotes, tables, code) are markdown-it's, see
+`markdown_blocks`; what stands in a paragraph is read by `markdown_inline`.
 
 HTML in Markdown is searched as one text in which everything else is blank, so a `<picture>` may go
 over several blocks. Images of code are ignored, and those of places that nobody sees.
@@ -21,7 +19,8 @@ from markdown_it.token import Token
 from imageload.documents import html
 from imageload.documents import text as bare
 from imageload.documents.found import Finds, Found, Part, decoded, masked, plain
-from imageload.documents.markdown_rules import Span, Tangled, parser
+from imageload.documents.markdown_blocks import Span, Tangled, parser
+from imageload.documents.markdown_inline import Inline, inlines
 from imageload.documents.urls import absolute, is_image, is_template
 
 # A bracket, an element, or a bare URL, which may have escapes.
@@ -37,8 +36,7 @@ _WITH_BLANK = re.compile(
 )
 
 _BLOCK_STEPS = 0.25
-_INLINE_STEPS = 3
-"""Steps of the parsers for each character; a text that needs more is searched as plain text."""
+"""Steps of the parser for each character; a text that needs more is searched as plain text."""
 
 
 def find(text: str, base: str = "") -> Finds:
@@ -68,8 +66,7 @@ class _Reader:
         """The images of the text."""
         for token, cell in _with_places(self._blocks()):
             if token.type == "inline" and _MAY_HAVE_IMAGES.search(token.content):
-                part = self._cell(token, cell)
-                self._inline(part, self._children(part))
+                self._inline(self._cell(token, cell))
             elif token.type == "html_block":
                 self._html += self._spans(self._content(token))
             elif token.type in ("fence", "code_block") and token.map:
@@ -92,19 +89,7 @@ class _Reader:
         except Tangled:
             self._finds.ignore(self.text, 0, "Too many lists, quotes or cells to read.")
             self._environment["spans"].clear()
-            self._inline(plain(self.text, 0, len(self.text)), [])
-            return []
-
-    def _children(self, part: Part) -> list[Token]:
-        """The inline tokens of a block; none if it is tangled."""
-        text = part.text
-        if not _is_marked(text):
-            return []
-        self._environment["steps"] = _INLINE_STEPS * len(text) + 1_000
-        try:
-            return parser().inline.parse(text, parser(), self._environment, [])
-        except (Tangled, RecursionError):
-            self._finds.ignore(text, part.span(0, 1)[0], "Too many brackets in brackets to read.")
+            self._words(plain(self.text, 0, len(self.text)), [])
             return []
 
     # Places
@@ -149,13 +134,34 @@ class _Reader:
 
     # Images
 
-    def _inline(self, part: Part, children: Iterable[Token]) -> None:
-        """The images of one paragraph, heading or cell, which has these inline tokens."""
-        text = part.text
+    def _inline(self, part: Part) -> None:
+        """The images of one paragraph, heading or cell."""
         spoken: list[tuple[int, int]] = []
-        for child in children:
-            spoken += self._child(child, part)
-        rest = masked(text, spoken)
+        if any(mark in part.text for mark in ("[", "<", "`")):
+            for each in inlines(part.text, self._environment.get("references", ())):
+                self._used.add(each.label)
+                if each.start < each.end:
+                    spoken.append((each.start, each.end))
+                    self._one(each, Span(*part.span(each.start, each.end)))
+        self._words(part, spoken)
+
+    def _one(self, inline: Inline, span: Span) -> None:
+        """Take a thing that is not text; `span` is its place in the source."""
+        match inline.kind:
+            case "image":
+                self._take(span, is_marked=True)
+            case "link":
+                self._take(span, is_marked=False)
+            case "autolink":
+                self._take(Span(span.start + 1, span.end - 1), is_marked=False)
+            case "html":
+                self._html.append(span)
+            case "code":
+                self._code(*span)
+
+    def _words(self, part: Part, spoken: Iterable[tuple[int, int]]) -> None:
+        """The bare URLs of a text that are not in the spans `spoken`."""
+        rest = masked(part.text, spoken)
         for match in _WITH_BLANK.finditer(rest):
             start, _ = part.span(*match.span(1))
             _, why = absolute(match[1], self.base) if is_template(match[1]) else ("", "")
@@ -167,23 +173,6 @@ class _Reader:
         for each in part.moved(finds, self.text).found:
             self._finds.found.append(each)
             self._seen.append((each.start, each.end))
-
-    def _child(self, child: Token, part: Part) -> Iterator[tuple[int, int]]:
-        """Take one inline token; yields the spans that are not text."""
-        span: Span | None = child.meta.get("destination")
-        if span:
-            yield span.start, span.end
-            start, end = part.span(span.start, span.end)
-            self._take(Span(start, end), child.type == "image")
-        elif "label" in child.meta and child.type == "image":
-            self._used.add(child.meta["label"])
-        if "whole" in child.meta:
-            start, end = child.meta["whole"]
-            yield start, end
-            if child.type == "html_inline":
-                self._html.append(part.span(start, end))
-            elif child.type == "code_inline":
-                self._code(*part.span(start, end))
 
     def _take(self, span: Span, is_marked: bool) -> None:
         """Take a destination: of an image, or of a link, which counts if it ends like an image."""
@@ -225,11 +214,6 @@ def _with_places(tokens: list[Token]) -> Iterator[tuple[Token, tuple[int, int] |
         if is_cell:
             column += 1  # cells are found in their order; a found one is at least this far
         is_cell = token.type in ("td_open", "th_open")
-
-
-def _is_marked(text: str) -> bool:
-    """Whether there is something for the inline parser: most paragraphs are only text."""
-    return any(mark in text for mark in ("[", "<", "`"))
 
 
 # Escapes
