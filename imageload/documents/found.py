@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 Escape = Callable[[str], str]
@@ -183,18 +183,18 @@ def masked(text: str, spans: Iterable[tuple[int, int]]) -> str:
     for start, end in sorted(spans):
         begin = max(at, start)
         if begin < end:
-            pieces += [text[at:begin], *_blanks(text, begin, end)]
+            pieces += [text[at:begin], _blank(text[begin:end])]
             at = end
     return "".join([*pieces, text[at:]])
 
 
-_LINE = re.compile(r"([^\r\n]*)([\r\n]*)")
+_LINE = re.compile(r"[^\r\n]+")
 
 
-def _blanks(text: str, start: int, end: int) -> Iterator[str]:
-    for line in _LINE.finditer(text, start, end):
-        yield " " * len(line[1])
-        yield line[2]
+def _blank(text: str) -> str:
+    if "\n" in text or "\r" in text:
+        return _LINE.sub(lambda line: " " * len(line[0]), text)
+    return " " * len(text)
 
 
 def replace(

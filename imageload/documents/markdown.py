@@ -35,7 +35,7 @@ _WITH_BLANK = re.compile(
     r"!\[[^\[\]\n]{0,500}\]\([ \t]*([^\s()<>\"'=][^()<>\n]{0,2000} [^()<>\n]{0,2000})\)"
 )
 
-_BLOCK_STEPS = 0.25
+_BLOCK_STEPS = 0.125
 """Steps of the parser for each character; a text that needs more is searched as plain text."""
 
 
@@ -139,10 +139,14 @@ class _Reader:
         spoken: list[tuple[int, int]] = []
         if any(mark in part.text for mark in ("[", "<", "`")):
             for each in inlines(part.text, self._environment.get("references", ())):
-                self._used.add(each.label)
-                if each.start < each.end:
+                if each.kind == "label":
+                    self._used.add(each.label)
+                elif each.start < each.end:
                     spoken.append((each.start, each.end))
-                    self._one(each, Span(*part.span(each.start, each.end)))
+                    # Most links are no images: they are not even decoded.
+                    written = part.text[each.start : each.end]
+                    if each.kind != "link" or is_image(written) or _ESCAPES.search(written):
+                        self._one(each, Span(*part.span(each.start, each.end)))
         self._words(part, spoken)
 
     def _one(self, inline: Inline, span: Span) -> None:

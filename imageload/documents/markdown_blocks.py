@@ -125,4 +125,4 @@ def _destination_of_reference(state: StateBlock, first: int) -> Span | None:
     is_bracketed = string.startswith("<", end.end())
     start = starts[before] + column + is_bracketed
     length = after - end.end() - 2 * is_bracketed
-    return Span(start, start + length) if after >= 0 else None
+    return Span(start, start + length) if length > 0 else None

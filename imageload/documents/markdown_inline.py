@@ -10,6 +10,7 @@ with a size.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection
 from typing import Literal, NamedTuple
@@ -17,7 +18,8 @@ from typing import Literal, NamedTuple
 from markdown_it.common.html_re import close_tag, open_tag
 from markdown_it.common.utils import normalizeReference
 
-_MARK = re.compile(r"\\.|`+|<|!?\[|\]", re.DOTALL)
+_MARK = re.compile(r"\\.|`+|<(?=[A-Za-z/!?])|!?\[|\]", re.DOTALL)
+_OTHER_MARK = re.compile(r"\\.|`+|<(?=[A-Za-z/!?])", re.DOTALL)
 _EMBED = re.compile(r"!\[\[([^\[\]\n|#]{1,8000})(?:[#|][^\[\]\n]{0,1000})?\]\]")
 _AUTOLINK = re.compile(r"<([A-Za-z][A-Za-z0-9+.-]{1,31}:[^<>\x00-\x20]*)>")
 _TAG = re.compile(f"{open_tag}|{close_tag}")
@@ -27,10 +29,12 @@ _DECLARATION = re.compile(r"<![A-Za-z]")
 _LABEL = re.compile(r"\[((?:[^\[\]\\]++|\\.){0,999})\]", re.DOTALL)
 _MOST_LABEL = 999
 
-_BRACKETED = re.compile(r"<(?:[^<>\n\\]++|\\.)*+>", re.DOTALL)
-# Of a destination, up to a bracket or its end.
-_RUN = re.compile(r"(?:[^\x00-\x20\x7f\\()]++|\\[^ ]|\\\Z)++")
-_MOST_LEVELS = 32
+_MOST_LEVELS = 32  # of brackets in a destination
+_PLAIN = r"[^\x00-\x20\x7f\\()]++|\\[^ ]|\\\Z"
+_BALANCED = functools.reduce(
+    lambda inner, _: rf"(?:{_PLAIN}|\({inner}\))*+", range(_MOST_LEVELS), f"(?:{_PLAIN})*+"
+)
+_DESTINATION = re.compile(rf"<(?:[^<>\n\\]++|\\.)*+>|(?!<){_BALANCED}|", re.DOTALL)
 _GAP = re.compile(r"[ \t\n]*")
 _SIZE = re.compile(r"[ \t]+=[0-9]{0,6}%?x?[0-9]{0,6}%?[ \t]*(?=\))")
 _TITLE = re.compile(
@@ -78,18 +82,22 @@ class _Reader:
 
     def read(self) -> None:
         """Find everything."""
-        at = 0
-        while mark := _MARK.search(self._text, at):
+        text, at = self._text, 0
+        may_have_labels = self._labels or "![[" in text
+        last = text.rfind("]" if may_have_labels else "](")  # brackets behind it are text
+        while mark := (_MARK if at <= last else _OTHER_MARK).search(text, at):
             start, at = mark.span()
-            match self._text[start]:
+            match text[start]:
+                case "[":
+                    self._open.append(_Opening(start, False, len(self.found)))
+                case "]":
+                    at = self._close(start)
                 case "`":
                     at = self._code(start, at)
                 case "<":
                     at = self._element(start)
-                case "]":
-                    at = self._close(start)
-                case "!" | "[":
-                    at = self._opening(start, at)
+                case "!":
+                    at = self._image(start, at)
 
     def _code(self, start: int, end: int) -> int:
         size = end - start
@@ -137,13 +145,12 @@ class _Reader:
 
     # Brackets
 
-    def _opening(self, start: int, end: int) -> int:
-        is_image = self._text[start] == "!"
-        embed = _EMBED.match(self._text, start) if is_image else None
+    def _image(self, start: int, end: int) -> int:
+        embed = _EMBED.match(self._text, start)
         if embed:
             self.found.append(Inline("image", *embed.span(1)))
             return embed.end()
-        self._open.append(_Opening(start, is_image, len(self.found)))
+        self._open.append(_Opening(start, True, len(self.found)))
         return end
 
     def _close(self, close: int) -> int:
@@ -198,7 +205,6 @@ def target(text: str, at: int) -> tuple[tuple[int, int], int] | None:
     """The span of the URL in `(URL "title")` here, and where the bracket ends."""
     begin = _end_of_gap(text, at + 1)
     end = destination_end(text, begin)
-    end = end if end >= 0 else begin
     is_bracketed = end > begin and text[begin] == "<"
     rest = _SIZE.match(text, end) or _TITLE.match(text, end)
     after = rest.end() if rest else _end_of_gap(text, end)
@@ -208,21 +214,9 @@ def target(text: str, at: int) -> tuple[tuple[int, int], int] | None:
 
 
 def destination_end(text: str, at: int) -> int:
-    """Where the destination that begins here ends; -1 if none does."""
-    if text.startswith("<", at):
-        bracketed = _BRACKETED.match(text, at)
-        return bracketed.end() if bracketed else -1
-    begin, level = at, 0
-    while True:
-        run = _RUN.match(text, at)
-        at = run.end() if run else at
-        mark = text[at : at + 1]
-        if mark not in ("(", ")") or (mark == ")" and not level):
-            return at if at > begin and not level else -1
-        level += 1 if mark == "(" else -1
-        if level > _MOST_LEVELS:
-            return -1
-        at += 1
+    """Where the destination that begins here ends; `at` if none does."""
+    found = _DESTINATION.match(text, at)
+    return found.end() if found else at
 
 
 def _end_of_gap(text: str, at: int) -> int:

@@ -71,7 +71,7 @@ def find(
     filled = _filled(text, rows, names if is_heading else [], columns, link_base)
     results = {index + after for index in filled for after in (1, 2)}
     columns -= results
-    if is_heading and not _is_blank(rows[0]):
+    if is_heading:
         names += [""] * (max(columns, default=0) + 1 - len(names))
         titles = _titles([names[index] for index in sorted(columns)])
         for index, title in zip(sorted(columns), titles, strict=True):
@@ -80,8 +80,6 @@ def find(
                 at = cell.outer_end
                 finds.cells.append(Cell(at, at, cell.start, cell.end, delimiter, names=title))
     for number, row in enumerate(rows):
-        if _is_blank(row):
-            continue
         # A row that ends before a column gets no new cells: they would stand in the wrong column.
         is_searched = _has_any(text, row[0].start, row[-1].outer_end)
         for index in range(len(row)) if is_searched else sorted(columns):
@@ -157,9 +155,7 @@ def table_delimiter(text: str) -> tuple[int, str]:
         if delimiter not in text[:_JUDGED]:
             continue
         judged = records(text[:_JUDGED], delimiter)
-        sizes = [
-            len(row) for row in islice(judged, _ROWS_TO_JUDGE) if len(row) > 1 or not _is_blank(row)
-        ]
+        sizes = [len(row) for row in islice(judged, _ROWS_TO_JUDGE)]
         if len(text) > _JUDGED and len(sizes) > 1:
             sizes = sizes[:-1]
         if sizes and sizes[0] > 1:
@@ -168,19 +164,11 @@ def table_delimiter(text: str) -> tuple[int, str]:
     return 0, best[2] if best[0] >= 0.8 else ""
 
 
-def _is_blank(row: list[Value]) -> bool:
-    return row[0].start == row[-1].outer_end
-
-
 def records(text: str, delimiter: str, at: int = 0) -> Iterator[list[Value]]:
-    """The rows of a table, without blank lines behind the first row."""
-    while at <= len(text):
-        row, end = _row(text, delimiter, at)
+    """The rows of a table; blank lines are none."""
+    while (blank := _LINE_ENDS.match(text, at)) and blank.end() < len(text):
+        row, at = _row(text, delimiter, blank.end())
         yield row
-        following = _LINE_ENDS.match(text, end)
-        at = following.end() if following else end
-        if at >= len(text):
-            return
 
 
 def _row(text: str, delimiter: str, at: int) -> tuple[list[Value], int]:
