@@ -19,7 +19,7 @@ _CODE = re.compile(r"`[^`\n]{1,500}`")
 _FOLDER = re.compile(r"^:imagesdir:[ \t]+(https?://\S{1,2000})[ \t]*$", re.MULTILINE)
 ASCIIDOC = Markup(
     images=(
-        re.compile(r"\bimage::?([^\s\[\]:][^\[\]\n]{0,2000})\["),
+        re.compile(r"\bimage::?(?:([^\s\[\]:][^\[\]\n]*+)\[|[^\[\]\n]*+)"),
         re.compile(r"\bvideo::[^\[\]\n]{1,2000}\[[^\]\n]{0,500}?\bposter=\"?([^\"\],\n]{1,2000})"),
     ),
     links=(

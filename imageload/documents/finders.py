@@ -58,7 +58,7 @@ _ORG = re.compile(
     r"^[ \t]*#\+(?:title|begin_\w+|attr_\w+|caption|author|html|options|startup)\b|\[\[(?:https?://|file:|\./)[^\[\]\n|]{1,2000}\]\[",
     re.I | re.M,
 )
-_ASCIIDOC = re.compile(r"\bimage::?[^\s\[\]:][^\s\[\]]{0,2000}\[", re.M)
+_ASCIIDOC = re.compile(r"\bimage::?[^\s\[\]:][^\s\[\]]{0,2000}+\[", re.M)
 _WIKI = re.compile(
     r"\[\[(?:File|Image|Datei|Fichier|Archivo):|\{\{[ \t]*(?:https?://|:\w)|(?<![\w!])![<>=]?https?://[^\s!]{1,2000}!"
     r"|^h[1-6]\. \S|^\{\{[A-Z][\w ]{1,60}$|'''[^'\n]{1,200}'''|^={2,6}[^=\n]{1,200}={2,6}[ \t]*$|\{(?:code|noformat)\b[^{}\n]{0,200}\}|<nowiki>|\[\[https?://[^\[\]|\n]{1,2000}\|",

@@ -15,13 +15,13 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 Escape = Callable[[str], str]
 """Writes a link so that the text around it reads it as this link."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """One place of an image: `url` is absolute, `start` and `end` are offsets into the source.
 
     `as_written` is the source between them. `escapes` are applied to a link in their order.
@@ -34,8 +34,7 @@ class Found:
     escapes: tuple[Escape, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Ignored:
+class Ignored(NamedTuple):
     """Text that looks like an image and is not taken, and why."""
 
     text: str
@@ -43,8 +42,7 @@ class Ignored:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(NamedTuple):
     """Where a row of a table gets the columns `link` and `error` of one URL column.
 
     They are written from `at` to `until`: an empty span, or that of the two columns of an earlier

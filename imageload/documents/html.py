@@ -48,6 +48,7 @@ _OTHERS = {
     "itunes:image": ("href",),
     "ri:url": ("ri:value",),
 }
+_ENDS_IMAGE = {"picture", "source", *_IMAGES}  # also without attributes
 _TYPED = {
     "input": "src",
     "object": "data",
@@ -160,6 +161,9 @@ class _Reader:
             self._pre += 1
         elif self._pre:
             self._ignore(token, "In a <pre> element.")
+            return
+        if not token.attributes and token.name not in _ENDS_IMAGE:
+            self._script = ""
             return
         values = {each.name: each for each in reversed(token.attributes)}
         if token.name == "picture":

@@ -37,6 +37,7 @@ RAW = frozenset({"script", "style", "xmp", "iframe", "noembed", "noframes", "tex
 """Elements whose content is no markup."""
 
 _NAME = re.compile(r"[^\t\n\f\r />]+")
+_BARE_TAG = re.compile(r"<(/?)([A-Za-z][^\t\n\f\r />]*)>")
 _GAP = re.compile(r"[\t\n\f\r /]*")
 _ATTRIBUTE = re.compile(r"([^\t\n\f\r />][^\t\n\f\r />=]*)(?:[\t\n\f\r ]*(=)[\t\n\f\r ]*)?")
 _UNQUOTED = re.compile(r"[^\t\n\f\r >]*")
@@ -80,6 +81,9 @@ def _other(text: str, begin: int, is_xml: bool) -> Token:
 
 def _tag(text: str, begin: int) -> Token:
     """A start tag or an end tag; a comment if it has no name."""
+    bare = _BARE_TAG.match(text, begin)
+    if bare:
+        return Token("end" if bare[1] else "start", begin, bare.end(), bare[2].lower())
     is_end = text[begin + 1] == "/"
     at = begin + 1 + is_end
     if not text[at : at + 1].isalpha() or not text[at : at + 1].isascii():

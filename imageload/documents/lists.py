@@ -28,6 +28,7 @@ _GLUED = re.compile(EXTENSION + r"(?=https?://)", re.IGNORECASE)
 _AROUND = " \t\f\v\u00a0\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\x00"
 _PAIRS = {"<": ">", '"': '"', "'": "'", "\u201c": "\u201d", "`": "`"}
 _MARKUP = re.compile(r"[\s\[\](){}<>\"|;,]")
+_BLANK = re.compile(r"\s")
 _BULLET = re.compile(r"[-*+\u2022]|\d{1,6}[.)]")
 
 
@@ -63,12 +64,14 @@ def entries(text: str) -> Iterator[Entry]:
 
 def _separators(text: str) -> Iterator[tuple[int, int]]:
     """The spans of the separators, and the end of the text."""
-    at = 0
+    glued = [cut.end() for cut in _GLUED.finditer(text)]
+    glued.reverse()
     for separator in _SEPARATOR.finditer(text):
-        yield from ((cut.end(), cut.end()) for cut in _GLUED.finditer(text, at, separator.start()))
+        while glued and glued[-1] <= separator.start():
+            yield glued[-1], glued.pop()
         yield separator.span()
-        at = separator.end()
-    yield from ((cut.end(), cut.end()) for cut in _GLUED.finditer(text, at))
+    while glued:
+        yield glued[-1], glued.pop()
     yield len(text), len(text)
 
 
@@ -95,17 +98,23 @@ def find(text: str, base: str = "") -> Finds:
     for entry in entries(text):
         _comments(finds, text, begin, entry.start)
         begin = entry.end
-        url, why = absolute(entry.text, base)
-        if re.search(r"\s", entry.text):
-            url, why = "", "More than one word: is a separator missing?"
-        elif not url and "/" not in entry.text:
-            why = "Not a URL."
+        url, why = _judge(entry.text, base)
         if url:
             finds.found.append(Found(url, entry.start, entry.end, entry.text))
         elif why:
             finds.ignore(entry.text, entry.start, why)
     _comments(finds, text, begin, len(text))
     return finds
+
+
+def _judge(text: str, base: str) -> tuple[str, str]:
+    """(URL, "") of an entry, or ("", why it is none)."""
+    if _BLANK.search(text):
+        return "", "More than one word: is a separator missing?"
+    if "/" not in text and not base:
+        return "", "Not a URL."
+    url, why = absolute(text, base)
+    return url, why if url or "/" in text else "Not a URL."
 
 
 def _comments(finds: Finds, text: str, start: int, end: int) -> None:

@@ -30,6 +30,7 @@ class Raw(NamedTuple):
 class Markup:
     """The forms of one markup. Group 1 of each pattern is a URL as it is written.
 
+    A match without it is text that is read once, because no image can begin in it.
     `images` show what they name, `links` only if it ends like an image. `local` are files of the
     wiki itself, which are named as ignored.
     """
@@ -47,12 +48,15 @@ def find(text: str, base: str, markup: Markup, raw: Iterable[Raw]) -> Finds:
         seen.append((each.start, each.end))
         if each.is_html:
             part = plain(text, each.start, each.end)
-            finds.add(part.moved(html.find(part.text, base), text))
+            if "<" in part.text or "://" in part.text:
+                finds.add(part.moved(html.find(part.text, base), text))
         else:
             finds.add(bare.ignored(text[each.start : each.end], each.start, each.why))
     rest = masked(text, seen)
     for pattern in (*markup.images, *markup.links):
         for match in pattern.finditer(rest):
+            if match[1] is None:
+                continue
             written = match[1].strip()
             start = match.start(1) + match[1].index(written)
             url, why = absolute(written, base)
@@ -89,7 +93,8 @@ def pairs(text: str, opening: re.Pattern[str], why: str = "In code.") -> Iterato
         if mark.start() < at or ends[index] < 0 or (has_ends and mark["end"]):
             continue
         close = marks[ends[index]]
-        yield Raw(mark.end(), close.start(), why)
+        if mark.end() < close.start():
+            yield Raw(mark.end(), close.start(), why)
         at = close.end()
 
 

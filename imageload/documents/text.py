@@ -49,7 +49,7 @@ def find(text: str, base: str = "") -> Finds:  # noqa: ARG001 - every finder is 
 def ignored(text: str, start: int, why: str) -> Finds:
     """The bare image URLs of a text that is not taken; `start` is its offset in the source."""
     finds = Finds()
-    for each in find(text).found:
+    for each in find(text).found if "://" in text else ():
         finds.ignore(each.as_written, start + each.start, why)
     return finds
 
