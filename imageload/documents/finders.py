@@ -46,6 +46,10 @@ _HTML_TAG = re.compile(
     re.I,
 )
 _JSON_START = re.compile(r'\[{0,9}\s*\{\s*"[^"\n]{0,200}"\s*:')  # of JSON that is broken later
+_JSON_OPENING = re.compile(r"[\s\ufeff]*(?=[\[{])")
+_JSON_NEXT = re.compile(r"[\s,]*(?:[\[{]|$)")
+_IMG = re.compile(r"\[img\b[^\]\n]{0,200}\]", re.I)
+_IMG_END = re.compile(r"\[/img\]", re.I)
 _BBCODE_IMAGE = re.compile(r"\[/(?:img|timg|thumb|url)\]", re.I)
 _BBCODE = re.compile(r"\[/(?:img|timg|url|quote|code|size|color|center|list|b|i|u)\]", re.I)
 _MARKDOWN = re.compile(
@@ -119,7 +123,7 @@ def _is_markdown(text: str) -> bool:
 
 def is_json(text: str) -> bool:
     """Whether the text is JSON, or JSON values one after another; it may be broken inside."""
-    begin = re.compile(r"[\s\ufeff]*(?=[\[{])").match(text)
+    begin = _JSON_OPENING.match(text)
     if not begin:
         return False
     try:
@@ -128,7 +132,7 @@ def is_json(text: str) -> bool:
         return True
     except ValueError:
         return _JSON_START.match(text, begin.end()) is not None
-    return re.compile(r"[\s,]*(?:[\[{]|$)").match(text, end) is not None
+    return _JSON_NEXT.match(text, end) is not None
 
 
 def _is_table(text: str) -> bool:
@@ -164,7 +168,7 @@ def inner_kind(text: str) -> str:
         return "html"
     if text.lstrip()[:1] in ("{", "[") and is_json(text):
         return "json"
-    if re.search(r"\[img\b[^\]\n]{0,200}\]", text, re.I) and re.search(r"\[/img\]", text, re.I):
+    if _IMG_END.search(text) and _IMG.search(text):
         return "bbcode"
     if _is_markdown(text):
         return "markdown"

@@ -22,6 +22,7 @@ Inner = Callable[[str, str], Finds]
 
 _TOKEN = re.compile(r'"((?:[^"\\\n]|\\[^\n])*)"?|[{}\[\],]|//[^\n"]*')
 _MARKS = ("://", "<", "](", r":\/\/")  # of texts with images in them
+_WORDS_OR_TAG = re.compile(r"\s|<")
 _KEY = re.compile(r"[ \t\r\n]*:")
 _ESCAPE = re.compile(
     r'\\(?:u[dD][89abAB][0-9A-Fa-f]{2}\\u[dD][c-fC-F][0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|["\\/bfnrt])'
@@ -83,7 +84,7 @@ def find(text: str, base: str = "", inner: Inner | None = None) -> Finds:
 
 def _judge(text: str, base: str, string: String) -> tuple[str, str]:
     """(URL, "") of a string that is an image's URL; ("", why) of one that only looks like it."""
-    if not text or text != text.strip() or re.search(r"\s|<", text) or len(text) > 100_000:
+    if not text or text != text.strip() or _WORDS_OR_TAG.search(text) or len(text) > 100_000:
         return "", ""
     url, why = absolute(text, base if string.is_image or is_image(text) else "")
     if url:

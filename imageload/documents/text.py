@@ -31,6 +31,7 @@ _CUT = re.compile(
 )
 _SCHEME = re.compile(r"https?://", re.IGNORECASE)
 _ENDS_LIKE_IMAGE = re.compile(EXTENSION + r"$", re.IGNORECASE)
+_BRACKET = re.compile(r"[()]")
 _AROUND = frozenset(".,;:!?*_~'&")
 
 
@@ -82,10 +83,10 @@ def _end(text: str, start: int, stop: int) -> int:
         quote = text.find("'", start, stop)
         stop = stop if quote < 0 else quote
     depth = 0
-    for index in range(start, stop):
-        depth += (text[index] == "(") - (text[index] == ")")
+    for bracket in _BRACKET.finditer(text, start, stop):
+        depth += 1 if bracket[0] == "(" else -1
         if depth < 0:
-            stop = index
+            stop = bracket.start()
             break
     while stop > start + 8 and (text[stop - 1] in _AROUND or (depth > 0 and text[stop - 1] == "(")):
         depth -= text[stop - 1] == "("

@@ -22,6 +22,8 @@ _OTHER_PATH = re.compile(
 _PAGE = re.compile(r"^https?://github\.com/[^/]+/[^/]+/blob/|/[A-Z][\w-]*:[^/]+$")
 _TEMPLATE = re.compile(r"\{\{|\{%|\$\{|<%|<\?|\{[A-Za-z_$][^{}]{0,99}\}|%[A-Z][A-Z_]{2,40}%")
 _HTTP = re.compile(r"https?://[^\s/?#\\]", re.I)
+# Most URLs: nothing in them has to be judged or changed.
+_PLAIN = re.compile(r"https?://[^\x00-\x20\s/?#\\{<%][^\x00-\x20\s{<%]*", re.I)
 _BREAKS = re.compile(r"[\t\r\n]")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _REASONS = {
@@ -40,6 +42,8 @@ def absolute(text: str, base: str) -> tuple[str, str]:
     A relative URL is resolved with `base`, if there is one. As in browsers, blanks around a URL
     and line ends in it do not count, and a blank in it is percent-encoded.
     """
+    if len(text) <= MAX_LENGTH and _PLAIN.fullmatch(text):
+        return text, ""
     url = (text if text.isprintable() else _BREAKS.sub("", text)).strip(" \f\x00")
     if not url or url.startswith("#"):
         return "", ""
