@@ -1055,7 +1055,17 @@ def test_jobs_beyond_the_fifty_shown_are_counted_found_and_linked(
     expect(page.locator(".job")).to_have_count(0)
     page.get_by_label("Search jobs").fill("")
     page.get_by_role("button", name="Show 1 hidden").click()
-    older.click()
+    held: list[Route] = []
+    page.route("**/images?*state=failed", lambda route: held.append(route))
+    with page.expect_request("**/images?*state=failed"):
+        older.hover()
+    page.mouse.down()
+    assert held
+    for route in held:
+        route.continue_()
+    page.unroute_all(behavior="wait")
+    expect(page.locator(".job").last.locator(".reasons")).to_be_visible()
+    page.mouse.up()  # on the same button, though the cards above it have grown
     visit.job_of(job_id).get_by_role("button", name="Unhide").click()
     expect(page.locator("#hidden")).to_be_hidden()
 

@@ -25,6 +25,19 @@ export function setOrRemove(element, name, value) {
   return true;
 }
 
+/**
+ * Do `change`, and scroll by as much as it moves the element under the pointer: a click that has
+ * begun on a button would end beside it, and be lost.
+ */
+export function keepUnderPointer(change) {
+  const held = [...document.querySelectorAll(":hover")].at(-1);
+  const before = held?.getBoundingClientRect().top;
+  change();
+  if (!held?.getClientRects().length) return;
+  const moved = held.getBoundingClientRect().top - before;
+  if (moved) window.scrollBy({ top: moved, behavior: "instant" });
+}
+
 /** A paragraph that says `text`. */
 export function paragraph(text) {
   const element = document.createElement("p");

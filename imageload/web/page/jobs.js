@@ -1,6 +1,6 @@
 // A job as a card of the list: how far it is, what it waits for, its images, what may be done to it.
 
-import { clone, many, partsOf, setOrRemove, show } from "./dom.js";
+import { clone, keepUnderPointer, many, partsOf, setOrRemove, show } from "./dom.js";
 import { Pace } from "./pace.js";
 import { ImageRow, webURL } from "./rows.js";
 import { allRecords, records } from "./service.js";
@@ -78,7 +78,7 @@ export class JobView {
     new IntersectionObserver((entries) => {
       this.#isSeen = entries.at(-1).isIntersecting;
       this.#explain();
-    }).observe(this.element);
+    }, { rootMargin: "100% 0px" }).observe(this.element); // before it is seen, so that it need not grow
   }
 
   get job() {
@@ -232,9 +232,11 @@ export class JobView {
       const reasons = reasonsOf(await allRecords(this.jobId, "failed"));
       if (this.#job !== job) return; // it has changed meanwhile
       this.#reasons = reasons;
-      this.#showHead();
-      this.#showActions();
-      this.#showReasons();
+      keepUnderPointer(() => {
+        this.#showHead();
+        this.#showActions();
+        this.#showReasons();
+      });
     } catch (problem) {
       this.#act.told(problem);
     } finally {

@@ -1,6 +1,6 @@
 // All jobs of the service, newest first, and the cards of those that are shown.
 
-import { many, show } from "./dom.js";
+import { keepUnderPointer, many, show } from "./dom.js";
 import { JobView } from "./jobs.js";
 import { fileOf, titleOf } from "./words.js";
 
@@ -61,7 +61,7 @@ export class JobList {
     } finally {
       this.#heard.delete(heard);
     }
-    this.#draw();
+    keepUnderPointer(() => this.#draw());
   }
 
   /** Take a job that has changed, or is new. */
@@ -70,8 +70,7 @@ export class JobList {
     const isKnown = this.#jobs.has(job.job_id);
     if (isKnown) this.#jobs.set(job.job_id, job);
     else this.#jobs = new Map([[job.job_id, job], ...this.#jobs]);
-    if (isKnown) this.#views.get(job.job_id)?.update(job);
-    else this.#draw();
+    keepUnderPointer(() => (isKnown ? this.#views.get(job.job_id)?.update(job) : this.#draw()));
   }
 
   /** Show the card of a job, whatever is searched; undefined if it is none of those listed. */
