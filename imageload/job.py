@@ -28,6 +28,8 @@ from imageload.errors import Failure, IllegalChange
 
 State = Literal["queued", "downloaded", "completed", "failed"]
 Status = Literal["pending", "in-progress", "complete"]
+Only = Literal["transient"] | int | None
+"""The failed images to retry: those whose error is transient, the one at an index, or all."""
 STATES: tuple[State, ...] = ("queued", "downloaded", "completed", "failed")
 
 
@@ -611,6 +613,16 @@ class Job:
     def image(self, index: int) -> Image:
         """The image at `index` as it is now."""
         return self._images[index]
+
+    def failed(self, only: Only = None) -> list[int]:
+        """The failed images that `only` chooses, by index."""
+        return [
+            index
+            for index, image in enumerate(self.snapshot().images)
+            if image.state == "failed"
+            and image.failure is not None
+            and (only in (None, index) or (only == "transient" and image.failure.transient))
+        ]
 
     def completed_at(self, versions: Mapping[int, int]) -> list[int]:
         """The completed images that are still as at these versions, by index."""

@@ -33,6 +33,7 @@ from imageload.job import (
     Failed,
     Job,
     NotSent,
+    Only,
     PurgeBegun,
     PurgeEnded,
     Requeued,
@@ -157,15 +158,15 @@ class Jobs:
                 await window.wait_until_empty()
         return CancelResult(pending, before.counts["completed"] if purge else 0)
 
-    async def requeue(self, job: Job, *, only_transient: bool = False) -> int:
-        """Load the failed images again, or those whose error is transient; how many they are.
+    async def requeue(self, job: Job, only: Only = None) -> int:
+        """Load the failed images again that `only` chooses; how many they are.
 
         An album that failed is made again too. Raises Refused during a purge or a stop.
         """
         async with self.lock(job):
             await self._wait_for_cancelled(job)
             summary = job.summary()
-            failed = failed_images(job, only_transient=only_transient)
+            failed = job.failed(only)
             album = summary.album
             album_failed = album is not None and album.failure is not None and not album.is_open
             if not failed and not album_failed:
@@ -383,17 +384,6 @@ class Jobs:
     def _fill_windows(self) -> None:
         for window in self._windows.values():
             window.fill_soon()
-
-
-def failed_images(job: Job, *, only_transient: bool) -> list[int]:
-    """The failed images of `job`, or those whose error is transient, by index."""
-    return [
-        index
-        for index, image in enumerate(job.snapshot().images)
-        if image.failure is not None
-        and image.state == "failed"
-        and (image.failure.transient or not only_transient)
-    ]
 
 
 def _log_failed(job: Job, failure: Failure, images: int) -> None:

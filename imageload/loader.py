@@ -23,7 +23,7 @@ from itertools import dropwhile, islice
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from imageload.errors import Refused, shutting_down
-from imageload.job import Item, Job, Snapshot, memory_of
+from imageload.job import Item, Job, Only, Snapshot, memory_of
 from imageload.jobs import CancelResult, Jobs, WindowRules
 from imageload.pipeline import Pipeline
 from imageload.store import Posted, Totals
@@ -172,8 +172,8 @@ class Registry(Protocol):
     def purge(self, job: Job) -> Coroutine[Any, Any, CancelResult]:
         """`cancel`, and delete the job's images from the target."""
 
-    def retry(self, job: Job, *, only_transient: bool = False) -> Coroutine[Any, Any, int]:
-        """Load failed images again; how many they are."""
+    def retry(self, job: Job, only: Only = None) -> Coroutine[Any, Any, int]:
+        """Load the failed images again that `only` chooses; how many they are."""
 
     def rehost(self, job: Job, dead: Mapping[int, int]) -> Coroutine[Any, Any, int]:
         """Load images again whose links are dead, by index and version; how many they are."""
@@ -391,13 +391,13 @@ class ImageLoad:
         _log.info("to be purged job=%s images=%d", job.job_id, result.purging)
         return result
 
-    async def retry(self, job: Job, *, only_transient: bool = False) -> int:
-        """Load the failed images again, or those whose error is transient; how many they are.
+    async def retry(self, job: Job, only: Only = None) -> int:
+        """Load the failed images again that `only` chooses; how many they are.
 
         An album that failed is made again too. Raises Refused.
         """
         self._check_restart(job)
-        count = await self._jobs.requeue(job, only_transient=only_transient)
+        count = await self._jobs.requeue(job, only)
         self._start(job)
         _log.info("retried job=%s images=%d", job.job_id, count)
         return count

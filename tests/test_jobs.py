@@ -197,7 +197,7 @@ def test_a_retry_of_transient_errors_leaves_the_others_failed(wire: Wire, folder
     job = wired.start(urls(2))
     wired.wait_until_idle()
     assert wired.failures(job) == ["truncated", "not_image"]
-    assert wired.on_loop(wired.load.retry(job, only_transient=True)) == 1
+    assert wired.on_loop(wired.load.retry(job, "transient")) == 1
     wired.wait_until_idle()
     assert wired.failures(job) == ["not_image"] * 2
 
@@ -628,7 +628,7 @@ async def act(wired: Wired, job: Job, action: str) -> None:
             case "retire":
                 await wired.load.retire()
             case _:
-                await wired.load.retry(job, only_transient=action == "retry transient")
+                await wired.load.retry(job, "transient" if action == "retry transient" else None)
 
 
 def act_at_random(wired: Wired, jobs: list[Job], seed: int) -> None:

@@ -85,7 +85,7 @@ def test_an_origin_that_stays_away_ends_all_and_a_retry_brings_them_back(
     made.wait_until_idle()
 
     outage.failures = 0
-    assert made.on_loop(made.load.retry(job, only_transient=True)) == 200
+    assert made.on_loop(made.load.retry(job, "transient")) == 200
     made.wait_until_idle()
     assert job.summary().counts["completed"] == 200
 

@@ -708,7 +708,7 @@ def test_a_retry_reaches_a_slice_that_ends_at_this_moment(url: str, node: Open) 
     ask(url, "DELETE FROM procrastinate_jobs")
     end = "UPDATE slice SET open = false, worker = NULL WHERE job = %s AND first = 0"
     with changed_at_this_moment(url, end, number) as release, ThreadPoolExecutor() as threads:
-        retry = threads.submit(store.retry, job.job_id, only_transient=False)
+        retry = threads.submit(store.retry, job.job_id)
         release()
         assert retry.result(PATIENCE).images == 1
     assert ask(url, "SELECT args->'first' FROM procrastinate_jobs") == [(0,)]

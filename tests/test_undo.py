@@ -131,6 +131,26 @@ def test_a_retry_uploads_failed_images_in_the_same_job(
     assert origin.requests["/flaky"] == 2
 
 
+def test_one_failed_image_is_retried_alone(service: RunningService, origin: Origin) -> None:
+    pages = {name: iter([answer(b"gone", "404 Not Found")]) for name in ("/one", "/other")}
+
+    def flaky(name: str) -> str:
+        return origin.page(name, lambda connection: next(pages[name], answer(PNG))(connection))
+
+    hanging = origin.page("/h", origin.hang)
+    job_id = service.submit([flaky("/one"), flaky("/other"), hanging], dedupe=False)
+    wait_until(lambda: len(service.status(job_id)["uploaded"]["failed"]) == 2)
+    assert retry(service, job_id, "?only=2").json() == {"job_id": job_id, "requeued": 1}
+    wait_until(lambda: service.status(job_id)["uploaded"]["completed"])
+    assert retry(service, job_id, "?only=2").json()["requeued"] == 0, "it has landed"
+    assert service.status(job_id)["uploaded"]["failed"] == [f"{origin.url}/one"]
+    delete(service, job_id)
+    service.finish(job_id)
+    assert retry(service, job_id, "?only=1").json()["requeued"] == 1
+    wait_until(lambda: len(service.status(job_id)["uploaded"]["completed"]) == 2)
+    assert service.finish(job_id)["uploaded"]["failed"] == [hanging]
+
+
 def test_a_cancelled_job_can_be_retried(
     service: RunningService, origin: Origin, sandbox: RunningSandbox
 ) -> None:
@@ -163,7 +183,8 @@ def test_bad_parameters_and_unknown_jobs_are_refused(
 ) -> None:
     job_id = service.submit([origin.image("missing.png")])
     service.finish(job_id)
-    assert retry(service, job_id, "?only=mine").status_code == 400
+    for only in ("mine", "0", "2", "-1", "01"):
+        assert retry(service, job_id, f"?only={only}").status_code == 400
     assert retry(service, "4227cacf-2ee1-4b52-b231-110304c4e203").status_code == 505
     unknown = service.session.delete(f"{service.url}/v1/images/upload/x", timeout=PATIENCE)
     assert unknown.status_code == 505

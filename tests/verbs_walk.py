@@ -193,7 +193,7 @@ class Walk:
         path = f"{JOBS}/{job_id}"
         match verb:
             case "retry":
-                self._retry(job_id, chance.choice(["", "?only=transient"]), session)
+                self._retry(job_id, chance.choice(["", "?only=transient", "?only=1"]), session)
             case "cancel":
                 self._send(verb, "DELETE", path, session, job_id)
             case "purge":

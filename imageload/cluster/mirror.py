@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from imageload.cluster.budgets import Budgets
 from imageload.cluster.lease import UNKNOWING, LeaseRules, blocked_of, soonest
 from imageload.errors import ImageLoadError, shutting_down
-from imageload.job import Change, Job, Snapshot
+from imageload.job import Change, Job, Only, Snapshot
 from imageload.jobs import CANCELLED, CancelResult
 from imageload.loader import Order, Sender, Watch, jobs_of
 from imageload.store import Posted, Totals
@@ -163,10 +163,10 @@ class Mirror:
         await self._follow(job, until_finished=not purge)
         return CancelResult(done.images, landed)
 
-    async def retry(self, job: Job, *, only_transient: bool = False) -> int:
-        """Load failed images again; how many they are."""
+    async def retry(self, job: Job, only: Only = None) -> int:
+        """Load the failed images again that `only` chooses; how many they are."""
         self._check_closing()
-        done = await asyncio.to_thread(self._store.retry, job.job_id, only_transient=only_transient)
+        done = await asyncio.to_thread(self._store.retry, job.job_id, only)
         await self._follow(job, until_finished=False)
         return done.images
 

@@ -347,9 +347,8 @@ class Worker:
         job, at = at_work.job, self._load.at_work
         if order.cancels:
             await self._load.act(at.cancel(job, may_land=order.purging))
-        if order.again is not None:
-            only = order.again == "transient"
-            await self._load.act(at.requeue(job, only_transient=only))
+        for only in order.retries:
+            await self._load.act(at.requeue(job, only))
         self._store.followed(job, order)
         await self._load.act(self._store.durable())  # or the next beat sees it again
 

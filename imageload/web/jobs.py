@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from itertools import islice
 from typing import get_args
 
 from imageload.errors import Refused
-from imageload.job import Image, State
+from imageload.job import Image, Only, State
 from imageload.schemas import (
     ImagesJson,
     RequeuedJson,
@@ -64,17 +65,23 @@ class JobImagesHandler(BaseHandler):
 
 
 class RetryHandler(BaseHandler):
-    """POST /v1/images/upload/<jobId>/retry: try failed images again; `only=transient` filters."""
+    """POST /v1/images/upload/<jobId>/retry: try failed images again; `only` chooses."""
 
     async def post(self, job_id: str) -> None:
         """Send the number of requeued images, which may be 0: 202."""
         job = await self.job(job_id)
-        only = self.query("only")
-        if only not in (None, "transient"):
-            raise Refused("bad-request", "only is transient, or missing.")
-        requeued = await self.jobs.act(self.jobs.retry(job, only_transient=only == "transient"))
+        requeued = await self.jobs.act(self.jobs.retry(job, self._only(len(job))))
         response: RequeuedJson = {"job_id": job.job_id, "requeued": requeued}
         self.send_json(response, 202)
+
+    def _only(self, total: int) -> Only:
+        only = self.query("only")
+        if only is None or only == "transient":
+            return only  # type: ignore[return-value]
+        if re.fullmatch("[1-9][0-9]{0,8}", only) and int(only) <= total:
+            return int(only) - 1
+        message = f"only is transient, or the number of an image, from 1 to {total}, or missing."
+        raise Refused("bad-request", message)
 
 
 class MapHandler(BaseHandler):

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from imageload.job import Job
+from imageload.job import Job, Only
 from imageload.store.postgres.batch import HEAD, Claim, counts_of
 from imageload.store.postgres.connections import Connection
 from imageload.store.postgres.reading import read_head_of, read_slice, read_whole
@@ -46,6 +46,15 @@ class Order(NamedTuple):
     def is_open(self) -> bool:
         """True if something is to be done."""
         return self.cancels > 0 or self.again is not None
+
+    @property
+    def retries(self) -> list[Only]:
+        """The retries to do, in order; an index is that in the slice."""
+        words = (self.again or "").split()
+        return [
+            None if word == "all" else "transient" if word == "transient" else int(word)
+            for word in words
+        ]
 
 
 class Claimed(NamedTuple):

@@ -26,6 +26,7 @@ from imageload.job import (
     Job,
     Landed,
     Mirrored,
+    Only,
     ResponseLost,
     Snapshot,
     Uploaded,
@@ -340,9 +341,12 @@ class PostgresStore:
         """End what is open in a job on any node; raises LookupError, StoreUnavailable."""
         return self._do(job_id, lambda locked: verbs.cancel(locked, failure, purge=purge))
 
-    def retry(self, job_id: str, *, only_transient: bool) -> Done:
-        """Load failed images again; raises Refused, LookupError, StoreUnavailable."""
-        return self._do(job_id, lambda locked: verbs.retry(locked, only_transient=only_transient))
+    def retry(self, job_id: str, only: Only = None) -> Done:
+        """Load the failed images again that `only` chooses.
+
+        Raises Refused, LookupError, StoreUnavailable.
+        """
+        return self._do(job_id, lambda locked: verbs.retry(locked, only))
 
     def rehost(self, job_id: str, dead: Mapping[int, int]) -> Done:
         """Load images again whose links are dead, by index and version; raises as `retry`."""

@@ -17,6 +17,7 @@ from imageload.job import (
     Change,
     Failed,
     Job,
+    Only,
     PurgeBegun,
     Requeued,
     ResponseLost,
@@ -101,25 +102,26 @@ def cancel(locked: Locked, failure: Failure, *, purge: bool) -> Done:
     return Done(number, before, len(open_), [HEAD] if opened else [])
 
 
-def retry(locked: Locked, *, only_transient: bool) -> Done:
-    """Load failed images again; raises Refused during a purge."""
+def retry(locked: Locked, only: Only) -> Done:
+    """Load the failed images again that `only` chooses; raises Refused during a purge."""
     job = locked.job
     before = job.summary()
-    failed = [
-        n
-        for n, image in enumerate(job.snapshot().images)
-        if image.state == "failed"
-        and image.failure is not None
-        and (image.failure.transient or not only_transient)
-    ]
+    failed = job.failed(only)
     album = before.album
     album_failed = album is not None and album.failure is not None and not album.is_open
     queue: Sequence[int] = ()
     if failed or album_failed:
         if before.purging:
             raise Refused("job-busy", "The job is being purged. Send this again in a while.")
-        queue = _load_again(locked, failed, again="transient" if only_transient else "all")
+        queue = _load_again(locked, failed, again=_order(locked, only))
     return Done(locked.claim.number, before, len(failed), queue)
+
+
+def _order(locked: Locked, only: Only) -> str:
+    """The order to a node that has a slice: `all`, `transient`, or an index in its slice."""
+    if isinstance(only, int):
+        return str(only - locked.claim.first_of(only))
+    return only or "all"
 
 
 def rehost(locked: Locked, dead: Mapping[int, int]) -> Done:
@@ -198,4 +200,6 @@ _OPEN_HEAD = b"""
         AND NOT EXISTS (SELECT FROM slice AS other WHERE other.job = job.number AND other.open)
     RETURNING slice.job"""
 _OPEN = b"UPDATE slice SET open = true WHERE job = %s AND first = ANY(%s)"
-_AGAIN = b"UPDATE slice SET open = true, again = %s WHERE job = %s AND first = ANY(%s)"
+_AGAIN = b"""
+    UPDATE slice SET open = true, again = concat_ws(' ', again, %s::text)
+    WHERE job = %s AND first = ANY(%s)"""
