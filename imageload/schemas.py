@@ -271,8 +271,9 @@ class CheckJson(TypedDict):
 
 
 class ImageJson(TypedDict):
-    """One image of a job."""
+    """One image of a job; also the data of an `image` event."""
 
+    number: Annotated[int, Meta(ge=1, description="The image's position in the request, from 1.")]
     id: Annotated[str | None, Meta(description="The id that was posted with the URL.")]
     url: str
     state: State
@@ -312,12 +313,6 @@ class MapJson(TypedDict):
 
 
 # Events
-
-
-class ImageEventJson(ImageJson):
-    """The data of an `image` event."""
-
-    number: Annotated[int, Meta(ge=1, description="The image's position in the request, from 1.")]
 
 
 class BytesJson(TypedDict):
@@ -469,11 +464,12 @@ def _error_json(failure: Failure | None) -> ErrorJson | None:
     return {"code": failure.code, "message": failure.message} if failure else None
 
 
-def image_json(image: Image) -> ImageJson:
-    """One image of GET /v1/images/upload/<jobId>/images, without its deletehash."""
+def image_json(number: int, image: Image) -> ImageJson:
+    """The image at the position `number` of its job, without its deletehash."""
     report, failure = image.report, image.failure
     status_code = failure.status_code if failure else None
     return {
+        "number": number,
         "id": image.id,
         "url": image.url,
         "state": image.state,

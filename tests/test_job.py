@@ -626,8 +626,9 @@ def test_an_image_record_has_null_for_unknown_values() -> None:
             *("id", "converted_from", "title", "description"),
         )
     )
-    assert image_json(job.image(0)) == {
+    assert image_json(1, job.image(0)) == {
         **unknown,
+        "number": 1,
         "url": url(0),
         "state": "queued",
         "attempts": 0,
@@ -636,7 +637,8 @@ def test_an_image_record_has_null_for_unknown_values() -> None:
     }
     job.apply(Downloaded(0, report(), attempts=2))
     job.apply(Uploaded(0, link(0), SECRET, attempts=3))
-    assert image_json(job.image(0)) == {
+    assert image_json(1, job.image(0)) == {
+        "number": 1,
         "url": url(0),
         "state": "completed",
         "link": link(0),
@@ -663,7 +665,7 @@ def test_the_record_has_the_original_type_and_whether_the_link_was_reused() -> N
     (pending,) = status_json(job.snapshot())["uploaded"]["pending"]
     assert pending == {"status_code": 200, "url": url(0), "temp_fn": None}
     job.apply(Uploaded(0, link(0), SECRET, attempts=0, reused=True))
-    record = image_json(job.image(0))
+    record = image_json(1, job.image(0))
     assert (record["type"], record["converted_from"]) == ("image/png", "image/webp")
     assert (record["reused"], record["attempts"]) == (True, 0)
 
@@ -672,7 +674,7 @@ def test_the_record_of_a_failed_image_has_its_code_message_and_http_status() -> 
     job = job_of(1)
     failure = DownloadError("connect_error", "No connection.", status_code=503).failure()
     job.apply(Failed(0, failure, attempts=4))
-    record = image_json(job.image(0))
+    record = image_json(1, job.image(0))
     assert record["error"] == {"code": "connect_error", "message": "No connection."}
     assert (record["state"], record["attempts"], record["status_code"]) == ("failed", 4, 503)
 
@@ -682,7 +684,7 @@ def test_no_json_view_has_the_deletehash() -> None:
     bring_to(job, "completed")
     snapshot = job.snapshot()
     assert snapshot.images[0].deletehash == SECRET
-    views = (status_json(snapshot), summary_json(snapshot), image_json(snapshot.images[0]))
+    views = (status_json(snapshot), summary_json(snapshot), image_json(1, snapshot.images[0]))
     assert SECRET not in json.dumps(views)
 
 

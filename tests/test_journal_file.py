@@ -218,7 +218,7 @@ def test_every_version_that_ever_was_is_read(version: int, path: Path) -> None:
     expected = json.loads((OLD / f"version-{version}.json").read_text(encoding="utf-8"))
     with opened(path) as (journal, restored):
         found = {
-            job.job_id: [image_json(image) for image in job.snapshot().images]
+            job.job_id: [image_json(n, image) for n, image in enumerate(job.snapshot().images, 1)]
             for job in restored.jobs
         }
         assert found == {

@@ -641,23 +641,32 @@ def test_failed_images_are_retried_links_copied_and_all_is_undone(
         page.locator(".texts summary").click()
         page.get_by_label("Album").fill("Birds")
         page.get_by_label("Title of every image").fill("A [bird]")
-        _, job = visit.upload(f"{base}/a%20b.png", f"{base}/late.png")
-        expect(job.get_by_label("1 uploaded, 1 failed")).to_be_visible()
+        _, job = visit.upload(*(f"{base}/{name}.png" for name in ("a%20b", "late", "later")))
+        expect(job.get_by_label("1 uploaded, 2 failed")).to_be_visible()
         expect(job.locator(".album a")).to_have_attribute("href", re.compile("/a/"))
 
         (tmp_path / "late.png").write_bytes((IMAGES / "png-rgb.png").read_bytes() + b"late")
-        job.get_by_role("button", name="Retry").click()
+        job.get_by_role("button", name="Retry", exact=True).click()
         expect(job.get_by_role("status")).to_have_text(
-            "1 image would fail again: the reasons say what to do first."
+            "2 images would fail again: the reasons say what to do first."
         )
+        job.get_by_label("Show").select_option("those not uploaded")
+        retry = job.get_by_role("button", name="Retry: later.png")
+        (tmp_path / "later.png").write_bytes((IMAGES / "png-rgb.png").read_bytes() + b"later")
+        retry.focus()
+        page.keyboard.press("Enter")
+        expect(job.get_by_role("status")).to_have_text("later.png is tried again.")
+        expect(job.get_by_label("2 uploaded, 1 failed")).to_be_visible()
+        expect(job.locator(".window")).to_be_focused()  # the button that was is gone
+        job.get_by_label("Show").select_option("all images")
         job.get_by_role("button", name="Retry all the same").click()
         expect(job.get_by_role("status")).to_have_text("1 image is tried again.")
-        expect(job.get_by_label("2 uploaded")).to_be_visible()
+        expect(job.get_by_label("3 uploaded")).to_be_visible()
         expect(job.get_by_role("button", name="Retry")).to_be_hidden()
         server.shutdown()
         thread.join()
 
-    expect(job.locator(".link")).to_have_count(2)
+    expect(job.locator(".link")).to_have_count(3)
     links = job.locator(".link").all_inner_texts()
     for form, line in (
         ("text", links[0]),
@@ -668,7 +677,7 @@ def test_failed_images_are_retried_links_copied_and_all_is_undone(
     ):
         job.get_by_label("Links as").select_option(form)
         job.locator(".copy").click()
-        expect(job.get_by_role("status")).to_have_text("2 links copied.")
+        expect(job.get_by_role("status")).to_have_text("3 links copied.")
         expect(job.locator(".copy")).to_have_text("Copied")
         copied = page.evaluate("navigator.clipboard.readText()")
         assert copied.startswith(line + "\n")
@@ -676,19 +685,19 @@ def test_failed_images_are_retried_links_copied_and_all_is_undone(
 
     job.get_by_role("button", name="Delete…").click()
     dialog = page.get_by_role("dialog", name="Delete what this job uploaded?")
-    expect(dialog).to_contain_text("2 images will be deleted from Imgur")
+    expect(dialog).to_contain_text("3 images will be deleted from Imgur")
     expect(dialog.get_by_role("button", name="Keep them")).to_be_focused()
     page.keyboard.press("Enter")
     expect(dialog).to_be_hidden()
     expect(job.get_by_role("button", name="Delete…")).to_be_focused()
     assert requests.get(links[0], timeout=PATIENCE).status_code == 200
     page.keyboard.press("Enter")
-    dialog.get_by_role("button", name="Delete 2 images").click()
-    expect(job.get_by_label("2 deleted")).to_be_visible()
+    dialog.get_by_role("button", name="Delete 3 images").click()
+    expect(job.get_by_label("3 deleted")).to_be_visible()
     expect(job.locator("header .state")).to_have_text("deleted from Imgur")
-    expect(job.get_by_role("status")).to_have_text("2 images deleted from Imgur.")
+    expect(job.get_by_role("status")).to_have_text("3 images deleted from Imgur.")
     expect(job).to_be_focused()  # the button that was is gone
-    expect(job.locator(".image .state")).to_have_text(["deleted", "deleted"])
+    expect(job.locator(".image .state")).to_have_text(["deleted"] * 3)
     assert all("removed" in requests.get(link, timeout=PATIENCE).url for link in links)
 
 

@@ -40,7 +40,6 @@ from imageload.job import (
 )
 from imageload.loader import Summarized
 from imageload.schemas import (
-    ImageEventJson,
     ProgressEventJson,
     WaitingJson,
     WaitingSummaryJson,
@@ -245,7 +244,7 @@ class JobEvents(Topic[int]):
         if key in self._unsettled:
             return b""
         image = self._current_job().image(key)
-        record: ImageEventJson = {"number": key + 1, **image_json(image)}
+        record = image_json(key + 1, image)
         return _event("image", msgspec.json.encode(record), str(version))
 
     def _current_job(self) -> Job:

@@ -56,7 +56,7 @@ class JobImagesHandler(BaseHandler):
 
         def view() -> ImagesJson:
             return {
-                "images": [image_json(image) for _, image in page[:limit]],
+                "images": [image_json(number, image) for number, image in page[:limit]],
                 "album": album_json(snapshot.album),
                 **waiting,
             }

@@ -46,9 +46,15 @@ export function actionsOf(askForToken) {
     copyId: (view, button) => act(view, () => copied(view.jobId, "The id is copied.", button)),
     copyDocument: (view, button) => act(view, () => copyDocument(view, button)),
     saveDocument: (view) => act(view, () => saveDocument(view)),
+    retryImage: (view, record) => act(view, () => retriedImage(view, record)),
     copyLink: ({ link }, button) => copied(link, "", button),
     enlarge,
   };
+}
+
+async function retriedImage(view, { number, url }) {
+  const count = await retry(view.jobId, number);
+  return count ? `${fileOf(url)} is tried again.` : `${fileOf(url)} is no longer among the failed.`;
 }
 
 // A retry takes what it can cure; a second one takes the rest too.
@@ -56,7 +62,7 @@ async function retried(view) {
   const { failed: broken } = endsOf(view.job, view.reasons);
   const onlyTransient = broken > 0 && !view.retriesAll;
   const before = view.job.counts.failed;
-  const count = await retry(view.jobId, { onlyTransient });
+  const count = await retry(view.jobId, onlyTransient ? "transient" : "");
   const rest = onlyTransient ? before - count : 0;
   view.retriesAll = rest > 0;
   if (!rest) return `${many(count, "image")} ${isOrAre(count)} tried again.`;

@@ -44,9 +44,9 @@ export class JobView {
   #retriesAll = false;
 
   /**
-   * `act` has what the card's buttons call: those in ACTIONS with this view, `copyLink` and
-   * `enlarge` with a record and the button, and `told` with the Problem where images cannot be
-   * loaded.
+   * `act` has what the card's buttons call: those in ACTIONS with this view, `retryImage` with it
+   * and a record, `copyLink` and `enlarge` with a record and the button, and `told` with the
+   * Problem where images cannot be loaded.
    */
   constructor(jobId, act) {
     this.jobId = jobId;
@@ -62,7 +62,7 @@ export class JobView {
       parts[name].addEventListener("click", () => act[name](this, parts[name]));
     }
     this.#list = new WindowedList(parts.scroller, parts.images, {
-      makeRow: () => new ImageRow(act),
+      makeRow: () => new ImageRow({ ...act, retry: (record) => act.retryImage(this, record) }),
       recordOf: (index) => (this.#filtered ?? this.#records)[index],
       onMove: () => this.#refresh(),
       columnsOf: (width) => (this.#isGrid ? Math.max(FEWEST_TILES, Math.floor(width / TILE)) : 1),

@@ -11,17 +11,19 @@ export class ImageRow {
   #record = null;
   #shown = "";
 
-  /** `act` has `copyLink` and `enlarge`, which are called with a record and the button. */
+  /** `act` has `copyLink`, `enlarge` and `retry`, which are called with a record and the button. */
   constructor(act) {
     this.element = clone("image-template");
     this.#parts = partsOf(this.element, {
       enlarge: ".thumbnail", thumbnail: "img", state: ".state", code: ".code", size: ".size",
       name: ".name", source: "bdi", link: ".link", anchor: "a", reason: ".reason", copy: ".copy-link",
+      retry: ".retry-image",
     });
-    const { thumbnail, enlarge, copy } = this.#parts;
+    const { thumbnail, enlarge, copy, retry } = this.#parts;
     thumbnail.addEventListener("error", () => (thumbnail.hidden = true));
     enlarge.addEventListener("click", () => act.enlarge(this.#record, enlarge));
     copy.addEventListener("click", () => act.copyLink(this.#record, copy));
+    retry.addEventListener("click", () => act.retry(this.#record, retry));
   }
 
   /** Show `record`, one of a job's images; nothing where it has not come yet. */
@@ -40,6 +42,7 @@ export class ImageRow {
     setOrRemove(source, "title", record?.url);
     this.#showLink(record?.link, record?.url);
     this.#showReason(record?.error, colour);
+    this.#showRetry(record, colour);
   }
 
   #showLink(link, source) {
@@ -61,6 +64,13 @@ export class ImageRow {
     show(code, error?.code ?? "");
     show(reason, error?.message ?? "");
     setOrRemove(reason, "title", error?.message);
+  }
+
+  #showRetry(record, colour) {
+    const { retry } = this.#parts;
+    retry.hidden = record?.state !== "failed";
+    show(retry, colour === "bad" ? "Retry" : "Upload");
+    retry.ariaLabel = retry.hidden ? null : `${retry.textContent}: ${fileOf(record.url)}`;
   }
 }
 

@@ -106,9 +106,12 @@ async function allOf(path, key) {
   return found;
 }
 
-/** Try the job's failed images again, or only those that may land then; how many. */
-export async function retry(jobId, { onlyTransient }) {
-  const path = `${pathOf(jobId)}/retry${onlyTransient ? "?only=transient" : ""}`;
+/**
+ * Try the job's failed images again, how many; `only` those that may land then ("transient"), or
+ * the image of a number.
+ */
+export async function retry(jobId, only = "") {
+  const path = `${pathOf(jobId)}/retry${only && `?only=${only}`}`;
   const { body } = await ask(path, ANSWER_MS, { method: "POST" });
   return body.requeued;
 }

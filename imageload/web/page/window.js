@@ -64,14 +64,15 @@ export class WindowedList {
 
   /** Show the rows that can be seen as they are now. */
   draw() {
+    const isHeld = this.#list.contains(document.activeElement);
     const height = this.#rowHeight();
     const columns = this.#columns;
     this.#list.style.height = `${height * Math.ceil(this.#count / columns)}px`;
     this.#list.style.setProperty("--columns", columns);
     const [start, end] = this.range;
     for (const [index, row] of this.#rows) {
-      const isHeld = row.element.contains(document.activeElement) && index < this.#count;
-      if ((index < start || index >= end) && !isHeld) {
+      const isKept = row.element.contains(document.activeElement) && index < this.#count;
+      if ((index < start || index >= end) && !isKept) {
         row.element.remove();
         this.#rows.delete(index);
       }
@@ -83,6 +84,9 @@ export class WindowedList {
       row.element.ariaSetSize = String(this.#count);
       row.update(this.#recordOf(index));
     }
+    // Whoever pressed a button that is gone now would find themselves at the top of the page.
+    const isGone = !this.#list.contains(document.activeElement) || document.activeElement.closest("[hidden]");
+    if (isHeld && isGone) this.#scroller.focus({ preventScroll: true });
   }
 
   #added(index) {
