@@ -57,8 +57,8 @@ def test_a_name_that_resolves_otherwise_at_the_second_connect_is_refused_then(
 
     async def rebind_after(*arguments: Any) -> Any:
         response = await perform(*arguments)
-        for curl in transport._spare:
-            curl.setopt(pycurl.RESOLVE, [f"-{name}", f"{name}:127.0.0.2"])
+        for exchange in transport._spare:
+            exchange.curl.setopt(pycurl.RESOLVE, [f"-{name}", f"{name}:127.0.0.2"])
         return response
 
     monkeypatch.setattr(transport, "perform", rebind_after)

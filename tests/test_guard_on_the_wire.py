@@ -112,8 +112,9 @@ _CURL = pycurl.Curl()
 def _exchange(on_response: OnResponse, max_header_bytes: int) -> Exchange:
     """An Exchange that is not sent."""
     request = Request(url="http://a.example/", host="a.example", deadline=0.0)
-    bounds = Bounds(max_header_bytes=max_header_bytes)
-    return Exchange(_CURL, request, on_response, bounds=bounds, refusal=None)
+    exchange = Exchange(_CURL, Bounds(max_header_bytes=max_header_bytes), None)
+    exchange.begin(request, on_response)
+    return exchange
 
 
 @settings(max_examples=300, deadline=None)

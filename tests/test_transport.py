@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import resource
 import socket
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
@@ -376,7 +378,26 @@ def test_a_kept_connection_that_the_origin_has_closed_is_replaced(
         assert transfers.get(url) == (200, PNG)
 
 
-# Descriptors and the CPU
+# Descriptors, memory and the CPU
+
+
+def test_a_request_that_has_ended_is_freed_without_the_garbage_collector(
+    transfers: Transfers, origin: Origin
+) -> None:
+    class Pieces(list[bytes]):
+        """A list that can be weakly referenced."""
+
+    async def of_one() -> weakref.ref[Pieces]:
+        pieces = Pieces()
+        sent = request(origin.image("png-rgb.png"))
+        await transfers.transport.perform(sent, lambda _: pieces.append)
+        return weakref.ref(pieces)
+
+    gc.disable()
+    try:
+        assert transfers.run(of_one())() is None
+    finally:
+        gc.enable()
 
 
 def test_a_lack_of_descriptors_is_of_the_kind_resource_and_passes(
@@ -484,7 +505,7 @@ def test_a_bug_in_the_driver_calls_on_break(
     def bug(*_: object) -> None:
         raise RuntimeError("a bug in the driver")
 
-    monkeypatch.setattr(driver, "end", bug)
+    monkeypatch.setattr(driver, "_end", bug)
     hanging = transfers.loop.submit(get(transfers.transport, origin.image("png-rgb.png")))
     assert transfers.broken.wait(PATIENCE)
     assert "a bug in the driver" in caplog.text

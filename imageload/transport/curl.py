@@ -43,6 +43,8 @@ _BUFFER_BYTES = 128 * 2**10
 _NAME_SECONDS = 4
 """How long a resolved name is kept. libcurl keeps a failure half as long: by default 30 seconds, in
 which a name that is back would still be dead."""
+_LOOKS = 5
+"""How often the speed of responses is looked at in the time after which a slow one is ended."""
 _SUPPRESS_CONNECT_HEADERS = 265  # a name that pycurl does not have
 _EVENTS = {
     pycurl.POLL_IN: selectors.EVENT_READ,
@@ -155,7 +157,7 @@ class Transport:
         self.transfers = transfers
         self._bounds = bounds
         self._refusal = refusal
-        self._spare: list[pycurl.Curl] = []
+        self._spare: list[Exchange] = []
         self._driver: _Driver | None = None
         self._kept_connections = 64
         self._constant: tuple[tuple[int, Any], ...] = (
@@ -175,7 +177,7 @@ class Transport:
             *(((pycurl.RESOLVE, list(resolve)),) if resolve else ()),
             *(_signed(signing) if signing is not None else ()),
         )
-        self._spare.append(self._handle())  # a wrong option shows at the start
+        self._spare.append(self._exchange())  # a wrong option shows at the start
 
     def keep_connections(self, count: int) -> None:
         """Keep at most `count` idle connections open."""
@@ -190,26 +192,18 @@ class Transport:
         task is cancelled.
         """
         try:
-            driver = self._driver = self._driver or _Driver(self.transfers, self._kept_connections)
-            curl = self._spare.pop() if self._spare else self._handle()
+            if self._driver is None:
+                period = self._bounds.low_speed_seconds if self._bounds.low_speed_bytes else 0.0
+                self._driver = _Driver(self.transfers, self._kept_connections, period)
+            driver = self._driver
+            exchange = self._spare.pop() if self._spare else self._exchange()
         except (pycurl.error, OSError) as error:
             raise TransferError("resource", str(error)) from None
-        clock = _SpeedClock(self.transfers.loop, self._bounds)
         try:
-            exchange = Exchange(
-                curl,
-                request,
-                on_response,
-                bounds=self._bounds,
-                refusal=self._refusal,
-                on_first_byte=lambda: clock.start(
-                    lambda: exchange.received_bytes,
-                    lambda: driver.end(curl, pycurl.E_OPERATION_TIMEDOUT, "too slow"),
-                ),
-            )
-            ended = driver.add(curl)
+            exchange.begin(request, on_response)
+            ended = driver.add(exchange)
         except (pycurl.error, UnicodeError, TypeError, ValueError) as error:
-            self._spare.append(curl)
+            self._spare.append(exchange)
             raise TransferError("url", str(error)) from None
         try:
             code, detail = await ended
@@ -217,26 +211,25 @@ class Transport:
         except asyncio.CancelledError:
             raise TransferCancelled(exchange.sent_bytes) from None
         finally:
-            clock.stop()
-            driver.remove(curl)
-            exchange.close()
-            self._spare.append(curl)
+            driver.remove(exchange)
+            exchange.end()
+            self._spare.append(exchange)
 
     def close(self) -> None:
         """Close every connection; on the loop, when no request is in flight."""
-        for curl in self._spare:
-            curl.close()
+        for exchange in self._spare:
+            exchange.curl.close()
         self._spare.clear()
         if self._driver is not None:
             self._driver.close()
             self._driver = None
 
-    def _handle(self) -> pycurl.Curl:
+    def _exchange(self) -> Exchange:
         """A new easy handle with every option that is the same for all requests."""
         curl = pycurl.Curl()
         for option, value in self._constant:
             curl.setopt(option, value)
-        return curl
+        return Exchange(curl, self._bounds, self._refusal)
 
 
 def _signed(signing: Signing) -> tuple[tuple[int, Any], ...]:
@@ -248,37 +241,6 @@ def _signed(signing: Signing) -> tuple[tuple[int, Any], ...]:
     )
 
 
-class _SpeedClock:
-    """Ends a response that is slower than the bound, from its first byte on.
-
-    libcurl's own bound counts from the start, and so ends an origin that is slow to begin.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, bounds: Bounds) -> None:
-        self._loop = loop
-        self._seconds = bounds.low_speed_seconds
-        self._least = bounds.low_speed_bytes * bounds.low_speed_seconds
-        self._timer: asyncio.TimerHandle | None = None
-
-    def start(self, received: Callable[[], int], end: Callable[[], object]) -> None:
-        """Call `end` when `received()` has grown too little within a period."""
-        if not self._least:
-            return
-
-        def look(before: int) -> None:
-            now = received()
-            if now - before < self._least:
-                end()
-            else:
-                self._timer = self._loop.call_later(self._seconds, look, now)
-
-        self._timer = self._loop.call_later(self._seconds, look, 0)
-
-    def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-
 class _Driver:
     """One multi handle on the loop.
 
@@ -287,13 +249,16 @@ class _Driver:
     handle.
     """
 
-    def __init__(self, transfers: TransferLoop, kept_connections: int) -> None:
+    def __init__(self, transfers: TransferLoop, kept_connections: int, slow_seconds: float) -> None:
+        """Responses are ended that are too slow for `slow_seconds`; 0: none is."""
         self._transfers = transfers
         self._loop = transfers.loop
         self._selector = selectors.DefaultSelector()
         self._timer: asyncio.Handle | None = None
         self._timer_at = 0.0
-        self._ended: dict[pycurl.Curl, asyncio.Future[tuple[int, str]]] = {}
+        self._in_flight: dict[pycurl.Curl, tuple[Exchange, asyncio.Future[tuple[int, str]]]] = {}
+        self._look_seconds = slow_seconds / _LOOKS
+        self._look: asyncio.TimerHandle | None = None
         self.multi = pycurl.CurlMulti()
         self.multi.setopt(pycurl.M_MAXCONNECTS, kept_connections)
         self.multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
@@ -304,22 +269,36 @@ class _Driver:
         # Epoll and kqueue, so Linux and macOS: both have a descriptor that can be polled itself.
         return int(self._selector.fileno())
 
-    def add(self, curl: pycurl.Curl) -> asyncio.Future[tuple[int, str]]:
+    def add(self, exchange: Exchange) -> asyncio.Future[tuple[int, str]]:
         """Start the prepared handle; the Future gives libcurl's (code, detail) at its end."""
+        curl = exchange.curl
         self.multi.add_handle(curl)
         ended: asyncio.Future[tuple[int, str]] = self._loop.create_future()
-        self._ended[curl] = ended
+        self._in_flight[curl] = exchange, ended
+        if self._look is None and self._look_seconds:
+            self._look = self._loop.call_later(self._look_seconds, self._end_slow)
         return ended
 
-    def remove(self, curl: pycurl.Curl) -> None:
+    def remove(self, exchange: Exchange) -> None:
         """Take the handle out, whether it has ended or not."""
-        self._ended.pop(curl, None)
-        self.multi.remove_handle(curl)
+        del self._in_flight[exchange.curl]
+        self.multi.remove_handle(exchange.curl)
+
+    def _end_slow(self) -> None:
+        """End the responses that are too slow, and look again while there are any requests."""
+        now = time.monotonic()
+        for curl, (exchange, _) in self._in_flight.items():
+            if exchange.is_too_slow(now):
+                self._end(curl, pycurl.E_OPERATION_TIMEDOUT, "too slow")
+        self._look = None
+        if self._in_flight:
+            self._look = self._loop.call_later(self._look_seconds, self._end_slow)
 
     def close(self) -> None:
         self._loop.remove_reader(self._fileno())
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._look):
+            if timer is not None:
+                timer.cancel()
         self.multi.close()
         self._selector.close()
 
@@ -377,16 +356,16 @@ class _Driver:
             while left:
                 left, well, badly = self.multi.info_read()
                 for curl in well:
-                    self.end(curl, 0, "")
+                    self._end(curl, 0, "")
                 for curl, code, detail in badly:
-                    self.end(curl, code, detail)
+                    self._end(curl, code, detail)
         except Exception:
             _log.exception("the transfer loop broke")
             if self._transfers.on_break is not None:
                 self._transfers.on_break()
 
-    def end(self, curl: pycurl.Curl, code: int, detail: str) -> None:
+    def _end(self, curl: pycurl.Curl, code: int, detail: str) -> None:
         """End a handle with libcurl's `code`."""
-        ended = self._ended.get(curl)
-        if ended is not None and not ended.done():
+        _, ended = self._in_flight[curl]
+        if not ended.done():
             ended.set_result((code, detail))

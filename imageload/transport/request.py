@@ -1,6 +1,6 @@
 """One HTTP request over libcurl and its response, within a deadline and size limits.
 
-`Exchange` prepares an easy handle for a request and reads the result; `curl.py` drives it.
+An `Exchange` prepares its easy handle for each request and reads the result; `curl.py` drives it.
 Redirects are never followed here; cookies, netrc, Referer and proxies from the environment are
 never used.
 """
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 import certifi
+import msgspec
 import pycurl
 
 Kind = Literal[
@@ -59,6 +60,7 @@ _KINDS: Mapping[int, Kind] = {
     100: "response",  # CURLE_TOO_LARGE: a single header past libcurl's own limit
 }
 
+_BODILESS = ("GET", "HEAD", "DELETE")
 _DISCARD_BYTES = 16 * 2**10
 _RESOLVER_FILES = 3  # descriptors that libcurl 8.23 opens to resolve a name
 
@@ -105,8 +107,7 @@ OnResponse = Callable[[Response], Sink | None]
 closed if the body is long."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One request. A `body` is read once, as it is sent, and has `body_length` bytes."""
 
     url: str
@@ -143,64 +144,87 @@ class Bounds:
 
 
 class Exchange:
-    """A request on the easy handle `curl`, and its response.
+    """The easy handle `curl`, and the one request at a time that it sends.
 
+    It is kept for the next request: most options of the handle, and all callbacks, stay the same.
     libcurl discards the exceptions of callbacks, so the first is kept, and `result` raises it
     instead of the error that libcurl reports.
     """
 
-    def __init__(
-        self,
-        curl: pycurl.Curl,
-        request: Request,
-        on_response: OnResponse,
-        *,
-        bounds: Bounds,
-        refusal: Refusal | None,
-        on_first_byte: Callable[[], object] = lambda: None,
-    ) -> None:
+    def __init__(self, curl: pycurl.Curl, bounds: Bounds, refusal: Refusal | None) -> None:
         self.curl = curl
+        self._bounds = bounds
+        self._connect_ms = int(bounds.connect_seconds * 1000)
+        self._slow_bytes = bounds.low_speed_bytes * bounds.low_speed_seconds
+        self._connecting = _Connecting(refusal)
+        # Those of the handle, which has none yet.
+        self._method = ""
+        self._headers: tuple[str, ...] | None = None
+        curl.setopt(pycurl.HEADERFUNCTION, self._take_header)
+        curl.setopt(pycurl.WRITEFUNCTION, self._take_body)
+        # It cannot rewind: libcurl must not silently send a body a second time when a kept
+        # connection breaks, since the image might be stored twice.
+        curl.setopt(pycurl.READFUNCTION, self._read_body)
+        curl.setopt(pycurl.OPENSOCKETFUNCTION, self._connecting.open_socket)
+        curl.setopt(pycurl.SOCKOPTFUNCTION, self._connecting.take_socket)
+
+    def begin(self, request: Request, on_response: OnResponse) -> None:
+        """Prepare the handle; raises what pycurl raises for a URL or a header that is not valid."""
         self._request = request
         self._on_response = on_response
-        self._on_first_byte = on_first_byte
-        self._max_header_bytes = self._header_bytes_left = bounds.max_header_bytes
-        self._connecting = _Connecting(request.host, refusal)
+        self._connecting.begin(request.host)
         self._response: Response | None = None
         self._error: Exception | None = None
         self._has_enough = False
         self._sink: Sink | None = None
         self._discard_bytes_left = _DISCARD_BYTES
         self._lines: list[bytes] = []
-        self.received_bytes = 0
-        """The bytes of headers and body so far."""
-        self._prepare(bounds)
+        self._header_bytes = self._body_bytes = 0
+        self._slow_since: float | None = None
+        self._received_then = 0
+        self._prepare()
 
-    def _prepare(self, bounds: Bounds) -> None:
+    def _prepare(self) -> None:
         request, setopt = self._request, self.curl.setopt
         left_ms = max(1, int((request.deadline - time.monotonic()) * 1000))
         setopt(pycurl.URL, request.url)
         setopt(pycurl.TIMEOUT_MS, left_ms)
-        setopt(pycurl.CONNECTTIMEOUT_MS, min(left_ms, int(bounds.connect_seconds * 1000)))
-        # An empty Expect: libcurl would wait a second for 100 Continue before a large body.
-        setopt(pycurl.HTTPHEADER, ["Accept-Encoding: identity", "Expect:", *request.headers])
-        setopt(pycurl.HEADERFUNCTION, self._take_header)
-        setopt(pycurl.WRITEFUNCTION, self._take_body)
-        setopt(pycurl.OPENSOCKETFUNCTION, self._connecting.open_socket)
-        setopt(pycurl.SOCKOPTFUNCTION, self._connecting.take_socket)
-        if request.method == "HEAD":
-            setopt(pycurl.NOBODY, 1)
-        elif request.method not in ("GET", "DELETE"):
-            # Read by a callback that cannot rewind: libcurl must not silently send a body a
-            # second time when a kept connection breaks, since the image might be stored twice.
-            setopt(pycurl.POST, 1)
+        setopt(pycurl.CONNECTTIMEOUT_MS, min(left_ms, self._connect_ms))
+        if request.headers != self._headers:
+            # An empty Expect: libcurl would wait a second for 100 Continue before a large body.
+            headers = ["Accept-Encoding: identity", "Expect:", *request.headers]
+            setopt(pycurl.HTTPHEADER, headers)
+            self._headers = request.headers
+        if request.method != self._method:
+            self._set_method(request.method)
+        if request.method not in _BODILESS:
             setopt(pycurl.POSTFIELDSIZE_LARGE, request.body_length)
-            setopt(pycurl.READFUNCTION, self._read_body)
+
+    def _set_method(self, method: str) -> None:
+        setopt = self.curl.setopt
+        if method == "HEAD":
+            setopt(pycurl.NOBODY, 1)
+        elif method not in _BODILESS:
+            setopt(pycurl.POST, 1)
         else:
             setopt(pycurl.HTTPGET, 1)
-        if request.method in ("GET", "HEAD", "POST"):
+        if method in ("GET", "HEAD", "POST"):
             self.curl.unsetopt(pycurl.CUSTOMREQUEST)
         else:
-            setopt(pycurl.CUSTOMREQUEST, request.method)
+            setopt(pycurl.CUSTOMREQUEST, method)
+        self._method = method
+
+    def is_too_slow(self, now: float) -> bool:
+        """True if the response was slower than the bound allows; to be asked now and then.
+
+        libcurl's own bound counts from the start, and so ends an origin that is slow to begin.
+        """
+        received = self._header_bytes + self._body_bytes
+        since = self._slow_since
+        if since is None or received - self._received_then >= self._slow_bytes:
+            self._slow_since, self._received_then = (now if received else None), received
+            return False
+        return now - since >= self._bounds.low_speed_seconds
 
     @property
     def sent_bytes(self) -> int:
@@ -221,16 +245,20 @@ class Exchange:
             raise TransferError("response", "the response has no status")
         return self._response
 
-    def close(self) -> None:
-        """Close sockets that libcurl has not taken."""
+    def end(self) -> None:
+        """Close sockets that libcurl has not taken, and forget the request."""
         self._connecting.close()
+        del self._request, self._on_response, self._sink
 
     def _take_header(self, line: bytes) -> int | None:
-        if not self.received_bytes:
-            self._on_first_byte()
-        self.received_bytes += len(line)
-        self._header_bytes_left -= len(line)
-        if self._header_bytes_left < 0:
+        self._header_bytes += len(line)
+        if len(line) > 2 and self._header_bytes <= self._bounds.max_header_bytes:
+            self._lines.append(line)
+            return None
+        return self._end_headers(line)
+
+    def _end_headers(self, line: bytes) -> int | None:
+        if self._header_bytes > self._bounds.max_header_bytes:
             return self._fail(self._headers_error(len(line)))
         if self._response is not None:
             return None  # a trailer: counted, not used
@@ -249,12 +277,12 @@ class Exchange:
         return None
 
     def _headers_error(self, line_bytes: int) -> TransferError:
-        if line_bytes > self._max_header_bytes:
+        if line_bytes > self._bounds.max_header_bytes:
             return TransferError("response", "a header is too long")
         return TransferError("too_large", "the response's headers never end")
 
     def _take_body(self, piece: bytes) -> int | None:
-        self.received_bytes += len(piece)
+        self._body_bytes += len(piece)
         if self._sink is None:
             self._discard_bytes_left -= len(piece)
             if self._discard_bytes_left < 0:
@@ -297,20 +325,23 @@ class Exchange:
 
 
 class _Connecting:
-    """libcurl's open-socket callback for one request: asks the guard about every connect.
+    """libcurl's open-socket callback: asks the guard about every connect of a request.
 
     pycurl works on a duplicate of the socket that `open_socket` returns, and has made it when
     `take_socket` is called. If it could not be made, `take_socket` is not called, and libcurl
     reports a failed connect.
     """
 
-    def __init__(self, host: str, refusal: Refusal | None) -> None:
+    def __init__(self, refusal: Refusal | None) -> None:
+        self._refusal = refusal
+        self._opened: list[socket.socket] = []
+
+    def begin(self, host: str) -> None:
+        """The next connects are those of a request to `host`."""
         self.refused: str | None = None
         self.admitted = False
         self._none_left = False
         self._host = host
-        self._refusal = refusal
-        self._opened: list[socket.socket] = []
 
     def lacked_descriptors(self, kind: Kind) -> bool:
         """True if a transfer failed, with an error of this `kind`, for lack of descriptors."""
