@@ -111,17 +111,17 @@ class Refused(ImageLoadError):
 
 
 def shutting_down() -> Refused:
-    """The refusal of whatever begins when the service stops."""
+    """The refusal of a request that would begin something while the service stops."""
     return Refused("shutting-down", "The service is stopping. Send this again in a while.")
 
 
 def not_finished() -> Refused:
-    """The refusal of what needs a finished job."""
+    """The refusal of a request that needs a finished job."""
     return Refused("job-busy", "The job has not finished. Send this again when it has.")
 
 
 class StoreUnavailable(Refused):
-    """The store cannot be written or read at the moment: a job that it lacks could be lost."""
+    """The store cannot be written or read at the moment."""
 
     def __init__(self, message: str) -> None:
         super().__init__("journal-unavailable", message)

@@ -563,7 +563,7 @@ class ImageLoad:
         """For the lock's holder: raise Refused if `job` leaves memory, or the service stops."""
         self._check_closing()
         if job.job_id in self._retiring:
-            raise Refused("job-busy", "The job is about to leave memory.")
+            raise Refused("job-busy", "The job is leaving memory. Send this again in a while.")
 
     def _check_restart(self, job: Job) -> None:
         """Raise Refused if `job` cannot get a thread again."""

@@ -61,7 +61,7 @@ def _reader(unit: str) -> Callable[[str], Any]:
         try:
             return _READERS.get(unit, str)(text)
         except (ValueError, KeyError):
-            raise argparse.ArgumentTypeError(f"{text!r} is not what it takes: {unit}") from None
+            raise argparse.ArgumentTypeError(f"{text!r} is not valid; give: {unit}") from None
 
     return read
 

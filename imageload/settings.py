@@ -263,25 +263,27 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-            raise ValueError("--log-level is DEBUG, INFO, WARNING or ERROR")
+            raise ValueError("--log-level must be DEBUG, INFO, WARNING or ERROR")
         if self.log_format not in ("text", "json"):
-            raise ValueError("--log-format is text or json")
+            raise ValueError("--log-format must be text or json")
         if self.strip not in ("auto", "true", "false"):
-            raise ValueError("--strip is auto, true or false")
+            raise ValueError("--strip must be auto, true or false")
         if not all(_SITE.fullmatch(site) for site in self.cors_origin):
             raise ValueError(
-                "--cors-origin is a scheme and a host, https://app.example, without a path"
+                "--cors-origin must be a scheme and a host without a path: https://app.example"
             )
         if not all(BEARER_TOKEN.fullmatch(token) for token in self.api_token):
-            raise ValueError("--api-token has letters, digits and ._~+/-, and commas between two")
+            raise ValueError(
+                "--api-token may have letters, digits and ._~+/-; commas separate tokens"
+            )
         if not all(_SHA256.fullmatch(digest) for digest in self.reject_sha256):
-            raise ValueError("--reject-sha256 are SHA-256s, of 64 hexadecimal digits each")
+            raise ValueError("--reject-sha256 must have SHA-256s of 64 hexadecimal digits each")
         if self.role not in ("node", "api", "worker"):
-            raise ValueError("--role is node, api or worker")
+            raise ValueError("--role must be node, api or worker")
         if self.role != "node" and not self.is_node:
             raise ValueError(f"--role={self.role} needs --store=postgresql://...")
         if self.unknown_job_status not in (404, 505):
-            raise ValueError("--unknown-job-status is 505 or 404")
+            raise ValueError("--unknown-job-status must be 505 or 404")
         if not self.imgur_anonymous and not self.imgur_refresh_token:
             raise ValueError("--imgur-anonymous=false needs IMGUR_REFRESH_TOKEN")
         if self.imgur_refresh_token and not self.imgur_client_secret:
@@ -290,14 +292,14 @@ class Settings:
         if not all(_CLIENT_ID.fullmatch(client_id) for client_id in ids if client_id):
             raise ValueError("IMGUR_CLIENT_ID, or an id in --client-ids, is blank or has a space")
         if not ids[0] and len(ids) > 1:
-            raise ValueError("--client-ids are ids beside IMGUR_CLIENT_ID, which is not set")
+            raise ValueError("--client-ids adds ids to IMGUR_CLIENT_ID, which is not set")
         if len(set(ids)) < len(ids):
-            raise ValueError("--client-ids, with IMGUR_CLIENT_ID, have one of the ids twice")
+            raise ValueError("--client-ids and IMGUR_CLIENT_ID have the same id twice")
         if self.temp_bytes < 2 * self.downloads * self.max_bytes:
             least = 2 * self.downloads * self.max_bytes
             raise ValueError(
-                f"--temp-bytes is at least {least:,}: twice --downloads x --max-bytes, which is "
-                "what downloads and uploads in flight may take"
+                f"--temp-bytes must be at least {least:,}: twice --downloads x --max-bytes, for "
+                "downloads and uploads in flight"
             )
         if self.is_s3 and not (self.aws_access_key_id and self.aws_secret_access_key):
             raise ValueError(
@@ -307,9 +309,9 @@ class Settings:
         if not self.is_s3 and (self.s3_endpoint or self.s3_public_url):
             raise ValueError("--s3-endpoint and --s3-public-url need --target=s3://BUCKET/PREFIX")
         if not self.is_s3 and self.target != "imgur":
-            raise ValueError("--target is imgur or s3://BUCKET/PREFIX")
+            raise ValueError("--target must be imgur or s3://BUCKET/PREFIX")
         if self.imgur_base_url and not self.imgur_base_url.startswith(("http://", "https://")):
-            raise ValueError("--imgur-base-url is an http or https URL")
+            raise ValueError("--imgur-base-url must be an http or https URL")
 
     @property
     def is_node(self) -> bool:

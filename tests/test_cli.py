@@ -210,7 +210,7 @@ LOCAL = ["upload", "--local", "http://x/", "--", "--imgur-client-id=test"]
         (["upload", "--token=geheim\n", "http://x/"], "The token contains characters"),
         (["upload", "--album=A", "pyproject.toml"], "begins like JSON but is not valid"),
         (["jobs", "--limit=0"], "'0' is not a positive number"),
-        ([*LOCAL, "--max-bytes=x"], "'x' is not what it takes"),
+        ([*LOCAL, "--max-bytes=x"], "'x' is not valid"),
         ([*LOCAL, "--no-such-option"], "unrecognized arguments"),
     ],
 )

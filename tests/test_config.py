@@ -208,30 +208,30 @@ def test_version_prints_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--port=many"], "argument --port: 'many' is not what it takes: port"),
-        (["--port=65536"], "argument --port: '65536' is not what it takes: port"),
-        (["--port=-1"], "argument --port: '-1' is not what it takes: port"),
-        (["--max-urls=0"], "argument --max-urls: '0' is not what it takes: count"),
-        (["--max-urls=1.5"], "argument --max-urls: '1.5' is not what it takes: count"),
-        (["--max-bytes=20MB"], "argument --max-bytes: '20MB' is not what it takes: bytes"),
-        (["--upload-seconds=0"], "argument --upload-seconds: '0' is not what it takes: seconds"),
-        (["--upload-seconds=-1"], "argument --upload-seconds: '-1' is not what it takes: seconds"),
-        (["--upload-seconds=inf"], "--upload-seconds: 'inf' is not what it takes: seconds"),
-        (["--upload-seconds=nan"], "--upload-seconds: 'nan' is not what it takes: seconds"),
-        (["--sandbox-limits=maybe"], "'maybe' is not what it takes: true or false"),
-        (["--unknown-job-status=200"], "--unknown-job-status is 505 or 404"),
-        (["--unknown-job-status=x"], "'x' is not what it takes: status"),
-        (["--log-level=LOUD"], "--log-level is DEBUG, INFO, WARNING or ERROR"),
-        (["--imgur-base-url=ftp://a/"], "--imgur-base-url is an http or https URL"),
+        (["--port=many"], "argument --port: 'many' is not valid; give: port"),
+        (["--port=65536"], "argument --port: '65536' is not valid; give: port"),
+        (["--port=-1"], "argument --port: '-1' is not valid; give: port"),
+        (["--max-urls=0"], "argument --max-urls: '0' is not valid; give: count"),
+        (["--max-urls=1.5"], "argument --max-urls: '1.5' is not valid; give: count"),
+        (["--max-bytes=20MB"], "argument --max-bytes: '20MB' is not valid; give: bytes"),
+        (["--upload-seconds=0"], "argument --upload-seconds: '0' is not valid; give: seconds"),
+        (["--upload-seconds=-1"], "argument --upload-seconds: '-1' is not valid; give: seconds"),
+        (["--upload-seconds=inf"], "--upload-seconds: 'inf' is not valid; give: seconds"),
+        (["--upload-seconds=nan"], "--upload-seconds: 'nan' is not valid; give: seconds"),
+        (["--sandbox-limits=maybe"], "'maybe' is not valid; give: true or false"),
+        (["--unknown-job-status=200"], "--unknown-job-status must be 505 or 404"),
+        (["--unknown-job-status=x"], "'x' is not valid; give: status"),
+        (["--log-level=LOUD"], "--log-level must be DEBUG, INFO, WARNING or ERROR"),
+        (["--imgur-base-url=ftp://a/"], "--imgur-base-url must be an http or https URL"),
         (["--imgur-anonymous=false"], "--imgur-anonymous=false needs IMGUR_REFRESH_TOKEN"),
         (
             ["--imgur-refresh-token=s3cret"],
             "IMGUR_REFRESH_TOKEN needs IMGUR_CLIENT_SECRET beside it",
         ),
-        (["--per-host=0"], "argument --per-host: '0' is not what it takes: count"),
+        (["--per-host=0"], "argument --per-host: '0' is not valid; give: count"),
         (
             ["--convert=perhaps"],
-            "argument --convert: 'perhaps' is not what it takes: true or false",
+            "argument --convert: 'perhaps' is not valid; give: true or false",
         ),
         (["--colour=blue"], "unrecognized arguments: --colour=blue"),
         (["--por=8888"], "unrecognized arguments: --por=8888"),
@@ -277,7 +277,7 @@ def test_misuse_exits_with_a_message_and_no_traceback() -> None:
     )
     assert run.returncode == 2
     assert run.stdout == ""
-    assert "main.py: error: argument --max-urls: 'none' is not what it takes" in run.stderr
+    assert "main.py: error: argument --max-urls: 'none' is not valid" in run.stderr
     assert "Traceback" not in run.stderr
 
 
@@ -317,10 +317,10 @@ def test_settings_are_frozen() -> None:
         ({"imgur_client_id": "one", "client_ids": ("t wo",)}, "is blank or has a space"),
         ({"imgur_client_id": "one", "client_ids": (" =5/5",)}, "is blank or has a space"),
         ({"imgur_client_id": "one", "client_ids": ("",)}, "--client-ids are written as id"),
-        ({"imgur_client_id": "one", "client_ids": ("two", "one=9/9")}, "one of the ids twice"),
-        ({"imgur_client_id": "one", "client_ids": ("two", "two")}, "one of the ids twice"),
+        ({"imgur_client_id": "one", "client_ids": ("two", "one=9/9")}, "the same id twice"),
+        ({"imgur_client_id": "one", "client_ids": ("two", "two")}, "the same id twice"),
         ({"imgur_client_id": "one=500/many"}, "IMGUR_CLIENT_ID and --client-ids are written as"),
-        ({"imgur_client_id": "one=9/9", "client_ids": ("one",)}, "one of the ids twice"),
+        ({"imgur_client_id": "one=9/9", "client_ids": ("one",)}, "the same id twice"),
         ({"reject_sha256": ("ab" * 31,)}, "--reject-sha256"),
         ({"cors_origin": ("https://a.example/",)}, "--cors-origin"),
         ({"cors_origin": ("*",)}, "--cors-origin"),

@@ -189,7 +189,7 @@ def test_an_object_without_a_url_is_refused(entry: object) -> None:
 
 @pytest.mark.parametrize("dedupe", [None, 0, 1, "false", "true", [], {}, 0.0])
 def test_dedupe_must_be_true_or_false(dedupe: object) -> None:
-    assert refusal(json.dumps({"urls": [A], "dedupe": dedupe})) == "dedupe is true or false."
+    assert refusal(json.dumps({"urls": [A], "dedupe": dedupe})) == "dedupe must be true or false."
 
 
 def test_the_last_of_a_repeated_key_counts() -> None:

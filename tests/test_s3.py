@@ -321,7 +321,7 @@ def test_nodes_upload_to_a_bucket_without_a_lease(
 
 
 MISUSE = [
-    (["--target=ftp://a"], False, "--target is imgur or s3://"),
+    (["--target=ftp://a"], False, "--target must be imgur or s3://"),
     (["--target=s3://a-bucket"], False, "AWS_ACCESS_KEY_ID"),
     (["--s3-endpoint=http://a.example"], False, "need --target=s3://"),
     (["--target=s3://A"], True, "small letters"),

@@ -170,14 +170,14 @@ class BaseHandler(BodyHandler):
         """The query argument `name`, or None; raises Refused (bad-request) if it is there twice."""
         values = self.request.query_arguments.get(name, [])
         if len(values) > 1:
-            raise Refused("bad-request", f"{name} is in the query {len(values)} times.")
+            raise Refused("bad-request", f"The query has {name} {len(values)} times.")
         return self.decode_argument(values[0], name) if values else None
 
     def flag(self, name: str, *, default: bool) -> bool:
         """The query argument `name`: true or false; `default` if it is missing."""
         text = self.query(name)
         if text not in (None, "true", "false"):
-            raise Refused("bad-request", f"{name} is true or false.")
+            raise Refused("bad-request", f"{name} must be true or false.")
         return default if text is None else text == "true"
 
     def count_argument(self, name: str, default: int, most: int) -> int:
@@ -187,7 +187,7 @@ class BaseHandler(BodyHandler):
             return default
         is_number = text.isascii() and text.isdigit() and len(text) <= len(str(most))
         if not (is_number and 1 <= int(text) <= most):
-            raise Refused("bad-request", f"{name} is a whole number from 1 to {most:,}.")
+            raise Refused("bad-request", f"{name} must be a whole number from 1 to {most:,}.")
         return int(text)
 
     def link_next(self, **arguments: str | int) -> None:

@@ -20,6 +20,7 @@ from imageload.web.base import LARGE_JOB, BaseHandler
 
 _LIMIT = 1_000
 _MAX_AFTER = 999_999_999
+_UNCHECKED = "This job's links have not been checked. Start a check: POST {}"
 
 
 class CheckHandler(BaseHandler):
@@ -36,7 +37,7 @@ class CheckHandler(BaseHandler):
         check = await _last_check(self, job)
         if check is None:
             path = f"/v1/images/upload/{job.job_id}/check"
-            raise Refused("no-check", f"There is no check of this job: POST {path} begins one.")
+            raise Refused("no-check", _UNCHECKED.format(path))
         await self._send(job, check, limit, after)
 
     async def post(self, job_id: str) -> None:
@@ -68,7 +69,7 @@ class RehostHandler(BaseHandler):
         check = await _last_check(self, job)
         if check is None:
             path = f"/v1/images/upload/{job.job_id}/check"
-            raise Refused("not-checked", f"The links of this job were not checked: POST {path}.")
+            raise Refused("not-checked", _UNCHECKED.format(path))
         if not check.finished:
             raise Refused("job-busy", "The check of the job's links has not finished.")
         requeued = await self.jobs.act(self.jobs.rehost(job, check.dead()))

@@ -97,7 +97,7 @@ class JobDocumentHandler(BaseHandler):
             return
         encoded = await self.limits.run_in_thread(lambda: self.store.document(job.job_id), "views")
         if encoded is None:
-            message = "This job came from no document: POST /v1/documents makes jobs that do."
+            message = "This job has no document. POST /v1/documents creates jobs with a document."
             raise Refused("no-document", message)
         work = self.limits.run_in_thread(lambda: _pieces(job, encoded), "views")
         snapshot, original, links, errors = await work

@@ -251,7 +251,7 @@ def _explained(error: str) -> str:
     if key in (None, "url"):
         return f"urls{numbers} is neither a text nor an object with a url. {_FORMS}"
     if key == "dedupe":
-        return "dedupe is true or false."
+        return "dedupe must be true or false."
     name = f"urls{numbers}.{key}" if numbers else key
     if " of length <= " in error:
         most = int(error.partition(" of length <= ")[2].split()[0])

@@ -37,7 +37,7 @@ class JobImagesHandler(BaseHandler):
         after = self.count_argument("after", 0, _MAX_AFTER)
         state = self.query("state")
         if state is not None and state not in get_args(State):
-            raise Refused("bad-request", f"state is one of {', '.join(get_args(State))}.")
+            raise Refused("bad-request", f"state must be one of {', '.join(get_args(State))}.")
         snapshot = job.snapshot()
         waiting = waiting_of(self.jobs, snapshot)
         if self.is_known(tag_of_job(snapshot, waiting)):
@@ -111,7 +111,7 @@ class MapHandler(BaseHandler):
         preferred = [name for name, type_ in _FORMATS.items() if prefers(accept, type_)]
         wanted = self.query("format") or next(iter(preferred), "json")
         if wanted not in ("json", *_FORMATS):
-            raise Refused("bad-request", "format is json, csv or ndjson.")
+            raise Refused("bad-request", "format must be json, csv or ndjson.")
         return wanted
 
 

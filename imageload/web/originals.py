@@ -54,7 +54,7 @@ def _checked_type(file: HTTPFile, where: str) -> str:
         raise Refused("bad-request", f"{where}The content type is malformed.")
     type_ = media_type(content_type)
     if not (type_ in UNSAID or type_.startswith("text/") or kind_of_type(type_)):
-        message = f"{type_} is no document with image URLs that is read here. Send text: Markdown, "
+        message = f"The service does not read documents of the type {type_}. Send text: Markdown, "
         message += "HTML, BBCode, CSV, JSON or plain text, with its content type or without one."
         raise Refused("unsupported-type", f"{where}{message}")
     return content_type
@@ -83,7 +83,7 @@ def _files(body: bytes, content_type: str) -> tuple[list[HTTPFile], list[str]]:
         raise Refused("bad-request", message) from None
     skip = b"\n".join(fields.pop("skip", []))
     for name in fields:
-        message = f"The field {name[:100]!r} is no file. Options are query arguments."
+        message = f"The field {name[:100]!r} is not a file. Options are query arguments."
         raise Refused("bad-request", message)
     found = [*files.get("", ())]
     if not found:

@@ -26,8 +26,8 @@ def unknown_job() -> Refused:
     """The error for a jobId that is not known; its status is an option of the service."""
     return Refused(
         "unknown-job",
-        "There is no job with this jobId. The service keeps the last finished jobs, as many as "
-        "--keep-jobs says, for a week; without --store it keeps none over a restart.",
+        "There is no job with this jobId. The service keeps finished jobs for a week, and at most "
+        "--keep-jobs of them. Without --store, jobs are lost at a restart.",
     )
 
 

@@ -38,7 +38,7 @@ class Location:
         prefix = prefix.strip("/")
         if not target.startswith("s3://") or not _BUCKET.fullmatch(bucket) or ".." in bucket:
             raise ValueError(
-                "--target is imgur or s3://BUCKET/PREFIX; a bucket's name has 3 to 63 small "
+                "--target must be imgur or s3://BUCKET/PREFIX; a bucket's name has 3 to 63 small "
                 "letters, digits, dots and hyphens"
             )
         if prefix and not _PREFIX.fullmatch(prefix):
