@@ -23,7 +23,7 @@ def description() -> str:
     """The README for a reader without a clone: no picture, no links to files."""
     text = (Path(__file__).parent / "README.md").read_text(encoding="utf-8")
     text = re.sub(r"<picture>.*?</picture>\n\n", "", text, flags=re.DOTALL)
-    text = text.replace(", in a clone of this repository", "")
+    text = text.replace("In a clone of this\nrepository, type:", "Type:")
     text = text.replace("pip install '.[cli]'", "pip install 'imageload[cli]'")
     return re.sub(r"\[([^\]]+)\]\((?!https?:)[^)]+\)", r"\1", text)
 

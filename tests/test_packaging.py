@@ -187,6 +187,7 @@ def test_the_package_says_what_it_is(installed: Path) -> None:
     assert metadata["Description-Content-Type"] == "text/markdown"
     description = (folder / "METADATA").read_text(encoding="utf-8").partition("\n\n")[2]
     assert "pip install 'imageload[cli]'" in description
+    assert "In a clone of this" not in description
     assert not re.findall(r"\]\((?!https?:)", description), "links that work in a clone only"
     assert (folder / "licenses" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
 
