@@ -10,6 +10,7 @@ import tinycss2
 from imageload.documents.found import Finds, Found, decoded
 from imageload.documents.urls import absolute, is_other
 
+_MAY_HAVE_IMAGES = re.compile(r"url\(|image-set\(|\\", re.IGNORECASE)
 _LINE_ENDS = re.compile(r"\r\n|\r|\f")
 _OPENING = re.compile(r"url\([ \n\t]*", re.IGNORECASE)
 _UNQUOTED = re.compile(r"(?:\\[0-9A-Fa-f]{1,6}[ \n\t]?|\\.|[^\\)\n\t ])*", re.DOTALL)
@@ -24,6 +25,8 @@ _NO_IMAGES = {"import", "font-face", "namespace", "document"}
 
 def find(text: str, base: str = "") -> Finds:
     """The images of a style sheet or of a `style` attribute."""
+    if not _MAY_HAVE_IMAGES.search(text):
+        return Finds()
     part = decoded(text, 0, len(text), _LINE_ENDS, lambda _: "\n")
     css = part.text
     finds = Finds()

@@ -20,7 +20,7 @@ _SCHEME = r"[a-z][a-z0-9+.-]{0,30}://"
 _OPENING = r"[<\"'\u201c\u200b\ufeff]*"
 # The pattern begins with one character, so a run of separators is not tried from each of them.
 _SEPARATOR = re.compile(
-    rf"[\r\n]+|,(?=\s|,|$|{_OPENING}{_SCHEME})|(?<![ \t;|])[ \t;|]{{1,200}}(?={_OPENING}{_SCHEME})"
+    rf"[\r\n]+|,+(?=\s|,|$|{_OPENING}{_SCHEME})|(?<![ \t;|])[ \t;|]{{1,200}}(?={_OPENING}{_SCHEME})"
     rf"|[;|](?=[ \t]*(?:[\r\n]|$))",
     re.IGNORECASE,
 )
