@@ -61,9 +61,8 @@ async function retriedImage(view, { number, url }) {
 async function retried(view) {
   const { failed: broken } = endsOf(view.job, view.reasons);
   const onlyTransient = broken > 0 && !view.retriesAll;
-  const before = view.job.counts.failed;
   const count = await retry(view.jobId, onlyTransient ? "transient" : "");
-  const rest = onlyTransient ? before - count : 0;
+  const rest = onlyTransient ? broken - count : 0;
   view.retriesAll = rest > 0;
   if (!rest) return `${many(count, "image")} ${isOrAre(count)} tried again.`;
   const words = count ? `${many(count, "image")} ${isOrAre(count)} tried again. ` : "";

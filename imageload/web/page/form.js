@@ -63,7 +63,7 @@ export class UploadForm {
       event.preventDefault();
       this.#post();
     });
-    box.addEventListener("keydown", (event) => {
+    this.#form.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.#form.requestSubmit();
     });
     for (const input of [box, base]) input.addEventListener("input", () => this.#changed());

@@ -16,7 +16,7 @@ export class JobList {
   #parts;
   #act;
 
-  /** `parts`: the elements `list`, `search`, `hidden` and `older`. `act`: see JobView. */
+  /** `parts`: the elements `list`, `search`, `hidden`, `older` and `nothing`. `act`: see JobView. */
   constructor(parts, act) {
     this.#parts = parts;
     this.#act = { ...act, hide: (view) => this.#hide(view.jobId) };
@@ -88,7 +88,7 @@ export class JobList {
     if (!this.#hidden.delete(jobId)) this.#hidden.add(jobId);
     this.#saveHidden();
     this.#draw();
-    this.#parts.search.focus();
+    if (!this.#views.has(jobId)) this.#parts.hidden.focus();
   }
 
   #saveHidden() {
@@ -96,7 +96,7 @@ export class JobList {
   }
 
   #draw() {
-    const { search, hidden, older } = this.#parts;
+    const { search, hidden, older, nothing } = this.#parts;
     const words = search.value.trim().toLowerCase();
     const isFound = (job) => !words || textOf(job).includes(words);
     const [all, linked] = [this.jobs, location.hash.slice(1)];
@@ -108,6 +108,7 @@ export class JobList {
     const count = all.filter(isHidden).length;
     hidden.hidden = !count;
     show(hidden, showsHidden ? `Hide ${count} again` : `Show ${count} hidden`);
+    show(nothing, words && !shown.length ? `No job has “${search.value.trim()}” in its title, address or id.` : "");
     older.hidden = fitting.length <= shown.length;
     show(older, `Show older jobs (${many(fitting.length - shown.length, "more job")})`);
     for (const view of this.#views.values()) view.isHidden = this.#hidden.has(view.jobId);

@@ -22,8 +22,8 @@ const posted = new Map(); // jobId: its line under the form; those that have not
 let quotaTimer = 0;
 let askedForQuota = -Infinity;
 const list = new JobList(
-  Object.fromEntries([["list", "jobs"], ["search", "search"], ["hidden", "hidden"], ["older", "older"]]
-    .map(([name, id]) => [name, document.getElementById(id)])),
+  Object.fromEntries([["list", "jobs"], ["search", "search"], ["hidden", "hidden"], ["older", "older"],
+    ["nothing", "nothing"]].map(([name, id]) => [name, document.getElementById(id)])),
   { ...actionsOf(askForToken), told: tellOf },
 );
 const form = new UploadForm(document.getElementById("upload"), {

@@ -68,7 +68,7 @@ export class ImageRow {
 
   #showRetry(record, colour) {
     const { retry } = this.#parts;
-    retry.hidden = record?.state !== "failed";
+    retry.hidden = record?.state !== "failed" || record.error.code === "invalid_url"; // that it stays
     show(retry, colour === "bad" ? "Retry" : "Upload");
     retry.ariaLabel = retry.hidden ? null : `${retry.textContent}: ${fileOf(record.url)}`;
   }

@@ -1,7 +1,7 @@
 // A list of any length in which only the rows that can be seen exist. Rows are all of one height,
 // and may stand side by side in columns.
 
-const BEYOND = 8; // rows above and below what can be seen
+const BEYOND = 600; // pixels above and below what can be seen
 
 /** `scroller` shows a part of `list`, an ol whose rows `makeRow` makes: `{ element, update }`. */
 export class WindowedList {
@@ -38,8 +38,9 @@ export class WindowedList {
   get range() {
     const height = this.#rowHeight();
     const columns = this.#columns;
-    const first = columns * (Math.floor(this.#scroller.scrollTop / height) - BEYOND);
-    const seen = columns * (Math.ceil(this.#scroller.clientHeight / height) + 2 * BEYOND);
+    const beyond = Math.ceil(BEYOND / height);
+    const first = columns * (Math.floor(this.#scroller.scrollTop / height) - beyond);
+    const seen = columns * (Math.ceil(this.#scroller.clientHeight / height) + 2 * beyond);
     const start = Math.max(0, Math.min(first, this.#count - seen));
     return [start, Math.min(this.#count, Math.max(0, first) + seen)];
   }

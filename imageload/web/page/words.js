@@ -128,7 +128,9 @@ function endOf(completed, notThere, { failed, cancelled, deleted }) {
   if (failed && !completed && !cancelled && !deleted) {
     return { state: "bad", text: failed === 1 ? "failed" : `all ${number(failed)} failed` };
   }
-  if (failed) return { state: "mixed", text: `finished, ${number(failed)} failed` };
+  if (failed && (completed || cancelled)) {
+    return { state: "mixed", text: `${cancelled ? "cancelled" : "finished"}, ${number(failed)} failed` };
+  }
   if (cancelled) return { state: "cancelled", text: "cancelled" };
   const part = completed ? `${number(deleted)} ` : "";
   return { state: "deleted", text: `${part}deleted from ${TARGET}` };
