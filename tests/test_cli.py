@@ -379,8 +379,8 @@ def test_retry_loads_failed_images_in_their_job(
     job_id = service.submit([origin.url + "/late", origin.url + "/never"])
     service.finish(job_id)
     origin.page("/late", answer((IMAGES / "png-rgb.png").read_bytes()))
-    assert cli("retry", "--only=transient", job_id) == (0, "0 images requeued\n", "")
-    assert cli("retry", job_id) == (0, "2 images requeued\n", "")
+    assert cli("retry", "--only=transient", job_id) == (0, "0 images tried again\n", "")
+    assert cli("retry", job_id) == (0, "2 images tried again\n", "")
     watched = cli("watch", job_id)
     assert (watched.status, len(watched.lines)) == (1, 1)
     assert cli("links", job_id).out == watched.out
@@ -391,7 +391,8 @@ def test_cancel_ends_pending_images(cli: Cli, service: RunningService, origin: O
     assert origin.hanging.acquire(timeout=PATIENCE)
     assert cli("cancel", job_id) == (0, "2 images cancelled\n", "")
     watched = cli("watch", job_id)
-    assert (watched.status, watched.err.count("failed cancelled")) == (1, 2)
+    assert (watched.status, watched.err.count("cancelled http")) == (1, 2)
+    assert cli("status", job_id).lines[-1] == "0 of 2 landed, 2 cancelled, 0 pending"
 
 
 def test_undo_leaves_nothing_on_imgur(
@@ -406,6 +407,7 @@ def test_undo_leaves_nothing_on_imgur(
     assert sandbox.images() == []
     assert cli("links", job_id).out == ""
     assert cli("undo", job_id) == (0, "", "imageload: no image to delete\n")
+    assert cli("status", job_id).lines[-1] == "0 of 2 landed, 2 deleted, 0 pending"
 
 
 def test_undo_lists_images_that_could_not_be_deleted(

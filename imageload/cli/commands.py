@@ -58,8 +58,8 @@ def status(arguments: argparse.Namespace) -> int:
     client = _client(arguments)
     job_id = client.find_job(arguments.job_id)
     (entry,) = client.entries([job_id])
-    failed = client.records(job_id, "failed") if entry["counts"]["failed"] else ()
-    lines = chain(output.failure_lines(failed, every_url=True), output.job_lines(entry))
+    failed = list(client.records(job_id, "failed")) if entry["counts"]["failed"] else []
+    lines = chain(output.failure_lines(failed, every_url=True), output.job_lines(entry, failed))
     return print_result(entry, lines, arguments)
 
 
@@ -93,7 +93,7 @@ def retry(arguments: argparse.Namespace) -> int:
     client, job_id = client_and_job(arguments)
     requeued = client.retry(job_id, only=arguments.only)
     result = {"job_id": job_id, "requeued": requeued}
-    return print_result(result, [f"{output.count_of(requeued, 'image')} requeued"], arguments)
+    return print_result(result, [f"{output.count_of(requeued, 'image')} tried again"], arguments)
 
 
 def cancel(arguments: argparse.Namespace) -> int:

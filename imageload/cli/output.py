@@ -12,6 +12,7 @@ import html
 import io
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from operator import itemgetter
@@ -144,13 +145,23 @@ FORMATS: dict[str, Callable[[Iterable[Record]], Iterator[str]]] = {
 # failures
 
 
+_ASKED_FOR = {"cancelled": "cancelled", "purged": "deleted"}
+"""By their code, the images that failed as somebody wanted it: with the web page's words."""
+
+
 def failure_lines(failed: Iterable[Record], *, every_url: bool = False) -> Iterator[str]:
     """Failures by reason. A reason of more than three images is one line, and three of the URLs.
 
-    With `every_url` all URLs follow it.
+    With `every_url` all URLs follow it. Cancelled and deleted images come last, as such.
     """
-    reasons = ((_reason(record["error"]), record["url"]) for record in failed)
-    return lines_by_reason("failed", "images", reasons, every=every_url)
+    by_word: dict[str, list[tuple[tuple[str, str], str]]] = {"failed": []}
+    for record in failed:
+        code, message = _reason(record["error"])
+        word = _ASKED_FOR.get(code, "failed")
+        reason = (code if word == "failed" else "", message)
+        by_word.setdefault(word, []).append((reason, record["url"]))
+    for word, reasons in by_word.items():
+        yield from lines_by_reason(word, "images", reasons, every=every_url)
 
 
 def kept_lines(word: str, things: str, kept: Iterable[Record]) -> Iterator[str]:
@@ -197,8 +208,8 @@ def waiting_text(entry: Entry) -> str:
     return f"Waiting for {WAITS.get(reason, reason)}{until}."
 
 
-def job_lines(entry: Entry) -> Iterator[str]:
-    """A job in a few lines; its counts are the last one."""
+def job_lines(entry: Entry, failed: Iterable[Record]) -> Iterator[str]:
+    """A job in a few lines; its counts are the last one. `failed`: its failed images' records."""
     counts = entry["counts"]
     yield f"job {entry['job_id']}, created {local_time(entry['created'])}: {entry['status']}"
     if waiting := waiting_text(entry):
@@ -207,8 +218,11 @@ def job_lines(entry: Entry) -> Iterator[str]:
         yield album_text(album)
     if counts.get("maybe_duplicate"):
         yield f"{count_of(counts['maybe_duplicate'], 'image')} may be on Imgur twice"
+    ends = Counter(_ASKED_FOR.get(record["error"]["code"], "failed") for record in failed)
+    words = [word for word in ("failed", *_ASKED_FOR.values()) if ends[word]] or ["failed"]
+    said = ", ".join(f"{ends[word]:,} {word}" for word in words)
     yield (
-        f"{counts['completed']:,} of {counts['total']:,} landed, {counts['failed']:,} failed, "
+        f"{counts['completed']:,} of {counts['total']:,} landed, {said}, "
         f"{counts['pending']:,} pending"
     )
 
