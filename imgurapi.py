@@ -19,11 +19,11 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlencode, urlsplit
 
+import msgspec
 from imgurpython import ImgurClient
 from imgurpython.client import AuthWrapper
 
@@ -58,8 +58,7 @@ _ERRORS_BY_KIND = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Call:
+class _Call(msgspec.Struct, frozen=True, kw_only=True):
     """A call to Imgur's API, which may be sent twice: `open_body` opens its body for each."""
 
     method: str
@@ -119,6 +118,7 @@ class ImgurAPI(ImgurClient):
         self._base_url = (base_url or default).rstrip("/") + "/"
         self._host = urlsplit(self._base_url).hostname or ""
         self._link_base = link_base.rstrip("/") + "/"
+        self._link = re.compile(rf"{re.escape(self._link_base)}[A-Za-z0-9_.-]+")
         self._transport = transport
         self._seconds = seconds
         self._renewing = asyncio.Lock()
@@ -226,10 +226,7 @@ class ImgurAPI(ImgurClient):
     def _landed(self, image: Any) -> Landed | None:
         """Link and deletehash of an image as Imgur describes it; None without a valid link."""
         link = image.get("link") if isinstance(image, dict) else None
-        base = self._link_base
-        if not isinstance(link, str) or not re.fullmatch(
-            rf"{re.escape(base)}[A-Za-z0-9_.-]+", link
-        ):
+        if not isinstance(link, str) or not self._link.fullmatch(link):
             return None
         deletehash = image.get("deletehash")
         is_name = isinstance(deletehash, str) and _NAME.fullmatch(deletehash)
@@ -275,7 +272,7 @@ class ImgurAPI(ImgurClient):
             limits = budgets(response.headers)
             if any(value is not None for value in limits.values()):
                 self.credits = limits
-            reservation.learn(limits)
+                reservation.learn(limits)
             try:
                 return call.check(response)
             except errors.CredentialsRefused:

@@ -15,13 +15,13 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from imageload.errors import Failure, ImageError
 from imageload.job import Image, Job, Landed, Report, texts_key
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """How an image ended: where it landed, or why it failed. Neither: claim it again.
 
     `is_own`: for the image that was uploaded itself, not for those that reuse its link.

@@ -65,6 +65,8 @@ class StartOrder:
             return index
         while self._fresh:
             index = self._fresh.popleft()
+            if not (self._blocked or self._queues):
+                return index
             host = self._host_of(index)
             if host not in self._blocked and host not in self._queues:
                 return index

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from imageload import errors
 from imageload.fetch import imgur
@@ -68,8 +69,7 @@ class DownloadBounds:
     """SHA-256s of pictures that origins send in place of an image."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hop:
+class Hop(NamedTuple):
     """The next request of a download: its target, and the redirects and seconds before it."""
 
     target: Target

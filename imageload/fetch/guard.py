@@ -19,7 +19,7 @@ import functools
 import ipaddress
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import SplitResult, quote, urlsplit
 
 import idna
@@ -70,8 +70,7 @@ _MAX_LABEL = 63
 _MAX_AUTHORITY = _MAX_HOST + len(".:65535")
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """A URL that may be fetched: all ASCII, with the host as DNS has it."""
 
     url: str
@@ -124,6 +123,7 @@ def split_url(url: str) -> SplitResult:
     return urlsplit(url)
 
 
+@functools.lru_cache(maxsize=4096)
 def _ascii_host(host: str, netloc: str = "") -> str:
     # Before IDNA, whose time grows faster than the length.
     if len(host) > _MAX_HOST + 1:

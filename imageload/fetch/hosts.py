@@ -20,6 +20,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import msgspec
+
 from imageload.errors import DownloadError, InvalidURL
 from imageload.fetch.guard import Target, check_url, split_url
 
@@ -94,8 +96,7 @@ class _Origin:
         self.changed = asyncio.Event()
 
 
-@dataclass(eq=False, frozen=True, slots=True)
-class Visit:
+class Visit(msgspec.Struct, frozen=True, eq=False):
     """A download that waits for a slot of its host, or has one."""
 
     target: Target

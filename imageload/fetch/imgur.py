@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -143,4 +142,4 @@ def refusal(target: Target, status: int) -> tuple[str, str] | None:
 def _image(target: Target, name: str) -> Target:
     port = urlsplit(target.url).port
     authority = "i.imgur.com" if port is None else f"i.imgur.com:{port}"
-    return replace(target, url=f"{target.scheme}://{authority}/{name}", host="i.imgur.com")
+    return target._replace(url=f"{target.scheme}://{authority}/{name}", host="i.imgur.com")

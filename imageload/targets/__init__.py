@@ -10,8 +10,9 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
+
+import msgspec
 
 from imageload.job import Landed
 from imageload.targets.imgur.breaker import Blocked, Endpoint, Reason, Terms
@@ -33,8 +34,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Upload:
+class Upload(msgspec.Struct, frozen=True, kw_only=True):
     """An image to be uploaded.
 
     `name` is unique, and an account's image is found again by it. `content` is the same for images

@@ -29,6 +29,8 @@ def coding_of(content_encoding: str) -> str:
 
     Raises CodingError for one that is not decoded, and for several.
     """
+    if not content_encoding:
+        return ""
     names = [name.strip().lower() for name in content_encoding.split(",")]
     codings = [name for name in names if name in _GZIP | _OTHERS | {"deflate"}]
     if len(codings) > 1:

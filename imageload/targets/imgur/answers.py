@@ -23,6 +23,11 @@ _BUDGETS = (
     ("Client", "x-ratelimit-client", "client"),
     ("Post", "x-post-rate-limit-", "posts"),
 )
+_LIMIT_HEADERS = tuple(
+    (f"{prefix}{key}", f"{header}{key.lower()}")
+    for prefix, header, _ in _BUDGETS
+    for key in ("Limit", "Remaining", "Reset")
+)
 # Markup, control characters and halves of surrogate pairs: none belongs in a message or a log line.
 _UNWANTED = re.compile(r"(?:<[^<>]*>|[<\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029])+")
 _MAX_MESSAGE = 2_000
@@ -123,12 +128,11 @@ def budgets(headers: Mapping[str, str]) -> dict[str, float | None]:
     the response's Date if it has one.
     """
     read: dict[str, float | None] = {}
-    for prefix, header, _ in _BUDGETS:
-        for key in ("Limit", "Remaining", "Reset"):
-            read[f"{prefix}{key}"] = _number(headers.get(f"{header}{key.lower()}"))
-        reset = read[f"{prefix}Reset"]
-        if reset is not None and reset > _EPOCH:
-            read[f"{prefix}Reset"] = max(0.0, reset - _now_there(headers))
+    for name, header in _LIMIT_HEADERS:
+        number: float | None = _number(headers.get(header))
+        if number is not None and number > _EPOCH and name.endswith("Reset"):
+            number = max(0.0, number - _now_there(headers))
+        read[name] = number
     return read
 
 

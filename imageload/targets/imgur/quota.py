@@ -363,8 +363,8 @@ class Quotas:
         """Called by a Quota when a request has ended."""
         if self._on_end is not None:
             self._on_end(error)
-        self._ended.set()
-        self._ended = asyncio.Event()
+        self._ended.set()  # wakes all that wait
+        self._ended.clear()
 
     def learn_if_limited(self, request: Reservation, error: BaseException | None) -> None:
         """Called by a Quota when a request has ended."""
