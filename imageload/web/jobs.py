@@ -80,7 +80,7 @@ class RetryHandler(BaseHandler):
             return only  # type: ignore[return-value]
         if re.fullmatch("[1-9][0-9]{0,8}", only) and int(only) <= total:
             return int(only) - 1
-        message = f"only is transient, or the number of an image, from 1 to {total}, or missing."
+        message = f"only must be transient, or the number of an image, from 1 to {total}."
         raise Refused("bad-request", message)
 
 
