@@ -28,7 +28,7 @@ GROUPS = {
     "fetch": "downloads from origins",
     "convert": "conversion of images that the target refuses",
     "targets": "uploads to Imgur, to the sandbox in its place, or to a bucket",
-    "store": "jobs that outlive the process",
+    "store": "jobs that are kept after the process has ended",
 }
 """The groups of options, in the order of `--help`, and what each concerns."""
 
@@ -61,7 +61,7 @@ class Settings:
         (), "names", "Lets pages of these sites use the API, for example https://app.example"
     )
     api_token: tuple[str, ...] = _server(
-        (), "names", "Requires one of these in `Authorization: Bearer`; none: no token", secret=True
+        (), "names", "Requires one of these tokens in `Authorization: Bearer`", secret=True
     )
     api_token_file: str = _server("", "path", "Reads more tokens from this file, one a line")
     max_connections: int = _server(
@@ -80,7 +80,7 @@ class Settings:
     max_active_jobs: int = _jobs(
         64,
         "count",
-        "Runs this many jobs at the same time, each with a thread; others wait. Those that only "
+        "Runs this many jobs at the same time, each with a thread; others wait. Jobs that only "
         "wait for their origins do not count",
     )
     max_tries: int = _jobs(
@@ -89,7 +89,7 @@ class Settings:
     jobs_bytes: int = _jobs(
         2**30,
         "bytes",
-        "Rejects new jobs if unfinished ones need this much memory; finished ones make room",
+        "Rejects new jobs if unfinished ones use this much memory; drops finished ones for space",
     )
     keep_jobs: int = _jobs(
         10_000, "count", "Keeps this many finished jobs in memory; the oldest are dropped first"
@@ -121,10 +121,10 @@ class Settings:
     reject_sha256: tuple[str, ...] = _fetch(
         (),
         "names",
-        "Fails images with these SHA-256s: pictures that origins send in place of an image",
+        "Fails images with these SHA-256s, for example placeholders that an origin sends",
     )
     origin_proxy: str = _fetch(
-        "", "URL", "Downloads through this proxy, which then decides on the addresses"
+        "", "URL", "Downloads through this proxy, which then has to refuse private addresses"
     )
     user_agent: str = _fetch(
         f"imageload/{VERSION} (fetches images for its users)",
@@ -135,7 +135,7 @@ class Settings:
         "",
         "path",
         "Keeps temp files in a folder below this one; empty: beside the store's file, or without "
-        "one in the system's folder",
+        "a store in the system's temp folder",
     )
     temp_bytes: int = _fetch(
         2 * 2**30, "bytes", "Pauses downloads before the temp files have more bytes than this"
@@ -167,7 +167,7 @@ class Settings:
         "imgur", "imgur or s3 URL", "Uploads to Imgur, or to this bucket: s3://BUCKET/PREFIX"
     )
     s3_endpoint: str = _targets(
-        "", "URL", "Finds the bucket at this S3 service, https://HOST; empty: AWS"
+        "", "URL", "Uses the bucket of this S3 service, https://HOST; empty: AWS"
     )
     s3_region: str = _targets("us-east-1", "text", "Signs requests for this region of the bucket")
     s3_public_url: str = _targets(
@@ -193,7 +193,7 @@ class Settings:
     retry_lost: bool = _targets(
         True,
         "true or false",
-        "Uploads again after a lost response; the image may then be on Imgur twice, and never in a "
+        "Uploads again after a lost response; the image may then be on Imgur twice, but not in a "
         "bucket",
     )
     outage_seconds: float = _targets(
@@ -205,8 +205,8 @@ class Settings:
     client_ids: tuple[str, ...] = _targets(
         (),
         "names",
-        "Uploads with these ids too: id, or id=credits-an-hour/credits-a-day, a form that "
-        "IMGUR_CLIENT_ID may have too",
+        "Uploads with these ids too: id, or id=credits-an-hour/credits-a-day; IMGUR_CLIENT_ID may "
+        "have this form too",
         secret=True,
     )
     imgur_client_secret: str = _targets(
