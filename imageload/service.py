@@ -122,7 +122,7 @@ class Service:
         clock = self.metrics.clock("convert")
         self.converters = Converters(conversion, self.files, workers=tuning.converters, clock=clock)
         hosts, bounds = Hosts(_host_rules(settings, tuning)), _download_bounds(settings, tuning)
-        own_links = OwnLinks(self.target.link_base, self.target.lost_statuses)
+        own_links = OwnLinks(self.target.link_base, self.target.has)
         self.checks = Checks(
             self.transfers,
             self.store,

@@ -16,7 +16,7 @@ from tests.cli import Cli
 from tests.jobs import all_landed, delete, distinct, retry, urls
 from tests.origin import IMAGES, Origin, answer, redirect
 from tests.postgres import emptied_database
-from tests.s3_server import S3Server
+from tests.s3_server import S3Server, xml
 from tests.service import Client, RunningService, assert_problem, running_service, wired
 from tests.waiting import PATIENCE, wait_until
 
@@ -401,13 +401,29 @@ def test_a_lost_object_of_a_bucket_is_gone_and_comes_back_at_its_link(
         job_id, links = landed(service, distinct(origin, 2))
         (s3.rclone.folder / links[0].removeprefix(f"{s3.url}/")).unlink()
         s3.is_public = is_public
+        s3.fault = lambda received: (  # rclone still has it in its cache
+            xml(404, "NoSuchKey")
+            if received.method == "HEAD" and links[0].endswith(received.path)
+            else None
+        )
         result = check(service, job_id)
-        assert states(result)[links[0]] == "gone"
-        assert len(result["links"]) == (1 if is_public else 2), "who may not list gets 403"
-        assert rehost(service, job_id) == len(result["links"])
+        other = {} if is_public else {links[1]: "refused"}
+        assert states(result) == {links[0]: "gone", **other}, "the keys are asked what is there"
+        assert rehost(service, job_id) == 1
         assert all_landed(service, [job_id])
         assert links_of(service, job_id) == links
         assert len(s3.objects()) == 2
+
+
+def test_a_link_that_a_bucket_refuses_to_its_own_keys_is_not_gone(
+    s3: S3Server, origin: Origin, tmp_path: Path
+) -> None:
+    with running_service(tmp_path / "t", **s3.options()) as service:
+        job_id, links = landed(service, distinct(origin, 1))
+        s3.is_public = False
+        s3.fault = lambda received: xml(403, "AccessDenied") if received.method == "HEAD" else None
+        assert states(check(service, job_id)) == {links[0]: "refused"}
+        assert rehost(service, job_id) == 0
 
 
 def test_a_node_without_a_worker_takes_checks_and_rehosts(

@@ -1,7 +1,7 @@
 """Asks whether a link still leads to its image, without downloading that.
 
     alive        the host has the image
-    gone         it has not: 404 or 410, and what else the target says of a link of its own
+    gone         it has not: 404 or 410, or the target says so of a link that is refused
     replaced     it sends a placeholder in place of the image
     refused      it does not serve us, so nothing is known: 401, 403, 429, 451
     unreachable  nothing is known: no response, an error of the server, a broken redirect
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Set
+from collections.abc import Awaitable, Callable, Set
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -41,13 +41,14 @@ _PLACEHOLDER_BYTES = 64 * 2**10
 
 @dataclass(frozen=True, slots=True)
 class OwnLinks:
-    """Links to the host of `base` are the target's own: `gone` has the statuses of lost ones.
+    """Links to the host of `base` are the target's own.
 
-    An operator has named this host, so it may be on a private network, as the sandbox is.
+    An operator has named this host, so it may be on a private network, as the sandbox is. `has`
+    says whether the target has the image of a link that is refused; None: not known.
     """
 
     base: str
-    gone: Set[int] = frozenset()
+    has: Callable[[str], Awaitable[bool | None]]
 
 
 class Probed(NamedTuple):
@@ -71,7 +72,7 @@ class Prober:
         self._origins, self._own = origins, own
         self._hosts = hosts
         self._bounds = bounds
-        self._gone = links.gone
+        self._has = links.has
         self._own_place = _place_of(links.base)
 
     async def probe(self, link: str, length: int | None, since: float) -> Probed:
@@ -86,7 +87,10 @@ class Prober:
             is_own = self._is_own(target)
             return Probed("alive", await self._follow(target, length, since))
         except DownloadError as error:
-            return Probed(self._state_of(error, is_own=is_own), error.status_code)
+            state = _state_of(error)
+            if state == "refused" and is_own and await self._has(link) is False:
+                state = "gone"
+            return Probed(state, error.status_code)
 
     async def _follow(self, target: Target, length: int | None, since: float) -> int:
         """The status of the response with the image, at the end of the redirects."""
@@ -153,15 +157,16 @@ class Prober:
     def _is_own(self, target: Target) -> bool:
         return (target.host, target.port) == self._own_place
 
-    def _state_of(self, error: DownloadError, *, is_own: bool) -> LinkState:
-        status = error.status_code
-        if error.name == "removed_at_origin":
-            return "replaced"
-        if status in _GONE or (is_own and status in self._gone):
-            return "gone"
-        if error.code == "refused_at_origin" or status in _REFUSED:
-            return "refused"
-        return "unreachable"
+
+def _state_of(error: DownloadError) -> LinkState:
+    status = error.status_code
+    if error.name == "removed_at_origin":
+        return "replaced"
+    if status in _GONE:
+        return "gone"
+    if error.code == "refused_at_origin" or status in _REFUSED:
+        return "refused"
+    return "unreachable"
 
 
 def _place_of(base: str) -> tuple[str, int] | None:

@@ -101,8 +101,6 @@ class Target(Protocol):
     """How sentences name it: "Imgur" or "the bucket"."""
     link_base: str
     """All of its links begin with this."""
-    lost_statuses: Set[int]
-    """The statuses of its links, beside 404 and 410, whose images it does not have any more."""
     takes: Takes
     is_repeatable: bool
     """True if the same image, uploaded again, changes nothing."""
@@ -130,6 +128,9 @@ class Target(Protocol):
 
     async def delete(self, key: str, landed: Landed) -> None:
         """Delete an image, in the turn of the job `key`; also if it is gone. Raises UploadError."""
+
+    async def has(self, link: str) -> bool | None:
+        """Whether it has the image of this link, which it refuses to others; None: not known."""
 
     def deleting(self, links: Set[str]) -> AbstractAsyncContextManager[object]:
         """Held from before it is looked up which of these links other jobs have, to their deletion.

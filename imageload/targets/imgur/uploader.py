@@ -35,7 +35,6 @@ class Imgur(QueuedTarget):
     has_budgets = True
     strips_metadata = True
     trouble: str | None = None
-    lost_statuses: Set[int] = frozenset()
 
     def __init__(
         self,
@@ -83,6 +82,10 @@ class Imgur(QueuedTarget):
             raise errors.UploadError("upload_rejected", message)
         with contextlib.suppress(errors.NotFoundOnImgur):
             await self.request(key, "DELETE", f"image/{name}")
+
+    async def has(self, link: str) -> bool | None:  # noqa: ARG002
+        """`Target.has`: to us Imgur shows no more than to others."""
+        return None
 
     def deleting(self, links: Set[str]) -> contextlib.nullcontext[None]:  # noqa: ARG002
         """`Target.deleting`: no two uploads have one link."""

@@ -152,8 +152,15 @@ class Bucket:
             return str(error)
         return None if response.status == 200 else f"status {response.status}"
 
+    async def has(self, name: str) -> bool | None:
+        """Whether the object is there; None: not known.
+
+        Keys that may not list get 403 where it is not, and so do keys that the bucket refuses.
+        """
+        return {200: True, 404: False}.get((await self._send("HEAD", name)).status)
+
     async def _has(self, name: str, length: int) -> bool:
-        """True if the object is there. Keys that may not list get 403 where it is not."""
+        """True if the object is there."""
         response = await self._send("HEAD", name)
         return response.status == 200 and response.headers.get("content-length") == str(length)
 

@@ -38,8 +38,6 @@ class S3(QueuedTarget):
     strips_metadata = False
     albums: Albums | None = None
     takes = Takes()
-    # To somebody who may not list a bucket, S3 says of a missing object that it is forbidden.
-    lost_statuses: Set[int] = frozenset((403,))
 
     def __init__(self, bucket: Bucket, uploads: Uploads) -> None:
         super().__init__(uploads)
@@ -80,6 +78,14 @@ class S3(QueuedTarget):
 
         is_refused = functools.partial(self._is_refused, DELETION)
         await self._uploads.call(key, DELETION, call, is_refused)
+
+    async def has(self, link: str) -> bool | None:
+        """`Target.has`."""
+        name = self._bucket.name_in(link)
+        try:
+            return None if name is None else await self._bucket.has(name)
+        except errors.ImageError:
+            return None
 
     def deleting(self, links: Set[str]) -> contextlib.AbstractAsyncContextManager[None]:
         """`Target.deleting`."""
