@@ -131,7 +131,9 @@ class Service:
             observe=self.metrics.link_checked,
             is_shared=settings.is_node,
         )
-        self.documents = Documents(_document_rules(tuning), self.transfers.act)
+        self.documents = Documents(
+            _document_rules(tuning), self.transfers.act, self.metrics.document_ended
+        )
         self._pipeline = Pipeline(
             downloader=Downloader(origins, bounds, self.files),
             downloads=self._downloads,

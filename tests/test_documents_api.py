@@ -370,6 +370,10 @@ def test_more_than_a_request_may_have_is_refused(tmp_path: Path, sandbox: Runnin
 def test_a_job_of_a_list_has_no_document(service: RunningService) -> None:
     job_id = service.submit(["ftp://a.example/"])
     assert_problem(document(service, job_id), 404, "no-document")
+    tag = service.get(f"/v1/images/upload/{job_id}").headers["ETag"]
+    with_tag = document(service, job_id, headers={"If-None-Match": tag})
+    assert_problem(with_tag, 404, "no-document")
+    assert "ETag" not in with_tag.headers
     assert_problem(document(service, "unknown"), 505, "unknown-job")
 
 

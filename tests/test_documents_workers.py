@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +93,27 @@ def test_others_are_served_while_a_document_is_read_that_takes_too_long(
     assert "more than 0.2 seconds of CPU time" in detail
     assert next_one.answer().status_code == 202
     assert pid not in pids(limited)
+    metrics = one.get("/metrics").text
+    assert 'imageload_documents_total{result="cpu"} 1.0' in metrics
+    assert 'imageload_documents_total{result="read"} 3.0' in metrics
+    assert "imageload_documents_in_progress 0.0" in metrics
+
+
+def test_a_client_that_leaves_ends_the_reading_of_its_document(limited: RunningService) -> None:
+    one = Caller(limited.url, "one")
+    pid = stopped(limited, one)
+    place = limited.url.removeprefix("http://")
+    host, port = place.split(":")
+    with socket.create_connection((host, int(port)), PATIENCE) as connection:
+        head = f"POST /v1/documents HTTP/1.1\r\nHost: {place}\r\nAuthorization: Bearer one\r\n"
+        head += f"Content-Type: text/markdown\r\nContent-Length: {len(SMALL)}\r\n\r\n"
+        connection.sendall((head + SMALL).encode())
+        wait_until(lambda: limited.service.documents.pool.busy == 1)
+    wait_until(lambda: limited.service.documents.pool.busy == 0)
+    assert pid not in pids(limited)
+    assert one.send(SMALL).status_code == 202
+    jobs = limited.service.registry.totals().jobs
+    assert sum(jobs.values()) == 2, "none of the client that left"
 
 
 def test_a_document_that_takes_too_much_memory_is_refused(

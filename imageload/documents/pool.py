@@ -15,7 +15,7 @@ import logging
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -49,6 +49,8 @@ class Rules:
     max_memory: int = 2**30
 
 
+Ending = Literal["read", "refused", "cpu", "memory", "killed"]
+"""How a request ended: read, refused for what is in it, or ended by a limit or from outside."""
 Act = Callable[[Coroutine[Any, Any, Result]], Awaitable[Result]]
 
 
@@ -60,10 +62,13 @@ class Documents:
     documents take more than they may, `shutting-down`, and `out-of-threads` if no process starts.
     """
 
-    def __init__(self, rules: Rules, act: Act) -> None:
-        """`act` awaits a coroutine on the transfer loop; Refused if that has ended."""
+    def __init__(self, rules: Rules, act: Act, observe: Callable[[Ending], object]) -> None:
+        """`act` awaits a coroutine on the transfer loop; Refused if that has ended. `observe` is
+        called with the end of each request.
+        """
         self._rules = rules
         self._act = act
+        self._observe = observe
         self._is_closed = False
         self._slots = Slots(_WORKERS)
         self._workers = Workers("imageload.documents.worker")
@@ -129,6 +134,7 @@ class Documents:
                 key, lambda: self._workers.ask(msgspec.msgpack.encode(request))
             )
         except WorkerLost as lost:
+            self._observe("cpu" if lost.signal == signal.SIGPROF else "killed")
             raise _too_complex(lost.signal, size, seconds) from None
         except ResourceError as error:
             raise Refused("out-of-threads", error.message) from None
@@ -137,6 +143,8 @@ class Documents:
         result = _decode(encoded)
         if result.bug:
             raise RuntimeError(f"a document met a bug\n{result.bug}")
+        is_too_large = result.slug == "too-complex"
+        self._observe("memory" if is_too_large else "refused" if result.slug else "read")
         if result.slug:
             raise Refused(result.slug, result.message)
         return result

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
+from imageload.documents.pool import Ending
 from imageload.errors import ImageError, image_error_codes
 from imageload.fetch.probe import LinkState
 from imageload.job import (
@@ -82,6 +83,10 @@ class Metrics:
             "imageload_links_checked", "Links that were asked for by checks, by state.", "state"
         )
         self._links_checked = {state: checks.labels(state) for state in get_args(LinkState)}
+        documents = self._counter(
+            "imageload_documents", "Requests to read documents that ended, by result.", "result"
+        )
+        self._documents = {each: documents.labels(each) for each in get_args(Ending)}
         tries = self._counter(
             "imageload_retries", "Tries of images after the first, by phase.", "phase"
         )
@@ -169,6 +174,10 @@ class Metrics:
     def link_checked(self, state: LinkState) -> None:
         """A check has asked for a link, which is in this state."""
         self._links_checked[state].inc()
+
+    def document_ended(self, ending: Ending) -> None:
+        """A request to read or to write documents has ended so."""
+        self._documents[ending].inc()
 
     def error_logged(self) -> None:
         """A line was logged at the level ERROR or above."""

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -57,6 +57,7 @@ class BaseHandler(BodyHandler):
         self.service_settings = service_settings
         self.tuning = tuning
         self.events = events
+        self._work: asyncio.Future[Any] | None = None
         self.is_gone = False
         """True if the client has closed the connection."""
         self.changed = asyncio.Event()
@@ -81,6 +82,8 @@ class BaseHandler(BodyHandler):
         super().on_connection_close()
         self.is_gone = True
         self.changed.set()
+        if self._work is not None:
+            self._work.cancel()
 
     def decode_argument(self, value: bytes, name: str | None = None) -> str:  # noqa: ARG002
         """Called by Tornado to decode paths and queries: a malformed jobId is an unknown one."""
@@ -163,6 +166,21 @@ class BaseHandler(BodyHandler):
                 await self.changed.wait()
         self._held_seconds += time.monotonic() - begun
         return self.changed.is_set() and not self.is_gone
+
+    async def until_gone(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`, which is cancelled if the client leaves; then raises Finish."""
+        task = asyncio.ensure_future(work)
+        self._work = task
+        try:
+            if self.is_gone:
+                task.cancel()
+            return await task
+        except asyncio.CancelledError:
+            if not self.is_gone:
+                raise
+            raise tornado.web.Finish from None
+        finally:
+            self._work = None
 
     # The query
 

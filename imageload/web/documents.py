@@ -44,10 +44,12 @@ class DocumentsHandler(AcceptHandler):
 
         originals, skip = await self.use_body(read, "bodies")
         if is_dry:
-            self.send_encoded(await self.documents.preview(originals, skip, self.caller))
+            preview = self.documents.preview(originals, skip, self.caller)
+            self.send_encoded(await self.until_gone(preview))
             return
         max_urls = self.service_settings.max_urls
-        found = await self.documents.search(originals, skip, max_urls, self.caller)
+        search = self.documents.search(originals, skip, max_urls, self.caller)
+        found = await self.until_gone(search)
         pairs = zip(originals, found, strict=True)
         typed = [replace(each, content_type=searched.content_type) for each, searched in pairs]
 
@@ -93,7 +95,8 @@ class JobDocumentHandler(BaseHandler):
     async def get(self, job_id: str) -> None:
         """Send the document as it is now; 404 if the job came from none."""
         job = await self.job(job_id)
-        if self.is_known(tag_of_job(job.summary())):
+        # Without a document it is 404, also to a client that has an ETag of the job.
+        if job.document is not None and self.is_known(tag_of_job(job.summary())):
             return
         encoded = await self.limits.run_in_thread(lambda: self.store.document(job.job_id), "views")
         if encoded is None:
@@ -101,7 +104,8 @@ class JobDocumentHandler(BaseHandler):
             raise Refused("no-document", message)
         work = self.limits.run_in_thread(lambda: _pieces(job, encoded), "views")
         snapshot, original, links, errors = await work
-        content, kind = await self.documents.write(original, links, errors, self.caller)
+        write = self.documents.write(original, links, errors, self.caller)
+        content, kind = await self.until_gone(write)
         counts = snapshot.counts
         pending = counts["queued"] + counts["downloaded"]
         states = f"completed={counts['completed']}, failed={counts['failed']}, pending={pending}"

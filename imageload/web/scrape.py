@@ -55,7 +55,7 @@ class Gauges(Collector):
         yield from self._imgur()
         service, limits, jobs = self.service, self.limits, self.service.image_load
         is_failing = service.store.trouble is not None
-        memory = service.converters.memory
+        memory, documents = service.converters.memory, service.documents.pool
         for name, text, value in (
             ("temp_files", "Temp files in use.", service.files.in_use),
             ("temp_bytes", "Bytes of images on disk, and reserved.", service.temp_bytes.held),
@@ -68,6 +68,8 @@ class Gauges(Collector):
             ("job_bytes_limit", "Memory that jobs may take.", jobs.most_bytes),
             ("body_bytes", "Request bodies in memory.", limits.most_bytes - limits.bytes_left),
             ("body_bytes_limit", "Request bodies that may be in memory.", limits.most_bytes),
+            ("documents_in_progress", "Requests whose documents are read.", documents.busy),
+            ("documents_waiting", "Requests whose documents wait for it.", documents.waiting),
             ("event_streams", "Event streams and held responses.", self.events.subscribers),
             ("connections", "Open connections of clients.", self.connections()),
         ):
