@@ -1,6 +1,6 @@
 """The random-verbs test: eight threads send random requests, and then everything must add up.
 
-    eight threads ──POST, retry, cancel, purge, status, images, links, events──► the service
+    eight threads ──POST, retry, cancel, purge, check, rehost, images, events──► the service
     meanwhile: finished jobs are retired; or the process is killed and starts again    │ ▲
                                                                           sandbox ◄────┘ └─ origin
 

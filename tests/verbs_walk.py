@@ -32,6 +32,9 @@ _VERBS: dict[str, tuple[int, set[int]]] = {
     "status": (15, {200, 505}),
     "images": (10, {200, 505}),
     "links": (2, {200, 505}),
+    "check": (3, {202, 505}),
+    "checked": (3, {200, 404, 505}),
+    "rehost": (3, {202, 409, 429, 505}),
     "events": (5, {200, 204, 505}),
 }
 
@@ -193,7 +196,14 @@ class Walk:
         path = f"{JOBS}/{job_id}"
         match verb:
             case "retry":
-                self._retry(job_id, chance.choice(["", "?only=transient", "?only=1"]), session)
+                query = chance.choice(["", "?only=transient", "?only=1"])
+                self._requeue(verb, job_id, query, session)
+            case "rehost":
+                self._requeue(verb, job_id, "", session)
+            case "check":
+                self._send(verb, "POST", f"{path}/check", session, job_id)
+            case "checked":
+                self._send(verb, "GET", f"{path}/check", session, job_id)
             case "cancel":
                 self._send(verb, "DELETE", path, session, job_id)
             case "purge":
@@ -230,10 +240,10 @@ class Walk:
                 self.story.called_after[job_id] = calls
             self.story.jobs.append(job_id)
 
-    def _retry(self, job_id: str, query: str, session: requests.Session) -> None:
+    def _requeue(self, verb: str, job_id: str, query: str, session: requests.Session) -> None:
         calls = len(self._hook.asked)
         self.story.retried[job_id] = time.monotonic()
-        retried = self._send("retry", "POST", f"{JOBS}/{job_id}/retry{query}", session, job_id)
+        retried = self._send(verb, "POST", f"{JOBS}/{job_id}/{verb}{query}", session, job_id)
         # A kill within 0.1 s takes the retry back.
         if retried.status_code == 202 and retried.json()["requeued"] and not self._may_break:
             told = self.story.called_after
