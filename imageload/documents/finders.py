@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_right
+from collections.abc import Iterator
 
 from imageload.documents import (
     asciidoc,
@@ -46,6 +48,7 @@ _HTML_TAG = re.compile(
     re.I,
 )
 _JSON_START = re.compile(r'\[{0,9}\s*\{\s*"[^"\n]{0,200}"\s*:')  # of JSON that is broken later
+_SERIALIZED = re.compile(r"""(?<!\w)s:([0-9]{1,8}):(\\?")""")
 _JSON_OPENING = re.compile(r"[\s\ufeff]*(?=[\[{])")
 _JSON_NEXT = re.compile(r"[\s,]*(?:[\[{]|$)")
 _IMG = re.compile(r"\[img\b[^\]\n]{0,200}\]", re.I)
@@ -63,6 +66,7 @@ _ORG = re.compile(
     re.I | re.M,
 )
 _ASCIIDOC = re.compile(r"\bimage::?[^\s\[\]:][^\s\[\]]{0,2000}+\[", re.M)
+_SQL = re.compile(r"^[ \t]*(?:insert[ \t]+into|create[ \t]+table)\b", re.I | re.M)
 _WIKI = re.compile(
     r"\[\[(?:File|Image|Datei|Fichier|Archivo):|\{\{[ \t]*(?:https?://|:\w)|(?<![\w!])![<>=]?https?://[^\s!]{1,2000}!"
     r"|^h[1-6]\. \S|^\{\{[A-Z][\w ]{1,60}$|'''[^'\n]{1,200}'''|^={2,6}[^=\n]{1,200}={2,6}[ \t]*$|\{(?:code|noformat)\b[^{}\n]{0,200}\}|<nowiki>|\[\[https?://[^\[\]|\n]{1,2000}\|",
@@ -101,7 +105,7 @@ def _marked(text: str) -> str:
         return "org"
     if _ASCIIDOC.search(text):
         return "asciidoc"
-    if not has_markdown and _is_table(text):
+    if not has_markdown and not _SQL.search(text) and _is_table(text):
         return "csv"
     if _is_markdown(text):
         return "markdown"
@@ -156,10 +160,47 @@ def find_images(
         return find_images(text, kind, base, depth=depth + 1)
 
     if kind == "csv":
-        return tables.find(text, base, column, link_base, inner)
-    if kind == "json":
-        return jsontext.find(text, base, inner)
-    return FINDERS[kind](text, base).in_order()
+        finds = tables.find(text, base, column, link_base, inner)
+    elif kind == "json":
+        finds = jsontext.find(text, base, inner)
+    else:
+        finds = FINDERS[kind](text, base).in_order()
+    return _without_serialized(text, finds)
+
+
+def _without_serialized(text: str, finds: Finds) -> Finds:
+    """The finds without those in strings that PHP has serialized, as in exports of WordPress.
+
+    Such a string stands behind its length: with a link in it, all of the value would be lost.
+    """
+    spans = [*_serialized(text)]
+    if not spans:
+        return finds
+    begins = [start for start, _ in spans]
+    kept = Finds([], finds.ignored, finds.cells)
+    for each in finds.found:
+        before = bisect_right(begins, each.start)
+        if before and each.start < spans[before - 1][1]:
+            kept.ignore(each.as_written, each.start, "In a string of PHP that has its length.")
+        else:
+            kept.found.append(each)
+    return kept.in_order()
+
+
+def _serialized(text: str) -> Iterator[tuple[int, int]]:
+    """The spans of serialized strings of PHP, in their order."""
+    at = 0
+    for opening in _SERIALIZED.finditer(text):
+        start = opening.end()
+        if start < at:
+            continue
+        at = start + int(opening[1])
+        # The length is that of the bytes before they were escaped.
+        if not text.startswith(opening[2] + ";", at):
+            at = text.find(opening[2] + ";", start)
+        if at < 0:
+            return
+        yield start, at
 
 
 def inner_kind(text: str) -> str:

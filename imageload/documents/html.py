@@ -56,6 +56,8 @@ _TYPED = {
     "enclosure": "url",
     "media:content": "url",
 }
+# Of their attributes those are read that may have an image. `<use>` needs its SVG.
+_WELL_KNOWN = {*_ENDS_IMAGE, *_TYPED, "a", "link", "meta", "use"}
 _META = re.compile(
     r"(?:og:image|twitter:image)(?::url|:secure_url|:src)?|image|thumbnail(?:url)?"
     r"|msapplication-\w+logo|msapplication-tileimage",
@@ -181,6 +183,18 @@ class _Reader:
             self._script = self._word(values, "type") if token.name == "script" else ""
             self._other_element(token.name, values)
         self._any_element(token.name, values)
+        if token.name not in _WELL_KNOWN:
+            self._component(token)
+
+    def _component(self, token: Token) -> None:
+        """Components, and vocabularies of XML: in any attribute a URL may end like an image.
+
+        HTML in an attribute is text, such as that of a `title`.
+        """
+        tag = self.text[token.start + 1 : token.end]
+        if "://" in tag and "<" not in tag:
+            part = decoded(self.text, token.start, token.end, _REFERENCE, _in_text)
+            self.finds.add(part.moved(bare.find(part.text), self.text, html.escape))
 
     def _end(self, token: Token) -> None:
         self._pre -= token.name == "pre" and self._pre > 0

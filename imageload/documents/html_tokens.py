@@ -40,6 +40,7 @@ _NAME = re.compile(r"[^\t\n\f\r />]+")
 _BARE_TAG = re.compile(r"<(/?)([A-Za-z][^\t\n\f\r />]*)>")
 _GAP = re.compile(r"[\t\n\f\r /]*")
 _ATTRIBUTE = re.compile(r"([^\t\n\f\r />][^\t\n\f\r />=]*)(?:[\t\n\f\r ]*(=)[\t\n\f\r ]*)?")
+_ESCAPED_QUOTES = ('\\"', "\\'")  # of HTML in a string of SQL or of a program
 _UNQUOTED = re.compile(r"[^\t\n\f\r >]*")
 _MARKUP = re.compile(r"<(?=[A-Za-z/!?])")
 _COMMENT_END = re.compile(r"--!?>")
@@ -112,6 +113,9 @@ def _attribute(text: str, at: int) -> tuple[Attribute, int]:
     name, at = match[1].lower(), match.end()
     if not match[2]:
         return Attribute(name, at, at), match.end(1)
+    escaped = text[at : at + 2]
+    if escaped in _ESCAPED_QUOTES and (stop := text.find(escaped, at + 2)) >= 0:
+        return Attribute(name, at + 2, stop), stop + 2
     quote = text[at : at + 1]
     if quote in ('"', "'"):
         stop = text.find(quote, at + 1)

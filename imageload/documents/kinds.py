@@ -42,7 +42,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "json": Kind(
         ["application/json", "text/json", "application/x-ndjson", "application/jsonl"],
-        ["json", "jsonl", "ndjson", "json5", "geojson", "ipynb", "har"],
+        ["json", "jsonl", "ndjson", "json5", "geojson", "ipynb", "har", "canvas"],
         f"strings that are {_BARE}, or whose key names an image",
     ),
     "org": Kind(["text/org", "text/x-org"], ["org"], f"[[https://...]] and {_BARE}"),
@@ -57,7 +57,7 @@ KINDS: Mapping[str, Kind] = {
         f"{{{{https://...}}}}, !https://...! and {_BARE}",
     ),
     "list": Kind(["text/plain", "text/uri-list"], ["txt", "urls"], "http and https URLs"),
-    "text": Kind(["text/plain"], ["txt"], _BARE),
+    "text": Kind(["text/plain"], ["txt", "rst"], _BARE),
 }
 UNSAID = {
     "",

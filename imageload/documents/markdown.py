@@ -21,6 +21,7 @@ from imageload.documents import text as bare
 from imageload.documents.found import Finds, Found, Part, decoded, masked, plain
 from imageload.documents.markdown_blocks import Span, Tangled, parser
 from imageload.documents.markdown_inline import Inline, inlines
+from imageload.documents.markup import pairs
 from imageload.documents.urls import absolute, is_image, is_template
 
 # A bracket, an element, or a bare URL, which may have escapes.
@@ -31,6 +32,9 @@ _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _ESCAPES = re.compile(
     r"\\[!-/:-@\[-`{-~]|&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});"
 )
+# Code of Jekyll, and comments of MDX.
+_LIQUID = re.compile(r"\{%-?[ \t]{0,9}(?P<end>end)?(?P<name>highlight|codeblock)\b[^%\n]{0,200}%\}")
+_COMMENT = re.compile(r"(?:(?P<end>\*/\})|\{/\*)(?P<name>)")
 _WITH_BLANK = re.compile(
     r"!\[[^\[\]\n]{0,500}\]\([ \t]*([^\s()<>\"'=][^()<>\n]{0,2000} [^()<>\n]{0,2000})\)"
 )
@@ -46,7 +50,12 @@ def find(text: str, base: str = "") -> Finds:
     part = decoded(
         text, 0, len(text), _LINE_ENDS, lambda match: "\n" if match[0] != "\0" else "\ufffd"
     )
-    return part.moved(_Reader(part.text, base).finds(), text).in_order()
+    raw = [*pairs(part.text, _LIQUID), *pairs(part.text, _COMMENT, "In a comment.")]
+    rest = masked(part.text, [(each.start, each.end) for each in raw]) if raw else part.text
+    finds = _Reader(rest, base).finds()
+    for each in raw:
+        finds.add(bare.ignored(part.text[each.start : each.end], each.start, each.why))
+    return part.moved(finds, text).in_order()
 
 
 class _Reader:
