@@ -8,6 +8,7 @@ grows by more than 3 when its size doubles. Linear time grows by 2.
 from __future__ import annotations
 
 import argparse
+import gc
 import time
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("kinds", nargs="*", default=[*KINDS])
     parser.add_argument("--size", type=int, default=40_000, help="characters of the largest text")
     options = parser.parse_args()
+    gc.disable()  # as in the processes that read documents
     print("| kind | ordinary, s/MB | hostile, s/MB: the slowest |\n| --- | --- | --- |")
     for kind in options.kinds:
         slowest = measure(kind, options.size)

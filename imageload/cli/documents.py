@@ -42,6 +42,7 @@ SUFFIXES = TABLES | frozenset(
         "geojson",
         "ipynb",
         "har",
+        "canvas",
         "adoc",
         "asciidoc",
         "asc",
@@ -54,6 +55,7 @@ SUFFIXES = TABLES | frozenset(
         "org",
         "bbcode",
         "urls",
+        "rst",
         "txt",
     ]
 )
