@@ -17,7 +17,7 @@ from tests.service import Client, RunningService, assert_problem, running_servic
 from tests.waiting import PATIENCE, wait_until
 
 SMALL = "![](http://127.0.0.1:1/a.png)"
-SLOW = "![](http://a.e/b.png)\n\n" * 40_000  # takes ten times the CPU time that the tests allow
+SLOW = "![](http://a.e/b.png)\n\n" * 40_000  # takes several times the CPU time that the tests allow
 
 
 class Caller(Client):

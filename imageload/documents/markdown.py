@@ -39,7 +39,7 @@ _WITH_BLANK = re.compile(
     r"!\[[^\[\]\n]{0,500}\]\([ \t]*([^\s()<>\"'=][^()<>\n]{0,2000} [^()<>\n]{0,2000})\)"
 )
 
-_BLOCK_STEPS = 0.125
+_BLOCK_STEPS = 0.25
 """Steps of the parser for each character; a text that needs more is searched as plain text."""
 
 
