@@ -717,6 +717,27 @@ def test_a_job_is_cancelled(visit: Visit, origin: str, gate: threading.Event) ->
     expect(job.locator("header .state")).to_have_text("finished")
 
 
+def test_an_end_that_was_asked_for_is_no_failure(visit: Visit) -> None:
+    asked = """async (jobs) => {
+        const { reasonsOf, stateOf } = await import("/page/words.js");
+        return jobs.map(([completed, codes]) => {
+            const [failed, total] = [codes.length, completed + codes.length];
+            const reasons = reasonsOf(codes.map((code) => ({ error: { code, message: "" } })));
+            return stateOf({ finished: true, counts: { total, completed, failed } }, reasons).text;
+        });
+    }"""
+    jobs = {
+        "finished": [2, []],
+        "cancelled": [2, ["cancelled"]],
+        "cancelled, 1 failed": [2, ["cancelled", "timeout"]],
+        "finished, 1 failed": [1, ["timeout"]],
+        "failed": [0, ["timeout"]],
+        "deleted from Imgur": [0, ["purged", "purged", "timeout"]],
+        "1 deleted from Imgur": [1, ["purged"]],
+    }
+    assert visit.page.evaluate(asked, list(jobs.values())) == list(jobs)
+
+
 def test_links_are_copied_as_the_command_line_prints_them(visit: Visit) -> None:
     records: list[dict[str, Any]] = [
         {"url": "https://a.example/p/a%20b.png", "link": "https://i.imgur.com/a.png"},
@@ -1062,6 +1083,8 @@ def test_jobs_beyond_the_fifty_shown_are_counted_found_and_linked(
     expect(older).to_be_hidden()
     visit.job_of(job_id).get_by_role("button", name="Hide").click()
     expect(page.locator(".job")).to_have_count(0)
+    expect(page.locator("#nothing")).to_contain_text("No job has “PNG-rgb.png?far” in its title")
+    expect(page.get_by_role("button", name="Show 1 hidden")).to_be_focused()
     page.get_by_label("Search jobs").fill("")
     page.get_by_role("button", name="Show 1 hidden").click()
     held: list[Route] = []

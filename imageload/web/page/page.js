@@ -86,9 +86,10 @@ function showLinked() {
   if (!view) refused.replaceChildren(paragraph(`There is no job ${jobId.slice(0, 100)} here, or not any more.`));
 }
 
-// On a phone a new job is below all that can be seen.
+// On a phone a new job is below all that can be seen, and above it if the pointer held the page.
 function bringIntoView({ element }) {
-  const isSeen = element.getBoundingClientRect().top < 0.75 * window.innerHeight;
+  const { top } = element.getBoundingClientRect();
+  const isSeen = top >= 0 && top < 0.75 * window.innerHeight;
   const isCalm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
   if (!isSeen) element.scrollIntoView({ behavior: isCalm ? "instant" : "smooth" });
 }

@@ -2,6 +2,7 @@
 // and may stand side by side in columns.
 
 const BEYOND = 600; // pixels above and below what can be seen
+const MOVED_MS = 100; // between two calls of `onMove`
 
 /** `scroller` shows a part of `list`, an ol whose rows `makeRow` makes: `{ element, update }`. */
 export class WindowedList {
@@ -15,6 +16,7 @@ export class WindowedList {
   #count = 0;
   #height = 0;
   #frame = 0;
+  #moved = 0;
 
   /**
    * `recordOf(index)` is what a row shows; `onMove` is called when other rows can be seen.
@@ -71,27 +73,28 @@ export class WindowedList {
     this.#list.style.height = `${height * Math.ceil(this.#count / columns)}px`;
     this.#list.style.setProperty("--columns", columns);
     const [start, end] = this.range;
+    const spare = [];
     for (const [index, row] of this.#rows) {
       const isKept = row.element.contains(document.activeElement) && index < this.#count;
       if ((index < start || index >= end) && !isKept) {
-        row.element.remove();
         this.#rows.delete(index);
+        spare.push(row);
       }
     }
     for (let index = start; index < end; index += 1) {
-      const row = this.#rows.get(index) ?? this.#added(index);
+      const row = this.#rows.get(index) ?? this.#added(index, spare.pop());
       const [column, line] = [index % columns, Math.floor(index / columns)];
       row.element.style.transform = `translate(${100 * column}%, ${line * height}px)`;
       row.element.ariaSetSize = String(this.#count);
       row.update(this.#recordOf(index));
     }
+    for (const row of spare) row.element.remove();
     // Whoever pressed a button that is gone now would find themselves at the top of the page.
     const isGone = !this.#list.contains(document.activeElement) || document.activeElement.closest("[hidden]");
     if (isHeld && isGone) this.#scroller.focus({ preventScroll: true });
   }
 
-  #added(index) {
-    const row = this.#makeRow();
+  #added(index, row = this.#makeRow()) {
     row.element.ariaPosInSet = String(index + 1);
     row.element.dataset.index = String(index);
     const later = [...this.#list.children].find((each) => Number(each.dataset.index) > index);
@@ -105,7 +108,10 @@ export class WindowedList {
     this.#frame = requestAnimationFrame(() => {
       this.#frame = 0;
       this.draw();
-      this.#onMove();
+      this.#moved ||= setTimeout(() => {
+        this.#moved = 0;
+        this.#onMove();
+      }, MOVED_MS);
     });
   }
 
