@@ -89,14 +89,16 @@ class Dedupe:
         known = {key: each for key, each in (reused | uploaded).items() if each.link not in dead}
         return lambda: self._links.update(known)
 
-    def begin(self, job_id: str) -> None:
-        """The job runs from now on. This alone may be called from any thread."""
-        self._running.setdefault(job_id, self._clock)
+    def begin(self, *job_ids: str) -> None:
+        """These jobs run from now on."""
+        for job_id in job_ids:
+            self._running.setdefault(job_id, self._clock)
 
     def end(self, job_id: str) -> None:
         """The job runs no more; Results by URL that serve no running job are forgotten."""
         self._running.pop(job_id, None)
-        oldest = min(list(self._running.values()), default=self._clock)
+        # The clock only rises, so the first to begin is the oldest.
+        oldest = next(iter(self._running.values()), self._clock)
         while self._order and self._order[0][0] <= oldest:
             moment, url = self._order.popleft()
             if self._by_url.get(url, (0,))[0] == moment:

@@ -207,7 +207,9 @@ class ImageLoad:
         self._capacity = capacity
         self._lock = threading.Lock()
         self._waiting: dict[str, Job] = {}
-        self._active: dict[str, threading.Thread] = {}
+        self._active: set[str] = set()
+        """The jobs that have threads, or get them now."""
+        self._thread_ended = threading.Condition(self._lock)
         self._again: set[str] = set()
         self._will_look = False
         self._retiring: set[str] = set()
@@ -252,18 +254,29 @@ class ImageLoad:
         with self._lock:
             self._check_room(len(jobs))
             self._check_memory(needed)
-            for job in jobs:  # before the first starts: its images may serve the others
-                self._dedupe.begin(job.job_id)
-                self._waiting[job.job_id] = job
-            self._start_waiting()
-            if jobs and not self._active:
-                for job in jobs:
-                    del self._waiting[job.job_id]
-                    self._transfers.loop.call_soon_threadsafe(self._dedupe.end, job.job_id)
-                raise Refused("out-of-threads", "The service is out of threads. Try again later.")
+            self._wait_for_threads(jobs)
             self.job_list_s.update((job.job_id, job) for job in jobs)
             self.bytes_held += needed
             self._created.update((job.job_id, time.monotonic()) for job in jobs)
+        if not self._start_waiting():
+            self._refuse_without_threads(jobs)
+
+    def _refuse_without_threads(self, jobs: Sequence[Job]) -> None:
+        """Raise Refused, and `jobs` are gone, if no thread is left that could get to them."""
+        with self._lock:
+            if self._active or any(job.job_id not in self._waiting for job in jobs):
+                return
+            for job in jobs:
+                del self._waiting[job.job_id]
+                self._forget(job)
+                self._transfers.loop.call_soon_threadsafe(self._dedupe.end, job.job_id)
+        raise Refused("out-of-threads", "The service is out of threads. Try again later.")
+
+    def _forget(self, job: Job) -> None:
+        """For the lock's holder: the job leaves memory."""
+        self._created.pop(job.job_id, None)
+        if self.job_list_s.pop(job.job_id, None) is not None:
+            self.bytes_held -= job.memory_bytes
 
     def restore(self, jobs: Sequence[Job]) -> None:
         """Take over the jobs of an earlier process, and continue those that are not finished."""
@@ -280,10 +293,8 @@ class ImageLoad:
                 self._created[job.job_id] = monotonic - age
             self.job_list_s.update((job.job_id, job) for job in jobs)
             self.bytes_held += sum(job.memory_bytes for job in jobs)
-            for job in unfinished:
-                self._dedupe.begin(job.job_id)
-                self._waiting[job.job_id] = job
-            self._start_waiting(at_least=len(with_files))
+            self._wait_for_threads(unfinished)
+        self._start_waiting(at_least=len(with_files))
         if jobs:
             _log.info("restored jobs=%d unfinished=%d", len(jobs), len(unfinished))
 
@@ -425,10 +436,8 @@ class ImageLoad:
             self._store.retire(retired)
             await self._store.durable()
             with self._lock:
-                for job_id, job in retired.items():
-                    self._created.pop(job_id, None)
-                    if self.job_list_s.pop(job_id, None) is not None:
-                        self.bytes_held -= job.memory_bytes
+                for job in retired.values():
+                    self._forget(job)
                 self._retiring.difference_update(retired)
             self._dedupe.forget(_links(retired.values()))
             _log.info("retired jobs=%d", len(retired))
@@ -471,25 +480,26 @@ class ImageLoad:
         finally:
             _log_end(job)
 
-    def _work(self, job: Job) -> None:
+    def _work(self, job: Job | None) -> None:
         """The body of a thread: runs one job, and the next if no thread can be started for it."""
-        while True:
+        while job is not None:
             try:
                 self.begin_upload(job)
-            except BaseException:
-                with self._lock:
-                    del self._active[job.job_id]  # `close` waits for the threads in there
-                raise
-            with self._lock:
-                del self._active[job.job_id]
-                if job.job_id in self._again and not job.summary().finished:
-                    self._waiting[job.job_id] = job
-                self._again.discard(job.job_id)
-                self._start_waiting()
-                if self._active or not self._waiting:
-                    return
-                job = self._waiting.pop(next(iter(self._waiting)))
-                self._active[job.job_id] = threading.current_thread()
+            finally:
+                self._end_thread(job)
+            job = None if self._start_waiting() else self._next_if_none_is_active()
+
+    def _end_thread(self, job: Job) -> None:
+        with self._lock:
+            self._active.discard(job.job_id)
+            if job.job_id in self._again and not job.summary().finished:
+                self._waiting[job.job_id] = job
+            self._again.discard(job.job_id)
+            self._thread_ended.notify_all()
+
+    def _next_if_none_is_active(self) -> Job | None:
+        with self._lock:
+            return None if self._active or not self._waiting else self._take_waiting()
 
     def _start(self, job: Job) -> None:
         """Give `job` a thread: now, or when its thread ends."""
@@ -497,26 +507,49 @@ class ImageLoad:
             if job.job_id in self._active:
                 self._again.add(job.job_id)
             elif job.job_id not in self._waiting and not job.summary().finished:
-                self._dedupe.begin(job.job_id)
-                self._waiting[job.job_id] = job
-                self._start_waiting()
+                self._wait_for_threads([job])
+        self._start_waiting()
 
-    def _start_waiting(self, at_least: int = 0) -> None:
-        """For the lock's holder: start threads for the jobs that wait."""
-        while self._waiting and (len(self._active) < at_least or self._may_start()):
-            job_id, job = next(iter(self._waiting.items()))
-            name = f"job-{job_id[:8]}"
+    def _wait_for_threads(self, jobs: Sequence[Job]) -> None:
+        """For the lock's holder: these jobs wait, after the others."""
+        # Before the first starts: its images may serve the others.
+        begin, ids = self._dedupe.begin, [job.job_id for job in jobs]
+        self._transfers.loop.call_soon_threadsafe(begin, *ids)
+        self._waiting.update(zip(ids, jobs, strict=True))
+
+    def _start_waiting(self, at_least: int = 0) -> bool:
+        """Start threads for the jobs that wait; False if the system has none left.
+
+        Without the lock: a start waits until the new thread has the GIL, 5 ms under load.
+        """
+        while (job := self._next_to_start(at_least)) is not None:
+            name = f"job-{job.job_id[:8]}"
             thread = threading.Thread(target=self._work, args=(job,), name=name, daemon=True)
             try:
                 thread.start()
             except RuntimeError:
-                _log.warning("out of threads, the job waits job=%s", job_id)
-                return
-            self._active[job_id] = thread
-            del self._waiting[job_id]
-        if self._waiting and not self._will_look:
-            self._will_look = True
-            self._transfers.loop.call_soon_threadsafe(self._look_again_later)
+                _log.warning("out of threads, the job waits job=%s", job.job_id)
+                with self._lock:
+                    self._active.remove(job.job_id)
+                    self._waiting = {job.job_id: job, **self._waiting}
+                    self._look_later()
+                    self._thread_ended.notify_all()
+                return False
+        return True
+
+    def _next_to_start(self, at_least: int) -> Job | None:
+        """The job that waits longest, if it may start."""
+        with self._lock:
+            if self._waiting and (len(self._active) < at_least or self._may_start()):
+                return self._take_waiting()
+            self._look_later()
+            return None
+
+    def _take_waiting(self) -> Job:
+        """For the lock's holder: the job that waits longest, which is active from now on."""
+        job = self._waiting.pop(next(iter(self._waiting)))
+        self._active.add(job.job_id)
+        return job
 
     def _may_start(self) -> bool:
         active, most = len(self._active), self._capacity.max_active_jobs
@@ -524,13 +557,17 @@ class ImageLoad:
             return True
         return active < _THREADS_PER_ACTIVE_JOB * most and active - self._jobs.stalled < most
 
-    def _look_again_later(self) -> None:
-        self._transfers.loop.call_later(STALL_SECONDS, self._look_again)
+    def _look_later(self) -> None:
+        """For the lock's holder: see in a while whether jobs that wait may start."""
+        if self._waiting and not self._will_look:
+            self._will_look = True
+            loop = self._transfers.loop
+            loop.call_soon_threadsafe(loop.call_later, STALL_SECONDS, self._look_again)
 
     def _look_again(self) -> None:
         with self._lock:
             self._will_look = False
-            self._start_waiting()
+        self._start_waiting()
 
     def close(self, seconds: float, grace_seconds: float = 0.0) -> bool:
         """Take no more jobs, and leave every job as it stands; True if no thread of ours is left.
@@ -543,17 +580,8 @@ class ImageLoad:
             self.is_closing = True
             waiting, self._waiting = list(self._waiting.values()), {}
         self._transfers.run(self._jobs.stop(grace_seconds, waiting))
-        deadline = time.monotonic() + seconds
-        while threads := self._threads():  # a job that was retried meanwhile has a new one
-            for thread in threads:
-                thread.join(max(0.0, deadline - time.monotonic()))
-            if any(thread.is_alive() for thread in threads):
-                return False
-        return True
-
-    def _threads(self) -> list[threading.Thread]:
-        with self._lock:
-            return list(self._active.values())
+        with self._lock:  # a job that was retried meanwhile has a new thread
+            return self._thread_ended.wait_for(lambda: not self._active, seconds)
 
     def _check_closing(self) -> None:
         if self.is_closing:

@@ -388,7 +388,7 @@ def test_documents_in_memory_count_and_leave_with_their_jobs(
         first = job_of(post(service, f"![](http://127.0.0.1:1/1.png)\n{padding}", MARKDOWN))
         assert service.service.image_load.bytes_held > 10_000
         service.finish(first)
-        wait_until(lambda: not service.service.image_load._threads())
+        wait_until(lambda: not service.service.image_load._active)
         second = job_of(post(service, f"![](http://127.0.0.1:1/2.png)\n{padding}", MARKDOWN))
         assert_problem(document(service, first), 505, "unknown-job")
         assert document(service, second).status_code == 200

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import pytest
 
-from imageload import errors
+from imageload import errors, loader
 from imageload.errors import DownloadError
 from imageload.fetch.hosts import HostRules
 from imageload.job import (
@@ -24,7 +24,7 @@ from imageload.retry import RetryRule
 from imageload.store import Link
 from imageload.store.memory import MemoryStore
 from tests.raising import raises_refused
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, wait_until
 from tests.wired import Folder, SlowStore, Tap, Wired, nowhere, urls
 
 Wire = Callable[..., Wired]
@@ -201,6 +201,45 @@ def test_queued_jobs_use_the_last_thread_if_no_thread_can_be_started(
     ]
 
 
+def test_a_slow_start_of_a_thread_delays_no_other_job(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+    begun, resume = threading.Event(), threading.Event()
+
+    def start_the_first_late(thread: threading.Thread) -> None:
+        if thread.name.startswith("job-") and not begun.is_set():
+            begun.set()
+            assert resume.wait(PATIENCE)
+        start(thread)
+
+    wired = wire(max_active_jobs=2)
+    monkeypatch.setattr(threading.Thread, "start", start_the_first_late)
+    with ThreadPoolExecutor(1) as other:
+        first = other.submit(wired.start, urls(1, "first"))
+        assert begun.wait(PATIENCE)
+        wired.wait(wired.start(urls(1, "second")))
+        resume.set()
+        wired.wait(first.result())
+
+
+def test_jobs_that_wait_begin_when_the_system_has_threads_again(
+    wire: Wire, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "STALL_SECONDS", 0.01)
+    tap = Tap(folder.download)
+    wired = wire(tap)
+    first = wired.start(urls(1, "first"))
+    tap.next(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        second = wired.start(urls(1, "second"))
+    assert tap.next(1) == [second.image(0).url]
+    tap.resume(2)
+    wired.wait(first)
+    wired.wait(second)
+
+
 def test_a_finished_job_that_is_retried_gets_a_thread_again(wire: Wire, folder: Folder) -> None:
     is_down = threading.Event()
     is_down.set()
@@ -338,7 +377,7 @@ def test_close_ends_running_and_waiting_jobs_with_the_code_shutdown(
         for image in job.snapshot().images:
             assert image.failure is not None
             assert image.failure.code == "shutdown"
-    assert not [t for t in threading.enumerate() if t.name.startswith("job-")]
+    wait_until(lambda: not [t for t in threading.enumerate() if t.name.startswith("job-")])
     resume.set()
 
 

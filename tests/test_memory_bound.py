@@ -63,7 +63,7 @@ def test_finished_jobs_make_room_the_oldest_first(service: RunningService, origi
     for job_id in (first, second):
         assert service.session.delete(f"{service.url}{PATH}/{job_id}").status_code == 202
         service.finish(job_id)
-    wait_until(lambda: not service.service.image_load._threads())
+    wait_until(lambda: not service.service.image_load._active)
     third = service.submit(hanging(origin, 25, "c"))
     assert listed(service) == [third, second]
     assert_problem(service.get(f"{PATH}/{first}"), 505, "unknown-job")
@@ -106,7 +106,7 @@ def test_a_store_with_more_than_the_bound_is_continued(
     ) as service:
         assert gauge(service, "job_bytes") > 40_000
         service.finish(before)
-        wait_until(lambda: not service.service.image_load._threads())
+        wait_until(lambda: not service.service.image_load._active)
         after = service.submit(["ftp://a.example/"])
         assert after in listed(service)
         assert gauge(service, "job_bytes") < 40_000
