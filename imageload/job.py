@@ -458,6 +458,7 @@ class Job:
         self._started = False
         self._purging = False
         self._version = 0
+        self._summary: Snapshot | None = None
         self.waiting_since: float | None = None
         """Since when its images have waited out an outage of the target, on `time.monotonic`, if
         that began before the job came here."""
@@ -515,6 +516,7 @@ class Job:
         job._maybe_duplicates = sum(image.maybe_duplicate for image in job._images)
         job._downloaded_bytes = sum(image.downloaded_bytes for image in job._images)
         job._uploaded_bytes = sum(image.uploaded_bytes for image in job._images)
+        job._summary = None
         return job
 
     def __len__(self) -> int:
@@ -528,6 +530,7 @@ class Job:
                 self._apply_to_job(change)  # type: ignore[arg-type]
             else:
                 self._apply_to_image(change)  # type: ignore[arg-type]
+            self._summary = None
             if self._callback and type(change) in _BEGINS_AGAIN:
                 self._callback = Callback(self._callback.url)
             self._version = change.version if type(change) is Mirrored else self._version + 1
@@ -645,7 +648,9 @@ class Job:
     def summary(self) -> Snapshot:
         """The job at this moment without its images: constant time, however large it is."""
         with self._lock:
-            return self._view(())
+            if self._summary is None:  # most jobs of a list have not changed since the last look
+                self._summary = self._view(())
+            return self._summary
 
     def _view(self, images: Sequence[Image]) -> Snapshot:
         return Snapshot(

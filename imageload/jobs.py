@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ from imageload.job import (
 from imageload.pipeline import Pipeline, bug_failure
 from imageload.targets.imgur.albums import make_album
 from imageload.targets.purge import LinksOfOthers, purge
-from imageload.window import Window
+from imageload.window import STALL_SECONDS, Window
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ _IMAGES_PER_TURN = 1_000
 """Images that are changed in one go before the loop may do something else."""
 
 _LAST_SECONDS = 5.0
+_COUNT_SECONDS = STALL_SECONDS / 20
 T = TypeVar("T")
 
 
@@ -84,6 +86,7 @@ class Jobs:
         self._windows: dict[str, Window] = {}
         self._calls: dict[str, asyncio.Task[Any]] = {}
         self._locks: weakref.WeakKeyDictionary[Job, asyncio.Lock] = weakref.WeakKeyDictionary()
+        self._stalled, self._counted_at = 0, 0.0
         self._is_stopping = False
         self._left: weakref.WeakSet[Job] = weakref.WeakSet()
         self._let_go: weakref.WeakSet[Job] = weakref.WeakSet()
@@ -123,7 +126,11 @@ class Jobs:
     @property
     def stalled(self) -> int:
         """How many jobs have only images that wait for their origins, or for another image."""
-        return sum(window.is_stalled for window in list(self._windows.values()))
+        now = time.monotonic()
+        if now - self._counted_at >= _COUNT_SECONDS:
+            self._stalled = sum(window.is_stalled for window in list(self._windows.values()))
+            self._counted_at = now
+        return self._stalled
 
     def lock(self, job: Job) -> asyncio.Lock:
         """Held by each action on `job`."""
