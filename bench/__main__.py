@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     for name, default, text in (
         ("--starts", 3, "starts of all servers"),
-        ("--rounds", 3, "rounds of each start; the tables show medians over all"),
+        ("--rounds", 2, "rounds of each start; the tables show medians over all"),
         ("--wide", 16, "images in flight at once; a pool has twice as many slots"),
     ):
         parser.add_argument(name, type=_count, default=default, help=text, metavar="COUNT")

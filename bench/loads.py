@@ -87,10 +87,10 @@ class Way:
 
 
 LOADS: Mapping[str, Load] = {
-    "4kB": Load(4_000, 4_000),
+    "4kB": Load(2_000, 4_000),
     "50kB": Load(2_000, 50_000, has_statuses=True),
-    "1MB": Load(400, 1_000_000),
-    "10MB": Load(100, 10_000_000),
+    "1MB": Load(320, 1_000_000),
+    "10MB": Load(64, 10_000_000),
     "latency": Load(320, 50_000, origin_seconds=0.05, sink_seconds=0.1),
-    "hosts": Load(2_000, 50_000, hosts=200),
+    "hosts": Load(1_000, 50_000, hosts=200),
 }
