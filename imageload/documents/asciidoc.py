@@ -20,7 +20,9 @@ _FOLDER = re.compile(r"^:imagesdir:[ \t]+(https?://\S{1,2000})[ \t]*$", re.MULTI
 ASCIIDOC = Markup(
     images=(
         re.compile(r"\bimage::?(?:([^\s\[\]:][^\[\]\n]*+)\[|[^\[\]\n]*+)"),
-        re.compile(r"\bvideo::[^\[\]\n]{1,2000}\[[^\]\n]{0,500}?\bposter=\"?([^\"\],\n]{1,2000})"),
+        re.compile(
+            r"\bvideo::[^\[\]\n]{1,2000}\[[^\[\]\n]{0,500}?\bposter=\"?([^\"\],\n]{1,2000})"
+        ),
     ),
     links=(
         re.compile(r"\blink:([^\s\[\]]{1,8000})\["),
