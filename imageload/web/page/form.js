@@ -231,6 +231,8 @@ export class UploadForm {
     } finally {
       box.readOnly = false;
       send.textContent = "Upload";
+      // Whoever was among the ticks, which are gone, would find themselves at the top of the page.
+      if (document.activeElement === document.body) send.focus({ preventScroll: true });
     }
   }
 
