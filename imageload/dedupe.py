@@ -74,8 +74,8 @@ class Dedupe:
         job is not used, though others may still have it; so an image's own upload counts for more
         than a link that was reused.
         """
+        known: dict[str, Landed] = {}
         uploaded: dict[str, Landed] = {}
-        reused: dict[str, Landed] = {}
         dead: set[str | None] = set()
         for job in jobs if self._keeps_links else ():
             for image in job.snapshot().images:
@@ -83,10 +83,13 @@ class Dedupe:
                 if image.is_lost:
                     dead.add(link)
                 elif job.dedupe and link and report and link.startswith(link_base):
-                    texts = texts_key(image.title, image.description)
-                    found = reused if image.reused else uploaded
-                    found[f"{report.sha256}{texts}"] = Landed(link, image.deletehash)
-        known = {key: each for key, each in (reused | uploaded).items() if each.link not in dead}
+                    # Without texts this is the report's own string: 10^6 copies take 110 MB.
+                    key = report.sha256 + texts_key(image.title, image.description)
+                    found = known if image.reused else uploaded
+                    found[key] = Landed(link, image.deletehash)
+        known.update(uploaded)
+        if dead:
+            known = {key: each for key, each in known.items() if each.link not in dead}
         return lambda: self._links.update(known)
 
     def begin(self, *job_ids: str) -> None:
