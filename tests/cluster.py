@@ -31,11 +31,10 @@ from tests.disks import small_disk
 from tests.pictures import Pictures, running_pictures
 from tests.postgres_server import PostgresServer, programs, running_postgres, server_user
 from tests.relay import Relay
-from tests.service import ServiceProcess
+from tests.service import MAIN, ServiceProcess
 from tests.waiting import PATIENCE
 
 _DISK_KILOBYTES = 200_000
-_MAIN = (sys.executable, "main.py")
 _NO_POSTGRES = """\
 PostgreSQL is not installed. On Debian: apt-get install postgresql
 (`make cluster` starts a server of its own in a temporary folder.)"""
@@ -108,7 +107,7 @@ class Cluster:
             *arguments,
             environment=environment,
             group=self._group.pid,
-            **keywords,
+            **{"command": MAIN, **keywords},
         )
         (self.apis if role == "api" else self.workers).append(node)
         return node

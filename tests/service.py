@@ -32,6 +32,7 @@ from imageload.web.server.connections import Server
 from main import ROUTES
 from sandbox.testing import RunningSandbox
 from tests.folders import filled
+from tests.forks import ForkedProcess
 from tests.s3_server import S3Server
 from tests.waiting import PATIENCE
 
@@ -273,33 +274,43 @@ def running_service(temp_dir: Path, **options: Any) -> Iterator[RunningService]:
         yield service
 
 
-class ServiceProcess(Client):
-    """`python main.py` with `arguments`; `log` has its output up to now.
+MAIN = (sys.executable, "main.py")
+_SOURCE = "import sys, main; sys.exit(main.main(sys.argv[1:]))"
 
-    `command` and `folder`: another program, started in another folder. `group`: the process group
-    to start it in.
+
+class ServiceProcess(Client):
+    """The service with `arguments` in a process; `log` has its output up to now.
+
+    It is forked from a process that has imported main.py, and executes `source`. `command`: a
+    program to start instead, in this `folder` and process `group`; as users do it is MAIN.
     """
 
     def __init__(
         self,
         *arguments: str,
         environment: dict[str, str] | None = None,
-        command: Sequence[str] = (sys.executable, "main.py"),
+        source: str = _SOURCE,
+        command: Sequence[str] | None = None,
         folder: Path = ROOT,
         group: int | None = None,
     ) -> None:
         self.log: list[str] = []
         self._listening: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         plain = {k: v for k, v in os.environ.items() if not k.startswith(("IMGUR_", "IMAGELOAD_"))}
-        self.process = subprocess.Popen(
-            [*command, *arguments],
-            cwd=folder,
-            # A stop that waits for what hangs takes longer than any test waits.
-            env={**plain, "IMAGELOAD_GRACE_SECONDS": str(10 * PATIENCE), **(environment or {})},
-            stderr=subprocess.PIPE,
-            text=True,
-            process_group=group,
-        )
+        # A stop that waits for what hangs takes longer than any test waits.
+        whole = {**plain, "IMAGELOAD_GRACE_SECONDS": str(10 * PATIENCE), **(environment or {})}
+        self.process: subprocess.Popen[str] | ForkedProcess
+        if command is None:
+            self.process = ForkedProcess(source, arguments, whole)
+        else:
+            self.process = subprocess.Popen(
+                [*command, *arguments],
+                cwd=folder,
+                env=whole,
+                stderr=subprocess.PIPE,
+                text=True,
+                process_group=group,
+            )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         url = self._listening.get(timeout=PATIENCE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -59,7 +58,7 @@ def start(tmp_path: Path, sandbox: RunningSandbox) -> Iterator[Start]:
             ServiceProcess(
                 *(f"--{name.replace('_', '-')}={value}" for name, value in options.items()),
                 environment={"IMGUR_CLIENT_ID": "test"},
-                command=(sys.executable, "-c", _START.format(bug=bug)),
+                source=_START.format(bug=bug),
             )
         )
         return started[-1]

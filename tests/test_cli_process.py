@@ -18,7 +18,7 @@ from tests.cli import ROOT, in_a_pipe, on_a_terminal
 from tests.contract import JOB, running_contract
 from tests.origin import IMAGES, Origin, answer
 from tests.relay import running_relay
-from tests.service import RunningService, ServiceProcess
+from tests.service import MAIN, RunningService, ServiceProcess
 from tests.waiting import PATIENCE, wait_until
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*[34][0-9]")
@@ -312,7 +312,9 @@ def test_the_command_and_the_service_as_they_are_started_work_together(
     origin: Origin, tmp_path: Path
 ) -> None:
     folder = f"--sandbox-dir={tmp_path}"
-    service = ServiceProcess("--port=0", "--sandbox-port=0", "--allow-origin=127.0.0.1", folder)
+    service = ServiceProcess(
+        *("--port=0", "--sandbox-port=0", "--allow-origin=127.0.0.1", folder), command=MAIN
+    )
     try:
         with in_a_pipe(
             "upload", origin.image("gif-89a.gif"), IMAGELOAD_SERVER=service.url

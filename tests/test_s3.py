@@ -18,7 +18,7 @@ from tests.photographs import SECRET as PLANTED
 from tests.postgres import fresh_database
 from tests.s3_kill import killed_once, pictures
 from tests.s3_server import KEY_ID, SECRET, Answer, Received, S3Server, xml
-from tests.service import RunningService, ServiceProcess, assert_problem, running_service
+from tests.service import MAIN, RunningService, ServiceProcess, assert_problem, running_service
 from tests.waiting import PATIENCE, wait_until
 
 AS_THEY_ARE = (
@@ -288,6 +288,7 @@ def test_no_secret_is_in_a_log_a_response_a_metric_or_the_list_of_processes(
         f"--temp-dir={tmp_path}",
         *s3.flags(),
         environment={**s3.environment, "AWS_SESSION_TOKEN": token},
+        command=MAIN,
     )
     try:
         job_id = service.submit([origin.image("png-rgb.png")])

@@ -22,7 +22,7 @@ from imageload.store import open_store
 from sandbox.testing import RunningSandbox
 from tests.nginx import LISTEN, running_nginx
 from tests.origin import IMAGES, Origin, answer, raw, redirect, reset
-from tests.service import ROOT, RunningService, ServiceProcess, running_service
+from tests.service import MAIN, ROOT, RunningService, ServiceProcess, running_service
 from tests.waiting import PATIENCE, wait_until
 
 GOOD = sorted(
@@ -42,6 +42,7 @@ def process(tmp_path: Path) -> Iterator[ServiceProcess]:
         f"--sandbox-dir={tmp_path / 'sandbox'}",
         f"--temp-dir={tmp_path}",
         "--allow-origin=127.0.0.1",
+        command=MAIN,
     )
     yield running
     running.stop()

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import random
 import signal
-import sys
 import threading
 import time
 from collections import Counter
@@ -216,7 +215,7 @@ def _process(folder: Path, sandbox: RunningSandbox) -> ServiceProcess:
         f"--imgur-base-url={sandbox.url}",
         f"--imgur-link-base={sandbox.url}",
         environment={"IMGUR_CLIENT_ID": "test"},
-        command=(sys.executable, "-c", _START),
+        source=_START,
     )
 
 
