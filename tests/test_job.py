@@ -330,6 +330,7 @@ def test_a_finished_job_is_restored_unchanged() -> None:
     job.apply(AlbumEnded())
     again = restored(job)
     assert again.snapshot() == job.snapshot()
+    assert again.summary() == replace(again.snapshot(), images=())
     assert (again.dedupe, again.created, len(again)) == (False, job.created, 2)
     again.apply(Requeued(1))
     check_counts(again.snapshot())
@@ -732,6 +733,7 @@ class Walk(RuleBasedStateMachine):
         """Every snapshot holds the invariant and agrees with the model."""
         snapshot = self.job.snapshot()
         check(snapshot)
+        assert self.job.summary() == replace(snapshot, images=())
         assert [image.state for image in snapshot.images] == self.states
         assert {n for n, image in enumerate(snapshot.images) if image.link} == self.have_links
         assert snapshot.version == self.version
