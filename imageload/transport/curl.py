@@ -39,7 +39,8 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_BUFFER_BYTES = 128 * 2**10
+_BUFFER_BYTES = 512 * 2**10
+"""Of a response and of a request's body. Images of 10 MB load a third faster than with 128 kB."""
 _NAME_SECONDS = 4
 """How long a resolved name is kept. libcurl keeps a failure half as long: by default 30 seconds, in
 which a name that is back would still be dead."""
