@@ -37,6 +37,7 @@ class Download:
         deny: Sequence[str] = (),
         ports: Sequence[int] = (80, 443),
         proxy: str = "",
+        max_bytes: int = 100_000,
     ) -> None:
         self.temp_dir = temp_dir
         self._files = TempFiles(temp_dir)
@@ -60,7 +61,7 @@ class Download:
         )
         self._bounds = DownloadBounds(
             seconds=seconds,
-            max_bytes=100_000,
+            max_bytes=max_bytes,
             max_pixels=1_000_000,
             max_redirects=5,
             downgrade=downgrade,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import gzip
 import hashlib
+import os
+import random
 import socket
 import time
 import zlib
@@ -25,6 +27,32 @@ from tests.raising import raises_error
 from tests.waiting import PATIENCE
 
 PNG = (IMAGES / "png-rgb.png").read_bytes()
+
+
+@pytest.mark.parametrize("chunk_bytes", [500, 100_000, 1_000_000])
+def test_a_large_image_arrives_byte_for_byte_in_chunks_of_any_size(
+    make_download: MakeDownload, origin: Origin, chunk_bytes: int
+) -> None:
+    content = PNG + random.Random(chunk_bytes).randbytes(700_000)
+    chunks = [content[at : at + chunk_bytes] for at in range(0, len(content), chunk_bytes)]
+    body = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in [*chunks, b""])
+    page = origin.page("/a", raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body))
+    report = make_download(max_bytes=1_000_000).call(page)
+    assert Path(report.temp_fn).read_bytes() == content
+    assert report.sha256 == hashlib.sha256(content).hexdigest()
+    assert report.bytes == len(content)
+
+
+def test_the_rest_of_a_write_that_was_cut_short_is_written(
+    make_download: MakeDownload, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_some(descriptor: int, pieces: list[bytes]) -> int:
+        return os.write(descriptor, b"".join(pieces)[:70_001])
+
+    monkeypatch.setattr("os.writev", write_some)
+    content = PNG + random.Random(1).randbytes(700_000)
+    download = make_download(max_bytes=1_000_000)
+    assert download.arrives(origin.page("/a", answer(content))) == content
 
 
 @pytest.mark.parametrize(
@@ -484,10 +512,10 @@ def test_a_full_disk_and_a_lost_directory_have_their_own_codes(
         download.call(origin.image("png-rgb.png"))
     download.temp_dir.mkdir()
 
-    def no_room(_descriptor: int, _piece: bytes) -> int:
+    def no_room(_descriptor: int, _pieces: list[bytes]) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("os.write", no_room)
+    monkeypatch.setattr("os.writev", no_room)
     download.fails_with(origin.image("png-rgb.png"), "disk_full")
 
 
