@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from imageload.convert.metadata import NotStripped, strip
+from imageload.convert.metadata import NotStripped, strip, strip_file
 from imageload.convert.picture import _PLUGINS
 from imageload.fetch import sniff
 from sandbox.testing import RunningSandbox
@@ -77,6 +77,29 @@ def test_a_photograph_keeps_its_pixels_orientation_and_profile_and_nothing_else(
     assert type_of(stripped) == kind
     assert len(stripped) <= len(source)
     assert strip(stripped, kind) == stripped
+
+
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+@pytest.mark.parametrize("behind", [b"", b"behind"])
+def test_a_file_has_the_stripped_bytes_and_is_touched_once(
+    tmp_path: Path, name: str, behind: bytes
+) -> None:
+    kind, path = PHOTOGRAPHS[name][0], tmp_path / "image"
+    source = photograph(name) + behind
+    path.write_bytes(source)
+    try:
+        stripped = strip(source, kind)
+    except NotStripped:
+        stripped = source  # its last box is longer than these bytes
+        with pytest.raises(NotStripped):
+            strip_file(str(path), kind)
+    else:
+        sha256 = hashlib.sha256(stripped).hexdigest()
+        assert strip_file(str(path), kind) == {"bytes": len(stripped), "sha256": sha256}
+    assert path.read_bytes() == stripped
+    if stripped != source:
+        assert strip_file(str(path), kind) is None
+        assert path.read_bytes() == stripped
 
 
 def test_no_compressed_text_stays_in_a_png() -> None:

@@ -19,12 +19,13 @@ from typing import Any, Final
 from imageload.convert.metadata.boxes import strip_boxes
 from imageload.convert.metadata.chunks import strip_png, strip_webp
 from imageload.convert.metadata.errors import NotStripped
+from imageload.convert.metadata.parts import Parts
 from imageload.convert.metadata.segments import strip_gif, strip_jpeg
 from imageload.convert.metadata.tiff import strip_tiff
 
 __all__ = ["QUICK_TYPES", "NotStripped", "strip", "strip_file"]
 
-_BY_TYPE: Final[Mapping[str, Callable[[bytes], bytes]]] = {
+_BY_TYPE: Final[Mapping[str, Callable[[bytes], Parts]]] = {
     "image/jpeg": strip_jpeg,
     "image/png": strip_png,
     "image/apng": strip_png,
@@ -33,7 +34,7 @@ _BY_TYPE: Final[Mapping[str, Callable[[bytes], bytes]]] = {
     "image/avif": strip_boxes,
     "image/heic": strip_boxes,
     "image/tiff": strip_tiff,
-    "image/bmp": lambda source: source,  # it has none
+    "image/bmp": lambda source: _all(source),  # it has none
 }
 QUICK_TYPES: Final = frozenset({"image/jpeg", "image/png", "image/webp"})
 """Types whose small files take little time, however hostile: 5 ms for 100 kB, usually 0.1."""
@@ -41,30 +42,41 @@ QUICK_TYPES: Final = frozenset({"image/jpeg", "image/png", "image/webp"})
 
 def strip(source: bytes, kind: str) -> bytes:
     """The image of the type `kind` without metadata; raises NotStripped."""
-    try:
-        stripped = _BY_TYPE[kind](source)
-    except IndexError:
-        raise NotStripped("the image is cut short") from None
-    if len(stripped) > len(source):
-        raise NotStripped("the image would grow")
-    return stripped
+    return b"".join(part.content for part in _stripped(source, kind))
 
 
 def strip_file(path: str, kind: str) -> dict[str, Any] | None:
     """Strip the file: its new length and hash, or None if nothing changes; for a thread.
 
-    Raises NotStripped, and OSError; then it is as it was, or half written.
+    Only bytes that move are written. Raises NotStripped, and OSError; then it is as it was, or
+    half written.
     """
     source = Path(path).read_bytes()
-    stripped = strip(source, kind)
-    if source.startswith(stripped):  # only bytes behind the image go, if any
-        if len(stripped) == len(source):
-            return None
-        os.truncate(path, len(stripped))
-    else:
-        with Path(path).open("r+b", buffering=0) as file:
-            written = 0
-            while written < len(stripped):
-                written += file.write(memoryview(stripped)[written:])
-            file.truncate()
-    return {"bytes": len(stripped), "sha256": hashlib.sha256(stripped).hexdigest()}
+    parts = _stripped(source, kind)
+    if parts.length == len(source) and all(part.is_in_place for part in parts):
+        return None
+    sha256 = hashlib.sha256()
+    with Path(path).open("r+b", buffering=0) as file:
+        for at, content, is_in_place in parts:
+            sha256.update(content)
+            written = len(content) if is_in_place else 0
+            while written < len(content):
+                written += os.pwrite(file.fileno(), content[written:], at + written)
+        file.truncate(parts.length)
+    return {"bytes": parts.length, "sha256": sha256.hexdigest()}
+
+
+def _stripped(source: bytes, kind: str) -> Parts:
+    try:
+        parts = _BY_TYPE[kind](source)
+    except IndexError:
+        raise NotStripped("the image is cut short") from None
+    if parts.length > len(source):
+        raise NotStripped("the image would grow")
+    return parts
+
+
+def _all(source: bytes) -> Parts:
+    parts = Parts(source)
+    parts.keep(0, len(source))
+    return parts

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from imageload.convert.metadata.errors import NotStripped
+from imageload.convert.metadata.parts import Parts
 
 _MOST_BOXES: Final = 20_000
 _MOST_EXTENTS: Final = 2_000
@@ -61,7 +62,7 @@ class _File:
         self.bytes[box.start : box.end] = bytes(box.end - box.start)
 
 
-def strip_boxes(source: bytes) -> bytes:
+def strip_boxes(source: bytes) -> Parts:
     """Keeps pictures, their properties (ICC and the orientation too), thumbnails and sequences.
 
     EXIF, XMP and all other items that are no pictures are overwritten where they are.
@@ -77,7 +78,9 @@ def strip_boxes(source: bytes) -> bytes:
             _strip_movie(file, box)
         elif box.kind not in _TOP_LEVEL or box.kind in (b"free", b"skip"):
             file.blank(box)
-    return bytes(file.bytes)
+    parts = Parts(source)
+    parts.add(bytes(file.bytes))
+    return parts
 
 
 def _strip_movie(file: _File, movie: _Box) -> None:

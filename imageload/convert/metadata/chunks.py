@@ -8,6 +8,7 @@ from typing import Final
 
 from imageload.convert.metadata.errors import NotStripped, most_parts
 from imageload.convert.metadata.exif import only_orientation
+from imageload.convert.metadata.parts import Parts
 
 _CRITICAL: Final = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 _KEPT: Final = frozenset(
@@ -15,29 +16,30 @@ _KEPT: Final = frozenset(
 )
 
 
-def strip_png(source: bytes) -> bytes:
+def strip_png(source: bytes) -> Parts:
     """Keeps what decides on pixels, colours, size and animation, and the orientation.
 
     What follows IEND is cut off. A file that is cut short stays so.
     """
-    parts, at = [source[:8]], 8
+    parts, at = Parts(source), 8
+    parts.keep(0, at)
     for _ in range(most_parts(source)):
         kind = source[at + 4 : at + 8]
         if len(kind) < 4:
-            return b"".join(parts)
+            return parts
         end = at + 12 + int.from_bytes(source[at : at + 4], "big")
         if kind in _CRITICAL or kind in _KEPT:
-            parts.append(source[at:end])
+            parts.keep(at, end)
         elif kind == b"eXIf":
             tiff = only_orientation(source[at + 8 : end - 4])
             if tiff:
                 checked = kind + tiff
                 crc = zlib.crc32(checked).to_bytes(4, "big")
-                parts.append(len(tiff).to_bytes(4, "big") + checked + crc)
+                parts.add(len(tiff).to_bytes(4, "big") + checked + crc)
         elif not kind[0] & 0x20:
             raise NotStripped(f"the PNG needs a chunk that is not known: {kind!r}")
         if kind == b"IEND":
-            return b"".join(parts)
+            return parts
         at = end
     raise NotStripped(f"the PNG has more than {most_parts(source):,} chunks")
 
@@ -47,50 +49,71 @@ _KEPT_WEBP: Final = _PIXELS | {b"VP8X", b"ICCP", b"ANIM"}
 _EXIF_FLAG, _XMP_FLAG = 0x08, 0x04  # of VP8X (RFC 9649, 2.7)
 
 
-def strip_webp(source: bytes) -> bytes:
+def strip_webp(source: bytes) -> Parts:
     """Keeps pictures, animation, ICC and the orientation. What follows the RIFF is cut off."""
-    length = 8 + int.from_bytes(source[4:8], "little")
-    if length > len(source) + 1:  # some writers count a last padding that is not there
+    end = 8 + int.from_bytes(source[4:8], "little")
+    if end > len(source) + 1:  # some writers count a last padding that is not there
         raise NotStripped("the WebP is cut short")
-    parts: list[bytes] = []
+    before, after = Parts(source), Parts(source)  # VP8X
+    extended: bytes | None = None
     has_exif = False
-    extended: int | None = None
     numbers = iter(range(most_parts(source)))
-    for kind, payload in _riff_chunks(source[: min(length, len(source))], 12, numbers):
+    for kind, payload in _riff_chunks(source, 12, min(end, len(source)), numbers):
+        parts = before if extended is None else after
         if kind == b"EXIF" and extended is not None and not has_exif:
-            tiff = only_orientation(payload.removeprefix(b"Exif\0\0"))
+            exif = source[payload.start : payload.stop]
+            tiff = only_orientation(exif.removeprefix(b"Exif\0\0"))
             has_exif = bool(tiff)
             if tiff:
-                parts.append(_chunk(kind, tiff))
+                _add_chunk(parts, kind, tiff)
         elif kind == b"VP8X" and len(payload) >= 10 and extended is None:
-            extended = len(parts)
-            parts.append(payload)
+            extended = source[payload.start : payload.start + 10]
         elif kind == b"ANMF":
-            inner = _riff_chunks(payload, 16, numbers)
-            frame = b"".join(_chunk(*each) for each in inner if each[0] in _PIXELS)
-            parts.append(_chunk(kind, payload[:16] + frame))
+            _add_chunk(parts, kind, _frame(source, payload, numbers))
         elif kind in _KEPT_WEBP and kind != b"VP8X":
-            parts.append(_chunk(kind, payload))
+            _add_chunk(parts, kind, _kept(source, payload))
     if extended is not None:
-        head = parts[extended]
-        flags = head[0] & ~(_EXIF_FLAG | _XMP_FLAG) | (_EXIF_FLAG if has_exif else 0)
-        parts[extended] = _chunk(b"VP8X", bytes((flags,)) + head[1:10])
-    body = b"WEBP" + b"".join(parts)
-    return b"RIFF" + len(body).to_bytes(4, "little") + body
+        flags = extended[0] & ~(_EXIF_FLAG | _XMP_FLAG) | (_EXIF_FLAG if has_exif else 0)
+        _add_chunk(before, b"VP8X", bytes((flags,)) + extended[1:])
+    whole = Parts(source)
+    length = 4 + before.length + after.length
+    whole.add(b"RIFF" + length.to_bytes(4, "little") + b"WEBP", before, after)
+    return whole
 
 
-def _riff_chunks(source: bytes, at: int, numbers: Iterator[int]) -> Iterator[tuple[bytes, bytes]]:
-    """The chunks from `at` on; each takes one of `numbers`, and NotStripped if none is left."""
+def _frame(source: bytes, payload: range, numbers: Iterator[int]) -> Parts:
+    """What is kept of a frame of an animation."""
+    frame = _kept(source, payload[:16])
+    for kind, inner in _riff_chunks(source, payload.start + 16, payload.stop, numbers):
+        if kind in _PIXELS:
+            _add_chunk(frame, kind, _kept(source, inner))
+    return frame
+
+
+def _kept(source: bytes, place: range) -> Parts:
+    parts = Parts(source)
+    parts.keep(place.start, place.stop)
+    return parts
+
+
+def _riff_chunks(
+    source: bytes, at: int, end: int, numbers: Iterator[int]
+) -> Iterator[tuple[bytes, range]]:
+    """The chunks from `at` to `end`: the kind of each, and where its payload is.
+
+    Each takes one of `numbers`; raises NotStripped if none is left.
+    """
     for _ in numbers:
-        if at + 8 > len(source):
+        if at + 8 > end:
             return
         kind, size = source[at : at + 4], int.from_bytes(source[at + 4 : at + 8], "little")
-        if at + 8 + size > len(source):
+        if at + 8 + size > end:
             raise NotStripped("the WebP is cut short")
-        yield kind, source[at + 8 : at + 8 + size]
+        yield kind, range(at + 8, at + 8 + size)
         at += 8 + size + size % 2
     raise NotStripped("the WebP has too many chunks")
 
 
-def _chunk(kind: bytes, payload: bytes) -> bytes:
-    return kind + len(payload).to_bytes(4, "little") + payload + b"\0" * (len(payload) % 2)
+def _add_chunk(parts: Parts, kind: bytes, payload: bytes | Parts) -> None:
+    length = len(payload) if isinstance(payload, bytes) else payload.length
+    parts.add(kind + length.to_bytes(4, "little"), payload, b"\0" * (length % 2))

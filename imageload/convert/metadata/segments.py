@@ -7,6 +7,7 @@ from typing import Final
 
 from imageload.convert.metadata.errors import NotStripped, most_parts
 from imageload.convert.metadata.exif import only_orientation
+from imageload.convert.metadata.parts import Parts
 
 _PIECE: Final = 2**18  # bytes that are searched while other threads wait
 _EXIF: Final = b"Exif\0\0"
@@ -20,22 +21,23 @@ _APP0, _APP1, _APP2, _APP14, _APP15, _COM = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF, 0xFE
 _SOS, _EOI, _TEM = 0xDA, 0xD9, 0x01
 
 
-def strip_jpeg(source: bytes) -> bytes:
+def strip_jpeg(source: bytes) -> Parts:
     """Keeps JFIF without its thumbnail, ICC, Adobe's colours, and the orientation.
 
     What follows the image is cut off: more pictures (MPF, a gain map) and films have metadata of
     their own. A file that is cut short stays so.
     """
-    parts = [source[:2]]
+    parts = Parts(source)
+    parts.keep(0, 2)
     at, has_exif = 2, False
     for _ in range(most_parts(source)):
         at = _find(_MARKER, source, at)
         if at == len(source):
-            return b"".join(parts)
+            return parts
         marker = source[at + 1]
         if marker == _EOI:
-            parts.append(b"\xff\xd9")
-            return b"".join(parts)
+            parts.keep(at, at + 2)
+            return parts
         if marker in (0, _TEM) or 0xD0 <= marker <= 0xD8:  # decoders skip them here
             at += 2
             continue
@@ -43,15 +45,15 @@ def strip_jpeg(source: bytes) -> bytes:
         payload = source[at + 4 : end]
         if marker == _SOS:
             end = _find(_SCAN_END, source, end)
-            parts.append(source[at:end])
+            parts.keep(at, end)
         elif marker in _CODING:
-            parts.append(source[at:end])
+            parts.keep(at, end)
         elif _APP0 <= marker <= _APP15 or marker == _COM:
             is_exif = marker == _APP1 and payload.startswith(_EXIF) and not has_exif
             has_exif = has_exif or is_exif
             kept = _exif(payload) if is_exif else _kept(marker, payload)
             if kept:
-                parts.append(bytes((0xFF, marker)) + (len(kept) + 2).to_bytes(2, "big") + kept)
+                parts.add(bytes((0xFF, marker)) + (len(kept) + 2).to_bytes(2, "big") + kept)
         else:
             raise NotStripped(f"a JPEG's marker FF{marker:02X} is not known")
         at = end
@@ -88,30 +90,31 @@ _GIF_ICC: Final = b"ICCRGBG1012"
 _LOOP_BYTES: Final = 5  # of the sub-block with the number of loops
 
 
-def strip_gif(source: bytes) -> bytes:
+def strip_gif(source: bytes) -> Parts:
     """Keeps pictures, their control blocks, the number of loops, and ICC."""
     at = 13 + _table_bytes(source[10])
-    parts, blocks = [source[:at]], _Blocks(source)
+    parts, blocks = Parts(source), _Blocks(source)
+    parts.keep(0, at)
     while at < len(source):
         kind = source[at]
         if kind == 0x3B:
-            parts.append(b";")
+            parts.add(b";")
             break
         if kind == 0x2C:
             if at + 10 > len(source):
                 break
             end = blocks.end(at + 11 + _table_bytes(source[at + 9]))
-            parts.append(source[at:end])
+            parts.keep(at, end)
         elif kind == 0x21:
             end = blocks.end(at + 2)
-            parts.append(_extension(source[at:end]))
+            parts.add(_extension(source[at:end]))
         elif kind == 0:  # a stray end of a block, which decoders skip
             end = at + 1
         else:
             raise NotStripped(f"a GIF's block {kind:02X} is not known")
         blocks.count()
         at = end
-    return b"".join(parts)
+    return parts
 
 
 def _extension(block: bytes) -> bytes:

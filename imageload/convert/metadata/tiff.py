@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from imageload.convert.metadata.errors import NotStripped
+from imageload.convert.metadata.parts import Parts
 
 _MOST_DIRECTORIES: Final = 2_000
 _MOST_VALUES: Final = 200_000
@@ -96,7 +97,7 @@ class _Tiff:
         return (count + b"".join(each.raw for each in entries) + last).ljust(length, b"\0")
 
 
-def strip_tiff(source: bytes) -> bytes:
+def strip_tiff(source: bytes) -> Parts:
     """Keeps every page's pixels, and the tags and bytes that they need, where they are.
 
     Raises NotStripped for a raw photograph (DNG), or a JPEG of the old form in a TIFF.
@@ -139,7 +140,9 @@ def strip_tiff(source: bytes) -> bytes:
         directories.append((at, tiff.directory(kept, following, directory_end - at)))
     for at, directory in directories:  # last: no pixels of a hostile file are over them
         keep(at, directory)
-    return bytes(stripped[:end])
+    parts = Parts(source)
+    parts.add(bytes(memoryview(stripped)[:end]))
+    return parts
 
 
 def _checked(tiff: _Tiff, entries: list[_Entry]) -> list[_Entry]:
