@@ -102,9 +102,15 @@ def after_a_restart(job: Job) -> Snapshot:
         if image.state in ("completed", "failed"):
             known = image.report and replace(image.report, temp_fn="")
             return replace(image, report=known)
-        texts = {"title": image.title, "description": image.description}
-        maybe_there = image.maybe_duplicate or image.uploading
-        return Image(image.url, maybe_duplicate=maybe_there, **texts)  # type: ignore[arg-type]
+        return Image(
+            image.url,
+            title=image.title,
+            description=image.description,
+            id=image.id,
+            link=image.link,  # the dead one, of an image that is loaded again
+            deletehash=image.deletehash,
+            maybe_duplicate=image.maybe_duplicate or image.uploading,
+        )
 
     before = shown(job)
     images = [image_after(image) for image in before.images]

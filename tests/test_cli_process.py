@@ -269,7 +269,7 @@ def test_ctrl_c_ends_local_work_and_lists_the_unfinished_urls(
         assert gate.reached.wait(PATIENCE)
         command.interrupt()
         assert command.end() == 130
-        assert f"failed cancelled {origin.url}/gate" in command.shown
+        assert f"cancelled {origin.url}/gate" in command.shown
     assert f"{origin.url}/gate\n" in file.read_text()
     assert list(tmp_path.glob("imageload-*")) == []
     gate.open.set()

@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -242,6 +242,7 @@ def change_of(job: Job, index: int, kind: str, attempts: int) -> Change:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(steps=STEPS, retold=STEPS)
+@example(steps=[(0, "down", 1), (0, "landed", 1), (0, "again", 1)], retold=[])
 def test_any_sequence_of_changes_is_restored(
     tmp_path_factory: pytest.TempPathFactory,
     steps: list[tuple[int, str, int]],

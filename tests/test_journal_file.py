@@ -222,7 +222,8 @@ def test_every_version_that_ever_was_is_read(version: int, path: Path) -> None:
             for job in restored.jobs
         }
         assert found == {
-            job_id: [{"id": None, **image} for image in images]  # older journals have no ids
+            # Older journals have no ids.
+            job_id: [{"id": None, **image, "number": n} for n, image in enumerate(images, 1)]
             for job_id, images in expected["jobs"].items()
         }
         documents = {job.job_id: job.document for job in restored.jobs if job.document}
