@@ -320,7 +320,7 @@ def test_a_pasted_list_ends_as_thumbnails_and_reasons(visit: Visit, origin: str)
         ["1 image: The origin sent no image", "1 image: The origin answered 404"]
     )
 
-    job.get_by_label("Show").select_option("those not uploaded")
+    job.get_by_label("Show").select_option("not uploaded")
     expect(job.locator(".source")).to_have_text([not_image, missing])
     job.get_by_label("Show").select_option("all images")
     job.get_by_role("button", name="Grid").click()
@@ -363,7 +363,7 @@ def test_an_image_is_shown_as_it_lands_and_its_row_stays(
     expect(job.locator("header .state")).to_have_text("uploading 1 of 2")
     expect(visit.page).to_have_title("1 of 2 · imageload")
     expect(job.get_by_label("1 uploaded, 1 to go")).to_have_js_property("value", 1)
-    expect(image_of(job, second).locator(".state")).to_have_text("to go")
+    expect(image_of(job, second).locator(".state")).to_have_text("queued")
     for row in job.locator(".image").all():
         row.evaluate("row => row.kept = true")
 
@@ -412,7 +412,7 @@ def test_requests_to_an_unreachable_service_back_off(visit: Visit) -> None:
     visit.page.context.set_offline(True)
     visit.page.get_by_role("button", name="Refresh").click()
     for seconds in (2, 4, 8, 16, 30):
-        expect(watch).to_have_text(f"The service cannot be reached: asking again in {seconds} s.")
+        expect(watch).to_have_text(f"The service cannot be reached. Trying again in {seconds} s.")
         asked = visit.asked()
         visit.page.clock.run_for(1_000 * seconds - 1)
         assert visit.asked() == asked
@@ -649,9 +649,9 @@ def test_failed_images_are_retried_links_copied_and_all_is_undone(
         (tmp_path / "late.png").write_bytes((IMAGES / "png-rgb.png").read_bytes() + b"late")
         job.get_by_role("button", name="Retry", exact=True).click()
         expect(job.get_by_role("status")).to_have_text(
-            "2 images would fail again: the reasons say what to do first."
+            "2 images would fail again: see the reasons for what to do first."
         )
-        job.get_by_label("Show").select_option("those not uploaded")
+        job.get_by_label("Show").select_option("not uploaded")
         retry = job.get_by_role("button", name="Retry: later.png")
         (tmp_path / "later.png").write_bytes((IMAGES / "png-rgb.png").read_bytes() + b"later")
         retry.focus()
@@ -660,7 +660,7 @@ def test_failed_images_are_retried_links_copied_and_all_is_undone(
         expect(job.get_by_label("2 uploaded, 1 failed")).to_be_visible()
         expect(job.locator(".window")).to_be_focused()  # the button that was is gone
         job.get_by_label("Show").select_option("all images")
-        job.get_by_role("button", name="Retry all the same").click()
+        job.get_by_role("button", name="Retry anyway").click()
         expect(job.get_by_role("status")).to_have_text("1 image is tried again.")
         expect(job.get_by_label("3 uploaded")).to_be_visible()
         expect(job.get_by_role("button", name="Retry")).to_be_hidden()
@@ -685,7 +685,7 @@ def test_failed_images_are_retried_links_copied_and_all_is_undone(
         assert links[1] in copied
 
     job.get_by_role("button", name="Delete…").click()
-    dialog = page.get_by_role("dialog", name="Delete what this job uploaded?")
+    dialog = page.get_by_role("dialog", name="Delete this job’s images?")
     expect(dialog).to_contain_text("3 images will be deleted from Imgur")
     expect(dialog.get_by_role("button", name="Keep them")).to_be_focused()
     page.keyboard.press("Enter")
@@ -783,11 +783,11 @@ def test_the_page_reconnects_after_a_restart_of_the_service(
             visit = stack.enter_context(visiting(browser, urls))
             job_id = visit.post([f"{origin}/png-rgb.png"])
             watch = visit.page.locator("#watch")
-            expect(watch).to_have_text("The job has ended.")
-        expect(watch).to_contain_text("asking again")
+            expect(watch).to_have_text("The job has finished.")
+        expect(watch).to_contain_text("Trying again")
         port = str(urlsplit(urls[0]).port)
         with running_service(tmp_path / "s", **options, port=port):
-            expect(watch).to_have_text("The job has ended.")
+            expect(watch).to_have_text("The job has finished.")
             expect(visit.job_of(job_id).locator("header .state")).to_have_text("finished")
             visit.page.close()
         visit.problems = [each for each in visit.problems if "net::ERR_" not in each]
@@ -809,13 +809,13 @@ def test_a_job_that_waits_for_imgur_shows_the_reason_and_the_end_of_the_wait(
         entries = [f"{origin}/png-rgb.png?{number}" for number in range(5)]
         job = visit.job_of(visit.post(entries, dedupe=False))
         expect(job.locator(".waiting")).to_have_text(
-            re.compile("Imgur.s hourly credits are used up. It goes on by itself.")
+            re.compile("Imgur.s hourly credits are used up. The job continues by itself.")
         )
         state = re.compile(r"waiting for Imgur until (\d+:\d\d\s[AP]M)")
         expect(job.locator("header .state")).to_have_text(state)
         expect(visit.page.locator("#limits")).to_contain_text("2 images wait for Imgur.")
         (clock,) = state.findall(job.locator("header .state").inner_text())
-        expect(visit.page.locator("#limits")).to_contain_text(f"All will be done by {clock}.")
+        expect(visit.page.locator("#limits")).to_contain_text(f"All will be uploaded by {clock}.")
         expect(visit.page.locator(".budget").first).to_contain_text("no more images until")
         expect(visit.page).to_have_title("waiting for Imgur, 3 of 5 · imageload")
         expect(visit.page.get_by_text("IMGUR_CLIENT_ID")).to_be_hidden()
@@ -876,7 +876,7 @@ def test_axe_finds_nothing_wrong_before_during_and_after_a_job(
     check(1280, "light")
     job.get_by_role("button", name="Grid").click()
     job.get_by_role("button", name="Delete…").click()
-    expect(page.get_by_role("dialog", name="Delete what this job uploaded?")).to_be_visible()
+    expect(page.get_by_role("dialog", name="Delete this job’s images?")).to_be_visible()
     check(360, "dark")
 
 
@@ -907,7 +907,7 @@ def test_of_ten_thousand_images_only_those_in_view_are_there(visit: Visit) -> No
 def test_an_idle_page_sends_no_requests(visit: Visit, origin: str) -> None:
     visit.upload(f"{origin}/png-rgb.png")
     expect(visit.page.locator("#accepted")).to_contain_text("Complete:")
-    expect(visit.page.locator("#watch")).to_contain_text("ended.")
+    expect(visit.page.locator("#watch")).to_contain_text("finished.")
     visit.page.wait_for_load_state()
     visit.page.clock.install()
     asked = visit.asked()
@@ -947,7 +947,7 @@ def test_the_page_works_on_a_phone_and_with_a_keyboard(
 
 def test_the_page_says_where_images_go(visit: Visit) -> None:
     sandbox = visit.page.get_by_role("complementary", name="Sandbox")
-    expect(sandbox).to_contain_text("Nothing goes to Imgur")
+    expect(sandbox).to_contain_text("Nothing is sent to Imgur")
     expect(sandbox).to_contain_text("IMGUR_CLIENT_ID")
 
     def answer(route: Route) -> None:
@@ -956,7 +956,7 @@ def test_the_page_says_where_images_go(visit: Visit) -> None:
 
     visit.page.route(visit.url, answer)
     visit.page.reload()
-    expect(visit.page.get_by_text("the links that they get in the bucket")).to_be_visible()
+    expect(visit.page.get_by_text("get links in the bucket")).to_be_visible()
     expect(sandbox).to_be_hidden()
     expect(visit.page.locator("header .imgur")).to_be_hidden()
     waits = {"finished": False, "waiting_for": "unavailable", "counts": {}}
@@ -969,7 +969,7 @@ def test_the_page_says_where_images_go(visit: Visit) -> None:
     )
     assert words == [
         "waiting for the bucket",
-        "The bucket is out of order, or cannot be reached. It goes on by itself.",
+        "The bucket is down, or cannot be reached. The job continues by itself.",
     ]
     visit.page.unroute_all(behavior="wait")
 
@@ -1001,7 +1001,7 @@ def test_a_token_is_asked_for_first_and_a_refusal_is_shown(
         visiting(browser, urls, width=375) as visit,
     ):
         page, url = visit.page, f"{origin}/png-rgb.png"
-        token = page.get_by_label("This service answers to those who have a token")
+        token = page.get_by_label("This service needs a token")
         expect(token).to_be_focused()
         expect(page.get_by_label("Image URLs")).to_be_hidden()
         expect_no_violations(page)
@@ -1009,7 +1009,7 @@ def test_a_token_is_asked_for_first_and_a_refusal_is_shown(
         page.keyboard.press("Enter")
         expect(page.locator("#token-refused")).to_have_text("The service does not know this token.")
         token.fill("right-token")
-        page.get_by_role("button", name="Use it").click()
+        page.get_by_role("button", name="Continue").click()
         expect(token).to_be_hidden()
         expect(page.get_by_label("Image URLs")).to_be_focused()
         expect(page.locator("#watch")).to_have_text("No job yet.")
@@ -1076,7 +1076,7 @@ def test_jobs_beyond_the_fifty_shown_are_counted_found_and_linked(
     requests.post(f"{service[0]}/v1/images/upload", json=[["no-url"]] * 55, timeout=PATIENCE)
     total = len(requests.get(f"{service[0]}/v1/images/upload?limit=1000").json()["jobs"])
     page = visit.page
-    expect(page.locator("#watch")).to_have_text(f"All {total} jobs have ended.")
+    expect(page.locator("#watch")).to_have_text(f"All {total} jobs have finished.")
     expect(page.locator(".job")).to_have_count(50)
     older = page.get_by_role("button", name=f"Show older jobs ({total - 50} more job")
     page.get_by_label("Search jobs").fill("PNG-rgb.png?far")
@@ -1084,7 +1084,7 @@ def test_jobs_beyond_the_fifty_shown_are_counted_found_and_linked(
     expect(older).to_be_hidden()
     visit.job_of(job_id).get_by_role("button", name="Hide").click()
     expect(page.locator(".job")).to_have_count(0)
-    expect(page.locator("#nothing")).to_contain_text("No job has “PNG-rgb.png?far” in its title")
+    expect(page.locator("#nothing")).to_contain_text("No job with “PNG-rgb.png?far” in its title")
     expect(page.get_by_role("button", name="Show 1 hidden")).to_be_focused()
     page.get_by_label("Search jobs").fill("")
     page.get_by_role("button", name="Show 1 hidden").click()

@@ -66,7 +66,7 @@ async function retried(view) {
   view.retriesAll = rest > 0;
   if (!rest) return `${many(count, "image")} ${isOrAre(count)} tried again.`;
   const words = count ? `${many(count, "image")} ${isOrAre(count)} tried again. ` : "";
-  return `${words}${many(rest, "image")} would fail again: the reasons say what to do first.`;
+  return `${words}${many(rest, "image")} would fail again: see the reasons for what to do first.`;
 }
 
 async function cancelled(view) {
@@ -76,10 +76,10 @@ async function cancelled(view) {
 
 function undo(view, purge) {
   const { completed, pending } = view.job.counts;
-  const rest = pending ? ` ${many(pending, "image")} not yet there will be cancelled.` : "";
-  const links = completed === 1 ? "its link" : "every link to them";
-  const words = `${many(completed, "image")} will be deleted from ${TARGET}, and ${links} will be dead.`;
-  show(undoDialog.querySelector("p"), `${words}${rest} This cannot be taken back.`);
+  const rest = pending ? ` ${many(pending, "image")} not yet uploaded will be cancelled.` : "";
+  const links = completed === 1 ? "its link" : "their links";
+  const words = `${many(completed, "image")} will be deleted from ${TARGET}, and ${links} will stop working.`;
+  show(undoDialog.querySelector("p"), `${words}${rest} This cannot be undone.`);
   show(undoDialog.querySelector(".yes"), `Delete ${many(completed, "image")}`);
   undoDialog.onclose = () => {
     if (undoDialog.returnValue === "yes") purge();
@@ -93,7 +93,7 @@ async function purged(view) {
   let hasBegun = false;
   const later = ({ finished, counts: { completed } }) => {
     hasBegun ||= !finished || completed < purging;
-    const kept = completed ? ` ${many(completed, "image")} could not be.` : "";
+    const kept = completed ? ` ${many(completed, "image")} could not be deleted.` : "";
     return hasBegun && finished ? `${many(purging - completed, "image")} deleted from ${TARGET}.${kept}` : "";
   };
   return { words: `${many(purging, "image")} ${isOrAre(purging)} being deleted from ${TARGET}.`, later };

@@ -66,7 +66,7 @@ export class Follow {
         this.#hear(JSON.parse(data));
       }
     }
-    throw new Problem("The service has ended the connection", "It is opened again.");
+    throw new Problem("The service has ended the connection", "Connecting again.");
   }
 
   async #later(problem, signal) {

@@ -14,7 +14,7 @@ const KINDS = {
   text: ["text", "txt"],
 };
 const ON_THIS_DEVICE = "is an image on this device, and this page takes addresses. Put it on the web, "
-  + "for example on imgur.com, and paste its address. Or drop a text that has the addresses.";
+  + "for example on imgur.com, and paste its address. Or drop a text that contains the addresses.";
 
 export class UploadForm {
   #form;
@@ -227,7 +227,7 @@ export class UploadForm {
       else if (this.#parts.found.textContent) this.#act.refuse(paragraph(this.#parts.found.textContent));
     } catch (problem) {
       this.#act.problem(problem);
-      this.#act.refuse(paragraph("Nothing of it is lost: it is still in the form."));
+      this.#act.refuse(paragraph("Nothing is lost: it is still in the form."));
     } finally {
       box.readOnly = false;
       send.textContent = "Upload";

@@ -198,7 +198,7 @@ export class JobView {
     const { link, words } = partsOf(line, { link: "a", words: "span" });
     setOrRemove(link, "href", webURL(album.link)?.href);
     show(link, album.link ?? "");
-    show(words, album.error?.message ?? (album.link ? "" : "made when all images have ended."));
+    show(words, album.error?.message ?? (album.link ? "" : "made when all images have finished."));
   }
 
   #showActions() {
@@ -206,7 +206,7 @@ export class JobView {
     const { finished, document: name, counts: { completed, failed } } = this.#job;
     const held = document.activeElement;
     const ends = endsOf(this.#job, this.#reasons);
-    if (ends.failed) show(retry, this.#retriesAll ? "Retry all the same" : "Retry");
+    if (ends.failed) show(retry, this.#retriesAll ? "Retry anyway" : "Retry");
     else show(retry, ends.deleted ? "Upload again" : "Upload the rest");
     retry.hidden = !failed || !finished || !this.#reasons;
     cancel.hidden = finished;

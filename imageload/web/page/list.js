@@ -108,7 +108,7 @@ export class JobList {
     const count = all.filter(isHidden).length;
     hidden.hidden = !count;
     show(hidden, showsHidden ? `Hide ${count} again` : `Show ${count} hidden`);
-    show(nothing, words && !shown.length ? `No job has “${search.value.trim()}” in its title, address or id.` : "");
+    show(nothing, words && !shown.length ? `No job with “${search.value.trim()}” in its title, address or id.` : "");
     older.hidden = fitting.length <= shown.length;
     show(older, `Show older jobs (${many(fitting.length - shown.length, "more job")})`);
     for (const view of this.#views.values()) view.isHidden = this.#hidden.has(view.jobId);

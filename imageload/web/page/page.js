@@ -172,14 +172,14 @@ function tellWatch({ problem, milliseconds } = {}) {
     return;
   }
   if (problem) {
-    show(watch, `${problem.title}: asking again in ${milliseconds / 1_000} s.`);
+    show(watch, `${problem.title}. Trying again in ${milliseconds / 1_000} s.`);
     return;
   }
   const { jobs } = list;
   const open = jobs.filter((job) => !job.finished);
   const part = open.length < jobs.length ? `${number(open.length)} of ` : "";
-  const busy = `${part}${many(jobs.length, "job")} ${open.length === 1 ? "is" : "are"} at work.`;
-  const quiet = jobs.length === 1 ? "The job has ended." : `All ${number(jobs.length)} jobs have ended.`;
+  const busy = `${part}${many(jobs.length, "job")} ${open.length === 1 ? "is" : "are"} running.`;
+  const quiet = jobs.length === 1 ? "The job has finished." : `All ${number(jobs.length)} jobs have finished.`;
   show(watch, open.length ? busy : jobs.length ? quiet : "No job yet.");
   none.hidden = jobs.length > 0;
   tellTitle(open);
@@ -209,7 +209,7 @@ async function askQuota(isWaiting) {
   try {
     const known = await quota();
     const { parked, done_at: doneAt } = known;
-    const by = doneAt ? ` All will be done by ${untilOf(doneAt)}.` : "";
+    const by = doneAt ? ` All will be uploaded by ${untilOf(doneAt)}.` : "";
     limits.hidden = !isWaiting;
     show(limits, `${many(parked, "image")} ${parked === 1 ? "waits" : "wait"} for ${TARGET}.${by}`);
     budgets.hidden = !showLimits(budgetList, known);

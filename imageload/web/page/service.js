@@ -181,7 +181,7 @@ async function reached(promise) {
   } catch {
     throw new Problem(
       "The service cannot be reached",
-      `Nothing came back from ${location.origin}. Is the service still running?`,
+      `${location.origin} does not respond. Is the service running?`,
     );
   }
 }
@@ -197,7 +197,7 @@ function isJson(answer) {
 function problemOf(answer, body) {
   return new Problem(
     body?.title ?? `Answer ${answer.status}`,
-    body?.detail ?? "That is no answer of this service: is something else in front of it?",
+    body?.detail ?? "This is not a response of the service: is a proxy in front of it?",
     answer.status,
   );
 }

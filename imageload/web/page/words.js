@@ -13,21 +13,21 @@ const WAITS = {
   user: "Imgur’s hourly credits are used up.",
   client: "Imgur’s daily credits are used up.",
   month: "Imgur may have blocked this client id for the rest of the month.",
-  posts: "Imgur takes no more uploads from this address this hour.",
+  posts: "Imgur accepts no more uploads from this address in this hour.",
   blocked: "Imgur refuses this service for now.",
   blocked_id: "Imgur refuses this client id.",
   blocked_address: "Imgur refuses this address.",
-  credentials: `${THE_TARGET} does not take this service’s credentials: whoever runs it has to act.`,
-  unavailable: `${THE_TARGET} is out of order, or cannot be reached.`,
+  credentials: `${THE_TARGET} rejects this service’s credentials: its operator has to correct them.`,
+  unavailable: `${THE_TARGET} is down, or cannot be reached.`,
   unasked: "Imgur is being asked for its limits.",
-  throttled: "The bucket’s service takes fewer uploads at the moment.",
-  lease: "Another node uploads with the client id at the moment.",
+  throttled: "The bucket’s service accepts fewer uploads at the moment.",
+  lease: "Another node is uploading with this client id.",
 };
 
 const LATER = "Retry later.";
-const OPEN_IT = "Open the address in a browser: is it right, and open to everybody?";
-const OTHER_FORM = "Save the image as a PNG or JPEG on the web, and upload that.";
-const OPERATOR = "Whoever runs this service has to act; its log says more.";
+const OPEN_IT = "Open the address in a browser: is it right, and public?";
+const OTHER_FORM = "Put a PNG or JPEG of it on the web, and upload that.";
+const OPERATOR = "The operator of this service has to act: its log says more.";
 const ADVICE = {
   invalid_url: "Correct the address, and upload it again.",
   http_status: OPEN_IT,
@@ -35,12 +35,12 @@ const ADVICE = {
   empty_body: OPEN_IT,
   too_many_redirects: OPEN_IT,
   bad_redirect: OPEN_IT,
-  tls_error: "The host’s certificate is not valid: its owner has to renew it.",
-  blocked_address: "Private addresses are not fetched, unless whoever runs this service allows them.",
-  dns_error: `Is the host’s name right? If so: ${LATER}`,
-  not_image: "The address leads to a page. Open it, and copy the address of the image itself.",
-  removed_at_origin: "It is gone there: look for another address of it.",
-  refused_at_origin: "Its host shows it to browsers only: put a copy on the web elsewhere.",
+  tls_error: "The host’s certificate is not valid: the host’s owner has to renew it.",
+  blocked_address: "Private addresses are fetched only if the operator of this service allows them.",
+  dns_error: "If the host’s name is right, retry later.",
+  not_image: "This is the address of a page. Open it, and copy the address of the image itself.",
+  removed_at_origin: "The host has removed it: look for another copy.",
+  refused_at_origin: "Its host sends it to browsers only: put a copy elsewhere on the web.",
   too_large: "Put a smaller copy on the web, and upload that.",
   too_many_pixels: "Put a smaller copy on the web, and upload that.",
   unsupported_type: OTHER_FORM,
@@ -153,7 +153,7 @@ export function countsOf(job, reasons) {
 /** Why a job waits; nothing where it does not. */
 export function waitOf({ finished, waiting_for: reason }) {
   if (finished || !reason) return "";
-  return `${WAITS[reason] ?? reason} It goes on by itself.`;
+  return `${WAITS[reason] ?? reason} The job continues by itself.`;
 }
 
 /** What became of an image: `state`, which has a colour, and `text`. */
@@ -161,7 +161,7 @@ export function imageStateOf({ state, error }) {
   if (state === "failed" && error.code === "cancelled") return { state: "cancelled", text: "cancelled" };
   if (state === "failed" && error.code === "purged") return { state: "deleted", text: "deleted" };
   const words = {
-    queued: ["queued", "to go"],
+    queued: ["queued", "queued"],
     downloaded: ["busy", "uploading"],
     completed: ["good", "uploaded"],
     failed: ["bad", "failed"],
