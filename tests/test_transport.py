@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import io
 import resource
@@ -381,16 +382,24 @@ def test_a_kept_connection_that_the_origin_has_closed_is_replaced(
 # Descriptors, memory and the CPU
 
 
+@pytest.mark.parametrize("ends", ["well", "in the sink", "before it is sent"])
 def test_a_request_that_has_ended_is_freed_without_the_garbage_collector(
-    transfers: Transfers, origin: Origin
+    transfers: Transfers, origin: Origin, ends: str
 ) -> None:
     class Pieces(list[bytes]):
         """A list that can be weakly referenced."""
 
     async def of_one() -> weakref.ref[Pieces]:
         pieces = Pieces()
-        sent = request(origin.image("png-rgb.png"))
-        await transfers.transport.perform(sent, lambda _: pieces.append)
+
+        def take(piece: bytes) -> None:
+            pieces.append(piece)
+            if ends == "in the sink":
+                raise LookupError
+
+        url = "\ud800" if ends == "before it is sent" else origin.image("png-rgb.png")
+        with contextlib.suppress(LookupError, TransferError):
+            await transfers.transport.perform(request(url), lambda _: take)
         return weakref.ref(pieces)
 
     gc.disable()

@@ -204,6 +204,7 @@ class Transport:
             exchange.begin(request, on_response)
             ended = driver.add(exchange)
         except (pycurl.error, UnicodeError, TypeError, ValueError) as error:
+            exchange.end()
             self._spare.append(exchange)
             raise TransferError("url", str(error)) from None
         try:

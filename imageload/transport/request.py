@@ -246,9 +246,12 @@ class Exchange:
         return self._response
 
     def end(self) -> None:
-        """Close sockets that libcurl has not taken, and forget the request."""
+        """Close sockets that libcurl has not taken, and forget the request.
+
+        An error too: its traceback has the pieces of the body.
+        """
         self._connecting.close()
-        del self._request, self._on_response, self._sink
+        del self._request, self._on_response, self._response, self._sink, self._error
 
     def _take_header(self, line: bytes) -> int | None:
         self._header_bytes += len(line)
