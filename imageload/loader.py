@@ -267,9 +267,8 @@ class ImageLoad:
             if self._active or any(job.job_id not in self._waiting for job in jobs):
                 return
             for job in jobs:
-                del self._waiting[job.job_id]
+                self._wait_no_more(job)
                 self._forget(job)
-                self._transfers.loop.call_soon_threadsafe(self._dedupe.end, job.job_id)
         raise Refused("out-of-threads", "The service is out of threads. Try again later.")
 
     def _forget(self, job: Job) -> None:
@@ -385,8 +384,8 @@ class ImageLoad:
         self._check_closing()
         result = await self._jobs.cancel(job)
         with self._lock:
-            if job.summary().finished and self._waiting.pop(job.job_id, None) is not None:
-                self._dedupe.end(job.job_id)  # it needs no thread any more
+            if job.summary().finished and job.job_id in self._waiting:
+                self._wait_no_more(job)  # it needs no thread any more
         _log.info("cancelled job=%s", job.job_id)
         return result
 
@@ -516,6 +515,12 @@ class ImageLoad:
         begin, ids = self._dedupe.begin, [job.job_id for job in jobs]
         self._transfers.loop.call_soon_threadsafe(begin, *ids)
         self._waiting.update(zip(ids, jobs, strict=True))
+
+    def _wait_no_more(self, job: Job) -> None:
+        """For the lock's holder: the job needs no thread."""
+        del self._waiting[job.job_id]
+        # Behind its `begin`, which the loop may not have called yet.
+        self._transfers.loop.call_soon_threadsafe(self._dedupe.end, job.job_id)
 
     def _start_waiting(self, at_least: int = 0) -> bool:
         """Start threads for the jobs that wait; False if the system has none left.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -138,6 +139,27 @@ def test_a_job_that_is_cancelled_while_it_waits_makes_room_for_another(
         "completed"
     }
     assert wired.changes[waiting.job_id][0].__class__ is Failed, "it was never started"
+
+
+def test_of_a_job_that_is_cancelled_right_after_its_retry_nothing_is_kept(
+    wire: Wire, folder: Folder
+) -> None:
+    tap = Tap(folder.download)
+    wired = wire(tap, max_active_jobs=1)
+    bad = wired.start(["ftp://bad.example/1"])
+    wired.wait(bad)
+    wired.wait_until_idle()
+    running = wired.start(urls(1), dedupe=True)
+    tap.next(1)
+
+    async def retry_and_cancel() -> None:
+        await asyncio.gather(wired.load.retry(bad), wired.load.cancel(bad))
+
+    wired.on_loop(retry_and_cancel())
+    tap.resume()
+    wired.wait(running)
+    wired.wait_until_idle()
+    assert wired.pipeline.dedupe.results_kept == 0
 
 
 def no_thread(_: threading.Thread) -> None:
