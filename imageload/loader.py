@@ -519,6 +519,7 @@ class ImageLoad:
     def _wait_no_more(self, job: Job) -> None:
         """For the lock's holder: the job needs no thread."""
         del self._waiting[job.job_id]
+        self._thread_ended.notify_all()
         # Behind its `begin`, which the loop may not have called yet.
         self._transfers.loop.call_soon_threadsafe(self._dedupe.end, job.job_id)
 
@@ -585,8 +586,8 @@ class ImageLoad:
             self.is_closing = True
             waiting, self._waiting = list(self._waiting.values()), {}
         self._transfers.run(self._jobs.stop(grace_seconds, waiting))
-        with self._lock:  # a job that was retried meanwhile has a new thread
-            return self._thread_ended.wait_for(lambda: not self._active, seconds)
+        with self._lock:  # a job that was retried meanwhile has a new thread, or waits for one
+            return self._thread_ended.wait_for(lambda: not (self._active or self._waiting), seconds)
 
     def _check_closing(self) -> None:
         if self.is_closing:

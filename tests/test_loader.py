@@ -482,6 +482,37 @@ def test_close_waits_for_the_thread_that_a_retried_job_gets_meanwhile(
     tap.resume()
 
 
+def test_close_ends_a_job_that_was_retried_as_it_began_and_waits_for_a_thread(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "STALL_SECONDS", 0.01)
+    wired = wire()
+    job = wired.start(["ftp://job.example/1"])
+    wired.wait(job)
+    wired.wait_until_idle()
+    stop = wired.load.at_work.stop
+
+    async def retry_and_stop(grace_seconds: float, waiting: list[Job]) -> None:
+        lock.release()
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_thread)
+            assert await retry == 1
+        await stop(grace_seconds, waiting)
+
+    async def begin_retry() -> asyncio.Task[int]:
+        await lock.acquire()
+        task = asyncio.ensure_future(wired.load.retry(job))
+        await asyncio.sleep(0)  # it waits for the lock
+        return task
+
+    lock = wired.load.at_work.lock(job)
+    retry = wired.on_loop(begin_retry())
+    with monkeypatch.context() as patch:
+        patch.setattr(wired.load.at_work, "stop", retry_and_stop)
+        assert wired.load.close(PATIENCE)
+    assert wired.failures(job) == ["shutdown"]
+
+
 def test_after_close_no_job_is_accepted(wire: Wire) -> None:
     wired = wire()
     done = wired.start(urls(1))
