@@ -436,6 +436,25 @@ def test_a_slice_that_was_taken_over_too_often_is_split(
     assert database.one("SELECT completed FROM slice WHERE first = 3") == 2
 
 
+def test_the_orders_of_a_slice_that_is_split_are_those_of_both_parts(
+    store: PostgresStore, database: Database
+) -> None:
+    claimed = claim(store, job_of(5))
+    record(store, claimed.job, *(Failed(n, FAILURE) for n in range(5)))
+    asyncio.run(store.durable())
+    job_id = claimed.job.job_id.partition("/")[0]
+    number = claimed.claim.number
+    for only in (1, 4, "transient"):
+        assert store.retry(job_id, only).images
+    database.rows("UPDATE slice SET cancels = 1, taken_over = 3, until = now() WHERE first = 0")
+    assert store.claim((number, 0), "next", 60.0) is None, "it was split"
+    first, second = store.claim((number, 0), "a", 60.0), store.claim((number, 3), "b", 60.0)
+    assert first is not None
+    assert second is not None
+    assert (first.order.cancels, first.order.retries) == (1, [1, "transient"])
+    assert (second.order.cancels, second.order.retries) == (1, [1, "transient"])
+
+
 def test_an_image_alone_that_kills_its_nodes_fails(
     url: str, database: Database, tmp_path: Path, sandbox: RunningSandbox, store: PostgresStore
 ) -> None:

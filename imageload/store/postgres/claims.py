@@ -56,6 +56,16 @@ class Order(NamedTuple):
             for word in words
         ]
 
+    def again_of(self, start: int, count: int) -> str | None:
+        """The retries of `count` images of the slice, from the one at `start` on."""
+        words = []
+        for word in (self.again or "").split():
+            if not word.isdigit():
+                words.append(word)
+            elif start <= int(word) < start + count:
+                words.append(str(int(word) - start))
+        return " ".join(words) or None
+
 
 class Claimed(NamedTuple):
     """A slice as a job to go on with; `taken_over`: how often nodes died with it, in a row."""
@@ -110,20 +120,23 @@ def claim(
     return Claimed(job, found, order, taken_over)
 
 
-def split(connection: Connection, claimed: Claim) -> Sequence[int]:
+def split(connection: Connection, claimed: Claimed) -> Sequence[int]:
     """Make two free slices of one that was claimed; their first images, which the caller queues.
 
-    Half of them has the image that kills nodes, and the other half goes on without it.
+    Half of them has the image that kills nodes, and the other half goes on without it. Both have
+    the orders that were not followed.
     """
-    (first, state), images = next(iter(claimed.slices.items())), claimed.images
+    number, images, order = claimed.claim.number, claimed.claim.images, claimed.order
+    first, state = next(iter(claimed.claim.slices.items()))
     half = (len(images) + 1) // 2
-    parts = {first: images[:half], first + half: images[half:]}
-    for start, some in parts.items():
+    for start, some in ((0, images[:half]), (half, images[half:])):
         taken_over = MOST_TAKEN_OVER if len(some) > 1 else 0
         packed = zlib.compress(encode_items(some), 1)
-        columns = len(some), packed, state.version + 1, taken_over, *counts_of(some)
-        connection.execute(_PUT_PART, (claimed.number, start, state.epoch, *columns))
-    return list(parts)
+        orders = order.cancels, order.again_of(start, len(some))
+        columns = packed, state.version + 1, taken_over, *orders, *counts_of(some)
+        slice_ = number, first + start, state.epoch, len(some)
+        connection.execute(_PUT_PART, (*slice_, *columns))
+    return [first, first + half]
 
 
 def beat(
@@ -238,11 +251,12 @@ _LOCK_NEW_JOB = b"SELECT FROM job WHERE number = %s AND NOT started FOR NO KEY U
 _START = b"UPDATE job SET started = true WHERE number = %s"
 _HEAD_CHANGED = b"UPDATE slice SET version = version + 1 WHERE job = %s AND first = -1"
 _PUT_PART = b"""
-    INSERT INTO slice (job, first, epoch, count, items, version, taken_over, downloaded, completed,
-        failed, maybe_duplicates, downloaded_bytes, uploaded_bytes)
-    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+    INSERT INTO slice (job, first, epoch, count, items, version, taken_over, cancels, again,
+        downloaded, completed, failed, maybe_duplicates, downloaded_bytes, uploaded_bytes)
+    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
     ON CONFLICT (job, first) DO UPDATE SET worker = NULL, until = NULL, count = excluded.count,
         items = excluded.items, version = excluded.version, taken_over = excluded.taken_over,
+        cancels = excluded.cancels, again = excluded.again,
         downloaded = excluded.downloaded, completed = excluded.completed, failed = excluded.failed,
         maybe_duplicates = excluded.maybe_duplicates,
         downloaded_bytes = excluded.downloaded_bytes, uploaded_bytes = excluded.uploaded_bytes"""

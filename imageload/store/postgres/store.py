@@ -258,7 +258,7 @@ class PostgresStore:
                 return claimed
             if place[1] == HEAD:
                 return claimed
-            self._queue.defer(connection, {place[0]: claims.split(connection, claimed.claim)})
+            self._queue.defer(connection, {place[0]: claims.split(connection, claimed)})
             job_id, _, _ = claimed.job.job_id.partition("/")
             _log.warning("split a slice that may kill nodes job=%s first=%d", job_id, place[1])
             return None
