@@ -22,6 +22,8 @@ name of its row: `DownloadError("dns_error", "The host's name does not resolve."
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, TypedDict, Unpack
@@ -318,3 +320,12 @@ class NotFoundOnImgur(_OfOneRow, UploadError):
 def image_error_codes() -> frozenset[str]:
     """Every code that an image's error can have."""
     return frozenset(rule.code or name for name, rule in ERRORS.items())
+
+
+def disk_error(error: OSError) -> ImageError:
+    """The error of an image whose temp file cannot be made, written or read."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull("The disk of the service is full.")
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN):
+        return ResourceError("The service is out of file descriptors or memory for now.")
+    return ImageError("disk_error", f"A temp file cannot be used: {os.strerror(error.errno or 0)}.")

@@ -41,7 +41,7 @@ from msgspec.structs import replace
 from imageload import errors
 from imageload.convert.memory import Memory, needed_bytes
 from imageload.convert.metadata import QUICK_TYPES, NotStripped, strip_file
-from imageload.fetch.tempfiles import TempFiles, disk_error, in_thread, on_file
+from imageload.fetch.tempfiles import TempFiles, in_thread, on_file
 from imageload.job import Report
 from imageload.processes.worker import WorkerLost, Workers
 from imageload.transport.slots import Pool, Slots
@@ -150,7 +150,7 @@ class Converters:
             _log.warning("metadata are left job=%s type=%s reason=%s", key, report.type, reason)
             return report
         except OSError as error:
-            raise disk_error(error) from None
+            raise errors.disk_error(error) from None
         return report if new is None else replace(report, **new)
 
     async def close(self) -> None:
@@ -177,7 +177,7 @@ class Converters:
         try:
             needed = needed_bytes(report)
         except OSError as error:
-            raise disk_error(error) from None
+            raise errors.disk_error(error) from None
         if needed is not None and needed > limit:
             pixels = (report.width or 0) * (report.height or 0)
             raise errors.DownloadError(
@@ -201,7 +201,7 @@ class Converters:
         try:
             descriptor, new_path = self._files.take()
         except OSError as error:
-            raise disk_error(error) from None
+            raise errors.disk_error(error) from None
         os.close(descriptor)
         request = {
             **dataclasses.asdict(self._rules),

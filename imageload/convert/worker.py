@@ -21,7 +21,6 @@ from PIL import Image
 
 from imageload import errors
 from imageload.convert.picture import BROKEN, Animation, Encoding, Still, read_picture
-from imageload.fetch.tempfiles import disk_error
 from imageload.processes.child import limit_memory, serve
 
 _MIN_SIDE: Final = 16  # pixels; no image is made smaller than that
@@ -60,7 +59,7 @@ def _respond(request: dict[str, Any]) -> dict[str, Any]:
     except BROKEN as error:
         # Pillow's own OSErrors have no number; EINVAL is a seek to an impossible place.
         if isinstance(error, OSError) and error.errno not in {None, errno.EINVAL}:
-            failure = disk_error(error)
+            failure = errors.disk_error(error)
             return {"error": failure.code, "message": failure.message}
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         message = f"The {kind} image cannot be decoded: {reason}."

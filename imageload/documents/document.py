@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from urllib.parse import quote
 
-import charset_normalizer
 import webencodings
 
 from imageload.documents.finders import find_images, kind_of
@@ -116,6 +115,8 @@ def _encodings(body: bytes, content_type: str) -> Iterator[str]:
     declared = _DECLARED.search(body[:_HEAD])
     if declared:
         yield from _known(declared[1].decode("ascii"))
+    import charset_normalizer  # a tenth of the start of a worker, and hardly ever needed
+
     judged = charset_normalizer.from_bytes(sample).best()
     if judged and judged.encoding != "ascii":
         yield from _known(judged.encoding)

@@ -20,7 +20,7 @@ from imageload.fetch import imgur
 from imageload.fetch import sniff as image
 from imageload.fetch.guard import Target
 from imageload.fetch.responses import REDIRECTS, SUCCESSES, check_status, redirected
-from imageload.fetch.tempfiles import TempFiles, disk_error, in_thread
+from imageload.fetch.tempfiles import TempFiles, in_thread
 from imageload.job import Report
 from imageload.transport.coding import CodingCut, CodingError, coding_of, decoded
 from imageload.transport.curl import Transport
@@ -224,7 +224,7 @@ class _Arrival:
         try:
             self._descriptor, self.path = files.take()
         except OSError as error:
-            raise disk_error(error) from None
+            raise errors.disk_error(error) from None
 
     def __enter__(self) -> _Arrival:
         return self
@@ -250,7 +250,7 @@ class _Arrival:
             for piece in decoded(pieces, coding):
                 other._take(piece)
         except OSError as error:
-            raise disk_error(error) from None
+            raise errors.disk_error(error) from None
 
     def judge(self) -> tuple[image.ImageHeader | None, bytes]:
         """The header of the image, and no bytes; or None, and the first bytes of the file."""
@@ -272,7 +272,7 @@ class _Arrival:
             header = image.header_of(read, self.length)
             return header, b"" if header else read(0, image.HEAD_BYTES)
         except OSError as error:
-            raise disk_error(error) from None
+            raise errors.disk_error(error) from None
 
     def _take(self, piece: bytes) -> None:
         self.length += len(piece)
@@ -291,7 +291,7 @@ class _Arrival:
         try:
             _write_all(self._descriptor, pieces)
         except OSError as error:
-            raise disk_error(error) from None
+            raise errors.disk_error(error) from None
         self._written = self.length
 
     def _too_large(self) -> errors.TooLarge:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import fcntl
 import logging
 import math
@@ -30,8 +29,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
-
-from imageload.errors import DiskFull, ImageError, ResourceError
 
 _log = logging.getLogger(__name__)
 
@@ -263,15 +260,6 @@ async def in_thread(call: Callable[[], T]) -> T:
             work.result()
         raise cancelled
     return work.result()
-
-
-def disk_error(error: OSError) -> ImageError:
-    """The error of an image whose temp file cannot be made, written or read."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFull("The disk of the service is full.")
-    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN):
-        return ResourceError("The service is out of file descriptors or memory for now.")
-    return ImageError("disk_error", f"A temp file cannot be used: {os.strerror(error.errno or 0)}.")
 
 
 def _is_emptied(path: str) -> bool:

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from imageload import errors
-from imageload.fetch.tempfiles import disk_error
 
 # Secret, so that no image can contain the boundary that ends it.
 _BOUNDARY = secrets.token_hex(16)
@@ -62,7 +61,7 @@ class Multipart:
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise disk_error(error) from None
+            raise errors.disk_error(error) from None
         self._file_left = os.fstat(self._descriptor).st_size
         self._before = head.encode()
         self._after = f"\r\n--{boundary}--\r\n".encode()

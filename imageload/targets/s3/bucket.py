@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imageload import errors
-from imageload.fetch.tempfiles import disk_error, on_file
+from imageload.fetch.tempfiles import on_file
 from imageload.targets import Upload
 from imageload.targets.s3.answers import MAX_RESPONSE_BYTES, ApiResponse, checked
 from imageload.targets.s3.location import Location
@@ -201,7 +201,7 @@ class _File:
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise disk_error(error) from None
+            raise errors.disk_error(error) from None
         self.length = self._left = os.fstat(self._descriptor).st_size
 
     def __enter__(self) -> _File:
@@ -269,7 +269,7 @@ def _md5(path: str) -> str:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     except OSError as error:
-        raise disk_error(error) from None
+        raise errors.disk_error(error) from None
 
 
 def _translated(error: TransferError, length: int) -> errors.ImageError:
