@@ -10,6 +10,7 @@ import {
 } from "./words.js";
 
 const TILE = 176; // pixels
+const AHEAD = 100; // images to each side of those that can be seen
 const FEWEST_TILES = 2; // side by side, on the narrowest phone too
 const ACTIONS = [
   "retry", "cancel", "undo", "copy", "copyId", "copyDocument", "saveDocument", "hide",
@@ -285,6 +286,10 @@ export class JobView {
   async #loadSeen() {
     this.#list.resize(this.#job.counts.total);
     let [start, end] = this.#list.range;
+    if (this.#isNew(start) || this.#isNew(end - 1)) {
+      // It is scrolled, and will be on: rather one request now than ten a second.
+      [start, end] = [Math.max(0, start - AHEAD), Math.min(end + AHEAD, this.#job.counts.total)];
+    }
     while (start < end && !this.#lacks(start)) start += 1;
     while (start < end && !this.#lacks(end - 1)) end -= 1;
     if (start === end) return;
@@ -301,6 +306,10 @@ export class JobView {
   #lacks(index) {
     const state = this.#records[index]?.state;
     return this.#ages[index] !== this.#age || !["completed", "failed"].includes(state);
+  }
+
+  #isNew(index) {
+    return index >= 0 && !this.#records[index];
   }
 
   async #loadFiltered() {

@@ -10,6 +10,7 @@ export class ImageRow {
   #parts;
   #record = null;
   #shown = "";
+  #picture = null;
 
   /** `act` has `copyLink`, `enlarge` and `retry`, which are called with a record and the button. */
   constructor(act) {
@@ -26,12 +27,22 @@ export class ImageRow {
     retry.addEventListener("click", () => act.retry(this.#record, retry));
   }
 
-  /** Show `record`, one of a job's images; nothing where it has not come yet. */
-  update(record) {
+  /**
+   * Show `record`, one of a job's images; nothing where it has not come yet. The picture of a row
+   * that only passes by is not asked for.
+   */
+  update(record, isPassing) {
+    if (!this.#shown || record !== this.#record) this.#showRecord(record);
+    const { thumbnail } = this.#parts;
+    const picture = isPassing && thumbnail.src !== this.#picture ? null : this.#picture;
+    if (setOrRemove(thumbnail, "src", picture)) thumbnail.hidden = !picture;
+  }
+
+  #showRecord(record) {
+    this.#record = record;
     const key = JSON.stringify(record ?? null);
     if (key === this.#shown) return;
     this.#shown = key;
-    this.#record = record;
     const { state, size, name, source } = this.#parts;
     const { state: colour, text } = record ? imageStateOf(record) : { state: "queued", text: "…" };
     this.element.dataset.state = state.dataset.state = colour;
@@ -46,7 +57,7 @@ export class ImageRow {
   }
 
   #showLink(link, source) {
-    const { thumbnail, enlarge, link: line, anchor, copy } = this.#parts;
+    const { enlarge, link: line, anchor, copy } = this.#parts;
     const url = webURL(link);
     line.hidden = copy.hidden = !link;
     enlarge.disabled = !url;
@@ -54,8 +65,7 @@ export class ImageRow {
     copy.ariaLabel = link ? `Copy link: ${fileOf(source)}` : null;
     show(anchor, link ?? "");
     setOrRemove(anchor, "href", url?.href);
-    const picture = url && thumbnailOf(url);
-    if (setOrRemove(thumbnail, "src", picture)) thumbnail.hidden = !picture;
+    this.#picture = url && thumbnailOf(url);
   }
 
   #showReason(error, colour) {

@@ -1,10 +1,17 @@
 // A list of any length in which only the rows that can be seen exist. Rows are all of one height,
-// and may stand side by side in columns.
+// and may stand side by side in columns. While it is scrolled, a row that leaves is shown again at
+// the other end without a change of the document's order: that would lay out all that is in it.
+
+import { setOrRemove } from "./dom.js";
 
 const BEYOND = 600; // pixels above and below what can be seen
-const MOVED_MS = 100; // between two calls of `onMove`
+const MOVED_MS = 100; // between two looks at how far it was scrolled
+const PASSING = 0.5; // of what can be seen, scrolled in that time: nobody sees a picture then
 
-/** `scroller` shows a part of `list`, an ol whose rows `makeRow` makes: `{ element, update }`. */
+/**
+ * `scroller` shows a part of `list`, an ol whose rows `makeRow` makes: `{ element, update }`. They
+ * are updated with a record, and whether they only pass by.
+ */
 export class WindowedList {
   #scroller;
   #list;
@@ -16,7 +23,9 @@ export class WindowedList {
   #count = 0;
   #height = 0;
   #frame = 0;
-  #moved = 0;
+  #timer = 0; // while it is scrolled
+  #top = 0; // at the last look
+  #isPassing = false;
 
   /**
    * `recordOf(index)` is what a row shows; `onMove` is called when other rows can be seen.
@@ -84,11 +93,13 @@ export class WindowedList {
     for (let index = start; index < end; index += 1) {
       const row = this.#rows.get(index) ?? this.#added(index, spare.pop());
       const [column, line] = [index % columns, Math.floor(index / columns)];
-      row.element.style.transform = `translate(${100 * column}%, ${line * height}px)`;
-      row.element.ariaSetSize = String(this.#count);
-      row.update(this.#recordOf(index));
+      const place = `translate(${100 * column}%, ${line * height}px)`;
+      if (row.place !== place) row.element.style.transform = row.place = place;
+      setOrRemove(row.element, "aria-setsize", String(this.#count));
+      row.update(this.#recordOf(index), this.#isPassing);
     }
     for (const row of spare) row.element.remove();
+    if (!this.#timer) this.#sort();
     // Whoever pressed a button that is gone now would find themselves at the top of the page.
     const isGone = !this.#list.contains(document.activeElement) || document.activeElement.closest("[hidden]");
     if (isHeld && isGone) this.#scroller.focus({ preventScroll: true });
@@ -96,23 +107,38 @@ export class WindowedList {
 
   #added(index, row = this.#makeRow()) {
     row.element.ariaPosInSet = String(index + 1);
-    row.element.dataset.index = String(index);
-    const later = [...this.#list.children].find((each) => Number(each.dataset.index) > index);
-    this.#list.insertBefore(row.element, later ?? null);
+    if (!row.element.parentElement) this.#list.append(row.element);
     this.#rows.set(index, row);
     return row;
   }
 
+  // Bring the rows into the order in which they are read. The one with the focus would lose it.
+  #sort() {
+    const rows = [...this.#rows].sort(([a], [b]) => a - b).map(([, { element }]) => element);
+    const held = Math.max(0, rows.findIndex((row) => row.contains(document.activeElement)));
+    for (let at = held + 1; at < rows.length; at += 1) {
+      if (rows[at - 1].nextSibling !== rows[at]) rows[at - 1].after(rows[at]);
+    }
+    for (let at = held - 1; at >= 0; at -= 1) {
+      if (rows[at + 1].previousSibling !== rows[at]) rows[at + 1].before(rows[at]);
+    }
+  }
+
   #soon() {
-    if (this.#frame) return;
-    this.#frame = requestAnimationFrame(() => {
+    this.#frame ||= requestAnimationFrame(() => {
       this.#frame = 0;
+      this.#timer ||= setTimeout(() => this.#look(), MOVED_MS);
       this.draw();
-      this.#moved ||= setTimeout(() => {
-        this.#moved = 0;
-        this.#onMove();
-      }, MOVED_MS);
     });
+  }
+
+  #look() {
+    const moved = Math.abs(this.#scroller.scrollTop - this.#top);
+    this.#top = this.#scroller.scrollTop;
+    this.#isPassing = moved > PASSING * this.#scroller.clientHeight;
+    this.#timer = moved && setTimeout(() => this.#look(), MOVED_MS);
+    if (!this.#isPassing) this.draw();
+    this.#onMove();
   }
 
   // Style sheets say how high a row is; a row that is there knows.
