@@ -18,7 +18,14 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from tests.test_page import FLAGS, found_browser, running_origin, running_service, visiting
+from tests.test_page import (
+    FLAGS,
+    found_browser,
+    open_context,
+    running_origin,
+    running_service,
+    visiting,
+)
 
 _MEASURED_MS = 4_000
 _PIXELS_PER_FRAME = 120
@@ -91,7 +98,7 @@ def main() -> None:
         gate.set()
         files = stack.enter_context(tempfile.TemporaryDirectory())
         urls = stack.enter_context(running_service(Path(files)))
-        visit = stack.enter_context(visiting(browser, urls))
+        visit = stack.enter_context(visiting(open_context(browser), urls))
         page = visit.page
         print("| a job | frame, median | p99 | longest | CPU a frame | longest task, CPU |")
         print("| --- | ---: | ---: | ---: | ---: | ---: |")

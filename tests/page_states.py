@@ -15,7 +15,15 @@ from pathlib import Path
 from playwright.sync_api import Page, expect, sync_playwright
 
 from sandbox.testing import running_sandbox
-from tests.test_page import FLAGS, Visit, found_browser, running_origin, running_service, visiting
+from tests.test_page import (
+    FLAGS,
+    Visit,
+    found_browser,
+    open_context,
+    running_origin,
+    running_service,
+    visiting,
+)
 from tests.waiting import PATIENCE
 
 README = """# Birds
@@ -106,10 +114,13 @@ def main(folder: Path) -> None:
         stack.callback(browser.close)
         origin, gate = stack.enter_context(running_origin())
         gate.set()
-        with services() as urls, visiting(browser, urls) as visit:
+        with services() as urls, visiting(open_context(browser), urls) as visit:
             show_form_and_ends(visit, origin, gate, folder)
             visit.problems.clear()
-        with services(IMAGELOAD_API_TOKEN="x") as urls, visiting(browser, urls) as visit:
+        with (
+            services(IMAGELOAD_API_TOKEN="x") as urls,
+            visiting(open_context(browser), urls) as visit,
+        ):
             expect(visit.page.locator("#token")).to_be_focused()
             take(visit.page, folder, "token")
             visit.problems.clear()
@@ -118,7 +129,7 @@ def main(folder: Path) -> None:
             running_sandbox(Path(files), user_credits=31) as sandbox,
             services(IMGUR_CLIENT_ID="x", IMGUR_BASE_URL=sandbox.url,
                      IMGUR_LINK_BASE=sandbox.url) as urls,
-            visiting(browser, (*urls, sandbox.url)) as visit,
+            visiting(open_context(browser), (*urls, sandbox.url)) as visit,
         ):  # fmt: skip
             entries = [f"{origin}/png-rgb.png?{number}" for number in range(5)]
             job = visit.job_of(visit.post(entries, dedupe=False))

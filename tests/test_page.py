@@ -27,10 +27,12 @@ import requests
 from playwright.sync_api import (
     APIResponse,
     Browser,
+    BrowserContext,
     Dialog,
     FilePayload,
     Locator,
     Page,
+    Request,
     Route,
     expect,
     sync_playwright,
@@ -53,6 +55,7 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--process-per-site",
 )
 JOBS = "/v1/images/upload?limit="
 STREAM = "/v1/events"
@@ -232,40 +235,74 @@ class Visit:
         self.problems = [problem for problem in self.problems if words not in problem]
 
 
+def open_context(browser: Browser) -> BrowserContext:
+    """A profile of its own, in which pages may use the clipboard."""
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    context.set_default_timeout(1_000 * PATIENCE)
+    return context
+
+
 @contextlib.contextmanager
 def visiting(
-    browser: Browser, urls: tuple[str, ...], *, width: int = 1280, dark: bool = False
+    context: BrowserContext, urls: tuple[str, ...], *, width: int = 1280, dark: bool = False
 ) -> Iterator[Visit]:
     """Open the service at the first of `urls`; requests to hosts outside `urls` fail the test."""
-    context = browser.new_context(
-        viewport={"width": width, "height": 800},
-        color_scheme="dark" if dark else "light",
-        permissions=["clipboard-read", "clipboard-write"],
-    )
     page = context.new_page()
+    page.set_viewport_size({"width": width, "height": 800})
+    page.emulate_media(color_scheme="dark" if dark else "light")
     visit = Visit(page, urls[0])
+
+    def note(request: Request) -> None:
+        visit.requests.append(request.url)
 
     def dismiss(dialog: Dialog) -> None:
         visit.problems.append(dialog.message)
         dialog.dismiss()
 
-    context.on("request", lambda request: visit.requests.append(request.url))
+    context.on("request", note)
     page.on("console", lambda message: visit.problems.append(message.text))
     page.on("pageerror", lambda error: visit.problems.append(str(error)))
     page.on("dialog", dismiss)
-    page.goto(urls[0])
-    yield visit
-    context.close()
+    try:
+        page.goto(urls[0])
+        yield visit
+        if not page.is_closed():
+            page.evaluate("localStorage.clear()")
+    finally:
+        page.close()
+        context.remove_listener("request", note)
     assert visit.problems == []
     hosts = {urlsplit(url).netloc for url in visit.requests}
     assert hosts <= {urlsplit(url).netloc for url in urls}
 
 
+@pytest.fixture(scope="module")
+def context(browser: Browser, origin: str) -> Iterator[BrowserContext]:
+    """A context for all visits.
+
+    A page of 127.0.0.1 that stays open keeps the renderer process of this site: to start one, and
+    to compile the page's modules in it, takes most of the CPU time of a short visit.
+    """
+    context = open_context(browser)
+    context.new_page().goto(f"{origin}/png-rgb.png")
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def visit(browser: Browser, service: tuple[str, ...]) -> Iterator[Visit]:
+def visit(context: BrowserContext, service: tuple[str, ...]) -> Iterator[Visit]:
     """A visit on a wide screen."""
-    with visiting(browser, service) as visit:
+    with visiting(context, service) as visit:
         yield visit
+
+
+@pytest.fixture
+def lone_visit(browser: Browser, service: tuple[str, ...]) -> Iterator[Visit]:
+    """A visit in a context of its own, whose clock and network a test may change."""
+    context = open_context(browser)
+    with visiting(context, service) as visit:
+        yield visit
+    context.close()
 
 
 def image_of(job: Locator, url: str) -> Locator:
@@ -336,6 +373,7 @@ def test_a_pasted_list_ends_as_thumbnails_and_reasons(visit: Visit, origin: str)
     opened.value.wait_for_load_state()
     assert opened.value.url == address
     assert opened.value.evaluate("window.opener") is None
+    opened.value.close()
     dialog.get_by_role("button", name="Close").click()
     copy = image.get_by_role("button", name="Copy link")
     copy.scroll_into_view_if_needed()
@@ -346,7 +384,8 @@ def test_a_pasted_list_ends_as_thumbnails_and_reasons(visit: Visit, origin: str)
     assert visit.page.evaluate("navigator.clipboard.readText()") == address
 
 
-def test_a_job_is_there_as_soon_as_it_is_accepted(visit: Visit, origin: str) -> None:
+def test_a_job_is_there_as_soon_as_it_is_accepted(lone_visit: Visit, origin: str) -> None:
+    visit = lone_visit
     expect(visit.page.locator("#watch")).not_to_be_empty()
     visit.page.clock.install()
     visit.page.clock.pause_at(time.time() + 3_600)
@@ -387,8 +426,9 @@ def test_a_text_without_a_url_shows_a_message_and_is_not_posted(visit: Visit) ->
 
 
 def test_an_unreachable_service_shows_a_message_and_keeps_the_text(
-    visit: Visit, origin: str
+    lone_visit: Visit, origin: str
 ) -> None:
+    visit = lone_visit
     url = f"{origin}/png-rgb.png"
     visit.paste(url)
     visit.page.context.set_offline(True)
@@ -404,7 +444,8 @@ def test_an_unreachable_service_shows_a_message_and_keeps_the_text(
     visit.expect_problem("net::ERR_INTERNET_DISCONNECTED")
 
 
-def test_requests_to_an_unreachable_service_back_off(visit: Visit) -> None:
+def test_requests_to_an_unreachable_service_back_off(lone_visit: Visit) -> None:
+    visit = lone_visit
     watch = visit.page.locator("#watch")
     expect(watch).not_to_be_empty()
     visit.page.clock.install(time=0)
@@ -775,12 +816,12 @@ def test_links_are_shown_in_a_dialog_if_the_clipboard_is_refused(visit: Visit, o
 
 
 def test_the_page_reconnects_after_a_restart_of_the_service(
-    browser: Browser, tmp_path: Path, origin: str
+    context: BrowserContext, tmp_path: Path, origin: str
 ) -> None:
     options = {"IMAGELOAD_STORE": str(tmp_path / "journal")}
     with contextlib.ExitStack() as stack:
         with running_service(tmp_path / "s", **options) as urls:
-            visit = stack.enter_context(visiting(browser, urls))
+            visit = stack.enter_context(visiting(context, urls))
             job_id = visit.post([f"{origin}/png-rgb.png"])
             watch = visit.page.locator("#watch")
             expect(watch).to_have_text("The job has finished.")
@@ -794,7 +835,7 @@ def test_the_page_reconnects_after_a_restart_of_the_service(
 
 
 def test_a_job_that_waits_for_imgur_shows_the_reason_and_the_end_of_the_wait(
-    browser: Browser, tmp_path: Path, origin: str
+    context: BrowserContext, tmp_path: Path, origin: str
 ) -> None:
     with (
         running_sandbox(tmp_path / "s", user_credits=31) as sandbox,
@@ -804,7 +845,7 @@ def test_a_job_that_waits_for_imgur_shows_the_reason_and_the_end_of_the_wait(
             IMGUR_BASE_URL=sandbox.url,
             IMGUR_LINK_BASE=sandbox.url,
         ) as urls,
-        visiting(browser, (*urls, sandbox.url), width=360, dark=True) as visit,
+        visiting(context, (*urls, sandbox.url), width=360, dark=True) as visit,
     ):
         entries = [f"{origin}/png-rgb.png?{number}" for number in range(5)]
         job = visit.job_of(visit.post(entries, dedupe=False))
@@ -906,7 +947,8 @@ def test_of_ten_thousand_images_only_those_in_view_are_there(visit: Visit) -> No
     expect(images.get_by_text("no-url-9999", exact=True).last).to_be_visible()
 
 
-def test_an_idle_page_sends_no_requests(visit: Visit, origin: str) -> None:
+def test_an_idle_page_sends_no_requests(lone_visit: Visit, origin: str) -> None:
+    visit = lone_visit
     visit.upload(f"{origin}/png-rgb.png")
     expect(visit.page.locator("#accepted")).to_contain_text("Complete:")
     expect(visit.page.locator("#watch")).to_contain_text("finished.")
@@ -921,9 +963,9 @@ def test_an_idle_page_sends_no_requests(visit: Visit, origin: str) -> None:
 
 
 def test_the_page_works_on_a_phone_and_with_a_keyboard(
-    browser: Browser, service: tuple[str, ...], origin: str
+    context: BrowserContext, service: tuple[str, ...], origin: str
 ) -> None:
-    with visiting(browser, service, width=360, dark=True) as visit:
+    with visiting(context, service, width=360, dark=True) as visit:
         page = visit.page
         box = page.get_by_label("Image URLs")
         while not box.evaluate("box => box === document.activeElement"):
@@ -977,9 +1019,9 @@ def test_the_page_says_where_images_go(visit: Visit) -> None:
 
 
 def test_the_api_is_read_and_tried_on_a_page_of_its_own(
-    browser: Browser, service: tuple[str, ...]
+    context: BrowserContext, service: tuple[str, ...]
 ) -> None:
-    with visiting(browser, (f"{service[0]}/docs", *service)) as visit:
+    with visiting(context, (f"{service[0]}/docs", *service)) as visit:
         operations = visit.page.locator(".opblock")
         described = requests.get(f"{service[0]}/openapi.json", timeout=PATIENCE).json()["paths"]
         expect(operations).to_have_count(sum(len(item) for item in described.values()))
@@ -994,13 +1036,13 @@ def test_the_api_is_read_and_tried_on_a_page_of_its_own(
 
 
 def test_a_token_is_asked_for_first_and_a_refusal_is_shown(
-    browser: Browser, origin: str, tmp_path: Path
+    context: BrowserContext, origin: str, tmp_path: Path
 ) -> None:
     with (
         running_service(
             tmp_path, IMAGELOAD_API_TOKEN="right-token", IMAGELOAD_MAX_URLS="2"
         ) as urls,
-        visiting(browser, urls, width=375) as visit,
+        visiting(context, urls, width=375) as visit,
     ):
         page, url = visit.page, f"{origin}/png-rgb.png"
         token = page.get_by_label("This service needs a token")
@@ -1072,7 +1114,7 @@ def test_a_list_that_arrives_late_takes_back_no_event(
 
 
 def test_jobs_beyond_the_fifty_shown_are_counted_found_and_linked(
-    browser: Browser, visit: Visit, service: tuple[str, ...], origin: str
+    context: BrowserContext, visit: Visit, service: tuple[str, ...], origin: str
 ) -> None:
     job_id = visit.post([f"{origin}/png-rgb.png?far"])
     requests.post(f"{service[0]}/v1/images/upload", json=[["no-url"]] * 55, timeout=PATIENCE)
@@ -1104,7 +1146,7 @@ def test_jobs_beyond_the_fifty_shown_are_counted_found_and_linked(
     visit.job_of(job_id).get_by_role("button", name="Unhide").click()
     expect(page.locator("#hidden")).to_be_hidden()
 
-    with visiting(browser, (f"{service[0]}/#{job_id}", *service[1:])) as other:
+    with visiting(context, (f"{service[0]}/#{job_id}", *service[1:])) as other:
         job = other.job_of(job_id)
         expect_loaded(job.locator("img"))
         expect(other.page.locator(".job")).to_have_count(51)
