@@ -219,6 +219,14 @@ def test_what_has_no_link_keeps_its_url() -> None:
     assert replaced == "![](https://l.e/1) ![](http://a.e/2) ![](https://l.e/1)"
 
 
+def test_a_string_of_php_keeps_its_length_behind_an_opening_that_has_no_end() -> None:
+    text = """s:5:\\" s:18:"http://a.e/php.png"; http://a.e/1.png"""
+    document = Document(text, "text")
+    links = {"http://a.e/php.png": "L", "http://a.e/1.png": "L"}
+    replaced = document.replaced(document.find(), links).decode()
+    assert replaced == text.replace("http://a.e/1.png", "L")
+
+
 def test_a_line_is_counted_with_every_line_end() -> None:
     document = Document("a\r\nb\rc\nd", "text")
     lines = [document.line(document.text.index(letter)) for letter in "abcd"]

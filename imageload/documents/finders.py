@@ -189,18 +189,20 @@ def _without_serialized(text: str, finds: Finds) -> Finds:
 
 def _serialized(text: str) -> Iterator[tuple[int, int]]:
     """The spans of serialized strings of PHP, in their order."""
-    at = 0
+    at, missing = 0, set[str]()
     for opening in _SERIALIZED.finditer(text):
-        start = opening.end()
-        if start < at:
+        start, closing = opening.end(), opening[2] + ";"
+        if start < at or closing in missing:
             continue
-        at = start + int(opening[1])
+        end = start + int(opening[1])
         # The length is that of the bytes before they were escaped.
-        if not text.startswith(opening[2] + ";", at):
-            at = text.find(opening[2] + ";", start)
-        if at < 0:
-            return
-        yield start, at
+        if not text.startswith(closing, end):
+            end = text.find(closing, start)
+        if end < 0:
+            missing.add(closing)
+            continue
+        at = end
+        yield start, end
 
 
 def inner_kind(text: str) -> str:
