@@ -717,6 +717,21 @@ def test_a_retry_reaches_a_slice_that_ends_at_this_moment(url: str, node: Open) 
     assert again.order.again == "all"
 
 
+def test_a_retry_that_is_followed_leaves_those_that_came_meanwhile(url: str, node: Open) -> None:
+    store, job = node(url), job_of(20)
+    store.accept([job])
+    slice_ = store.claim((number_of(url, job), 0), "worker", 60.0)
+    assert slice_ is not None
+    record(store, slice_.job, *(Failed(n, FAILURE) for n in range(20)))
+    flush(store)
+    for only in (1, 12, 2, None, "transient"):
+        order = store.beat([slice_.job], 60.0)[slice_.job]
+        store.retry(job.job_id, only)
+        store.followed(slice_.job, order)
+        flush(store)
+        assert store.beat([slice_.job], 60.0)[slice_.job].retries == [only]
+
+
 def test_what_was_recorded_before_a_verb_is_not_written_over_it(url: str, node: Open) -> None:
     with relayed(url) as (relay, through):
         late, store = node(through), node(url)

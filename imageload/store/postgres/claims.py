@@ -308,7 +308,8 @@ _PARKED = b"""
         AND (%s = 0 OR waits_since < now() - make_interval(secs => %s))
     ORDER BY first, job LIMIT 1"""
 _FOLLOWED = b"""
-    UPDATE slice SET cancels = greatest(0, cancels - %s), again = nullif(again, %s)
+    UPDATE slice SET cancels = greatest(0, cancels - %s),
+        again = nullif(regexp_replace(again, '^' || coalesce(%s::text, '') || '( |$)', ''), '')
     WHERE job = %s AND first = %s AND epoch = %s"""
 _FORGOTTEN = b"""
     SELECT job, first FROM slice
