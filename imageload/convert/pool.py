@@ -48,7 +48,7 @@ from imageload.transport.slots import Pool, Slots
 
 _log = logging.getLogger(__name__)
 
-_STRIPPED_AT_ONCE: Final = 2  # each has its file in memory, twice
+_STRIPPED_AT_ONCE: Final = 2  # each has its file in memory, up to three times
 NEEDS: Final = frozenset({"image/webp", "image/avif", "image/heic", "image/bmp"})
 """The types, as sniff names them, that Imgur rejects."""
 
