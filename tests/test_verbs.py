@@ -8,7 +8,7 @@ import pytest
 
 from tests.verbs import Outcome, walk_with_kills, walk_with_retirement
 
-SECONDS = 1.5
+SECONDS = 0.7
 
 
 def check(outcome: Outcome) -> None:

@@ -47,7 +47,7 @@ _ACTIONS = {"post", "retry", "cancel", "purge"}
 # So few that jobs wait for their turn, and are retired while they are asked about.
 _SMALL: dict[str, Any] = {
     "max_active_jobs": 3,
-    "keep_jobs": 40,
+    "keep_jobs": 15,
     "job_window": 8,
     "quota_wait_seconds": 0.2,
     "blocked_wait_seconds": 0.2,
@@ -128,8 +128,12 @@ def walk_with_retirement(folder: Path, seconds: float, *, seed: int, journal: bo
         ) as service:
             with Walk(service, world.pages, world.hook, seed) as walk:
                 deadline = time.monotonic() + seconds
-                # A slow machine walks for longer, until jobs were retired.
-                while time.monotonic() < deadline or not _has_retired(service, walk.story):
+                # A slow machine walks for longer: until jobs were retired, each verb answered.
+                while (
+                    time.monotonic() < deadline
+                    or not _has_retired(service, walk.story)
+                    or _ACTIONS - _answered(walk.story)
+                ):
                     _note_ends(walk.story, service)
                     _maintain(service)
                     world.keep_in_trouble()
