@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+import tests.postgres_server
 import tests.service
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.cli import bare_cli, cli
@@ -62,6 +64,14 @@ def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
             pytest.skip(f"of Imgur alone: {of_imgur.args[0]}")
         server: S3Server = request.getfixturevalue("s3")
         monkeypatch.setattr(tests.service, "bucket", server)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def template(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Have all processes of the tests copy the files of one new PostgreSQL."""
+    folder = tmp_path_factory.getbasetemp()
+    shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    tests.postgres_server.template = shared / "postgres"
 
 
 @pytest.fixture
