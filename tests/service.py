@@ -275,7 +275,7 @@ def running_service(temp_dir: Path, **options: Any) -> Iterator[RunningService]:
 
 
 MAIN = (sys.executable, "main.py")
-_SOURCE = "import sys, main; sys.exit(main.main(sys.argv[1:]))"
+SOURCE = "import sys, main; sys.exit(main.main(sys.argv[1:]))"
 
 
 class ServiceProcess(Client):
@@ -289,7 +289,7 @@ class ServiceProcess(Client):
         self,
         *arguments: str,
         environment: dict[str, str] | None = None,
-        source: str = _SOURCE,
+        source: str = SOURCE,
         command: Sequence[str] | None = None,
         folder: Path = ROOT,
         group: int | None = None,

@@ -20,9 +20,10 @@ import requests
 from imageload.job import Job
 from imageload.store import open_store
 from sandbox.testing import RunningSandbox
+from tests.forks import ForkedProcess
 from tests.nginx import LISTEN, running_nginx
 from tests.origin import IMAGES, Origin, answer, raw, redirect, reset
-from tests.service import MAIN, ROOT, RunningService, ServiceProcess, running_service
+from tests.service import MAIN, ROOT, SOURCE, RunningService, ServiceProcess, running_service
 from tests.waiting import PATIENCE, wait_until
 
 GOOD = sorted(
@@ -343,16 +344,12 @@ def _sandbox_url(process: ServiceProcess) -> str:
     return process.log[0].partition(" at ")[2].partition(",")[0]
 
 
-def _main(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "main.py", *arguments],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+def _main(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """How a service ends that does not start."""
+    process = ForkedProcess(SOURCE, arguments, os.environ)
+    with process.stderr:
+        stderr = process.stderr.read()
+    return subprocess.CompletedProcess(process.args, process.wait(PATIENCE), stderr=stderr)
 
 
 def test_a_port_in_use_ends_the_start_with_a_message(tmp_path: Path) -> None:
