@@ -2,8 +2,9 @@
 
 Prints, of a real Chromium, the time between two frames while the list and the grid are scrolled, of
 a job that runs and of one that has ended; and the CPU time of the page's main thread, which other
-work on the machine does not change. An empty page beside them shows what the machine adds: the
-service, its sandbox, the origin and the drawing by software share its cores.
+work on the machine does not change. Two other pages show what the machine adds, as the service, its
+sandbox, the origin and the drawing by software share its cores: one that is not scrolled, and a
+control, which has the same rows of the same height with only a number each.
 """
 
 from __future__ import annotations
@@ -46,6 +47,22 @@ _FRAMES = """async ([list, milliseconds, pixels]) => {
     return deltas;
 }"""
 
+_CONTROL = """async (count) => {
+    const { WindowedList } = await import("/page/window.js");
+    const [scroller, list] = [document.createElement("div"), document.createElement("ol")];
+    scroller.style.cssText = "height: 600px; overflow-y: auto; background: white";
+    list.style.cssText = "position: relative; margin: 0; padding: 0";
+    scroller.append(list);
+    document.body.replaceChildren(scroller);
+    const makeRow = () => {
+        const element = document.createElement("li");
+        element.style.cssText =
+            "position: absolute; inset: 0 0 auto; height: 84px; contain: strict";
+        return { element, update: (number) => (element.textContent = String(number)) };
+    };
+    new WindowedList(scroller, list, { makeRow, recordOf: (index) => index }).resize(count);
+}"""
+
 
 def say_frames(name: str, browser: Browser, page: Page, window: Locator | None = None) -> None:
     """Print a row of the table: of the frames of `page`, while `window` is scrolled."""
@@ -74,8 +91,9 @@ def _main_thread_tasks(trace: bytes) -> list[float]:
     ]
 
 
-def measure(name: str, browser: Browser, page: Page, job: Locator) -> None:
-    """Scroll the job's list, then its grid."""
+def measure(name: str, browser: Browser, control: Page, page: Page, job: Locator) -> None:
+    """Scroll the control, the job's list, then its grid."""
+    say_frames(f"{name}, control", browser, control, control.locator("div"))
     window, grid = job.locator(".window"), job.get_by_role("button", name="Grid")
     say_frames(f"{name}, list", browser, page, window)
     grid.click()
@@ -103,15 +121,19 @@ def main() -> None:
         print("| a job | frame, median | p99 | longest | CPU a frame | longest task, CPU |")
         print("| --- | ---: | ---: | ---: | ---: | ---: |")
         say_frames("none", browser, page)
+        control = stack.enter_context(browser.new_context(viewport=page.viewport_size)).new_page()
+        control.goto(f"{urls[0]}/page/page.css")  # a document that has no script of its own
+        control.evaluate(_CONTROL, count)
+        say_frames("none, control", browser, control, control.locator("div"))
         begun = time.monotonic()
         entries = [f"{origin}/png-rgb.png?{number}" for number in range(count)]
         job = visit.job_of(visit.post(entries, dedupe=False))
         job.locator("summary").click()
         expect(job.locator(".counts")).to_contain_text("uploaded,")
-        measure("running", browser, page, job)
+        measure("running", browser, control, page, job)
         expect(job.locator("header .state")).to_have_text("finished")
         ended = time.monotonic() - begun
-        measure("finished", browser, page, job)
+        measure("finished", browser, control, page, job)
         say_frames("none seen", browser, page.context.new_page())
         print(f"\n{count:,} images in {ended:.0f} s.")
 
