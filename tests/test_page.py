@@ -921,6 +921,13 @@ def test_axe_finds_nothing_wrong_before_during_and_after_a_job(
     check(360, "dark")
 
 
+def wait_for_order(rows: Locator) -> None:
+    """Wait until the rows of a list that was scrolled are in the order in which they are read."""
+    is_ordered = """list => [...list.children].every((row) => !row.nextSibling
+        || Number(row.ariaPosInSet) < Number(row.nextSibling.ariaPosInSet))"""
+    rows.page.wait_for_function(is_ordered, arg=rows.locator("xpath=..").first.element_handle())
+
+
 def test_of_ten_thousand_images_only_those_in_view_are_there(visit: Visit) -> None:
     entries = [f"no-url-{number}" for number in range(10_000)]
     job = visit.job_of(visit.post(entries))
@@ -938,13 +945,24 @@ def test_of_ten_thousand_images_only_those_in_view_are_there(visit: Visit) -> No
         expect(row).to_have_attribute("aria-posinset", str(number + 1))
         expect(row).to_have_attribute("aria-setsize", "10000")
         assert images.count() < 60
-        visit.page.wait_for_function(
-            """() => [...document.querySelectorAll(".image")].every(
-                (row, at, rows) => !at || rows[at - 1].ariaPosInSet - row.ariaPosInSet < 0)"""
-        )
+        wait_for_order(images)
     job.get_by_role("region", name="Images of no-url-0").focus()
     visit.page.keyboard.press("End")
     expect(images.get_by_text("no-url-9999", exact=True).last).to_be_visible()
+
+
+def test_a_row_with_the_focus_keeps_it_while_others_are_scrolled_past_it(visit: Visit) -> None:
+    visit.paste("\n".join(f"![](http://127.0.0.1/{number}.png)" for number in range(200)))
+    window, rows = visit.page.locator("#preview .window"), visit.page.locator(".found")
+    expect(rows.first).to_be_visible()
+    window.evaluate("window => { window.scrollTop = window.scrollHeight }")
+    last = visit.page.get_by_label("199.png")
+    last.focus()
+    window.evaluate("window => { window.scrollTop = 0 }")
+    expect(visit.page.get_by_text("0.png", exact=True)).to_be_visible()
+    wait_for_order(rows)
+    expect(rows.first).to_have_attribute("aria-posinset", "1")
+    expect(last).to_be_focused()
 
 
 def test_an_idle_page_sends_no_requests(lone_visit: Visit, origin: str) -> None:
