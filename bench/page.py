@@ -17,16 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.test_page import (
-    FLAGS,
-    found_browser,
-    open_context,
-    running_origin,
-    running_service,
-    visiting,
-)
+from tests.browser import open_context, running_browser, running_origin, running_service, visiting
 
 _MEASURED_MS = 4_000
 _PIXELS_PER_FRAME = 120
@@ -106,12 +99,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=10_000)
     count = parser.parse_args().images
-    expect.set_options(timeout=1_000 * _MOST_SECONDS)
     with contextlib.ExitStack() as stack:
-        browser = stack.enter_context(sync_playwright()).chromium.launch(
-            executable_path=found_browser(), args=list(FLAGS)
-        )
-        stack.callback(browser.close)
+        browser = stack.enter_context(running_browser())
+        expect.set_options(timeout=1_000 * _MOST_SECONDS)
         origin, gate = stack.enter_context(running_origin())
         gate.set()
         files = stack.enter_context(tempfile.TemporaryDirectory())

@@ -12,19 +12,17 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from sandbox.testing import running_sandbox
-from tests.test_page import (
-    FLAGS,
+from tests.browser import (
     Visit,
-    found_browser,
     open_context,
+    running_browser,
     running_origin,
     running_service,
     visiting,
 )
-from tests.waiting import PATIENCE
 
 README = """# Birds
 
@@ -106,12 +104,8 @@ def services(**environment: str) -> Iterator[tuple[str, ...]]:
 def main(folder: Path) -> None:
     """Take all pictures."""
     folder.mkdir(parents=True, exist_ok=True)
-    expect.set_options(timeout=1_000 * PATIENCE)
     with contextlib.ExitStack() as stack:
-        browser = stack.enter_context(sync_playwright()).chromium.launch(
-            executable_path=found_browser(), args=list(FLAGS)
-        )
-        stack.callback(browser.close)
+        browser = stack.enter_context(running_browser())
         origin, gate = stack.enter_context(running_origin())
         gate.set()
         with services() as urls, visiting(open_context(browser), urls) as visit:

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import io
-import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
+from tests.browser import IMAGES, ROOT, running_browser, running_service, serving
 from tests.service import Client
-from tests.test_page import BROWSERS, FLAGS, IMAGES, MAC_BROWSER, ROOT, running_service
 
 MOST_BYTES = 150_000
 IMAGES_IN_VIEW = """() => Promise.all([...document.images]
@@ -41,12 +39,11 @@ class Proxy(BaseHTTPRequestHandler):
     """The service's proxy to all origins: it has the photos of `SITE`, and no other."""
 
     protocol_version = "HTTP/1.1"
-    closing = threading.Event()
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
         if path not in PHOTOS:
-            self.closing.wait()  # an origin that is slow
+            threading.Event().wait()  # an origin that is slow
         name = PHOTOS.get(path)
         body = (IMAGES / name).read_bytes() if name else b""
         self.send_response(200 if name else 404)
@@ -57,20 +54,6 @@ class Proxy(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
         pass
-
-
-@contextlib.contextmanager
-def running_proxy() -> Iterator[str]:
-    """The URL of the proxy."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            Proxy.closing.set()
-            server.shutdown()
-            thread.join()
 
 
 def post(client: Client, album: str, paths: list[str]) -> str:
@@ -98,28 +81,24 @@ def picture(browser: Browser, url: str, *, dark: bool) -> bytes:
 
 def main() -> int:
     """Take both pictures."""
-    found = [path for name in BROWSERS if (path := shutil.which(name))]
-    path = next(iter(found), MAC_BROWSER)
     folder = ROOT / "docs" / "images"
     folder.mkdir(exist_ok=True)
     with (
         tempfile.TemporaryDirectory() as sandbox,
-        running_proxy() as proxy,
+        serving(Proxy) as proxy,
         running_service(Path(sandbox), IMAGELOAD_ORIGIN_PROXY=proxy) as urls,
-        sync_playwright() as playwright,
+        running_browser() as browser,
     ):
         client = Client(urls[0])
         done = post(client, "Summer", list(PHOTOS))
         client.finish(done)
         post(client, "Autumn", ["/leaves.jpg", "/fog.jpg", "/puppies.jpg"])
-        browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
         for dark in (False, True):
             taken = picture(browser, f"{urls[0]}/#{done}", dark=dark)
             name = f"page-{'dark' if dark else 'light'}.png"
             (folder / name).write_bytes(taken)
             print(f"docs/images/{name}: {len(taken):,} bytes")
             assert len(taken) < MOST_BYTES, name
-        browser.close()
         client.close()
     return 0
 

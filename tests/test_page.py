@@ -1,23 +1,13 @@
-"""Tests of the web page at / in a real Chromium, on a real service with its sandbox.
-
-A visit fails at its end when the page asked another host for anything, when anything stood in the
-console (a violation of the content security policy does), or when a dialog opened.
-"""
+"""Tests of the web page at / in a real Chromium, on a real service with its sandbox."""
 
 import contextlib
 import csv
 import io
 import os
 import re
-import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -28,100 +18,42 @@ from playwright.sync_api import (
     APIResponse,
     Browser,
     BrowserContext,
-    Dialog,
     FilePayload,
     Locator,
     Page,
-    Request,
     Route,
     expect,
-    sync_playwright,
 )
 
 from imageload.cli.output import write
 from sandbox.testing import running_sandbox
-from tests.waiting import PATIENCE
-
-ROOT = Path(__file__).parent.parent
-IMAGES = ROOT / "tests" / "images"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-MAC_BROWSER = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--process-per-site",
+from tests.browser import (
+    IMAGES,
+    JOB_ID,
+    JOBS,
+    ROOT,
+    STREAM,
+    Visit,
+    found_browser,
+    open_context,
+    running_browser,
+    running_origin,
+    running_service,
+    visiting,
 )
-JOBS = "/v1/images/upload?limit="
-STREAM = "/v1/events"
-JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-
-
-def found_browser() -> str | None:
-    """The path of a browser on this machine."""
-    found = [path for name in BROWSERS if (path := shutil.which(name))]
-    return next((path for path in [*found, MAC_BROWSER] if Path(path).exists()), None)
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A headless browser with an empty profile that resolves only this machine."""
-    path = found_browser()
-    if path is None:
+    if found_browser() is None:
         reason = "no browser: apt-get install chromium, or install Google Chrome"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    expect.set_options(timeout=1_000 * PATIENCE)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+    with running_browser() as browser:
         yield browser
-        browser.close()
-
-
-@contextlib.contextmanager
-def running_service(
-    sandbox_dir: Path, *, port: str = "0", **environment: str
-) -> Iterator[tuple[str, ...]]:
-    """`main.py` as a process, as the README starts it; the URLs of the service and its sandbox."""
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("IMGUR_", "IMAGELOAD_"))
-    }
-    options = [f"--port={port}", "--sandbox-port=0", f"--sandbox-dir={sandbox_dir}"]
-    options += ["--allow-origin=127.0.0.1"]
-    with subprocess.Popen(
-        [sys.executable, "main.py", *options],
-        cwd=ROOT,
-        env=inherited | environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stderr is not None
-        urls: list[str] = []
-        log: list[str] = []
-        for line in process.stderr:
-            log.append(line)
-            urls += re.findall(r"http://127\.0\.0\.1:\d+", line)
-            if "listening on" in line:
-                break
-        else:
-            pytest.fail("the service did not start: " + "".join(log))
-        reader = threading.Thread(target=log.extend, args=(process.stderr,))
-        reader.start()
-        try:
-            yield tuple(reversed(urls))
-        finally:
-            process.terminate()
-            reader.join()
-    assert process.returncode == 0, "".join(log)
-    assert not [line for line in log if " ERROR " in line or "Traceback" in line]
 
 
 @pytest.fixture(scope="module")
@@ -131,149 +63,26 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...
         yield urls
 
 
-class _OriginHandler(SimpleHTTPRequestHandler):
-    """The files of tests/images; below /gated/, only once the gate is open."""
-
-    protocol_version = "HTTP/1.1"
-    gate = threading.Event()
-
-    def do_GET(self) -> None:
-        if self.path.startswith("/gated/"):
-            self.gate.wait(PATIENCE)
-            self.path = self.path.removeprefix("/gated")
-        super().do_GET()
-
-    def copyfile(self, source: Any, outputfile: Any) -> None:
-        with contextlib.suppress(ConnectionError):  # a test may end before its image
-            super().copyfile(source, outputfile)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
-        pass
-
-
-@contextlib.contextmanager
-def running_origin() -> Iterator[tuple[str, threading.Event]]:
+@pytest.fixture(scope="module")
+def gated_origin() -> Iterator[tuple[str, threading.Event]]:
     """The URL of a web server with the files of tests/images, and its gate."""
-    handler = partial(_OriginHandler, directory=str(IMAGES))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", _OriginHandler.gate
-        server.shutdown()
-        thread.join()
+    with running_origin() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
-def origin() -> Iterator[str]:
-    """The URL of a web server with the files of tests/images."""
-    with running_origin() as (url, _):
-        yield url
+def origin(gated_origin: tuple[str, threading.Event]) -> str:
+    """The URL of the web server."""
+    return gated_origin[0]
 
 
 @pytest.fixture
-def gate() -> Iterator[threading.Event]:
+def gate(gated_origin: tuple[str, threading.Event]) -> Iterator[threading.Event]:
     """Delays the origin's responses below /gated/ until it is set."""
-    _OriginHandler.gate.clear()
-    yield _OriginHandler.gate
-    _OriginHandler.gate.set()
-
-
-@dataclass
-class Visit:
-    """An open page, with its requests and console messages."""
-
-    page: Page
-    url: str
-    requests: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    def upload(self, *urls: str) -> tuple[str, Locator]:
-        """Paste the URLs and press Upload; the new job's id and its place on the page."""
-        self.paste("\n".join(urls))
-        self.page.get_by_role("button", name="Upload", exact=True).click()
-        return self.accepted_job()
-
-    def post(self, entries: list[str], **keys: object) -> str:
-        """Post a job outside the page; return its id."""
-        url = f"{urlsplit(self.page.url)._replace(path='', fragment='').geturl()}/v1/images/upload"
-        answer = requests.post(url, json={"urls": entries, **keys}, timeout=PATIENCE)
-        (job_id,) = answer.json()["jobId"]
-        return str(job_id)
-
-    def job_of(self, job_id: str) -> Locator:
-        """The job's place on the page."""
-        return self.page.locator(f"[id='{job_id}']")
-
-    def paste(self, text: str) -> None:
-        """Put the text into the box from the clipboard. (`fill` takes 10 s for 1,000 lines.)"""
-        self.page.get_by_label("Image URLs").focus()
-        self.page.evaluate("text => navigator.clipboard.writeText(text)", text)
-        self.page.keyboard.press("ControlOrMeta+V")
-
-    def accepted_job(self) -> tuple[str, Locator]:
-        """The id of the one job that was accepted in this visit, and its place on the page."""
-        link = self.page.locator("#accepted a")
-        expect(link).to_have_attribute("href", JOB_ID)
-        job_id = (link.get_attribute("href") or "").removeprefix("#")
-        return job_id, self.job_of(job_id)
-
-    def asked(self) -> int:
-        """How many requests there were but for pictures."""
-        return len(
-            [url for url in self.requests if urlsplit(url).path.startswith(("/v1/", "/page"))]
-        )
-
-    def is_following(self) -> bool:
-        """Whether the last request about jobs, after the stream, was for their list."""
-        asked = [url for url in self.requests if STREAM in url or JOBS in url]
-        return len(asked) > 1 and JOBS in asked[-1]
-
-    def expect_problem(self, words: str) -> None:
-        """Check that a problem with these words was logged, and remove it."""
-        assert [problem for problem in self.problems if words in problem], self.problems
-        self.problems = [problem for problem in self.problems if words not in problem]
-
-
-def open_context(browser: Browser) -> BrowserContext:
-    """A profile of its own, in which pages may use the clipboard."""
-    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
-    context.set_default_timeout(1_000 * PATIENCE)
-    return context
-
-
-@contextlib.contextmanager
-def visiting(
-    context: BrowserContext, urls: tuple[str, ...], *, width: int = 1280, dark: bool = False
-) -> Iterator[Visit]:
-    """Open the service at the first of `urls`; requests to hosts outside `urls` fail the test."""
-    page = context.new_page()
-    page.set_viewport_size({"width": width, "height": 800})
-    page.emulate_media(color_scheme="dark" if dark else "light")
-    visit = Visit(page, urls[0])
-
-    def note(request: Request) -> None:
-        visit.requests.append(request.url)
-
-    def dismiss(dialog: Dialog) -> None:
-        visit.problems.append(dialog.message)
-        dialog.dismiss()
-
-    context.on("request", note)
-    page.on("console", lambda message: visit.problems.append(message.text))
-    page.on("pageerror", lambda error: visit.problems.append(str(error)))
-    page.on("dialog", dismiss)
-    try:
-        page.goto(urls[0])
-        yield visit
-        if not page.is_closed():
-            page.evaluate("localStorage.clear()")
-    finally:
-        page.close()
-        context.remove_listener("request", note)
-    assert visit.problems == []
-    hosts = {urlsplit(url).netloc for url in visit.requests}
-    assert hosts <= {urlsplit(url).netloc for url in urls}
+    _, gate = gated_origin
+    gate.clear()
+    yield gate
+    gate.set()
 
 
 @pytest.fixture(scope="module")
@@ -674,12 +483,7 @@ def test_failed_images_are_retried_links_copied_and_all_is_undone(
 ) -> None:
     page = visit.page
     (tmp_path / "a b.png").write_bytes((IMAGES / "png-rgb.png").read_bytes() + b"once")
-    handler = partial(_OriginHandler, directory=str(tmp_path))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        base = f"http://127.0.0.1:{server.server_port}"
+    with running_origin(tmp_path) as (base, _):
         page.locator(".texts summary").click()
         page.get_by_label("Album").fill("Birds")
         page.get_by_label("Title of every image").fill("A [bird]")
@@ -705,8 +509,6 @@ def test_failed_images_are_retried_links_copied_and_all_is_undone(
         expect(job.get_by_role("status")).to_have_text("1 image is tried again.")
         expect(job.get_by_label("3 uploaded")).to_be_visible()
         expect(job.get_by_role("button", name="Retry")).to_be_hidden()
-        server.shutdown()
-        thread.join()
 
     expect(job.locator(".link")).to_have_count(3)
     links = job.locator(".link").all_inner_texts()
