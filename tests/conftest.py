@@ -46,6 +46,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--target", choices=("imgur", "s3"), default="imgur")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests of the page first.
+
+    Of several processes one then runs them all, with one browser: others steal the last tests.
+    """
+    items.sort(key=lambda item: item.path.name != "test_page.py")
+
+
 @pytest.fixture(autouse=True)
 def nodes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run services as nodes, if `--nodes` says so."""
