@@ -38,6 +38,9 @@ T = TypeVar("T")
 _THREADS_PER_ACTIVE_JOB = 16
 """Bounds the threads of jobs that only wait."""
 
+_SMALL_JOB = 16
+"""Images of a job that large jobs must not delay."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
@@ -235,6 +238,7 @@ class ImageLoad:
         for job in jobs:
             job.memory_bytes += self._held_of(documents.get(job.job_id))
         posted = Posted(*sender, tuple(job.job_id for job in jobs)) if sender else None
+        self._hurry(jobs)  # before the disk is waited for: long turns end meanwhile
         self._store.accept(jobs, posted=posted, documents=documents)
         try:
             self._register(jobs)
@@ -471,6 +475,7 @@ class ImageLoad:
         Raises only the exception of a bug for which no image and no job could be failed.
         """
         try:
+            self._hurry([job])
             self._transfers.run(self._jobs.work(job))
         except Exception:
             if not self.is_closing:
@@ -478,6 +483,11 @@ class ImageLoad:
             _log.exception("the work on a job was cut off job=%s", job.job_id)
         finally:
             _log_end(job)
+
+    def _hurry(self, jobs: Iterable[Job]) -> None:
+        """Let no large job delay small ones among these at each turn of the transfer loop."""
+        if any(len(job) <= _SMALL_JOB for job in jobs):
+            self._transfers.turns.shorten()
 
     def _work(self, job: Job | None) -> None:
         """The body of a thread: runs one job, and the next if no thread can be started for it."""

@@ -17,7 +17,7 @@ import os
 import selectors
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -34,6 +34,7 @@ from imageload.transport.request import (
     Signing,
     TransferError,
 )
+from imageload.transport.turns import Turns, current_job
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +77,8 @@ class TransferLoop:
     def __init__(self, on_break: Callable[[], object] | None = None) -> None:
         """`on_break` is called, on the loop, when a bug leaves transfers without an end."""
         self.on_break = on_break
+        self.turns = Turns[tuple[int, str]]()
+        """Resumes the tasks whose requests have ended."""
         self._thread = threading.Thread(target=self._run, name="transfers", daemon=True)
 
     def start(self) -> None:
@@ -258,7 +261,9 @@ class _Driver:
         self._selector = selectors.DefaultSelector()
         self._timer: asyncio.Handle | None = None
         self._timer_at = 0.0
-        self._in_flight: dict[pycurl.Curl, tuple[Exchange, asyncio.Future[tuple[int, str]]]] = {}
+        self._in_flight: dict[
+            pycurl.Curl, tuple[Exchange, Hashable, asyncio.Future[tuple[int, str]]]
+        ] = {}
         self._look_seconds = slow_seconds / _LOOKS
         self._look: asyncio.TimerHandle | None = None
         self.multi = pycurl.CurlMulti()
@@ -276,7 +281,7 @@ class _Driver:
         curl = exchange.curl
         self.multi.add_handle(curl)
         ended: asyncio.Future[tuple[int, str]] = self._loop.create_future()
-        self._in_flight[curl] = exchange, ended
+        self._in_flight[curl] = exchange, current_job.get(), ended
         if self._look is None and self._look_seconds:
             self._look = self._loop.call_later(self._look_seconds, self._end_slow)
         return ended
@@ -289,9 +294,10 @@ class _Driver:
     def _end_slow(self) -> None:
         """End the responses that are too slow, and look again while there are any requests."""
         now = time.monotonic()
-        for curl, (exchange, _) in self._in_flight.items():
+        for curl, (exchange, _, _) in self._in_flight.items():
             if exchange.is_too_slow(now):
                 self._end(curl, pycurl.E_OPERATION_TIMEDOUT, "too slow")
+        self._transfers.turns.resume()
         self._look = None
         if self._in_flight:
             self._look = self._loop.call_later(self._look_seconds, self._end_slow)
@@ -361,6 +367,7 @@ class _Driver:
                     self._end(curl, 0, "")
                 for curl, code, detail in badly:
                     self._end(curl, code, detail)
+            self._transfers.turns.resume()
         except Exception:
             _log.exception("the transfer loop broke")
             if self._transfers.on_break is not None:
@@ -368,6 +375,5 @@ class _Driver:
 
     def _end(self, curl: pycurl.Curl, code: int, detail: str) -> None:
         """End a handle with libcurl's `code`."""
-        _, ended = self._in_flight[curl]
-        if not ended.done():
-            ended.set_result((code, detail))
+        _, job_id, ended = self._in_flight[curl]
+        self._transfers.turns.put(job_id, ended, (code, detail))
