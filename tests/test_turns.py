@@ -61,16 +61,16 @@ def test_short_turns_resume_two_tasks_of_each_job() -> None:
     asyncio.run(steps())
 
 
-def test_turns_are_short_for_a_second() -> None:
+def test_turns_are_short_for_a_quarter_of_a_second() -> None:
     async def steps() -> None:
         clock = Clock()
         turns = Turns[int](clock)
         turns.shorten()
-        clock.now = 0.9
+        clock.now = 0.2
         futures = put(turns, "large", 9)
         turns.resume()
         assert done(futures) == 2
-        clock.now = 1.0
+        clock.now = 0.25
         await asyncio.sleep(0)
         assert done(futures) == 9
 

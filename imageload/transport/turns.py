@@ -18,7 +18,7 @@ T = TypeVar("T")
 current_job: ContextVar[Hashable] = ContextVar("current_job", default=None)
 """The id of the job that a task works on. Tasks without one count as one job."""
 
-_SHORT_SECONDS = 1.0
+_SHORT_SECONDS = 0.25
 """Short turns cost CPU time, so they end soon after the last small job."""
 _RESUMED_AT_A_SHORT_TURN = 2
 
@@ -33,12 +33,12 @@ class Turns(Generic[T]):
         self._will_resume = False
 
     def shorten(self) -> None:
-        """Resume few tasks of each job at a turn, for a second from now; from any thread."""
+        """Resume few tasks of each job at a turn, for 0.25 s from now; from any thread."""
         self._short_until = self._clock() + _SHORT_SECONDS
 
     @property
     def are_short(self) -> bool:
-        """True within a second after `shorten`."""
+        """True within 0.25 s after `shorten`."""
         return self._clock() < self._short_until
 
     def put(self, job_id: Hashable, future: asyncio.Future[T], result: T) -> None:
