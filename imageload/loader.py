@@ -476,11 +476,16 @@ class ImageLoad:
         """
         try:
             self._hurry([job])
-            self._transfers.run(self._jobs.work(job))
+            self._transfers.run(self._work_on(job))
         except Exception:
             if not self.is_closing:
                 raise
             _log.exception("the work on a job was cut off job=%s", job.job_id)
+
+    async def _work_on(self, job: Job) -> None:
+        """`Jobs.work`, and a log line at its end: its thread would have to get the GIL for that."""
+        try:
+            await self._jobs.work(job)
         finally:
             _log_end(job)
 

@@ -13,6 +13,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
 import pytest
@@ -460,6 +461,43 @@ def test_the_result_and_the_exception_of_a_coroutine_reach_another_thread(
     assert transfers.loop.run(asyncio.sleep(0, "done")) == "done"
     with pytest.raises(LookupError, match="a bug"):
         transfers.loop.run(fail())
+
+
+def test_a_cancelled_task_raises_in_the_thread_that_waits(transfers: Transfers) -> None:
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(CancelledError):
+        transfers.loop.run(cancelled())
+
+
+def test_a_thread_that_waits_is_released_when_the_loop_ends(transfers: Transfers) -> None:
+    raised: list[BaseException] = []
+    begun = asyncio.Event()
+
+    async def too_late() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    def wait() -> None:
+        try:
+            transfers.loop.run(too_late())
+        except RuntimeError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=wait, daemon=True)
+
+    async def last() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:  # the loop has cancelled every task, and so never cancels `too_late`
+            thread.start()
+            await begun.wait()
+
+    transfers.loop.submit(last())
+    assert transfers.loop.close(PATIENCE)
+    thread.join(PATIENCE)
+    assert [str(error) for error in raised] == ["the transfer loop has ended"]
 
 
 def test_the_loop_refuses_to_wait_for_itself(transfers: Transfers) -> None:

@@ -18,7 +18,8 @@ import selectors
 import threading
 import time
 from collections.abc import Callable, Coroutine, Hashable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import pycurl
@@ -79,6 +80,7 @@ class TransferLoop:
         self.on_break = on_break
         self.turns = Turns[tuple[int, str]]()
         """Resumes the tasks whose requests have ended."""
+        self._waiting: set[SimpleQueue[Any]] = set()
         self._thread = threading.Thread(target=self._run, name="transfers", daemon=True)
 
     def start(self) -> None:
@@ -105,11 +107,33 @@ class TransferLoop:
         return await asyncio.wrap_future(result)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """The result of `coroutine`, run on the loop while the calling thread waits."""
+        """The result of `coroutine`, run on the loop while the calling thread waits.
+
+        Raises CancelledError (of `concurrent.futures`) and RuntimeError if the loop ends before.
+        """
         if threading.current_thread() is self._thread:
             coroutine.close()
             raise RuntimeError("the transfer loop cannot wait for itself: await the coroutine")
-        return self.submit(coroutine).result()
+        if self.loop.is_closed():
+            coroutine.close()
+        # It costs less than a Future of `concurrent.futures`.
+        ended: SimpleQueue[asyncio.Task[T] | None] = SimpleQueue()
+
+        def start() -> None:
+            self.loop.create_task(coroutine).add_done_callback(ended.put)
+
+        self._waiting.add(ended)
+        try:
+            self.loop.call_soon_threadsafe(start)
+            task = ended.get()
+        finally:
+            self._waiting.discard(ended)
+        if task is None:
+            raise RuntimeError("the transfer loop has ended")
+        try:
+            return task.result()
+        except asyncio.CancelledError:
+            raise CancelledError from None
 
     def close(self, seconds: float = 5.0) -> bool:
         """Cancel every task and end the thread; True if it has ended after `seconds`."""
@@ -129,6 +153,8 @@ class TransferLoop:
                 self.loop.run_until_complete(self._end_tasks())
             finally:
                 self.loop.close()
+                for ended in list(self._waiting):
+                    ended.put(None)
 
     async def _end_tasks(self) -> None:
         """Cancel every task, also after a bug in the loop: threads wait for them."""
