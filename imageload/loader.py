@@ -38,9 +38,6 @@ T = TypeVar("T")
 _THREADS_PER_ACTIVE_JOB = 16
 """Bounds the threads of jobs that only wait."""
 
-_SMALL_JOB = 16
-"""Images of a job that large jobs must not delay."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
@@ -238,7 +235,6 @@ class ImageLoad:
         for job in jobs:
             job.memory_bytes += self._held_of(documents.get(job.job_id))
         posted = Posted(*sender, tuple(job.job_id for job in jobs)) if sender else None
-        self._hurry(jobs)  # before the disk is waited for: long turns end meanwhile
         self._store.accept(jobs, posted=posted, documents=documents)
         try:
             self._register(jobs)
@@ -475,7 +471,6 @@ class ImageLoad:
         Raises only the exception of a bug for which no image and no job could be failed.
         """
         try:
-            self._hurry([job])
             self._transfers.run(self._work_on(job))
         except Exception:
             if not self.is_closing:
@@ -488,11 +483,6 @@ class ImageLoad:
             await self._jobs.work(job)
         finally:
             _log_end(job)
-
-    def _hurry(self, jobs: Iterable[Job]) -> None:
-        """Let no large job delay small ones among these at each turn of the transfer loop."""
-        if any(len(job) <= _SMALL_JOB for job in jobs):
-            self._transfers.turns.shorten()
 
     def _work(self, job: Job | None) -> None:
         """The body of a thread: runs one job, and the next if no thread can be started for it."""

@@ -15,7 +15,6 @@ from typing import Any
 
 from imageload.errors import Failure
 from imageload.job import Job
-from imageload.transport.turns import current_job
 
 _MOST_ASIDE = 1_000
 """Images of a job that wait for a host, another image or their next download."""
@@ -249,7 +248,6 @@ class Window:
         task.add_done_callback(lambda _: self._ended(index, task))
 
     async def _run(self, index: int) -> None:
-        current_job.set(self.job.job_id)
         self._begun.add(index)
         await self._load(self, index)
 

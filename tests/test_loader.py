@@ -24,7 +24,6 @@ from imageload.job import (
 from imageload.retry import RetryRule
 from imageload.store import Link
 from imageload.store.memory import MemoryStore
-from imageload.transport.turns import Turns
 from tests.raising import raises_refused
 from tests.waiting import PATIENCE, wait_until
 from tests.wired import Folder, SlowStore, Tap, Wired, nowhere, urls
@@ -72,16 +71,6 @@ def test_a_job_of_one_url_passes_one_of_ten_thousand(wire: Wire) -> None:
     assert large.summary().status == "in-progress"
     assert large.summary().counts["completed"] == 0
     passed.set()
-
-
-@pytest.mark.parametrize(("images", "are_short"), [(1, True), (16, True), (17, False)])
-def test_a_small_job_shortens_the_turns_of_the_loop(
-    wire: Wire, images: int, are_short: bool
-) -> None:
-    wired = wire()
-    turns = wired.transfers.turns = Turns(clock=lambda: 0.0)
-    wired.wait(wired.start(urls(images)))
-    assert turns.are_short is are_short
 
 
 def test_max_active_jobs_bounds_the_threads_and_queues_the_other_jobs(

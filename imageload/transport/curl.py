@@ -17,7 +17,7 @@ import os
 import selectors
 import threading
 import time
-from collections.abc import Callable, Coroutine, Hashable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import CancelledError, Future
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -35,7 +35,6 @@ from imageload.transport.request import (
     Signing,
     TransferError,
 )
-from imageload.transport.turns import Turns, current_job
 
 _log = logging.getLogger(__name__)
 
@@ -78,8 +77,6 @@ class TransferLoop:
     def __init__(self, on_break: Callable[[], object] | None = None) -> None:
         """`on_break` is called, on the loop, when a bug leaves transfers without an end."""
         self.on_break = on_break
-        self.turns = Turns[tuple[int, str]]()
-        """Resumes the tasks whose requests have ended."""
         self._waiting: set[SimpleQueue[Any]] = set()
         self._thread = threading.Thread(target=self._run, name="transfers", daemon=True)
 
@@ -114,8 +111,6 @@ class TransferLoop:
         if threading.current_thread() is self._thread:
             coroutine.close()
             raise RuntimeError("the transfer loop cannot wait for itself: await the coroutine")
-        if self.loop.is_closed():
-            coroutine.close()
         # It costs less than a Future of `concurrent.futures`.
         ended: SimpleQueue[asyncio.Task[T] | None] = SimpleQueue()
 
@@ -126,10 +121,13 @@ class TransferLoop:
         try:
             self.loop.call_soon_threadsafe(start)
             task = ended.get()
+            if task is None:
+                raise RuntimeError("the transfer loop has ended")
+        except RuntimeError:
+            coroutine.close()
+            raise
         finally:
             self._waiting.discard(ended)
-        if task is None:
-            raise RuntimeError("the transfer loop has ended")
         try:
             return task.result()
         except asyncio.CancelledError:
@@ -287,9 +285,7 @@ class _Driver:
         self._selector = selectors.DefaultSelector()
         self._timer: asyncio.Handle | None = None
         self._timer_at = 0.0
-        self._in_flight: dict[
-            pycurl.Curl, tuple[Exchange, Hashable, asyncio.Future[tuple[int, str]]]
-        ] = {}
+        self._in_flight: dict[pycurl.Curl, tuple[Exchange, asyncio.Future[tuple[int, str]]]] = {}
         self._look_seconds = slow_seconds / _LOOKS
         self._look: asyncio.TimerHandle | None = None
         self.multi = pycurl.CurlMulti()
@@ -307,7 +303,7 @@ class _Driver:
         curl = exchange.curl
         self.multi.add_handle(curl)
         ended: asyncio.Future[tuple[int, str]] = self._loop.create_future()
-        self._in_flight[curl] = exchange, current_job.get(), ended
+        self._in_flight[curl] = exchange, ended
         if self._look is None and self._look_seconds:
             self._look = self._loop.call_later(self._look_seconds, self._end_slow)
         return ended
@@ -320,10 +316,9 @@ class _Driver:
     def _end_slow(self) -> None:
         """End the responses that are too slow, and look again while there are any requests."""
         now = time.monotonic()
-        for curl, (exchange, _, _) in self._in_flight.items():
+        for curl, (exchange, _) in self._in_flight.items():
             if exchange.is_too_slow(now):
                 self._end(curl, pycurl.E_OPERATION_TIMEDOUT, "too slow")
-        self._transfers.turns.resume()
         self._look = None
         if self._in_flight:
             self._look = self._loop.call_later(self._look_seconds, self._end_slow)
@@ -393,7 +388,6 @@ class _Driver:
                     self._end(curl, 0, "")
                 for curl, code, detail in badly:
                     self._end(curl, code, detail)
-            self._transfers.turns.resume()
         except Exception:
             _log.exception("the transfer loop broke")
             if self._transfers.on_break is not None:
@@ -401,5 +395,6 @@ class _Driver:
 
     def _end(self, curl: pycurl.Curl, code: int, detail: str) -> None:
         """End a handle with libcurl's `code`."""
-        _, job_id, ended = self._in_flight[curl]
-        self._transfers.turns.put(job_id, ended, (code, detail))
+        _, ended = self._in_flight[curl]
+        if not ended.done():
+            ended.set_result((code, detail))
