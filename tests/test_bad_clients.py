@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -18,7 +19,11 @@ from pathlib import Path
 
 import pytest
 import requests
+import tornado.netutil
+import tornado.web
 
+from imageload.settings import Tuning
+from imageload.web.server.connections import Server
 from tests.request_fuzz import fuzz
 from tests.service import ROOT, RunningService, ServiceProcess, running_service
 from tests.waiting import PATIENCE, wait_until
@@ -555,3 +560,30 @@ def test_random_requests_cause_no_error_of_the_service(tmp_path: Path) -> None:
         outcome = fuzz(fuzzed, 400, seed=1)
     assert outcome.wrong == []
     assert {200, 202, 400, 404, 405, 505} <= {*outcome.statuses}
+
+
+def test_a_response_in_progress_is_sent_before_connections_are_closed() -> None:
+    begun, may_respond = asyncio.Event(), asyncio.Event()
+
+    class Slow(tornado.web.RequestHandler):
+        async def get(self) -> None:
+            begun.set()
+            await may_respond.wait()
+            self.write("all of it")
+
+    async def stop_in_mid_response() -> str:
+        application = tornado.web.Application([("/", Slow)])
+        server = Server(application, most=10, tuning=Tuning(), on_close=lambda _: None)
+        listening = tornado.netutil.bind_sockets(0, "127.0.0.1")
+        server.add_sockets(listening)
+        url = f"http://127.0.0.1:{listening[0].getsockname()[1]}/"
+        response = asyncio.create_task(asyncio.to_thread(requests.get, url, timeout=PATIENCE))
+        await begun.wait()
+        server.stop()
+        closing = asyncio.create_task(server.close_all_connections())
+        await asyncio.sleep(0)
+        may_respond.set()
+        await closing
+        return (await response).text
+
+    assert asyncio.run(stop_in_mid_response()) == "all of it"

@@ -49,6 +49,7 @@ _CHECKED_AT_ONCE = 64
 _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
 _PAUSE_SECONDS = 0.5
 _SECONDS_BETWEEN_WARNINGS = 60.0
+_LAST_RESPONSES_SECONDS = 2.0
 
 
 class ClientStream(tornado.iostream.IOStream):
@@ -125,6 +126,7 @@ class Server(tornado.httpserver.HTTPServer):
         self._closed: Counter[CloseReason] = Counter()
         self._warned: dict[str, float] = {}
         self._watching: asyncio.Task[None] | None = None
+        self._responded = asyncio.Event()
 
     @property
     def connections(self) -> int:
@@ -146,6 +148,15 @@ class Server(tornado.httpserver.HTTPServer):
             self._loop.remove_reader(sock)
             sock.close()
         self._listening = []
+
+    async def close_all_connections(self) -> None:
+        """Close all connections, once the responses in progress are sent or 2 s are over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_RESPONSES_SECONDS):
+                while any(stream.phase == "responding" for stream in self._open):
+                    self._responded.clear()
+                    await self._responded.wait()
+        await super().close_all_connections()
 
     def _accept(self, sock: socket.socket) -> None:
         for _ in range(_ACCEPTED_AT_ONCE):
@@ -192,6 +203,7 @@ class Server(tornado.httpserver.HTTPServer):
     def _forget(self, stream: ClientStream) -> None:
         self._open.discard(stream)
         self._waiting.pop(stream, None)
+        self._responded.set()
 
     def start_request(
         self, server_conn: object, request_conn: HTTPConnection
@@ -208,6 +220,7 @@ class Server(tornado.httpserver.HTTPServer):
         self._waiting.pop(stream, None)
         if phase != "responding":
             self._waiting[stream] = None
+            self._responded.set()
 
     async def _watch(self) -> None:
         before = self._loop.time()
