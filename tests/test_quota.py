@@ -1153,6 +1153,20 @@ def test_what_waits_fails_for_an_outage_only_after_a_probe_in_its_own_time(clock
     assert caught.value.max_tries == 1
 
 
+def test_a_wait_for_credits_that_begins_in_an_outage_fails_nothing(clock: Clock) -> None:
+    quotas = Quotas(terms=Terms(outage_seconds=20.0), clock=clock)
+    quota, gate = quotas.each[0], Gate(quotas, UPLOAD)
+    since = clock.now
+    upload(quota, error=BLOCK)
+    clock.now += 50.0
+    quota.learn({"UserLimit": 500, "UserRemaining": 0, "UserReset": 3600}, clock.now)
+    assert gate.closed is not None
+    assert gate.closed.reason == "user"
+    gate.raise_long_outage(since)
+    assert not gate.is_long_outage
+    assert gate.seconds_to_next(0) == 3600.0
+
+
 def test_an_outage_of_albums_leaves_the_gate_of_uploads_open(clock: Clock) -> None:
     quotas = Quotas(clock=clock)
     uploads, albums = Gate(quotas, UPLOAD), Gate(quotas, ALBUM)

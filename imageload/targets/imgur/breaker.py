@@ -83,6 +83,8 @@ class Blocked:
     reason: Reason
     until: float
     message: str
+    is_budget: bool = False
+    """Credits or posts are used up: no outage, however long."""
 
     def error(self, now: float) -> errors.UploadError:
         """The error of a request that was not sent."""

@@ -45,7 +45,7 @@ class Gate:
     @property
     def is_long_outage(self) -> bool:
         """True if requests that have waited too long are to fail."""
-        return self._quotas.outage_seconds(self._endpoint) >= self._outage_seconds
+        return self._outage(self.closed) >= self._outage_seconds
 
     def seconds_to_next(self, unsent: int) -> float:
         """The seconds until one more request may start; inf: until a request has ended.
@@ -59,7 +59,7 @@ class Gate:
         self._notify(closed)
         if closed is None:
             return math.inf
-        outage = self._quotas.outage_seconds(self._endpoint)
+        outage = self._outage(closed)
         until_long = self._outage_seconds - outage if outage else math.inf
         return max(0.0, min(self._quotas.seconds_to_open(closed), until_long))
 
@@ -76,12 +76,18 @@ class Gate:
         long.
         """
         closed, now = self.closed, self._quotas.clock()
-        outage = self._quotas.outage_seconds(self._endpoint)
+        outage = self._outage(closed)
         is_long = outage > 0 and min(outage, now - since) >= self._outage_seconds
         if closed is not None and is_long and self._quotas.refused_at(self._endpoint) >= since:
             error = error or closed.error(now)
             error.max_tries = 1
             raise error
+
+    def _outage(self, closed: Blocked | None) -> float:
+        """For how long the endpoint has served nothing; 0 in a wait for a budget."""
+        if closed is not None and closed.is_budget:
+            return 0.0
+        return self._quotas.outage_seconds(self._endpoint)
 
     def _notify(self, closed: Blocked | None) -> None:
         """Call the watchers if requests wait for something else than before."""

@@ -174,7 +174,7 @@ class Quota:
             return None
         is_month = name == "client" and self.daily_hits.presume_block(now)
         reason: Reason = "month" if is_month else name
-        return Blocked(reason, latest, MESSAGES[reason])
+        return Blocked(reason, latest, MESSAGES[reason], is_budget=True)
 
     def opens_at(self, kind: Kind) -> float:
         """When its breakers let a request through, for a forecast; inf: nobody knows."""
