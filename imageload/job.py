@@ -503,7 +503,7 @@ class Job:
         job._started, job._version = started, version
         job._settled = settled
         job._last_place = max((image.version for image in job._images), default=0)
-        is_unfinished = settled is None and not job.summary().finished
+        is_unfinished = settled is None and not job._view(()).finished
         if is_unfinished and (started or job._counts["downloaded"]):
             job._started = False
             job._version += 1
@@ -516,7 +516,6 @@ class Job:
         job._maybe_duplicates = sum(image.maybe_duplicate for image in job._images)
         job._downloaded_bytes = sum(image.downloaded_bytes for image in job._images)
         job._uploaded_bytes = sum(image.uploaded_bytes for image in job._images)
-        job._summary = None
         return job
 
     def __len__(self) -> int:

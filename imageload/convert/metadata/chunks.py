@@ -21,8 +21,7 @@ def strip_png(source: bytes) -> Parts:
 
     What follows IEND is cut off. A file that is cut short stays so.
     """
-    parts, at = Parts(source), 8
-    parts.keep(0, at)
+    parts, at = Parts(source, range(8)), 8
     for _ in range(most_parts(source)):
         kind = source[at + 4 : at + 8]
         if len(kind) < 4:
@@ -71,7 +70,7 @@ def strip_webp(source: bytes) -> Parts:
         elif kind == b"ANMF":
             _add_chunk(parts, kind, _frame(source, payload, numbers))
         elif kind in _KEPT_WEBP and kind != b"VP8X":
-            _add_chunk(parts, kind, _kept(source, payload))
+            _add_chunk(parts, kind, Parts(source, payload))
     if extended is not None:
         flags = extended[0] & ~(_EXIF_FLAG | _XMP_FLAG) | (_EXIF_FLAG if has_exif else 0)
         _add_chunk(before, b"VP8X", bytes((flags,)) + extended[1:])
@@ -83,17 +82,11 @@ def strip_webp(source: bytes) -> Parts:
 
 def _frame(source: bytes, payload: range, numbers: Iterator[int]) -> Parts:
     """What is kept of a frame of an animation."""
-    frame = _kept(source, payload[:16])
+    frame = Parts(source, payload[:16])
     for kind, inner in _riff_chunks(source, payload.start + 16, payload.stop, numbers):
         if kind in _PIXELS:
-            _add_chunk(frame, kind, _kept(source, inner))
+            _add_chunk(frame, kind, Parts(source, inner))
     return frame
-
-
-def _kept(source: bytes, place: range) -> Parts:
-    parts = Parts(source)
-    parts.keep(place.start, place.stop)
-    return parts
 
 
 def _riff_chunks(

@@ -16,13 +16,17 @@ class Part(NamedTuple):
 
 
 class Parts:
-    """A stripped file, from its beginning on: ranges of `source` that are kept, and new bytes."""
+    """A stripped file, from its beginning on: ranges of `source` that are kept, and new bytes.
 
-    def __init__(self, source: bytes) -> None:
+    It begins with the range `kept`, as by `keep`.
+    """
+
+    def __init__(self, source: bytes, kept: range = range(0)) -> None:
         self._source = source
         self._parts: list[range | bytes] = []
         self.length = 0
         """The bytes of the stripped file so far."""
+        self.keep(kept.start, kept.stop)
 
     def keep(self, at: int, end: int) -> None:
         """Append the bytes of the source from `at` to `end`, or to its own end."""

@@ -27,8 +27,7 @@ def strip_jpeg(source: bytes) -> Parts:
     What follows the image is cut off: more pictures (MPF, a gain map) and films have metadata of
     their own. A file that is cut short stays so.
     """
-    parts = Parts(source)
-    parts.keep(0, 2)
+    parts = Parts(source, range(2))
     at, has_exif = 2, False
     for _ in range(most_parts(source)):
         at = _find(_MARKER, source, at)
@@ -93,8 +92,7 @@ _LOOP_BYTES: Final = 5  # of the sub-block with the number of loops
 def strip_gif(source: bytes) -> Parts:
     """Keeps pictures, their control blocks, the number of loops, and ICC."""
     at = 13 + _table_bytes(source[10])
-    parts, blocks = Parts(source), _Blocks(source)
-    parts.keep(0, at)
+    parts, blocks = Parts(source, range(at)), _Blocks(source)
     while at < len(source):
         kind = source[at]
         if kind == 0x3B:
