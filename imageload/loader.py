@@ -371,10 +371,7 @@ class ImageLoad:
 
         Raises Refused (shutting-down) once the loop has ended.
         """
-        try:
-            return self._transfers.submit(action)
-        except RuntimeError:
-            raise shutting_down() from None
+        return self._transfers.submit(action)
 
     async def cancel(self, job: Job) -> CancelResult:
         """Fail open images as `cancelled`; how many that may be.

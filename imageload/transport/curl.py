@@ -90,18 +90,19 @@ class TransferLoop:
             raise
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run `coroutine` on the loop, from another thread. RuntimeError after `close`."""
-        if self.loop.is_closed():
+        """Run `coroutine` on the loop, from another thread.
+
+        Raises Refused (shutting-down) after `close`.
+        """
+        try:
+            return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        except RuntimeError:
             coroutine.close()
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+            raise shutting_down() from None
 
     async def act(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """The result of `coroutine`, for another loop. Refused (shutting-down) after `close`."""
-        try:
-            result = self.submit(coroutine)
-        except RuntimeError:
-            raise shutting_down() from None
-        return await asyncio.wrap_future(result)
+        """The result of `coroutine`, as `submit` runs it, for another loop."""
+        return await asyncio.wrap_future(self.submit(coroutine))
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """The result of `coroutine`, run on the loop while the calling thread waits.
