@@ -184,16 +184,23 @@ def test_without_a_thread_a_request_is_refused_and_nothing_registered(
     assert [*wired.changes] == [job.job_id]
 
 
+def start_second_without_thread(
+    wired: Wired, tap: Tap[Report], monkeypatch: pytest.MonkeyPatch
+) -> tuple[Job, Job]:
+    """A job that downloads, and one that was posted when the system had no thread left."""
+    first = wired.start(urls(1, "first"))
+    tap.next(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        return first, wired.start(urls(1, "second"))
+
+
 def test_without_a_thread_a_job_waits_while_another_runs_and_starts_after_it(
     wire: Wire, folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tap = Tap(folder.download)
     wired = wire(tap)
-    first = wired.start(urls(1, "first"))
-    tap.next(1)
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", no_thread)
-        second = wired.start(urls(1, "second"))
+    first, second = start_second_without_thread(wired, tap, monkeypatch)
     assert second.summary().status == "pending"
     tap.resume(2)
     wired.wait(first)
@@ -251,11 +258,7 @@ def test_jobs_that_wait_begin_when_the_system_has_threads_again(
     monkeypatch.setattr(loader, "STALL_SECONDS", 0.01)
     tap = Tap(folder.download)
     wired = wire(tap)
-    first = wired.start(urls(1, "first"))
-    tap.next(1)
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", no_thread)
-        second = wired.start(urls(1, "second"))
+    first, second = start_second_without_thread(wired, tap, monkeypatch)
     assert tap.next(1) == [second.image(0).url]
     tap.resume(2)
     wired.wait(first)
