@@ -253,6 +253,27 @@ def test_an_unreachable_service_shows_a_message_and_keeps_the_text(
     visit.expect_problem("net::ERR_INTERNET_DISCONNECTED")
 
 
+def test_an_upload_is_not_lost_to_a_search_that_begins_by_itself(
+    visit: Visit, origin: str
+) -> None:
+    page, held = visit.page, list[Route]()
+    page.route("**/v1/documents?*", lambda route: held.append(route), times=1)
+    with page.expect_request("**/v1/documents?*"):
+        page.evaluate(
+            """url => {
+                const [box, send] = ["urls", "send"].map((id) => document.getElementById(id));
+                box.value = url;
+                box.dispatchEvent(new Event("input"));
+                send.click();
+            }""",
+            f"{origin}/png-rgb.png",
+        )
+    with page.expect_request("**/v1/documents?*"):  # all is loaded anew, and searched again
+        page.evaluate("window.dispatchEvent(new Event('online'))")
+    assert len(held) == 1
+    expect(visit.accepted_job()[1].locator("header .state")).to_have_text("finished")
+
+
 def test_requests_to_an_unreachable_service_back_off(lone_visit: Visit) -> None:
     visit = lone_visit
     watch = visit.page.locator("#watch")
@@ -398,6 +419,25 @@ def test_files_are_previewed_together_and_become_a_job_each(visit: Visit, origin
         ]
     )
     expect(page.locator("#files li")).to_have_count(0)
+
+
+def test_a_file_that_is_added_while_an_upload_is_sent_stays_for_the_next(
+    visit: Visit, origin: str
+) -> None:
+    page, held = visit.page, list[Route]()
+    page.route("**/v1/images/upload", lambda route: held.append(route), times=1)
+    visit.paste(f"{origin}/png-rgb.png")
+    with page.expect_request("**/v1/images/upload"):
+        page.get_by_role("button", name="Upload", exact=True).click()
+    text = f"![]({origin}/jpeg-baseline.jpg)".encode()
+    page.locator("#file").set_input_files(
+        {"name": "late.md", "mimeType": "text/plain", "buffer": text}
+    )
+    held[0].continue_()
+    visit.accepted_job()
+    expect(page.get_by_label("Image URLs")).to_have_value("")
+    expect(page.locator("#files li")).to_contain_text("late.md")
+    expect(page.locator("#found")).to_have_text("1 image in this Markdown.")
 
 
 def test_only_what_was_typed_last_is_searched_and_nothing_for_an_empty_box(visit: Visit) -> None:

@@ -162,7 +162,8 @@ export class UploadForm {
     this.#timer = setTimeout(() => this.#look(), TYPING_MS);
   }
 
-  // Find the images of all documents, and show them; whether that could be done.
+  // Find the images of all documents, and show them. Resolves to whether it came to an end: a newer
+  // one overtakes it, and so does a change of the documents.
   async #look() {
     clearTimeout(this.#timer);
     this.#request.abort();
@@ -180,7 +181,7 @@ export class UploadForm {
       show(this.#parts.found, `${problem.title}: ${problem.message}`);
       this.#preview.update([], []);
       if (problem.wantsToken) this.#act.problem(problem);
-      return false;
+      return true;
     }
     this.#showFound();
     return true;
@@ -223,8 +224,10 @@ export class UploadForm {
     box.readOnly = true;
     send.textContent = "Sending…";
     try {
-      if (this.#found || (await this.#look())) await this.#postFound();
-      else if (this.#parts.found.textContent) this.#act.refuse(paragraph(this.#parts.found.textContent));
+      let isOver = Boolean(this.#found);
+      while (!isOver) isOver = await this.#look();
+      if (this.#found) await this.#postFound();
+      else this.#act.refuse(paragraph(this.#parts.found.textContent));
     } catch (problem) {
       this.#act.problem(problem);
       this.#act.refuse(paragraph("Nothing is lost: it is still in the form."));
@@ -238,9 +241,10 @@ export class UploadForm {
 
   async #postFound() {
     const isTicked = ({ url }) => this.#preview.isTicked(url);
-    const wanted = this.#found.filter(({ images }) => images.some(isTicked));
+    const found = this.#found;
+    const wanted = found.filter(({ images }) => images.some(isTicked));
     if (!wanted.length) {
-      const isEmpty = !this.#found.some(({ images }) => images.length);
+      const isEmpty = !found.some(({ images }) => images.length);
       const words = isEmpty ? "There is no image URL in the form." : "No image is ticked.";
       this.#act.refuse(paragraph(words));
       this.focus();
@@ -260,10 +264,10 @@ export class UploadForm {
       this.#act.accepted(await uploadDocuments(documents.map(named), options, skip.map(({ url }) => url)));
     }
     this.#form.reset();
-    this.#files = [];
+    // A file that was dropped in the meantime is for the next upload.
+    this.#files = this.#files.filter((each) => !found.some(({ file }) => file === each));
     this.#showFiles();
-    this.#found = [];
-    this.#showFound();
+    await this.#look();
   }
 
   #texts() {
