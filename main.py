@@ -29,7 +29,7 @@ from imageload import options
 from imageload.errors import StoreError
 from imageload.fetch.spool import spool_folder
 from imageload.fetch.tempfiles import temp_folder
-from imageload.loader import Order
+from imageload.registry import Order
 from imageload.sandbox_process import SandboxError, SandboxProcess, imgur_or_sandbox
 from imageload.schemas import AcceptedJson, CancelJson, JobsJson, LinksJson, summary_json
 from imageload.settings import Settings

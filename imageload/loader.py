@@ -1,4 +1,4 @@
-"""ImageLoad: the registry of jobs, and the one background thread that each job has.
+"""ImageLoad: the jobs in memory, and the one background thread that each job has.
 
     upload(orders) ─► Jobs in job_list_s ─► a thread each: begin_upload(job)
                                               └─► Jobs.work(job) on the transfer loop; waits
@@ -20,12 +20,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import dropwhile, islice
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from imageload.errors import Refused, shutting_down
-from imageload.job import Item, Job, Only, Snapshot, memory_of
+from imageload.job import Job, Only, Snapshot, memory_of
 from imageload.jobs import CancelResult, Jobs, WindowRules
 from imageload.pipeline import Pipeline
+from imageload.registry import Order, Sender, Summarized, jobs_of
 from imageload.store import Posted, Totals
 from imageload.targets import Blocked, BudgetView, Endpoint
 from imageload.transport.curl import TransferLoop
@@ -40,41 +41,6 @@ _THREADS_PER_ACTIVE_JOB = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """One job as a client asks for it: a list of URLs or Items, and how they are treated.
-
-    `document`: the text that it comes from, for the store to keep, and the name of its file.
-    """
-
-    items: Sequence[str | Item]
-    dedupe: bool = True
-    album: str | None = None
-    callback: str | None = None
-    document: bytes | None = None
-    document_name: str | None = None
-
-
-def jobs_of(orders: Iterable[Order]) -> tuple[list[Job], dict[str, bytes]]:
-    """A Job for each order, and the documents by the jobs' ids."""
-    jobs, documents = [], {}
-    for each in orders:
-        job = Job(each.items, dedupe=each.dedupe, album=each.album, callback=each.callback)
-        job.document = each.document_name
-        jobs.append(job)
-        if each.document is not None:
-            documents[job.job_id] = each.document
-    return jobs, documents
-
-
-class Sender(NamedTuple):
-    """The caller of a POST, its Idempotency-Key, and a hash of its body."""
-
-    caller: str
-    key: str
-    fingerprint: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
     """How many jobs are at work, wait for a thread, and stay in memory once they are finished.
 
@@ -86,100 +52,6 @@ class Capacity:
     keep_jobs: int = 10_000
     keep_hours: float = math.inf
     jobs_bytes: int = 2**30
-
-
-class Summarized(Protocol):
-    """A job, or a summary of one."""
-
-    def summary(self) -> Snapshot:
-        """The job without its images."""
-
-
-class Watch(Protocol):
-    """The jobs with listeners, for a Registry that follows other nodes; for the API's loop."""
-
-    def watched(self) -> list[Job]:
-        """The jobs with listeners."""
-
-    @property
-    def watches_all(self) -> bool:
-        """True if a client listens to all jobs."""
-
-    def touch(self, job_ids: Iterable[str]) -> None:
-        """Notify listeners to all jobs of changes of these."""
-
-    def notify(self) -> None:
-        """Notify all listeners: jobs wait for something else, or no longer."""
-
-
-class Registry(Protocol):
-    """The jobs as the HTTP API sees them: an ImageLoad's, or those of many nodes.
-
-    `cancel`, `purge`, `retry` and `rehost` are passed to `act`, which awaits them on the right
-    loop.
-    """
-
-    is_closing: bool
-    has_links: bool
-    """True if `jobs` has the links of all jobs that are not retired; else the store has them."""
-    workers: int | None
-    """How many nodes work on jobs; None: this process does, and there are no others."""
-
-    @property
-    def listed(self) -> Mapping[str, Summarized]:
-        """Jobs by id, oldest first; on a node, as they were at the last `look`."""
-
-    @property
-    def trouble(self) -> str | None:
-        """Why the jobs cannot be read or written at the moment."""
-
-    def upload(self, orders: Sequence[Order], sender: Sender | None = None) -> list[Job]:
-        """Make a Job of each order, all or none; blocks. Raises Refused."""
-
-    async def find(self, job_id: str) -> Job | None:
-        """The job as it is now, or None."""
-
-    async def newest(self, after: str | None, limit: int) -> list[Snapshot]:
-        """Summaries of jobs, newest first, older than the job `after`; raises LookupError."""
-
-    async def run(self) -> None:
-        """Follow other nodes, on the loop of the API, until it is cancelled."""
-
-    async def look(self) -> None:
-        """Bring `listed` up to date, for a new listener to all jobs."""
-
-    def closed(self, endpoint: Endpoint) -> Blocked | None:
-        """Why requests of this kind wait for the target, on all nodes, and until when."""
-
-    def parked(self) -> int:
-        """How many images wait because the target takes no uploads; may block."""
-
-    def budgets(self) -> Sequence[BudgetView]:
-        """The limits of the target, on all nodes; none without limits."""
-
-    def seconds_for(self, uploads: int) -> float:
-        """How long so many uploads will take; inf: unknown."""
-
-    def jobs(self) -> list[Job]:
-        """Jobs whose links the store does not list, oldest first."""
-
-    def totals(self) -> Totals:
-        """How many there are; may block."""
-
-    def cancel(self, job: Job) -> Coroutine[Any, Any, CancelResult]:
-        """Fail open images as `cancelled`; how many that may be."""
-
-    def purge(self, job: Job) -> Coroutine[Any, Any, CancelResult]:
-        """`cancel`, and delete the job's images from the target."""
-
-    def retry(self, job: Job, only: Only = None) -> Coroutine[Any, Any, int]:
-        """Load the failed images again that `only` chooses; how many they are."""
-
-    def rehost(self, job: Job, dead: Mapping[int, int]) -> Coroutine[Any, Any, int]:
-        """Load images again whose links are dead, by index and version; how many they are."""
-
-    async def act(self, action: Coroutine[Any, Any, T]) -> T:
-        """The result of a `cancel`, a `purge`, a `retry` or a `rehost`."""
 
 
 class ImageLoad:

@@ -30,11 +30,12 @@ from imageload.fetch.spool import Spool
 from imageload.fetch.tempfiles import TempBytes, TempFiles
 from imageload.job import Change, Job, Report
 from imageload.jobs import WindowRules
-from imageload.loader import Capacity, ImageLoad, Registry, Watch
+from imageload.loader import Capacity, ImageLoad
 from imageload.observers.metrics import Metrics, Phase
 from imageload.observers.webhooks import WebhookRules, Webhooks
 from imageload.options import location
 from imageload.pipeline import AlbumLinks, Observer, Pipeline
+from imageload.registry import Registry, Watch
 from imageload.retry import RetryRule
 from imageload.sandbox_process import SandboxProcess
 from imageload.settings import SANDBOX_CLIENT_ID, Settings, Tuning

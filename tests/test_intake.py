@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from imageload.errors import Refused
 from imageload.job import Item
-from imageload.loader import Order
+from imageload.registry import Order
 from imageload.web.intake import read_orders
 from tests.raising import raises_refused
 

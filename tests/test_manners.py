@@ -15,7 +15,7 @@ import requests
 
 from imageload.errors import Refused
 from imageload.job import Job
-from imageload.loader import Sender
+from imageload.registry import Sender
 from imageload.store import Posted
 from imageload.store.memory import MemoryStore
 from imageload.web.idempotency import IdempotencyKeys, checked_key

@@ -27,7 +27,7 @@ from imageload.job import (
     Uploaded,
     Uploading,
 )
-from imageload.loader import Sender
+from imageload.registry import Sender
 from imageload.store import Posted
 from imageload.store.postgres import schema
 from imageload.store.postgres.connections import Connection, Connections

@@ -15,7 +15,7 @@ from imageload.job import (
     Landed,
     Report,
 )
-from imageload.loader import Order
+from imageload.registry import Order
 from tests.waiting import PATIENCE
 from tests.wired import Folder, Tap, Wired, link_of, urls
 

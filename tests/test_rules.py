@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 CORE = {"job", "errors", "settings", "retry"}
 ROOMS = {"fetch", "convert", "targets", "store", "observers"}
 SHARED = {"transport", "processes", "job", "errors"}
-CLUSTER = {"store", "loader", "jobs", "targets", "transport", "job", "errors"}
+CLUSTER = {"store", "loader", "registry", "jobs", "targets", "transport", "job", "errors"}
 EXCEPTIONS = {
     "convert": {"fetch"},  # the sniffer and the temp files
     "targets": {"fetch"},  # the temp files' disk errors

@@ -22,8 +22,9 @@ from imageload.fetch.spool import Spool
 from imageload.fetch.tempfiles import TempBytes, TempFiles
 from imageload.job import Change, Downloaded, Failed, Image, Job, Landed, Report, Uploaded
 from imageload.jobs import WindowRules
-from imageload.loader import Capacity, ImageLoad, Order
+from imageload.loader import Capacity, ImageLoad
 from imageload.pipeline import Observer, Pipeline
+from imageload.registry import Order
 from imageload.retry import RetryRule
 from imageload.store.memory import MemoryStore
 from imageload.targets import Upload, UploadCancelled

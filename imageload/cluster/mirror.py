@@ -23,7 +23,7 @@ from imageload.cluster.lease import UNKNOWING, LeaseRules, blocked_of, soonest
 from imageload.errors import ImageLoadError, shutting_down
 from imageload.job import Change, Job, Only, Snapshot
 from imageload.jobs import CANCELLED, CancelResult
-from imageload.loader import Order, Sender, Watch, jobs_of
+from imageload.registry import Order, Sender, Watch, jobs_of
 from imageload.store import Posted, Totals
 from imageload.store.postgres.store import PostgresStore
 from imageload.targets import Blocked, BudgetView, Endpoint, Terms

@@ -14,7 +14,8 @@ from imageload.cluster.queue import Queue
 from imageload.cluster.worker import Tell, Worker, WorkerRules, WorkerState
 from imageload.errors import StoreUnavailable
 from imageload.job import Change, Job
-from imageload.loader import ImageLoad, Watch
+from imageload.loader import ImageLoad
+from imageload.registry import Watch
 from imageload.store import Clock
 from imageload.store.postgres.store import open_postgres
 from imageload.targets import Target

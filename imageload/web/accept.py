@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from imageload.errors import Refused
 from imageload.job import Job
-from imageload.loader import Order, Sender
+from imageload.registry import Order, Sender
 from imageload.web.base import BaseHandler
 from imageload.web.idempotency import checked_key
 from imageload.web.limits import Pool

@@ -17,7 +17,7 @@ import tornado.web
 
 from imageload.errors import Refused
 from imageload.job import Job, Snapshot
-from imageload.loader import Registry
+from imageload.registry import Registry
 from imageload.schemas import WaitingJson, utc_text
 from imageload.service import Service
 from imageload.settings import Settings, Tuning

@@ -16,7 +16,7 @@ from imageload.documents.original import Original, decode_original
 from imageload.errors import InvalidURL, Refused
 from imageload.fetch.guard import check_url
 from imageload.job import Job, Snapshot
-from imageload.loader import Order
+from imageload.registry import Order
 from imageload.schemas import DocumentsAcceptedJson
 from imageload.web.accept import AcceptHandler
 from imageload.web.base import BaseHandler, tag_of_job

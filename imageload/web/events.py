@@ -38,7 +38,7 @@ from imageload.job import (
     Snapshot,
     Uploaded,
 )
-from imageload.loader import Summarized
+from imageload.registry import Summarized
 from imageload.schemas import (
     ProgressEventJson,
     WaitingJson,

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from imageload.errors import KeyUsed, Refused
-from imageload.loader import Sender
+from imageload.registry import Sender
 from imageload.store import Posted, Store
 
 _MAX_LENGTH = 255

@@ -18,7 +18,7 @@ from imageload.errors import InvalidURL, Refused
 from imageload.fetch.guard import check_url
 from imageload.job import Item
 from imageload.lists import pieces_of
-from imageload.loader import Order
+from imageload.registry import Order
 from imageload.web import json_text
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"

@@ -13,7 +13,7 @@ import msgspec
 
 from imageload.errors import Refused
 from imageload.job import Job
-from imageload.loader import Registry
+from imageload.registry import Registry
 from imageload.store import Store
 from imageload.web.problems import unknown_job
 
