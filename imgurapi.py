@@ -28,7 +28,7 @@ from imgurpython import ImgurClient
 from imgurpython.client import AuthWrapper
 
 from imageload import errors
-from imageload.job import Landed
+from imageload.image import Landed
 from imageload.targets import UploadCancelled
 from imageload.targets.imgur.answers import ApiResponse, budgets, checked, read_json
 from imageload.targets.imgur.bodies import Form, Json, Multipart

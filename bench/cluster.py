@@ -30,7 +30,8 @@ from bench.speed import service as service_of
 from bench.table import percentiles, ratio_line, speed_table
 from bench.trees import ROOT, Candidate
 from imageload.cluster.node import Node
-from imageload.job import Change, Downloaded, Job, Report, Started, Uploaded, Uploading
+from imageload.image import Downloaded, Report, Uploaded, Uploading
+from imageload.job import Change, Job, Started
 from imageload.store import Store, open_store
 from tests.postgres_server import PostgresServer, programs, running_postgres
 

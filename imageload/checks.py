@@ -19,7 +19,8 @@ import msgspec
 
 from imageload.errors import ImageError, StoreUnavailable
 from imageload.fetch.probe import DEAD, LinkState, Probed, Prober
-from imageload.job import Image, Job
+from imageload.image import Image
+from imageload.job import Job
 from imageload.store import Store
 from imageload.transport.curl import TransferLoop
 from imageload.transport.slots import Slots

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from imageload.errors import Failure, ImageError
-from imageload.job import Image, Job, Landed, Report, texts_key
+from imageload.image import Image, Landed, Report, texts_key
+from imageload.job import Job
 
 
 class Result(NamedTuple):

@@ -1,56 +1,29 @@
-"""Job, Change, Report: the state machine of a list of images.
+"""Job, its Changes and its Snapshot: a list of images on its way to the target.
 
-A `Job` is the one mutable value. A Change is one fact about it, and `Job.apply` makes it true:
-
-    queued ──Downloaded──► downloaded ──Uploaded──► completed ──Purged──┐
-       └────────Failed────────┴────────► failed ◄──────────────────────┘
-                                           └──Requeued──► queued
-                 downloaded ──Returned──► queued
-                  completed ──Requeued──► queued ──Failed──► completed    (its link was dead)
-
-Every URL is in exactly one state at every moment. One thread at a time applies Changes to a job;
+A `Job` is the one mutable value. A Change is one fact about it, or about one of its images
+(`imageload.image`), and `Job.apply` makes it true. One thread at a time applies Changes to a job;
 any thread may take a snapshot. This module does no I/O and does not know its observers.
 """
 
 from __future__ import annotations
 
-import sys
 import threading
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal
 
-import msgspec
 from msgspec.structs import asdict, replace
 
 from imageload.errors import Failure, IllegalChange
+from imageload.image import STATES, Image, ImageChange, Item, Requeued, State, Value, memory_of
 
-State = Literal["queued", "downloaded", "completed", "failed"]
 Status = Literal["pending", "in-progress", "complete"]
 Only = Literal["transient"] | int | None
 """The failed images to retry: those whose error is transient, the one at an index, or all."""
-STATES: tuple[State, ...] = ("queued", "downloaded", "completed", "failed")
 
 
-class _Value(msgspec.Struct, frozen=True, gc=False):
-    """A value compared by its fields, which never changes and is replaced at every step.
-
-    Replacing a Struct takes 0.1 µs, a frozen dataclass 3 µs. No value is part of a reference
-    cycle, so the garbage collector skips the images of large jobs (`gc=False`).
-    """
-
-
-class Item(NamedTuple):
-    """One entry of a list: a URL, its image's texts on the target, and the caller's `id`."""
-
-    url: str
-    title: str | None = None
-    description: str | None = None
-    id: str | None = None
-
-
-class Album(_Value, frozen=True):
+class Album(Value, frozen=True):
     """The album for a job's images: the title wanted, and the result.
 
     `is_open`: the album must still be made, or still takes images. `deletehash` is a secret; an
@@ -65,7 +38,7 @@ class Album(_Value, frozen=True):
     failure: Failure | None = None
 
 
-class Callback(_Value, frozen=True):
+class Callback(Value, frozen=True):
     """The URL that is called when a job ends. `is_told`: it was called; `failure`: it cannot be.
 
     `url` may contain a secret.
@@ -81,205 +54,15 @@ class Callback(_Value, frozen=True):
         return not self.is_told and self.failure is None
 
 
-class Report(_Value, frozen=True):
-    """The facts about a downloaded image.
-
-    `temp_fn` is the file's path; it is empty if the image shares another image's file. The other
-    facts describe the file as it is uploaded; `converted_from` is its original type, if different.
-    """
-
-    temp_fn: str
-    status_code: int
-    bytes: int
-    type: str
-    width: int | None
-    height: int | None
-    sha256: str
-    converted_from: str | None = None
-
-
-class Landed(_Value, frozen=True):
-    """An image on the target: its link, and the deletehash that deletes it there (a secret)."""
-
-    link: str
-    deletehash: str | None = None
-
-
-class Image(_Value, frozen=True):
-    """One URL of a job and its progress.
-
-    `uploading`: an upload of it has begun, so it may be on the target. `maybe_duplicate`: the
-    response to an upload was lost, so the target may have a second copy. The failure of a completed
-    image is that of its deletion, or of the attempt to replace its dead link. A `link`
-    before that is the dead one, which it keeps until it lands again. `version` is the job's at the
-    image's last Change. `id` is the caller's; several images may have the same.
-    """
-
-    url: str
-    state: State = "queued"
-    report: Report | None = None
-    link: str | None = None
-    deletehash: str | None = None
-    failure: Failure | None = None
-    attempts: int = 0
-    reused: bool = False
-    title: str | None = None
-    description: str | None = None
-    uploading: bool = False
-    maybe_duplicate: bool = False
-    version: int = 0
-    id: str | None = None
-
-    @property
-    def is_lost(self) -> bool:
-        """True if its link was found dead, and nothing has replaced it."""
-        return self.link is not None and (self.state != "completed" or self.report is None)
-
-    @property
-    def downloaded_bytes(self) -> int:
-        """The size of its file; 0 before the download."""
-        return self.report.bytes if self.report is not None else 0
-
-    @property
-    def uploaded_bytes(self) -> int:
-        """The size of its file if it was uploaded for this image, else 0."""
-        return self.downloaded_bytes if self.state == "completed" and not self.reused else 0
-
-
-def texts_key(title: str | None, description: str | None) -> str:
-    """What tells images of the same bytes apart by their texts; empty without texts."""
-    return "" if title is None and description is None else f"\n{title!r}\n{description!r}"
-
-
-class _Change(msgspec.Struct, frozen=True, gc=False, tag=True, omit_defaults=True):
-    """A fact about a job. Its class name is the tag in its encoded form."""
-
-
-class _ImageChange(_Change, frozen=True):
-    """A fact about the image at `index`, whose state must be one of `follows`.
-
-    The other fields of the Change become the image's fields of the same name.
-    """
-
-    index: int
-    follows: ClassVar[tuple[State, ...]]
-    leads_to: ClassVar[State]
-
-    def changed(self, image: Image, version: int) -> Image:
-        """`image` after this Change, at the job's `version`."""
-        known = asdict(self)
-        del known["index"]
-        return replace(image, state=self.leads_to, uploading=False, version=version, **known)
-
-
-class Downloaded(_ImageChange, frozen=True):
-    """The image is in its temp file, after `attempts` downloads."""
-
-    report: Report
-    attempts: int = 1
-    follows, leads_to = ("queued",), "downloaded"
-
-
-class Uploading(_ImageChange, frozen=True):
-    """An upload of the image begins: from now on it may be on the target."""
-
-    follows, leads_to = ("downloaded",), "downloaded"
-
-    def changed(self, image: Image, version: int) -> Image:
-        return replace(image, uploading=True, version=version)
-
-
-class NotSent(_ImageChange, frozen=True):
-    """The upload that was to begin was not sent: the image is not on the target."""
-
-    follows, leads_to = ("downloaded",), "downloaded"
-
-
-class ResponseLost(_ImageChange, frozen=True):
-    """The response to an upload was lost: the image may be on the target."""
-
-    follows, leads_to = ("downloaded",), "downloaded"
-
-    def changed(self, image: Image, version: int) -> Image:
-        return replace(image, maybe_duplicate=True, version=version)
-
-
-class Uploaded(_ImageChange, frozen=True):
-    """The image is on the target. `reused`: another image's upload brought it there.
-
-    `deletehash` deletes it there: a secret.
-    """
-
-    link: str
-    deletehash: str | None = None
-    attempts: int = 1
-    reused: bool = False
-    follows, leads_to = ("downloaded",), "completed"
-
-
-class Failed(_ImageChange, frozen=True):
-    """The image has failed. `attempts` counts the tries of the phase that failed.
-
-    An image with a link, which was to replace that, stays completed: the link is all there is.
-    """
-
-    failure: Failure
-    attempts: int = 1
-    follows, leads_to = ("queued", "downloaded"), "failed"
-
-    def changed(self, image: Image, version: int) -> Image:
-        failed = super().changed(image, version)
-        return failed if image.link is None else replace(failed, state="completed", report=None)
-
-
-class Requeued(_ImageChange, frozen=True):
-    """The image, which had failed or whose link is dead, is tried again from the start."""
-
-    follows, leads_to = ("failed", "completed"), "queued"
-
-    def changed(self, image: Image, version: int) -> Image:
-        return _queued_again(image, version)
-
-
-class Returned(_ImageChange, frozen=True):
-    """The image's temp file was given up before its upload: it is to be downloaded again."""
-
-    follows, leads_to = ("downloaded",), "queued"
-
-    def changed(self, image: Image, version: int) -> Image:
-        return _queued_again(image, version)
-
-
-class Purged(_ImageChange, frozen=True):
-    """The image, which was completed, was deleted from the target or is no longer ours there.
-
-    `failure` is the reason shown from now on.
-    """
-
-    failure: Failure
-    follows, leads_to = ("completed",), "failed"
-
-    def changed(self, image: Image, version: int) -> Image:
-        gone = replace(image, link=None, deletehash=None, reused=False)
-        return super().changed(gone, version)
-
-
-class PurgeFailed(_ImageChange, frozen=True):
-    """The image could not be deleted from the target: it is still there."""
-
-    failure: Failure
-    follows, leads_to = ("completed",), "completed"
-
-
-class Started(_Change, frozen=True):
+class Started(Value, frozen=True):
     """Work on the job has begun."""
 
 
-class PurgeBegun(_Change, frozen=True):
+class PurgeBegun(Value, frozen=True):
     """The deletion of the job's images from the target begins."""
 
 
-class PurgeEnded(_Change, frozen=True):
+class PurgeEnded(Value, frozen=True):
     """The purge has ended.
 
     With `album_deleted` the album was deleted too; `album_failure` says why it was not.
@@ -289,7 +72,7 @@ class PurgeEnded(_Change, frozen=True):
     album_failure: Failure | None = None
 
 
-class AlbumMade(_Change, frozen=True):
+class AlbumMade(Value, frozen=True):
     """The job's album is on Imgur; it may still be filled, and a purge can delete it."""
 
     id: str
@@ -297,17 +80,17 @@ class AlbumMade(_Change, frozen=True):
     deletehash: str | None = None
 
 
-class AlbumEnded(_Change, frozen=True):
+class AlbumEnded(Value, frozen=True):
     """The job's album is complete, is not needed, or failed (`failure`)."""
 
     failure: Failure | None = None
 
 
-class AlbumReopened(_Change, frozen=True):
+class AlbumReopened(Value, frozen=True):
     """The album, which had failed, is tried again."""
 
 
-class CallbackEnded(_Change, frozen=True):
+class CallbackEnded(Value, frozen=True):
     """The callback was called, or could not be (`failure`).
 
     `version` is the job's version at the end that was reported: if the job has changed since, its
@@ -318,7 +101,7 @@ class CallbackEnded(_Change, frozen=True):
     failure: Failure | None = None
 
 
-class Mirrored(_Change, frozen=True):
+class Mirrored(Value, frozen=True):
     """Another node has changed the job: these images, and everything but images, are so now."""
 
     images: dict[int, Image]
@@ -341,18 +124,10 @@ JobChange = (
     | CallbackEnded
     | Mirrored
 )
-ImageChange = (
-    Downloaded | Uploading | NotSent | ResponseLost | Uploaded
-    | Failed | Requeued | Returned | Purged | PurgeFailed
-)  # fmt: skip
 Change = JobChange | ImageChange
 
-encode_change = msgspec.msgpack.Encoder().encode
-"""The bytes (msgpack) of a Change. `decode_change` reads them, and raises MsgspecError."""
-decode_change = msgspec.msgpack.Decoder(Change).decode
 
-
-class Snapshot(_Value, frozen=True):
+class Snapshot(Value, frozen=True):
     """A job as it was at one moment. Two snapshots of one `version` are equal."""
 
     job_id: str
@@ -397,23 +172,6 @@ class Snapshot(_Value, frozen=True):
         if self.finished:
             return "complete"
         return "in-progress" if self.started else "pending"
-
-
-_IMAGE_BYTES = 700
-"""The memory of an image beside its URL and texts, once it is on the target."""
-
-
-def memory_of(items: Iterable[str | Item | Image]) -> int:
-    """The bytes of memory that images with these URLs and texts take in a job."""
-    held = 0
-    for item in items:
-        if isinstance(item, str):
-            held += sys.getsizeof(item) + _IMAGE_BYTES
-            continue
-        held += sys.getsizeof(item.url) + _IMAGE_BYTES
-        texts = item.title, item.description, item.id
-        held += sum(sys.getsizeof(text) for text in texts if text)
-    return held
 
 
 class Job:
@@ -508,7 +266,7 @@ class Job:
             job._started = False
             job._version += 1
             job._images = [
-                _queued_again(image, job._version) if image.state in _OPEN else image
+                image.queued_again(job._version) if image.is_open else image
                 for image in job._images
             ]
             job._counts["queued"] += job._counts["downloaded"]
@@ -672,7 +430,6 @@ class Job:
         )
 
 
-_OPEN: tuple[State, ...] = ("queued", "downloaded")
 _JOB_CHANGES = frozenset(JobChange.__args__)
 _BEGINS_AGAIN = frozenset((Requeued, PurgeBegun, AlbumReopened))
 """After one of these the job ends once more, so its callback is called once more."""
@@ -682,16 +439,3 @@ def _purged(album: Album, change: PurgeEnded) -> Album:
     if change.album_deleted:
         return Album(album.title, is_open=False)
     return replace(album, failure=change.album_failure or album.failure)
-
-
-def _queued_again(image: Image, version: int) -> Image:
-    return Image(
-        image.url,
-        title=image.title,
-        description=image.description,
-        link=image.link,
-        deletehash=image.deletehash,
-        maybe_duplicate=image.maybe_duplicate or image.uploading,
-        version=version,
-        id=image.id,
-    )

@@ -28,17 +28,14 @@ from imageload.errors import (
     shutting_down,
 )
 from imageload.fetch.hosts import host_of
+from imageload.image import Failed, NotSent, Requeued, Returned
 from imageload.job import (
     AlbumEnded,
     AlbumReopened,
-    Failed,
     Job,
-    NotSent,
     Only,
     PurgeBegun,
     PurgeEnded,
-    Requeued,
-    Returned,
     Snapshot,
     Started,
 )

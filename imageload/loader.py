@@ -23,7 +23,8 @@ from itertools import dropwhile, islice
 from typing import Any, TypeVar
 
 from imageload.errors import Refused, shutting_down
-from imageload.job import Job, Only, Snapshot, memory_of
+from imageload.image import memory_of
+from imageload.job import Job, Only, Snapshot
 from imageload.jobs import CancelResult, Jobs, WindowRules
 from imageload.pipeline import Pipeline
 from imageload.registry import Order, Sender, Summarized, jobs_of

@@ -27,11 +27,9 @@ from imageload.fetch.hosts import Hosts
 from imageload.fetch.imgur import album_of, image_target, only_image
 from imageload.fetch.spool import Spool
 from imageload.fetch.tempfiles import TempBytes, TempFiles
-from imageload.job import (
-    Change,
+from imageload.image import (
     Downloaded,
     Failed,
-    Job,
     Landed,
     NotSent,
     Report,
@@ -39,6 +37,7 @@ from imageload.job import (
     Uploaded,
     Uploading,
 )
+from imageload.job import Change, Job
 from imageload.retry import RetryRule
 from imageload.store import Elsewhere, Store
 from imageload.targets import Target, Upload

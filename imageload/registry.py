@@ -9,7 +9,8 @@ from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from imageload.job import Item, Job, Only, Snapshot
+from imageload.image import Item
+from imageload.job import Job, Only, Snapshot
 from imageload.jobs import CancelResult
 from imageload.store import Totals
 from imageload.targets import Blocked, BudgetView, Endpoint

@@ -17,7 +17,8 @@ import msgspec
 from msgspec import Meta
 
 from imageload.errors import Failure
-from imageload.job import Album, Callback, Image, Snapshot, State, Status
+from imageload.image import Image, State
+from imageload.job import Album, Callback, Snapshot, Status
 from imageload.targets import Reason
 from imageload.targets.imgur.budget import Name
 

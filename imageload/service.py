@@ -28,7 +28,8 @@ from imageload.fetch.hosts import HostRules, Hosts
 from imageload.fetch.probe import OwnLinks, Prober
 from imageload.fetch.spool import Spool
 from imageload.fetch.tempfiles import TempBytes, TempFiles
-from imageload.job import Change, Job, Report
+from imageload.image import Report
+from imageload.job import Change, Job
 from imageload.jobs import WindowRules
 from imageload.loader import Capacity, ImageLoad
 from imageload.observers.metrics import Metrics, Phase

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from imageload.convert.pool import Converters, Rules
 from imageload.fetch.sniff import read_header
 from imageload.fetch.tempfiles import TempFiles
-from imageload.job import Report
+from imageload.image import Report
 from tests.waiting import PATIENCE
 
 T = TypeVar("T")

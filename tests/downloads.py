@@ -12,7 +12,7 @@ from imageload import errors
 from imageload.fetch.download import DownloadBounds, Downloader, Hop
 from imageload.fetch.guard import Guard, check_url
 from imageload.fetch.tempfiles import TempFiles
-from imageload.job import Report
+from imageload.image import Report
 from imageload.transport.curl import TransferLoop, Transport
 from imageload.transport.request import Bounds
 from tests.folders import filled

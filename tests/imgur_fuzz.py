@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from imageload.errors import ImageError
-from imageload.job import Landed
+from imageload.image import Landed
 from imageload.targets.imgur.answers import MEANINGS
 from imageload.transport.curl import Transport
 from imgurapi import ImgurAPI

@@ -11,18 +11,8 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from imageload.errors import DownloadError
-from imageload.job import (
-    Change,
-    Downloaded,
-    Failed,
-    Image,
-    Job,
-    Report,
-    Snapshot,
-    Started,
-    Uploaded,
-    Uploading,
-)
+from imageload.image import Downloaded, Failed, Image, Report, Uploaded, Uploading
+from imageload.job import Change, Job, Snapshot, Started
 from imageload.store import Restored, Store, open_store
 from tests.waiting import PATIENCE
 

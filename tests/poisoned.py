@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 
-from imageload.job import Change, Downloaded, Job
+from imageload.image import Downloaded
+from imageload.job import Change, Job
 from main import main
 
 POISON = "?poison"

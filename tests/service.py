@@ -21,7 +21,8 @@ from typing import Any, TypeVar
 import psycopg
 import requests
 
-from imageload.job import Change, Downloaded, Job, Report, Uploaded
+from imageload.image import Downloaded, Report, Uploaded
+from imageload.job import Change, Job
 from imageload.sandbox_process import SandboxProcess
 from imageload.service import Service
 from imageload.settings import Settings, Tuning

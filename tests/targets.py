@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from imageload.errors import ImageError
-from imageload.job import Landed
+from imageload.image import Landed
 from imageload.retry import RetryRule
 from imageload.targets import Target, Upload
 from imageload.targets.imgur.breaker import Terms

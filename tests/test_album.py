@@ -9,20 +9,8 @@ from typing import Any
 import pytest
 
 from imageload import errors
-from imageload.job import (
-    AlbumEnded,
-    AlbumMade,
-    AlbumReopened,
-    Downloaded,
-    Failed,
-    Image,
-    Job,
-    Purged,
-    Report,
-    Requeued,
-    Snapshot,
-    Uploaded,
-)
+from imageload.image import Downloaded, Failed, Image, Purged, Report, Requeued, Uploaded
+from imageload.job import AlbumEnded, AlbumMade, AlbumReopened, Job, Snapshot
 from imageload.targets.imgur.albums import image_name, make_album
 from tests.raising import raises_error
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from imageload.cluster.lease import LeaseRules
 from imageload.cluster.mirror import Mirror, MirrorRules
 from imageload.cluster.node import Node
-from imageload.job import Change, Failed, Job, Mirrored
+from imageload.image import Failed
+from imageload.job import Change, Job, Mirrored
 from imageload.targets import Terms
 from tests.cluster import running_cluster
 from tests.components import missing

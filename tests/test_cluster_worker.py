@@ -16,7 +16,8 @@ from msgspec.structs import replace
 
 from imageload.cluster.node import Node
 from imageload.errors import ImageError
-from imageload.job import Downloaded, Failed, Image, Item, Job, Landed, NotSent, Uploaded, Uploading
+from imageload.image import Downloaded, Failed, Image, Item, Landed, NotSent, Uploaded, Uploading
+from imageload.job import Job
 from imageload.store import Elsewhere
 from imageload.store.postgres.claims import Claimed, Wait
 from imageload.store.postgres.schema import MIGRATIONS

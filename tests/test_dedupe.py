@@ -8,7 +8,8 @@ import pytest
 
 from imageload.dedupe import Dedupe, Result, SharedFailure
 from imageload.errors import DownloadError
-from imageload.job import Item, Job, Landed
+from imageload.image import Item, Landed
+from imageload.job import Job
 
 URL = "https://a.example/1"
 LANDED = Result(landed=Landed("https://i.imgur.com/1.png"))

@@ -24,21 +24,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from imageload.errors import Failure
-from imageload.job import (
-    AlbumEnded,
-    AlbumMade,
-    Change,
-    Downloaded,
-    Failed,
-    Job,
-    Mirrored,
-    Purged,
-    PurgeFailed,
-    Report,
-    Requeued,
-    Started,
-    Uploaded,
-)
+from imageload.image import Downloaded, Failed, Purged, PurgeFailed, Report, Requeued, Uploaded
+from imageload.job import AlbumEnded, AlbumMade, Change, Job, Mirrored, Started
 from imageload.schemas import WaitingJson
 from imageload.web.events import Events, JobEvents, Topic
 from sandbox.testing import RunningSandbox, running_sandbox

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from imageload import errors
-from imageload.job import Landed
+from imageload.image import Landed
 from imageload.targets import UploadCancelled
 from imageload.targets.imgur.quota import Quotas
 from imageload.transport.curl import Transport

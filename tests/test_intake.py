@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imageload.errors import Refused
-from imageload.job import Item
+from imageload.image import Item
 from imageload.registry import Order
 from imageload.web.intake import read_orders
 from tests.raising import raises_refused

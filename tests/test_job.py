@@ -13,9 +13,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import get_args
 
-import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -23,35 +21,30 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from msgspec.structs import replace
 
 from imageload.errors import DownloadError, IllegalChange
-from imageload.job import (
+from imageload.image import (
     STATES,
-    AlbumEnded,
-    AlbumMade,
-    AlbumReopened,
-    CallbackEnded,
-    Change,
     Downloaded,
     Failed,
-    Image,
     Item,
-    Job,
-    Mirrored,
     NotSent,
-    PurgeBegun,
     Purged,
-    PurgeEnded,
     PurgeFailed,
     Report,
     Requeued,
     ResponseLost,
     Returned,
-    Snapshot,
-    Started,
     State,
     Uploaded,
     Uploading,
-    decode_change,
-    encode_change,
+)
+from imageload.job import (
+    AlbumEnded,
+    AlbumMade,
+    CallbackEnded,
+    Change,
+    Job,
+    Snapshot,
+    Started,
 )
 from imageload.schemas import album_json, image_json, map_json, status_json, summary_json
 
@@ -141,30 +134,6 @@ def check(snapshot: Snapshot) -> None:
     assert counts["failed"] == len(lists["failed"])
     assert snapshot.finished is (not pending)
     assert (snapshot.status == "complete") is snapshot.finished
-
-
-CHANGES: list[Change] = [
-    Started(),
-    PurgeBegun(),
-    PurgeEnded(album_failure=FAILURE),
-    AlbumMade("abc", "https://imgur.com/a/abc", SECRET),
-    AlbumEnded(FAILURE),
-    AlbumReopened(),
-    CallbackEnded(7, FAILURE),
-    Mirrored({0: Image("https://origin.example/0.png")}, True, False, None, None, 9, 3),
-    *(change(kind, 3) for kind in LEADS_TO),
-]
-
-
-@pytest.mark.parametrize("each", CHANGES, ids=lambda each: type(each).__name__)
-def test_a_change_is_the_same_after_its_codec(each: Change) -> None:
-    assert decode_change(encode_change(each)) == each
-
-
-def test_every_kind_of_change_is_tested_with_the_codec() -> None:
-    assert {type(each) for each in CHANGES} == {*get_args(Change)}
-    with pytest.raises(msgspec.MsgspecError):
-        decode_change(b"\x81\xa4type\xa4None")
 
 
 # The moves

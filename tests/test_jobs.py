@@ -17,7 +17,8 @@ from msgspec.structs import replace
 
 from imageload import errors
 from imageload.errors import Refused
-from imageload.job import Album, Failed, Image, Job, Landed, Report, State
+from imageload.image import Failed, Image, Landed, Report, State
+from imageload.job import Album, Job
 from imageload.jobs import Jobs, WindowRules
 from imageload.retry import RetryRule
 from imageload.store.memory import MemoryStore

@@ -29,25 +29,20 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from imageload.errors import Failure, IllegalChange, StoreUnavailable
-from imageload.job import (
-    AlbumEnded,
-    AlbumMade,
-    CallbackEnded,
-    Change,
+from imageload.image import (
     Downloaded,
     Failed,
     Image,
     Item,
-    Job,
     NotSent,
     Purged,
     PurgeFailed,
     Requeued,
     ResponseLost,
-    Started,
     Uploaded,
     Uploading,
 )
+from imageload.job import AlbumEnded, AlbumMade, CallbackEnded, Change, Job, Started
 from imageload.store import Link, Posted, Store, open_store
 from tests.disks import full, small_disk
 from tests.journals import (
@@ -336,7 +331,8 @@ def test_versions_continue_after_a_clean_restart(path: Path) -> None:
 
 SHOWER = """
 import os, signal, sys
-from imageload.job import Downloaded, Requeued, Started
+from imageload.image import Downloaded, Requeued
+from imageload.job import Started
 from imageload.store import open_store
 from tests.journals import fail, flush, job_of, report, record
 
@@ -728,7 +724,8 @@ def test_no_secret_is_logged_and_no_file_is_for_others_to_read(
 
 WRITER = """
 import asyncio, os, sys
-from imageload.job import Downloaded, Started, Uploaded, Uploading
+from imageload.image import Downloaded, Uploaded, Uploading
+from imageload.job import Started
 from imageload.store import open_store
 from tests.journals import job_of, link, report, record
 
@@ -797,7 +794,8 @@ def test_durable_changes_survive_a_kill_of_the_process(path: Path) -> None:
 
 WORKER = """
 import os, signal, sys
-from imageload.job import Failed, Started
+from imageload.image import Failed
+from imageload.job import Started
 from imageload.store import open_store
 from tests.journals import FAILURE, flush, job_of, record
 

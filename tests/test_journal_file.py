@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from imageload.errors import StoreError
-from imageload.job import Downloaded, Item, Job, Uploaded, Uploading
+from imageload.image import Downloaded, Item, Uploaded, Uploading
+from imageload.job import Job
 from imageload.schemas import image_json
 from imageload.store import file as journal_file
 from imageload.store import open_store

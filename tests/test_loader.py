@@ -14,13 +14,8 @@ import pytest
 from imageload import errors, loader
 from imageload.errors import DownloadError
 from imageload.fetch.hosts import HostRules
-from imageload.job import (
-    Change,
-    Failed,
-    Job,
-    Landed,
-    Report,
-)
+from imageload.image import Failed, Landed, Report
+from imageload.job import Change, Job
 from imageload.retry import RetryRule
 from imageload.store import Link
 from imageload.store.memory import MemoryStore

@@ -9,7 +9,7 @@ import pytest
 
 from imageload.convert.memory import Memory, needed_bytes
 from imageload.fetch.sniff import read_header
-from imageload.job import Report
+from imageload.image import Report
 from tests.origin import IMAGES
 
 

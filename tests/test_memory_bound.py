@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from imageload.job import Image, Item, Job, memory_of
+from imageload.image import Image, Item, memory_of
+from imageload.job import Job
 from sandbox.testing import RunningSandbox
 from tests.origin import Origin
 from tests.service import RunningService, assert_problem, running_service, wired

@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.validators import validator_for
 
 from imageload.errors import REFUSALS
-from imageload.job import State
+from imageload.image import State
 from imageload.settings import Settings
 from imageload.web.intake import read_orders
 from imageload.web.openapi import document

@@ -14,7 +14,7 @@ import pytest
 
 from imageload.errors import DownloadError
 from imageload.fetch.hosts import HostRules
-from imageload.job import Failed, Report
+from imageload.image import Failed, Report
 from sandbox.testing import RunningSandbox
 from tests.origin import IMAGES, Origin, Page, answer, redirect, reset
 from tests.service import running_service, wired

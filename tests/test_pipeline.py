@@ -12,17 +12,8 @@ from typing import cast
 import pytest
 
 from imageload import errors
-from imageload.job import (
-    Change,
-    Downloaded,
-    Failed,
-    Job,
-    Landed,
-    Report,
-    Started,
-    Uploaded,
-    Uploading,
-)
+from imageload.image import Downloaded, Failed, Landed, Report, Uploaded, Uploading
+from imageload.job import Change, Job, Started
 from imageload.retry import RetryRule
 from tests.waiting import PATIENCE, wait_until
 from tests.wired import Folder, SlowStore, Tap, Wired, link_of, urls

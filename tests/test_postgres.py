@@ -17,16 +17,8 @@ import pytest
 
 from imageload.cluster.queue import Queue
 from imageload.errors import KeyUsed, Refused, StoreError, StoreUnavailable
-from imageload.job import (
-    Downloaded,
-    Failed,
-    Job,
-    PurgeBegun,
-    Purged,
-    PurgeEnded,
-    Uploaded,
-    Uploading,
-)
+from imageload.image import Downloaded, Failed, Purged, Uploaded, Uploading
+from imageload.job import Job, PurgeBegun, PurgeEnded
 from imageload.registry import Sender
 from imageload.store import Posted
 from imageload.store.postgres import schema

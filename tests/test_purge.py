@@ -8,19 +8,8 @@ from collections.abc import Iterator, Set
 import pytest
 
 from imageload.errors import StoreUnavailable
-from imageload.job import (
-    AlbumEnded,
-    AlbumMade,
-    Change,
-    Downloaded,
-    Job,
-    Landed,
-    Purged,
-    PurgeEnded,
-    PurgeFailed,
-    Report,
-    Uploaded,
-)
+from imageload.image import Downloaded, Landed, Purged, PurgeFailed, Report, Uploaded
+from imageload.job import AlbumEnded, AlbumMade, Change, Job, PurgeEnded
 from imageload.targets.imgur.breaker import Terms
 from imageload.targets.imgur.uploader import Imgur
 from imageload.targets.purge import purge

@@ -8,13 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from imageload import errors
-from imageload.job import (
-    Change,
-    Downloaded,
-    Job,
-    Landed,
-    Report,
-)
+from imageload.image import Downloaded, Landed, Report
+from imageload.job import Change, Job
 from imageload.registry import Order
 from tests.waiting import PATIENCE
 from tests.wired import Folder, Tap, Wired, link_of, urls

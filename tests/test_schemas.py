@@ -6,7 +6,8 @@ import csv
 import io
 
 from imageload import errors
-from imageload.job import Downloaded, Failed, Job, Report, Uploaded
+from imageload.image import Downloaded, Failed, Report, Uploaded
+from imageload.job import Job
 from imageload.schemas import map_csv, map_json
 
 REPORT = Report("", 200, 1, "image/png", 1, 1, "5ha")

@@ -17,7 +17,8 @@ from msgspec.structs import replace
 from imageload.errors import StoreError
 from imageload.fetch.spool import Spool, spool_folder
 from imageload.fetch.tempfiles import TempBytes, TempFiles
-from imageload.job import Failed, Job, Report
+from imageload.image import Failed, Report
+from imageload.job import Job
 from imageload.store import open_store
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.folders import filled

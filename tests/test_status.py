@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from imageload.job import Failed, Snapshot, Started
+from imageload.image import Failed
+from imageload.job import Snapshot, Started
 from imageload.schemas import WaitingJson
 from imageload.settings import Settings
 from imageload.store.memory import MemoryStore

@@ -12,7 +12,8 @@ from msgspec.structs import replace
 
 from imageload.cluster.node import Node
 from imageload.errors import KeyUsed
-from imageload.job import Downloaded, Failed, Item, Job, Purged, Started, Uploaded, Uploading
+from imageload.image import Downloaded, Failed, Item, Purged, Uploaded, Uploading
+from imageload.job import Job, Started
 from imageload.store import Link, Posted, Store, open_store
 from tests.journals import FAILURE, SECRET, fail, finish, flush, job_of, link, record, report, url
 from tests.postgres import fresh_database

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from imageload.errors import ImageError, UploadError
-from imageload.job import Landed
+from imageload.image import Landed
 from imageload.targets import UploadCancelled
 from sandbox.testing import RunningSandbox
 from tests.s3_server import S3Server

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import pytest
 
 from imageload import errors
-from imageload.job import Landed
+from imageload.image import Landed
 from imageload.retry import RetryRule
 from imageload.targets import Upload, UploadCancelled
 from imageload.targets.imgur.breaker import Terms

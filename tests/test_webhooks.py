@@ -18,7 +18,8 @@ import pytest
 
 from imageload.errors import DownloadError
 from imageload.fetch.guard import Guard
-from imageload.job import CallbackEnded, Change, Failed, Job, Requeued
+from imageload.image import Failed, Requeued
+from imageload.job import CallbackEnded, Change, Job
 from imageload.observers.webhooks import WebhookRules, Webhooks, signing_key
 from imageload.transport.curl import TransferLoop, Transport
 from imageload.transport.request import Bounds

@@ -20,7 +20,8 @@ from imageload.fetch.download import Hop
 from imageload.fetch.hosts import HostRules, Hosts
 from imageload.fetch.spool import Spool
 from imageload.fetch.tempfiles import TempBytes, TempFiles
-from imageload.job import Change, Downloaded, Failed, Image, Job, Landed, Report, Uploaded
+from imageload.image import Downloaded, Failed, Image, Landed, Report, Uploaded
+from imageload.job import Change, Job
 from imageload.jobs import WindowRules
 from imageload.loader import Capacity, ImageLoad
 from imageload.pipeline import Observer, Pipeline

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
-from imageload.job import Report
+from imageload.image import Report
 
 # Measured as the growth of a worker's private memory with images of 16 megapixels of every type,
 # blank and of noise: up to 17.8 bytes per pixel (WebP; 20 if EXIF turns it), in animations 41.4.

@@ -42,7 +42,7 @@ from imageload import errors
 from imageload.convert.memory import Memory, needed_bytes
 from imageload.convert.metadata import QUICK_TYPES, NotStripped, strip_file
 from imageload.fetch.tempfiles import TempFiles, in_thread, on_file
-from imageload.job import Report
+from imageload.image import Report
 from imageload.processes.worker import WorkerLost, Workers
 from imageload.transport.slots import Pool, Slots
 

@@ -21,7 +21,7 @@ from imageload.fetch import sniff as image
 from imageload.fetch.guard import Target
 from imageload.fetch.responses import REDIRECTS, SUCCESSES, check_status, redirected
 from imageload.fetch.tempfiles import TempFiles, in_thread
-from imageload.job import Report
+from imageload.image import Report
 from imageload.transport.coding import CodingCut, CodingError, coding_of, decoded
 from imageload.transport.curl import Transport
 from imageload.transport.request import Request, Response, Sink, TransferError

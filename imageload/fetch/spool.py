@@ -23,7 +23,8 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from imageload.fetch.tempfiles import TempBytes, TempFiles, sweep
-from imageload.job import Change, Failed, Job, Report
+from imageload.image import Failed, Report
+from imageload.job import Change, Job
 
 _log = logging.getLogger(__name__)
 

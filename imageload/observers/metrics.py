@@ -16,12 +16,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 from imageload.documents.pool import Ending
 from imageload.errors import ImageError, image_error_codes
 from imageload.fetch.probe import LinkState
-from imageload.job import (
-    CallbackEnded,
-    Change,
+from imageload.image import (
     Downloaded,
     Failed,
-    Job,
     Purged,
     PurgeFailed,
     Requeued,
@@ -29,6 +26,7 @@ from imageload.job import (
     Uploaded,
     Uploading,
 )
+from imageload.job import CallbackEnded, Change, Job
 
 Phase = Literal["download", "convert", "upload"]
 PHASES: tuple[Phase, ...] = ("download", "convert", "upload")

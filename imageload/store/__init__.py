@@ -14,7 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
-from imageload.job import Change, Job, Landed, Report, Snapshot, State, Status
+from imageload.image import Landed, Report, State
+from imageload.job import Change, Job, Snapshot, Status
 
 Clock = Callable[[float], object]
 

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import msgspec
 
 from imageload.errors import StoreError, StoreUnavailable
-from imageload.job import Image
+from imageload.image import Image
 from imageload.store.rows import (
     MIGRATIONS,
     Place,

@@ -25,7 +25,8 @@ import msgspec
 from msgspec.structs import astuple
 
 from imageload.errors import Failure
-from imageload.job import Album, Callback, Image, Item, Job, Report, Snapshot, State
+from imageload.image import Image, Item, Report, State
+from imageload.job import Album, Callback, Job, Snapshot
 
 MIGRATIONS = (
     """

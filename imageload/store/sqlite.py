@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 from imageload.errors import ImageError
-from imageload.job import AlbumEnded, Change, Downloaded, Failed, Image, Job, PurgeEnded, Requeued
+from imageload.image import Downloaded, Failed, Image, Requeued
+from imageload.job import AlbumEnded, Change, Job, PurgeEnded
 from imageload.store import NONE, Clock, Elsewhere, Link, Posted, Restored, rows
 from imageload.store.file import Batch, JournalFile, Statement
 from imageload.store.keys import Keys

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from imageload.job import Landed
+from imageload.image import Landed
 from imageload.targets.imgur.breaker import Blocked, Endpoint, Reason, Terms
 from imageload.targets.imgur.budget import BudgetView
 from imageload.targets.imgur.gate import Gate

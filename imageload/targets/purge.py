@@ -11,16 +11,8 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Set
 
 from imageload.errors import Failure, ImageError, NotFoundOnImgur, StoreUnavailable
-from imageload.job import (
-    Change,
-    Image,
-    Job,
-    Landed,
-    PurgeBegun,
-    Purged,
-    PurgeEnded,
-    PurgeFailed,
-)
+from imageload.image import Image, Landed, Purged, PurgeFailed
+from imageload.job import Change, Job, PurgeBegun, PurgeEnded
 from imageload.targets import Target
 from imageload.targets.uploads import CALL_SLOTS
 

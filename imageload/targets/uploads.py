@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from imageload import errors
-from imageload.job import Landed
+from imageload.image import Landed
 from imageload.targets import Upload
 from imageload.targets.imgur.breaker import Endpoint
 from imageload.targets.imgur.gate import Gate

@@ -26,18 +26,8 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from imageload.errors import Refused
-from imageload.job import (
-    CallbackEnded,
-    Change,
-    Failed,
-    Job,
-    Mirrored,
-    Purged,
-    PurgeFailed,
-    Requeued,
-    Snapshot,
-    Uploaded,
-)
+from imageload.image import Failed, Purged, PurgeFailed, Requeued, Uploaded
+from imageload.job import CallbackEnded, Change, Job, Mirrored, Snapshot
 from imageload.registry import Summarized
 from imageload.schemas import (
     ProgressEventJson,

@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from imageload.errors import InvalidURL, Refused
 from imageload.fetch.guard import check_url
-from imageload.job import Item
+from imageload.image import Item
 from imageload.lists import pieces_of
 from imageload.registry import Order
 from imageload.web import json_text

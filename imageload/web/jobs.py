@@ -8,7 +8,8 @@ from itertools import islice
 from typing import get_args
 
 from imageload.errors import Refused
-from imageload.job import Image, Only, State
+from imageload.image import Image, State
+from imageload.job import Only
 from imageload.schemas import (
     ImagesJson,
     RequeuedJson,

@@ -6,7 +6,8 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 
 from imageload.errors import KeyUsed
-from imageload.job import Image, Job
+from imageload.image import Image
+from imageload.job import Job
 from imageload.store import Posted
 from imageload.store.postgres.batch import HEAD, SLICE, Claim, Counts, SliceState
 from imageload.store.postgres.connections import Connection

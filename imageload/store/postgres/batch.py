@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from imageload.errors import IllegalChange
-from imageload.job import Image, Landed, Snapshot
+from imageload.image import Image, Landed
+from imageload.job import Snapshot
 from imageload.store import Elsewhere
 from imageload.store.postgres.connections import Connection
 from imageload.store.rows import encode_image, text_of

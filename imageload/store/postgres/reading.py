@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from imageload.job import Image, Job, Mirrored, Snapshot, State
+from imageload.image import Image, State
+from imageload.job import Job, Mirrored, Snapshot
 from imageload.store.postgres.batch import HEAD, Claim, Counts, SliceState, counts_of
 from imageload.store.postgres.connections import Connection
 from imageload.store.rows import PAGE, decode_items, read_album, read_callback, read_image

@@ -21,18 +21,8 @@ from typing import Protocol, TypeVar
 import psycopg
 
 from imageload.errors import Failure, StoreError
-from imageload.job import (
-    Change,
-    Job,
-    Landed,
-    Mirrored,
-    Only,
-    ResponseLost,
-    Snapshot,
-    Uploaded,
-    Uploading,
-    texts_key,
-)
+from imageload.image import Landed, ResponseLost, Uploaded, Uploading, texts_key
+from imageload.job import Change, Job, Mirrored, Only, Snapshot
 from imageload.store import NONE, Clock, Elsewhere, Link, Posted, Totals
 from imageload.store.postgres import accepting, claims, leases, leaving, overview, reading, verbs
 from imageload.store.postgres.batch import HEAD, Batch, Claim, Content, Counts, SliceState

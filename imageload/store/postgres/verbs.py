@@ -11,18 +11,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from imageload.errors import Failure, Refused, not_finished
-from imageload.job import (
-    AlbumEnded,
-    AlbumReopened,
-    Change,
-    Failed,
-    Job,
-    Only,
-    PurgeBegun,
-    Requeued,
-    ResponseLost,
-    Snapshot,
-)
+from imageload.image import Failed, Requeued, ResponseLost
+from imageload.job import AlbumEnded, AlbumReopened, Change, Job, Only, PurgeBegun, Snapshot
 from imageload.store.postgres.batch import HEAD, Batch, Claim
 from imageload.store.postgres.connections import Connection
 from imageload.store.postgres.leaving import forget
@@ -80,7 +70,7 @@ def cancel(locked: Locked, failure: Failure, *, purge: bool) -> Done:
     """End what is open, and with `purge` begin to delete what has landed."""
     before = locked.job.summary()
     images = locked.job.snapshot().images
-    open_ = [n for n, image in enumerate(images) if image.state in ("queued", "downloaded")]
+    open_ = [n for n, image in enumerate(images) if image.is_open]
     has_album = before.album is not None and before.album.id is not None
     if purge and not before.purging and (before.counts["completed"] or has_album or open_):
         locked.apply(PurgeBegun())

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 from imageload import errors
-from imageload.job import AlbumMade, Image, Landed, Snapshot
+from imageload.image import Image, Landed
+from imageload.job import AlbumMade, Snapshot
 
 _IMAGES_AT_ONCE = 100  # 100 deletehashes have some 2 kB
 

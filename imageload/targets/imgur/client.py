@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from imageload import errors
-from imageload.job import Landed
+from imageload.image import Landed
 from imageload.targets.imgur.breaker import MESSAGES, Reason
 from imageload.targets.imgur.quota import Quota
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from typing import Any
 
 from imageload import errors
-from imageload.job import Landed
+from imageload.image import Landed
 from imageload.targets import Albums, Takes, Upload
 from imageload.targets.imgur.albums import image_name
 from imageload.targets.imgur.breaker import Rejections

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence, Set
 
 from imageload import errors
-from imageload.job import Landed
+from imageload.image import Landed
 from imageload.targets import Albums, Takes, Upload
 from imageload.targets.imgur.breaker import Rejections
 from imageload.targets.imgur.budget import BudgetView
