@@ -29,9 +29,10 @@ from imageload import options
 from imageload.errors import StoreError
 from imageload.fetch.spool import spool_folder
 from imageload.fetch.tempfiles import temp_folder
+from imageload.job_json import summary_json
 from imageload.registry import Order
 from imageload.sandbox_process import SandboxError, SandboxProcess, imgur_or_sandbox
-from imageload.schemas import AcceptedJson, CancelJson, JobsJson, LinksJson, summary_json
+from imageload.schemas import AcceptedJson, CancelJson, JobsJson, LinksJson
 from imageload.settings import Settings
 from imageload.store.file import check_free
 from imageload.web.accept import AcceptHandler

@@ -46,7 +46,7 @@ from imageload.job import (
     Snapshot,
     Started,
 )
-from imageload.schemas import album_json, image_json, map_json, status_json, summary_json
+from imageload.job_json import album_json, image_json, map_json, status_json, summary_json
 
 SECRET = "d3l3t3h4sh"
 FAILURE = DownloadError("not_image", "The first bytes are not those of an image.").failure()

@@ -20,7 +20,7 @@ import pytest
 from imageload.errors import StoreError
 from imageload.image import Downloaded, Item, Uploaded, Uploading
 from imageload.job import Job
-from imageload.schemas import image_json
+from imageload.job_json import image_json
 from imageload.store import file as journal_file
 from imageload.store import open_store
 from imageload.store.file import JournalFile

@@ -14,7 +14,7 @@ EXCEPTIONS = {
     "job": {"image"},
     "convert": {"fetch"},  # the sniffer and the temp files
     "targets": {"fetch"},  # the temp files' disk errors
-    "observers": {"fetch", "documents", "schemas"},  # the guard, what is counted, webhooks' JSON
+    "observers": {"fetch", "documents", "schemas", "job_json"},  # the guard, what is counted, JSON
 }
 LIBRARIES = {
     "pycurl": {"transport"},

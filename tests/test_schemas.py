@@ -8,7 +8,7 @@ import io
 from imageload import errors
 from imageload.image import Downloaded, Failed, Report, Uploaded
 from imageload.job import Job
-from imageload.schemas import map_csv, map_json
+from imageload.job_json import map_csv, map_json
 
 REPORT = Report("", 200, 1, "image/png", 1, 1, "5ha")
 

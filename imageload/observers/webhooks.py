@@ -29,7 +29,8 @@ import msgspec
 from imageload.errors import Failure, InvalidURL
 from imageload.fetch.guard import Target, check_url
 from imageload.job import CallbackEnded, Change, Job, Snapshot
-from imageload.schemas import CalledJson, EndedJson, entries_json, summary_json, utc_text
+from imageload.job_json import entries_json, summary_json
+from imageload.schemas import CalledJson, EndedJson, utc_text
 from imageload.transport.curl import Transport
 from imageload.transport.request import Request, Response, TransferError
 from imageload.transport.slots import Slots

@@ -28,14 +28,9 @@ import msgspec
 from imageload.errors import Refused
 from imageload.image import Failed, Purged, PurgeFailed, Requeued, Uploaded
 from imageload.job import CallbackEnded, Change, Job, Mirrored, Snapshot
+from imageload.job_json import image_json, summary_json
 from imageload.registry import Summarized
-from imageload.schemas import (
-    ProgressEventJson,
-    WaitingJson,
-    WaitingSummaryJson,
-    image_json,
-    summary_json,
-)
+from imageload.schemas import ProgressEventJson, WaitingJson, WaitingSummaryJson
 
 # Eight wakes a second, and the event that greets a subscriber: at most ten in any second.
 _WAKE_SECONDS = 0.125

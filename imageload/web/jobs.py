@@ -10,15 +10,8 @@ from typing import get_args
 from imageload.errors import Refused
 from imageload.image import Image, State
 from imageload.job import Only
-from imageload.schemas import (
-    ImagesJson,
-    RequeuedJson,
-    album_json,
-    image_json,
-    map_csv,
-    map_json,
-    map_lines,
-)
+from imageload.job_json import album_json, image_json, map_csv, map_json, map_lines
+from imageload.schemas import ImagesJson, RequeuedJson
 from imageload.web.base import LARGE_JOB, BaseHandler, tag_of_job, waiting_of
 
 _MAX_AFTER = 999_999_999

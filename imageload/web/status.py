@@ -16,7 +16,8 @@ import msgspec
 
 from imageload.errors import Refused
 from imageload.job import Job, Snapshot
-from imageload.schemas import WaitingJson, status_json
+from imageload.job_json import status_json
+from imageload.schemas import WaitingJson
 from imageload.web.base import LARGE_JOB, BaseHandler, tag_of_job, tag_of_waiting
 from imageload.web.events import JobEvents
 from imageload.web.limits import RequestLimits
