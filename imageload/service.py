@@ -39,7 +39,7 @@ from imageload.pipeline import AlbumLinks, Observer, Pipeline
 from imageload.registry import Registry, Watch
 from imageload.retry import RetryRule
 from imageload.sandbox_process import SandboxProcess
-from imageload.settings import SANDBOX_CLIENT_ID, Settings, Tuning
+from imageload.settings import SANDBOX_CLIENT_ID, Settings
 from imageload.store import Store, open_store
 from imageload.targets import Takes, Target
 from imageload.targets.imgur.albums import album_links
@@ -52,6 +52,7 @@ from imageload.targets.uploads import Uploads
 from imageload.transport.curl import TransferLoop, Transport
 from imageload.transport.request import Bounds
 from imageload.transport.slots import Pool, Slots
+from imageload.tuning import Tuning
 from imgurapi import ImgurAPI
 
 if TYPE_CHECKING:

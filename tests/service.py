@@ -25,9 +25,10 @@ from imageload.image import Downloaded, Report, Uploaded
 from imageload.job import Change, Job
 from imageload.sandbox_process import SandboxProcess
 from imageload.service import Service
-from imageload.settings import Settings, Tuning
+from imageload.settings import Settings
 from imageload.store.postgres.connections import Connection
 from imageload.store.postgres.store import PostgresStore, open_postgres
+from imageload.tuning import Tuning
 from imageload.web.app import App
 from imageload.web.server.connections import Server
 from main import ROUTES

@@ -22,7 +22,7 @@ import requests
 import tornado.netutil
 import tornado.web
 
-from imageload.settings import Tuning
+from imageload.tuning import Tuning
 from imageload.web.server.connections import Server
 from tests.request_fuzz import fuzz
 from tests.service import ROOT, RunningService, ServiceProcess, running_service
@@ -435,7 +435,8 @@ def test_a_low_limit_of_open_files_lowers_the_limit_of_connections(
 ) -> None:
     code = (
         f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}));"
-        "from imageload.settings import Settings, Tuning;"
+        "from imageload.settings import Settings;"
+        "from imageload.tuning import Tuning;"
         "from imageload.web.server.limits import most_connections, most_streams;"
         "most = most_connections(Settings());"
         "print(most, most_streams(most, Tuning()))"

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from imageload.options import environment_name, flag, options, parse
-from imageload.settings import GROUPS, VERSION, Settings, Tuning
+from imageload.settings import GROUPS, VERSION, Settings
+from imageload.tuning import Tuning
 from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parent.parent

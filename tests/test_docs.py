@@ -10,7 +10,7 @@ import pytest
 
 from imageload import options
 from imageload.errors import image_error_codes
-from imageload.settings import Tuning
+from imageload.tuning import Tuning
 from main import ROUTES
 
 ROOT = Path(__file__).parent.parent

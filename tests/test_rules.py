@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-CORE = {"image", "job", "errors", "settings", "retry"}
+CORE = {"image", "job", "errors", "settings", "tuning", "retry"}
 ROOMS = {"fetch", "convert", "targets", "store", "observers"}
 SHARED = {"transport", "processes", "image", "job", "errors"}
 CLUSTER = {"store", "loader", "registry", "jobs", "targets", "transport", "image", "job", "errors"}

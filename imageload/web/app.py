@@ -11,7 +11,8 @@ import tornado.web
 
 from imageload.sandbox_process import SandboxProcess
 from imageload.service import Service
-from imageload.settings import Settings, Tuning
+from imageload.settings import Settings
+from imageload.tuning import Tuning
 from imageload.web.access import Access, read_tokens
 from imageload.web.base import BaseHandler, NotFoundHandler, waiting_of
 from imageload.web.events import Events

@@ -20,7 +20,8 @@ from imageload.job import Job, Snapshot
 from imageload.registry import Registry
 from imageload.schemas import WaitingJson, utc_text
 from imageload.service import Service
-from imageload.settings import Settings, Tuning
+from imageload.settings import Settings
+from imageload.tuning import Tuning
 from imageload.web.bodies import BodyHandler
 from imageload.web.events import Events
 from imageload.web.problems import unknown_job

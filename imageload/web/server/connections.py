@@ -33,7 +33,7 @@ from tornado.httputil import (
     ResponseStartLine,
 )
 
-from imageload.settings import Tuning
+from imageload.tuning import Tuning
 from imageload.web.problems import PROBLEM
 
 _log = logging.getLogger(__name__)

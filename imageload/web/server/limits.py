@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import resource
 
-from imageload.settings import Settings, Tuning
+from imageload.settings import Settings
+from imageload.tuning import Tuning
 
 _log = logging.getLogger(__name__)
 
