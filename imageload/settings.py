@@ -328,6 +328,11 @@ class Settings:
         return self.store.startswith(("postgresql://", "postgres://"))
 
     @property
+    def is_sandbox(self) -> bool:
+        """True if the sandbox stands in for Imgur."""
+        return self.imgur_client_id == SANDBOX_CLIENT_ID
+
+    @property
     def is_s3(self) -> bool:
         """True if images go to a bucket."""
         return self.target.startswith("s3://")

@@ -15,7 +15,7 @@ import pytest
 
 import tests.service
 from imageload.cluster.lease import prefix_of
-from imageload.service import target_name
+from imageload.service.target import target_name
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.events import Subscriber
 from tests.origin import Origin

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 import tornado.web
 
-from imageload.settings import SANDBOX_CLIENT_ID
 from imageload.web.base import BaseHandler
 from imageload.web.openapi import document
 
@@ -46,8 +45,7 @@ class PageHandler(_HtmlHandler):
         """Send the page, with a mark if the sandbox stands in for Imgur."""
         link_base = urlsplit(self.target.link_base)
         page = (FOLDER / "index.html").read_text(encoding="utf-8")
-        is_sandbox = self.service_settings.imgur_client_id == SANDBOX_CLIENT_ID
-        mode = "sandbox" if is_sandbox else self.target.name.partition(":")[0]
+        mode = "sandbox" if self.service_settings.is_sandbox else self.target.name.partition(":")[0]
         page = page.replace('data-mode=""', f'data-mode="{mode}"')
         self.send_page(page, f"{link_base.scheme}://{link_base.netloc}")
 

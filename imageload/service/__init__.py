@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import json
 import os
-import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,51 +13,44 @@ import certifi
 
 from imageload import saved
 from imageload.checks import Checks
-from imageload.convert.pool import NEEDS, Converters
-from imageload.convert.pool import Rules as ConversionRules
+from imageload.convert.pool import Converters
 from imageload.dedupe import Dedupe
 from imageload.documents.pool import Documents
-from imageload.documents.pool import Rules as DocumentRules
 from imageload.errors import StoreError
-from imageload.fetch.download import DownloadBounds, Downloader
+from imageload.fetch.download import Downloader
 from imageload.fetch.guard import Guard
-from imageload.fetch.hosts import HostRules, Hosts
+from imageload.fetch.hosts import Hosts
 from imageload.fetch.probe import OwnLinks, Prober
 from imageload.fetch.spool import Spool
 from imageload.fetch.tempfiles import TempBytes, TempFiles
 from imageload.image import Report
 from imageload.job import Change, Job
-from imageload.jobs import WindowRules
-from imageload.loader import Capacity, ImageLoad
+from imageload.loader import ImageLoad
 from imageload.observers.metrics import Metrics, Phase
-from imageload.observers.webhooks import WebhookRules, Webhooks
-from imageload.options import location
-from imageload.pipeline import AlbumLinks, Observer, Pipeline
+from imageload.observers.webhooks import Webhooks
+from imageload.pipeline import Observer, Pipeline
 from imageload.registry import Registry, Watch
-from imageload.retry import RetryRule
 from imageload.sandbox_process import SandboxProcess
-from imageload.settings import SANDBOX_CLIENT_ID, Settings
+from imageload.service.rules import (
+    capacity,
+    conversion_rules,
+    document_rules,
+    download_bounds,
+    host_rules,
+    retry_rule,
+    webhook_rules,
+    window_rules,
+)
+from imageload.service.target import album_links_of, budgets_key, keys, lease_rules, make_target
+from imageload.settings import Settings
 from imageload.store import Store, open_store
-from imageload.targets import Takes, Target
-from imageload.targets.imgur.albums import album_links
-from imageload.targets.imgur.breaker import Terms
-from imageload.targets.imgur.quota import Quotas
-from imageload.targets.imgur.uploader import Imgur
-from imageload.targets.s3.bucket import Bucket, Keys
-from imageload.targets.s3.target import S3
-from imageload.targets.uploads import Uploads
 from imageload.transport.curl import TransferLoop, Transport
 from imageload.transport.request import Bounds
 from imageload.transport.slots import Pool, Slots
 from imageload.tuning import Tuning
-from imgurapi import ImgurAPI
 
 if TYPE_CHECKING:
-    from imageload.cluster.lease import LeaseRules
     from imageload.cluster.node import Node
-
-_CALLBACK_WAITS = (2, 20, 120)  # times `retry_seconds`
-_S3_LONGEST_WAIT_SECONDS = 60.0
 
 
 class Service:
@@ -94,7 +84,7 @@ class Service:
         # Before the journal is opened, as they raise ValueError if an option is wrong.
         self._transports = _transports(settings, tuning, self.transfers)
         origins, callbacks, *of_target = self._transports
-        self._webhooks = Webhooks(callbacks, _webhook_rules(settings, tuning), self._apply)
+        self._webhooks = Webhooks(callbacks, webhook_rules(settings, tuning), self._apply)
         self.node = None
         was_closed = True
         if settings.is_node:
@@ -109,22 +99,22 @@ class Service:
         # Copies that are being converted come on top: --imgur-max-bytes for each of two workers.
         self.temp_bytes = TempBytes(settings.temp_bytes, settings.max_bytes)
         spool = Spool(self.files, self.temp_bytes, kept)
-        self.target = _target(settings, tuning, of_target, self.store, self.metrics)
+        self.target = make_target(settings, tuning, of_target, self.store, self.metrics)
         self._knows_budgets = True  # on a node, they come with the leases
         if not self.target.has_budgets:
             self._knows_budgets = False
         elif self.node is None:
-            is_known = saved.restore_budgets(self.store, self.target.quotas, _whose(settings))
+            is_known = saved.restore_budgets(self.store, self.target.quotas, budgets_key(settings))
             self._knows_budgets = is_known and was_closed
         self._downloads = Slots(
             settings.downloads,
             clock=self.metrics.clock("download"),
             on_resize=lambda slots: origins.keep_connections(2 * slots),
         )
-        conversion = _conversion_rules(settings, tuning, self.target)
+        conversion = conversion_rules(settings, tuning, self.target)
         clock = self.metrics.clock("convert")
         self.converters = Converters(conversion, self.files, workers=tuning.converters, clock=clock)
-        hosts, bounds = Hosts(_host_rules(settings, tuning)), _download_bounds(settings, tuning)
+        hosts, bounds = Hosts(host_rules(settings, tuning)), download_bounds(settings, tuning)
         own_links = OwnLinks(self.target.link_base, self.target.has)
         self.checks = Checks(
             self.transfers,
@@ -135,7 +125,7 @@ class Service:
             is_shared=settings.is_node,
         )
         self.documents = Documents(
-            _document_rules(tuning), self.transfers.act, self.metrics.document_ended
+            document_rules(tuning), self.transfers.act, self.metrics.document_ended
         )
         self._pipeline = Pipeline(
             downloader=Downloader(origins, bounds, self.files),
@@ -144,27 +134,20 @@ class Service:
             target=self.target,
             hosts=hosts,
             # The sandbox has none of Imgur's albums.
-            album_links=_album_links(settings, self.target),
+            album_links=album_links_of(settings, self.target),
             dedupe=Dedupe(keeps_links=not settings.is_node),
-            retry=_retry_rule(settings, tuning),
+            retry=retry_rule(settings, tuning),
             files=self.files,
             temp_bytes=self.temp_bytes,
             spool=spool,
             store=self.store,
             observers=(self.store.record, spool, self.metrics, *observers, self._webhooks),
         )
-        window = tuning.job_window or settings.downloads + settings.uploads
         self.image_load = ImageLoad(
             self.transfers,
             self._pipeline,
-            WindowRules(places=window, downloads=settings.downloads),
-            Capacity(
-                max_active_jobs=settings.max_active_jobs,
-                max_waiting_jobs=tuning.max_waiting_jobs,
-                keep_jobs=settings.keep_jobs,
-                jobs_bytes=settings.jobs_bytes,
-                keep_hours=tuning.keep_hours,
-            ),
+            window_rules(settings, tuning),
+            capacity(settings, tuning),
         )
         self.registry: Registry = self.image_load
         if self.node is not None:
@@ -173,7 +156,7 @@ class Service:
             rules = MirrorRules(
                 most_bytes=settings.jobs_bytes,
                 dead_seconds=settings.dead_seconds,
-                leases=_lease_rules(settings, tuning),
+                leases=lease_rules(settings, tuning),
                 terms=self.target.quotas.terms,
                 has_budgets=self.target.has_budgets,
                 own_closed=self.image_load.closed,
@@ -189,7 +172,7 @@ class Service:
         self.image_load.restore(jobs)
         self.transfers.loop.call_soon_threadsafe(self._webhooks.restore, jobs)
         if self.node is not None:
-            rules, seconds = _lease_rules(self._settings, self._tuning), self._tuning.park_seconds
+            rules, seconds = lease_rules(self._settings, self._tuning), self._tuning.park_seconds
             tell, target, transfers = self._webhooks.tell, self.target, self.transfers
             self.node.start(self.image_load, tell, target, transfers, rules, seconds)
 
@@ -242,7 +225,7 @@ class Service:
 
     def _save_budgets(self) -> None:
         if self.node is None and self.target.has_budgets:
-            saved.save_budgets(self.store, self.target.quotas, _whose(self._settings))
+            saved.save_budgets(self.store, self.target.quotas, budgets_key(self._settings))
 
     def _apply(self, job: Job, change: Change) -> None:
         self._pipeline.apply(job, change)
@@ -288,207 +271,6 @@ def _transports(settings: Settings, tuning: Tuning, transfers: TransferLoop) -> 
         Transport(transfers, patient, user_agent=agent),
     ]
     if settings.is_s3:
-        signing = _keys(settings).signing(settings.s3_region)
+        signing = keys(settings).signing(settings.s3_region)
         made.append(Transport(transfers, patient, user_agent=agent, signing=signing))
     return made
-
-
-def _target(
-    settings: Settings,
-    tuning: Tuning,
-    transports: Sequence[Transport],
-    store: Store,
-    metrics: Metrics,
-) -> Target:
-    """Raises ValueError if an option is wrong."""
-    if settings.is_s3:
-        plain, signed = transports
-        return _s3(settings, tuning, plain, signed, metrics)
-    (plain,) = transports
-    return _imgur(settings, tuning, plain, store, metrics)
-
-
-def _s3(
-    settings: Settings, tuning: Tuning, plain: Transport, signed: Transport, metrics: Metrics
-) -> S3:
-    """The bucket."""
-    terms = Terms(
-        unhinted_wait=tuning.bucket_wait_seconds,
-        longest_wait=_S3_LONGEST_WAIT_SECONDS,
-        outage_seconds=settings.outage_seconds,
-        lease_seconds=tuning.lease_seconds,
-        throttled="throttled",
-        place="The bucket's service",
-    )
-    quotas = Quotas(1, terms, on_end=metrics.target_request_ended)
-    return S3(
-        Bucket(location(settings), _keys(settings), signed, plain, settings.upload_seconds),
-        _uploads(settings, tuning, signed, quotas, metrics),
-    )
-
-
-def _uploads(
-    settings: Settings, tuning: Tuning, transport: Transport, quotas: Quotas, metrics: Metrics
-) -> Uploads:
-    return Uploads(
-        quotas,
-        settings.uploads,
-        retry=_retry_rule(settings, tuning).wait,
-        clock=metrics.clock("upload"),
-        on_resize=lambda slots: transport.keep_connections(2 * slots),
-    )
-
-
-def _keys(settings: Settings) -> Keys:
-    return Keys(
-        key_id=settings.aws_access_key_id,
-        secret=settings.aws_secret_access_key,
-        token=settings.aws_session_token,
-    )
-
-
-def _imgur(
-    settings: Settings, tuning: Tuning, transport: Transport, store: Store, metrics: Metrics
-) -> Imgur:
-    """Imgur with a client for each client id."""
-    ids = _clients(settings)
-    terms = Terms(
-        hour=tuning.quota_hour_seconds,
-        day=tuning.quota_day_seconds,
-        unhinted_wait=tuning.quota_wait_seconds,
-        blocked_wait=tuning.blocked_wait_seconds,
-        outage_seconds=settings.outage_seconds,
-        lease_seconds=tuning.lease_seconds,
-    )
-    quotas = Quotas(len(ids), terms, on_end=metrics.target_request_ended)
-    given = settings.imgur_refresh_token
-    clients = []
-    for (client_id, hour, day), quota in zip(ids, quotas.each, strict=True):
-        quota.assume_limits(hour, day)
-        client = ImgurAPI(
-            client_id,
-            settings.imgur_client_secret,
-            given or None,
-            transport=transport,
-            base_url=settings.imgur_base_url or None,
-            rapidapi_key=settings.imgur_rapidapi_key or None,
-            link_base=settings.imgur_link_base,
-            seconds=settings.upload_seconds,
-            quota=quota,
-            tokens=saved.RefreshTokens(store, given),
-        )
-        clients.append(client)
-    return Imgur(
-        clients,
-        _uploads(settings, tuning, transport, quotas, metrics),
-        anonymous=settings.imgur_anonymous,
-        takes=Takes(tuple(NEEDS), settings.imgur_max_bytes),
-        link_base=settings.imgur_link_base,
-    )
-
-
-def _whose(settings: Settings) -> str:
-    """Names the Imgur, the account and the client ids, with limits, that saved budgets belong to.
-
-    The sandbox with Imgur's limits and the one without them are two.
-    """
-    return json.dumps([target_name(settings), settings.clients])
-
-
-def is_sandbox(settings: Settings) -> bool:
-    """True if the sandbox stands in for Imgur."""
-    return settings.imgur_client_id == SANDBOX_CLIENT_ID
-
-
-def _album_links(settings: Settings, target: Target) -> AlbumLinks | None:
-    """How the pipeline asks for an album; None: the target cannot tell of albums of others."""
-    albums = target.albums
-    if albums is None or is_sandbox(settings):
-        return None
-    return lambda job_id, name: album_links(functools.partial(albums.request, job_id), name)
-
-
-def target_name(settings: Settings) -> str:
-    """Names the Imgur and the account, or the bucket."""
-    if settings.is_s3:
-        return json.dumps([settings.s3_endpoint, settings.target])
-    account = "" if settings.imgur_anonymous else settings.imgur_refresh_token
-    is_limited = is_sandbox(settings) and settings.sandbox_limits
-    return json.dumps([settings.imgur_base_url, account, is_limited])
-
-
-def _clients(settings: Settings) -> list[tuple[str, int | None, int | None]]:
-    """The client ids that are used; an account has only the first."""
-    return settings.clients if settings.imgur_anonymous else settings.clients[:1]
-
-
-def _lease_rules(settings: Settings, tuning: Tuning) -> LeaseRules:
-    from imageload.cluster.lease import LeaseRules
-
-    return LeaseRules(
-        target=target_name(settings),
-        clients=[""] if settings.is_s3 else [client_id for client_id, _, _ in _clients(settings)],
-        egress=settings.egress or socket.gethostname(),
-        seconds=tuning.lease_seconds,
-    )
-
-
-def _conversion_rules(settings: Settings, tuning: Tuning, target: Target) -> ConversionRules:
-    """Converts and strips as the target needs it, and more if the options say so."""
-    takes = target.takes
-    return ConversionRules(
-        needs=tuple(NEEDS) if settings.convert else takes.refused,
-        convert=settings.convert is not False,
-        shrink=settings.shrink,
-        strip=settings.strip == "true" or (settings.strip == "auto" and not target.strips_metadata),
-        must_strip=settings.strip == "true",
-        max_bytes=settings.imgur_max_bytes if settings.shrink else takes.max_bytes,
-        max_pixels=tuning.max_pixels,
-        max_memory=settings.convert_bytes,
-        seconds=tuning.convert_seconds,
-    )
-
-
-def _document_rules(tuning: Tuning) -> DocumentRules:
-    return DocumentRules(
-        seconds=tuning.document_seconds,
-        max_memory=tuning.document_bytes,
-    )
-
-
-def _download_bounds(settings: Settings, tuning: Tuning) -> DownloadBounds:
-    return DownloadBounds(
-        seconds=settings.download_seconds,
-        max_bytes=settings.max_bytes,
-        max_pixels=tuning.max_pixels,
-        max_redirects=tuning.max_redirects,
-        downgrade=tuning.allow_downgrade,
-        rejected=frozenset(digest.lower() for digest in settings.reject_sha256),
-    )
-
-
-def _host_rules(settings: Settings, tuning: Tuning) -> HostRules:
-    return HostRules(
-        per_host=settings.per_host,
-        failures=tuning.host_failures,
-        rest_seconds=tuning.host_rest_seconds,
-        give_up_seconds=tuning.host_give_up_seconds,
-        max_pause_seconds=tuning.host_wait_seconds,
-    )
-
-
-def _retry_rule(settings: Settings, tuning: Tuning) -> RetryRule:
-    return RetryRule(
-        max_tries=settings.max_tries,
-        seconds=tuning.retry_seconds,
-        cap_seconds=tuning.retry_cap_seconds,
-        retry_lost=settings.retry_lost,
-    )
-
-
-def _webhook_rules(settings: Settings, tuning: Tuning) -> WebhookRules:
-    return WebhookRules(
-        seconds=tuning.callback_seconds,
-        waits=[tuning.retry_seconds * times for times in _CALLBACK_WAITS],
-        secret=settings.callback_secret,
-    )
