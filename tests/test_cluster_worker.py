@@ -123,7 +123,7 @@ def claim(store: PostgresStore, job: Job, first: int = 0, **terms: Any) -> Claim
     """The claim on a slice of the job."""
     store.accept([job])
     number = store._claims[job].number
-    claimed = store.claim((number, first), "worker", 60.0, **terms)
+    claimed = store.slices.claim((number, first), "worker", 60.0, **terms)
     assert claimed is not None
     return claimed
 
@@ -168,7 +168,7 @@ def test_an_upload_waits_until_its_slice_is_known_to_be_ours(store: PostgresStor
         waiting = asyncio.ensure_future(store.durable(job))
         await store.durable()
         assert not waiting.done()
-        assert await asyncio.to_thread(store.beat, [job], 60.0)
+        assert await asyncio.to_thread(store.slices.beat, [job], 60.0)
         async with asyncio.timeout(PATIENCE):
             await waiting
 
@@ -187,7 +187,7 @@ def test_nothing_is_written_of_a_slice_that_was_taken_over(
     taken_over(database)
     record(store, job, Uploaded(0, link(0)), Downloaded(1, report(1)))
     asyncio.run(store.durable())
-    assert store.is_lost(job)
+    assert store.slices.is_lost(job)
     assert not store.is_ours(job)
     assert database.one("SELECT count(*) FROM image") == 1
     assert database.one("SELECT link FROM image") is None
@@ -195,10 +195,10 @@ def test_nothing_is_written_of_a_slice_that_was_taken_over(
 
 def test_a_beat_tells_what_was_taken_over(store: PostgresStore, database: Database) -> None:
     job = claim(store, job_of(1)).job
-    assert list(store.beat([job], None)) == [job]
+    assert list(store.slices.beat([job], None)) == [job]
     taken_over(database)
-    assert store.beat([job], 60.0) == {}
-    assert store.is_lost(job)
+    assert store.slices.beat([job], 60.0) == {}
+    assert store.slices.is_lost(job)
 
 
 def test_uploads_of_a_slice_that_was_taken_over_are_not_sent(
@@ -312,17 +312,17 @@ def test_a_job_has_another_version_when_its_slices_are_let_go_and_when_they_are_
         return found.version, found.parked
 
     version = seen.version
-    store.end(claimed.job, is_over=False, wait=Wait("user", 600.0))
+    store.slices.end(claimed.job, is_over=False, wait=Wait("user", 600.0))
     asyncio.run(store.durable())
     assert change() == (version + 1, True)
-    again = store.claim(place, "worker", 60.0)
+    again = store.slices.claim(place, "worker", 60.0)
     assert again is not None
     assert change() == (version + 2, False)
-    store.end(again.job, is_over=False)
+    store.slices.end(again.job, is_over=False)
     asyncio.run(store.durable())
-    store.park(place, Wait("user", 600.0))
+    store.slices.park(place, Wait("user", 600.0))
     assert change() == (version + 3, True)
-    store.park(place, Wait("user", 500.0))
+    store.slices.park(place, Wait("user", 500.0))
     assert store.versions([seen]) == {seen: version + 3}
 
 
@@ -356,15 +356,17 @@ def test_a_slice_of_a_node_that_seems_dead_is_left_to_it_after_an_outage(
     job = job_of(1)
     assert claim(store, job).taken_over == 0
     place = store._claims[job].number, 0
-    assert store.claim(place, "other", 60.0) is None, "it lives"
+    assert store.slices.claim(place, "other", 60.0) is None, "it lives"
     database.rows("UPDATE slice SET until = now() - interval '1 hour'")
-    assert store.claim(place, "other", 60.0, may_rescue=False) is None
-    assert store.queue_forgotten("one", 60.0, rescue=False) == 0
+    assert store.slices.claim(place, "other", 60.0, may_rescue=False) is None
+    assert store.slices.queue_forgotten("one", 60.0, rescue=False) == 0
     database.rows("DELETE FROM procrastinate_jobs")
-    assert store.queue_forgotten("one", 60.0, rescue=True) == 1
+    assert store.slices.queue_forgotten("one", 60.0, rescue=True) == 1
     database.rows("DELETE FROM procrastinate_jobs")
-    assert store.queue_forgotten("other", 60.0, rescue=True) == 0, "one node sweeps at a time"
-    claimed = store.claim(place, "other", 60.0)
+    assert store.slices.queue_forgotten("other", 60.0, rescue=True) == 0, (
+        "one node sweeps at a time"
+    )
+    claimed = store.slices.claim(place, "other", 60.0)
     assert claimed is not None
     assert claimed.taken_over == 1
 
@@ -414,14 +416,14 @@ def test_a_slice_that_was_taken_over_too_often_is_split(
     assert mirrored is not None
     for _ in range(2):
         database.rows("UPDATE slice SET until = now() - interval '1 hour'")
-        assert store.claim((number, 0), "next", 60.0) is not None
+        assert store.slices.claim((number, 0), "next", 60.0) is not None
     database.rows("UPDATE slice SET until = now() - interval '1 hour'")
-    assert store.claim((number, 0), "next", 60.0, may_suspect=False) is None
-    suspect = store.claim((number, 0), "next", 60.0)
+    assert store.slices.claim((number, 0), "next", 60.0, may_suspect=False) is None
+    suspect = store.slices.claim((number, 0), "next", 60.0)
     assert suspect is not None
     assert suspect.is_suspect
     database.rows("UPDATE slice SET until = now() - interval '1 hour'")
-    assert store.claim((number, 0), "next", 60.0) is None, "it was split"
+    assert store.slices.claim((number, 0), "next", 60.0) is None, "it was split"
     columns = "first, count, completed, taken_over, worker"
     parts = database.rows(f"SELECT {columns} FROM slice WHERE first >= 0 ORDER BY first")
     assert parts == [(0, 3, 1, 3, None), (3, 2, 1, 3, None)]
@@ -432,7 +434,7 @@ def test_a_slice_that_was_taken_over_too_often_is_split(
     assert change is not None
     mirrored.apply(change)
     assert [image.link for image in mirrored.snapshot().images] == [link(0), *[None] * 3, link(4)]
-    second = store.claim((number, 3), "next", 60.0)
+    second = store.slices.claim((number, 3), "next", 60.0)
     assert second is not None
     assert [image.state for image in second.job.snapshot().images] == ["queued", "completed"]
     record(store, second.job, Downloaded(0, report(3)), Uploaded(0, link(3)))
@@ -451,8 +453,9 @@ def test_the_orders_of_a_slice_that_is_split_are_those_of_both_parts(
     for only in (1, 4, "transient"):
         assert store.retry(job_id, only).images
     database.rows("UPDATE slice SET cancels = 1, taken_over = 3, until = now() WHERE first = 0")
-    assert store.claim((number, 0), "next", 60.0) is None, "it was split"
-    first, second = store.claim((number, 0), "a", 60.0), store.claim((number, 3), "b", 60.0)
+    assert store.slices.claim((number, 0), "next", 60.0) is None, "it was split"
+    first = store.slices.claim((number, 0), "a", 60.0)
+    second = store.slices.claim((number, 3), "b", 60.0)
     assert first is not None
     assert second is not None
     assert (first.order.cancels, first.order.retries) == (1, [1, "transient"])

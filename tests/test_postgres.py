@@ -222,13 +222,13 @@ def test_a_batch_that_is_written_twice_changes_nothing_the_second_time(
         posted = job_of(1)
         store.accept([posted])
         number = number_of(url, posted)
-        claimed = store.claim((number, 0), "worker", 60.0)
+        claimed = store.slices.claim((number, 0), "worker", 60.0)
         assert claimed is not None
         job = claimed.job
         flush(store)
         lost = commit_response_lost(relay)
         finish(store, job)
-        store.end(job, is_over=True)
+        store.slices.end(job, is_over=True)
         flush(store)
         assert lost.is_set()
         found = store.load(posted.job_id)
@@ -244,8 +244,8 @@ def test_a_batch_that_comes_after_a_take_over_writes_nothing(url: str, node: Ope
     posted = job_of(1)
     store.accept([posted])
     number = number_of(url, posted)
-    first = store.claim((number, 0), "first", 0.0)
-    second = store.claim((number, 0), "second", 60.0)
+    first = store.slices.claim((number, 0), "first", 0.0)
+    second = store.slices.claim((number, 0), "second", 60.0)
     assert first is not None
     assert second is not None
     record(store, first.job, Downloaded(0, report(0)), Uploaded(0, "https://first/", "secret"))
@@ -587,7 +587,7 @@ def test_a_purge_leaves_a_link_that_another_node_is_about_to_reuse(url: str, nod
         """A job, and its slice, whose upload of the same bytes is about to begin."""
         job = job_of(1)
         store.accept([job])
-        slice_ = store.claim((number_of(url, job), 0), "worker", 60.0)
+        slice_ = store.slices.claim((number_of(url, job), 0), "worker", 60.0)
         assert slice_ is not None
         record(store, slice_.job, Downloaded(0, report(1_000_000)), Uploading(0))
         flush(store)
@@ -672,7 +672,7 @@ def test_a_cancel_reaches_a_slice_that_its_node_gives_back_at_this_moment(
     store, job = node(url), job_of(250)
     store.accept([job])
     number = number_of(url, job)
-    store.claim((number, 0), "worker", 60.0)
+    store.slices.claim((number, 0), "worker", 60.0)
     give_back = "UPDATE slice SET worker = NULL, until = NULL WHERE job = %s AND first = 0"
     with (
         changed_at_this_moment(url, give_back, number) as release,
@@ -684,7 +684,7 @@ def test_a_cancel_reaches_a_slice_that_its_node_gives_back_at_this_moment(
     found = store.load(job.job_id)
     assert found is not None
     assert found.summary().counts["failed"] == 50, "those of the slice that no node had"
-    slice_ = store.claim((number, 0), "next", 60.0)
+    slice_ = store.slices.claim((number, 0), "next", 60.0)
     assert slice_ is not None
     assert slice_.order.cancels == 1
 
@@ -693,7 +693,7 @@ def test_a_retry_reaches_a_slice_that_ends_at_this_moment(url: str, node: Open) 
     store, job = node(url), job_of(1)
     store.accept([job])
     number = number_of(url, job)
-    slice_ = store.claim((number, 0), "worker", 60.0)
+    slice_ = store.slices.claim((number, 0), "worker", 60.0)
     assert slice_ is not None
     record(store, slice_.job, Failed(0, FAILURE))
     flush(store)
@@ -704,7 +704,7 @@ def test_a_retry_reaches_a_slice_that_ends_at_this_moment(url: str, node: Open) 
         release()
         assert retry.result(PATIENCE).images == 1
     assert ask(url, "SELECT args->'first' FROM procrastinate_jobs") == [(0,)]
-    again = store.claim((number, 0), "next", 60.0)
+    again = store.slices.claim((number, 0), "next", 60.0)
     assert again is not None
     assert again.order.again == "all"
 
@@ -712,16 +712,16 @@ def test_a_retry_reaches_a_slice_that_ends_at_this_moment(url: str, node: Open) 
 def test_a_retry_that_is_followed_leaves_those_that_came_meanwhile(url: str, node: Open) -> None:
     store, job = node(url), job_of(20)
     store.accept([job])
-    slice_ = store.claim((number_of(url, job), 0), "worker", 60.0)
+    slice_ = store.slices.claim((number_of(url, job), 0), "worker", 60.0)
     assert slice_ is not None
     record(store, slice_.job, *(Failed(n, FAILURE) for n in range(20)))
     flush(store)
     for only in (1, 12, 2, None, "transient"):
-        order = store.beat([slice_.job], 60.0)[slice_.job]
+        order = store.slices.beat([slice_.job], 60.0)[slice_.job]
         store.retry(job.job_id, only)
-        store.followed(slice_.job, order)
+        store.slices.followed(slice_.job, order)
         flush(store)
-        assert store.beat([slice_.job], 60.0)[slice_.job].retries == [only]
+        assert store.slices.beat([slice_.job], 60.0)[slice_.job].retries == [only]
 
 
 def test_what_was_recorded_before_a_verb_is_not_written_over_it(url: str, node: Open) -> None:

@@ -101,7 +101,7 @@ class Worker:
         on_break: Callable[[], object] | None = None,
     ) -> None:
         """`tell`, for the transfer loop, notifies the callback of a job that has ended."""
-        self._store = store
+        self._store, self._slices = store, store.slices
         self._queue = queue
         self._load = image_load
         self._tell = tell
@@ -211,7 +211,7 @@ class Worker:
         try:
             wait = self._parking.wait_before(place[1], self._images_at_work())
             if wait is not None and not was_parked:
-                await asyncio.to_thread(self._store.park, place, wait)
+                await asyncio.to_thread(self._slices.park, place, wait)
                 return
             async with self._claiming:
                 claimed = await asyncio.to_thread(self._claim, place)
@@ -250,7 +250,7 @@ class Worker:
 
     def _end(self, at_work: _Slice) -> None:
         del self._at_work[at_work.place]
-        self._store.end(at_work.job, is_over=at_work.job.summary().is_over, wait=at_work.wait)
+        self._slices.end(at_work.job, is_over=at_work.job.summary().is_over, wait=at_work.wait)
 
     def _images_at_work(self) -> int:
         counts = [each.job.summary().counts for each in self._at_work.values()]
@@ -264,7 +264,7 @@ class Worker:
     def _claim(self, place: Place) -> Claimed | None:
         # One suspect at a time, so that it does not make suspects of others.
         may_suspect = not any(each.is_suspect for each in list(self._at_work.values()))
-        return self._store.claim(
+        return self._slices.claim(
             place,
             self._rules.name,
             self._rules.dead_seconds,
@@ -312,12 +312,12 @@ class Worker:
                     if is_beat:
                         beaten = self._beaten = sent
             for each in list(self._at_work.values()):
-                if not each.is_left and self._store.is_lost(each.job):
+                if not each.is_left and self._slices.is_lost(each.job):
                     self._leave(each)
 
     async def _beat(self, slices: Sequence[_Slice], seconds: float | None) -> None:
         jobs = [each.job for each in slices]
-        beat = self._loop.run_in_executor(self._beats, self._store.beat, jobs, seconds)
+        beat = self._loop.run_in_executor(self._beats, self._slices.beat, jobs, seconds)
         orders = await beat
         for each in slices:
             order = orders.get(each.job)
@@ -349,7 +349,7 @@ class Worker:
             await self._load.act(at.cancel(job, may_land=order.purging))
         for only in order.retries:
             await self._load.act(at.requeue(job, only))
-        self._store.followed(job, order)
+        self._slices.followed(job, order)
         await self._load.act(self._store.durable())  # or the next beat sees it again
 
     @property
@@ -359,7 +359,7 @@ class Worker:
 
     async def _sweep(self) -> None:
         """Queue slices without a worker and without a message; tidy up after dead workers."""
-        name, dead_seconds, store = self._rules.name, self._rules.dead_seconds, self._store
+        name, dead_seconds, slices = self._rules.name, self._rules.dead_seconds, self._slices
         pause = min(_SWEEP_SECONDS, dead_seconds / 2)
         tidied = time.monotonic()
         while True:
@@ -367,10 +367,10 @@ class Worker:
             is_well = self._is_well
             try:
                 count = await asyncio.to_thread(
-                    store.queue_forgotten, name, 2 * pause, rescue=is_well
+                    slices.queue_forgotten, name, 2 * pause, rescue=is_well
                 )
                 if is_well and time.monotonic() - tidied > dead_seconds:
-                    await asyncio.to_thread(store.tidy_queue, dead_seconds)
+                    await asyncio.to_thread(slices.tidy_queue, dead_seconds)
                     tidied = time.monotonic()
             except ImageLoadError as error:
                 _log.debug("no sweep: %s", error)
@@ -393,7 +393,7 @@ class Worker:
                 told = await self._update_waits(told)
                 wanted = self._parking.wanted(self._images_at_work())
                 if wanted is not None and len(self._at_work) < self._rules.at_once:
-                    found = await asyncio.to_thread(self._store.parked, *wanted)
+                    found = await asyncio.to_thread(self._slices.parked, *wanted)
                     if found is not None:
                         self._begin(found, was_parked=True)
             except ImageLoadError as error:
@@ -409,7 +409,7 @@ class Worker:
         if told is not None and is_same and abs(told.seconds - wait.seconds) < _SWEEP_SECONDS:
             return told
         left = wait._replace(seconds=wait.seconds - time.monotonic())
-        await asyncio.to_thread(self._store.update_waits, left)
+        await asyncio.to_thread(self._slices.update_waits, left)
         return wait
 
 

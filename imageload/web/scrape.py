@@ -83,7 +83,7 @@ class Gauges(Collector):
         if node is None:
             return
         with contextlib.suppress(StoreUnavailable):
-            waiting, stuck = node.store.slice_counts()
+            waiting, stuck = node.store.slices.counts()
             for name, text, value in (
                 ("waiting", "Slices of jobs, of all nodes, that no living node has.", waiting),
                 ("stuck", "Slices of all nodes that were taken over again and again.", stuck),

@@ -7,16 +7,12 @@ writes for them until a worker claims a slice (`imageload.cluster`).
 from __future__ import annotations
 
 import asyncio
-import functools
 import hashlib
-import itertools
 import logging
-import operator
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import psycopg
 
@@ -24,9 +20,9 @@ from imageload.errors import Failure, StoreError
 from imageload.image import Landed, ResponseLost, Uploaded, Uploading, texts_key
 from imageload.job import Change, Job, Mirrored, Only, Snapshot
 from imageload.store import NONE, Clock, Elsewhere, Link, Posted, Totals
-from imageload.store.postgres import accepting, claims, leases, leaving, overview, reading, verbs
+from imageload.store.postgres import accepting, leaving, overview, reading, verbs
 from imageload.store.postgres.batch import HEAD, Batch, Claim, Content, Counts, SliceState
-from imageload.store.postgres.claims import Claimed, Order, Place, SliceCounts, Wait
+from imageload.store.postgres.claims import Place
 from imageload.store.postgres.connections import (
     Connection,
     Connections,
@@ -34,6 +30,7 @@ from imageload.store.postgres.connections import (
 )
 from imageload.store.postgres.overview import Workers
 from imageload.store.postgres.schema import migrate
+from imageload.store.postgres.slices import Queue, Slices
 from imageload.store.postgres.verbs import Done
 from imageload.store.writer import Writer
 
@@ -42,19 +39,6 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _LOOK_SECONDS = 0.05
-
-
-class Queue(Protocol):
-    """The queue of slices that wait for a node, in the same database."""
-
-    def create(self, connection: Connection) -> None:
-        """Make its tables if they are missing."""
-
-    def defer(self, connection: Connection, slices: Mapping[int, Sequence[int]]) -> None:
-        """Queue slices of jobs, by their numbers, in the transaction of `connection`."""
-
-    def tidy(self, connection: Connection, dead_seconds: float) -> None:
-        """Delete what workers have left that were not heard of for `dead_seconds`."""
 
 
 def open_postgres(
@@ -137,6 +121,7 @@ class PostgresStore:
         self._database = Database(connections)
         self._writer = Writer(self._database, clock, on_break)
         self._claims: weakref.WeakKeyDictionary[Job, Claim] = weakref.WeakKeyDictionary()
+        self.slices = Slices(connections, queue, self._writer, self._claims)
         self._is_closed = False
 
     def accept(
@@ -223,110 +208,6 @@ class PostgresStore:
         claim = self._claims.get(job)
         return claim is None or claim.is_ours
 
-    # Claims, for the worker of `imageload.cluster`
-
-    def claim(
-        self,
-        place: Place,
-        worker: str,
-        seconds: float,
-        *,
-        may_rescue: bool = True,
-        may_suspect: bool = True,
-    ) -> Claimed | None:
-        """The slice at `place` as a job to load, which is this worker's for `seconds`; or None.
-
-        None also if it was split. Raises StoreUnavailable.
-        """
-        sent = time.monotonic()
-
-        def run(connection: Connection) -> Claimed | None:
-            claimed = claims.claim(
-                connection, place, worker, seconds, may_rescue=may_rescue, may_suspect=may_suspect
-            )
-            if claimed is None or not claimed.is_poisoned or len(claimed.claim.images) < 2:
-                return claimed
-            if place[1] == HEAD:
-                return claimed
-            self._queue.defer(connection, {place[0]: claims.split(connection, claimed)})
-            job_id, _, _ = claimed.job.job_id.partition("/")
-            _log.warning("split a slice that may kill nodes job=%s first=%d", job_id, place[1])
-            return None
-
-        claimed = self._connections.run(run)
-        if claimed is not None:
-            claim = self._claims[claimed.job] = claimed.claim
-            claim.heard, claim.seconds = sent, seconds / 2
-        return claimed
-
-    def beat(self, jobs: Sequence[Job], seconds: float | None) -> dict[Job, Order]:
-        """Those of the slices of `jobs` that are still ours, and what is wanted of them.
-
-        They are kept for `seconds` more; None: only look. The others are lost.
-        """
-        mine = {self._place(self._claims[job]): job for job in jobs}
-        epochs = [self._claims[job].slices[first].epoch for (_, first), job in mine.items()]
-        rows = [(*place, epoch) for place, epoch in zip(mine, epochs, strict=True)]
-        sent = time.monotonic()
-        orders = self._connections.run(lambda connection: claims.beat(connection, rows, seconds))
-        for place, job in mine.items():
-            claim = self._claims[job]
-            if place not in orders:
-                claim.is_lost = True
-            elif seconds is not None:
-                claim.heard = max(claim.heard, sent)
-        return {mine[place]: order for place, order in orders.items()}
-
-    def park(self, place: Place, wait: Wait) -> None:
-        """Have a slice that no worker has wait; raises StoreUnavailable, as those below do."""
-        self.run(lambda connection: claims.park(connection, place, wait))
-
-    def parked(self, least: int, most: int, waited_seconds: float) -> Place | None:
-        """A slice that waits, whose first image is from `least` to `most`.
-
-        It has waited for `waited_seconds` in an outage.
-        """
-        return self.run(lambda c: claims.parked(c, (least, most), waited_seconds))
-
-    def update_waits(self, wait: Wait) -> None:
-        """All slices that wait now wait for this."""
-        self.run(lambda connection: claims.update_waits(connection, wait))
-
-    def is_lost(self, job: Job) -> bool:
-        """True if another node has taken this slice over: nothing of it is written any more."""
-        return self._claims[job].is_lost
-
-    def _place(self, claim: Claim) -> Place:
-        return claim.number, HEAD if HEAD in claim.slices else claim.offset
-
-    def followed(self, job: Job, order: Order) -> None:
-        """What was ordered of this slice was done; written after all that was recorded of it."""
-        claim = self._claims[job]
-        _, first = self._place(claim)
-        edit = functools.partial(claims.follow, claimed=claim, first=first, order=order)
-        self._writer.put(lambda batch: batch.edits.update({(claim, order): edit}))
-
-    def end(self, job: Job, *, is_over: bool, wait: Wait | None = None) -> None:
-        """The slice has nothing left to do, or (`is_over` is False) others may go on with it.
-
-        With a `wait` for the target: after that. It is written after all that was recorded of it.
-        """
-        claim = self._claims[job]
-        _, first = self._place(claim)
-
-        def edit(connection: Connection) -> None:
-            if is_over:
-                queue = claims.end(connection, claim, first)
-            else:
-                queue = claims.give_back(connection, claim, first, wait)
-            self._queue.defer(connection, {claim.number: queue})
-
-        def put(batch: Batch) -> None:
-            batch.locks.add(claim.number)
-            batch.edits[claim] = edit
-
-        self._writer.put(put)
-
     def cancel(self, job_id: str, failure: Failure, *, purge: bool = False) -> Done:
         """End what is open in a job on any node; raises LookupError, StoreUnavailable."""
         return self._do(job_id, lambda locked: verbs.cancel(locked, failure, purge=purge))
@@ -356,32 +237,6 @@ class PostgresStore:
         It may be called twice, so it has no other effects. Blocks; raises StoreUnavailable.
         """
         return self._connections.run(work)
-
-    def slice_counts(self) -> SliceCounts:
-        """How many slices of all nodes wait, and are stuck; raises StoreUnavailable."""
-        return self._connections.run(claims.count)
-
-    def queue_forgotten(self, worker: str, seconds: float, *, rescue: bool) -> int:
-        """Queue the slices that nobody has and no message names; how many they are.
-
-        With `rescue`, those of nodes that seem dead too: for `seconds` it is then the work of this
-        worker, and 0 for the others.
-        """
-
-        def run(connection: Connection) -> int:
-            if rescue and leases.take(connection, "sweep", worker, seconds) is None:
-                return 0
-            places = claims.forgotten(connection, rescue=rescue)
-            jobs = itertools.groupby(places, operator.itemgetter(0))
-            slices = {number: [first for _, first in some] for number, some in jobs}
-            self._queue.defer(connection, slices)
-            return len(places)
-
-        return self._connections.run(run)
-
-    def tidy_queue(self, dead_seconds: float) -> None:
-        """Delete what dead workers have left in the queue's tables."""
-        self._connections.run(lambda connection: self._queue.tidy(connection, dead_seconds))
 
     # Jobs that leave
 
