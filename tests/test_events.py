@@ -27,7 +27,8 @@ from imageload.errors import Failure
 from imageload.image import Downloaded, Failed, Purged, PurgeFailed, Report, Requeued, Uploaded
 from imageload.job import AlbumEnded, AlbumMade, Change, Job, Mirrored, Started
 from imageload.schemas import WaitingJson
-from imageload.web.events import Events, JobEvents, Topic
+from imageload.web.events import Events
+from imageload.web.topics import JobEvents, Topic
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.events import Event, Subscriber
 from tests.origin import IMAGES, Origin, answer

@@ -19,8 +19,8 @@ from imageload.job import Job, Snapshot
 from imageload.job_json import status_json
 from imageload.schemas import WaitingJson
 from imageload.web.base import LARGE_JOB, BaseHandler, tag_of_job, tag_of_waiting
-from imageload.web.events import JobEvents
 from imageload.web.limits import RequestLimits
+from imageload.web.topics import JobEvents
 
 _WAIT = re.compile(r'(?:^|,)\s*wait\s*=\s*("?)(\d+)\1\s*(?:[;,]|$)', re.ASCII | re.IGNORECASE)
 

@@ -15,7 +15,7 @@ from typing import Any
 import tornado.iostream
 
 from imageload.web.base import BaseHandler
-from imageload.web.events import Topic
+from imageload.web.topics import Topic
 
 _log = logging.getLogger(__name__)
 
