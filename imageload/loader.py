@@ -4,8 +4,9 @@
                                               └─► Jobs.work(job) on the transfer loop; waits
 
 A job gets a thread again for a retry or a purge. At most `max_active_jobs` are at work; other jobs
-wait, pending, in the order they came. A job that only waits for its origins is not counted, so that
-slow origins keep no other job from starting. Knows nothing of HTTP.
+wait, pending, in the order they came, and a thread whose job has ended begins the next of them. A
+job that only waits for its origins is not counted, so that slow origins keep no other job from
+starting. Knows nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class ImageLoad:
         self._waiting: dict[str, Job] = {}
         self._active: set[str] = set()
         """The jobs that have threads, or get them now."""
-        self._thread_ended = threading.Condition(self._lock)
+        self._job_ended = threading.Condition(self._lock)
         self._again: set[str] = set()
         self._will_look = False
         self._retiring: set[str] = set()
@@ -355,25 +356,27 @@ class ImageLoad:
             _log_end(job)
 
     def _work(self, job: Job | None) -> None:
-        """The body of a thread: runs one job, and the next if no thread can be started for it."""
+        """The body of a thread: runs `job`, and then the jobs that wait, one after the other."""
         while job is not None:
+            threading.current_thread().name = _thread_name(job)
             try:
                 self.begin_upload(job)
-            finally:
-                self._end_thread(job)
-            job = None if self._start_waiting() else self._next_if_none_is_active()
+            except BaseException:
+                self._end_job(job)
+                self._start_waiting()  # as this thread begins none of them
+                raise
+            self._end_job(job)
+            job = self._next_to_start()
+            if job is not None:
+                self._start_waiting()  # as more may start once others have stalled
 
-    def _end_thread(self, job: Job) -> None:
+    def _end_job(self, job: Job) -> None:
         with self._lock:
             self._active.discard(job.job_id)
             if job.job_id in self._again and not job.summary().finished:
                 self._waiting[job.job_id] = job
             self._again.discard(job.job_id)
-            self._thread_ended.notify_all()
-
-    def _next_if_none_is_active(self) -> Job | None:
-        with self._lock:
-            return None if self._active or not self._waiting else self._take_waiting()
+            self._job_ended.notify_all()
 
     def _start(self, job: Job) -> None:
         """Give `job` a thread: now, or when its thread ends."""
@@ -394,7 +397,7 @@ class ImageLoad:
     def _wait_no_more(self, job: Job) -> None:
         """For the lock's holder: the job needs no thread."""
         del self._waiting[job.job_id]
-        self._thread_ended.notify_all()
+        self._job_ended.notify_all()
         # Behind its `begin`, which the loop may not have called yet.
         self._transfers.loop.call_soon_threadsafe(self._dedupe.end, job.job_id)
 
@@ -404,7 +407,7 @@ class ImageLoad:
         Without the lock: a start waits until the new thread has the GIL, 5 ms under load.
         """
         while (job := self._next_to_start(at_least)) is not None:
-            name = f"job-{job.job_id[:8]}"
+            name = _thread_name(job)
             thread = threading.Thread(target=self._work, args=(job,), name=name, daemon=True)
             try:
                 thread.start()
@@ -414,23 +417,19 @@ class ImageLoad:
                     self._active.remove(job.job_id)
                     self._waiting = {job.job_id: job, **self._waiting}
                     self._look_later()
-                    self._thread_ended.notify_all()
+                    self._job_ended.notify_all()
                 return False
         return True
 
-    def _next_to_start(self, at_least: int) -> Job | None:
-        """The job that waits longest, if it may start."""
+    def _next_to_start(self, at_least: int = 0) -> Job | None:
+        """The job that waits longest, if it may start: it is active from now on."""
         with self._lock:
             if self._waiting and (len(self._active) < at_least or self._may_start()):
-                return self._take_waiting()
+                job = self._waiting.pop(next(iter(self._waiting)))
+                self._active.add(job.job_id)
+                return job
             self._look_later()
             return None
-
-    def _take_waiting(self) -> Job:
-        """For the lock's holder: the job that waits longest, which is active from now on."""
-        job = self._waiting.pop(next(iter(self._waiting)))
-        self._active.add(job.job_id)
-        return job
 
     def _may_start(self) -> bool:
         active, most = len(self._active), self._capacity.max_active_jobs
@@ -462,7 +461,7 @@ class ImageLoad:
             waiting, self._waiting = list(self._waiting.values()), {}
         self._transfers.run(self._jobs.stop(grace_seconds, waiting))
         with self._lock:  # a job that was retried meanwhile has a new thread, or waits for one
-            return self._thread_ended.wait_for(lambda: not (self._active or self._waiting), seconds)
+            return self._job_ended.wait_for(lambda: not (self._active or self._waiting), seconds)
 
     def _check_closing(self) -> None:
         if self.is_closing:
@@ -520,6 +519,10 @@ class ImageLoad:
 
 def _links(jobs: Iterable[Job]) -> set[str]:
     return {image.link for job in jobs for image in job.snapshot().images if image.link is not None}
+
+
+def _thread_name(job: Job) -> str:
+    return f"job-{job.job_id[:8]}"
 
 
 def _log_end(job: Job) -> None:

@@ -225,6 +225,70 @@ def test_queued_jobs_use_the_last_thread_if_no_thread_can_be_started(
     ]
 
 
+def test_a_thread_that_has_ended_its_job_begins_the_next_that_waits_under_its_name(
+    wire: Wire, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tap = Tap(folder.download)
+    wired = wire(tap, max_active_jobs=1)
+    begin_upload = wired.load.begin_upload
+    begun: list[tuple[threading.Thread, str]] = []
+
+    def begin(job: Job) -> None:
+        begun.append((threading.current_thread(), threading.current_thread().name))
+        begin_upload(job)
+
+    monkeypatch.setattr(wired.load, "begin_upload", begin)
+    jobs = wired.start_several([urls(1, f"job{number}") for number in range(4)])
+    tap.resume(4)
+    for job in jobs:
+        wired.wait(job)
+    assert [name for _, name in begun] == [f"job-{job.job_id[:8]}" for job in jobs]
+    assert len({thread for thread, _ in begun}) == 1
+
+
+def test_all_jobs_that_may_start_begin_at_once_when_a_thread_has_ended_its_job(
+    wire: Wire, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "STALL_SECONDS", 10 * PATIENCE)  # nothing else looks at them
+    tap = Tap(folder.download)
+    wired = wire(tap)
+    first, second = start_second_without_thread(wired, tap, monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        more = wired.start_several([urls(1, "third"), urls(1, "fourth")])
+    tap.resume()
+    wired.wait(first)
+    assert sorted(tap.next(3)) == sorted(job.image(0).url for job in (second, *more))
+    tap.resume(3)
+    for job in (second, *more):
+        wired.wait(job)
+
+
+def test_a_bug_that_ends_the_thread_of_a_job_takes_no_job_that_waits_with_it(
+    wire: Wire, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "STALL_SECONDS", 10 * PATIENCE)
+    ended: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", ended.append)
+    tap = Tap(folder.download)
+    wired = wire(tap, max_active_jobs=1)
+    begin_upload = wired.load.begin_upload
+
+    def begin(job: Job) -> None:
+        begin_upload(job)
+        if job is broken:
+            raise KeyError("a bug")
+
+    monkeypatch.setattr(wired.load, "begin_upload", begin)
+    broken, *waiting = wired.start_several([urls(1, f"job{number}") for number in range(3)])
+    tap.resume(3)
+    for job in (broken, *waiting):
+        assert {image.state for image in wired.wait(job).values()} == {"completed"}
+    assert [(each.exc_type, each.thread and each.thread.name) for each in ended] == [
+        (KeyError, f"job-{broken.job_id[:8]}")
+    ]
+
+
 def test_a_slow_start_of_a_thread_delays_no_other_job(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
