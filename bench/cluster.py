@@ -32,7 +32,8 @@ from bench.trees import ROOT, Candidate
 from imageload.cluster.node import Node
 from imageload.image import Downloaded, Report, Uploaded, Uploading
 from imageload.job import Change, Job, Started
-from imageload.store import Store, open_store
+from imageload.store import Store
+from imageload.store.opening import open_store
 from tests.postgres_server import PostgresServer, programs, running_postgres
 
 SQLITE = "one process, SQLite"

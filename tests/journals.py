@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from imageload.errors import DownloadError
 from imageload.image import Downloaded, Failed, Image, Report, Uploaded, Uploading
 from imageload.job import Change, Job, Snapshot, Started
-from imageload.store import Restored, Store, open_store
+from imageload.store import Restored, Store
+from imageload.store.opening import open_store
 from tests.waiting import PATIENCE
 
 SECRET = "d3l3t3h4sh"

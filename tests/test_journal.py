@@ -43,7 +43,8 @@ from imageload.image import (
     Uploading,
 )
 from imageload.job import AlbumEnded, AlbumMade, CallbackEnded, Change, Job, Started
-from imageload.store import Link, Posted, Store, open_store
+from imageload.store import Link, Posted, Store
+from imageload.store.opening import open_store
 from tests.disks import full, small_disk
 from tests.journals import (
     FAILURE,
@@ -333,7 +334,7 @@ SHOWER = """
 import os, signal, sys
 from imageload.image import Downloaded, Requeued
 from imageload.job import Started
-from imageload.store import open_store
+from imageload.store.opening import open_store
 from tests.journals import fail, flush, job_of, report, record
 
 store, jobs, _, _ = open_store(sys.argv[1])
@@ -726,7 +727,7 @@ WRITER = """
 import asyncio, os, sys
 from imageload.image import Downloaded, Uploaded, Uploading
 from imageload.job import Started
-from imageload.store import open_store
+from imageload.store.opening import open_store
 from tests.journals import job_of, link, report, record
 
 def say(*words):
@@ -796,7 +797,7 @@ WORKER = """
 import os, signal, sys
 from imageload.image import Failed
 from imageload.job import Started
-from imageload.store import open_store
+from imageload.store.opening import open_store
 from tests.journals import FAILURE, flush, job_of, record
 
 store = open_store(sys.argv[1])

@@ -22,8 +22,8 @@ from imageload.image import Downloaded, Item, Uploaded, Uploading
 from imageload.job import Job
 from imageload.job_json import image_json
 from imageload.store import file as journal_file
-from imageload.store import open_store
 from imageload.store.file import JournalFile
+from imageload.store.opening import open_store
 from imageload.store.rows import MIGRATIONS
 from tests.disks import small_disk
 from tests.journals import (
@@ -77,7 +77,7 @@ def refused(path: Path) -> str:
 HOLDER = """
 import sys
 from pathlib import Path
-from imageload.store import open_store
+from imageload.store.opening import open_store
 journal = open_store(sys.argv[1]).store
 print("open", flush=True)
 sys.stdin.read()
@@ -141,7 +141,8 @@ def test_a_journal_that_may_not_be_written_is_refused(ending: str) -> None:
         import os, sys
         from pathlib import Path
         from imageload.errors import StoreError
-        from imageload.store import open_store, sqlite
+        from imageload.store import sqlite
+        from imageload.store.opening import open_store
         os.geteuid() or os.setuid(65534)
         path, closed = map(Path, sys.argv[1:])
         journal = open_store(str(path)).store
@@ -331,7 +332,7 @@ def test_a_link_to_an_open_journal_is_the_same_journal(path: Path) -> None:
 ACCEPTOR = """
 import os, sys
 from imageload.errors import StoreUnavailable
-from imageload.store import open_store
+from imageload.store.opening import open_store
 from tests.journals import job_of
 
 def accept():

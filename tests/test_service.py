@@ -18,7 +18,7 @@ import pytest
 import requests
 
 from imageload.job import Job
-from imageload.store import open_store
+from imageload.store.opening import open_store
 from sandbox.testing import RunningSandbox
 from tests.forks import ForkedProcess
 from tests.nginx import LISTEN, running_nginx

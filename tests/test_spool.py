@@ -19,7 +19,7 @@ from imageload.fetch.spool import Spool, spool_folder
 from imageload.fetch.tempfiles import TempBytes, TempFiles
 from imageload.image import Failed, Report
 from imageload.job import Job
-from imageload.store import open_store
+from imageload.store.opening import open_store
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.folders import filled
 from tests.jobs import all_landed, delete, distinct

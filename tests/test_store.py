@@ -14,7 +14,8 @@ from imageload.cluster.node import Node
 from imageload.errors import KeyUsed
 from imageload.image import Downloaded, Failed, Item, Purged, Uploaded, Uploading
 from imageload.job import Job, Started
-from imageload.store import Link, Posted, Store, open_store
+from imageload.store import Link, Posted, Store
+from imageload.store.opening import open_store
 from tests.journals import FAILURE, SECRET, fail, finish, flush, job_of, link, record, report, url
 from tests.postgres import fresh_database
 

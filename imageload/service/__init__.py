@@ -43,7 +43,8 @@ from imageload.service.rules import (
 )
 from imageload.service.target import album_links_of, budgets_key, keys, lease_rules, make_target
 from imageload.settings import Settings
-from imageload.store import Store, open_store
+from imageload.store import Store
+from imageload.store.opening import open_store
 from imageload.transport.curl import TransferLoop, Transport
 from imageload.transport.request import Bounds
 from imageload.transport.slots import Pool, Slots

@@ -1,16 +1,16 @@
 """The store: jobs, and other data that must outlive the process.
 
-    open_store("")       MemoryStore: keeps nothing beyond the process
-    open_store(path)     SqliteStore: the journal, a SQLite file
+    memory.py      MemoryStore: keeps nothing beyond the process
+    sqlite.py      SqliteStore: the journal, a SQLite file
+    postgres/      PostgresStore: many nodes share it
 
 `accept` writes new jobs down, `record` every Change that `Job.apply` made, and `durable` waits
-until all of it is on disk. The next `open_store` gives the same jobs.
+until all of it is on disk. The next process gets the same jobs from `opening.open_store`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
@@ -199,22 +199,3 @@ class Restored(NamedTuple):
     jobs: list[Job]
     was_closed: bool
     kept: dict[Job, dict[int, Report]]
-
-
-def open_store(
-    path: str,
-    clock: Clock | None = None,
-    on_break: Callable[[], object] | None = None,
-) -> Restored:
-    """The SQLite store in the file `path`, made if it is missing; a MemoryStore if `path` is empty.
-
-    `clock` is called with the seconds that each transaction took, `on_break` if a bug ends the
-    thread that writes; both are called on that thread. Raises StoreError.
-    """
-    if not path:
-        from imageload.store.memory import MemoryStore
-
-        return Restored(MemoryStore(), [], was_closed=True, kept={})
-    from imageload.store.sqlite import open_sqlite
-
-    return open_sqlite(Path(path), clock, on_break)
