@@ -32,7 +32,7 @@ from tests.verbs_walk import JOBS, Pages, Story, Walk
 _START = """
 import functools, sys
 import main
-from imageload.settings import Tuning
+from imageload.tuning import Tuning
 from imageload.web import app
 short = {"host_rest_seconds": 0.1, "host_give_up_seconds": 2.0, "retry_seconds": 0.1}
 short |= {"quota_wait_seconds": 0.2, "blocked_wait_seconds": 0.2}
