@@ -1,10 +1,10 @@
 """A node's worker: claims slices, has them loaded, and gives them back.
 
     message ─► claim ─► ImageLoad.begin_upload, a thread ─► ended, or given back at a stop
-                 └───── every beat: keep it · follow a cancel, purge, retry · lost ─► leave it
+                 └───── kept meanwhile by the heartbeat
 
 It runs on an event loop of its own: it must beat while the transfer loop is busy. While the
-database is away it keeps its slices, and takes no more.
+database is away it takes no more slices.
 """
 
 from __future__ import annotations
@@ -17,25 +17,22 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
+from imageload.cluster.heartbeat import Heartbeat, SliceAtWork
 from imageload.cluster.parking import Parking
 from imageload.cluster.queue import Queue
 from imageload.errors import ImageError, ImageLoadError
 from imageload.job import Job
 from imageload.loader import ImageLoad
 from imageload.store.postgres.batch import HEAD
-from imageload.store.postgres.claims import MOST_TAKEN_OVER, Claimed, Order, Place, Wait
+from imageload.store.postgres.claims import MOST_TAKEN_OVER, Claimed, Place, Wait
 from imageload.store.postgres.store import PostgresStore
 
 _log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-_ORDERS_SECONDS = 0.25
 _SWEEP_SECONDS = 2.0
 _PARK_SECONDS = 0.25
 _POISON = ImageError(
@@ -69,24 +66,6 @@ class WorkerState(NamedTuple):
     beat_age: float
 
 
-@dataclass(slots=True, eq=False)
-class _Slice:
-    """A slice that is at work here."""
-
-    place: Place
-    job: Job
-    is_suspect: bool
-    is_left: bool = False
-    is_following: bool = False
-    wait: Wait | None = None
-    """The wait for which it is let go."""
-
-    @property
-    def names(self) -> tuple[str, int]:
-        """The job's id and the slice's first image, for the log."""
-        return self.job.job_id.partition("/")[0], self.place[1]
-
-
 class Worker:
     """Works on slices until `stop`."""
 
@@ -101,7 +80,7 @@ class Worker:
         on_break: Callable[[], object] | None = None,
     ) -> None:
         """`tell`, for the transfer loop, notifies the callback of a job that has ended."""
-        self._store, self._slices = store, store.slices
+        self._slices = store.slices
         self._queue = queue
         self._load = image_load
         self._tell = tell
@@ -110,17 +89,18 @@ class Worker:
         self._on_break = on_break
         # A place is at work at most once, under one epoch: the Job's id is the place's.
         self._tasks: dict[Place, asyncio.Task[None]] = {}
-        self._at_work: dict[Place, _Slice] = {}
+        self._at_work: dict[Place, SliceAtWork] = {}
         self._others: set[asyncio.Task[None]] = set()
         self._claiming = asyncio.Lock()
-        self._beats = ThreadPoolExecutor(1, "beat")  # never behind claims that wait
         self._loop = asyncio.new_event_loop()
         # Its library reports the end of a message once, and catches no failure of that.
         self._loop.set_exception_handler(_log_stray)
         self._taking: asyncio.Future[None] | None = None
         self._is_stopping = False
-        self._well_since = self._beaten = time.monotonic()
-        self._taken_over = self._lost = 0
+        self._taken_over = 0
+        self._heartbeat = Heartbeat(
+            store, image_load, self._at_work, rules.dead_seconds, self._spawn
+        )
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
 
     def start(self) -> None:
@@ -144,8 +124,9 @@ class Worker:
     @property
     def state(self) -> WorkerState:
         """For metrics; any thread may ask."""
-        age = time.monotonic() - self._beaten
-        return WorkerState(len(self._at_work), self._taken_over, self._lost, age)
+        heartbeat = self._heartbeat
+        age = time.monotonic() - heartbeat.beaten
+        return WorkerState(len(self._at_work), self._taken_over, heartbeat.lost, age)
 
     def _stop_taking(self) -> None:
         if self._taking is not None and not self._taking.done():
@@ -161,12 +142,12 @@ class Worker:
         finally:
             self._loop.run_until_complete(_end_other_tasks())
             self._loop.close()
-            self._beats.shutdown(wait=False)
+            self._heartbeat.close()
 
     async def _work(self) -> None:
         rules = self._rules
         async with asyncio.TaskGroup() as group:
-            keeping = group.create_task(self._keep())
+            keeping = group.create_task(self._heartbeat.run())
             sweeping = group.create_task(self._sweep())
             parking = group.create_task(self._park())
             take = self._queue.run(
@@ -217,7 +198,7 @@ class Worker:
                 claimed = await asyncio.to_thread(self._claim, place)
                 if claimed is None:
                     return
-                at_work = self._at_work[place] = _Slice(place, claimed.job, claimed.is_suspect)
+                at_work = self._at_work[place] = SliceAtWork(place, claimed.job, claimed.is_suspect)
         except ImageLoadError as error:
             _log.warning("a slice cannot be claimed: %s", error)
             return  # the sweep queues it again
@@ -240,7 +221,7 @@ class Worker:
         else:
             self._end(at_work)
 
-    async def _tell_and_end(self, at_work: _Slice) -> None:
+    async def _tell_and_end(self, at_work: SliceAtWork) -> None:
         try:
             await self._load.act(self._tell(at_work.job))
         except (ImageLoadError, asyncio.CancelledError):
@@ -248,7 +229,7 @@ class Worker:
         finally:
             self._end(at_work)
 
-    def _end(self, at_work: _Slice) -> None:
+    def _end(self, at_work: SliceAtWork) -> None:
         del self._at_work[at_work.place]
         self._slices.end(at_work.job, is_over=at_work.job.summary().is_over, wait=at_work.wait)
 
@@ -268,14 +249,14 @@ class Worker:
             place,
             self._rules.name,
             self._rules.dead_seconds,
-            may_rescue=self._is_well,
+            may_rescue=self._heartbeat.is_well,
             may_suspect=may_suspect,
         )
 
-    async def _load_slice(self, at_work: _Slice, claimed: Claimed) -> None:
+    async def _load_slice(self, at_work: SliceAtWork, claimed: Claimed) -> None:
         job = at_work.job
         if claimed.order.is_open:
-            await self._follow(at_work, claimed.order)
+            await self._heartbeat.follow(job, claimed.order)
         if claimed.is_poisoned:
             await self._load.act(self._load.at_work.fail(job, _POISON))
         await self._in_a_thread(job)
@@ -294,69 +275,6 @@ class Worker:
         threading.Thread(target=run, name=name, daemon=True).start()
         await done.wait()
 
-    async def _keep(self) -> None:
-        """Keep our slices, follow their orders, and leave those that were lost."""
-        dead_seconds, beaten = self._rules.dead_seconds, 0.0
-        while True:
-            await asyncio.sleep(min(_ORDERS_SECONDS, dead_seconds / 12))
-            is_beat = time.monotonic() - beaten > dead_seconds / 6
-            slices = list(self._at_work.values())
-            if slices or is_beat:
-                sent = time.monotonic()
-                try:
-                    await self._beat(slices, dead_seconds if is_beat else None)
-                except ImageLoadError as error:
-                    self._well_since = time.monotonic()
-                    _log.debug("no beat: %s", error)
-                else:
-                    if is_beat:
-                        beaten = self._beaten = sent
-            for each in list(self._at_work.values()):
-                if not each.is_left and self._slices.is_lost(each.job):
-                    self._leave(each)
-
-    async def _beat(self, slices: Sequence[_Slice], seconds: float | None) -> None:
-        jobs = [each.job for each in slices]
-        beat = self._loop.run_in_executor(self._beats, self._slices.beat, jobs, seconds)
-        orders = await beat
-        for each in slices:
-            order = orders.get(each.job)
-            if order is not None and order.is_open and not each.is_following:
-                each.is_following = True
-                self._spawn(self._try_follow(each, order))
-
-    def _leave(self, at_work: _Slice) -> None:
-        _log.warning("another node took over job=%s first=%d", *at_work.names)
-        at_work.is_left = True
-        self._lost += 1
-        with contextlib.suppress(ImageLoadError):  # the service stops, and leaves it anyway
-            self._load.submit(self._load.at_work.leave(at_work.job))
-
-    async def _try_follow(self, at_work: _Slice, order: Order) -> None:
-        try:
-            await self._follow(at_work, order)
-        except ImageLoadError as error:  # the next owner follows
-            _log.info("not followed job=%s first=%d reason=%s", *at_work.names, error)
-        except Exception:
-            _log.exception("a bug kept an order from its end job=%s first=%d", *at_work.names)
-        finally:
-            at_work.is_following = False
-
-    async def _follow(self, at_work: _Slice, order: Order) -> None:
-        """Follow a cancel, a purge or a retry of a slice."""
-        job, at = at_work.job, self._load.at_work
-        if order.cancels:
-            await self._load.act(at.cancel(job, may_land=order.purging))
-        for only in order.retries:
-            await self._load.act(at.requeue(job, only))
-        self._slices.followed(job, order)
-        await self._load.act(self._store.durable())  # or the next beat sees it again
-
-    @property
-    def _is_well(self) -> bool:
-        """False for some time after an outage: the living first say that they live."""
-        return time.monotonic() - self._well_since >= self._rules.dead_seconds
-
     async def _sweep(self) -> None:
         """Queue slices without a worker and without a message; tidy up after dead workers."""
         name, dead_seconds, slices = self._rules.name, self._rules.dead_seconds, self._slices
@@ -364,7 +282,7 @@ class Worker:
         tidied = time.monotonic()
         while True:
             await asyncio.sleep(pause)
-            is_well = self._is_well
+            is_well = self._heartbeat.is_well
             try:
                 count = await asyncio.to_thread(
                     slices.queue_forgotten, name, 2 * pause, rescue=is_well
