@@ -1,9 +1,9 @@
-"""Checks of jobs' links: every landed link of a job is asked for once, and the dead ones are known.
+"""Checks of a job's links: each landed link is requested once, and the dead ones are kept.
 
     start ─► a task on the transfer loop ─► Prober, a link at a time in a slot ─► Check ─► the store
 
-The last Check of a job is kept with it in the store. One that runs is here alone; nodes of a
-cluster write down how far it is, so that the others can show it.
+The last Check of a job is kept with it in the store. One that runs is in memory only, but a node of
+a cluster also stores its progress, so that the other nodes can show it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _RETRY_SECONDS = 2.0
 
 
 class Found(NamedTuple):
-    """Image `n` (its index), whose link is not alive: at the image's `version`."""
+    """An image whose link is not alive: its index `n`, and its `version` then."""
 
     n: int
     version: int
@@ -84,8 +84,8 @@ class Checks:
         observe: Callable[[LinkState], object],
         is_shared: bool,
     ) -> None:
-        """`slots` bounds the links that are asked for at once. `observe` is called with the state
-        of each link. `is_shared`: other processes have the store too.
+        """`slots` bounds the links that are requested at once. `observe` is called with the
+        state of each link. `is_shared`: other processes have the store too.
         """
         self._transfers = transfers
         self._store = store
@@ -163,7 +163,7 @@ class Checks:
     async def _probe_all(
         self, job_id: str, links: Mapping[str, Sequence[tuple[int, Image]]], check: Check
     ) -> None:
-        """Ask for each link, some at once."""
+        """Request each link, several at the same time."""
         left, since = iter(links.items()), time.monotonic()
 
         async def work() -> None:

@@ -57,8 +57,8 @@ class Dedupe:
     """The claims of all jobs."""
 
     def __init__(self, *, keeps_links: bool = True) -> None:
-        """Without `keeps_links`, the link of bytes is asked of the store: a purge on another node
-        would not be seen here.
+        """Without `keeps_links` the store has the links of bytes, as a purge on another node would
+        not be seen here.
         """
         self._keeps_links = keeps_links
         self._in_flight: dict[str, _InFlight] = {}
@@ -69,7 +69,7 @@ class Dedupe:
         self._running: dict[str, int] = {}
 
     def restore(self, jobs: Iterable[Job], link_base: str) -> Callable[[], None]:
-        """A call that makes the links of these jobs known, for the loop; any thread may ask for it.
+        """A function, for the loop, that makes the links of these jobs known; for any thread.
 
         Links that do not begin with `link_base` are another target's. A link that is dead in one
         job is not used, though others may still have it; so an image's own upload counts for more

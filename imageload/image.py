@@ -71,9 +71,9 @@ class Image(Value, frozen=True):
 
     `uploading`: an upload of it has begun, so it may be on the target. `maybe_duplicate`: the
     response to an upload was lost, so the target may have a second copy. The failure of a completed
-    image is that of its deletion, or of the attempt to replace its dead link. A `link`
-    before that is the dead one, which it keeps until it lands again. `version` is the job's at the
-    image's last Change. `id` is the caller's; several images may have the same.
+    image is that of its deletion, or of the attempt to replace its dead link. An image that is not
+    completed has a `link` only if that was found dead: it keeps it until it lands again. `version`
+    is the job's at the image's last Change. `id` is the caller's; several images may have the same.
     """
 
     url: str
@@ -112,7 +112,7 @@ class Image(Value, frozen=True):
         return self.state in ("queued", "downloaded")
 
     def queued_again(self, version: int) -> Image:
-        """The image before its download: if an upload had begun, it may be on the target."""
+        """The image, to be downloaded again. If an upload had begun, it may be on the target."""
         return Image(
             self.url,
             title=self.title,
@@ -126,7 +126,7 @@ class Image(Value, frozen=True):
 
 
 def texts_key(title: str | None, description: str | None) -> str:
-    """What tells images of the same bytes apart by their texts; empty without texts."""
+    """Distinguishes images of the same bytes by their texts; empty without texts."""
     return "" if title is None and description is None else f"\n{title!r}\n{description!r}"
 
 
@@ -212,7 +212,7 @@ class Uploaded(_ImageChange, frozen=True):
 class Failed(_ImageChange, frozen=True):
     """The image has failed. `attempts` counts the tries of the phase that failed.
 
-    An image with a link, which was to replace that, stays completed: the link is all there is.
+    An image that was to replace its dead link stays completed with that link: it has no other.
     """
 
     failure: Failure

@@ -102,7 +102,10 @@ class CallbackEnded(Value, frozen=True):
 
 
 class Mirrored(Value, frozen=True):
-    """Another node has changed the job: these images, and everything but images, are so now."""
+    """Another node has changed the job.
+
+    `images` has the images that have changed, by index; the other fields are the job's.
+    """
 
     images: dict[int, Image]
     started: bool
@@ -145,7 +148,7 @@ class Snapshot(Value, frozen=True):
     settled: int | None = None
     """Of a job on another node: see `Job.restored`."""
     parked: bool = False
-    """True if images wait for the target that are queued again meanwhile, as no node has them."""
+    """True if images wait for the target on no node; they are queued again meanwhile."""
     document: str | None = None
     """The file name of the document that the job came from."""
     first_url: str | None = None
@@ -163,7 +166,7 @@ class Snapshot(Value, frozen=True):
         return self.finished and (self.callback is None or not self.callback.is_open)
 
     def summary(self) -> Snapshot:
-        """Itself: who wants a job's summary may have this in place of the Job."""
+        """Itself, so that a Snapshot may stand for a Job whose summary is wanted."""
         return self
 
     @property
@@ -201,9 +204,9 @@ class Job:
             for item in items
         ]
         self.memory_bytes = memory_of(self._images)
-        """About the memory that the job takes, when all of its images are on the target.
+        """About the memory that the job takes once all of its images are on the target.
 
-        With that of its document, if that is in memory.
+        Its document is included if it is in memory.
         """
         self._counts: dict[State, int] = dict.fromkeys(STATES, 0)
         self._counts["queued"] = len(self._images)
@@ -218,8 +221,8 @@ class Job:
         self._version = 0
         self._summary: Snapshot | None = None
         self.waiting_since: float | None = None
-        """Since when its images have waited out an outage of the target, on `time.monotonic`, if
-        that began before the job came here."""
+        """When its images began to wait for the end of an outage of the target, on
+        `time.monotonic`; None: not before the job came to this process."""
         self._settled: int | None = None
         self._last_place = 0
         self._parked = False
@@ -243,12 +246,13 @@ class Job:
     ) -> Job:
         """The job as a process that ended left it, at `version`.
 
-        With `settled` nothing of it changes, since other nodes work on it. Then the version of an
-        image is its place in the order of all Changes in the database, not the job's version; and
-        up to the place `settled` all are known: what is written later comes after it. Without it,
-        an unfinished job starts again, and so does each image that has not ended: its temp file is
-        gone, and if its upload had begun it may be on the target. Such a reset is one Change: the
-        job's version rises by one, and its open images have that version.
+        Without `settled` an unfinished job starts again, and so does each image that has not ended:
+        its temp file is gone, and if its upload had begun it may be on the target. This reset is
+        one Change: the job's version rises by one, and its open images have that version.
+
+        With `settled` other nodes work on the job, and nothing of it changes here. The version of
+        an image is then not the job's, but the place of its last Change in the order of all Changes
+        in the database. All Changes up to the place `settled` are known; later ones come after it.
         """
         job = cls((), job_id, dedupe=dedupe, created=created)
         job._album, job._callback, job._purging = album, callback, purging
@@ -362,7 +366,7 @@ class Job:
 
     @property
     def is_settled(self) -> bool:
-        """False for a job on other nodes if one of its Changes may get an earlier one."""
+        """False for a job on other nodes if an unknown Change may come before a known one."""
         return self._settled is None or self._last_place <= self._settled
 
     @property
@@ -385,7 +389,7 @@ class Job:
         ]
 
     def completed_at(self, versions: Mapping[int, int]) -> list[int]:
-        """The completed images that are still as at these versions, by index."""
+        """The completed images that still have these versions, by index."""
         return [
             index
             for index, version in sorted(versions.items())
@@ -432,7 +436,7 @@ class Job:
 
 _JOB_CHANGES = frozenset(JobChange.__args__)
 _BEGINS_AGAIN = frozenset((Requeued, PurgeBegun, AlbumReopened))
-"""After one of these the job ends once more, so its callback is called once more."""
+"""After one of these the job will end again, so its callback is called again."""
 
 
 def _purged(album: Album, change: PurgeEnded) -> Album:

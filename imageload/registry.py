@@ -61,7 +61,10 @@ class Summarized(Protocol):
 
 
 class Watch(Protocol):
-    """The jobs with listeners, for a Registry that follows other nodes; for the API's loop."""
+    """Which jobs have listeners: a Registry that follows other nodes asks for their Changes.
+
+    Its methods are called on the API's loop.
+    """
 
     def watched(self) -> list[Job]:
         """The jobs with listeners."""
@@ -129,19 +132,19 @@ class Registry(Protocol):
         """Jobs whose links the store does not list, oldest first."""
 
     def totals(self) -> Totals:
-        """How many there are; may block."""
+        """How many jobs and images there are; may block."""
 
     def cancel(self, job: Job) -> Coroutine[Any, Any, CancelResult]:
-        """Fail open images as `cancelled`; how many that may be."""
+        """Fail open images as `cancelled`; returns how many were open."""
 
     def purge(self, job: Job) -> Coroutine[Any, Any, CancelResult]:
         """`cancel`, and delete the job's images from the target."""
 
     def retry(self, job: Job, only: Only = None) -> Coroutine[Any, Any, int]:
-        """Load the failed images again that `only` chooses; how many they are."""
+        """Load again the failed images that `only` chooses; returns how many."""
 
     def rehost(self, job: Job, dead: Mapping[int, int]) -> Coroutine[Any, Any, int]:
-        """Load images again whose links are dead, by index and version; how many they are."""
+        """Load again images whose links are dead, by index and version; returns how many."""
 
     async def act(self, action: Coroutine[Any, Any, T]) -> T:
         """The result of a `cancel`, a `purge`, a `retry` or a `rehost`."""

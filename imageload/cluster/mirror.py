@@ -3,8 +3,8 @@
     GET ─► find ─► the Job, with the Changes of other nodes ─► the handlers
     listeners ─► one query in 125 ms for all of their jobs ─► Mirrored ─► events
 
-A Job that was asked for lately is kept, and only changed slices are read again. Runs on Tornado's
-loop; the database is asked in threads.
+A Job that was requested lately is kept in memory, and only its changed slices are read again. Runs
+on Tornado's loop; the database is read in threads.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class Mirror:
         return await asyncio.to_thread(self._store.newest, after, limit)
 
     async def cancel(self, job: Job) -> CancelResult:
-        """Fail open images as `cancelled`; how many that may be."""
+        """Fail open images as `cancelled`; returns how many were open."""
         return await self._cancel(job, purge=False)
 
     async def purge(self, job: Job) -> CancelResult:
@@ -164,14 +164,14 @@ class Mirror:
         return CancelResult(done.images, landed)
 
     async def retry(self, job: Job, only: Only = None) -> int:
-        """Load the failed images again that `only` chooses; how many they are."""
+        """Load again the failed images that `only` chooses; returns how many."""
         self._check_closing()
         done = await asyncio.to_thread(self._store.retry, job.job_id, only)
         await self._follow(job, until_finished=False)
         return done.images
 
     async def rehost(self, job: Job, dead: Mapping[int, int]) -> int:
-        """Load images again whose links are dead, by index and version; how many they are."""
+        """Load again images whose links are dead, by index and version; returns how many."""
         self._check_closing()
         done = await asyncio.to_thread(self._store.rehost, job.job_id, dead)
         await self._follow(job, until_finished=False)
@@ -294,7 +294,7 @@ class Mirror:
     async def _ask_about_workers(self) -> None:
         dead, prefix = self._rules.dead_seconds, self._budgets.prefix
         workers = await asyncio.to_thread(self._store.workers, dead, prefix)
-        # One of this node has not beaten yet if the node has just started.
+        # The worker of a node that has just started may not have sent a heartbeat.
         self.workers = workers.living or int(self._worker is not None)
         self.trouble = None
         self._budgets.learn(workers.leases)
