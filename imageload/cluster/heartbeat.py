@@ -21,7 +21,7 @@ from typing import Any
 from imageload.errors import ImageLoadError
 from imageload.job import Job
 from imageload.loader import ImageLoad
-from imageload.store.postgres.claims import Order, Place, Wait
+from imageload.store.postgres.claims import Place, SliceOrder, Wait
 from imageload.store.postgres.store import PostgresStore
 
 _log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class Heartbeat:
         with contextlib.suppress(ImageLoadError):  # the service stops, and leaves it anyway
             self._load.submit(self._load.at_work.leave(at_work.job))
 
-    async def _try_follow(self, at_work: SliceAtWork, order: Order) -> None:
+    async def _try_follow(self, at_work: SliceAtWork, order: SliceOrder) -> None:
         try:
             await self.follow(at_work.job, order)
         except ImageLoadError as error:  # the next owner follows
@@ -121,7 +121,7 @@ class Heartbeat:
         finally:
             at_work.is_following = False
 
-    async def follow(self, job: Job, order: Order) -> None:
+    async def follow(self, job: Job, order: SliceOrder) -> None:
         """Follow a cancel, a purge or a retry of a slice."""
         at = self._load.at_work
         if order.cancels:

@@ -35,7 +35,7 @@ class Wait(NamedTuple):
     is_outage: bool = False
 
 
-class Order(NamedTuple):
+class SliceOrder(NamedTuple):
     """What users want of a slice: how often its job was cancelled, a purge, a retry."""
 
     cancels: int = 0
@@ -72,7 +72,7 @@ class Claimed(NamedTuple):
 
     job: Job
     claim: Claim
-    order: Order
+    order: SliceOrder
     taken_over: int
 
     @property
@@ -112,7 +112,7 @@ def claim(
         connection.execute(_START, (number,))
         connection.execute(_HEAD_CHANGED, (number,))
     head = read_head_of(connection, number)
-    order = Order(cancels, head.purging, again)
+    order = SliceOrder(cancels, head.purging, again)
     if first == HEAD:
         return Claimed(*read_whole(connection, head), order, taken_over)
     job, found = read_slice(connection, head, first, epoch, version, bytes(items))
@@ -141,7 +141,7 @@ def split(connection: Connection, claimed: Claimed) -> Sequence[int]:
 
 def beat(
     connection: Connection, mine: Sequence[tuple[int, int, int]], seconds: float | None
-) -> dict[Place, Order]:
+) -> dict[Place, SliceOrder]:
     """Those of `mine` (job, first, epoch) that no other node has taken over, with their orders.
 
     They are kept for `seconds` more; None: only look.
@@ -151,7 +151,7 @@ def beat(
         rows = connection.execute(_ORDERS, columns).fetchall()
     else:
         rows = connection.execute(_BEAT, (*columns, seconds)).fetchall()
-    return {(number, first): Order(*rest) for number, first, *rest in rows}
+    return {(number, first): SliceOrder(*rest) for number, first, *rest in rows}
 
 
 def end(connection: Connection, claimed: Claim, first: int) -> list[int]:
@@ -210,7 +210,7 @@ def _wait_columns(wait: Wait | None) -> tuple[Any, ...]:
     return wait.seconds, wait.reason, wait.is_outage
 
 
-def follow(connection: Connection, claimed: Claim, first: int, order: Order) -> None:
+def follow(connection: Connection, claimed: Claim, first: int, order: SliceOrder) -> None:
     """The order was followed."""
     epoch = claimed.slices[first].epoch
     connection.execute(_FOLLOWED, (order.cancels, order.again, claimed.number, first, epoch))

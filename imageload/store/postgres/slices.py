@@ -17,7 +17,7 @@ from typing import Protocol
 from imageload.job import Job
 from imageload.store.postgres import claims, leases
 from imageload.store.postgres.batch import HEAD, Batch, Claim
-from imageload.store.postgres.claims import Claimed, Order, Place, SliceCounts, Wait
+from imageload.store.postgres.claims import Claimed, Place, SliceCounts, SliceOrder, Wait
 from imageload.store.postgres.connections import Connection, Connections
 from imageload.store.writer import Writer
 
@@ -86,7 +86,7 @@ class Slices:
             claim.heard, claim.seconds = sent, seconds / 2
         return claimed
 
-    def beat(self, jobs: Sequence[Job], seconds: float | None) -> dict[Job, Order]:
+    def beat(self, jobs: Sequence[Job], seconds: float | None) -> dict[Job, SliceOrder]:
         """Those of the slices of `jobs` that are still ours, and what is wanted of them.
 
         They are kept for `seconds` more; None: only look. The others are lost.
@@ -123,7 +123,7 @@ class Slices:
         """True if another node has taken this slice over: nothing of it is written any more."""
         return self._held[job].is_lost
 
-    def followed(self, job: Job, order: Order) -> None:
+    def followed(self, job: Job, order: SliceOrder) -> None:
         """What was ordered of this slice was done; written after all that was recorded of it."""
         claim = self._held[job]
         _, first = _place(claim)
