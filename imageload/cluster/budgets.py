@@ -39,6 +39,6 @@ class Budgets:
         return self._quotas.budgets()
 
     def seconds_for(self, uploads: int) -> float:
-        """How long so many uploads will take at least; inf: there is no limit to tell by."""
+        """How long so many uploads will take at least; inf: no limit is known."""
         known = any(view.limit is not None for view in self.views())
         return self._quotas.seconds_for(uploads) if known or not uploads else math.inf

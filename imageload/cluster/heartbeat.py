@@ -70,7 +70,7 @@ class Heartbeat:
 
     @property
     def is_well(self) -> bool:
-        """False for some time after an outage: the living first say that they live."""
+        """False for some time after an outage, in which other living workers beat again."""
         return time.monotonic() - self._well_since >= self._dead_seconds
 
     async def run(self) -> None:

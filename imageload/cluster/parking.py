@@ -58,9 +58,9 @@ class Parking:
         return Wait(None, 0.0) if first and not self._has_room(at_work) else None
 
     def wanted(self, at_work: int) -> tuple[int, int, float] | None:
-        """Which of the slices that wait this node takes back: from and to which first image.
+        """The parked slices that this node takes back: from and to which first image.
 
-        And for how long they have waited in an outage. None: it takes none.
+        And how long they must have waited in an outage. None: it takes none back.
         """
         gates = self._target.gates
         heads = not (self._long(gates["albums"]) or self._long(gates["deletions"]))

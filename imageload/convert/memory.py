@@ -2,8 +2,8 @@
 
     needed_bytes(report) ─► Memory.reserve ─► a worker that cannot have more (RLIMIT_DATA)
 
-The need follows from the image's header, before anything is decoded. A header that lies costs its
-own image only: the worker runs out of the memory that was reserved for it.
+The need follows from the image's header, before anything is decoded. If a header lies, only its own
+image fails: the worker runs out of the memory reserved for it.
 """
 
 from __future__ import annotations

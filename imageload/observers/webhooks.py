@@ -89,7 +89,7 @@ class Webhooks:
             self.notify_if_ended(job)
 
     def stop(self) -> None:
-        """Send nothing about jobs that end from now on: the stop of the service ends them."""
+        """Ignore jobs that end from now on: the stop of the service ends them."""
         self._is_stopped = True
 
     def notify_if_ended(self, job: Job) -> None:
@@ -107,7 +107,7 @@ class Webhooks:
         self._notifying[job.job_id] = task
 
     async def tell(self, job: Job) -> None:
-        """Notify the callback of `job` if it is to be; return when that has ended.
+        """Notify the callback of `job` if that is still to be done; returns when it has ended.
 
         For a job that ended elsewhere. At a stop, the callback stays open.
         """
@@ -144,7 +144,7 @@ class Webhooks:
         raise AssertionError("the last wait is None")
 
     async def _send(self, message: _Message, target: Target) -> Failure | None:
-        """Send it once: None if it was received, else why not."""
+        """Send it once; returns None if it was received, else the reason."""
         request = Request(
             url=target.url,
             host=target.host,

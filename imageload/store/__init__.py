@@ -104,8 +104,8 @@ class Store(Protocol):
     def keep_check(self, job_id: str, check: bytes) -> None:
         """Keep the result of the last check of a job's links, as the caller has encoded it.
 
-        In place of an earlier one, until the job is retired or deleted. Jobs that the store does
-        not have are ignored. Blocks for a moment; raises StoreUnavailable.
+        It replaces an earlier one, and is kept until the job is retired or deleted. Jobs that the
+        store does not have are ignored. Blocks for a moment; raises StoreUnavailable.
         """
 
     def last_check(self, job_id: str) -> bytes | None:
@@ -124,20 +124,20 @@ class Store(Protocol):
     def keep(self, job: Job, index: int) -> None:
         """Record which temp file a downloaded image has, so that the next process finds it.
 
-        With `keeps_files` alone. It is durable soon, as what `record` records.
+        Only with `keeps_files`. It is durable soon, like a recorded Change.
         """
 
     async def durable(self, job: Job | None = None) -> None:
         """Return once all that was recorded so far is on disk; at once if it is already.
 
-        With `job`: and once the job is known to be this process's, see `is_ours`. If another node
-        has taken it over, the call waits to be cancelled.
+        With `job` it waits also until the job is known to be this process's (see `is_ours`). If
+        another node has taken the job over, that never comes true: cancel the call.
         """
 
     def is_ours(self, job: Job) -> bool:
-        """True if no other process works on the job, as far as was heard a moment ago.
+        """True if no other process works on the job, by the last heartbeat.
 
-        To be asked right before an upload is sent.
+        Check it right before an upload is sent.
         """
 
     def elsewhere(self, job: Job, index: int) -> Elsewhere | None:
@@ -168,9 +168,9 @@ class Store(Protocol):
         """
 
     def links_to_leave(self, job_id: str, links: Set[str]) -> set[str]:
-        """Those of the links of a job that is being purged that must stay: other jobs have them.
+        """The links of a job under purge that must stay, because other jobs have them too.
 
-        Of the other jobs, those that are retired are asked for; in PostgreSQL all are. Reads the
+        SQLite looks at retired jobs only, as the others are in memory; PostgreSQL at all. Reads the
         disk; raises StoreUnavailable.
         """
 

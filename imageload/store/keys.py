@@ -37,7 +37,7 @@ class Keys:
         return found and found[0]
 
     def remove_jobs(self, job_ids: Iterable[str]) -> list[tuple[str, str]]:
-        """The jobs are gone; gives the keys (caller, key) that no job is left of."""
+        """Forget these jobs; returns the keys (caller, key) that have no job left."""
         gone = set(job_ids)
         with self._lock:
             for _, left in self._posts.values():

@@ -78,9 +78,9 @@ def _read(
 
 
 def _count_crash(connection: sqlite3.Connection, numbers: Mapping[Job, int]) -> Job | None:
-    """The process before this one died: the job to end, if it may be the reason.
+    """Count the death of the process before this one; returns the job to end as its possible cause.
 
-    That is the case if ten processes in a row died before one image of any job had gone further.
+    There is one if ten processes in a row died before an image of any job had got further.
     The suspect is the oldest job that the last process was at; its start may not be on disk yet.
     """
     unfinished = {numbers[job]: job for job in numbers if not job.summary().finished}

@@ -51,7 +51,7 @@ class Database(Protocol[B]):
     name: str
     """For messages."""
     errors: tuple[type[Exception], ...]
-    """What `write` raises without a bug of ours."""
+    """The exceptions of `write` that are no bugs of ours."""
 
     def new_batch(self) -> B:
         """An empty batch."""
@@ -130,7 +130,7 @@ class Writer(Generic[B]):
         )
 
     def close(self, seconds: float) -> int | None:
-        """End the thread when all is written, or after `seconds`; gives how many rows were not.
+        """End the thread when all is written, or after `seconds`; returns how many rows were not.
 
         None if the disk does not respond: then the thread still uses the connection.
         """

@@ -96,7 +96,7 @@ class Target(Protocol):
     """
 
     name: str
-    """Which one it is, for operators: "imgur", or the bucket's `s3://` URL."""
+    """Its name for operators: "imgur", or the bucket's `s3://` URL."""
     place: str
     """How sentences name it: "Imgur" or "the bucket"."""
     link_base: str
@@ -107,7 +107,7 @@ class Target(Protocol):
     has_budgets: bool
     """True if it limits how much is uploaded, so that budgets are saved, and shared by nodes."""
     strips_metadata: bool
-    """True if it removes metadata from what is uploaded, so nobody needs to before."""
+    """True if it removes metadata from uploaded images, so that the service need not."""
     albums: Albums | None
     """None: it has none."""
     quotas: Quotas
@@ -161,7 +161,7 @@ class Target(Protocol):
 
     @property
     def trouble(self) -> str | None:
-        """What an operator should see to although uploads go on; None: nothing."""
+        """A fault that an operator should mend although uploads go on; None: there is none."""
 
     def seconds_for(self, uploads: int) -> float:
         """How long so many uploads will take, by the budgets and the average upload."""

@@ -53,7 +53,7 @@ async def _purge_images(
     links_of_others: LinksOfOthers,
     forget: Callable[[Set[str]], object],
 ) -> bool:
-    """Delete the images that only `job` has; False if the store cannot list the others'."""
+    """Delete the images that only `job` has; False if the store cannot list those of others."""
     images = job.snapshot().images
     indexes: dict[str, list[int]] = {}
     for index, image in enumerate(images):

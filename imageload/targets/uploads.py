@@ -1,4 +1,4 @@
-"""The uploads and other requests of all jobs: each in its turn, while the target takes them.
+"""The uploads and other requests of all jobs: each in its turn, while the target accepts them.
 
     land ─► queue (fair by job, behind the gate) ─► announce ─► slot ─► send
              ▲                                                           │

@@ -21,9 +21,10 @@ class AcceptHandler(BaseHandler):
         fingerprint: Callable[[], bytes],
         pool: Pool | None = None,
     ) -> list[str]:
-        """Start a job for each of `orders`, or none; their ids, and the headers of the response.
+        """Start a job for each of `orders`, or none; returns their ids, and sets response headers.
 
-        `fingerprint` is a hash of the request. Both are called where `use_body` calls its work.
+        `fingerprint` returns a hash of the request. `use_body` calls both, in `pool` if they may
+        take long.
         """
 
         async def start(sender: Sender | None = None) -> list[str]:

@@ -66,7 +66,7 @@ class BaseHandler(BodyHandler):
 
     @property
     def caller(self) -> str:
-        """Whose request it is, as far as that is known: a token's, or an address's."""
+        """A name for the caller: a digest of its token, else its IP address."""
         return self.limits.access.caller(self.request) or str(self.request.remote_ip)
 
     def log(self) -> None:

@@ -1,4 +1,4 @@
-"""Documents in whole, and whole again with links: POST /v1/documents, GET …/document.
+"""Whole documents, posted and sent back with links in place of URLs.
 
 Documents are read in child processes; other work that depends on their length is done in threads.
 """

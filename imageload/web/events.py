@@ -60,7 +60,7 @@ class Events:
         return [job for job, topic in list(self._jobs.items()) if topic.subscribers]
 
     def notify(self) -> None:
-        """What jobs wait for has changed, without a Change."""
+        """Notify all: jobs wait for something else, or no longer. No Change says so."""
         if self._all is not None or self._jobs:
             self._queue.append(None)
             self._request_wake()

@@ -1,7 +1,8 @@
 """Idempotency-Key: a POST that is sent again, because its response was lost, makes no second job.
 
 A key belongs to the first body that came with it, until the store forgets that POST's jobs. The
-store has the keys of accepted POSTs, of all nodes; those of POSTs in progress here are here.
+store has the keys of accepted POSTs, on all nodes; those of this process's POSTs in progress are in
+memory.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ class Topic(Generic[K]):
     def next(self, position: int, *, is_notified: bool) -> Sent:
         """The events to send to a subscriber at `position`, at most one block.
 
-        `is_notified`: since its last call.
+        `is_notified`: the subscriber was notified since its last call.
         """
         key = position, is_notified
         if key not in self.blocks:
@@ -141,7 +141,7 @@ class JobEvents(Topic[int]):
         """The job's newest version that has arrived here."""
         self._is_mirrored = False
         self._unsettled: dict[int, int] = {}
-        """Changed images whose place in the order may get others before it."""
+        """Changed images, by index, whose place in the order may still get others before it."""
         self.statuses: dict[int, asyncio.Future[tuple[Snapshot, bytes]]] = {}
         """The statuses that are being encoded, by version; see `status.encoded_status`."""
 
@@ -188,7 +188,7 @@ class JobEvents(Topic[int]):
         self.version = max(self.version, change.settled)
 
     def position(self, event_id: str) -> int:
-        """As of any topic; but another node may be ahead, and this one will follow."""
+        """As in any topic, but an id of another node may be ahead: this node will follow."""
         found = _EVENT_ID.fullmatch(event_id)
         if self._is_mirrored and found is not None:
             return int(found[1])

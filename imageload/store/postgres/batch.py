@@ -75,7 +75,7 @@ class ImageState(NamedTuple):
 
 
 class Content(NamedTuple):
-    """The bytes and texts of an image: at upload in a slice under `epoch`, or `landed`.
+    """The bytes and texts of an image: being uploaded in a slice under `epoch`, or `landed`.
 
     `epoch` is 0 once the upload has failed.
     """

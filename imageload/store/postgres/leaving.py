@@ -52,8 +52,8 @@ def _delete_keys(connection: Connection, keys: Collection[tuple[str | None, str 
 def links_to_leave(connection: Connection, job_id: str, links: Sequence[str]) -> set[str]:
     """Those of the links that other jobs have.
 
-    A job whose purge has come by here counts no more, or of two jobs with a link that are purged at
-    the same moment, each would leave it to the other.
+    A job whose purge has been here does not count: otherwise two jobs with a common link, purged at
+    the same time, would each leave it to the other.
     """
     connection.execute(_LOCK, (_PURGE_LOCK,))
     forget(connection, links)  # first: no other job finds one from now on

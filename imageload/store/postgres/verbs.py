@@ -1,4 +1,4 @@
-"""What users ask of a job, on any node: a transaction each.
+"""Cancel, purge, retry and rehost of a job, on any node: one transaction each.
 
 Slices that no node has are taken, and changed here by the same Changes as on their worker. A slice
 that some node has gets an order in its row, which its worker or the next one follows.

@@ -1,8 +1,8 @@
 """Whether Imgur takes requests at the moment: circuit breakers.
 
-    open ──► backoff ──blocked_until──► probing ──success──► open
-               ▲                           │
-               └── refused: wait doubled ◄─┘
+    closed ──► backoff ──blocked_until──► probing ──success──► closed
+                 ▲                           │
+                 └── refused: wait doubled ◄─┘
 
 Imgur refuses one endpoint and serves the others, or refuses one client id and serves the next. So
 each client id has a breaker for each endpoint, and one for the id as a whole. Written on the
@@ -145,7 +145,7 @@ _AWAY = Refusal(
 
 
 class Breaker:
-    """The breaker of a client id as a whole, which judges nothing by itself."""
+    """The breaker of a client id as a whole; others decide when it opens."""
 
     def __init__(self, terms: Terms) -> None:
         self.terms = terms
@@ -193,9 +193,9 @@ class EndpointBreaker(Breaker):
     def __init__(self, terms: Terms, endpoint: Endpoint) -> None:
         super().__init__(terms)
         self.outage_since: float | None = None
-        """Since when the endpoint has refused the client id, or been out of order."""
+        """The beginning of the time in which the endpoint has refused the client id, or failed."""
         self.is_block_asked = False
-        """True if Imgur was asked what the block concerns."""
+        """True if Imgur was asked whether the block concerns the client id or the address."""
         self._block: Reason = "blocked"
         self._endpoint = endpoint
         self._failures = 0

@@ -37,7 +37,8 @@ class Client(Protocol):
 async def ask_until_known(client: Client, *, anonymous: bool) -> None:
     """Ask for the limits until Imgur accepts the credentials; raises nothing.
 
-    Other trouble ends it, for uploads meet that too, unless the credentials were refused before.
+    Any other failure ends the wait, unless the credentials were refused before: uploads will meet
+    that failure too.
     """
     quota = client.quota
     while quota.is_leased:
