@@ -13,13 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import threading
-import time
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import dropwhile, islice
 from typing import Any, TypeVar
 
@@ -29,6 +26,7 @@ from imageload.job import Job, Only, Snapshot
 from imageload.jobs import CancelResult, Jobs, WindowRules
 from imageload.pipeline import Pipeline
 from imageload.registry import Order, Sender, Summarized, jobs_of
+from imageload.retention import KeptJobs, Retention
 from imageload.store import Posted, Totals
 from imageload.targets import Blocked, BudgetView, Endpoint
 from imageload.transport.curl import TransferLoop
@@ -44,16 +42,10 @@ _THREADS_PER_ACTIVE_JOB = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """How many jobs are at work, wait for a thread, and stay in memory once they are finished.
-
-    `jobs_bytes`: the memory that all jobs may take, as `Job.memory_bytes` counts it.
-    """
+    """How many jobs are at work, and how many wait for a thread."""
 
     max_active_jobs: int = 64
     max_waiting_jobs: int = 10_000
-    keep_jobs: int = 10_000
-    keep_hours: float = math.inf
-    jobs_bytes: int = 2**30
 
 
 class ImageLoad:
@@ -65,14 +57,18 @@ class ImageLoad:
     """
 
     def __init__(
-        self, transfers: TransferLoop, pipeline: Pipeline, rules: WindowRules, capacity: Capacity
+        self,
+        transfers: TransferLoop,
+        pipeline: Pipeline,
+        rules: WindowRules,
+        capacity: Capacity,
+        retention: Retention,
     ) -> None:
         self.has_links = True
         self.workers: int | None = None
-        self.job_list_s: dict[str, Job] = {}
+        self.kept = KeptJobs(retention)
+        self.job_list_s: dict[str, Job] = self.kept.by_id
         self._target = pipeline.target
-        self.bytes_held = 0
-        """The memory of the jobs in `job_list_s`, as `Job.memory_bytes` counts it."""
         self._transfers = transfers
         self._store = pipeline.store
         self._dedupe = pipeline.dedupe
@@ -86,9 +82,6 @@ class ImageLoad:
         self._job_ended = threading.Condition(self._lock)
         self._again: set[str] = set()
         self._will_look = False
-        self._retiring: set[str] = set()
-        # By `time.monotonic`: a system clock that jumps retires nothing.
-        self._created: dict[str, float] = {}
         self.is_closing = False
 
     def upload(self, orders: Sequence[Order], sender: Sender | None = None) -> list[Job]:
@@ -100,11 +93,11 @@ class ImageLoad:
         needed = sum(memory_of(each.items) + self._held_of(each.document) for each in orders)
         with self._lock:
             self._check_room(len(orders))
-            is_full = self.bytes_held + needed > self._capacity.jobs_bytes
+            is_full = not self.kept.has_room(needed)
         if is_full:
             self.submit(self.retire(needed)).result()
             with self._lock:
-                self._check_memory(needed)
+                self.kept.check_room(needed)
         jobs, documents = jobs_of(orders)
         for job in jobs:
             job.memory_bytes += self._held_of(documents.get(job.job_id))
@@ -127,11 +120,9 @@ class ImageLoad:
         needed = sum(job.memory_bytes for job in jobs)
         with self._lock:
             self._check_room(len(jobs))
-            self._check_memory(needed)
+            self.kept.check_room(needed)
             self._wait_for_threads(jobs)
-            self.job_list_s.update((job.job_id, job) for job in jobs)
-            self.bytes_held += needed
-            self._created.update((job.job_id, time.monotonic()) for job in jobs)
+            self.kept.add(jobs)
         if not self._start_waiting():
             self._refuse_without_threads(jobs)
 
@@ -142,14 +133,8 @@ class ImageLoad:
                 return
             for job in jobs:
                 self._wait_no_more(job)
-                self._forget(job)
+            self.kept.forget(jobs)
         raise Refused("out-of-threads", "The service is out of threads. Try again later.")
-
-    def _forget(self, job: Job) -> None:
-        """For the lock's holder: the job leaves memory."""
-        self._created.pop(job.job_id, None)
-        if self.job_list_s.pop(job.job_id, None) is not None:
-            self.bytes_held -= job.memory_bytes
 
     def restore(self, jobs: Sequence[Job]) -> None:
         """Take over the jobs of an earlier process, and continue those that are not finished."""
@@ -157,15 +142,10 @@ class ImageLoad:
         # Those whose images hold temp bytes run as before: others may wait for these bytes.
         with_files = [job for job in unfinished if job.job_id in self._spool]
         unfinished.sort(key=lambda job: job.job_id not in self._spool)
-        now, monotonic = datetime.now(UTC), time.monotonic()
         know_links = self._dedupe.restore(jobs, self._target.link_base)
         self._transfers.loop.call_soon_threadsafe(know_links)  # before any thread's work
         with self._lock:
-            for job in jobs:
-                age = max(0.0, (now - job.created).total_seconds())
-                self._created[job.job_id] = monotonic - age
-            self.job_list_s.update((job.job_id, job) for job in jobs)
-            self.bytes_held += sum(job.memory_bytes for job in jobs)
+            self.kept.add(jobs)
             self._wait_for_threads(unfinished)
         self._start_waiting(at_least=len(with_files))
         if jobs:
@@ -175,11 +155,6 @@ class ImageLoad:
         """Every job, oldest first."""
         with self._lock:
             return list(self.job_list_s.values())
-
-    @property
-    def most_bytes(self) -> int:
-        """The limit of `bytes_held`."""
-        return self._capacity.jobs_bytes
 
     async def run(self) -> None:
         """There are no other nodes."""
@@ -300,41 +275,18 @@ class ImageLoad:
         And as many as it takes for `room` bytes of new jobs. Returns how many have left.
         """
         with self._lock:
-            retired = self._jobs_to_retire(room)
-            self._retiring.update(retired)
+            busy = {*self._active, *self._waiting}
+            retired = self.kept.begin_to_retire(
+                room, busy, lambda job: self._jobs.lock(job).locked()
+            )
         if retired:
             self._store.retire(retired)
             await self._store.durable()
             with self._lock:
-                for job in retired.values():
-                    self._forget(job)
-                self._retiring.difference_update(retired)
+                self.kept.forget(retired.values())
             self._dedupe.forget(_links(retired.values()))
             _log.info("retired jobs=%d", len(retired))
         return len(retired)
-
-    def _jobs_to_retire(self, room: int) -> dict[str, Job]:
-        """For the lock's holder: the jobs that `retire` lets go, by id."""
-        keep = self._capacity
-        oldest = time.monotonic() - 3_600 * keep.keep_hours
-        busy = {*self._active, *self._waiting, *self._retiring}
-        finished = [
-            job
-            for job in self.job_list_s.values()
-            if job.job_id not in busy and job.summary().is_over
-        ]
-        spare = max(0, len(finished) - keep.keep_jobs)
-        excess = self.bytes_held + room - keep.jobs_bytes
-        if excess > sum(job.memory_bytes for job in finished):
-            excess = 0  # it would be in vain
-        retired = {}
-        for n, job in enumerate(finished):
-            is_old = self._created.get(job.job_id, math.inf) < oldest
-            is_spare = n < spare or is_old or excess > 0
-            if is_spare and not self._jobs.lock(job).locked():
-                retired[job.job_id] = job
-                excess -= job.memory_bytes
-        return retired
 
     def begin_upload(self, job: Job) -> None:
         """The body of a job's thread: returns when `job` is finished, or the service stops.
@@ -470,8 +422,7 @@ class ImageLoad:
     def _check_stays(self, job: Job) -> None:
         """For the lock's holder: raise Refused if `job` leaves memory, or the service stops."""
         self._check_closing()
-        if job.job_id in self._retiring:
-            raise Refused("job-busy", "The job is leaving memory. Send this again in a while.")
+        self.kept.check_stays(job)
 
     def _check_restart(self, job: Job) -> None:
         """Raise Refused if `job` cannot get a thread again."""
@@ -489,22 +440,6 @@ class ImageLoad:
             raise Refused(
                 "backlog-full",
                 f"The backlog is full, at {len(self._waiting):,}. Send this again in a while.",
-            )
-
-    def _check_memory(self, needed: int) -> None:
-        """For the lock's holder: raise Refused if there is no room for jobs of `needed` bytes."""
-        most = self._capacity.jobs_bytes
-        if needed > most:
-            raise Refused(
-                "too-large",
-                f"This request needs {needed:,} bytes of memory; all jobs have {most:,} "
-                "(--jobs-bytes). Send shorter lists.",
-            )
-        if self.bytes_held + needed > most:
-            raise Refused(
-                "backlog-full",
-                f"Jobs take {self.bytes_held:,} of {most:,} bytes of memory (--jobs-bytes); this "
-                f"request needs {needed:,}. Send it again when other jobs have finished.",
             )
 
     async def _links_of_others(self, job: Job) -> set[str]:

@@ -386,13 +386,13 @@ def test_documents_in_memory_count_and_leave_with_their_jobs(
     padding = "".join(f"{number:x} " for number in range(10_000))  # some 20 kB when compressed
     with running_service(tmp_path / "t", **wired(sandbox, jobs_bytes=40_000)) as service:
         first = job_of(post(service, f"![](http://127.0.0.1:1/1.png)\n{padding}", MARKDOWN))
-        assert service.service.image_load.bytes_held > 10_000
+        assert service.service.image_load.kept.bytes_held > 10_000
         service.finish(first)
         wait_until(lambda: not service.service.image_load._active)
         second = job_of(post(service, f"![](http://127.0.0.1:1/2.png)\n{padding}", MARKDOWN))
         assert_problem(document(service, first), 505, "unknown-job")
         assert document(service, second).status_code == 200
-        assert service.service.image_load.bytes_held < 40_000
+        assert service.service.image_load.kept.bytes_held < 40_000
 
 
 def test_a_document_and_ids_survive_a_restart(start: Start, origin: Origin) -> None:

@@ -26,6 +26,7 @@ from imageload.jobs import WindowRules
 from imageload.loader import Capacity, ImageLoad
 from imageload.pipeline import Observer, Pipeline
 from imageload.registry import Order
+from imageload.retention import Retention
 from imageload.retry import RetryRule
 from imageload.store.memory import MemoryStore
 from imageload.targets import Upload, UploadCancelled
@@ -311,12 +312,8 @@ class Wired:
             self.transfers,
             self.pipeline,
             WindowRules(places=window, downloads=threads),
-            Capacity(
-                max_active_jobs=max_active_jobs,
-                max_waiting_jobs=max_waiting_jobs,
-                keep_jobs=keep_jobs,
-                keep_hours=keep_hours,
-            ),
+            Capacity(max_active_jobs=max_active_jobs, max_waiting_jobs=max_waiting_jobs),
+            Retention(keep_jobs=keep_jobs, keep_hours=keep_hours),
         )
 
     def _observe(self, job: Job, change: Change) -> None:

@@ -37,6 +37,7 @@ from imageload.service.rules import (
     document_rules,
     download_bounds,
     host_rules,
+    retention,
     retry_rule,
     webhook_rules,
     window_rules,
@@ -149,6 +150,7 @@ class Service:
             self._pipeline,
             window_rules(settings, tuning),
             capacity(settings, tuning),
+            retention(settings, tuning),
         )
         self.registry: Registry = self.image_load
         if self.node is not None:

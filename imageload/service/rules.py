@@ -10,6 +10,7 @@ from imageload.fetch.hosts import HostRules
 from imageload.jobs import WindowRules
 from imageload.loader import Capacity
 from imageload.observers.webhooks import WebhookRules
+from imageload.retention import Retention
 from imageload.retry import RetryRule
 from imageload.settings import Settings
 from imageload.targets import Target
@@ -91,11 +92,17 @@ def window_rules(settings: Settings, tuning: Tuning) -> WindowRules:
 
 
 def capacity(settings: Settings, tuning: Tuning) -> Capacity:
-    """How many jobs are at work, wait, and stay in memory."""
+    """How many jobs are at work, and wait."""
     return Capacity(
         max_active_jobs=settings.max_active_jobs,
         max_waiting_jobs=tuning.max_waiting_jobs,
+    )
+
+
+def retention(settings: Settings, tuning: Tuning) -> Retention:
+    """How many finished jobs stay in memory, and for how long."""
+    return Retention(
         keep_jobs=settings.keep_jobs,
-        jobs_bytes=settings.jobs_bytes,
         keep_hours=tuning.keep_hours,
+        jobs_bytes=settings.jobs_bytes,
     )
