@@ -12,6 +12,7 @@ import logging
 
 from imageload.errors import StoreUnavailable
 from imageload.store import Store
+from imageload.targets.imgur import handover
 from imageload.targets.imgur.quota import Quotas
 
 _log = logging.getLogger(__name__)
@@ -22,19 +23,15 @@ _TOKEN = "imgur:refresh-token"  # noqa: S105 - the name of a setting
 
 def save_budgets(store: Store, quotas: Quotas, whose: str) -> None:
     """Save the budgets of `quotas`; `whose` names the Imgur, the account and the client ids."""
-    note = _digest(whose), quotas.snapshot(), quotas.snapshot_hits()
-    store.set_setting(_BUDGETS, json.dumps(note))
+    saved = _digest(whose), *handover.snapshot(quotas)
+    store.set_setting(_BUDGETS, json.dumps(saved))
 
 
 def restore_budgets(store: Store, quotas: Quotas, whose: str) -> bool:
     """Restore the saved budgets if they belong to `whose`; False if not all are known then."""
     try:
-        digest, budgets, *hits = json.loads(store.get_setting(_BUDGETS) or '["", []]')
-        if digest != _digest(whose):
-            return False
-        for each in hits:  # older versions saved none
-            quotas.restore_hits(each)
-        return quotas.restore(budgets)
+        digest, *snapshot = json.loads(store.get_setting(_BUDGETS) or '["", []]')
+        return digest == _digest(whose) and handover.restore(quotas, *snapshot)
     except (ValueError, TypeError):
         _log.warning("the saved budgets of Imgur cannot be read")
         return False

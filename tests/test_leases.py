@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from imageload.targets.imgur import handover
 from imageload.targets.imgur.breaker import MESSAGES
 from imageload.targets.imgur.quota import UPLOAD, Quotas
 from imageload.targets.imgur.uploader import Imgur
@@ -215,10 +216,12 @@ def test_what_was_in_flight_counts_as_spent_for_the_next_holder() -> None:
     first, second = Quotas().each[0], Quotas().each[0]
     first.learn(found, time.monotonic())
     first.try_reserve(UPLOAD)
-    assert second.take_over(first.note(), 10.0, same_address=True)
+    note = handover.note(first)
+    assert handover.take_over(second, note, 10.0, same_address=True)
     assert (second.user.remaining, second.client.remaining) == (90, 4_990)
     assert second.user.resets_at == pytest.approx(time.monotonic() + 2_990, abs=5)
-    assert not second.take_over(first.note(), 10.0, same_address=False), "Imgur has to be asked"
+    is_known = handover.take_over(second, note, 10.0, same_address=False)
+    assert not is_known, "Imgur has to be asked"
     assert second.client.remaining == 4_990
 
 

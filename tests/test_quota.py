@@ -17,6 +17,7 @@ import pytest
 
 from imageload import errors
 from imageload.errors import ImageError, UploadError
+from imageload.targets.imgur import handover
 from imageload.targets.imgur.breaker import Backoff, Terms
 from imageload.targets.imgur.budget import BudgetView
 from imageload.targets.imgur.gate import Gate
@@ -918,8 +919,8 @@ def test_the_days_are_taken_over_by_the_next_process_and_node(
 ) -> None:
     use_up_days(quotas, clock, 4)
     restored, other = Quotas(clock=clock), Quotas(clock=clock)
-    restored.restore_hits(quotas.snapshot_hits())
-    other.each[0].take_over_hits(quota.note_hits(), 10.0)
+    assert handover.restore(restored, *handover.snapshot(quotas))
+    assert handover.take_over(other.each[0], handover.note(quota), 10.0, same_address=True)
     for each in (restored, other):
         upload(each.each[0], error=used_up("client", DAY))
         assert blocked_reason(each) == "month"

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from imageload.cluster.lease import LeaseRules, client_names, prefix_of
 from imageload.store.postgres.leases import Lease
+from imageload.targets.imgur import handover
 from imageload.targets.imgur.breaker import Terms
 from imageload.targets.imgur.budget import BudgetView
 from imageload.targets.imgur.quota import Quotas
@@ -30,9 +31,9 @@ class Budgets:
             note = json.loads(lease.note) if lease.note else {}
             quota = self._by_name.get(lease.name)
             if quota is not None and "budgets" in note:
-                quota.take_over(note["budgets"], lease.age, same_address=True)
+                handover.take_over(quota, note, lease.age, same_address=True)
             elif "posts" in note:
-                self._quotas.take_over_posts(note["posts"], lease.age)
+                handover.take_over_posts(self._quotas, note["posts"], lease.age)
 
     def views(self) -> Sequence[BudgetView]:
         """Every budget at this moment."""

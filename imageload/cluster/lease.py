@@ -26,6 +26,7 @@ from imageload.store.postgres.connections import Connection
 from imageload.store.postgres.leases import GateWait, Lease, wait_of
 from imageload.store.postgres.store import PostgresStore
 from imageload.targets import Blocked, Reason, Target
+from imageload.targets.imgur import handover
 from imageload.targets.imgur.quota import Quota
 from imageload.transport.curl import TransferLoop
 
@@ -229,14 +230,12 @@ class Leases:
         for lease in taken:
             note = json.loads(lease.note) if lease.note else {}
             if lease.name == self._egress:
-                self._target.quotas.take_over_posts(note.get("posts"), lease.age)
+                handover.take_over_posts(self._target.quotas, note.get("posts"), lease.age)
                 _log.info("this node uploads for its address from now on")
                 continue
             quota = self._quotas[lease.name]
             same = note.get("egress") == self._rules.egress
-            is_known = quota.take_over(note.get("budgets"), lease.age, same_address=same)
-            if "daily_hits" in note:
-                quota.take_over_hits(note["daily_hits"], lease.age)
+            is_known = handover.take_over(quota, note, lease.age, same_address=same)
             quota.leased_until = until
             if is_known and same and note.get("is_last"):
                 self._target.reconsider()
@@ -249,12 +248,11 @@ class Leases:
         notes: dict[str, dict[str, Any]] = {}
         for name in self._held.names:
             if name == self._egress:
-                notes[name] = {"posts": self._target.quotas.note_posts()}
+                notes[name] = {"posts": handover.note_posts(self._target.quotas)}
                 continue
             notes[name] = {
                 "egress": self._rules.egress,
-                "budgets": self._quotas[name].note(),
-                "daily_hits": self._quotas[name].note_hits(),
+                **handover.note(self._quotas[name]),
                 "is_last": is_last and not self._is_sending([name]),
             }
         return {name: json.dumps(note) for name, note in notes.items()}

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -38,7 +38,6 @@ from imageload.targets.imgur.breaker import (
 )
 from imageload.targets.imgur.budget import (
     Budget,
-    BudgetSnapshot,
     BudgetView,
     Forecast,
     Name,
@@ -124,7 +123,9 @@ class Quota:
         self.breakers = {each: EndpointBreaker(quotas.terms, each) for each in ENDPOINTS}
         self.leased_until = math.inf
         """Nothing is sent from then on; inf: no lease is needed. Any thread may write it."""
-        self._assumed: tuple[int | None, int | None] = (None, None)
+        self.assumed: tuple[int | None, int | None] = (None, None)
+        """The limits of an hour and of a day that count until Imgur says others."""
+        self.clock = quotas.clock
         self._quotas = quotas
 
     async def reserve(self, kind: Kind, content: str = "") -> Reservation:
@@ -142,7 +143,7 @@ class Quota:
 
     def try_reserve(self, kind: Kind, content: str = "") -> Reservation:
         """`reserve` without waiting: raises an error without `retry_after` instead."""
-        now = self._quotas.clock()
+        now = self.clock()
         blocked = self.blocked(kind)
         if blocked is not None:
             raise blocked.error(now)
@@ -155,7 +156,7 @@ class Quota:
 
     def blocked(self, kind: Kind, count: int = 1) -> Blocked | None:
         """Why `count` requests of this kind may not be sent now; None: they may."""
-        now = self._quotas.clock()
+        now = self.clock()
         if not self.is_leased:
             # In whole terms of a lease, so that it is not another time at every look.
             term = self._quotas.terms.lease_seconds
@@ -178,7 +179,7 @@ class Quota:
 
     def opens_at(self, kind: Kind) -> float:
         """When its breakers let a request through, for a forecast; inf: nobody knows."""
-        now = self._quotas.clock()
+        now = self.clock()
         if not self.is_leased:
             return math.inf
         found = [each.backoff for each in (self.access, self.breakers[kind.endpoint])]
@@ -188,7 +189,7 @@ class Quota:
     @property
     def is_leased(self) -> bool:
         """True if requests may be sent with this client id."""
-        return self._quotas.clock() < self.leased_until
+        return self.clock() < self.leased_until
 
     def room(self) -> float:
         """How many credits may be spent before a budget is empty."""
@@ -196,7 +197,7 @@ class Quota:
 
     def learn(self, found: Mapping[str, float | None], sent: float) -> frozenset[Name]:
         """Take in limits that Imgur told to a request sent at `sent`; the budgets it told of."""
-        now, told = self._quotas.clock(), set[Name]()
+        now, told = self.clock(), set[Name]()
         each = ("User", self.user), ("Client", self.client), ("Post", self._quotas.posts)
         for prefix, budget in each:
             read = [found.get(f"{prefix}{key}") for key in ("Limit", "Remaining", "Reset")]
@@ -214,7 +215,7 @@ class Quota:
 
     def end(self, request: Reservation, error: BaseException | None) -> None:
         """Called by the Reservation."""
-        now = self._quotas.clock()
+        now = self.clock()
         is_counted = not (isinstance(error, errors.ImageError) and error.name in _NOT_COUNTED)
         answered = error is None or (
             isinstance(error, errors.UploadError)
@@ -235,46 +236,24 @@ class Quota:
     @property
     def assumes_limits(self) -> bool:
         """True if an operator has named a limit."""
-        return self._assumed != (None, None)
+        return self.assumed != (None, None)
 
     def assume_limits(self, user: int | None, client: int | None) -> None:
         """Count with these limits until Imgur says others."""
-        self._assumed = user, client
+        self.assumed = user, client
         if self.assumes_limits:
             self._quotas.is_limited = True
         for budget, limit in ((self.user, user), (self.client, client)):
             budget.limit = budget.remaining = math.inf if limit is None else limit
 
-    def note(self) -> list[BudgetSnapshot]:
-        """Both budgets, for `take_over` on another node; resets are in seconds from now."""
-        now = self._quotas.clock()
-        return [each.snapshot(now, 0.0) for each in (self.user, self.client)]
-
-    def take_over(
-        self, note: Sequence[BudgetSnapshot] | None, age: float, *, same_address: bool
-    ) -> bool:
-        """Go on with a `note` that is `age` seconds old; False: Imgur should be asked."""
-        user, client = note if note is not None else ([None] * 3, [None] * 3)
-        now = self._quotas.clock()
-        if not same_address:
-            user = [None] * 3
-        for budget, each, assumed in zip(
-            (self.user, self.client), (user, client), self._assumed, strict=True
-        ):
-            budget.restore(each if each[0] is not None else [assumed, assumed, None], now, age)
+    @property
+    def knows_credits(self) -> bool:
+        """True if it is known how many credits of both budgets remain."""
         return max(self.user.remaining, self.client.remaining) < math.inf
-
-    def note_hits(self) -> list[float]:
-        """The days on which the daily limit was hit, for `take_over_hits` on another node."""
-        return self.daily_hits.snapshot(self._quotas.clock(), 0.0)
-
-    def take_over_hits(self, note: Sequence[float], age: float) -> None:
-        """Go on with a `note` that is `age` seconds old."""
-        self.daily_hits.restore(note, self._quotas.clock(), age)
 
     def block_until_asked(self, seconds: float) -> None:
         """Send nothing before Imgur has told its limits, or for so long."""
-        now = self._quotas.clock()
+        now = self.clock()
         unasked = Refusal(reason="unasked", message=MESSAGES["unasked"], wait=seconds)
         self.access.back_off(unasked, sent=now, now=now)
 
@@ -348,7 +327,7 @@ class Quotas:
         self.posts = Budget("posts", self.terms.hour)
         self.each = tuple(Quota(number, self) for number in range(1, clients + 1))
         own = [budget for quota in self.each for budget in (quota.user, quota.client)]
-        self._budgets = [*own, self.posts]
+        self.all_budgets = (*own, self.posts)
         self.is_limited: bool | None = None
         """True if Imgur or an operator has named a limit, or Imgur has answered 429; False if it
         named none and uploaded."""
@@ -414,50 +393,15 @@ class Quotas:
         backoffs = [quota.breakers[endpoint].backoff for quota in self.each]
         return max((backoff.began for backoff in backoffs if backoff), default=-math.inf)
 
-    def snapshot(self) -> list[BudgetSnapshot]:
-        """All budgets, for `restore` in another process."""
-        now, epoch = self.clock(), time.time()
-        return [budget.snapshot(now, epoch) for budget in self._budgets]
-
-    def restore(self, snapshot: list[BudgetSnapshot]) -> bool:
-        """Go on with the `snapshot` of another process; False: not all credits are known then.
-
-        A snapshot of another number of client ids is ignored. Raises TypeError or ValueError if it
-        is not valid.
-        """
-        if len(snapshot) != len(self._budgets):
-            return False
-        now, epoch = self.clock(), time.time()
-        for budget, each in zip(self._budgets, snapshot, strict=True):
-            budget.restore(each, now, epoch)
-        return all(budget.remaining < math.inf for budget in self._budgets[:-1])
-
-    def snapshot_hits(self) -> list[list[float]]:
-        """The days on which the daily limit of each client id was hit, for `restore_hits`."""
-        now, epoch = self.clock(), time.time()
-        return [quota.daily_hits.snapshot(now, epoch) for quota in self.each]
-
-    def restore_hits(self, snapshot: Sequence[Sequence[float]]) -> None:
-        """Go on with the `snapshot_hits` of another process, of the same client ids.
-
-        Raises TypeError or ValueError if it is not valid.
-        """
-        now, epoch = self.clock(), time.time()
-        for quota, ends in zip(self.each, snapshot, strict=True):
-            quota.daily_hits.restore([float(end) for end in ends], now, epoch)
-
-    def note_posts(self) -> BudgetSnapshot:
-        """The budget of POSTs, for `take_over_posts` on another node of the same address."""
-        return self.posts.snapshot(self.clock(), 0.0)
-
-    def take_over_posts(self, note: BudgetSnapshot | None, age: float) -> None:
-        """Go on with a `note` that is `age` seconds old."""
-        self.posts.restore(note if note is not None else [None] * 3, self.clock(), age)
+    @property
+    def knows_credits(self) -> bool:
+        """True if the credits of every client id are known."""
+        return all(quota.knows_credits for quota in self.each)
 
     def budgets(self) -> list[BudgetView]:
         """Every budget at this moment."""
         now = self.clock()
-        return [budget.view(now) for budget in self._budgets]
+        return [budget.view(now) for budget in self.all_budgets]
 
     def seconds_for(self, uploads: int) -> float:
         """How long until so many uploads may have been sent, by the budgets; inf: never."""
