@@ -229,7 +229,7 @@ async def serve(settings: Settings, temp_dir: Path, sandbox: SandboxProcess | No
 
 
 def _exit_after(seconds: float) -> None:
-    """End the process then, should it still run: a thread may hang that is waited for."""
+    """End the process after so long if it still runs: a thread that the stop waits for may hang."""
 
     def give_up() -> None:
         _log.critical("the service has not stopped within %.0f s, so it is ended", seconds)

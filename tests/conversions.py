@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from imageload.convert.pool import Converters, Rules
+from imageload.convert.pool import ConversionRules, Converters
 from imageload.fetch.sniff import read_header
 from imageload.fetch.tempfiles import TempFiles
 from imageload.image import Report
@@ -51,7 +51,7 @@ class Converter:
         self.folder = Path(tempfile.mkdtemp(prefix="conversions-"))
         self.files = TempFiles(self.folder)
         self.clocked: list[float] = []
-        rules = Rules(seconds=seconds, max_pixels=max_pixels, max_memory=max_memory)
+        rules = ConversionRules(seconds=seconds, max_pixels=max_pixels, max_memory=max_memory)
         self.converters = Converters(rules, self.files, workers=workers, clock=self.clocked.append)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)

@@ -28,7 +28,7 @@ from PIL import Image, ImageChops, ImageCms, ImageDraw, ImageOps, ImageStat
 
 from imageload import errors
 from imageload.convert.picture import FRAMES_FACTOR
-from imageload.convert.pool import NEEDS, Rules
+from imageload.convert.pool import NEEDS, ConversionRules
 from imageload.fetch.sniff import ImageHeader, read_header
 from tests.conversions import Converted, Converter
 from tests.raising import raises_error
@@ -702,12 +702,12 @@ def test_an_image_that_imgur_accepts_is_not_converted(converter: Converter) -> N
 @pytest.mark.parametrize(
     ("rules", "name", "kind"),
     [
-        (Rules(convert=False), "unsupported_type", "image/webp"),
-        (Rules(max_bytes=1_000), "too_large", "image/png"),
+        (ConversionRules(convert=False), "unsupported_type", "image/webp"),
+        (ConversionRules(max_bytes=1_000), "too_large", "image/png"),
     ],
 )
 def test_an_image_that_may_not_be_converted_is_refused_without_a_worker(
-    rules: Rules, name: str, kind: str
+    rules: ConversionRules, name: str, kind: str
 ) -> None:
     converter = Converter()
     converter.converters._rules = rules

@@ -54,7 +54,7 @@ NEEDS: Final = frozenset({"image/webp", "image/avif", "image/heic", "image/bmp"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class ConversionRules:
     """When images are converted, and the limits of one conversion.
 
     `needs`: the types that are not uploaded as they are; `convert`: convert them. `shrink`: shrink
@@ -85,7 +85,7 @@ class Converters:
 
     def __init__(
         self,
-        rules: Rules,
+        rules: ConversionRules,
         files: TempFiles,
         *,
         workers: int = 2,

@@ -156,7 +156,7 @@ class Metrics:
                 self._not_called_back.inc()
 
     def clock(self, phase: Phase) -> Observe:
-        """To be called with the seconds that a try of `phase` took."""
+        """Returns a function to call with the seconds that a try of `phase` took."""
         return self._phases[phase].observe
 
     @property
@@ -165,20 +165,20 @@ class Metrics:
         return self._commits.observe
 
     def target_request_ended(self, error: BaseException | None) -> None:
-        """A request to the target has ended, well or with `error`."""
+        """Count a request to the target, which has ended well or with `error`."""
         if error is None or isinstance(error, ImageError):
             self._imgur_requests[error.code if error is not None else ""].inc()
 
     def link_checked(self, state: LinkState) -> None:
-        """A check has asked for a link, which is in this state."""
+        """Count a link that a check found in this state."""
         self._links_checked[state].inc()
 
     def document_ended(self, ending: Ending) -> None:
-        """A request to read or to write documents has ended so."""
+        """Count a request to read or to write documents by its end."""
         self._documents[ending].inc()
 
     def error_logged(self) -> None:
-        """A line was logged at the level ERROR or above."""
+        """Count a log line of the level ERROR or above."""
         self._errors_logged.inc()
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:

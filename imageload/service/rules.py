@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from imageload.convert.pool import NEEDS
-from imageload.convert.pool import Rules as ConversionRules
+from imageload.convert.pool import NEEDS, ConversionRules
 from imageload.documents.pool import Rules as DocumentRules
 from imageload.fetch.download import DownloadBounds
 from imageload.fetch.hosts import HostRules

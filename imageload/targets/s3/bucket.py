@@ -26,8 +26,8 @@ from imageload.targets.s3.location import Location
 from imageload.transport.curl import Transport
 from imageload.transport.request import Request, Response, Signing, Sink, TransferError
 
-HEAD_BYTES = 2**20
-"""From this size on it is asked first whether the image is there (docs/decisions/targets.md)."""
+LARGE_BYTES = 2**20
+"""Images of this size and more are looked up before they are sent (docs/decisions/targets.md)."""
 
 _EXTENSIONS = {
     "image/jpeg": "jpg",
@@ -106,7 +106,7 @@ class Bucket:
 
     async def put(self, name: str, upload: Upload) -> None:
         """Store the image, unless it is there. Raises UploadError, or `disk_error`."""
-        if upload.bytes >= HEAD_BYTES and await self._has(name, upload.bytes):
+        if upload.bytes >= LARGE_BYTES and await self._has(name, upload.bytes):
             return
         with _File(upload.path) as file:
             response = await self._send("PUT", name, _headers(upload), file)
