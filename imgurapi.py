@@ -270,7 +270,7 @@ class ImgurAPI(ImgurClient):
         with await self.quota.reserve(call.kind, call.content) as reservation:
             response = await self._send(call)
             limits = budgets(response.headers)
-            if any(value is not None for value in limits.values()):
+            if {*limits.values()} != {None}:
                 self.credits = limits
                 reservation.learn(limits)
             try:

