@@ -7,7 +7,6 @@ URL's name, its path and its Content-Type decide nothing.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import time
@@ -92,22 +91,23 @@ class Downloader:
         The temp file of a Report is the caller's to give back. Raises DownloadError, DiskFull,
         ResourceError, and ImageError `disk_error`.
         """
-        with contextlib.ExitStack() as files:
-            file = files.enter_context(_Arrival(self._files, self._bounds.max_bytes))
+        with _Arrival(self._files, self._bounds.max_bytes) as file:
             found = await self._follow(hop, file)
             if isinstance(found, Hop):
                 return found
+            coding = _coding(found)
+            if coding:
+                return await self._decoded(file, coding, found.status)
+            return _judged(file, self._bounds, found.status)
+
+    async def _decoded(self, coded: _Arrival, coding: str, status: int) -> Report:
+        """The Report of the content of `coded`, which is decoded into a file of its own."""
+        with _Arrival(self._files, self._bounds.max_bytes) as file:
             try:
-                coding = coding_of(found.headers.get("content-encoding", ""))
-                if coding:
-                    coded, file = file, _Arrival(self._files, self._bounds.max_bytes)
-                    files.enter_context(file)
-                    await in_thread(lambda: coded.decode_into(file, coding))
+                await in_thread(lambda: coded.decode_into(file, coding))
             except CodingError as error:
-                raise _undecodable(error, found.status) from None
-            report = _judged(file, self._bounds, found.status)
-            file.is_kept = True
-        return report
+                raise _undecodable(error, status) from None
+            return _judged(file, self._bounds, status)
 
     async def _follow(self, hop: Hop, file: _Arrival) -> Response | Hop:
         """Receive the response at the end of the redirects; a Hop if they leave the origin.
@@ -170,6 +170,14 @@ def _translated(error: TransferError) -> errors.ImageError:
     return errors.DownloadError(name, message)
 
 
+def _coding(response: Response) -> str:
+    """The coding of its body, empty without one; raises DownloadError for one we do not decode."""
+    try:
+        return coding_of(response.headers.get("content-encoding", ""))
+    except CodingError as error:
+        raise _undecodable(error, response.status) from None
+
+
 def _undecodable(error: CodingError, status: int) -> errors.DownloadError:
     name = "truncated" if isinstance(error, CodingCut) else "bad_response"
     message = f"The origin's response cannot be decoded: {error}."
@@ -177,6 +185,7 @@ def _undecodable(error: CodingError, status: int) -> errors.DownloadError:
 
 
 def _judged(file: _Arrival, bounds: DownloadBounds, status: int) -> Report:
+    """The Report of the image in `file`, which is kept; raises DownloadError if it is none."""
     if not file.length:
         message = f"The origin answered {status} with an empty body."
         raise errors.DownloadError("empty_image", message, status_code=status)
@@ -194,6 +203,7 @@ def _judged(file: _Arrival, bounds: DownloadBounds, status: int) -> Report:
     if sha256 in bounds.rejected:
         message = "The origin sent a picture in place of the image, one of --reject-sha256."
         raise errors.DownloadError("removed_at_origin", message, status_code=status)
+    file.is_kept = True
     return Report(
         temp_fn=file.path,
         status_code=status,
