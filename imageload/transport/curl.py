@@ -17,7 +17,7 @@ import os
 import selectors
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -198,6 +198,7 @@ class Transport:
             (pycurl.PROXY, proxy.encode()),
             # Otherwise the response to a CONNECT would be taken for the origin's.
             (_SUPPRESS_CONNECT_HEADERS, 1),
+            (pycurl.CONNECTTIMEOUT_MS, int(bounds.connect_seconds * 1000)),
             (pycurl.CAINFO, os.fsencode(bounds.ca_file)),
             (pycurl.BUFFERSIZE, _BUFFER_BYTES),
             (pycurl.UPLOAD_BUFFERSIZE, _BUFFER_BYTES),
@@ -333,17 +334,14 @@ class _Driver:
         self._selector.close()
 
     def _watch(self, what: int, number: int, _multi: object, _data: object) -> None:
-        if what == pycurl.POLL_REMOVE:
-            with contextlib.suppress(KeyError):
-                self._selector.unregister(number)
-            return
-        events = _EVENTS.get(what)
-        if events is None:
-            return
         try:
-            self._selector.register(number, events)
+            if what == pycurl.POLL_REMOVE:
+                self._selector.unregister(number)
+            elif what in _EVENTS:
+                self._selector.register(number, _EVENTS[what])
         except KeyError:
-            self._selector.modify(number, events)
+            if what != pycurl.POLL_REMOVE:  # it is registered for other events
+                self._selector.modify(number, _EVENTS[what])
 
     def _set_timer(self, milliseconds: int) -> None:
         if milliseconds < 0:
@@ -372,12 +370,12 @@ class _Driver:
             self._schedule()
             return
         self._timer_at = 0.0
-        self._act((pycurl.SOCKET_TIMEOUT, 0))
+        self._act(((pycurl.SOCKET_TIMEOUT, 0),))
 
     def _on_ready(self) -> None:
-        self._act(*((key.fd, _ACTIONS[mask]) for key, mask in self._selector.select(0)))
+        self._act([(key.fd, _ACTIONS[mask]) for key, mask in self._selector.select(0)])
 
-    def _act(self, *actions: tuple[int, int]) -> None:
+    def _act(self, actions: Iterable[tuple[int, int]]) -> None:
         """Have libcurl work on these sockets, and end what it has ended."""
         try:
             for number, action in actions:

@@ -154,7 +154,6 @@ class Exchange:
     def __init__(self, curl: pycurl.Curl, bounds: Bounds, refusal: Refusal | None) -> None:
         self.curl = curl
         self._bounds = bounds
-        self._connect_ms = int(bounds.connect_seconds * 1000)
         self._slow_bytes = bounds.low_speed_bytes * bounds.low_speed_seconds
         self._connecting = _Connecting(refusal)
         # Those of the handle, which has none yet.
@@ -186,10 +185,8 @@ class Exchange:
 
     def _prepare(self) -> None:
         request, setopt = self._request, self.curl.setopt
-        left_ms = max(1, int((request.deadline - time.monotonic()) * 1000))
         setopt(pycurl.URL, request.url)
-        setopt(pycurl.TIMEOUT_MS, left_ms)
-        setopt(pycurl.CONNECTTIMEOUT_MS, min(left_ms, self._connect_ms))
+        setopt(pycurl.TIMEOUT_MS, max(1, int((request.deadline - time.monotonic()) * 1000)))
         if request.headers != self._headers:
             # An empty Expect: libcurl would wait a second for 100 Continue before a large body.
             headers = ["Accept-Encoding: identity", "Expect:", *request.headers]
