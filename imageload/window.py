@@ -174,10 +174,10 @@ class Window:
 
     def fill_soon(self) -> None:
         """Call `fill` at the next turn of the loop, once for any number of calls."""
-        if self._order and not self._will_fill:
+        if not self._will_fill and self._order:
             self._will_fill = True
             asyncio.get_running_loop().call_soon(self.fill)
-        elif not (self._order or self._tasks):
+        elif not (self._tasks or self._order):
             self._empty.set()
 
     async def wait_until_empty(self) -> None:
