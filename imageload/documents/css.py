@@ -7,10 +7,17 @@ from typing import Any
 
 import tinycss2
 
-from imageload.documents.found import Finds, Found, decoded
+from imageload.documents.found import Escape, Finds, Found, decoded
 from imageload.documents.urls import absolute, is_other
 
 _MAY_HAVE_IMAGES = re.compile(r"url\(|image-set\(|\\", re.IGNORECASE)
+# Rules and declarations that need no parser, as most `style` attributes are.
+_SIMPLE_URL = re.compile(
+    r"""(?<![\w#\0-])url\((?:"([^"\\\x00-\x1f]*)"|'([^'\\\x00-\x1f]*)'|([^\x00-\x20\x7f\\"'()\s]*))\)""",
+    re.IGNORECASE,
+)
+_BETWEEN = r"""[^\\"'@()\r\f]*"""
+_SIMPLE = re.compile(rf"{_BETWEEN}(?:{_SIMPLE_URL.pattern}{_BETWEEN})*", re.IGNORECASE)
 _LINE_ENDS = re.compile(r"\r\n|\r|\f")
 _OPENING = re.compile(r"url\([ \n\t]*", re.IGNORECASE)
 _UNQUOTED = re.compile(r"(?:\\[0-9A-Fa-f]{1,6}[ \n\t]?|\\.|[^\\)\n\t ])*", re.DOTALL)
@@ -27,6 +34,8 @@ def find(text: str, base: str = "") -> Finds:
     """The images of a style sheet or of a `style` attribute."""
     if not _MAY_HAVE_IMAGES.search(text):
         return Finds()
+    if "/*" not in text and _SIMPLE.fullmatch(text):
+        return _simple(text, base)
     part = decoded(text, 0, len(text), _LINE_ENDS, lambda _: "\n")
     css = part.text
     finds = Finds()
@@ -52,6 +61,16 @@ def find(text: str, base: str = "") -> Finds:
     return part.moved(finds.in_order(), text)
 
 
+def _simple(text: str, base: str) -> Finds:
+    """The images of a text that `_SIMPLE` matches."""
+    finds = Finds()
+    for match in _SIMPLE_URL.finditer(text):
+        group = match.lastindex or 0
+        escape = url_escape if group == 3 else string_escape
+        _take(finds, match[group], match.start(group), match[group], base, escape)
+    return finds
+
+
 def _add(finds: Finds, css: str, at: int, base: str) -> None:
     """The URL that is written here, as `url(...)` or as a string."""
     opening = _OPENING.match(css, at)
@@ -62,12 +81,17 @@ def _add(finds: Finds, css: str, at: int, base: str) -> None:
     if not match:
         return
     inner = decoded(css, *match.span(), _ESCAPE, _meaning)
-    url, why = absolute(inner.text, base)
+    escape = string_escape if is_string else url_escape
+    _take(finds, inner.text, match.start(), match[0], base, escape)
+
+
+def _take(finds: Finds, text: str, start: int, written: str, base: str, escape: Escape) -> None:
+    """Take a URL, which is written like this here."""
+    url, why = absolute(text, base)
     if url and not is_other(url):
-        escape = string_escape if is_string else url_escape
-        finds.found.append(Found(url, *match.span(), match[0], (escape,)))
+        finds.found.append(Found(url, start, start + len(written), written, (escape,)))
     elif why:
-        finds.ignore(match[0], match.start(), why)
+        finds.ignore(written, start, why)
 
 
 _ESCAPE = re.compile(r"\\(?:([0-9A-Fa-f]{1,6})[ \n\t]?|\n|(.))", re.DOTALL)

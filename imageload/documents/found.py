@@ -94,8 +94,8 @@ class Finds:
 class Part:
     """Text taken out of a source and decoded; knows the source span of each character.
 
-    It consists of runs. A run that is as long as its source was copied, character by character.
-    Any other run is an escape and is replaced as a whole.
+    It consists of runs. A run that is as long as its source was copied, character by character;
+    with the one before it, it is one run. Any other is an escape and is replaced as a whole.
     """
 
     def __init__(self) -> None:
@@ -104,12 +104,18 @@ class Part:
         self._size = 0
         self._at: list[int] = []
         self._spans: list[tuple[int, int]] = []
+        self._copied = -1  # where a copied run ended last in the source
 
     def append(self, text: str, start: int, end: int) -> None:
         """Add a run whose source is `start` to `end`."""
         if text:
-            self._at.append(self._size)
-            self._spans.append((start, end))
+            is_copied = end - start == len(text)
+            if is_copied and start == self._copied:
+                self._spans[-1] = (self._spans[-1][0], end)
+            else:
+                self._at.append(self._size)
+                self._spans.append((start, end))
+            self._copied = end if is_copied else -1
             self._texts.append(text)
             self._size += len(text)
 
@@ -120,6 +126,9 @@ class Part:
 
     def span(self, start: int, end: int) -> tuple[int, int]:
         """The source span of the characters from `start` to `end`, at least one."""
+        if len(self._spans) == 1 and self._copied >= 0:
+            offset = self._spans[0][0]
+            return offset + start, offset + end
         return self._place(start)[0], self._place(end - 1)[1]
 
     def _place(self, index: int) -> tuple[int, int]:
@@ -147,10 +156,10 @@ class Part:
         return moved
 
 
-def plain(source: str, start: int, end: int) -> Part:
-    """A part that is written as it is."""
+def plain(source: str, start: int, end: int, offset: int = 0) -> Part:
+    """A part that is written as it is; `offset` is that of `source` in its own source."""
     part = Part()
-    part.append(source[start:end], start, end)
+    part.append(source[start:end], offset + start, offset + end)
     return part.done()
 
 

@@ -116,8 +116,9 @@ class _Addresses:
 
     def separate(self) -> None:
         """Each address is an image of its own."""
-        self._found.extend(place for _, place in self._places)
-        self._places = []
+        if self._places:
+            self._found.extend(place for _, place in self._places)
+            self._places = []
 
 
 class _Reader:
@@ -245,11 +246,13 @@ class _Reader:
             part = self._value(values["style"])
             finds = css.find(part.text, self.base)
             self.finds.add(part.moved(finds, self.text, html.escape))
+        keys = [key for key in values if key.startswith("data-")]
+        if keys and (name in _IMAGES or name == "source"):
+            keys = [key for key in keys if key not in LAZY and key not in SRCSETS]
+        if not keys:
+            return
         image, self._image = self._image, _Addresses(self.finds.found)
-        is_read = name in _IMAGES or name == "source"
-        for key in values:
-            if not key.startswith("data-") or (is_read and (key in LAZY or key in SRCSETS)):
-                continue
+        for key in keys:
             if key in SRCSETS:
                 self._srcset(values[key], 0)
             elif key in BACKGROUNDS or self._is_image_url(values[key]):

@@ -36,8 +36,18 @@ class Token(NamedTuple):
 RAW = frozenset({"script", "style", "xmp", "iframe", "noembed", "noframes", "textarea", "title"})
 """Elements whose content is no markup."""
 
+# Tags without attributes that change nothing, and text without a URL before each.
+_NAMED = "|".join(sorted({*RAW, "pre", "picture", "source", "img"}))
+_UNREAD = re.compile(rf"(?:[^<:]*+</?(?!(?:{_NAMED})>)[A-Za-z][A-Za-z0-9]*+>)+", re.IGNORECASE)
 _NAME = re.compile(r"[^\t\n\f\r />]+")
 _BARE_TAG = re.compile(r"<(/?)([A-Za-z][^\t\n\f\r />]*)>")
+# A start tag as nearly all are written, read at once, and one of its attributes.
+_WRITTEN = (
+    r"[\t\n\f\r ]++([^\t\n\f\r />=\"'\\<]++)"
+    r"(?:=(?:\"([^\"]*+)\"|'([^']*+)'|([^\t\n\f\r >\"'\\]++)))?+"
+)
+_WRITTEN_ATTRIBUTE = re.compile(_WRITTEN)
+_WRITTEN_TAG = re.compile(rf"<([A-Za-z][^\t\n\f\r />]*+)((?:{_WRITTEN})*+)[\t\n\f\r ]*+/?>")
 _GAP = re.compile(r"[\t\n\f\r /]*")
 _ATTRIBUTE = re.compile(r"([^\t\n\f\r />][^\t\n\f\r />=]*)(?:[\t\n\f\r ]*(=)[\t\n\f\r ]*)?")
 _ESCAPED_QUOTES = ('\\"', "\\'")  # of HTML in a string of SQL or of a program
@@ -47,9 +57,11 @@ _COMMENT_END = re.compile(r"--!?>")
 
 
 def tokens(text: str, is_xml: bool = False) -> Iterator[Token]:
-    """The tokens of the text, in its order."""
+    """The tokens of the text, in its order; of HTML, without those that cannot matter to images."""
     at = 0
     while at < len(text):
+        unread = None if is_xml else _UNREAD.match(text, at)
+        at = unread.end() if unread else at
         markup = _MARKUP.search(text, at)
         begin = markup.start() if markup else len(text)
         if begin > at:
@@ -85,6 +97,15 @@ def _tag(text: str, begin: int) -> Token:
     bare = _BARE_TAG.match(text, begin)
     if bare:
         return Token("end" if bare[1] else "start", begin, bare.end(), bare[2].lower())
+    written = _WRITTEN_TAG.match(text, begin)
+    if written:
+        found = tuple(
+            Attribute(each[1].lower(), *each.span(each.lastindex or 1))
+            if each.lastindex != 1
+            else Attribute(each[1].lower(), each.end(), each.end())
+            for each in _WRITTEN_ATTRIBUTE.finditer(text, *written.span(2))
+        )
+        return Token("start", begin, written.end(), written[1].lower(), found)
     is_end = text[begin + 1] == "/"
     at = begin + 1 + is_end
     if not text[at : at + 1].isalpha() or not text[at : at + 1].isascii():

@@ -19,7 +19,7 @@ from markdown_it.token import Token
 from imageload.documents import html
 from imageload.documents import text as bare
 from imageload.documents.found import Finds, Found, Part, decoded, masked, plain
-from imageload.documents.markdown_blocks import Span, Tangled, parser
+from imageload.documents.markdown_blocks import Span, Tangled, blocks
 from imageload.documents.markdown_inline import Inline, inlines
 from imageload.documents.markup import pairs
 from imageload.documents.urls import absolute, is_image, is_template
@@ -27,7 +27,8 @@ from imageload.documents.urls import absolute, is_image, is_template
 # A bracket, an element, or a bare URL, which may have escapes.
 _MAY_HAVE_IMAGES = re.compile(r"[\[<&\\]|http", re.IGNORECASE)
 _MAY_HAVE_URLS = re.compile(r"[&\\]|http", re.IGNORECASE)
-_LINE_ENDS = re.compile(r"\r\n?|\0")
+_LINE_END = re.compile(r"\r\n")
+_LINE_END_OF_MACS = re.compile(r"\r(?!\n)")
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _ESCAPES = re.compile(
     r"\\[!-/:-@\[-`{-~]|&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});"
@@ -39,7 +40,7 @@ _WITH_BLANK = re.compile(
     r"!\[[^\[\]\n]{0,500}\]\([ \t]*([^\s()<>\"'=][^()<>\n]{0,2000} [^()<>\n]{0,2000})\)"
 )
 
-_BLOCK_STEPS = 0.25
+_BLOCK_STEPS = 0.13
 """Steps of the parser for each character; a text that needs more is searched as plain text."""
 
 
@@ -47,9 +48,8 @@ def find(text: str, base: str = "") -> Finds:
     """The images of a Markdown document."""
     if not _MAY_HAVE_IMAGES.search(text):
         return Finds()
-    part = decoded(
-        text, 0, len(text), _LINE_ENDS, lambda match: "\n" if match[0] != "\0" else "\ufffd"
-    )
+    lines = _LINE_END_OF_MACS.sub("\n", text).replace("\0", "\ufffd")
+    part = decoded(lines, 0, len(lines), _LINE_END, lambda _: "\n")
     raw = [*pairs(part.text, _LIQUID), *pairs(part.text, _COMMENT, "In a comment.")]
     rest = masked(part.text, [(each.start, each.end) for each in raw]) if raw else part.text
     finds = _Reader(rest, base).finds()
@@ -77,7 +77,7 @@ class _Reader:
             if token.type == "inline" and _MAY_HAVE_IMAGES.search(token.content):
                 self._inline(self._cell(token, cell))
             elif token.type == "html_block":
-                self._html += self._spans(self._content(token))
+                self._html_block(token)
             elif token.type in ("fence", "code_block") and token.map:
                 start, end = self._lines[token.map[0]], self._lines[token.map[1]] - 1
                 self._code(start, end)
@@ -94,7 +94,7 @@ class _Reader:
         """The blocks of the text; none if it is tangled, and then it is searched as plain text."""
         self._environment["steps"] = _BLOCK_STEPS * len(self.text) + 20_000
         try:
-            return parser().parse(self.text, self._environment)
+            return blocks(self.text, self._environment)
         except Tangled:
             self._finds.ignore(self.text, 0, "Too many lists, quotes or cells to read.")
             self._environment["spans"].clear()
@@ -105,8 +105,11 @@ class _Reader:
 
     def _content(self, token: Token) -> Part:
         """A block's text as the parser has it, and its places: without indents and quote marks."""
-        part = Part()
         first = token.map[0] if token.map else 0
+        copied = self._copied(token.content, self._lines[first], self._lines[first + 1] - 1)
+        if copied >= 0:
+            return plain(token.content, 0, len(token.content), copied)
+        part = Part()
         for index, line in enumerate(_LINE.findall(token.content)):
             start, end = self._lines[first + index], self._lines[first + index + 1] - 1
             source = self.text[start:end]
@@ -122,6 +125,12 @@ class _Reader:
             part.append(line[len(body) :], end, end + 1)
         return part.done()
 
+    def _copied(self, content: str, start: int, end: int) -> int:
+        """Where a block's text stands, if it is one piece of the source; its first line is given."""
+        if self.text.startswith(content, start):
+            return start
+        return -1 if "\n" in content else self.text.rfind(content, start, end)
+
     def _cell(self, token: Token, cell: tuple[int, int] | None) -> Part:
         """The text of a table's cell, or of another block. `cell` is where its search begins."""
         if cell is None:
@@ -136,10 +145,36 @@ class _Reader:
             return part.done()
         return decoded(self.text, at, at + len(written), re.compile(r"\\\|"), lambda _: "|")
 
-    def _spans(self, part: Part) -> Iterator[tuple[int, int]]:
-        """The spans of the source that a block's text was copied from."""
-        for match in re.finditer(r"[^\n]+", part.text):
-            yield part.span(*match.span())
+    # HTML
+
+    def _html_block(self, token: Token) -> None:
+        start = self._lines[token.map[0]] if token.map else 0
+        if self.text.startswith(token.content, start):
+            self._add_html(start, start + len(token.content))
+        else:
+            part = self._content(token)
+            for line in re.finditer(r"[^\n]+", part.text):
+                self._add_html(*part.span(*line.span()))
+
+    def _add_html(self, start: int, end: int) -> None:
+        """Note a span of HTML; one with the span before it, if only white space is between."""
+        if self._html:
+            first, last = self._html[-1]
+            if last <= start and (last == start or self.text[last:start].isspace()):
+                self._html[-1] = (first, end)
+                return
+        self._html.append((start, end))
+
+    def _in_html(self) -> None:
+        """The images of all HTML in the text."""
+        if self._html:
+            outside: list[tuple[int, int]] = []
+            at = 0
+            for start, end in sorted(self._html):
+                outside.append((at, start))
+                at = max(at, end)
+            outside.append((at, len(self.text)))
+            self._finds.add(html.find(masked(self.text, outside), self.base))
 
     # Images
 
@@ -168,7 +203,7 @@ class _Reader:
             case "autolink":
                 self._take(Span(span.start + 1, span.end - 1), is_marked=False)
             case "html":
-                self._html.append(span)
+                self._add_html(*span)
             case "code":
                 self._code(*span)
 
@@ -202,17 +237,6 @@ class _Reader:
     def _code(self, start: int, end: int) -> None:
         self._seen.append((start, end))
         self._finds.add(bare.ignored(self.text[start:end], start, "In code."))
-
-    def _in_html(self) -> None:
-        """The images of all HTML in the text."""
-        if self._html:
-            outside: list[tuple[int, int]] = []
-            at = 0
-            for start, end in sorted(self._html):
-                outside.append((at, start))
-                at = max(at, end)
-            outside.append((at, len(self.text)))
-            self._finds.add(html.find(masked(self.text, outside), self.base))
 
 
 def _with_places(tokens: list[Token]) -> Iterator[tuple[Token, tuple[int, int] | None]]:

@@ -21,6 +21,7 @@ from markdown_it.common.utils import normalizeReference
 _MARK = re.compile(r"\\.|`+|<(?=[A-Za-z/!?])|!?\[|\]", re.DOTALL)
 _OTHER_MARK = re.compile(r"\\.|`+|<(?=[A-Za-z/!?])", re.DOTALL)
 _EMBED = re.compile(r"!\[\[((?:[^\[\]\n|#\\]|\\(?!\|)){1,8000}+)(?:\\?[#|][^\[\]\n]{0,1000})?\]\]")
+_BARE_TAGS = re.compile(r"(?:</?[A-Za-z][A-Za-z0-9-]*+>)+")
 _AUTOLINK = re.compile(r"<([A-Za-z][A-Za-z0-9+.-]{1,31}:[^<>\x00-\x20]*)>")
 _TAG = re.compile(f"{open_tag}|{close_tag}")
 _RAW_ENDS = (("<!--", "-->"), ("<?", "?>"), ("<![CDATA[", "]]>"))
@@ -35,11 +36,12 @@ _BALANCED = functools.reduce(
     lambda inner, _: rf"(?:{_PLAIN}|\({inner}\))*+", range(_MOST_LEVELS), f"(?:{_PLAIN})*+"
 )
 _DESTINATION = re.compile(rf"<(?:[^<>\n\\]++|\\.)*+>|(?!<){_BALANCED}|", re.DOTALL)
-_GAP = re.compile(r"[ \t\n]*")
-_SIZE = re.compile(r"[ \t]+=[0-9]{0,6}%?x?[0-9]{0,6}%?[ \t]*(?=\))")
-_TITLE = re.compile(
-    r"""[ \t\n]+(?:"(?:[^"\\]++|\\.)*+"|'(?:[^'\\]++|\\.)*+'|\((?:[^()\\]++|\\.)*+\))[ \t\n]*""",
-    re.DOTALL,
+_SIZE = r"[ \t]+=[0-9]{0,6}%?x?[0-9]{0,6}%?[ \t]*"
+_TITLE = (
+    r"""[ \t\n]+(?:"(?:[^"\\]++|\\.)*+"|'(?:[^'\\]++|\\.)*+'|\((?:[^()\\]++|\\.)*+\))[ \t\n]*"""
+)
+_TARGET = re.compile(
+    rf"\([ \t\n]*((?>{_DESTINATION.pattern}))(?:{_SIZE}|{_TITLE}|[ \t\n]*)\)", re.DOTALL
 )
 
 
@@ -115,6 +117,10 @@ class _Reader:
         return end
 
     def _element(self, start: int) -> int:
+        tags = _BARE_TAGS.match(self._text, start)
+        if tags:
+            self.found.append(Inline("html", start, tags.end()))
+            return tags.end()
         link = _AUTOLINK.match(self._text, start)
         end = link.end() if link else self._html_end(start)
         if end < 0:
@@ -181,7 +187,7 @@ class _Reader:
             return Inline("image" if opening.is_image else "link", *inline[0]), inline[1]
         if opening.is_image and is_inline:
             # As in markdown-it, its `!` is text then.
-            opening = opening._replace(start=opening.start + 1, is_image=False)
+            opening = _Opening(opening.start + 1, False, opening.found)
         if not self._labels or not (opening.is_image or may_be_link):
             return None
         label, end = self._label(opening.start + 1 + opening.is_image, close)
@@ -203,22 +209,15 @@ class _Reader:
 
 def target(text: str, at: int) -> tuple[tuple[int, int], int] | None:
     """The span of the URL in `(URL "title")` here, and where the bracket ends."""
-    begin = _end_of_gap(text, at + 1)
-    end = destination_end(text, begin)
-    is_bracketed = end > begin and text[begin] == "<"
-    rest = _SIZE.match(text, end) or _TITLE.match(text, end)
-    after = rest.end() if rest else _end_of_gap(text, end)
-    if not text.startswith(")", after):
+    found = _TARGET.match(text, at)
+    if not found:
         return None
-    return (begin + is_bracketed, end - is_bracketed), after + 1
+    begin, end = found.span(1)
+    is_bracketed = end > begin and text[begin] == "<"
+    return (begin + is_bracketed, end - is_bracketed), found.end()
 
 
 def destination_end(text: str, at: int) -> int:
     """Where the destination that begins here ends; `at` if none does."""
     found = _DESTINATION.match(text, at)
     return found.end() if found else at
-
-
-def _end_of_gap(text: str, at: int) -> int:
-    gap = _GAP.match(text, at)
-    return gap.end() if gap else at

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 
 from imageload.documents.found import Finds, Found
-from imageload.documents.urls import EXTENSION, absolute, is_image
+from imageload.documents.urls import EXTENSION, MAY_BE_IMAGE, absolute, is_image
 
 # ASCII as RFC 3986 has it; letters, digits and marks of every other script; brackets in pairs, as
 # in `?size[0]=1`. Marks are listed, because \w does not include them.
@@ -38,6 +38,8 @@ _AROUND = frozenset(".,;:!?*_~'&")
 def find(text: str, base: str = "") -> Finds:  # noqa: ARG001 - every finder is called alike
     """The bare image URLs of the text."""
     finds = Finds()
+    if not MAY_BE_IMAGE.search(text):
+        return finds
     for start, end in bare_urls(text):
         url, why = absolute(text[start:end], "")
         if url and is_image(url):

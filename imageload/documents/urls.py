@@ -10,9 +10,10 @@ MAX_LENGTH = 8_000
 
 EXTENSION = r"\.(?:jpe?g|jpe|jfif|png|apng|gif|webp|avif|heic|heif|bmp|tiff?|svg|ico|jxl|jp2)"
 _IMAGE_PATH = re.compile(EXTENSION + r"(?::(?:large|orig|medium|small)|/revision/.{0,200})?$", re.I)
-_IMAGE_QUERY = re.compile(
-    r"[?&](?:format|fm|ext|output-format)=(?:jpe?g|png|webp|gif|avif)\b", re.I
-)
+_QUERY = r"[?&](?:format|fm|ext|output-format)=(?:jpe?g|png|webp|gif|avif)\b"
+_IMAGE_QUERY = re.compile(_QUERY, re.I)
+MAY_BE_IMAGE = re.compile(rf"{EXTENSION}|{_QUERY}", re.I)
+"""Found in every text with a URL that looks like an image."""
 _OTHER_PATH = re.compile(
     r"\.(?:html?|xhtml|js|mjs|css|json|xml|rss|atom|txt|md|pdf|docx?|xlsx?|zip|gz|tgz|mp[34]|m4[av]|webm"
     r"|og[gv]|mov|avi|wav|woff2?|ttf|otf|eot|wasm)$",
