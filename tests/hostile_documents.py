@@ -25,6 +25,11 @@ UNITS = [
     "image:a[", "----\n", "....\n", "++++\n", "----\n-----\n", "video::a[", "video::a[poster=",
     ":imagesdir: http://a\n", "link=", "\ufeff", "\u200b", "\ud83d", "http://a.e/b.png?a=&amp;",
     "<img src=http://a.e/b.png>", "![](http://a.e/b.png)", "<rss><image><url>",
+    "* ![](x)\n", "- [ ] a b\n", "--\n", "a\n\n", "![a](b)\n", "[a]: http://a.e/b.png\n", "<a/>",
+    "<p a>", "<p style='url(a)'>", "<style>a{b:url('c')}</style>", "<img src=a>", "<http://a>\n",
+    "<x y='http://a.e/b.png'>", "//a\n", "&a;,", "a,[img]b[/img]\n", "a,a.png\n",
+    "# http://a.e/b.png\n", "- ![](http://a.e/b.png)\n", "{\"a\":\"<b/>\"}", "\"![](/)\",",
+    "\"\\/\",", "a\n=\n", ">\n", "`a`",
 ]  # fmt: skip
 
 

@@ -167,10 +167,11 @@ WORST = [
     *("* [a\n", "> [", "- [", "|a|[b|\n|-|-|\n", "1. a\n", "#\n"),
     *('"a', '{"a":', "a,http://a.e/b.png\n", "{{http://", "image::", "----\n-----\n", ")", "[["),
     *("[[a](b)", "![a](b", "<b>\n", "</p>", "%%", "|", ", ", ",", "[a]: <", "``a`", "#+html:\n"),
+    *("<p a>", "<img src=a>", "<p style='url(a)'>"),
 ]
-MOST_LINES = 25
+MOST_LINES = 20
 """Of Python for each character, in our own code; a second of CPU time runs some 20 million."""
-MOST_LINES_OF_BLOCKS = 200
+MOST_LINES_OF_BLOCKS = 130
 """Of markdown-it, whose steps are bounded, for each character of lines of one or two."""
 
 
@@ -229,6 +230,25 @@ def test_a_text_with_too_many_blocks_is_named_as_ignored_and_its_image_urls_are_
     finds = find_images(f"{text}\n![c](http://a.e/c) http://a.e/b.png", "markdown")
     assert [found.url for found in finds.found] == ["http://a.e/b.png"]
     assert finds.ignored[0].why == "Too many lists, quotes or cells to read."
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [("csv", "[a]: //b,c\n" * 5_000), ("json", '"<b/>",' * 7_000)],
+    ids=["cells", "strings"],
+)
+def test_many_texts_in_cells_or_strings_are_named_as_ignored_and_their_image_urls_are_found(
+    kind: str, text: str
+) -> None:
+    finds = find_images(f'{text}"<b> http://a.e/b.png"\n', kind)
+    assert [found.url for found in finds.found] == ["http://a.e/b.png"]
+    assert finds.ignored[-1].why == "Too many texts in cells or strings to read."
+
+
+def test_messages_that_are_each_an_image_of_markdown_are_read() -> None:
+    message = '{{"id": {}, "text": "![](https://a.example/{})", "time": "2025-01-01T00:00:00Z"}}\n'
+    messages = "".join(message.format(n, n) for n in range(3_000))
+    assert len(find_images(messages, "json").found) == 3_000
 
 
 def test_a_long_document_of_prose_lists_and_tables_is_read() -> None:

@@ -20,9 +20,9 @@ from imageload.documents import (
     markdown,
     org,
     tables,
-    text,
     wiki,
 )
+from imageload.documents import text as bare
 from imageload.documents.found import Finds
 from imageload.documents.kinds import kind_of_name, kind_of_type
 
@@ -34,11 +34,14 @@ FINDERS = {
     "asciidoc": asciidoc.find,
     "wiki": wiki.find,
     "list": lists.find,
-    "text": text.find,
+    "text": bare.find,
 }
 """The finder of each kind that needs nothing but the text and its base."""
 
 _INNER_DEPTH = 3  # a JSON string of JSON of HTML; deeper texts are searched as plain text
+_INNER_WORK = 4_000
+_INNER_SIZE = 50
+"""Texts in strings and cells that are read: so many, and one more for so many characters."""
 
 _HTML_START = re.compile(
     r"\s*(?:<!doctype\s+html|<html\b|<\?xml\b|<rss\b|<feed\b|<svg\b|<urlset\b)", re.I
@@ -49,7 +52,8 @@ _HTML_TAG = re.compile(
 )
 _JSON_START = re.compile(r'\[{0,9}\s*\{\s*"[^"\n]{0,200}"\s*:')  # of JSON that is broken later
 _SERIALIZED = re.compile(r"""(?<!\w)s:([0-9]{1,8}):(\\?")""")
-_JSON_OPENING = re.compile(r"[\s\ufeff]*(?=[\[{])")
+_JSON_OPENING = re.compile(r"[\s\ufeff]*(?=[\[{]\s*[\[\]{}\"\w-])")
+_JSON = json.JSONDecoder()
 _JSON_NEXT = re.compile(r"[\s,]*(?:[\[{]|$)")
 _IMG = re.compile(r"\[img\b[^\]\n]{0,200}\]", re.I)
 _IMG_END = re.compile(r"\[/img\]", re.I)
@@ -66,6 +70,7 @@ _ORG = re.compile(
     re.I | re.M,
 )
 _ASCIIDOC = re.compile(r"\bimage::?[^\s\[\]:][^\s\[\]]{0,2000}+\[", re.M)
+_MARKUP = re.compile(r"[<\[{`~]|# ")  # of HTML, JSON, BBCode and Markdown
 _SQL = re.compile(r"^[ \t]*(?:insert[ \t]+into|create[ \t]+table)\b", re.I | re.M)
 _WIKI = re.compile(
     r"\[\[(?:File|Image|Datei|Fichier|Archivo):|\{\{[ \t]*(?:https?://|:\w)|(?<![\w!])![<>=]?https?://[^\s!]{1,2000}!"
@@ -131,7 +136,7 @@ def is_json(text: str) -> bool:
     if not begin:
         return False
     try:
-        _, end = json.JSONDecoder().raw_decode(text, begin.end())
+        _, end = _JSON.raw_decode(text, begin.end())
     except RecursionError:
         return True
     except ValueError:
@@ -151,21 +156,44 @@ def _is_table(text: str) -> bool:
 
 
 def find_images(
-    text: str, kind: str, base: str = "", column: str = "", link_base: str = "", depth: int = 0
+    text: str, kind: str, base: str = "", column: str = "", link_base: str = ""
 ) -> Finds:
     """The images of a text of this kind."""
-
-    def inner(text: str, base: str) -> Finds:
-        kind = inner_kind(text) if depth < _INNER_DEPTH else "text"
-        return find_images(text, kind, base, depth=depth + 1)
-
+    reader = _Reader(_INNER_WORK + int(len(text) / _INNER_SIZE))
     if kind == "csv":
-        finds = tables.find(text, base, column, link_base, inner)
-    elif kind == "json":
-        finds = jsontext.find(text, base, inner)
+        finds = tables.find(text, base, column, link_base, reader.inner)
     else:
-        finds = FINDERS[kind](text, base).in_order()
+        finds = reader.find(text, kind, base)
+    if reader.left < 0:
+        finds.ignore(text, 0, "Too many texts in cells or strings to read.")
     return _without_serialized(text, finds)
+
+
+class _Reader:
+    """Reads a document and the texts in its strings and cells, and in those of these texts.
+
+    A text takes some 0.05 ms, however short it is, and one of Markdown twice as much. If there are
+    too many, the rest of them is searched as plain text.
+    """
+
+    def __init__(self, texts: int) -> None:
+        self.left = texts
+        self._depth = 0
+
+    def find(self, text: str, kind: str, base: str) -> Finds:
+        """The images of a text of this kind; a table is searched by the caller."""
+        if kind == "json":
+            return jsontext.find(text, base, self.inner)
+        return FINDERS[kind](text, base).in_order()
+
+    def inner(self, text: str, base: str) -> Finds:
+        """The images of a text in a string or a cell."""
+        kind = inner_kind(text) if self._depth < _INNER_DEPTH and self.left >= 0 else "text"
+        self.left -= {"text": 0, "markdown": 2}.get(kind, 1)
+        self._depth += 1
+        finds = self.find(text, kind, base)
+        self._depth -= 1
+        return _without_serialized(text, finds)
 
 
 def _without_serialized(text: str, finds: Finds) -> Finds:
@@ -173,7 +201,7 @@ def _without_serialized(text: str, finds: Finds) -> Finds:
 
     Such a string stands behind its length: with a link in it, all of the value would be lost.
     """
-    spans = [*_serialized(text)]
+    spans = [*_serialized(text)] if finds.found and _SERIALIZED.search(text) else []
     if not spans:
         return finds
     begins = [start for start, _ in spans]
@@ -207,6 +235,8 @@ def _serialized(text: str) -> Iterator[tuple[int, int]]:
 
 def inner_kind(text: str) -> str:
     """The kind of a text in a string or in a cell: tables and wikis are not looked for."""
+    if not _MARKUP.search(text):
+        return "text"
     if _HTML_START.match(text):
         return "html"
     if text.lstrip()[:1] in ("{", "[") and is_json(text):

@@ -15,6 +15,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import NamedTuple
 
 Escape = Callable[[str], str]
@@ -40,6 +41,9 @@ class Ignored(NamedTuple):
     text: str
     start: int
     why: str
+
+
+_START = itemgetter(Ignored._fields.index("start"))
 
 
 class Cell(NamedTuple):
@@ -83,11 +87,13 @@ class Finds:
 
     def in_order(self) -> Finds:
         """The same finds, sorted, without one that overlaps an earlier one."""
+        if len(self.found) < 2 and len(self.ignored) < 2:
+            return self
         found: list[Found] = []
         for each in sorted(self.found, key=lambda each: (each.start, -each.end)):
             if not found or each.start >= found[-1].end:
                 found.append(each)
-        ignored = sorted({*self.ignored}, key=lambda each: (each.start, each.text, each.why))
+        ignored = sorted(dict.fromkeys(self.ignored), key=_START)
         return Finds(found, ignored, self.cells)
 
 

@@ -289,10 +289,9 @@ class _Reader:
     def _place(self, attribute: Attribute, size: Size) -> None:
         """Collect the address in this attribute."""
         part = self._value(attribute)
-        start, end = _trimmed(part.text)
         url, why = absolute(part.text, self.base)
         if url and not is_other(url):
-            found = Found(url, start, end, "")
+            found = Found(url, *_trimmed(part.text), "")
             moved = part.moved(Finds([found]), self.text, html.escape)
             self._image.add(size, moved.found[0])
         elif why:

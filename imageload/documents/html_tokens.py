@@ -38,7 +38,10 @@ RAW = frozenset({"script", "style", "xmp", "iframe", "noembed", "noframes", "tex
 
 # Tags without attributes that change nothing, and text without a URL before each.
 _NAMED = "|".join(sorted({*RAW, "pre", "picture", "source", "img"}))
-_UNREAD = re.compile(rf"(?:[^<:]*+</?(?!(?:{_NAMED})>)[A-Za-z][A-Za-z0-9]*+>)+", re.IGNORECASE)
+_UNREAD = re.compile(
+    rf"(?:[^<:]*+</?(?!(?:{_NAMED})[\t\n\f\r />])[A-Za-z][A-Za-z0-9]*+[\t\n\f\r ]*+/?>)+",
+    re.IGNORECASE,
+)
 _NAME = re.compile(r"[^\t\n\f\r />]+")
 _BARE_TAG = re.compile(r"<(/?)([A-Za-z][^\t\n\f\r />]*)>")
 # A start tag as nearly all are written, read at once, and one of its attributes.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from imageload.documents.found import Finds, Found, decoded
-from imageload.documents.urls import absolute, is_image, is_other, is_template
+from imageload.documents.urls import absolute, is_image, is_other, is_template, may_have_images
 
 Inner = Callable[[str, str], Finds]
 """Finds the images of a text inside of this one, given the text and its base."""
@@ -64,7 +64,10 @@ def find(text: str, base: str = "", inner: Inner | None = None) -> Finds:
     """The images of a JSON document, of JSON Lines, or of any text with JSON strings."""
     finds = Finds()
     for each in strings(text):
-        if text.find("/", each.start, each.end) < 0 and not each.is_image:
+        if not each.is_image and (
+            text.find("/", each.start, each.end) < 0
+            or not may_have_images(text, each.start, each.end)
+        ):
             continue
         part = decoded(text, each.start, each.end, _ESCAPE, _meaning)
         url, why = _judge(part.text, base, each)

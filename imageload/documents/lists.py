@@ -55,7 +55,7 @@ def entries(text: str) -> Iterator[Entry]:
         is_comment = (is_comment and not is_first) or (
             is_first and text.startswith("#", start, end)
         )
-        is_bullet = _BULLET.fullmatch(text, start, end) and text.startswith(" ", separator[0])
+        is_bullet = text.startswith(" ", separator[0]) and _BULLET.fullmatch(text, start, end)
         if start < end and not is_comment and not is_bullet:
             yield Entry(text[start:end], start, end)
         begin = separator[1]
@@ -77,6 +77,8 @@ def _separators(text: str) -> Iterator[tuple[int, int]]:
 
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
     """The span without white space, quotes, angle brackets and invisible characters around it."""
+    if text[start:end].isalnum():
+        return start, end
     start, end = _without(text, start, end)
     while end - start > 1 and _PAIRS.get(text[start]) == text[end - 1]:
         start, end = _without(text, start + 1, end - 1)
@@ -96,7 +98,8 @@ def find(text: str, base: str = "") -> Finds:
     finds = Finds()
     begin = 0
     for entry in entries(text):
-        _comments(finds, text, begin, entry.start)
+        if entry.start - begin > 1:
+            _comments(finds, text, begin, entry.start)
         begin = entry.end
         url, why = _judge(entry.text, base)
         if url:
@@ -109,9 +112,9 @@ def find(text: str, base: str = "") -> Finds:
 
 def _judge(text: str, base: str) -> tuple[str, str]:
     """(URL, "") of an entry, or ("", why it is none)."""
-    if _BLANK.search(text):
+    if not text.isalnum() and _BLANK.search(text):
         return "", "More than one word: is a separator missing?"
-    if "/" not in text and not base:
+    if not base and "/" not in text:
         return "", "Not a URL."
     url, why = absolute(text, base)
     return url, why if url or "/" in text else "Not a URL."

@@ -10,7 +10,7 @@ over several blocks. Images of code are ignored, and those of places that nobody
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from html import unescape
 from typing import Any
 
@@ -50,7 +50,9 @@ def find(text: str, base: str = "") -> Finds:
         return Finds()
     lines = _LINE_END_OF_MACS.sub("\n", text).replace("\0", "\ufffd")
     part = decoded(lines, 0, len(lines), _LINE_END, lambda _: "\n")
-    raw = [*pairs(part.text, _LIQUID), *pairs(part.text, _COMMENT, "In a comment.")]
+    raw = []
+    if "{" in part.text:
+        raw = [*pairs(part.text, _LIQUID), *pairs(part.text, _COMMENT, "In a comment.")]
     rest = masked(part.text, [(each.start, each.end) for each in raw]) if raw else part.text
     finds = _Reader(rest, base).finds()
     for each in raw:
@@ -126,7 +128,10 @@ class _Reader:
         return part.done()
 
     def _copied(self, content: str, start: int, end: int) -> int:
-        """Where a block's text stands, if it is one piece of the source; its first line is given."""
+        """Where a block's text stands, if it is one piece of the source; -1 if not.
+
+        `start` and `end` are those of its first line.
+        """
         if self.text.startswith(content, start):
             return start
         return -1 if "\n" in content else self.text.rfind(content, start, end)
@@ -207,28 +212,30 @@ class _Reader:
             case "code":
                 self._code(*span)
 
-    def _words(self, part: Part, spoken: Iterable[tuple[int, int]]) -> None:
+    def _words(self, part: Part, spoken: Sequence[tuple[int, int]]) -> None:
         """The bare URLs of a text that are not in the spans `spoken`."""
-        rest = masked(part.text, spoken)
+        rest = masked(part.text, spoken) if spoken else part.text
         for match in _WITH_BLANK.finditer(rest):
             start, _ = part.span(*match.span(1))
             _, why = absolute(match[1], self.base) if is_template(match[1]) else ("", "")
             self._finds.ignore(match[1], start, why or "A URL with a blank: write it as <URL>.")
         if not _MAY_HAVE_URLS.search(rest):
             return
-        words = decoded(rest, 0, len(rest), _ESCAPES, _meaning)
-        finds = words.moved(bare.find(words.text), rest)
+        if "&" in rest or "\\" in rest:
+            words = decoded(rest, 0, len(rest), _ESCAPES, _meaning)
+            finds = words.moved(bare.find(words.text), rest)
+        else:
+            finds = bare.find(rest)
         for each in part.moved(finds, self.text).found:
             self._finds.found.append(each)
             self._seen.append((each.start, each.end))
 
     def _take(self, span: Span, is_marked: bool) -> None:
         """Take a destination: of an image, or of a link, which counts if it ends like an image."""
-        inner = decoded(self.text, span.start, span.end, _ESCAPES, _meaning)
-        url, why = absolute(inner.text, self.base)
+        written = self.text[span.start : span.end]
+        url, why = absolute(_ESCAPES.sub(_meaning, written), self.base)
         if is_marked or (url and is_image(url)):
-            self._seen.append((span.start, span.end))
-            written = self.text[span.start : span.end]
+            self._seen.append(span)
             if url:
                 self._finds.found.append(Found(url, span.start, span.end, written, (destination,)))
             elif why:

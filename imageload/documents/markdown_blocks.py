@@ -54,9 +54,7 @@ class _State(StateBlock):
 
     _unread = Token("", "", 0)
 
-    def __init__(
-        self, src: str, md: MarkdownIt, env: dict[str, Any], tokens: list[Token]
-    ) -> None:
+    def __init__(self, src: str, md: MarkdownIt, env: dict[str, Any], tokens: list[Token]) -> None:
         super().__init__(src, md, env, tokens)
         starts = [match.start() for match in _UNDERLINE.finditer(src)]
         end = len(self.bMarks)
@@ -91,7 +89,7 @@ def _parser() -> MarkdownIt:
     """markdown-it with our rules for blocks."""
     made = MarkdownIt("commonmark", {"maxNesting": NESTING}).enable("table")
     # URLs are judged and written by us.
-    made.normalizeLink = str  # type: ignore[method-assign]
+    made.normalizeLink = lambda url: url  # type: ignore[method-assign]
     made.block.ruler.at("reference", _reference, {"alt": []})
     made.block.ruler.at("lheading", _lheading, {"alt": []})
     made.block.ruler.at("table", _table, {"alt": ["paragraph", "reference"]})

@@ -21,7 +21,7 @@ from markdown_it.common.utils import normalizeReference
 _MARK = re.compile(r"\\.|`+|<(?=[A-Za-z/!?])|!?\[|\]", re.DOTALL)
 _OTHER_MARK = re.compile(r"\\.|`+|<(?=[A-Za-z/!?])", re.DOTALL)
 _EMBED = re.compile(r"!\[\[((?:[^\[\]\n|#\\]|\\(?!\|)){1,8000}+)(?:\\?[#|][^\[\]\n]{0,1000})?\]\]")
-_BARE_TAGS = re.compile(r"(?:</?[A-Za-z][A-Za-z0-9-]*+>)+")
+_BARE_TAGS = re.compile(r"(?:<(?:/[A-Za-z][A-Za-z0-9-]*+\s*+|[A-Za-z][A-Za-z0-9-]*+\s*+/?)>)+")
 _AUTOLINK = re.compile(r"<([A-Za-z][A-Za-z0-9+.-]{1,31}:[^<>\x00-\x20]*)>")
 _TAG = re.compile(f"{open_tag}|{close_tag}")
 _RAW_ENDS = (("<!--", "-->"), ("<?", "?>"), ("<![CDATA[", "]]>"))

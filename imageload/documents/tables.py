@@ -19,12 +19,18 @@ from imageload.documents import text as bare
 from imageload.documents.found import Cell, Finds, Found, Part, decoded, plain
 from imageload.documents.jsontext import Inner, names_image
 from imageload.documents.lists import entries
-from imageload.documents.urls import EXTENSION, absolute, is_image, is_other
+from imageload.documents.urls import (
+    EXTENSION,
+    MAY_BE_IMAGE,
+    absolute,
+    is_image,
+    is_other,
+    may_have_images,
+)
 
 DELIMITERS = ",;\t|"
 _SEPARATOR = re.compile(r"sep=([,;\t|])\r?\n", re.IGNORECASE)
 _QUOTE = re.compile('""')
-_LINE_ENDS = re.compile(r"[\r\n]*")
 _ROWS_TO_JUDGE = 30
 _JUDGED = 100_000  # characters
 
@@ -166,22 +172,24 @@ def table_delimiter(text: str) -> tuple[int, str]:
 
 def records(text: str, delimiter: str, at: int = 0) -> Iterator[list[Value]]:
     """The rows of a table; blank lines are none."""
-    while (blank := _LINE_ENDS.match(text, at)) and blank.end() < len(text):
-        row, at = _row(text, delimiter, blank.end())
+    while line := _LINE.search(text, at):
+        at, end = line.span()
+        if text.find('"', at, end) >= 0:
+            row, at = _row(text, delimiter, at)
+            yield row
+            continue
+        row = []
+        for piece in line[0].split(delimiter) if delimiter else [line[0]]:
+            stop = at + len(piece)
+            row.append(Value(at, stop, stop, False))
+            at = stop + 1
+        at = end
         yield row
 
 
 def _row(text: str, delimiter: str, at: int) -> tuple[list[Value], int]:
     """The row that begins here, and where it ends. A quote that is never closed takes the rest."""
-    line = _LINE.match(text, at)
-    end = line.end() if line else at
     row: list[Value] = []
-    if text.find('"', at, end) < 0:
-        for piece in text[at:end].split(delimiter) if delimiter else [text[at:end]]:
-            stop = at + len(piece)
-            row.append(Value(at, stop, stop, False))
-            at = stop + 1
-        return row, end
     unquoted = re.compile(rf"[^{re.escape(delimiter)}\r\n]*")
     while True:
         is_quoted = text.startswith('"', at)
@@ -196,7 +204,7 @@ def _row(text: str, delimiter: str, at: int) -> tuple[list[Value], int]:
         at = end + 1
 
 
-_LINE = re.compile(r"[^\r\n]*")
+_LINE = re.compile(r"[^\r\n]+")
 _INSIDE = re.compile(r'[^"]*(?:""[^"]*)*')
 
 
@@ -231,6 +239,9 @@ def _url_columns(text: str, rows: list[list[Value]], names: list[str], base: str
             if index in columns or not _has_any(text, cell.start, cell.end):
                 continue
             is_named = index in named
+            is_likely = is_named or MAY_BE_IMAGE.search(text, cell.start, cell.end)
+            if not is_likely or not (base or text.find("//", cell.start, cell.end) >= 0):
+                continue
             values = _texts(text, cell)
             urls = [absolute(value, base if is_image(value) else "")[0] for value in values]
             if urls and all(url and (is_image(url) or is_named) for url in urls):
@@ -261,11 +272,14 @@ def _other_cell(finds: Finds, text: str, cell: Value, base: str, inner: Inner | 
     """A cell of another column: its text may have images."""
     if not _has_any(text, cell.start, cell.end):
         return
-    part = _value(text, cell)
-    _, why = absolute(part.text, "")
-    if why and is_image(part.text) and not re.search(r"\s", part.text):
-        finds.ignore(part.text, cell.start, why)
+    if not may_have_images(text, cell.start, cell.end):
         return
+    part = _value(text, cell)
+    if is_image(part.text) and not re.search(r"\s", part.text):
+        _, why = absolute(part.text, "")
+        if why:
+            finds.ignore(part.text, cell.start, why)
+            return
     found = inner(part.text, base) if inner else bare.find(part.text)
     finds.add(part.moved(found, text, _in_quotes if cell.is_quoted else None))
 

@@ -14,6 +14,7 @@ _QUERY = r"[?&](?:format|fm|ext|output-format)=(?:jpe?g|png|webp|gif|avif)\b"
 _IMAGE_QUERY = re.compile(_QUERY, re.I)
 MAY_BE_IMAGE = re.compile(rf"{EXTENSION}|{_QUERY}", re.I)
 """Found in every text with a URL that looks like an image."""
+_MAY_HAVE_IMAGES = re.compile(rf"[<\[{{\\]|# |data:image/|{MAY_BE_IMAGE.pattern}", re.I)
 _OTHER_PATH = re.compile(
     r"\.(?:html?|xhtml|js|mjs|css|json|xml|rss|atom|txt|md|pdf|docx?|xlsx?|zip|gz|tgz|mp[34]|m4[av]|webm"
     r"|og[gv]|mov|avi|wav|woff2?|ttf|otf|eot|wasm)$",
@@ -73,6 +74,11 @@ def is_template(text: str) -> bool:
     """Whether the text has a variable that a program fills in."""
     has_mark = "{" in text or "<" in text or "%" in text
     return has_mark and _TEMPLATE.search(text) is not None
+
+
+def may_have_images(text: str, start: int, end: int) -> bool:
+    """Whether something here may be the URL of an image, markup, or an escape."""
+    return _MAY_HAVE_IMAGES.search(text, start, end) is not None
 
 
 def is_image(url: str) -> bool:
