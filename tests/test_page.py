@@ -253,9 +253,7 @@ def test_an_unreachable_service_shows_a_message_and_keeps_the_text(
     visit.expect_problem("net::ERR_INTERNET_DISCONNECTED")
 
 
-def test_an_upload_is_not_lost_to_a_search_that_begins_by_itself(
-    visit: Visit, origin: str
-) -> None:
+def test_an_upload_is_not_lost_to_a_search_that_begins_by_itself(visit: Visit, origin: str) -> None:
     page, held = visit.page, list[Route]()
     page.route("**/v1/documents?*", lambda route: held.append(route), times=1)
     with page.expect_request("**/v1/documents?*"):
