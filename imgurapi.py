@@ -32,7 +32,7 @@ from imageload.image import Landed
 from imageload.targets import UploadCancelled
 from imageload.targets.imgur.answers import ApiResponse, budgets, checked, read_json
 from imageload.targets.imgur.bodies import Form, Json, Multipart
-from imageload.targets.imgur.quota import ASKING, UPLOAD, Kind, Quota, Quotas, kind_of
+from imageload.targets.limits.quota import ASKING, UPLOAD, Kind, Quota, Quotas, kind_of
 from imageload.transport.coding import CodingError, coding_of, decoded
 from imageload.transport.curl import TransferCancelled, Transport
 from imageload.transport.request import Request, Response, Sink, TransferError

@@ -12,8 +12,8 @@ import logging
 
 from imageload.errors import StoreUnavailable
 from imageload.store import Store
-from imageload.targets.imgur import handover
-from imageload.targets.imgur.quota import Quotas
+from imageload.targets.limits import handover
+from imageload.targets.limits.quota import Quotas
 
 _log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from msgspec import Meta
 from imageload.image import State
 from imageload.job import Status
 from imageload.targets import Reason
-from imageload.targets.imgur.budget import Name
+from imageload.targets.limits.budget import Name
 
 JobId = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
 Moment = Annotated[

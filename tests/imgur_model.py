@@ -17,7 +17,7 @@ from typing import Literal
 
 from imageload import errors
 from imageload.targets.imgur.answers import ApiResponse, budgets, checked
-from imageload.targets.imgur.quota import UPLOAD, Quotas, Reservation
+from imageload.targets.limits.quota import UPLOAD, Quotas, Reservation
 
 # Far from today, so that epochs are read by the answer's Date and not by this machine's clock.
 _EPOCH = 1_300_000_000

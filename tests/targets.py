@@ -15,9 +15,9 @@ from imageload.errors import ImageError
 from imageload.image import Landed
 from imageload.retry import RetryRule
 from imageload.targets import Target, Upload
-from imageload.targets.imgur.breaker import Terms
-from imageload.targets.imgur.quota import Quotas
 from imageload.targets.imgur.uploader import Imgur
+from imageload.targets.limits.breaker import Terms
+from imageload.targets.limits.quota import Quotas
 from imageload.targets.s3.bucket import Bucket, Keys
 from imageload.targets.s3.location import Location
 from imageload.targets.s3.target import S3

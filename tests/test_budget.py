@@ -1,5 +1,5 @@
-"""Tests of targets.imgur.budget: the remaining credits, minus those in flight, never exceed Imgur's
-count, a new window is full, and forecasts.
+"""Tests of targets.limits.budget: the remaining credits, minus those in flight, never exceed
+Imgur's count, a new window is full, and forecasts.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imageload.targets.imgur.budget import Budget, BudgetView, Forecast
+from imageload.targets.limits.budget import Budget, BudgetView, Forecast
 
 HOUR = 3600.0
 

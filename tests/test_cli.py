@@ -22,7 +22,7 @@ from imageload.cli import urls as lists
 from imageload.cli.client import Body, Client
 from imageload.cli.output import WAITS
 from imageload.lists import split_list
-from imageload.targets.imgur.breaker import MESSAGES
+from imageload.targets.limits.breaker import MESSAGES
 from imageload.web.intake import read_orders
 from sandbox.testing import RunningSandbox
 from tests.cli import Cli

@@ -19,7 +19,7 @@ import pytest
 from imageload import errors
 from imageload.image import Landed
 from imageload.targets import UploadCancelled
-from imageload.targets.imgur.quota import Quotas
+from imageload.targets.limits.quota import Quotas
 from imageload.transport.curl import Transport
 from imgurapi import ImgurAPI
 from sandbox.testing import RunningSandbox, running_sandbox

@@ -22,8 +22,8 @@ from imageload.job import Album, Job
 from imageload.jobs import Jobs, WindowRules
 from imageload.retry import RetryRule
 from imageload.store.memory import MemoryStore
-from imageload.targets.imgur.gate import Gate
-from imageload.targets.imgur.quota import UPLOAD, Quotas
+from imageload.targets.limits.gate import Gate
+from imageload.targets.limits.quota import UPLOAD, Quotas
 from tests.raising import raises_refused
 from tests.waiting import PATIENCE, wait_until
 from tests.wired import Folder, SlowStore, Tap, Wired, link_of, urls

@@ -11,10 +11,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from imageload.targets.imgur import handover
-from imageload.targets.imgur.breaker import MESSAGES
-from imageload.targets.imgur.quota import UPLOAD, Quotas
 from imageload.targets.imgur.uploader import Imgur
+from imageload.targets.limits import handover
+from imageload.targets.limits.breaker import MESSAGES
+from imageload.targets.limits.quota import UPLOAD, Quotas
 from imgurapi import ImgurAPI
 from sandbox.testing import RunningSandbox, running_sandbox
 from tests.jobs import all_landed, codes, urls

@@ -10,8 +10,8 @@ import pytest
 from imageload.errors import StoreUnavailable
 from imageload.image import Downloaded, Landed, Purged, PurgeFailed, Report, Uploaded
 from imageload.job import AlbumEnded, AlbumMade, Change, Job, PurgeEnded
-from imageload.targets.imgur.breaker import Terms
 from imageload.targets.imgur.uploader import Imgur
+from imageload.targets.limits.breaker import Terms
 from imageload.targets.purge import purge
 from sandbox.testing import RunningSandbox
 from tests.test_uploads import Target, target_at, uploads

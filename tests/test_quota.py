@@ -1,4 +1,4 @@
-"""Tests of targets.imgur.quota: no request without room in every budget, a backoff that ends with
+"""Tests of targets.limits.quota: no request without room in every budget, a backoff that ends with
 one request that goes well, and forecasts that come true.
 
 Nothing here waits: the clock is ours.
@@ -17,11 +17,11 @@ import pytest
 
 from imageload import errors
 from imageload.errors import ImageError, UploadError
-from imageload.targets.imgur import handover
-from imageload.targets.imgur.breaker import Backoff, Terms
-from imageload.targets.imgur.budget import BudgetView
-from imageload.targets.imgur.gate import Gate
-from imageload.targets.imgur.quota import (
+from imageload.targets.limits import handover
+from imageload.targets.limits.breaker import Backoff, Terms
+from imageload.targets.limits.budget import BudgetView
+from imageload.targets.limits.gate import Gate
+from imageload.targets.limits.quota import (
     ALBUM,
     ASKING,
     DELETION,

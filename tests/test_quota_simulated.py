@@ -1,4 +1,4 @@
-"""Tests of targets.imgur.quota over hours of simulated time, against tests/imgur_model: few 429s,
+"""Tests of targets.limits.quota over hours of simulated time, against tests/imgur_model: few 429s,
 little of a budget unused, and correct forecasts.
 """
 
@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imageload.targets.imgur.breaker import Terms
-from imageload.targets.imgur.quota import Quotas
+from imageload.targets.limits.breaker import Terms
+from imageload.targets.limits.quota import Quotas
 from tests.imgur_model import Clock, Imgur, Resets, Sender
 
 WINDOWS = 4

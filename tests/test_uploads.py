@@ -17,9 +17,9 @@ from imageload import errors
 from imageload.image import Landed
 from imageload.retry import RetryRule
 from imageload.targets import Upload, UploadCancelled
-from imageload.targets.imgur.breaker import Terms
-from imageload.targets.imgur.quota import Quotas
 from imageload.targets.imgur.uploader import Imgur
+from imageload.targets.limits.breaker import Terms
+from imageload.targets.limits.quota import Quotas
 from imageload.targets.uploads import Uploads
 from imgurapi import ImgurAPI
 from sandbox.testing import RunningSandbox, running_sandbox

@@ -30,8 +30,8 @@ from imageload.retention import Retention
 from imageload.retry import RetryRule
 from imageload.store.memory import MemoryStore
 from imageload.targets import Upload, UploadCancelled
-from imageload.targets.imgur.gate import Gate
-from imageload.targets.imgur.quota import UPLOAD, Quotas
+from imageload.targets.limits.gate import Gate
+from imageload.targets.limits.quota import UPLOAD, Quotas
 from imageload.transport.curl import TransferLoop
 from imageload.transport.slots import Slots
 from tests.waiting import PATIENCE, wait_until

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 from imageload.cluster.lease import LeaseRules, client_names, prefix_of
 from imageload.store.postgres.leases import Lease
-from imageload.targets.imgur import handover
-from imageload.targets.imgur.breaker import Terms
-from imageload.targets.imgur.budget import BudgetView
-from imageload.targets.imgur.quota import Quotas
+from imageload.targets.limits import handover
+from imageload.targets.limits.breaker import Terms
+from imageload.targets.limits.budget import BudgetView
+from imageload.targets.limits.quota import Quotas
 
 
 class Budgets:

@@ -26,8 +26,8 @@ from imageload.store.postgres.connections import Connection
 from imageload.store.postgres.leases import GateWait, Lease, wait_of
 from imageload.store.postgres.store import PostgresStore
 from imageload.targets import Blocked, Reason, Target
-from imageload.targets.imgur import handover
-from imageload.targets.imgur.quota import Quota
+from imageload.targets.limits import handover
+from imageload.targets.limits.quota import Quota
 from imageload.transport.curl import TransferLoop
 
 _log = logging.getLogger(__name__)

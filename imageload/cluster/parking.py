@@ -14,7 +14,7 @@ from imageload.job import Job
 from imageload.store.postgres.batch import HEAD
 from imageload.store.postgres.claims import Wait
 from imageload.targets import Blocked, Target
-from imageload.targets.imgur.gate import Gate
+from imageload.targets.limits.gate import Gate
 
 _OUTAGES = ("blocked", "blocked_id", "blocked_address", "unavailable")
 _LAST = 2**31 - 1

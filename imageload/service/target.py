@@ -18,9 +18,9 @@ from imageload.settings import Settings
 from imageload.store import Store
 from imageload.targets import Takes, Target
 from imageload.targets.imgur.albums import album_links
-from imageload.targets.imgur.breaker import Terms
-from imageload.targets.imgur.quota import Quotas
 from imageload.targets.imgur.uploader import Imgur
+from imageload.targets.limits.breaker import Terms
+from imageload.targets.limits.quota import Quotas
 from imageload.targets.s3.bucket import Bucket, Keys
 from imageload.targets.s3.target import S3
 from imageload.targets.uploads import Uploads

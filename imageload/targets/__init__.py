@@ -15,10 +15,10 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from imageload.image import Landed
-from imageload.targets.imgur.breaker import Blocked, Endpoint, Reason, Terms
-from imageload.targets.imgur.budget import BudgetView
-from imageload.targets.imgur.gate import Gate
-from imageload.targets.imgur.quota import Quota, Quotas
+from imageload.targets.limits.breaker import Blocked, Endpoint, Reason, Terms
+from imageload.targets.limits.budget import BudgetView
+from imageload.targets.limits.gate import Gate
+from imageload.targets.limits.quota import Quota, Quotas
 from imageload.transport.slots import Pool
 
 __all__ = [

@@ -21,9 +21,9 @@ from typing import TypeVar
 from imageload import errors
 from imageload.image import Landed
 from imageload.targets import Upload
-from imageload.targets.imgur.breaker import Endpoint
-from imageload.targets.imgur.gate import Gate
-from imageload.targets.imgur.quota import ALBUM, DELETION, UPLOAD, Kind, Quotas
+from imageload.targets.limits.breaker import Endpoint
+from imageload.targets.limits.gate import Gate
+from imageload.targets.limits.quota import ALBUM, DELETION, UPLOAD, Kind, Quotas
 from imageload.transport.slots import Pool, Slots
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ import math
 import time
 
 from imageload.schemas import BudgetJson, HealthJson, QuotaJson, ReadyJson
-from imageload.targets.imgur.budget import BudgetView
+from imageload.targets.limits.budget import BudgetView
 from imageload.web.base import BaseHandler, moment_text
 
 _NO_WORKER = "No worker is alive: jobs are accepted, and wait for one."

@@ -1,1 +1,1 @@
-"""Imgur's rules: its responses, its quota, its albums, and how an image is uploaded and deleted."""
+"""Imgur's rules: its responses, its albums, and how an image is uploaded and deleted."""

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from imageload import errors
 from imageload.image import Landed
-from imageload.targets.imgur.breaker import MESSAGES, Reason
-from imageload.targets.imgur.quota import Quota
+from imageload.targets.limits.breaker import MESSAGES, Reason
+from imageload.targets.limits.quota import Quota
 
 _log = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from imageload import errors
 from imageload.image import Landed
 from imageload.targets import Albums, Takes, Upload
 from imageload.targets.imgur.albums import image_name
-from imageload.targets.imgur.breaker import Rejections
-from imageload.targets.imgur.budget import BudgetView
 from imageload.targets.imgur.client import Client, ask_until_known, ask_what_is_refused
-from imageload.targets.imgur.quota import UPLOAD, Kind, Quota, kind_of
+from imageload.targets.limits.breaker import Rejections
+from imageload.targets.limits.budget import BudgetView
+from imageload.targets.limits.quota import UPLOAD, Kind, Quota, kind_of
 from imageload.targets.uploads import QueuedTarget, Uploads
 
 Ask = Callable[..., Awaitable[None]]

@@ -18,9 +18,9 @@ from collections.abc import AsyncIterator, Sequence, Set
 from imageload import errors
 from imageload.image import Landed
 from imageload.targets import Albums, Takes, Upload
-from imageload.targets.imgur.breaker import Rejections
-from imageload.targets.imgur.budget import BudgetView
-from imageload.targets.imgur.quota import ASKING, DELETION, UPLOAD, Kind, Quota
+from imageload.targets.limits.breaker import Rejections
+from imageload.targets.limits.budget import BudgetView
+from imageload.targets.limits.quota import ASKING, DELETION, UPLOAD, Kind, Quota
 from imageload.targets.s3.bucket import Bucket, name_of
 from imageload.targets.uploads import QueuedTarget, Uploads
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from imageload import errors
-from imageload.targets.imgur.breaker import (
+from imageload.targets.limits.breaker import (
     ENDPOINTS,
     MESSAGES,
     Blocked,
@@ -36,14 +36,14 @@ from imageload.targets.imgur.breaker import (
     Refusal,
     Terms,
 )
-from imageload.targets.imgur.budget import (
+from imageload.targets.limits.budget import (
     Budget,
     BudgetView,
     Forecast,
     Name,
     forecast,
 )
-from imageload.targets.imgur.daily_hits import DailyHits
+from imageload.targets.limits.daily_hits import DailyHits
 
 _POLL_SECONDS = 0.1  # when a wait is over but the request that ends it has not been sent
 # The errors after which Imgur has counted no request.

@@ -11,8 +11,8 @@ import math
 from collections.abc import Callable
 
 from imageload import errors
-from imageload.targets.imgur.breaker import Blocked
-from imageload.targets.imgur.quota import Kind, Quotas
+from imageload.targets.limits.breaker import Blocked
+from imageload.targets.limits.quota import Kind, Quotas
 
 _log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from imageload import errors
-from imageload.targets.imgur.budget import Name
+from imageload.targets.limits.budget import Name
 
 Endpoint = Literal["uploads", "albums", "deletions", "account"]
 ENDPOINTS: tuple[Endpoint, ...] = ("uploads", "albums", "deletions", "account")

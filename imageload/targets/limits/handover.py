@@ -13,8 +13,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imageload.targets.imgur.budget import BudgetSnapshot
-from imageload.targets.imgur.quota import Quota, Quotas
+from imageload.targets.limits.budget import BudgetSnapshot
+from imageload.targets.limits.quota import Quota, Quotas
 
 _UNKNOWN: BudgetSnapshot = [None] * 3
 

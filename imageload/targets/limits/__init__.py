@@ -1,0 +1,1 @@
+"""When a target takes requests: its rate limits, circuit breakers and gates."""
