@@ -1,4 +1,4 @@
-"""Whether Imgur takes requests at the moment: circuit breakers.
+"""Whether a target takes requests at the moment: circuit breakers.
 
     closed ──► backoff ──blocked_until──► probing ──success──► closed
                  ▲                           │

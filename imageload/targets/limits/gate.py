@@ -1,4 +1,4 @@
-"""The gate of an endpoint: closed while Imgur accepts no requests there, as its quotas know.
+"""The gate of an endpoint: closed while the target accepts no requests there, as its quotas know.
 
 An outage that lasts too long opens the gate, so that the uploads that have waited as long can fail.
 Written on the transfer loop; other threads may read the properties.

@@ -1,11 +1,13 @@
 """Imgur's rate limits: which request may be sent now, and when the next one may.
 
-    Quotas ── Quota (one client id) ── leased_until   if other nodes may use the client id too
-                                   ├── Budget user    credits an hour, per address and client id
-                                   ├── Budget client  credits a day, per client id
-                   ├── DailyHits      the days on which these were used up
-                                   ├── Budget posts   POSTs an hour, per address: all share it
-                                   └── Breaker        of the id, and of each endpoint
+    Quotas ─┬─ Quota (one client id) ─┬─ leased_until   if other nodes may use the client id too
+            │                         ├─ Budget user    credits an hour, per address and client id
+            │                         ├─ Budget client  credits a day, per client id
+            │                         ├─ DailyHits      the days on which these were used up
+            │                         └─ breakers       of the id, and of each endpoint
+            └─ Budget posts           POSTs an hour, per address: all share it
+
+A bucket has one Quota, whose budgets have no limits: only its breakers count.
 
 An upload costs 10 credits, any other call 1 (Imgur's API page). Before a request is sent, its cost
 is reserved in every budget; a budget is never believed to have more than the responses said, less
