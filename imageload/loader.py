@@ -1,4 +1,4 @@
-"""ImageLoad: the jobs in memory, and the one background thread that each job has.
+"""ImageLoad: takes jobs, and gives each of them a background thread of its own.
 
     upload(orders) ─► Jobs in job_list_s ─► a thread each: begin_upload(job)
                                               └─► Jobs.work(job) on the transfer loop; waits
@@ -73,7 +73,7 @@ class ImageLoad:
         self._store = pipeline.store
         self._dedupe = pipeline.dedupe
         self._spool = pipeline.spool
-        self.at_work = self._jobs = Jobs(pipeline, rules, self._links_of_others)
+        self.at_work = Jobs(pipeline, rules, self._links_of_others)
         self._capacity = capacity
         self._lock = threading.Lock()
         self._waiting: dict[str, Job] = {}
@@ -228,7 +228,7 @@ class ImageLoad:
         Done twice, it does the same. Raises Refused (shutting-down).
         """
         self._check_closing()
-        result = await self._jobs.cancel(job)
+        result = await self.at_work.cancel(job)
         with self._lock:
             if job.summary().finished and job.job_id in self._waiting:
                 self._wait_no_more(job)  # it needs no thread any more
@@ -242,7 +242,7 @@ class ImageLoad:
         """
         with self._lock:
             self._check_stays(job)
-        result = await self._jobs.cancel(job, purge=True)
+        result = await self.at_work.cancel(job, purge=True)
         self._start(job)
         _log.info("to be purged job=%s images=%d", job.job_id, result.purging)
         return result
@@ -253,7 +253,7 @@ class ImageLoad:
         An album that failed is made again too. Raises Refused.
         """
         self._check_restart(job)
-        count = await self._jobs.requeue(job, only)
+        count = await self.at_work.requeue(job, only)
         self._start(job)
         _log.info("retried job=%s images=%d", job.job_id, count)
         return count
@@ -264,7 +264,7 @@ class ImageLoad:
         Raises Refused.
         """
         self._check_restart(job)
-        count = await self._jobs.rehost(job, dead)
+        count = await self.at_work.rehost(job, dead)
         self._start(job)
         _log.info("rehosted job=%s images=%d", job.job_id, count)
         return count
@@ -277,7 +277,7 @@ class ImageLoad:
         with self._lock:
             busy = {*self._active, *self._waiting}
             retired = self.kept.begin_to_retire(
-                room, busy, lambda job: self._jobs.lock(job).locked()
+                room, busy, lambda job: self.at_work.lock(job).locked()
             )
         if retired:
             self._store.retire(retired)
@@ -303,7 +303,7 @@ class ImageLoad:
     async def _work_on(self, job: Job) -> None:
         """`Jobs.work`, and a log line at its end: its thread would have to get the GIL for that."""
         try:
-            await self._jobs.work(job)
+            await self.at_work.work(job)
         finally:
             _log_end(job)
 
@@ -387,7 +387,7 @@ class ImageLoad:
         active, most = len(self._active), self._capacity.max_active_jobs
         if active < most:
             return True
-        return active < _THREADS_PER_ACTIVE_JOB * most and active - self._jobs.stalled < most
+        return active < _THREADS_PER_ACTIVE_JOB * most and active - self.at_work.stalled < most
 
     def _look_later(self) -> None:
         """For the lock's holder: see in a while whether jobs that wait may start."""
@@ -411,7 +411,7 @@ class ImageLoad:
         with self._lock:
             self.is_closing = True
             waiting, self._waiting = list(self._waiting.values()), {}
-        self._transfers.run(self._jobs.stop(grace_seconds, waiting))
+        self._transfers.run(self.at_work.stop(grace_seconds, waiting))
         with self._lock:  # a job that was retried meanwhile has a new thread, or waits for one
             return self._job_ended.wait_for(lambda: not (self._active or self._waiting), seconds)
 
