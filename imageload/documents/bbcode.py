@@ -19,9 +19,12 @@ from imageload.documents.urls import absolute, is_image
 IMAGE_TAGS = {"img", "timg", "thumb", "thumbnail", "image", "simg", "imgl", "imgr", "limg", "rimg"}
 CODE_TAGS = {"code", "noparse", "nobbc", "plain", "pre", "icode", "php", "html", "css", "c", "tt"}
 
-_TAG = re.compile(r"\[(/?)([A-Za-z]{1,12})((?:[ =:][^\[\]\n]{0,8000})?)\]")
+_QUOTED = r"""="[^"\[\n]{0,500}+"(?=[ \]])|='[^'\[\n]{0,500}+'(?=[ \]])"""
+_TAG = re.compile(rf"\[(/?)([A-Za-z]{{1,12}})((?:(?=[ =:])(?:{_QUOTED}|[^\[\]\n]){{1,8000}}+)?)\]")
+_UID = re.compile(r":[0-9a-z]{5,10}")  # of phpBB's database: `[img:1a2b3c4d]`
 _ARGUMENT = re.compile(r"""=\s*(?:"([^"\n]*)"|'([^'\n]*)'|([^\s\]]+))""")
-_ENTITY = re.compile(r"&(?:amp|#0*38|#x0*26|quot|#0*39|lt|gt);", re.IGNORECASE)
+# phpBB writes `:` and `.` of URLs as references too.
+_ENTITY = re.compile(r"&(?:amp|#0*38|#x0*26|quot|#0*39|#0*46|#0*58|lt|gt);", re.IGNORECASE)
 
 
 class _Tag(NamedTuple):
@@ -52,10 +55,20 @@ def find(text: str, base: str = "") -> Finds:
             if any(_take(finds, text, span, base, is_marked=True) for span in spans):
                 seen.append((tag.start, end.start if end else tag.end))
                 at = end.start if end else tag.end
-        elif tag.name == "url" and _take(finds, text, tag.arguments, base, is_marked=False):
-            seen.append(tag.arguments)
+        elif tag.name == "url":
+            span = _without_uid(text, tag.arguments, end)
+            if _take(finds, text, span, base, is_marked=False):
+                seen.append(span)
     finds.add(html.find(masked(text, seen), base))
     return finds.in_order()
+
+
+def _without_uid(text: str, span: tuple[int, int], end: _Tag | None) -> tuple[int, int]:
+    """The arguments of `[url=URL:1a2b3c4d]`, which ends with `[/url:1a2b3c4d]`, without its uid."""
+    uid = text[slice(*end.arguments)] if end else ""
+    if _UID.fullmatch(uid) and text.endswith(uid, *span):
+        return span[0], span[1] - len(uid)
+    return span
 
 
 def _tags(text: str) -> Iterator[_Tag]:

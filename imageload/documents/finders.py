@@ -56,9 +56,12 @@ _JSON_OPENING = re.compile(r"[\s\ufeff]*(?=[\[{]\s*[\[\]{}\"\w-])")
 _JSON = json.JSONDecoder()
 _JSON_NEXT = re.compile(r"[\s,]*(?:[\[{]|$)")
 _IMG = re.compile(r"\[img\b[^\]\n]{0,200}\]", re.I)
-_IMG_END = re.compile(r"\[/img\]", re.I)
-_BBCODE_IMAGE = re.compile(r"\[/(?:img|timg|thumb|url)\]", re.I)
-_BBCODE = re.compile(r"\[/(?:img|timg|url|quote|code|size|color|center|list|b|i|u)\]", re.I)
+_UID = r"(?::[0-9a-z]{1,10})?"  # of phpBB, also of `[/list:u:1a2b3c4d]`
+_IMG_END = re.compile(rf"\[/img{_UID}\]", re.I)
+_BBCODE_IMAGE = re.compile(rf"\[/(?:img|timg|thumb|url){_UID}\]", re.I)
+_BBCODE = re.compile(
+    rf"\[/(?:img|timg|url|quote|code|size|color|center|list|b|i|u){_UID}{_UID}\]", re.I
+)
 _MARKDOWN = re.compile(
     r"!\[[^\]\n]{0,300}\](?:\(|\[)|!\[\[|\[[^\[\]\n]{1,300}\]\((?:https?:|/|\.)"
     r"|^ {0,3}#{1,6} \S|^ {0,3}(?:```|~~~)"
@@ -172,7 +175,7 @@ def find_images(
 class _Reader:
     """Reads a document and the texts in its strings and cells, and in those of these texts.
 
-    A text takes some 0.05 ms, however short it is, and one of Markdown twice as much. If there are
+    A text takes some 0.05 ms, however short it is, and one of Markdown three times that. If there are
     too many, the rest of them is searched as plain text.
     """
 
@@ -189,7 +192,7 @@ class _Reader:
     def inner(self, text: str, base: str) -> Finds:
         """The images of a text in a string or a cell."""
         kind = inner_kind(text) if self._depth < _INNER_DEPTH and self.left >= 0 else "text"
-        self.left -= {"text": 0, "markdown": 2}.get(kind, 1)
+        self.left -= {"text": 0, "markdown": 3}.get(kind, 1)
         self._depth += 1
         finds = self.find(text, kind, base)
         self._depth -= 1

@@ -4,7 +4,8 @@ RFC 8259 has quotes around strings and nowhere else, so strings are found withou
 depth is too deep, and a document that is broken somewhere still has its images.
 
 A string is an image if it is a URL and looks like one, or if the key that leads to it says so
-(`"thumbnailUrl"`, `"images": [...]`, `"image": {"url": ...}`). A string that is a text itself
+(`"thumbnailUrl"`, `"images": [...]`, `"image": {"url": ...}`), or the type of its object
+(`{"type": "image", "src": ...}`). A string that is a text itself
 (HTML, Markdown, JSON) is searched as such.
 """
 
@@ -46,9 +47,29 @@ _URL_WORDS = frozenset(
     url uri href src source link original orig full large
     medium small content contents default raw regular standard resolutions high
     low display media value sizes urls variants formats versions
+    external file data attributes asset fields
 """,
     )
 )
+# Of an object that says itself that it is an image: `{"type": "image", "src": "https://..."}`.
+_TYPE_KEY = re.compile(
+    r"[@_]{0,2}(?:(?:mime|media|content|block|node|file)?[-_]?type|typename|kind|mime|block_?name|tag(?:name)?)",
+    re.IGNORECASE,
+)
+_TYPES = frozenset({"image", "img", "photo", "picture", "screenshot", "thumbnail"})
+_PART_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        """
+    url uri urls src source sources original file files image value
+    data attrs attributes props external asset fields media
+""",
+    )
+)
+_PAGE_WORDS = frozenset(
+    {"page", "html", "link", "profile", "author", "user", "text", "api", "license", "expanded"}
+)
+_PARTS = 5  # objects and lists between an image's object and its URL
 
 
 class String(NamedTuple):
@@ -99,34 +120,123 @@ def _judge(text: str, base: str, string: String) -> tuple[str, str]:
 
 def strings(text: str) -> Iterator[String]:
     """The strings of the text in their order, keys too."""
-    inside = [False]  # whether each open list or object was named as an image
-    named = False
-    has_own_key = False
+    reader = _Reader()
     for token in _TOKEN.finditer(text):
         letter = token[0][0]
         if letter in "{[":
-            inside.append(named if has_own_key else inside[-1])
-            named, has_own_key = inside[-1] and letter == "[", False
+            reader.open(is_list=letter == "[")
         elif letter in "}]":
-            if len(inside) > 1:
-                inside.pop()
-            named, has_own_key = inside[-1], False
+            reader.close()
         elif letter == ",":
-            named, has_own_key = inside[-1], False
+            reader.end_value()
         elif letter == '"':
-            if _KEY.match(text, token.end()):
-                yield String(*token.span(1), True, False)
-                named, has_own_key = names_image(token[1], inside[-1]), True
+            is_key = _KEY.match(text, token.end()) is not None
+            reader.add(token[1], token.span(1), is_key=is_key)
+    yield from reader.judged()
+
+
+class _Scope:
+    """An object or a list: how its key judged it, and whether its type is that of an image."""
+
+    def __init__(self, outer: _Scope | None, key: str, *, is_list: bool, is_named: bool) -> None:
+        self.outer = outer
+        self.key = key
+        self.is_list = is_list
+        self.is_named = is_named
+        self.is_typed = False
+        self.has_page = False
+
+
+class _Reader:
+    """Follows the brackets and the keys of a text, and judges its strings at its end.
+
+    Only then the types of all objects are known: `{"src": "https://...", "type": "image"}`.
+    """
+
+    def __init__(self) -> None:
+        self._scope = _Scope(None, "", is_list=False, is_named=False)
+        self._key: str | None = None
+        self._is_named = False  # whether the key of the next value names an image
+        self._last = ""  # the string before, in a list: `["image", {"src": "https://..."}]`
+        self._strings: list[tuple[String, _Scope, str]] = []
+        self._has_types = False
+
+    def open(self, *, is_list: bool) -> None:
+        """An object or a list begins."""
+        is_named = self._scope.is_named if self._key is None else self._is_named
+        scope = _Scope(self._scope, self._key or "", is_list=is_list, is_named=is_named)
+        if self._last in _TYPES and self._scope.is_list and not is_list:
+            self._has_types = scope.is_typed = True
+        self._scope = scope
+        self._is_named, self._key, self._last = is_named and is_list, None, ""
+
+    def close(self) -> None:
+        """An object or a list ends."""
+        self._scope = self._scope.outer or self._scope
+        self.end_value()
+
+    def end_value(self) -> None:
+        """A comma, or the end of an object or a list."""
+        self._is_named, self._key = self._scope.is_named, None
+
+    def add(self, text: str, span: tuple[int, int], *, is_key: bool) -> None:
+        """A key, or a string that is a value."""
+        scope = self._scope
+        if is_key:
+            self._strings.append((String(*span, True, False), scope, ""))
+            self._is_named, self._key = names_image(text, scope.is_named), text
+            scope.has_page = scope.has_page or text == "expanded_url"
+            return
+        key = self._key or (scope.key if scope.is_list else "")
+        self._strings.append((String(*span, False, self._is_named), scope, key))
+        self._last = text[:20].lower()
+        if self._key and _TYPE_KEY.fullmatch(self._key) and _is_type(text):
+            self._has_types = scope.is_typed = True
+
+    def judged(self) -> Iterator[String]:
+        """The strings, judged by the types of their objects too."""
+        for string, scope, key in self._strings:
+            if self._has_types and key and not string.is_image:
+                yield string._replace(is_image=_leads_to_url(key) and _is_typed(scope))
             else:
-                yield String(*token.span(1), False, named)
+                yield string
+
+
+def _is_typed(scope: _Scope) -> bool:
+    """Whether this is an object of an image, or a part of one."""
+    for _ in range(_PARTS):
+        if scope.is_typed:
+            return not scope.has_page
+        if scope.outer is None or (scope.key and not _leads_to_url(scope.key)):
+            return False
+        if not scope.key and not scope.outer.is_list:
+            return False
+        scope = scope.outer
+    return False
+
+
+def _leads_to_url(key: str) -> bool:
+    """Whether this key of an object of an image has the image's URL, or a part with it."""
+    words = _words(key)
+    return bool(_PART_WORDS & words) and not _PAGE_WORDS & words
+
+
+def _is_type(text: str) -> bool:
+    """Whether this type is that of an image: `image`, `IMAGE`, `simpleImage`, `image/png`."""
+    words = _words(text)
+    return bool(_TYPES & words) and not {"caption", "text", "link"} & words
+
+
+def _words(text: str) -> set[str]:
+    return {word.lower() for word in _WORDS.findall(text[:100])}
 
 
 def names_image(key: str, is_inside: bool = False) -> bool:
     """Whether the value of this key is an image's URL, or leads to one."""
-    words = [word.lower() for word in _WORDS.findall(key[:100])]
-    if {"alt", "width", "height", "size", "type", "id", "caption", "title", "name"} & {*words}:
+    words = _words(key)
+    if {"alt", "width", "height", "size", "type", "id", "caption", "title", "name"} & words:
         return False
-    return bool(_IMAGE_WORDS & {*words}) or (is_inside and bool(_URL_WORDS & {*words}))
+    return bool(_IMAGE_WORDS & words) or (is_inside and bool(_URL_WORDS & words))
 
 
 def _meaning(match: re.Match[str]) -> str:
