@@ -381,12 +381,12 @@ class _Connecting:
 
 def _parsed(lines: Sequence[bytes]) -> Response:
     """The response with this status line and these headers; status 0 if the first is none."""
-    first, *rest = b"".join(lines).decode("latin-1").split("\n")
-    status = first.split(None, 2)[1:2] if first.startswith("HTTP/") else []
-    number = int(status[0]) if status and status[0].isascii() and status[0].isdigit() else 0
+    first, *rest = lines or [b""]
+    status = first.split(None, 2)[1:2] if first.startswith(b"HTTP/") else []
+    number = int(status[0]) if status and status[0].isdigit() else 0
     headers: dict[str, str] = {}
-    for text in rest:
-        name, colon, value = text.partition(":")
+    for line in rest:
+        name, colon, value = line.decode("latin-1").partition(":")
         if colon:
             name, value = name.strip().lower(), value.strip()
             if name == "content-encoding" and name in headers:
