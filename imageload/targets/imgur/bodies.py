@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import json
 import os
 import secrets
@@ -14,7 +13,12 @@ from imageload import errors
 
 # Secret, so that no image can contain the boundary that ends it.
 _BOUNDARY = secrets.token_hex(16)
-_numbers = itertools.count()
+_FILE_HEAD = (
+    f"--{_BOUNDARY}\r\n"
+    'Content-Disposition: form-data; name="image"; filename="image"\r\n'
+    "Content-Type: application/octet-stream\r\n\r\n"
+)
+_END = f"\r\n--{_BOUNDARY}--\r\n".encode()
 
 
 class _Text(io.BytesIO):
@@ -45,26 +49,21 @@ class Json(_Text):
 class Multipart:
     """A multipart/form-data body (RFC 7578) with one file, read from the disk as it is sent."""
 
+    media_type = f"multipart/form-data; boundary={_BOUNDARY}"
+
     def __init__(self, path: str, fields: Mapping[str, str]) -> None:
-        boundary = f"{_BOUNDARY}{next(_numbers):012x}"
-        self.media_type = f"multipart/form-data; boundary={boundary}"
         texts = {"type": "file", **fields}
         head = "".join(
-            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+            f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
             for name, value in texts.items()
-        )
-        head += (
-            f"--{boundary}\r\n"
-            'Content-Disposition: form-data; name="image"; filename="image"\r\n'
-            "Content-Type: application/octet-stream\r\n\r\n"
         )
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise errors.disk_error(error) from None
         self._file_left = os.fstat(self._descriptor).st_size
-        self._before = head.encode()
-        self._after = f"\r\n--{boundary}--\r\n".encode()
+        self._before = (head + _FILE_HEAD).encode()
+        self._after = _END
         self.length = len(self._before) + self._file_left + len(self._after)
 
     def __enter__(self) -> Multipart:
@@ -75,14 +74,12 @@ class Multipart:
 
     def read(self, size: int, /) -> bytes:
         """The next bytes of the body, at most `size`."""
-        piece, self._before = self._before[:size], self._before[size:]
-        if self._file_left and len(piece) < size:
-            found = os.read(self._descriptor, min(self._file_left, size - len(piece)))
-            if not found:
-                raise errors.ImageError("disk_error", "The temp file has become shorter.")
-            self._file_left -= len(found)
-            piece += found
-        if not self._file_left and len(piece) < size:
-            room = size - len(piece)
-            piece, self._after = piece + self._after[:room], self._after[room:]
-        return piece
+        before, self._before = self._before[:size], self._before[size:]
+        room = min(self._file_left, size - len(before))
+        found = os.read(self._descriptor, room) if room else b""
+        if room and not found:
+            raise errors.ImageError("disk_error", "The temp file has become shorter.")
+        self._file_left -= len(found)
+        room = size - len(before) - len(found) if not self._file_left else 0
+        after, self._after = self._after[:room], self._after[room:]
+        return b"".join((before, found, after)) if before or after else found
