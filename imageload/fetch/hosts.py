@@ -100,6 +100,8 @@ class Visit(msgspec.Struct, frozen=True, eq=False):
     """A download that waits for a slot of its host, or has one."""
 
     target: Target
+    host: _Host
+    origin: _Origin
     since: float
     has_failed: bool
 
@@ -128,7 +130,7 @@ class Hosts:
         origin.users += 1
         host.users += 1
         origin.fresh += not has_failed
-        visit = Visit(target, since, has_failed)
+        visit = Visit(target, host, origin, since, has_failed)
         try:
             while True:
                 await self._wait_for_breaker(origin, visit)
@@ -152,8 +154,7 @@ class Hosts:
         True if the error is that of an origin whose breaker is open. Then the download was no try
         of its image: `enter` lets it start again, or says for how long the origin has failed.
         """
-        target = visit.target
-        host, origin = self._hosts[target.host], self._origin(target)
+        host, origin = visit.host, visit.origin
         host.slots.release()
         is_away, was_failing = False, self._is_failing(origin)
         if error is None or isinstance(error, DownloadError):
@@ -162,7 +163,7 @@ class Hosts:
             origin.probe = None
         if was_failing or is_away:
             origin.notify()
-        self._forget(target, host, origin)
+        self._forget(visit.target, host, origin)
         return is_away
 
     @property
