@@ -133,8 +133,10 @@ class Slots:
 
     def _start_waiting(self) -> None:
         while self._waiting:
-            key = next((key for key in self._lines if self._has_slot(key)), None)
-            if key is None:
+            for key in self._lines:
+                if self._has_slot(key):
+                    break
+            else:
                 return
             seconds = self._seconds_to_open()
             if seconds > 0:
