@@ -142,7 +142,8 @@ class Rendered(HTMLParser):
             self.urls |= {found.url for found in find_images(data, "text").found}
 
 
-DIALECTS = {"markdown-docusaurus.mdx", "markdown-jekyll.md"}  # their code is not CommonMark's
+# Their code and their images are not CommonMark's.
+DIALECTS = {"markdown-docusaurus.mdx", "markdown-jekyll.md", "markdown-shortcodes.md"}
 NOT_RENDERED = {
     "markdown-reference.md": {"https://a.example/unused.gif"},  # a definition that nobody uses
 }

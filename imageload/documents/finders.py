@@ -18,11 +18,11 @@ from imageload.documents import (
     jsontext,
     lists,
     markdown,
+    named,
     org,
     tables,
     wiki,
 )
-from imageload.documents import text as bare
 from imageload.documents.found import Finds
 from imageload.documents.kinds import kind_of_name, kind_of_type
 
@@ -34,7 +34,7 @@ FINDERS = {
     "asciidoc": asciidoc.find,
     "wiki": wiki.find,
     "list": lists.find,
-    "text": bare.find,
+    "text": named.find,
 }
 """The finder of each kind that needs nothing but the text and its base."""
 
@@ -44,7 +44,7 @@ _INNER_SIZE = 50
 """Texts in strings and cells that are read: so many, and one more for so many characters."""
 
 _HTML_START = re.compile(
-    r"\s*(?:<!doctype\s+html|<html\b|<\?xml\b|<rss\b|<feed\b|<svg\b|<urlset\b)", re.I
+    r"\s*(?:<!doctype\s+html|<html\b|<\?xml\b|<rss\b|<feed\b|<svg\b|<urlset\b|<mediawiki\b)", re.I
 )
 _HTML_TAG = re.compile(
     r"</?(?:[a-z][a-z0-9]{0,9}|[a-z]{1,9}:[a-z]{1,12})(?:\s[^<>]{0,200})?/?>|<(?:img|source|picture)\b",
@@ -76,7 +76,7 @@ _ASCIIDOC = re.compile(r"\bimage::?[^\s\[\]:][^\s\[\]]{0,2000}+\[", re.M)
 _MARKUP = re.compile(r"[<\[{`~]|# ")  # of HTML, JSON, BBCode and Markdown
 _SQL = re.compile(r"^[ \t]*(?:insert[ \t]+into|create[ \t]+table)\b", re.I | re.M)
 _WIKI = re.compile(
-    r"\[\[(?:File|Image|Datei|Fichier|Archivo):|\{\{[ \t]*(?:https?://|:\w)|(?<![\w!])![<>=]?https?://[^\s!]{1,2000}!"
+    r"\[\[(?:File|Image|Datei|Fichier|Archivo):|\[\[Image\(|\{\{[ \t]*(?:https?://|:\w)|(?<![\w!])![<>=]?https?://[^\s!]{1,2000}!"
     r"|^h[1-6]\. \S|^\{\{[A-Z][\w ]{1,60}$|'''[^'\n]{1,200}'''|^={2,6}[^=\n]{1,200}={2,6}[ \t]*$|\{(?:code|noformat)\b[^{}\n]{0,200}\}|<nowiki>|\[\[https?://[^\[\]|\n]{1,2000}\|",
     re.M,
 )
@@ -175,8 +175,8 @@ def find_images(
 class _Reader:
     """Reads a document and the texts in its strings and cells, and in those of these texts.
 
-    A text takes some 0.05 ms, however short it is, and one of Markdown three times that. If there are
-    too many, the rest of them is searched as plain text.
+    A text takes some 0.05 ms, however short it is, and one of Markdown three times that. If there
+    are too many, the rest of them is searched as plain text.
     """
 
     def __init__(self, texts: int) -> None:

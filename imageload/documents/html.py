@@ -16,7 +16,7 @@ import re
 from html.entities import html5
 from typing import NamedTuple
 
-from imageload.documents import css, jsontext, srcset
+from imageload.documents import css, jsontext, named, srcset
 from imageload.documents import text as bare
 from imageload.documents.found import Finds, Found, Part, decoded, plain
 from imageload.documents.html_tokens import Attribute, Token, tokens
@@ -32,13 +32,19 @@ LAZY = {
 }
 """Attributes with the URL of an `<img>`; 2 is for its full size."""
 SRCSETS = {"srcset", "data-srcset", "data-lazy-srcset", "data-original-set", "imagesrcset"}
-BACKGROUNDS = {"data-bg", "data-background", "data-background-image", "data-bgset", "data-poster"}
+BACKGROUNDS = {
+    *("data-bg", "data-bgset", "data-setbg", "data-poster"),
+    *("data-background", "data-background-image", "data-background-url"),
+}
 _IMAGES = {"img", "amp-img", "amp-anim", "v:imagedata", "v:fill"}
+_COMPONENTS = ("-img", "-image")  # components of that name: `<v-img src>`
 _OTHERS = {
     "video": ("poster",),
     "amp-video": ("poster",),
     "image": ("src", "href", "xlink:href"),  # browsers read `<image src>` as an `<img>`
     "feimage": ("href", "xlink:href"),
+    "figure": ("src",),  # a shortcode of Hugo
+    "a": ("icon_uri",),  # of browsers' bookmarks
     "body": ("background",),
     "table": ("background",),
     "tr": ("background",),
@@ -58,6 +64,7 @@ _TYPED = {
 }
 # Of their attributes those are read that may have an image. `<use>` needs its SVG.
 _WELL_KNOWN = {*_ENDS_IMAGE, *_TYPED, "a", "link", "meta", "use"}
+_BOUND = {":src", "v-bind:src", "[src]"}  # expressions of Vue and Angular
 _META = re.compile(
     r"(?:og:image|twitter:image)(?::url|:secure_url|:src)?|image|thumbnail(?:url)?"
     r"|msapplication-\w+logo|msapplication-tileimage",
@@ -67,8 +74,9 @@ _ICON = re.compile(
     r"(?:^|[\s-])(?:icon|image_src|apple-touch-startup-image)(?:$|[\s-])", re.IGNORECASE
 )
 _URL_TEXT = {"image:loc", "logo", "icon"}
-_IS_XML = re.compile(r"\s*(?:<\?xml|<rss\b|<feed\b|<urlset\b|<rdf:RDF\b)")
+_IS_XML = re.compile(r"\s*(?:<\?xml|<rss\b|<feed\b|<urlset\b|<rdf:RDF\b|<mediawiki\b)")
 _TAG = re.compile(r"<[A-Za-z!]")
+_ABSOLUTE = re.compile(r"(?:https?:)?//", re.IGNORECASE)
 _DEPTH = 3  # HTML in the text of a feed in the text of a feed
 
 
@@ -172,7 +180,7 @@ class _Reader:
         if token.name == "picture":
             self._image.end()
             self._image.is_picture = True
-        elif token.name in _IMAGES:
+        elif token.name in _IMAGES or token.name.endswith(_COMPONENTS):
             self._image_element(values)
             self._image.end()
         elif token.name == "source":
@@ -210,6 +218,9 @@ class _Reader:
             elif name == "src" or name in LAZY:
                 lazy = LAZY.get(name, 0)
                 self._place(value, Size(is_full=lazy > 1, lazy=lazy))
+            elif name in _BOUND:
+                part = self._value(value)
+                self.finds.add(part.moved(bare.find(part.text), self.text, html.escape))
 
     def _source(self, values: dict[str, Attribute]) -> None:
         """A source of a picture, or of a film, which has no srcset."""
@@ -242,6 +253,9 @@ class _Reader:
 
     def _any_element(self, name: str, values: dict[str, Attribute]) -> None:
         """Attributes that every element may have."""
+        if "poster" in values and name not in _OTHERS:
+            self._place(values["poster"], Size())
+            self._image.separate()
         if "style" in values:
             part = self._value(values["style"])
             finds = css.find(part.text, self.base)
@@ -255,15 +269,21 @@ class _Reader:
         for key in keys:
             if key in SRCSETS:
                 self._srcset(values[key], 0)
-            elif key in BACKGROUNDS or self._is_image_url(values[key]):
+            elif key in BACKGROUNDS or self._is_image_url(key, values[key]):
                 self._place(values[key], Size())
         self._image.separate()
         self._image = image
 
-    def _is_image_url(self, attribute: Attribute) -> bool:
-        """Whether the value is the URL of an image, by its own looks."""
+    def _is_image_url(self, name: str, attribute: Attribute) -> bool:
+        """Whether the value is the URL of an image, by its own looks or by its name."""
         text = self._value(attribute).text.strip()
-        return is_image(text) and not re.search(r"\s|^data:", text) and "/" in text
+        if "/" not in text or re.search(r"\s|^data:", text):
+            return False
+        return is_image(text) or (
+            _ABSOLUTE.match(text) is not None
+            and jsontext.names_image(name[5:])
+            and not {"link", "href", "page"} & {*name.split("-")}
+        )
 
     def _is_typed_image(self, name: str, values: dict[str, Attribute]) -> bool:
         kind = self._word(values, "type") or self._word(values, "medium")
@@ -329,7 +349,7 @@ class _Reader:
         elif self.is_xml:
             self._inner(part, is_escaped=True)
         else:
-            self.finds.add(part.moved(bare.find(part.text), self.text, _escape_text))
+            self.finds.add(part.moved(named.find(part.text), self.text, _escape_text))
 
     def _inner(self, part: Part, is_escaped: bool = False) -> None:
         """Text of XML: it may be HTML itself, as in feeds."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from markdown_it.token import Token
 
-from imageload.documents import html
+from imageload.documents import html, named
 from imageload.documents import text as bare
 from imageload.documents.found import Finds, Found, Part, decoded, masked, plain
 from imageload.documents.markdown_blocks import Span, Tangled, blocks
@@ -25,8 +25,8 @@ from imageload.documents.markup import pairs
 from imageload.documents.urls import absolute, is_image, is_template
 
 # A bracket, an element, or a bare URL, which may have escapes.
-_MAY_HAVE_IMAGES = re.compile(r"[\[<&\\]|http", re.IGNORECASE)
-_MAY_HAVE_URLS = re.compile(r"[&\\]|http", re.IGNORECASE)
+_MAY_HAVE_IMAGES = re.compile(r"[\[<&\\]|http|src=", re.IGNORECASE)
+_MAY_HAVE_URLS = re.compile(r"[&\\]|http|src=", re.IGNORECASE)
 _LINE_END = re.compile(r"\r\n")
 _LINE_END_OF_MACS = re.compile(r"\r(?!\n)")
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
@@ -86,6 +86,7 @@ class _Reader:
         for label, span in self._environment["spans"].items():
             self._take(span, is_marked=label in self._used)
         self._in_html()
+        self._written(plain(self.text, 0, len(self.text)), named.front(self.text, self.base))
         rest = masked(self.text, [*self._html, *self._seen])
         self._finds.add(
             bare.ignored(rest, 0, "In a place that is not shown as an image or as text.")
@@ -223,12 +224,16 @@ class _Reader:
             return
         if "&" in rest or "\\" in rest:
             words = decoded(rest, 0, len(rest), _ESCAPES, _meaning)
-            finds = words.moved(bare.find(words.text), rest)
+            finds = words.moved(named.find(words.text, self.base), rest)
         else:
-            finds = bare.find(rest)
-        for each in part.moved(finds, self.text).found:
-            self._finds.found.append(each)
-            self._seen.append((each.start, each.end))
+            finds = named.find(rest, self.base)
+        self._written(part, finds)
+
+    def _written(self, part: Part, finds: Finds) -> None:
+        """Take the finds of a text."""
+        moved = part.moved(finds, self.text)
+        self._finds.add(moved)
+        self._seen += [(each.start, each.end) for each in moved.found]
 
     def _take(self, span: Span, is_marked: bool) -> None:
         """Take a destination: of an image, or of a link, which counts if it ends like an image."""

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from imageload.documents import html
+from imageload.documents import html, named
 from imageload.documents import text as bare
 from imageload.documents.found import Finds, Found, masked, plain
+from imageload.documents.named import percent_encode
 from imageload.documents.urls import absolute, is_image
 
 
@@ -69,7 +70,7 @@ def find(text: str, base: str, markup: Markup, raw: Iterable[Raw]) -> Finds:
     for pattern in markup.local:
         for match in pattern.finditer(rest):
             finds.ignore(match[1], match.start(1), "A file of the wiki: it has no URL here.")
-    finds.add(bare.find(masked(text, seen)))
+    finds.add(named.find(masked(text, seen), base))
     return finds.in_order()
 
 
@@ -96,8 +97,3 @@ def pairs(text: str, opening: re.Pattern[str], why: str = "In code.") -> Iterato
         if mark.end() < close.start():
             yield Raw(mark.end(), close.start(), why)
         at = close.end()
-
-
-def percent_encode(link: str) -> str:
-    """A link without characters that markup reads."""
-    return re.sub(r"[\s<>\[\]{}|!]", lambda match: f"%{ord(match[0]):02X}", link)

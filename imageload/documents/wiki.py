@@ -39,6 +39,7 @@ WIKI = Markup(
             r"\|[ \t]*(?:image|logo|cover|photo|picture|screenshot)\w{0,20}[ \t]*=[ \t]*(https?://[^\s|{}\[\]]{1,4000})",
             re.IGNORECASE,
         ),
+        re.compile(r"\[\[Image\((https?://[^\s,()\[\]]{1,4000})", re.IGNORECASE),  # of Trac
     ),
     links=(re.compile(r"\[\[?(https?://[^\s|\[\]]{1,4000})", re.IGNORECASE),),
     local=(
