@@ -18,62 +18,24 @@ from typing import NamedTuple
 
 from imageload.documents import css, jsontext, named, srcset
 from imageload.documents import text as bare
-from imageload.documents.found import Finds, Found, Part, decoded, plain
+from imageload.documents.found import Escape, Finds, Found, Part, decoded, plain
+from imageload.documents.html_elements import (
+    BACKGROUNDS,
+    BOUND,
+    COMPONENTS,
+    ENDS_IMAGE,
+    ICON,
+    IMAGES,
+    LAZY,
+    META,
+    OTHERS,
+    SRCSETS,
+    TYPED,
+    WELL_KNOWN,
+)
 from imageload.documents.html_tokens import Attribute, Token, tokens
 from imageload.documents.urls import absolute, is_image, is_other
 
-LAZY = {
-    **dict.fromkeys(["data-src", "data-lazy-src", "data-lazy", "data-echo", "data-url"], 1),
-    **dict.fromkeys(
-        ["data-image", "data-original-src", "data-image-src", "data-flickity-lazyload"], 1
-    ),
-    **dict.fromkeys(["data-original", "data-large_image", "data-large-image", "data-full"], 2),
-    **dict.fromkeys(["data-full-src", "data-zoom-image", "data-hi-res-src", "data-orig-file"], 2),
-}
-"""Attributes with the URL of an `<img>`; 2 is for its full size."""
-SRCSETS = {"srcset", "data-srcset", "data-lazy-srcset", "data-original-set", "imagesrcset"}
-BACKGROUNDS = {
-    *("data-bg", "data-bgset", "data-setbg", "data-poster"),
-    *("data-background", "data-background-image", "data-background-url"),
-}
-_IMAGES = {"img", "amp-img", "amp-anim", "v:imagedata", "v:fill"}
-_COMPONENTS = ("-img", "-image")  # components of that name: `<v-img src>`
-_OTHERS = {
-    "video": ("poster",),
-    "amp-video": ("poster",),
-    "image": ("src", "href", "xlink:href"),  # browsers read `<image src>` as an `<img>`
-    "feimage": ("href", "xlink:href"),
-    "figure": ("src",),  # a shortcode of Hugo
-    "a": ("icon_uri",),  # of browsers' bookmarks
-    "body": ("background",),
-    "table": ("background",),
-    "tr": ("background",),
-    "td": ("background",),
-    "th": ("background",),
-    "media:thumbnail": ("url",),
-    "itunes:image": ("href",),
-    "ri:url": ("ri:value",),
-}
-_ENDS_IMAGE = {"picture", "source", *_IMAGES}  # also without attributes
-_TYPED = {
-    "input": "src",
-    "object": "data",
-    "embed": "src",
-    "enclosure": "url",
-    "media:content": "url",
-}
-# Of their attributes those are read that may have an image. `<use>` needs its SVG.
-_WELL_KNOWN = {*_ENDS_IMAGE, *_TYPED, "a", "link", "meta", "use"}
-_BOUND = {":src", "v-bind:src", "[src]"}  # expressions of Vue and Angular
-_META = re.compile(
-    r"(?:og:image|twitter:image)(?::url|:secure_url|:src)?|image|thumbnail(?:url)?"
-    r"|msapplication-\w+logo|msapplication-tileimage",
-    re.IGNORECASE,
-)
-_ICON = re.compile(
-    r"(?:^|[\s-])(?:icon|image_src|apple-touch-startup-image)(?:$|[\s-])", re.IGNORECASE
-)
-_URL_TEXT = {"image:loc", "logo", "icon"}
 _IS_XML = re.compile(r"\s*(?:<\?xml|<rss\b|<feed\b|<urlset\b|<rdf:RDF\b|<mediawiki\b)")
 _TAG = re.compile(r"<[A-Za-z!]")
 _ABSOLUTE = re.compile(r"(?:https?:)?//", re.IGNORECASE)
@@ -157,7 +119,7 @@ class _Reader:
             self._raw(token)
         elif token.kind == "cdata":
             end = token.end - 3 if self.text.endswith("]]>", token.start, token.end) else token.end
-            self._inner(plain(self.text, token.start + 9, end))
+            self._xml_text(plain(self.text, token.start + 9, end), None)
         elif token.kind == "comment":
             self._ignore(token, "In a comment.")
         elif "://" in (text := self.text[token.start : token.end]):
@@ -173,14 +135,14 @@ class _Reader:
         elif self._pre:
             self._ignore(token, "In a <pre> element.")
             return
-        if not token.attributes and token.name not in _ENDS_IMAGE:
+        if not token.attributes and token.name not in ENDS_IMAGE:
             self._script = ""
             return
         values = {each.name: each for each in reversed(token.attributes)}
         if token.name == "picture":
             self._image.end()
             self._image.is_picture = True
-        elif token.name in _IMAGES or token.name.endswith(_COMPONENTS):
+        elif token.name in IMAGES or token.name.endswith(COMPONENTS):
             self._image_element(values)
             self._image.end()
         elif token.name == "source":
@@ -192,7 +154,7 @@ class _Reader:
             self._script = self._word(values, "type") if token.name == "script" else ""
             self._other_element(token.name, values)
         self._any_element(token.name, values)
-        if token.name not in _WELL_KNOWN:
+        if token.name not in WELL_KNOWN:
             self._component(token)
 
     def _component(self, token: Token) -> None:
@@ -218,7 +180,7 @@ class _Reader:
             elif name == "src" or name in LAZY:
                 lazy = LAZY.get(name, 0)
                 self._place(value, Size(is_full=lazy > 1, lazy=lazy))
-            elif name in _BOUND:
+            elif name in BOUND:
                 part = self._value(value)
                 self.finds.add(part.moved(bare.find(part.text), self.text, html.escape))
 
@@ -230,16 +192,16 @@ class _Reader:
             self._image.end()
 
     def _other_element(self, name: str, values: dict[str, Attribute]) -> None:
-        names: list[str] = [*_OTHERS.get(name, ())]
-        if name in _TYPED and self._is_typed_image(name, values):
-            names.append(_TYPED[name])
+        names: list[str] = [*OTHERS.get(name, ())]
+        if name in TYPED and self._is_typed_image(name, values):
+            names.append(TYPED[name])
         elif name == "link" and self._is_image_link(values):
             names.append("href")
             if "imagesrcset" in values:
                 self._srcset(values["imagesrcset"], 0)
         elif name == "meta":
             key = self._word(values, "property") or self._word(values, "name")
-            if _META.fullmatch(key or self._word(values, "itemprop")):
+            if META.fullmatch(key or self._word(values, "itemprop")):
                 names.append("content")
         elif name in ("a", "link") and "href" in values:
             url, _ = absolute(self._value(values["href"]).text, self.base)
@@ -253,7 +215,7 @@ class _Reader:
 
     def _any_element(self, name: str, values: dict[str, Attribute]) -> None:
         """Attributes that every element may have."""
-        if "poster" in values and name not in _OTHERS:
+        if "poster" in values and name not in OTHERS:
             self._place(values["poster"], Size())
             self._image.separate()
         if "style" in values:
@@ -261,7 +223,7 @@ class _Reader:
             finds = css.find(part.text, self.base)
             self.finds.add(part.moved(finds, self.text, html.escape))
         keys = [key for key in values if key.startswith("data-")]
-        if keys and (name in _IMAGES or name == "source"):
+        if keys and (name in IMAGES or name == "source"):
             keys = [key for key in keys if key not in LAZY and key not in SRCSETS]
         if not keys:
             return
@@ -289,14 +251,14 @@ class _Reader:
         kind = self._word(values, "type") or self._word(values, "medium")
         if kind:
             return kind.split("/")[0] == "image"
-        attribute = values.get(_TYPED[name])
+        attribute = values.get(TYPED[name])
         return name != "input" and attribute is not None and is_image(self._value(attribute).text)
 
     def _is_image_link(self, values: dict[str, Attribute]) -> bool:
         rel = self._word(values, "rel")
         is_preload = rel in ("preload", "prefetch") and self._word(values, "as") == "image"
         is_enclosure = rel == "enclosure" and self._word(values, "type").startswith("image/")
-        return is_preload or is_enclosure or bool(_ICON.search(rel))
+        return is_preload or is_enclosure or bool(ICON.search(rel))
 
     def _word(self, values: dict[str, Attribute], name: str) -> str:
         """A short attribute's value in lower case; empty if it is missing."""
@@ -341,23 +303,23 @@ class _Reader:
         if self.text.find("://", token.start, token.end) < 0:
             return
         part = decoded(self.text, token.start, token.end, _REFERENCE, _in_text)
-        name = self._open[1]
-        url, _ = absolute(part.text, "")
-        if url and self.is_xml and (name in _URL_TEXT or self._open == ["image", "url"]):
-            found = Found(url, *_trimmed(part.text), "")
-            self.finds.add(part.moved(Finds([found]), self.text, _escape_text))
-        elif self.is_xml:
-            self._inner(part, is_escaped=True)
+        if self.is_xml:
+            self._xml_text(part, _escape_text)
         else:
             self.finds.add(part.moved(named.find(part.text), self.text, _escape_text))
 
-    def _inner(self, part: Part, is_escaped: bool = False) -> None:
-        """Text of XML: it may be HTML itself, as in feeds."""
-        if _TAG.search(part.text) and self.depth < _DEPTH:
+    def _xml_text(self, part: Part, escape: Escape | None) -> None:
+        """Text of XML: it may be the URL of an image, by its element, or HTML, as in feeds."""
+        outer, name = self._open
+        url, _ = absolute(part.text, "")
+        is_named = jsontext.names_image(outer if name in ("url", "href") else name)
+        if url and is_named and not is_other(url) and not re.search(r"\s", part.text.strip()):
+            finds = Finds([Found(url, *_trimmed(part.text), "")])
+        elif _TAG.search(part.text) and self.depth < _DEPTH:
             finds = find(part.text, self.base, self.depth + 1)
         else:
             finds = bare.find(part.text)
-        self.finds.add(part.moved(finds, self.text, _escape_text if is_escaped else None))
+        self.finds.add(part.moved(finds, self.text, escape))
 
     def _raw(self, token: Token) -> None:
         part = plain(self.text, token.start, token.end)

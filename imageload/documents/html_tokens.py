@@ -43,8 +43,8 @@ _UNREAD = re.compile(
     re.IGNORECASE,
 )
 _NAME = re.compile(r"[^\t\n\f\r />]+")
-_BARE_TAG = re.compile(r"<(/?)([A-Za-z][^\t\n\f\r />]*)>")
-# A start tag as nearly all are written, read at once, and one of its attributes.
+_END_TAG = re.compile(r"</([A-Za-z][^\t\n\f\r />]*)>")
+# A start tag as nearly all are written, and one of its attributes.
 _WRITTEN = (
     r"[\t\n\f\r ]++([^\t\n\f\r />=\"'\\<]++)"
     r"(?:=(?:\"([^\"]*+)\"|'([^']*+)'|([^\t\n\f\r >\"'\\]++)))?+"
@@ -97,18 +97,20 @@ def _other(text: str, begin: int, is_xml: bool) -> Token:
 
 def _tag(text: str, begin: int) -> Token:
     """A start tag or an end tag; a comment if it has no name."""
-    bare = _BARE_TAG.match(text, begin)
-    if bare:
-        return Token("end" if bare[1] else "start", begin, bare.end(), bare[2].lower())
     written = _WRITTEN_TAG.match(text, begin)
     if written:
-        found = tuple(
-            Attribute(each[1].lower(), *each.span(each.lastindex or 1))
-            if each.lastindex != 1
-            else Attribute(each[1].lower(), each.end(), each.end())
-            for each in _WRITTEN_ATTRIBUTE.finditer(text, *written.span(2))
-        )
-        return Token("start", begin, written.end(), written[1].lower(), found)
+        found = []
+        for each in _WRITTEN_ATTRIBUTE.finditer(text, *written.span(2)):
+            group = each.lastindex or 1
+            found.append(
+                Attribute(
+                    each[1].lower(), each.start(group) if group > 1 else each.end(), each.end(group)
+                )
+            )
+        return Token("start", begin, written.end(), written[1].lower(), tuple(found))
+    ending = _END_TAG.match(text, begin)
+    if ending:
+        return Token("end", begin, ending.end(), ending[1].lower())
     is_end = text[begin + 1] == "/"
     at = begin + 1 + is_end
     if not text[at : at + 1].isalpha() or not text[at : at + 1].isascii():

@@ -47,7 +47,7 @@ _URL_WORDS = frozenset(
     url uri href src source link original orig full large
     medium small content contents default raw regular standard resolutions high
     low display media value sizes urls variants formats versions
-    external file data attributes asset fields
+    external file data attributes asset fields fullsize
 """,
     )
 )
@@ -62,7 +62,7 @@ _PART_WORDS = frozenset(
         r"\w+",
         """
     url uri urls src source sources original file files image value
-    data attrs attributes props external asset fields media
+    data attrs attributes props external asset fields media preview previews
 """,
     )
 )

@@ -280,13 +280,23 @@ def _other_cell(finds: Finds, text: str, cell: Value, base: str, inner: Inner | 
         if why:
             finds.ignore(part.text, cell.start, why)
             return
-    found = inner(part.text, base) if inner else bare.find(part.text)
+    if "(http" in part.text and _ATTACHMENTS.fullmatch(part.text):
+        found = Finds(
+            [Found(each[1], *each.span(1), "") for each in _ATTACHMENT.finditer(part.text)]
+        )
+    else:
+        found = inner(part.text, base) if inner else bare.find(part.text)
     finds.add(part.moved(found, text, _in_quotes if cell.is_quoted else None))
 
 
 # Of an absolute URL, escaped or not, or what a relative one ends like. Other relative URLs stand
 # in an attribute, in CSS, in brackets, or behind a key.
 _MARK = re.compile(rf"//|\\/|&[#A-Za-z]|{EXTENSION}", re.IGNORECASE)
+# Airtable's attachments: "a.png (https://...),b.png (https://...)".
+_ATTACHMENT = re.compile(
+    rf"[^\n]{{1,300}}?{EXTENSION} \((https?://[^()\s,\"]{{1,4000}})\)(?:, ?|$)", re.IGNORECASE
+)
+_ATTACHMENTS = re.compile(rf"(?:{_ATTACHMENT.pattern})++", re.IGNORECASE)
 _IN_ELEMENT = re.compile(r"[=(]")
 _AROUND = re.compile(r"[\[{=]")
 _IN_RELATIVE = re.compile(r"[./]")
