@@ -14,14 +14,19 @@ from typing import NamedTuple
 from imageload.documents import html
 from imageload.documents import text as bare
 from imageload.documents.found import Finds, Found, decoded, masked
+from imageload.documents.jsontext import json_escape, json_escape_slashes
 from imageload.documents.urls import absolute, is_image
 
 IMAGE_TAGS = {"img", "timg", "thumb", "thumbnail", "image", "simg", "imgl", "imgr", "limg", "rimg"}
 CODE_TAGS = {"code", "noparse", "nobbc", "plain", "pre", "icode", "php", "html", "css", "c", "tt"}
 
 _QUOTED = r"""="[^"\[\n]{0,500}+"(?=[ \]])|='[^'\[\n]{0,500}+'(?=[ \]])"""
-_TAG = re.compile(rf"\[(/?)([A-Za-z]{{1,12}})((?:(?=[ =:])(?:{_QUOTED}|[^\[\]\n]){{1,8000}}+)?)\]")
+_TAG = re.compile(
+    rf"\[(/?)([A-Za-z]{{1,12}}2?)((?:(?=[ =:])(?:{_QUOTED}|[^\[\]\n]){{1,8000}}+)?)\]"
+)
 _UID = re.compile(r":[0-9a-z]{5,10}")  # of phpBB's database: `[img:1a2b3c4d]`
+_SOURCE = re.compile(r"""\\?"src\\?"\s*:\s*\\?"((?:[^"\\\n]|\\{1,3}/){1,8000})\\?\"""")
+_SLASH = re.compile(r"\\+/")
 _ARGUMENT = re.compile(r"""=\s*(?:"([^"\n]*)"|'([^'\n]*)'|([^\s\]]+))""")
 # phpBB writes `:` and `.` of URLs as references too.
 _ENTITY = re.compile(r"&(?:amp|#0*38|#x0*26|quot|#0*39|#0*46|#0*58|lt|gt);", re.IGNORECASE)
@@ -55,6 +60,9 @@ def find(text: str, base: str = "") -> Finds:
             if any(_take(finds, text, span, base, is_marked=True) for span in spans):
                 seen.append((tag.start, end.start if end else tag.end))
                 at = end.start if end else tag.end
+        elif tag.name == "img2" and end:
+            seen += _take_json(finds, text, (tag.end, end.start), base)
+            at = end.start
         elif tag.name == "url":
             span = _without_uid(text, tag.arguments, end)
             if _take(finds, text, span, base, is_marked=False):
@@ -115,6 +123,24 @@ def _take(finds: Finds, text: str, span: tuple[int, int], base: str, *, is_marke
     if is_marked and why:
         finds.ignore(text[start:end], start, why)
     return is_marked and bool(why)
+
+
+def _take_json(
+    finds: Finds, text: str, span: tuple[int, int], base: str
+) -> Iterator[tuple[int, int]]:
+    """Take the image of vBulletin's `[img2=json]{"src":"URL"}`; its span, if there is one."""
+    source = _SOURCE.search(text, *span)
+    if not source:
+        return
+    start, end = source.span(1)
+    part = decoded(text, start, end, _SLASH, lambda _: "/")
+    url, why = absolute(part.text, base)
+    if url:
+        escape = json_escape_slashes if part.text != source[1] else json_escape
+        finds.found.append(Found(url, start, end, source[1], (escape,)))
+        yield start, end
+    elif why:
+        finds.ignore(source[1], start, why)
 
 
 def _is_url(argument: re.Match[str]) -> bool:

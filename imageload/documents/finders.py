@@ -58,9 +58,9 @@ _JSON_NEXT = re.compile(r"[\s,]*(?:[\[{]|$)")
 _IMG = re.compile(r"\[img\b[^\]\n]{0,200}\]", re.I)
 _UID = r"(?::[0-9a-z]{1,10})?"  # of phpBB, also of `[/list:u:1a2b3c4d]`
 _IMG_END = re.compile(rf"\[/img{_UID}\]", re.I)
-_BBCODE_IMAGE = re.compile(rf"\[/(?:img|timg|thumb|url){_UID}\]", re.I)
+_BBCODE_IMAGE = re.compile(rf"\[/(?:img2?|timg|thumb|url){_UID}\]", re.I)
 _BBCODE = re.compile(
-    rf"\[/(?:img|timg|url|quote|code|size|color|center|list|b|i|u){_UID}{_UID}\]", re.I
+    rf"\[/(?:img2?|timg|url|quote|code|size|color|center|list|b|i|u){_UID}{_UID}\]", re.I
 )
 _MARKDOWN = re.compile(
     r"!\[[^\]\n]{0,300}\](?:\(|\[)|!\[\[|\[[^\[\]\n]{1,300}\]\((?:https?:|/|\.)"
