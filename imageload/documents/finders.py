@@ -23,6 +23,7 @@ from imageload.documents import (
     tables,
     wiki,
 )
+from imageload.documents import text as bare
 from imageload.documents.found import Finds
 from imageload.documents.kinds import kind_of_name, kind_of_type
 
@@ -191,7 +192,9 @@ class _Reader:
 
     def inner(self, text: str, base: str) -> Finds:
         """The images of a text in a string or a cell."""
-        kind = inner_kind(text) if self._depth < _INNER_DEPTH and self.left >= 0 else "text"
+        if self.left < 0:
+            return _without_serialized(text, bare.find(text))
+        kind = inner_kind(text) if self._depth < _INNER_DEPTH else "text"
         self.left -= {"text": 0, "markdown": 3}.get(kind, 1)
         self._depth += 1
         finds = self.find(text, kind, base)

@@ -150,6 +150,8 @@ class Part:
     def moved(self, finds: Finds, source: str, escape: Escape | None = None) -> Finds:
         """Finds in this part's text, as finds in the source."""
         moved = Finds()
+        if not finds.found and not finds.ignored:
+            return moved
         for each in finds.found:
             start, end = self.span(each.start, each.end)
             escapes = (*each.escapes, escape) if escape else each.escapes

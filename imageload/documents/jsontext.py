@@ -16,7 +16,14 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from imageload.documents.found import Finds, Found, decoded
-from imageload.documents.urls import absolute, is_image, is_other, is_template, may_have_images
+from imageload.documents.urls import (
+    MAY_BE_IMAGE,
+    absolute,
+    is_image,
+    is_other,
+    is_template,
+    may_have_images,
+)
 
 Inner = Callable[[str, str], Finds]
 """Finds the images of a text inside of this one, given the text and its base."""
@@ -109,6 +116,9 @@ def find(text: str, base: str = "", inner: Inner | None = None) -> Finds:
 def _judge(text: str, base: str, string: String) -> tuple[str, str]:
     """(URL, "") of a string that is an image's URL; ("", why) of one that only looks like it."""
     if not text or text != text.strip() or _WORDS_OR_TAG.search(text) or len(text) > 100_000:
+        return "", ""
+    may_be_image = MAY_BE_IMAGE.search(text) or text.startswith("data:image/")
+    if not string.is_image and not may_be_image:
         return "", ""
     url, why = absolute(text, base if string.is_image or is_image(text) else "")
     if url:
