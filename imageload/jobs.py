@@ -42,6 +42,7 @@ from imageload.job import (
 from imageload.pipeline import Pipeline, bug_failure
 from imageload.targets.imgur.albums import make_album
 from imageload.targets.purge import LinksOfOthers, purge
+from imageload.transport.loop import is_urgent
 from imageload.window import STALL_SECONDS, Window
 
 _log = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ _IMAGES_PER_TURN = 1_000
 
 _LAST_SECONDS = 5.0
 _COUNT_SECONDS = STALL_SECONDS / 20
+_SMALL_JOB = 16
+"""Images of a job whose tasks go before those of larger jobs that are ready too."""
 T = TypeVar("T")
 
 
@@ -91,6 +94,7 @@ class Jobs:
 
     async def work(self, job: Job) -> None:
         """Do all steps of `job`; returns when none is left, or the service stops."""
+        is_urgent.set(len(job) <= _SMALL_JOB)
         window = Window(job, self._pipeline.load_image, self._may_start, host_of)
         self._windows[job.job_id] = window
         self._pipeline.dedupe.begin(job.job_id)

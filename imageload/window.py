@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -116,6 +117,8 @@ class Window:
         """The images whose uploads are being sent."""
         self._load = load
         self._may_start = may_start
+        # Another job's task may fill the window, and that may be more urgent, or less.
+        self._context = contextvars.copy_context()
         self._order = StartOrder(lambda index: host_of(job.image(index).url))
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._begun: set[int] = set()
@@ -243,7 +246,8 @@ class Window:
     def _start(self, index: int) -> None:
         self._places.add(index)
         self._downloading.add(index)
-        task = asyncio.get_running_loop().create_task(self._run(index))
+        load = self._run(index)
+        task = asyncio.get_running_loop().create_task(load, context=self._context)
         self._tasks[index] = task
         task.add_done_callback(lambda _: self._ended(index, task))
 

@@ -18,12 +18,13 @@ from msgspec.structs import replace
 from imageload import errors
 from imageload.errors import Refused
 from imageload.image import Failed, Image, Landed, Report, State
-from imageload.job import Album, Job
+from imageload.job import Album, Change, Job
 from imageload.jobs import Jobs, WindowRules
 from imageload.retry import RetryRule
 from imageload.store.memory import MemoryStore
 from imageload.targets.limits.gate import Gate
 from imageload.targets.limits.quota import UPLOAD, Quotas
+from imageload.transport.loop import is_urgent
 from tests.raising import raises_refused
 from tests.waiting import PATIENCE, wait_until
 from tests.wired import Folder, SlowStore, Tap, Wired, link_of, urls
@@ -712,3 +713,16 @@ def test_a_stop_amid_actions_leaves_every_job_as_it_should(
         assert job.summary().finished or store.is_durable
         for image in job.snapshot().images:
             assert not image.uploading or image.maybe_duplicate, "only one that was sent is marked"
+
+
+def test_images_of_a_small_job_go_first_and_those_of_a_large_one_do_not(wire: Wire) -> None:
+    urgent: dict[str, set[bool]] = {}
+
+    def observe(job: Job, _: Change) -> None:
+        urgent.setdefault(job.job_id, set()).add(is_urgent.get())
+
+    wired = wire(observers=(observe,))
+    small, large = wired.start_several([urls(2, "small"), urls(40, "large")])
+    wired.wait(small)
+    wired.wait(large)
+    assert urgent == {small.job_id: {True}, large.job_id: {False}}

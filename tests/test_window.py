@@ -9,6 +9,7 @@ from typing import Any
 from imageload.errors import Failure
 from imageload.fetch.hosts import host_of
 from imageload.job import Job
+from imageload.transport.loop import is_urgent
 from imageload.window import StartOrder, Window
 from tests.waiting import PATIENCE
 
@@ -236,3 +237,24 @@ def test_images_that_are_added_later_start_after_the_others() -> None:
         await stage.window.wait_until_empty()
 
     play(scene)
+
+
+def test_a_window_that_another_task_fills_keeps_its_own_urgency() -> None:
+    seen = []
+
+    async def load(window: Window, index: int) -> None:  # noqa: ARG001
+        seen.append(is_urgent.get())
+
+    async def scene() -> None:
+        windows = []
+        for urgent in (True, False):
+            is_urgent.set(urgent)
+            job = Job([f"https://{n}.example/" for n in range(3)])
+            windows.append(Window(job, load, lambda window: not window.places, host_of))
+        for urgent, window in zip((False, True), windows, strict=True):
+            is_urgent.set(urgent)
+            window.add(range(3))
+            await window.wait_until_empty()
+
+    play(scene)
+    assert seen == [True] * 3 + [False] * 3

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import os
 import selectors
@@ -25,6 +26,7 @@ from typing import Any, TypeVar
 import pycurl
 
 from imageload.errors import shutting_down
+from imageload.transport.loop import UrgentFirstLoop, is_urgent
 from imageload.transport.request import (
     Bounds,
     Exchange,
@@ -71,7 +73,7 @@ class TransferCancelled(asyncio.CancelledError):
 class TransferLoop:
     """An asyncio loop in a thread. Every coroutine that touches a Job runs on it."""
 
-    loop: asyncio.AbstractEventLoop
+    loop: UrgentFirstLoop
     """There is one from `start` on."""
 
     def __init__(self, on_break: Callable[[], object] | None = None) -> None:
@@ -82,7 +84,7 @@ class TransferLoop:
 
     def start(self) -> None:
         """Start the thread; RuntimeError if the system has no thread left."""
-        self.loop = asyncio.new_event_loop()
+        self.loop = UrgentFirstLoop()
         try:
             self._thread.start()
         except RuntimeError:
@@ -116,6 +118,7 @@ class TransferLoop:
         ended: SimpleQueue[asyncio.Task[T] | None] = SimpleQueue()
 
         def start() -> None:
+            is_urgent.set(True)  # until the coroutine says otherwise
             self.loop.create_task(coroutine).add_done_callback(ended.put)
 
         self._waiting.add(ended)
@@ -294,7 +297,8 @@ class _Driver:
         self.multi.setopt(pycurl.M_MAXCONNECTS, kept_connections)
         self.multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         self.multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
-        self._loop.add_reader(self._fileno(), self._on_ready)
+        # With no task's context: libcurl sets timers in it for all requests.
+        contextvars.Context().run(self._loop.add_reader, self._fileno(), self._on_ready)
 
     def _fileno(self) -> int:
         # Epoll and kqueue, so Linux and macOS: both have a descriptor that can be polled itself.
@@ -304,6 +308,9 @@ class _Driver:
         """Start the prepared handle; the Future gives libcurl's (code, detail) at its end."""
         curl = exchange.curl
         self.multi.add_handle(curl)
+        if self._timer is not None and is_urgent.get():
+            self._timer.cancel()  # it may be behind all that is ready
+            self._schedule()
         ended: asyncio.Future[tuple[int, str]] = self._loop.create_future()
         self._in_flight[curl] = exchange, ended
         if self._look is None and self._look_seconds:
