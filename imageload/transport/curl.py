@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import pycurl
 
 from imageload.errors import shutting_down
-from imageload.transport.loop import UrgentFirstLoop, is_urgent
+from imageload.transport.loop import is_urgent, new_loop
 from imageload.transport.request import (
     Bounds,
     Exchange,
@@ -73,7 +73,7 @@ class TransferCancelled(asyncio.CancelledError):
 class TransferLoop:
     """An asyncio loop in a thread. Every coroutine that touches a Job runs on it."""
 
-    loop: UrgentFirstLoop
+    loop: asyncio.AbstractEventLoop
     """There is one from `start` on."""
 
     def __init__(self, on_break: Callable[[], object] | None = None) -> None:
@@ -84,7 +84,7 @@ class TransferLoop:
 
     def start(self) -> None:
         """Start the thread; RuntimeError if the system has no thread left."""
-        self.loop = UrgentFirstLoop()
+        self.loop = new_loop()
         try:
             self._thread.start()
         except RuntimeError:

@@ -7,6 +7,7 @@ many images in flight makes a turn some 5 ms long, and a job of one image needs 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, ContextVar
@@ -17,6 +18,11 @@ is_urgent: ContextVar[bool] = ContextVar("is_urgent", default=False)
 
 _IN_A_ROW = 16
 """Handles that go first, one after the other, before one that waits."""
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """An UrgentFirstLoop; where this Python was not tried with it, asyncio's own."""
+    return UrgentFirstLoop() if sys.version_info < (3, 14) else asyncio.new_event_loop()
 
 
 class _Ready:
@@ -51,7 +57,7 @@ class UrgentFirstLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         super().__init__()
-        self._ready = _Ready()  # asyncio has no setting for the order
+        self._ready = _Ready()  # private to asyncio, which has no setting for the order
 
     def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
