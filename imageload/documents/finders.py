@@ -176,8 +176,8 @@ def find_images(
 class _Reader:
     """Reads a document and the texts in its strings and cells, and in those of these texts.
 
-    A text takes some 0.05 ms, however short it is, and one of Markdown three times that. If there
-    are too many, the rest of them is searched as plain text.
+    A text takes some 0.05 ms, however short it is, and blocks of Markdown take more. If there are
+    too many texts, the rest of them is searched as plain text.
     """
 
     def __init__(self, texts: int) -> None:
@@ -195,7 +195,8 @@ class _Reader:
         if self.left < 0:
             return _without_serialized(text, bare.find(text))
         kind = inner_kind(text) if self._depth < _INNER_DEPTH else "text"
-        self.left -= {"text": 0, "markdown": 3}.get(kind, 1)
+        has_blocks = kind == "markdown" and not markdown.is_paragraph(text)
+        self.left -= 3 if has_blocks else kind != "text"
         self._depth += 1
         finds = self.find(text, kind, base)
         self._depth -= 1

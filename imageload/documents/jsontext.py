@@ -129,7 +129,7 @@ def _judge(text: str, base: str, string: String) -> tuple[str, str]:
 
 
 def strings(text: str) -> Iterator[String]:
-    """The strings of the text in their order, keys too."""
+    """The strings of the text that may be images, in their order, keys too."""
     reader = _Reader()
     for token in _TOKEN.finditer(text):
         letter = token[0][0]
@@ -193,12 +193,14 @@ class _Reader:
         """A key, or a string that is a value."""
         scope = self._scope
         if is_key:
-            self._strings.append((String(*span, True, False), scope, ""))
+            if "/" in text:
+                self._strings.append((String(*span, True, False), scope, ""))
             self._is_named, self._key = names_image(text, scope.is_named), text
             scope.has_page = scope.has_page or text == "expanded_url"
             return
         key = self._key or (scope.key if scope.is_list else "")
-        self._strings.append((String(*span, False, self._is_named), scope, key))
+        if self._is_named or "/" in text or (key and "." in text):
+            self._strings.append((String(*span, False, self._is_named), scope, key))
         self._last = text[:20].lower()
         if self._key and _TYPE_KEY.fullmatch(self._key) and _is_type(text):
             self._has_types = scope.is_typed = True

@@ -27,6 +27,7 @@ from imageload.documents.urls import absolute, is_image, is_template
 # A bracket, an element, or a bare URL, which may have escapes.
 _MAY_HAVE_IMAGES = re.compile(r"[\[<&\\]|http|src=", re.IGNORECASE)
 _MAY_HAVE_URLS = re.compile(r"[&\\]|http|src=", re.IGNORECASE)
+_PARAGRAPH = re.compile(r"[A-Za-z!][^\n\r]*")
 _LINE_END = re.compile(r"\r\n")
 _LINE_END_OF_MACS = re.compile(r"\r(?!\n)")
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
@@ -58,6 +59,11 @@ def find(text: str, base: str = "") -> Finds:
     for each in raw:
         finds.add(bare.ignored(part.text[each.start : each.end], each.start, each.why))
     return part.moved(finds, text).in_order()
+
+
+def is_paragraph(text: str) -> bool:
+    """Whether the text is one line and begins no other block: it needs no parser of blocks."""
+    return _PARAGRAPH.fullmatch(text) is not None
 
 
 class _Reader:
@@ -95,6 +101,9 @@ class _Reader:
 
     def _blocks(self) -> list[Token]:
         """The blocks of the text; none if it is tangled, and then it is searched as plain text."""
+        if is_paragraph(self.text):
+            paragraph = Token("inline", "", 0, map=[0, 1], content=self.text.strip(" \t"))
+            return [paragraph]
         self._environment["steps"] = _BLOCK_STEPS * len(self.text) + 20_000
         try:
             return blocks(self.text, self._environment)
