@@ -135,7 +135,10 @@ class Jobs:
 
     def lock(self, job: Job) -> asyncio.Lock:
         """Held by each action on `job`."""
-        return self._locks.setdefault(job, asyncio.Lock())
+        lock = self._locks.get(job)
+        if lock is None:
+            lock = self._locks[job] = asyncio.Lock()
+        return lock
 
     async def cancel(
         self, job: Job, *, purge: bool = False, may_land: bool = False

@@ -61,9 +61,11 @@ class Totals(NamedTuple):
             {"pending": 0, "in-progress": 0, "complete": 0}, {"queued": 0, "downloaded": 0}
         )
         for job in jobs:
-            totals.jobs[job.status] += 1
-            for state in totals.pending:
-                totals.pending[state] += job.counts[state]
+            status = job.status
+            totals.jobs[status] += 1
+            if status != "complete":  # most are, and have none
+                for state in totals.pending:
+                    totals.pending[state] += job.counts[state]
         return totals
 
 

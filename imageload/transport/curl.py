@@ -290,6 +290,7 @@ class _Driver:
         self._selector = selectors.DefaultSelector()
         self._timer: asyncio.Handle | None = None
         self._timer_at = 0.0
+        self._timer_is_urgent = False
         self._in_flight: dict[pycurl.Curl, tuple[Exchange, asyncio.Future[tuple[int, str]]]] = {}
         self._look_seconds = slow_seconds / _LOOKS
         self._look: asyncio.TimerHandle | None = None
@@ -308,8 +309,8 @@ class _Driver:
         """Start the prepared handle; the Future gives libcurl's (code, detail) at its end."""
         curl = exchange.curl
         self.multi.add_handle(curl)
-        if self._timer is not None and is_urgent.get():
-            self._timer.cancel()  # it may be behind all that is ready
+        if self._timer is not None and is_urgent.get() and not self._timer_is_urgent:
+            self._timer.cancel()  # it is behind all that is ready
             self._schedule()
         ended: asyncio.Future[tuple[int, str]] = self._loop.create_future()
         self._in_flight[curl] = exchange, ended
@@ -364,6 +365,7 @@ class _Driver:
         self._schedule()
 
     def _schedule(self) -> None:
+        self._timer_is_urgent = is_urgent.get()
         if self._timer_at <= time.monotonic():
             self._timer = self._loop.call_soon(self._on_timer)
         else:
