@@ -74,8 +74,8 @@ class KeptJobs:
             )
 
     def check_stays(self, job: Job) -> None:
-        """Raise Refused if `job` is about to leave memory."""
-        if job.job_id in self._retiring:
+        """Raise Refused if `job` is about to leave memory, or has left it."""
+        if job.job_id in self._retiring or job.job_id not in self.by_id:
             raise Refused("job-busy", "The job is leaving memory. Send this again in a while.")
 
     def begin_to_retire(

@@ -403,7 +403,9 @@ def test_a_job_that_is_at_work_is_not_retired(wire: Wire, folder: Folder) -> Non
 
 
 @pytest.mark.parametrize("action", ["retry", "purge"])
-def test_a_job_that_is_being_retired_refuses_retries_and_purges(wire: Wire, action: str) -> None:
+def test_a_job_that_leaves_memory_or_has_left_it_refuses_retries_and_purges(
+    wire: Wire, action: str
+) -> None:
     """It would be at work, and in no list."""
     store = SlowStore()
     wired = wire(store=store, keep_jobs=0)
@@ -416,6 +418,8 @@ def test_a_job_that_is_being_retired_refuses_retries_and_purges(wire: Wire, acti
         wired.on_loop(getattr(wired.load, action)(job))
     written()
     assert retired.result(PATIENCE) == 1
+    with raises_refused("job-busy"):
+        wired.on_loop(getattr(wired.load, action)(job))
     assert job.image(0).state == "completed"
 
 
