@@ -7,8 +7,7 @@ from typing import Any
 
 import tinycss2
 
-from imageload.documents.found import Escape, Finds, Found, decoded
-from imageload.documents.urls import absolute, is_other
+from imageload.documents.found import Finds, decoded
 
 _MAY_HAVE_IMAGES = re.compile(r"url\(|image-set\(|\\", re.IGNORECASE)
 # Rules and declarations that need no parser, as most `style` attributes are.
@@ -67,7 +66,7 @@ def _simple(text: str, base: str) -> Finds:
     for match in _SIMPLE_URL.finditer(text):
         group = match.lastindex or 0
         escape = url_escape if group == 3 else string_escape
-        _take(finds, match[group], match.start(group), match[group], base, escape)
+        finds.take(match[group], match.start(group), match[group], base, escape)
     return finds
 
 
@@ -82,16 +81,7 @@ def _add(finds: Finds, css: str, at: int, base: str) -> None:
         return
     inner = decoded(css, *match.span(), _ESCAPE, _meaning)
     escape = string_escape if is_string else url_escape
-    _take(finds, inner.text, match.start(), match[0], base, escape)
-
-
-def _take(finds: Finds, text: str, start: int, written: str, base: str, escape: Escape) -> None:
-    """Take a URL, which is written like this here."""
-    url, why = absolute(text, base)
-    if url and not is_other(url):
-        finds.found.append(Found(url, start, start + len(written), written, (escape,)))
-    elif why:
-        finds.ignore(written, start, why)
+    finds.take(inner.text, match.start(), match[0], base, escape)
 
 
 _ESCAPE = re.compile(r"\\(?:([0-9A-Fa-f]{1,6})[ \n\t]?|\n|(.))", re.DOTALL)

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import NamedTuple
 
+from imageload.documents.urls import absolute, is_other
+
 Escape = Callable[[str], str]
 """Writes a link so that the text around it reads it as this link."""
 
@@ -78,6 +80,14 @@ class Finds:
         """Take over the finds of another finder of the same source."""
         self.found.extend(other.found)
         self.ignored.extend(other.ignored)
+
+    def take(self, text: str, start: int, written: str, base: str, escape: Escape) -> None:
+        """Take the URL of an image, which is `written` like this here, or report why it is none."""
+        url, why = absolute(text, base)
+        if url and not is_other(url):
+            self.found.append(Found(url, start, start + len(written), written, (escape,)))
+        elif why:
+            self.ignore(written, start, why)
 
     def ignore(self, text: str, start: int, why: str) -> None:
         """Report text that is not taken; a long one is cut."""

@@ -13,9 +13,9 @@ from bisect import bisect_left
 from collections.abc import Iterator
 
 from imageload.documents import text as bare
-from imageload.documents.found import Finds, Found
+from imageload.documents.found import Finds
 from imageload.documents.jsontext import names_image
-from imageload.documents.urls import EXTENSION, absolute, is_other
+from imageload.documents.urls import EXTENSION
 
 _HTTP = r"https?://[^\s\"'`<>{}\[\]]{1,8000}"
 _URL = rf"({_HTTP}|[^\s\"'`<>{{}}\[\]=:]{{1,500}}{EXTENSION}(?=[\s\"'`<>{{}}\[\]]|$))"
@@ -77,12 +77,7 @@ def _entries(text: str, start: int, end: int) -> Iterator[tuple[str, int]]:
 
 
 def _take(finds: Finds, written: str, start: int, base: str) -> None:
-    url, why = absolute(_ESCAPE.sub(r"\1", written), base)
-    if url and not is_other(url):
-        found = Found(url, start, start + len(written), written, (percent_encode,))
-        finds.found.append(found)
-    elif why:
-        finds.ignore(written, start, why)
+    finds.take(_ESCAPE.sub(r"\1", written), start, written, base, percent_encode)
 
 
 def percent_encode(link: str) -> str:
