@@ -404,8 +404,7 @@ def _log_failed(job: Job, failure: Failure, images: int) -> None:
 
 
 def _open_images(job: Job) -> Sequence[int]:
-    images = job.snapshot().images
-    return [n for n, image in enumerate(images) if image.state in ("queued", "downloaded")]
+    return [n for n, image in enumerate(job.snapshot().images) if image.is_open]
 
 
 def _pending(summary: Snapshot) -> int:

@@ -195,8 +195,9 @@ class _Reader:
         if self.left < 0:
             return _without_serialized(text, bare.find(text))
         kind = inner_kind(text) if self._depth < _INNER_DEPTH else "text"
-        has_blocks = kind == "markdown" and not markdown.is_paragraph(text)
-        self.left -= 3 if has_blocks else kind != "text"
+        if kind != "text":
+            has_blocks = kind == "markdown" and not markdown.is_paragraph(text)
+            self.left -= 3 if has_blocks else 1
         self._depth += 1
         finds = self.find(text, kind, base)
         self._depth -= 1
@@ -208,7 +209,7 @@ def _without_serialized(text: str, finds: Finds) -> Finds:
 
     Such a string stands behind its length: with a link in it, all of the value would be lost.
     """
-    spans = [*_serialized(text)] if finds.found and _SERIALIZED.search(text) else []
+    spans = [*_serialized(text)] if finds.found else []
     if not spans:
         return finds
     begins = [start for start, _ in spans]

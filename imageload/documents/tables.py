@@ -270,9 +270,8 @@ def _cell_urls(finds: Finds, text: str, cell: Value, base: str) -> Iterator[Foun
 
 def _other_cell(finds: Finds, text: str, cell: Value, base: str, inner: Inner | None) -> None:
     """A cell of another column: its text may have images."""
-    if not _has_any(text, cell.start, cell.end):
-        return
-    if not may_have_images(text, cell.start, cell.end):
+    place = cell.start, cell.end
+    if not _has_any(text, *place) or not may_have_images(text, *place):
         return
     part = _value(text, cell)
     if is_image(part.text) and not re.search(r"\s", part.text):
