@@ -40,7 +40,7 @@ _decode = msgspec.msgpack.Decoder(Result).decode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class DocumentRules:
     """`seconds`: the CPU time for each MiB, of documents with less for one. `max_memory`: of each
     worker, in bytes.
     """
@@ -62,7 +62,7 @@ class Documents:
     documents take more than they may, `shutting-down`, and `out-of-threads` if no process starts.
     """
 
-    def __init__(self, rules: Rules, act: Act, observe: Callable[[Ending], object]) -> None:
+    def __init__(self, rules: DocumentRules, act: Act, observe: Callable[[Ending], object]) -> None:
         """`act` awaits a coroutine on the transfer loop; Refused if that has ended. `observe` is
         called with the end of each request.
         """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from imageload.convert.pool import NEEDS, ConversionRules
-from imageload.documents.pool import Rules as DocumentRules
+from imageload.documents.pool import DocumentRules
 from imageload.fetch.download import DownloadBounds
 from imageload.fetch.hosts import HostRules
 from imageload.jobs import WindowRules
